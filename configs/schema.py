@@ -1,0 +1,133 @@
+"""The configuration of a rehearsal: every field with its unit, its default and its bound.
+
+Reading it imports neither TensorFlow nor Prefect nor MLflow, creates nothing and reads no environment.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+# A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _model_name(value: object) -> object:
+    """Refuse a name that could leave its directory or cut a URL in two."""
+    if isinstance(value, str) and (not MODEL_NAME.fullmatch(value) or ".." in value or len(value) > 100):
+        raise ValueError("a model name has letters, digits, '_', '-' and '.', starts with a letter, digit or "
+                         "'_', has no '/' or '..' and at most 100 characters")
+    return value
+
+
+class Data(Section):
+    """Where the rows come from and how they are split."""
+
+    load: Reference = Field(description="`module:function` returning (features, target); see README, Your own model")
+    params: dict[str, Any] = Field({}, description="keyword arguments of the function; a relative path here is not resolved")
+    validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that early stopping looks at")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that the server is judged on")
+    stratify: bool = Field(False, description="keep the share of each target value the same in every split")
+
+
+class Model(Section):
+    """How the model is built."""
+
+    build: Reference = Field(description="`module:function` returning a compiled keras.Model; it is given the training features")
+    params: dict[str, Any] = Field({}, description="further keyword arguments of the function")
+
+
+class Training(Section):
+    """How the model is fitted."""
+
+    epochs: int = Field(50, ge=1, description="most epochs")
+    batch_size: int = Field(32, ge=1, description="rows in one step")
+    patience: int = Field(5, ge=0, description="epochs without improvement before stopping; 0 never stops early")
+    monitor: str = Field("val_loss", description="the figure that early stopping watches")
+    mode: Literal["auto", "min", "max"] = Field("auto", description="whether less or more of it is better")
+
+
+class Export(Section):
+    """How the SavedModel is written."""
+
+    inputs: dict[str, str] = Field({}, description="served name of an input: Keras' name of it; empty serves Keras' names")
+    outputs: dict[str, str] = Field({}, description="served name of an output: Keras' name of it; empty serves Keras' names")
+    version_width: int = Field(0, ge=0, le=18, description="digits of the version directory's name; 8 writes 00000123")
+    warmup_rows: int = Field(8, ge=0, le=1000, description="rows of the warm-up request that the server replays at load; 0 writes none")
+
+
+class Serving(Section):
+    """The throwaway server."""
+
+    backend: Literal["auto", "docker", "embedded"] = Field("auto", description="auto is docker where an engine and the image are at hand")
+    image: str = Field("tensorflow/serving:2.19.1", min_length=1, description="container image, by tag or digest; pulled if absent")
+    startup_timeout_s: float = Field(60, gt=0, description="seconds from the start of the server to AVAILABLE")
+    request_timeout_s: float = Field(30, gt=0, description="seconds for one request")
+    memory_mb: int = Field(2048, ge=64, description="memory limit of the container in MiB")
+    cpus: float = Field(0, ge=0, description="processor limit of the container; 0 is none")
+    pids_limit: int = Field(512, ge=16, description="most processes and threads in the container")
+
+
+class Bound(Section):
+    """What a metric must reach."""
+
+    min: float | None = Field(None, description="the metric must be at least this")
+    max: float | None = Field(None, description="the metric must be at most this")
+
+
+def _bound(value: object) -> object:
+    """Read a bare number as a minimum."""
+    return {"min": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class Gates(Section):
+    """What a candidate must show before it may go live."""
+
+    atol: float = Field(1e-5, ge=0, description="parity: absolute tolerance between served and in-process numbers")
+    rtol: float = Field(1e-5, ge=0, description="parity: relative tolerance")
+    metrics: dict[str, Annotated[Bound, BeforeValidator(_bound)]] = Field(
+        {}, description="metric of the served answers: its bound; a bare number is a minimum. "
+        "Names: accuracy, macro_f1, log_loss, rmse, mae, r2, or `module:function`(target, served)")
+    metric_output: str = Field("", description="the output that the metrics judge; needed where there are several")
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    uri: str = Field("sqlite:///mlflow.db", description="tracking URI; a relative sqlite path lies beside the YAML file")
+    experiment: str = Field("", description="experiment name; empty is the model's name")
+    sample_rows: int = Field(50, ge=0, description="test rows in the predictions table")
+
+
+class Promote(Section):
+    """How a candidate goes live."""
+
+    lock_timeout_s: float = Field(60, ge=0, description="seconds to wait for another promotion of the same model")
+
+
+class Config(Section):
+    """One rehearsal: data, model, export, server, gates, tracking, promotion."""
+
+    name: Annotated[str, BeforeValidator(_model_name)] = Field(description="model name, in URLs, directories and the registry")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the split, the weights and the shuffling")
+    work_dir: Path = Field(Path(".rehearsal"), description="candidates and everything in between")
+    models_root: Path = Field(Path("models"), description="production TensorFlow Serving watches <models_root>/<name>")
+    data: Data
+    model: Model
+    training: Training = Training()
+    export: Export = Export()
+    serving: Serving = Serving()
+    gates: Gates = Gates()
+    tracking: Tracking = Tracking()
+    promote: Promote = Promote()

@@ -1,0 +1,1 @@
+"""Pure judgements on what was served."""

@@ -1,0 +1,196 @@
+"""What travels between stages: frozen records of paths, numbers and strings, never a model or an array."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named input or output of a signature.
+
+    Attributes:
+        name: the name that requests and answers use.
+        dtype: NumPy's name of the element type (`float32`, `int64`, ...); strings are `string`.
+        shape: extents; None is free (the first one is the batch), and None as a whole is unknown rank.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        """Return the short form that messages use, such as `pixels: float32 (?, 64)`."""
+        if self.shape is None:
+            return f"{self.name}: {self.dtype} (any rank)"
+        return f"{self.name}: {self.dtype} ({', '.join('?' if n is None else str(n) for n in self.shape)})"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The named inputs and outputs that a SavedModel serves under one signature name."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    name: str = "serving_default"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Where the prepared rows lie.
+
+    Attributes:
+        train, validation, test: `.npz` files with the members of `datasets.storage`.
+        rows: number of rows of each split.
+        digest: SHA-256 over the rows of all splits, in hexadecimal.
+        source: the `module:function` that the rows came from.
+        features: `name: dtype (shape)` of each feature and target, for people.
+    """
+
+    train: Path
+    validation: Path
+    test: Path
+    rows: Mapping[str, int]
+    digest: str
+    source: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model on disk.
+
+    Attributes:
+        keras_file: Keras' own `.keras` file.
+        history: per metric one number an epoch, as `fit` reported them.
+        parameters: number of trainable and fixed weights.
+        best_epoch: the epoch (from 1) whose weights were kept.
+    """
+
+    keras_file: Path
+    history: Mapping[str, tuple[float, ...]]
+    parameters: int
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An exported version directory: these bytes, and no others, are judged, registered and promoted.
+
+    Attributes:
+        name: model name. version: the serving version, from the directory's name.
+        version_dir: `<work_dir>/candidates/<name>/<N>`.
+        digest: the manifest's SHA-256, in hexadecimal.
+        size_bytes: total size of the manifest's files.
+        reference: `.npz` of the in-process predictions of the test rows, one array an output.
+    """
+
+    name: str
+    version: int
+    version_dir: Path
+    digest: str
+    signature: Signature
+    size_bytes: int
+    reference: Path
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One judgement on what was served.
+
+    Attributes:
+        name: the gate. passed: its verdict.
+        summary: one line for people, with the figure and its bound.
+        figures: numbers by stable names, for comparing runs. units: the unit of a figure, where it has one.
+        evidence: JSON-ready details, such as the worst row.
+    """
+
+    name: str
+    passed: bool
+    summary: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """Which server gave the answers.
+
+    Attributes:
+        backend: `docker` or `embedded`. reason: why `auto` chose it, or empty.
+        image, image_id: the container image as asked for and its content id; empty when embedded.
+        version: what the server calls itself, where it says so.
+        startup_s: seconds from its start to AVAILABLE.
+        log: the file with everything that the server printed.
+    """
+
+    backend: str
+    reason: str
+    image: str
+    image_id: str
+    version: str
+    startup_s: float
+    log: Path
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """The verdict on one candidate, from what a real server answered.
+
+    Attributes:
+        gates: every judgement, in the order in which they were made.
+        served: `.npz` of the served answers of the test rows, one array an output.
+        rows_per_s: rows validated each second, request building and parsing included.
+    """
+
+    candidate: Candidate
+    server: ServerFacts
+    gates: tuple[GateResult, ...]
+    served: Path
+    rows: int
+    rows_per_s: float
+
+    @property
+    def passed(self) -> bool:
+        """Return whether every gate passed; no gates at all is not an approval."""
+        return bool(self.gates) and all(gate.passed for gate in self.gates)
+
+    @property
+    def failed(self) -> tuple[GateResult, ...]:
+        """Return the gates that did not pass."""
+        return tuple(gate for gate in self.gates if not gate.passed)
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """Where MLflow keeps a rehearsal.
+
+    Attributes:
+        registry_version: MLflow's own number of the registered model version.
+        url: page of the run, or empty where the tracking URI has no pages.
+    """
+
+    run_id: str
+    experiment_id: str
+    registry_name: str
+    registry_version: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What became of the candidate.
+
+    Attributes:
+        state: `promoted`, `rejected` or `not promoted`.
+        live_dir: `<models_root>/<name>/<N>` when promoted, else None.
+        reason: one line for people.
+    """
+
+    state: str
+    live_dir: Path | None
+    reason: str

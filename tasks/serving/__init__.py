@@ -1,0 +1,1 @@
+"""Throwaway servers, and the client that asks them."""
