@@ -40,10 +40,6 @@ class PipelineError(Exception):
         super().__init__(message)
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type[PipelineError], tuple[str, str]]:
-        """Keep `detail` when the error crosses a process boundary."""
-        return type(self), (str(self), self.detail)
-
 
 class DataError(PipelineError):
     """The rows cannot be used: unreadable, wrong shape or dtype, NaN, an empty split."""

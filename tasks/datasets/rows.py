@@ -1,0 +1,168 @@
+"""Rows as named arrays: checking what a user's loader returned, saving, loading, fitting them to a signature."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.errors import DataError
+from tasks.records import TensorSpec
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Aligned arrays of one split; every array's first axis is the row.
+
+    Attributes:
+        features: by feature name. A loader that returns one bare array names it `features`.
+        targets: by target name. A loader that returns one bare array names it `target`.
+    """
+
+    features: Mapping[str, Array]
+    targets: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.targets.values())))
+
+    def take(self, index: Array) -> Rows:
+        """Return the rows at `index`, an int array of shape (k,)."""
+        return Rows({k: v[index] for k, v in self.features.items()}, {k: v[index] for k, v in self.targets.items()})
+
+
+def check_rows(loaded: object, source: str) -> Rows:
+    """Turn what a loader returned into rows.
+
+    Args:
+        loaded: `(features, target)`; each an array, or a mapping (or DataFrame) of name to array.
+
+    Raises:
+        DataError: it is something else, lengths differ, or a value is missing.
+    """
+    if not isinstance(loaded, tuple) or len(loaded) != 2:
+        raise DataError(f"'{source}' must return (features, target), got {type(loaded).__name__}")
+    rows = Rows(_named(loaded[0], "features", source), _named(loaded[1], "target", source))
+    lengths = {name: len(array) for name, array in {**rows.features, **rows.targets}.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"'{source}' must return as many rows in every array, got {lengths}")
+    if not len(rows):
+        raise DataError(f"'{source}' must return rows, got none")
+    return rows
+
+
+def _named(value: Any, default_name: str, source: str) -> dict[str, Array]:
+    columns = value.items() if hasattr(value, "items") else [(default_name, value)]
+    return {str(name): _checked(column, str(name), source) for name, column in columns}
+
+
+def _checked(column: object, name: str, source: str) -> Array:
+    """Return a numeric, boolean, text or bytes array without a missing value; float64 becomes float32."""
+    array = np.asarray(column)
+    where = f"'{source}': '{name}'"
+    if array.ndim == 0:
+        raise DataError(f"{where} must have one entry a row, got a single value")
+    if array.dtype.kind in "OT":
+        array = _text(array, where)
+    if array.dtype.kind not in "biufUS":
+        raise DataError(f"{where} must hold numbers, booleans or text, got dtype {array.dtype}")
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        if not finite.all():
+            raise DataError(f"{where} must be finite, got NaN or infinity in {int((~finite).sum())} of {len(array)} "
+                            f"rows, first in row {int(np.argmin(finite))}; drop or fill them in the loader")
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)  # Keras' default; halves what is stored and sent
+    return array
+
+
+def _text(array: Array, where: str) -> Array:
+    """Return an object array of str or bytes as a fixed-width one."""
+    kinds = {type(item) for item in array.ravel().tolist()}
+    if kinds <= {str}:
+        return array.astype(np.str_)
+    if kinds == {bytes} and not any(item.endswith(b"\0") for item in array.ravel().tolist()):
+        return array.astype(np.bytes_)
+    names = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise DataError(f"{where} must be all text, all bytes (not ending in NUL) or all numbers, got {names}; "
+                    "a missing value shows as float or NoneType")
+
+
+def save_rows(path: Path, rows: Rows) -> None:
+    """Write rows as `.npz` with members `x/<feature>` and `y/<target>`."""
+    members = {f"x/{k}": v for k, v in rows.features.items()} | {f"y/{k}": v for k, v in rows.targets.items()}
+    save_arrays(path, members)
+
+
+def load_rows(path: Path) -> Rows:
+    """Read what `save_rows` wrote."""
+    members = load_arrays(path)
+    return Rows({k[2:]: v for k, v in members.items() if k.startswith("x/")},
+                {k[2:]: v for k, v in members.items() if k.startswith("y/")})
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write named arrays as one `.npz`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def load_arrays(path: Path) -> dict[str, Array]:
+    """Read named arrays from a `.npz`.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as members:
+            return {name: members[name] for name in members.files}
+    except (OSError, ValueError) as exc:
+        raise DataError(f"saved arrays must be readable, got '{path}': {exc}") from exc
+
+
+def digest_rows(splits: Sequence[Rows]) -> str:
+    """Return the SHA-256 over names, dtypes, shapes and bytes of several splits, in hexadecimal."""
+    sha = hashlib.sha256()
+    for rows in splits:
+        for name, array in sorted({**rows.features, **rows.targets}.items()):
+            sha.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+            sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def fit_to_inputs(features: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Arrange features as a signature wants them: chosen by name, cast to its dtype, (n,) against (n, 1).
+
+    One input and one feature belong together whatever their names.
+
+    Raises:
+        DataError: an input without a feature, a shape or a dtype that does not fit.
+    """
+    if len(specs) == 1 and len(features) == 1:
+        return {specs[0].name: _fitted(next(iter(features.values())), specs[0])}
+    missing = [spec.name for spec in specs if spec.name not in features]
+    if missing:
+        raise DataError(f"every model input must be a feature of the same name: no feature for "
+                        f"{', '.join(map(repr, missing))}; features are {', '.join(map(repr, features))}")
+    return {spec.name: _fitted(features[spec.name], spec) for spec in specs}
+
+
+def _fitted(array: Array, spec: TensorSpec) -> Array:
+    if spec.shape is not None:
+        if array.ndim == 1 and len(spec.shape) == 2 and spec.shape[1] in (1, None):
+            array = array[:, None]
+        elif array.ndim == 2 and array.shape[1] == 1 and len(spec.shape) == 1:
+            array = array[:, 0]
+        fits = array.ndim == len(spec.shape) and all(
+            want in (None, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True))
+        if not fits:
+            raise DataError(f"features must fit the model's input: it is {spec}, the rows have shape {array.shape}")
+    if (spec.dtype == "string") != (array.dtype.kind in "US"):
+        raise DataError(f"features must fit the model's input: it is {spec}, the rows are {array.dtype}")
+    return np.ascontiguousarray(array if spec.dtype == "string" else array.astype(spec.dtype, copy=False))

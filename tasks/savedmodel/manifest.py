@@ -1,0 +1,98 @@
+"""The manifest: one digest for all the bytes of a version directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.errors import ManifestMismatch
+
+MANIFEST = Path("assets.extra") / "manifest.json"  # TensorFlow Serving ignores what it does not know there
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Path, size in bytes and SHA-256 of every file but the manifest itself, sorted by path."""
+
+    files: tuple[tuple[str, int, str], ...]
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 over all files, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.files, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the sum of the files' sizes."""
+        return sum(size for _, size, _ in self.files)
+
+
+def write_manifest(directory: Path) -> Manifest:
+    """Hash every file, write the manifest, and force both to the disk."""
+    manifest = hash_files(directory)
+    target = directory / MANIFEST
+    target.parent.mkdir(exist_ok=True)
+    entries = [{"path": path, "size": size, "sha256": sha} for path, size, sha in manifest.files]
+    target.write_text(json.dumps({"digest": manifest.digest, "files": entries}, indent=1) + "\n")
+    for root, _, names in os.walk(directory):
+        for name in names:
+            fsync_path(Path(root) / name)
+        fsync_path(Path(root))
+    return manifest
+
+
+def verify_manifest(directory: Path, digest: str) -> Manifest:
+    """Hash every file again and hold the result against `digest`.
+
+    Raises:
+        ManifestMismatch: a byte, a file or the digest differs.
+    """
+    found = hash_files(directory)
+    if found.digest != digest:
+        raise ManifestMismatch(f"'{directory}' must hold the bytes that were validated (digest {digest[:12]}), "
+                               f"got digest {found.digest[:12]}: {_difference(directory, found)}")
+    return found
+
+
+def _difference(directory: Path, found: Manifest) -> str:
+    try:
+        entries = json.loads((directory / MANIFEST).read_text())["files"]
+        listed = {(e["path"], e["size"], e["sha256"]) for e in entries}
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its manifest cannot be read"
+    paths = sorted({entry[0] for entry in listed ^ set(found.files)})
+    return f"changed: {', '.join(paths[:5])}" if paths else "its manifest was rewritten too"
+
+
+def hash_files(directory: Path) -> Manifest:
+    """Return the manifest of what is on the disk now.
+
+    Raises:
+        ManifestMismatch: something in it is neither a file nor a directory.
+    """
+    files = []
+    for root, names, members in os.walk(directory):
+        for name in [*names, *members]:
+            path = Path(root) / name
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise ManifestMismatch(f"a version directory must hold plain files only, got '{path}'")
+        for name in members:
+            path = Path(root) / name
+            relative = path.relative_to(directory)
+            if relative != MANIFEST:
+                with path.open("rb") as stream:
+                    sha = hashlib.file_digest(stream, "sha256").hexdigest()
+                files.append((relative.as_posix(), path.stat().st_size, sha))
+    return Manifest(tuple(sorted(files)))
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file or directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,113 @@
+"""Version directories: reading their numbers as TensorFlow Serving does, and claiming the next one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from tasks.errors import StoreError, VersionExists
+
+STAGING = ".staging-"  # not a number, so TensorFlow Serving's watcher passes it over
+HIGHEST = ".highest"   # the highest number ever used; survives the removal of old versions
+MAX_VERSION = 2**63 - 1
+
+
+def version_number(name: str) -> int | None:
+    """Return the version that TensorFlow Serving sees in a child's name, or None.
+
+    Source: `strings::safe_strto64` on the whole name in
+    tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc: a file counts, too.
+    """
+    if not re.fullmatch(r"\d+", name, flags=re.ASCII):
+        return None
+    return int(name) if int(name) <= MAX_VERSION else None
+
+
+def versions(model_dir: Path) -> dict[int, Path]:
+    """Return version number to path of every version below a model's directory, in rising order.
+
+    Raises:
+        VersionExists: two children carry the same number (`1` and `00001`).
+    """
+    found: dict[int, Path] = {}
+    for child in sorted(model_dir.iterdir()) if model_dir.is_dir() else []:
+        number = version_number(child.name)
+        if number is None:
+            continue
+        if number in found:
+            raise VersionExists(f"a version number must stand once in '{model_dir}', got '{found[number].name}' "
+                                f"and '{child.name}'; remove the one that was not meant")
+        found[number] = child
+    return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A staging directory that becomes the next version when it is complete."""
+
+    staging: Path
+    model_dir: Path
+    live_dir: Path
+    width: int
+
+    def publish(self) -> Path:
+        """Rename the staging directory to the next number and return it."""
+        with FileLock(self.model_dir / ".lock"):
+            number = next_version(self.model_dir, self.live_dir)
+            target = self.model_dir / f"{number:0{self.width}d}"
+            _write_highest(self.model_dir, number)
+            self.staging.rename(target)
+            fsync_directory(self.model_dir)
+        return target
+
+
+@contextlib.contextmanager
+def claim_version(model_dir: Path, live_dir: Path, width: int) -> Iterator[Claim]:
+    """Give a staging directory below `model_dir`; what is not published is removed at the end."""
+    staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
+    try:
+        staging.mkdir(parents=True)
+    except OSError as exc:
+        raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
+    try:
+        yield Claim(staging, model_dir, live_dir, width)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def next_version(model_dir: Path, live_dir: Path) -> int:
+    """Return a number above every one used before among candidates or live versions."""
+    try:
+        highest = int((model_dir / HIGHEST).read_text())
+    except (OSError, ValueError):
+        highest = 0
+    number = max([highest, *versions(model_dir), *versions(live_dir)]) + 1
+    if number > MAX_VERSION:
+        raise VersionExists(f"a version number must be below 2**63, and '{live_dir}' has used them up")
+    return number
+
+
+def _write_highest(model_dir: Path, number: int) -> None:
+    temporary = model_dir / f"{STAGING}highest"
+    with temporary.open("w") as stream:
+        stream.write(f"{number}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(model_dir / HIGHEST)
+
+
+def fsync_directory(path: Path) -> None:
+    """Force a directory's entries to the disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

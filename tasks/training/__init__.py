@@ -1,0 +1,1 @@
+"""Training in a process of its own, so that TensorFlow starts beside Prefect and gives its memory back."""

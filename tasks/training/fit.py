@@ -1,0 +1,154 @@
+"""Building and fitting the user's Keras model; runs in the TensorFlow process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import Config
+from tasks.datasets.references import describe, resolve
+from tasks.datasets.rows import Rows, fit_to_inputs, load_rows
+from tasks.errors import TrainingError
+from tasks.records import Splits, TensorSpec, TrainedModel
+
+log = logging.getLogger(__name__)
+
+
+def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: bool) -> TrainedModel:
+    """Build, fit and save a model.
+
+    Args:
+        keras_file: where Keras' own file of the model goes.
+        show_bar: let Keras draw its progress bar (a terminal); else one log line an epoch.
+
+    Raises:
+        TrainingError: no usable model: it does not build or fit, or its loss is not a number.
+        DataError: the model's inputs do not fit the rows.
+    """
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(config.seed)
+    if config.training.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    rows = load_rows(splits.train)
+    model = build_model(config, rows)
+    specs = input_specs(model)
+    train = _dataset(rows, specs, model, config, shuffle=True)
+    validation = _dataset(load_rows(splits.validation), specs, model, config, shuffle=False)
+    watch = _watch(config)
+    callbacks = [watch, *([] if show_bar else [_lines(config.training.epochs)])]
+    if config.training.patience:
+        callbacks.append(keras.callbacks.EarlyStopping(
+            config.training.monitor, patience=config.training.patience, mode=config.training.mode,
+            restore_best_weights=True))
+    try:
+        fitted = model.fit(train, validation_data=validation, epochs=config.training.epochs,
+                           callbacks=callbacks, verbose=1 if show_bar else 0)
+    except TrainingError:
+        raise
+    except Exception as exc:  # Keras and TensorFlow raise many classes for a model that does not fit its data
+        raise TrainingError(f"the model must train on these rows, got {describe(exc)}") from exc
+    keras_file.parent.mkdir(parents=True, exist_ok=True)
+    model.save(keras_file)
+    return _summary(model, fitted.history, config, keras_file)
+
+
+def build_model(config: Config, rows: Rows) -> Any:
+    """Call the user's builder on the training features and check what it returned."""
+    import keras
+
+    reference = config.model.build
+    build = resolve(reference, "model.build", TrainingError)
+    features: Any = dict(rows.features)
+    if list(features) == ["features"]:
+        features = features["features"]  # the builder is given what the loader returned
+    try:
+        model = build(features, **config.model.params)
+    except Exception as exc:  # whatever the user's builder raises
+        raise TrainingError(f"model.build '{reference}' must return a model, got {describe(exc)}") from exc
+    if not isinstance(model, keras.Model):
+        raise TrainingError(f"model.build '{reference}' must return a keras.Model, got {type(model).__name__}")
+    if not getattr(model, "inputs", None):
+        raise TrainingError(f"model.build '{reference}' must return a model with named inputs: use the functional "
+                            "interface, or start a Sequential with keras.Input")
+    if not model.compiled:
+        raise TrainingError(f"model.build '{reference}' must return a compiled model; call model.compile in it")
+    return model
+
+
+def input_specs(model: Any) -> list[TensorSpec]:
+    """Return the inputs of a Keras model, first axis free."""
+    return [TensorSpec(str(t.name), str(t.dtype), (None, *t.shape[1:])) for t in model.inputs]
+
+
+def arrange(model: Any, features: Mapping[str, Any]) -> Any:
+    """Return features in the structure that the model was built with (one tensor, a list or a dict)."""
+    import keras
+    import tensorflow as tf
+
+    # TensorFlow tensors, because Keras' array adapter does not take text
+    named = {name: tf.constant(array) for name, array in fit_to_inputs(features, input_specs(model)).items()}
+    structure = getattr(model, "_inputs_struct", model.inputs)
+    packed = keras.tree.map_structure(lambda tensor: named[tensor.name], structure)
+    return packed[0] if isinstance(packed, list) and len(packed) == 1 else packed
+
+
+def _dataset(rows: Rows, specs: list[TensorSpec], model: Any, config: Config, *, shuffle: bool) -> Any:
+    """Return batches; the order of shuffled rows depends on the seed alone."""
+    import tensorflow as tf
+
+    targets: Any = dict(rows.targets)
+    if list(targets) == ["target"]:
+        targets = targets["target"]
+    data = tf.data.Dataset.from_tensor_slices((arrange(model, rows.features), targets))
+    if shuffle:
+        data = data.shuffle(len(rows), seed=config.seed, reshuffle_each_iteration=True)
+    return data.batch(config.training.batch_size).prefetch(2)
+
+
+def _watch(config: Config) -> Any:
+    """Return a callback that stops a run that cannot become a model."""
+    import keras
+
+    class Watch(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+            logs = logs or {}
+            if config.training.patience and config.training.monitor not in logs:
+                raise TrainingError(f"training.monitor must be one of {', '.join(sorted(logs))}, "
+                                    f"got '{config.training.monitor}'")
+            if not math.isfinite(logs.get("loss", math.nan)):
+                raise TrainingError(f"the loss must stay a number, got {logs.get('loss')} in epoch {epoch + 1}; "
+                                    "lower the learning rate or scale the features")
+
+    return Watch()
+
+
+def _lines(epochs: int) -> Any:
+    """Return a callback that logs one line an epoch."""
+    import keras
+
+    class Lines(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
+            log.info("epoch %d/%d  %s", epoch + 1, epochs, figures)
+
+    return Lines()
+
+
+def _summary(model: Any, history: Mapping[str, list[float]], config: Config, keras_file: Path) -> TrainedModel:
+    curves = {name: tuple(float(v) for v in values) for name, values in history.items()}
+    watched = curves.get(config.training.monitor)
+    best = len(curves["loss"])
+    if watched and config.training.patience:
+        higher_is_better = config.training.mode == "max" or (
+            config.training.mode == "auto" and not config.training.monitor.endswith(("loss", "error")))
+        best = int(np.argmax(watched) if higher_is_better else np.argmin(watched)) + 1
+    return TrainedModel(keras_file, curves, model.count_params(), best)

@@ -1,0 +1,127 @@
+"""The child process that TensorFlow works in.
+
+Importing TensorFlow takes seconds of one core. Here it starts in a child while the parent starts Prefect on
+another core, and when the child ends, its memory (a GPU's too) is free before a server needs it. The parent
+names plain functions; the child runs them one after the other and sends back what they return.
+
+    parent                          child (tasks.training.worker)
+    warm_up()  ── spawn ──────────> import tensorflow
+    call(f, x) ── (f, x) ─────────> f(x)
+               <─ log record(s) ─── logging below `tasks`
+               <─ result or error ─
+    shut_down() ─ close ──────────> exit; also on SIGKILL of the parent: its end of the pipe closes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import IO, ParamSpec, TypeVar
+
+from tasks.errors import PipelineError, TrainingError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TensorFlowProcess:
+    """One child process, ready for calls as soon as it has been started."""
+
+    def __init__(self) -> None:
+        """Start the child; it imports TensorFlow at once."""
+        ours, theirs = socket.socketpair()
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # TensorFlow's start-up chatter; shown if the child dies
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "tasks.training.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stderr=self._stderr,
+                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
+            )
+        self._pipe = Connection(ours.detach())
+
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `function` in the child and return what it returns.
+
+        Raises:
+            PipelineError: what the function raised.
+            TrainingError: the child ended before it answered.
+        """
+        self.submit(function, *args, **kwargs)
+        return self.result()  # type: ignore[no-any-return]
+
+    def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Ask the child to run `function`; fetch the answer with `result`."""
+        with contextlib.suppress(BrokenPipeError):  # result() says why
+            self._pipe.send((function, args, kwargs))
+
+    def result(self):  # type: ignore[no-untyped-def]
+        """Return the answer to the oldest open `submit`, passing the child's log records on."""
+        while True:
+            try:
+                kind, value = self._pipe.recv()
+            except (EOFError, ConnectionResetError):
+                raise self._death() from None
+            if kind == "log":
+                logging.getLogger(value.name).handle(value)
+            elif kind == "error":
+                raise value
+            else:
+                return value
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        self._pipe.close()
+        self._child.kill()
+        self._child.wait()
+        self._stderr.close()
+
+    def _death(self) -> PipelineError:
+        status = self._child.wait()
+        self._stderr.seek(0)
+        words = self._stderr.read().decode(errors="replace")
+        cause = f"signal {-status}" if status < 0 else f"exit status {status}"
+        remedy = "; the machine may be out of memory" if status == -9 else ""
+        return TrainingError(f"the TensorFlow process ended before it answered ({cause}){remedy}", detail=words)
+
+
+_process: TensorFlowProcess | None = None
+
+
+def warm_up() -> None:
+    """Start the child of this process now, so that TensorFlow is imported by the first call."""
+    global _process  # noqa: PLW0603  the child belongs to the process, like its standard streams
+    _process = _process or TensorFlowProcess()
+
+
+def shut_down() -> None:
+    """End the child of this process, if there is one."""
+    global _process  # noqa: PLW0603
+    if _process:
+        _process.close()
+    _process = None
+
+
+@contextlib.contextmanager
+def tensorflow_process() -> Iterator[None]:
+    """Have a TensorFlow process for the length of a block."""
+    warm_up()
+    try:
+        yield
+    finally:
+        shut_down()
+
+
+def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run `function` in the TensorFlow process; see `TensorFlowProcess.call`."""
+    warm_up()
+    assert _process
+    return _process.call(function, *args, **kwargs)

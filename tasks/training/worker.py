@@ -1,0 +1,62 @@
+"""The child's side of `tasks.training.process`: `python -m tasks.training.worker FD`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tasks.errors import PipelineError
+
+
+class _ToParent(logging.Handler):
+    """Send log records through the pipe, so that the parent's logging shows them."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__(logging.INFO)
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.msg, record.args = record.getMessage(), None
+        self._pipe.send(("log", record))
+
+
+def main(fd: int) -> None:
+    """Import TensorFlow, then run calls until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    pipe = Connection(fd)
+    calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(pipe, calls), daemon=True).start()
+    logger = logging.getLogger("tasks")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_ToParent(pipe))
+    import tensorflow  # noqa: F401
+
+    while True:
+        function, args, kwargs = pickle.loads(calls.get())  # noqa: S301  the parent's own words
+        try:
+            answer: tuple[str, Any] = ("result", function(*args, **kwargs))
+        except PipelineError as exc:
+            exc.add_note(traceback.format_exc())
+            answer = ("error", exc)
+        pipe.send(answer)
+
+
+def _receive(pipe: Connection, calls: queue.SimpleQueue[bytes]) -> None:
+    """Take calls; end the process the moment the parent is gone, even in the middle of a fit."""
+    try:
+        while True:
+            calls.put(pipe.recv_bytes())  # unpickled by the main thread: two must not import at once
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
