@@ -1,0 +1,44 @@
+"""A version directory as a tar stream, for putting it into a container without sharing a path with it."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+CHUNK_BYTES = 1 << 20
+
+
+def tar_stream(version_dir: Path, prefix: str) -> Iterator[bytes]:
+    """Yield `version_dir` as an uncompressed tar below `<prefix>/<N>/`, never more than 1 MiB at once.
+
+    Owner and mode are set anew: everything belongs to root and can be read by everybody, so that a server
+    without privileges can read the model and cannot change it.
+    """
+    base = PurePosixPath(prefix)
+    yield _header(str(base))
+    for path in [version_dir, *sorted(version_dir.rglob("*"))]:
+        name = str(base / version_dir.name / path.relative_to(version_dir).as_posix())
+        if path.is_dir():
+            yield _header(name)
+        else:
+            yield from _file(path, name)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _header(name: str, size: int | None = None) -> bytes:
+    """Return the header blocks of a file of `size` bytes, or of a directory."""
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = (tarfile.DIRTYPE, 0o755) if size is None else (tarfile.REGTYPE, 0o444)
+    info.size = size or 0
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def _file(path: Path, name: str) -> Iterator[bytes]:
+    """Yield a file's header, its bytes and the zeros that fill its last block."""
+    size = path.stat().st_size
+    yield _header(name, size)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+    yield bytes(-size % tarfile.BLOCKSIZE)

@@ -1,0 +1,321 @@
+"""A throwaway TensorFlow Serving container on one version directory, from its image to its removal.
+
+In this order:
+    image    at hand, else pulled
+    create   without privileges, on a read-only root, with an empty anonymous volume at /models
+    fill     the version directory goes into that volume through the engine: no bind mount, so that a
+             remote engine, or one that runs this very process in a container, does as well
+    start    the engine chooses the port
+    remove   with its volume, after its log and exit status were kept; also when anything above fails
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import docker
+from docker.context import ContextAPI
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.models.images import Image
+from docker.types import LogConfig
+from docker.utils import kwargs_from_env, parse_repository_tag
+from requests import RequestException
+
+from configs.schema import Serving
+from tasks.errors import ServingError, ServingUnavailable
+from tasks.serving.archive import tar_stream
+from tasks.serving.exits import explain_exit
+from tasks.serving.reaper import owner_labels, reap
+
+log = logging.getLogger(__name__)
+
+REST_PORT = 8501
+LOOPBACK = "127.0.0.1"
+MODELS_DIR = "/models"  # TensorFlow Serving's image looks for $MODEL_NAME here
+NOBODY = "65534:65534"
+CONNECT_S = 10
+CALL_S = 60  # for one answer of the engine
+# A broken version must end the process at once: by default it is tried again 5 times, 60 s apart.
+# Source: tensorflow_serving/model_servers/main.cc.
+ONE_TRY = ["--max_num_load_retries=0", "--file_system_poll_wait_seconds=0"]
+# What tensorflow/serving's image says about itself. Source: its Dockerfile.
+VERSION_LABEL = "tensorflow_serving_github_branchtag"
+
+
+def engine_address() -> str:
+    """Return where the engine listens: DOCKER_HOST, else the docker command's current context."""
+    context = ContextAPI.kwargs_from_context(environment=os.environ)
+    return str(kwargs_from_env().get("base_url") or context.get("base_url") or "unix:///var/run/docker.sock")
+
+
+@contextlib.contextmanager
+def engine(connect_s: int = CONNECT_S) -> Iterator[docker.DockerClient]:
+    """Hold a connection to the engine.
+
+    Raises:
+        ServingUnavailable: none answers.
+    """
+    try:
+        client = docker.from_env(timeout=connect_s, use_ssh_client=True)
+    except (DockerException, OSError) as exc:
+        raise ServingUnavailable(
+            f"A container needs a Docker engine, and none answers at {engine_address()}: {_root_cause(exc)}. "
+            "Start it, set DOCKER_HOST, or use serving.backend: embedded."
+        ) from exc
+    client.api.timeout = CALL_S
+    with contextlib.closing(client):
+        yield client
+
+
+def engine_answers() -> bool:
+    """Return whether an engine answers, within about 2 s; never raises."""
+    with contextlib.suppress(ServingUnavailable), engine(connect_s=2):
+        return True
+    return False
+
+
+def ensure_image(serving: Serving) -> str:
+    """Return the content id of `serving.image`, pulled if it is not at hand.
+
+    Raises:
+        ServingUnavailable: there is no engine, or the image is absent and cannot be pulled.
+    """
+    with engine() as client:
+        return str(_ensure_image(client, serving.image).id)
+
+
+def _ensure_image(client: docker.DockerClient, name: str) -> Image:
+    with _engine_errors(f"look for the image {name}"):
+        with contextlib.suppress(ImageNotFound):
+            return client.images.get(name)
+        try:
+            _pull(client, name)
+            return client.images.get(name)
+        except (APIError, RequestException) as exc:
+            raise ServingUnavailable(
+                f"The image {name} is neither at hand nor to be pulled: {_root_cause(exc)}. Look at "
+                "serving.image and the network, build one (docker build --target serving), or use "
+                "serving.backend: embedded."
+            ) from exc
+
+
+def _pull(client: docker.DockerClient, name: str) -> None:
+    """Pull an image, with a log line for each layer that is complete."""
+    repository, tag = parse_repository_tag(name)
+    layers: dict[str, bool] = {}  # id: complete
+    log.info("Pulling %s", name)
+    for event in client.api.pull(repository, tag or "latest", stream=True, decode=True):
+        if "error" in event:  # the status is 200 by then
+            raise APIError(event["error"])
+        if event.get("status") == "Pulling fs layer":
+            layers[event["id"]] = False
+        elif event.get("status") in ("Pull complete", "Already exists"):
+            layers[event["id"]] = True
+            log.info("Pulling %s: %d of %d layers", name, sum(layers.values()), len(layers))
+
+
+@contextlib.contextmanager
+def run_container(
+    serving: Serving, model_name: str, version_dir: Path, *, run_id: str
+) -> Iterator[ContainerServer]:
+    """Run `serving.image` on one version directory; nothing of it is left when the block ends.
+
+    Args:
+        serving: image and limits.
+        model_name: what the server calls the model.
+        version_dir: `<anything>/<N>`; its bytes are copied into the container.
+        run_id: names the run in the container's labels.
+
+    Raises:
+        ServingUnavailable: no engine or image, or the engine failed.
+        ServingError: the engine refused what the configuration asks for.
+    """
+    with engine() as client:
+        with _engine_errors("remove what earlier runs left behind"):
+            reap(client, time.time())
+        image = _ensure_image(client, serving.image)
+        # Named beforehand, so that it can be removed even if the answer to its creation never arrives.
+        name = f"rehearsal-{uuid.uuid4().hex[:12]}"
+        server = None
+        try:
+            with _engine_errors("start the server"):
+                network = own_network(client)
+                container = client.containers.create(
+                    str(image.id), ONE_TRY, name=name, labels=owner_labels(run_id, time.time()),
+                    environment={"MODEL_NAME": model_name}, volumes=[MODELS_DIR],
+                    **hardening(serving), **publishing(network),
+                )
+                container.put_archive(MODELS_DIR, tar_stream(version_dir, model_name))
+                container.start()
+            version = image.labels.get(VERSION_LABEL, "")
+            server = ContainerServer(container, serving, model_name, network, version)
+            yield server
+        finally:
+            _remove(client, name, server)
+
+
+def hardening(serving: Serving) -> dict[str, Any]:
+    """Return the limits that a server of unjudged models runs under."""
+    memory = f"{serving.memory_mb}m"
+    return {
+        "user": NOBODY,
+        "read_only": True,
+        "tmpfs": {"/tmp": ""},  # noqa: S108
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "mem_limit": memory,
+        "memswap_limit": memory,  # memory and swap together: no swap
+        "nano_cpus": int(serving.cpus * 1e9) or None,
+        "pids_limit": serving.pids_limit,
+        "init": True,
+        "healthcheck": {"test": ["NONE"]},  # the client asks often enough
+        "log_config": LogConfig(type="json-file", config={"max-size": "8m", "max-file": "2"}),
+    }
+
+
+def _remove(client: docker.DockerClient, name: str, server: ContainerServer | None) -> None:
+    """Keep what is left to know, then remove the container and its volume; never hides another error."""
+    try:
+        if server is not None:
+            server.keep()
+    except ServingError as exc:
+        log.warning("The log of container %s is lost: %s", name, exc)
+    try:
+        client.api.remove_container(name, v=True, force=True)
+    except NotFound:
+        pass  # it was never created
+    except (DockerException, RequestException) as exc:
+        log.warning("Container %s is left behind (%s); the next run removes it.", name, _root_cause(exc))
+
+
+class ContainerServer:
+    """A started container (a `ThrowawayServer`); after its removal it still tells its log and exit status."""
+
+    backend = "docker"
+
+    def __init__(
+        self, container: Container, serving: Serving, model_name: str, network: str, version: str
+    ) -> None:
+        self.version = version
+        self.image = serving.image
+        self.image_id = str(container.attrs["Image"])
+        self.labels: dict[str, str] = container.labels
+        self._container = container
+        self._memory_mb = serving.memory_mb
+        self._model_name = model_name
+        self._network = network
+        self._kept: tuple[dict[str, Any], str] | None = None
+
+    @property
+    def rest_url(self) -> str:
+        """Return where it listens, or an empty string while the engine has published no port."""
+        self._state()
+        settings = self._container.attrs["NetworkSettings"]
+        if self._network:
+            address = settings["Networks"][self._network]["IPAddress"]
+            return f"http://{address}:{REST_PORT}" if address else ""
+        published = (settings["Ports"] or {}).get(f"{REST_PORT}/tcp")
+        return f"http://{rest_host(engine_address())}:{published[0]['HostPort']}" if published else ""
+
+    def exit_code(self) -> int | None:
+        """Return the exit status, or None while it runs or if it ran until it was removed."""
+        state = self._state()
+        return int(state["ExitCode"]) if state["Status"] in ("exited", "dead") else None
+
+    def log(self) -> str:
+        """Return everything that it has printed so far (the last 8 to 16 MB)."""
+        if self._kept is not None:
+            return self._kept[1]
+        with _engine_errors("show the server's log"):
+            return self._container.logs().decode(errors="replace")
+
+    def explain_exit(self) -> ServingError:
+        """Return the error that says why it ended."""
+        oom_mb = self._memory_mb if self._state().get("OOMKilled") else 0
+        return explain_exit(self.exit_code() or 0, self.log(), self._model_name, oom_limit_mb=oom_mb)
+
+    def keep(self) -> None:
+        """Keep the last state and the log, for after the removal."""
+        self._kept = self._state(), self.log()
+
+    def _state(self) -> dict[str, Any]:
+        """Return the engine's account of it, renewed unless it was kept."""
+        if self._kept is not None:
+            return self._kept[0]
+        with _engine_errors("tell the server's state"):
+            self._container.reload()
+        return dict(self._container.attrs["State"])
+
+
+def rest_host(address: str) -> str:
+    """Return the host on which an engine at `address` publishes ports, as seen from here."""
+    parts = urlsplit(address)
+    host = parts.hostname if parts.scheme in ("tcp", "http", "https", "ssh") else None
+    if host in (None, "localhost", "127.0.0.1", "::1"):
+        return LOOPBACK
+    return f"[{host}]" if ":" in host else host
+
+
+def publishing(network: str) -> dict[str, Any]:
+    """Return the options of `create` that make the server reachable from here.
+
+    Args:
+        network: the one to join, or an empty string to publish a port that the engine chooses.
+    """
+    if network:
+        return {"network": network}
+    # Only a remote engine publishes to others than its own host: to us.
+    address = LOOPBACK if rest_host(engine_address()) == LOOPBACK else "0.0.0.0"  # noqa: S104
+    return {"ports": {f"{REST_PORT}/tcp": (address, None)}}
+
+
+def own_network(client: docker.DockerClient) -> str:
+    """Return the network of the container that this process runs in, or an empty string.
+
+    Only if this very engine runs it: its host's loopback is out of reach then, and its neighbours are not.
+    """
+    name = socket.gethostname()  # the start of the container's id, unless somebody chose another
+    try:
+        container = client.containers.get(name)
+    except APIError:
+        return ""
+    if not str(container.id).startswith(name):
+        return ""
+    network = next(iter(container.attrs["NetworkSettings"]["Networks"]), "")
+    return "" if network == "host" else str(network)
+
+
+@contextlib.contextmanager
+def _engine_errors(task: str) -> Iterator[None]:
+    """Translate docker-py's errors: what the engine refuses (4xx) is final, anything else may pass."""
+    try:
+        yield
+    except (APIError, RequestException, DockerException) as exc:
+        refused = isinstance(exc, APIError) and exc.is_client_error()
+        kind, place = (ServingError, "the serving section") if refused else (ServingUnavailable, "the engine")
+        raise kind(
+            f"The Docker engine could not {task}: {_root_cause(exc)}. Look at {place}, or use "
+            "serving.backend: embedded."
+        ) from exc
+
+
+def _root_cause(exc: BaseException) -> str:
+    """Return the innermost reason in one line: the engine's or the operating system's words."""
+    if isinstance(exc, APIError):
+        return str(exc.explanation or exc).strip().rstrip(".")
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(exc).split())

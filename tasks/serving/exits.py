@@ -1,0 +1,63 @@
+"""Why did a model server end? Its exit status and its own words, as one of our errors."""
+
+from __future__ import annotations
+
+import platform
+import re
+
+from tasks.errors import ModelLoadError, ServingError
+
+LOG_TAIL_LINES = 60
+MAX_WORDS = 400  # characters of the server's own words in a message
+
+# TensorFlow Serving's line when no version became available; it then exits with 255.
+# Source: tensorflow_serving/model_servers/main.cc and server.cc.
+_REFUSAL = re.compile(r"Failed to start server\. Error: (.*)")
+# A log line's severity, time, thread and place: `2026-11-22 11:23:45.678901: E a/b.cc:12] ` and
+# `E0000 00:00:1795346658.257957       1 cuda_platform.cc:52] `.
+_PREFIX = re.compile(r"^(?:[\d-]+ [\d:.]+: [IWEF] |[IWEF]\d{4} [\d:.]+\s+\d+ )\S+\] ")
+
+
+def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0) -> ServingError:
+    """Return the error that says why the server ended, with the end of its log as `detail`.
+
+    Args:
+        code: exit status; 128 + n for signal n.
+        log: everything that it printed.
+        model_name: for the message.
+        oom_limit_mb: the memory limit in MiB if the kernel killed it there, else 0.
+    """
+    tail = "\n".join(log.splitlines()[-LOG_TAIL_LINES:])
+    if oom_limit_mb:
+        return ServingError(
+            f"The server of {model_name!r} was killed at its memory limit of {oom_limit_mb} MiB. "
+            "Raise serving.memory_mb.",
+            tail,
+        )
+    if code == 132 or "exec format error" in log.lower():
+        return ServingError(
+            f"The server's image does not run on this machine's processor ({platform.machine()}, exit status "
+            f"{code}). Set serving.image to one built here (docker build --target serving) or use "
+            "serving.backend: embedded.",
+            tail,
+        )
+    if code == 255 or _REFUSAL.search(log):
+        return ModelLoadError(
+            f"A candidate must load in the server, and {model_name!r} was refused (exit status {code}): "
+            f"{server_words(log)}. Export it again, or read the server log below.",
+            tail,
+        )
+    return ServingError(
+        f"The server of {model_name!r} ended with exit status {code} before it gave a judgement: "
+        f"{server_words(log)}. Read the server log below.",
+        tail,
+    )
+
+
+def server_words(log: str) -> str:
+    """Return the server's own reason: its refusal if it printed one, else its last line, without prefixes."""
+    refusals: list[str] = _REFUSAL.findall(log)
+    lines = [line for line in log.splitlines() if line.strip()]
+    words = refusals[-1] if refusals else _PREFIX.sub("", lines[-1]) if lines else "it printed nothing"
+    words = words.strip().rstrip(".")
+    return words if len(words) <= MAX_WORDS else words[: MAX_WORDS - 3] + "..."

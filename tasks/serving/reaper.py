@@ -1,0 +1,111 @@
+"""Whose container is it? Labels that name the owner, and the removal of what an owner left behind.
+
+A killed process cannot clean up after itself. So every throwaway container says in its labels which
+process made it and how long it may live, and the next run removes those whose owner is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import docker.errors
+
+logger = logging.getLogger(__name__)
+
+LABEL = "keras-rehearsal"
+LIFETIME_S = 24 * 3600  # longer than any rehearsal; it only ends containers whose owner cannot be looked up
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """A container that was removed, the run that it belonged to, and why."""
+
+    container: str
+    run_id: str
+    reason: str
+
+
+def owner_labels(run_id: str, now: float) -> dict[str, str]:
+    """Return the labels of a container that this process makes at `now` (seconds since 1970)."""
+    pid = os.getpid()
+    return {
+        LABEL: "throwaway-server",
+        f"{LABEL}.run": run_id,
+        f"{LABEL}.host": host_id(),
+        f"{LABEL}.pid": str(pid),
+        f"{LABEL}.pid-started": process_start(pid),
+        f"{LABEL}.deadline": str(int(now + LIFETIME_S)),
+    }
+
+
+def host_id() -> str:
+    """Return what tells this host's process numbers from those of another host or container."""
+    namespace = Path("/proc/self/ns/pid")
+    # A container on the host's network has the host's name but counts its processes apart.
+    return f"{socket.gethostname()} {namespace.readlink() if namespace.is_symlink() else ''}".strip()
+
+
+def process_start(pid: int) -> str:
+    """Return when a process started, in the system's own form, or an empty string if it is gone.
+
+    Together with the number it tells a process from a later one that was given the same number.
+    """
+    if not Path("/proc/self/stat").exists():  # macOS
+        command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    # The name, second in the line, may hold blanks and brackets. Source: proc(5): 3 is state, 22 starttime.
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[22 - 3]
+
+
+def why_orphaned(labels: Mapping[str, str], now: float) -> str:
+    """Return why a container with these labels may be removed, or an empty string if it must be left."""
+    if LABEL not in labels:
+        return ""
+    deadline, pid = labels.get(f"{LABEL}.deadline", ""), labels.get(f"{LABEL}.pid", "")
+    if deadline.isdecimal() and now > int(deadline):
+        return "it is past its deadline"
+    if labels.get(f"{LABEL}.host") != host_id() or not pid.isdecimal():
+        return ""
+    if process_start(int(pid)) == labels.get(f"{LABEL}.pid-started"):
+        return ""
+    return f"its owner, process {pid}, is gone"
+
+
+def reap(client: docker.DockerClient, now: float) -> list[Reaped]:
+    """Remove the throwaway containers, with their volumes, whose owner is gone or whose time is up.
+
+    Args:
+        client: the engine to look at.
+        now: seconds since 1970.
+
+    Raises:
+        docker.errors.APIError: the engine refused.
+    """
+    reaped = []
+    for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
+        reason = why_orphaned(container.labels, now)
+        if not reason:
+            continue
+        try:
+            container.remove(v=True, force=True)
+        except docker.errors.NotFound:
+            continue  # another run's reaper was faster
+        except docker.errors.APIError as exc:
+            if exc.status_code != 409:  # 409: its removal is already in progress
+                raise
+            continue
+        reaped.append(Reaped(str(container.name), container.labels.get(f"{LABEL}.run", ""), reason))
+        logger.info("Removed container %s: %s", container.name, reason)
+    return reaped
