@@ -9,12 +9,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
-Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+Reference = Annotated[str, StringConstraints(pattern=f"^{REFERENCE.pattern}$")]
 
 
 class Section(BaseModel):
@@ -40,6 +41,13 @@ class Data(Section):
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that the server is judged on")
     stratify: bool = Field(False, description="keep the share of each target value the same in every split")
 
+    @model_validator(mode="after")
+    def _leaves_rows_to_train_on(self) -> Data:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction must leave rows to train on: their sum must be "
+                             "below 1")
+        return self
+
 
 class Model(Section):
     """How the model is built."""
@@ -56,6 +64,7 @@ class Training(Section):
     patience: int = Field(5, ge=0, description="epochs without improvement before stopping; 0 never stops early")
     monitor: str = Field("val_loss", description="the figure that early stopping watches")
     mode: Literal["auto", "min", "max"] = Field("auto", description="whether less or more of it is better")
+    deterministic: bool = Field(True, description="only operations that give the same numbers twice; slower on a GPU")
 
 
 class Export(Section):
@@ -86,6 +95,16 @@ class Bound(Section):
     max: float | None = Field(None, description="the metric must be at most this")
 
 
+METRICS = ("accuracy", "macro_f1", "log_loss", "rmse", "mae", "r2")
+
+
+def _metric(name: str) -> str:
+    """Take a known metric or a `module:function`."""
+    if name not in METRICS and not REFERENCE.fullmatch(name):
+        raise ValueError(f"a metric is one of {', '.join(METRICS)} or module:function")
+    return name
+
+
 def _bound(value: object) -> object:
     """Read a bare number as a minimum."""
     return {"min": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
@@ -96,7 +115,7 @@ class Gates(Section):
 
     atol: float = Field(1e-5, ge=0, description="parity: absolute tolerance between served and in-process numbers")
     rtol: float = Field(1e-5, ge=0, description="parity: relative tolerance")
-    metrics: dict[str, Annotated[Bound, BeforeValidator(_bound)]] = Field(
+    metrics: dict[Annotated[str, AfterValidator(_metric)], Annotated[Bound, BeforeValidator(_bound)]] = Field(
         {}, description="metric of the served answers: its bound; a bare number is a minimum. "
         "Names: accuracy, macro_f1, log_loss, rmse, mae, r2, or `module:function`(target, served)")
     metric_output: str = Field("", description="the output that the metrics judge; needed where there are several")

@@ -85,7 +85,9 @@ class Candidate:
         version_dir: `<work_dir>/candidates/<name>/<N>`.
         digest: the manifest's SHA-256, in hexadecimal.
         size_bytes: total size of the manifest's files.
-        reference: `.npz` of the in-process predictions of the test rows, one array an output.
+        requests: `.npz` of the test rows as the signature takes them, one array an input.
+        reference: `.npz` of the in-process predictions of those rows, one array an output.
+        targets: `.npz` of what they should be, as `datasets.rows` saves them.
     """
 
     name: str
@@ -94,7 +96,9 @@ class Candidate:
     digest: str
     signature: Signature
     size_bytes: int
+    requests: Path
     reference: Path
+    targets: Path
 
 
 @dataclass(frozen=True)
@@ -138,21 +142,29 @@ class ServerFacts:
 
 
 @dataclass(frozen=True)
-class ValidationReport:
-    """The verdict on one candidate, from what a real server answered.
+class ServedAnswers:
+    """What a real server answered about one candidate.
 
     Attributes:
-        gates: every judgement, in the order in which they were made.
-        served: `.npz` of the served answers of the test rows, one array an output.
-        rows_per_s: rows validated each second, request building and parsing included.
+        signature: inputs and outputs as its `/metadata` reports them.
+        answers: `.npz` of the answers to the test rows, one array an output.
+        rows: number of test rows. rows_per_s: of them each second, request building and parsing included.
     """
 
-    candidate: Candidate
     server: ServerFacts
-    gates: tuple[GateResult, ...]
-    served: Path
+    signature: Signature
+    answers: Path
     rows: int
     rows_per_s: float
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """The verdict on one candidate: every judgement, in the order in which they were made."""
+
+    candidate: Candidate
+    served: ServedAnswers
+    gates: tuple[GateResult, ...]
 
     @property
     def passed(self) -> bool:
@@ -194,3 +206,13 @@ class Promotion:
     state: str
     live_dir: Path | None
     reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All of one rehearsal, for whoever called the flow. `seconds` is by stage."""
+
+    report: ValidationReport
+    run: TrackedRun
+    promotion: Promotion
+    seconds: Mapping[str, float]

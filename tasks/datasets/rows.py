@@ -58,7 +58,8 @@ def check_rows(loaded: object, source: str) -> Rows:
 
 
 def _named(value: Any, default_name: str, source: str) -> dict[str, Array]:
-    columns = value.items() if hasattr(value, "items") else [(default_name, value)]
+    by_name = isinstance(value, Mapping) or hasattr(value, "columns")  # a DataFrame is not a Mapping
+    columns = value.items() if by_name else [(default_name, value)]
     return {str(name): _checked(column, str(name), source) for name, column in columns}
 
 

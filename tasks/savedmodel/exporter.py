@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,30 @@ from configs.schema import Config, Export
 from tasks.datasets.references import describe
 from tasks.datasets.rows import Array, fit_to_inputs, load_rows, save_arrays
 from tasks.errors import ExportError, SignatureMismatch
-from tasks.records import Candidate, Signature, Splits, TensorSpec, TrainedModel
+from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.warmup import write_warmup
-from tasks.store.layout import claim_version
 from tasks.training.fit import arrange, input_specs
 
 PREDICT_BATCH = 1024  # rows at a time for the in-process answers
 
 
-def export_candidate(config: Config, splits: Splits, trained: TrainedModel, reference: Path) -> Candidate:
-    """Export a trained model into the next candidate version, with warm-up requests and a manifest.
+@dataclass(frozen=True)
+class Exported:
+    """What was written: its signature and its manifest's figures."""
+
+    signature: Signature
+    digest: str
+    size_bytes: int
+
+
+def export_savedmodel(config: Config, splits: Splits, trained: TrainedModel, directory: Path,
+                      evidence: Path) -> Exported:
+    """Export a trained model into an empty directory, with warm-up requests and a manifest.
 
     Args:
-        reference: where the in-process predictions of the test rows go, what the served ones are held against.
+        evidence: directory for `requests.npz`, the test rows as the signature takes them, and `reference.npz`,
+            what the Keras model itself answers to them in this process.
 
     Raises:
         ExportError: Keras cannot export the model.
@@ -36,19 +47,25 @@ def export_candidate(config: Config, splits: Splits, trained: TrainedModel, refe
     model = keras.saving.load_model(trained.keras_file)
     serve, signature = serving_function(model, config.export)
     rows = load_rows(splits.test)
-    save_arrays(reference, predict_in_process(model, rows.features, signature, config.export))
-    with claim_version(config.work_dir / "candidates" / config.name, config.models_root / config.name,
-                       config.export.version_width) as claim:
-        try:
-            _write(model, serve, signature, claim.staging)
-        except Exception as exc:  # Keras, TensorFlow and the file system raise many classes here
-            raise ExportError(f"the model must export as a SavedModel, got {describe(exc)}") from exc
-        feeds = fit_to_inputs(rows.features, signature.inputs) if config.export.warmup_rows else {}
-        write_warmup(claim.staging, config.name, signature, feeds, config.export.warmup_rows)
-        manifest = write_manifest(claim.staging)
-        version_dir = claim.publish()
-    return Candidate(config.name, int(version_dir.name), version_dir, manifest.digest, signature,
-                     manifest.size_bytes, reference)
+    requests = request_arrays(model, rows.features, signature, config.export)
+    save_arrays(evidence / "requests.npz", requests)
+    save_arrays(evidence / "reference.npz", predict_in_process(model, rows.features, config.export))
+    try:
+        _write(model, serve, signature, directory)
+    except Exception as exc:  # Keras, TensorFlow and the file system raise many classes here
+        raise ExportError(f"the model must export as a SavedModel, got {describe(exc)}") from exc
+    write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
+    manifest = write_manifest(directory)
+    return Exported(signature, manifest.digest, manifest.size_bytes)
+
+
+def request_arrays(model: Any, features: Mapping[str, Array], signature: Signature,
+                   export: Export) -> dict[str, Array]:
+    """Return rows as the signature takes them, one array an input, by served name."""
+    fed = fit_to_inputs(features, input_specs(model))
+    keras_names = _renamed(export.inputs, list(fed), "export.inputs")
+    by_served_name = {name: fed[keras_name] for name, keras_name in keras_names.items()}
+    return fit_to_inputs(by_served_name, signature.inputs)
 
 
 def serving_function(model: Any, export: Export) -> tuple[Any, Signature]:
@@ -117,8 +134,7 @@ def arrange_tensors(model: Any, fed: Mapping[str, Any]) -> Any:
     return packed[0] if isinstance(packed, list) and len(packed) == 1 else packed
 
 
-def predict_in_process(model: Any, features: Mapping[str, Array], signature: Signature,
-                       export: Export) -> dict[str, Array]:
+def predict_in_process(model: Any, features: Mapping[str, Array], export: Export) -> dict[str, Array]:
     """Return what the Keras model itself answers, one array an output, by served name."""
     parts: dict[str, list[Array]] = {}
     served = _renamed(export.outputs, list(output_names(model)), "export.outputs")
@@ -126,8 +142,8 @@ def predict_in_process(model: Any, features: Mapping[str, Array], signature: Sig
     for start in range(0, n_rows, PREDICT_BATCH):
         batch = {name: array[start:start + PREDICT_BATCH] for name, array in features.items()}
         answers = _named_outputs(model, model(arrange(model, batch), training=False))
-        for spec in signature.outputs:
-            parts.setdefault(spec.name, []).append(np.asarray(answers[served[spec.name]]))
+        for name, keras_name in served.items():
+            parts.setdefault(name, []).append(np.asarray(answers[keras_name]))
     return {name: np.concatenate(part) for name, part in parts.items()}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import ManifestMismatch
+from tasks.savedmodel.files import fsync_path
 
 MANIFEST = Path("assets.extra") / "manifest.json"  # TensorFlow Serving ignores what it does not know there
 
@@ -88,11 +89,3 @@ def hash_files(directory: Path) -> Manifest:
                 files.append((relative.as_posix(), path.stat().st_size, sha))
     return Manifest(tuple(sorted(files)))
 
-
-def fsync_path(path: Path) -> None:
-    """Force a file or directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,25 +1,47 @@
-"""Starting a throwaway server on one version directory, and knowing when it is ready."""
+"""Starting a throwaway server on one version directory, and knowing when it is ready.
+
+A server reports per version:  START -> LOADING -> AVAILABLE -> UNLOADING -> END
+Its port opens only after the first load, its status answers 200 in every state, and END before AVAILABLE means
+that the model was refused. So: ended process or END is final, AVAILABLE is ready, all else waits for the deadline.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol
+
+from configs.schema import Serving
+from tasks.errors import ModelLoadError, PipelineError, ServingTimeout, ServingUnavailable
+from tasks.records import Candidate
+from tasks.serving.client import RestClient
+from tasks.serving.embedded import run_embedded
+
+log = logging.getLogger(__name__)
+POLL_S = 0.02
 
 
 class ThrowawayServer(Protocol):
-    """A started server process: a container or a child process, not yet known to be ready.
+    """A started server: a container or a child process, not yet known to be ready.
 
     Attributes:
         backend: `docker` or `embedded`.
-        rest_url: scheme, host and port of its REST interface, such as `http://127.0.0.1:49153`.
+        rest_url: scheme, host and port of its REST interface, or empty before that is known.
         image, image_id: image as asked for, and its content id; empty when embedded.
         version: what the server calls itself, where it says so.
     """
 
     backend: str
-    rest_url: str
     image: str
     image_id: str
     version: str
+
+    @property
+    def rest_url(self) -> str:
+        """Return where it listens, such as `http://127.0.0.1:49153`, or an empty string."""
 
     def exit_code(self) -> int | None:
         """Return the exit status, or None while it runs."""
@@ -27,5 +49,84 @@ class ThrowawayServer(Protocol):
     def log(self) -> str:
         """Return everything that it has printed so far."""
 
-    def explain_exit(self) -> Exception:
+    def explain_exit(self) -> PipelineError:
         """Return the error that says why it ended: its class, its own words, the remedy."""
+
+
+def choose_backend(serving: Serving) -> tuple[str, str]:
+    """Return the backend and, where `auto` had to choose, why.
+
+    Raises:
+        ServingUnavailable: docker was asked for and no engine or no image is to be had.
+    """
+    if serving.backend == "embedded":
+        return "embedded", ""
+    from tasks.serving.container import ensure_image  # imports docker
+
+    if serving.backend == "docker":
+        ensure_image(serving)
+        return "docker", ""
+    try:
+        ensure_image(serving)
+    except ServingUnavailable as exc:
+        return "embedded", str(exc)
+    return "docker", "an engine answers and the image is present"
+
+
+@contextlib.contextmanager
+def throwaway_server(backend: str, serving: Serving, candidate: Candidate, run_id: str,
+                     log_file: Path) -> Iterator[tuple[ThrowawayServer, RestClient]]:
+    """Run a server on exactly the candidate's bytes until the block ends; its log is kept in `log_file`.
+
+    The server is AVAILABLE when the block begins.
+
+    Raises:
+        ModelLoadError: it refused the model. ServingTimeout: it was not ready in time.
+    """
+    if backend == "docker":
+        from tasks.serving.container import run_container
+
+        started: contextlib.AbstractContextManager[ThrowawayServer] = run_container(
+            serving, candidate.name, candidate.version_dir, run_id=run_id)
+    else:
+        started = run_embedded(candidate.name, candidate.version_dir)
+    with started as server, contextlib.ExitStack() as stack:
+        stack.callback(lambda: _keep_log(server, log_file))
+        client = wait_available(server, candidate, serving)
+        stack.callback(client.close)
+        yield server, client
+
+
+def wait_available(server: ThrowawayServer, candidate: Candidate, serving: Serving,
+                   clock: Callable[[], float] = time.monotonic,
+                   sleep: Callable[[float], None] = time.sleep) -> RestClient:
+    """Return a client as soon as the candidate's version is AVAILABLE.
+
+    Raises:
+        ModelLoadError: the server ended, or the version did.
+        ServingTimeout: neither AVAILABLE nor an end within `serving.startup_timeout_s`.
+    """
+    deadline = clock() + serving.startup_timeout_s
+    state, message, client = "not listening", "", None
+    while clock() < deadline:
+        if server.exit_code() is not None:
+            raise server.explain_exit()
+        if client is None and server.rest_url:
+            client = RestClient(server.rest_url, candidate.name, serving.request_timeout_s)
+        if client is not None:
+            with contextlib.suppress(ServingUnavailable):  # refused: still loading
+                state, message = client.states().get(candidate.version, ("unknown", ""))
+        if state == "AVAILABLE" and client is not None:
+            return client
+        if state == "END":
+            raise ModelLoadError(f"the server must load '{candidate.name}' version {candidate.version}, "
+                                 f"and refused it: {message}", detail=server.log())
+        sleep(POLL_S)
+    raise ServingTimeout(f"'{candidate.name}' version {candidate.version} not AVAILABLE after "
+                         f"{serving.startup_timeout_s:g} s (last state: {state}). Raise serving.startup_timeout_s or "
+                         "read the server log below.", detail=server.log())
+
+
+def _keep_log(server: ThrowawayServer, log_file: Path) -> None:
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    log_file.write_text(server.log(), encoding="utf-8")

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tasks.errors import StoreError, VersionExists
+from tasks.savedmodel.files import fsync_path
 
 STAGING = ".staging-"  # not a number, so TensorFlow Serving's watcher passes it over
 HIGHEST = ".highest"   # the highest number ever used; survives the removal of old versions
@@ -65,7 +66,7 @@ class Claim:
             target = self.model_dir / f"{number:0{self.width}d}"
             _write_highest(self.model_dir, number)
             self.staging.rename(target)
-            fsync_directory(self.model_dir)
+            fsync_path(self.model_dir)
         return target
 
 
@@ -102,12 +103,3 @@ def _write_highest(model_dir: Path, number: int) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(model_dir / HIGHEST)
-
-
-def fsync_directory(path: Path) -> None:
-    """Force a directory's entries to the disk, so that a rename survives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,56 @@
+"""What every stage shares: retries, no caching, a clock."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.errors import PipelineError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_seconds: ContextVar[dict[str, float] | None] = ContextVar("seconds", default=None)
+
+
+@contextlib.contextmanager
+def stage_clock() -> Iterator[dict[str, float]]:
+    """Collect the seconds of each stage that runs in the block, by its name."""
+    token = _seconds.set({})
+    try:
+        yield _seconds.get() or {}
+    finally:
+        _seconds.reset(token)
+
+
+def stage(function: Callable[P, R]) -> Task[P, R]:
+    """Make a plain function a task: timed, never cached, tried again only where that can help.
+
+    Nothing is cached because a rehearsal is worth something only if it happened.
+    """
+
+    @functools.wraps(function)
+    def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+        begun = time.monotonic()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds = _seconds.get()
+            if seconds is not None:
+                name = function.__name__
+                seconds[name] = seconds.get(name, 0) + time.monotonic() - begun
+
+    return task(timed, retries=2, retry_delay_seconds=[1, 5], retry_condition_fn=can_be_mended, cache_policy=NO_CACHE)
+
+
+def can_be_mended(_task: Any, _run: Any, state: Any) -> bool:
+    """Tell whether trying again can mend a failed state: only errors that say so of themselves."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, PipelineError) and error.retryable

@@ -1,0 +1,25 @@
+"""Stage 6: the judged bytes go live, or nothing changes."""
+
+from __future__ import annotations
+
+from configs.schema import Config
+from tasks.policy import stage
+from tasks.records import Promotion, TrackedRun, ValidationReport
+from tasks.registry.aliases import record_promotion
+from tasks.store.publish import publish
+
+
+@stage
+def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wanted: bool) -> Promotion:
+    """Publish a candidate that passed every gate, then say so in the registry."""
+    candidate = report.candidate
+    if not report.passed:
+        reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
+        promotion = Promotion("rejected", None, reason)
+    elif not wanted:
+        promotion = Promotion("not promoted", None, "every gate passed; promotion was not asked for")
+    else:
+        live_dir = publish(candidate, config.models_root, config.promote.lock_timeout_s)
+        promotion = Promotion("promoted", live_dir, f"version {candidate.version} is live")
+    record_promotion(config, run, promotion)
+    return promotion

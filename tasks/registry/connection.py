@@ -1,0 +1,59 @@
+"""Reaching MLflow: one client, one experiment, MLflow's errors turned into ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Config
+from tasks.errors import TrackingError
+
+
+@contextlib.contextmanager
+def tracking_errors(uri: str) -> Iterator[None]:
+    """Turn MLflow's and its transports' errors into a `TrackingError`."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as exc:
+        text = " ".join(str(exc).split())[:300]
+        raise TrackingError(f"MLflow at {uri} must answer, got {type(exc).__name__}: {text}") from exc
+
+
+def connect(config: Config) -> Any:
+    """Return a client of the configured tracking and registry server; nothing global is set."""
+    from mlflow import MlflowClient
+
+    with tracking_errors(config.tracking.uri):
+        return MlflowClient(tracking_uri=config.tracking.uri, registry_uri=config.tracking.uri)
+
+
+def experiment_id(client: Any, config: Config) -> str:
+    """Return the experiment's id, creating it at first use; a local database keeps its artifacts beside it."""
+    from mlflow.exceptions import MlflowException
+
+    name = config.tracking.experiment or config.name
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        beside = _beside(config.tracking.uri)
+        try:
+            return str(client.create_experiment(name, artifact_location=f"{beside}/{name}" if beside else None))
+        except MlflowException:  # another run created it since
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise TrackingError(f"experiment '{name}' must be active, and is deleted; restore it "
+                            f"(mlflow experiments restore -x {found.experiment_id}) or set tracking.experiment")
+    return str(found.experiment_id)
+
+
+def _beside(uri: str) -> str:
+    """Return the artifact directory beside a sqlite file, as a URI, or nothing for a server."""
+    prefix = "sqlite:///"
+    return (Path(uri.removeprefix(prefix)).parent / "mlartifacts").as_uri() if uri.startswith(prefix) else ""

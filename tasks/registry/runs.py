@@ -1,0 +1,163 @@
+"""One MLflow run a rehearsal: what was trained, what the server answered, what the gates said."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import Config
+from tasks.datasets.rows import load_arrays, load_rows
+from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
+from tasks.registry.commit import git_commit
+from tasks.registry.connection import connect, experiment_id, tracking_errors
+from tasks.registry.packaging import build_package
+from tasks.report.document import report_document
+from tasks.report.plots import draw_curves, draw_parity
+
+
+def log_rehearsal(config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport) -> TrackedRun:
+    """Log a rehearsal as one run and register the exported directory as a model version, `challenger`.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    client = connect(config)
+    candidate, tags = report.candidate, _tags(report)
+    with tracking_errors(config.tracking.uri):
+        experiment = experiment_id(client, config)
+        run = client.create_run(experiment, run_name=f"{candidate.name} version {candidate.version}", tags=tags)
+        with _closing(client, run.info.run_id):
+            _log_figures(client, run.info.run_id, config, trained, report)
+            _log_dataset(client, run.info.run_id, splits)
+            with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
+                _fill_artifacts(Path(scratch), config, trained, report)
+                client.log_artifacts(run.info.run_id, scratch)
+            client.log_table(run.info.run_id, _sample(config, report), "predictions.json")
+            number = _register(client, run, candidate.name, tags)
+    return TrackedRun(run.info.run_id, experiment, candidate.name, number,
+                      run_url(config.tracking.uri, experiment, run.info.run_id))
+
+
+@contextlib.contextmanager
+def _closing(client: Any, run_id: str) -> Iterator[None]:
+    """End the run as finished, or as failed when logging it breaks off."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # the error that broke it off is the one to report
+            client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
+
+
+def run_url(uri: str, experiment: str, run_id: str) -> str:
+    """Return the run's page on a tracking server, or an empty string for a local database."""
+    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}" if uri.startswith("http") else ""
+
+
+def _tags(report: ValidationReport) -> dict[str, str]:
+    """Return the tags that a run and its model version share."""
+    server = report.served.server
+    tags = {
+        "digest": report.candidate.digest,
+        "serving_version": str(report.candidate.version),
+        "backend": server.backend,
+        "backend_reason": server.reason,
+        "image": server.image,
+        "image_id": server.image_id,
+        "git_commit": git_commit(),
+        "validation_status": "passed" if report.passed else "rejected",
+        "failed_gates": ", ".join(gate.name for gate in report.failed),
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
+    """Log parameters, one metric a name and epoch, and every gate's figures, in batches."""
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, epoch) for name, values in trained.history.items()
+               for epoch, value in enumerate(values, 1)]
+    metrics += [Metric(f"gate.{gate.name}.{name}", value, now, 0) for gate in report.gates
+                for name, value in {**gate.figures, "passed": float(gate.passed)}.items()]
+    metrics += [Metric("parameters", trained.parameters, now, 0),
+                Metric("serving.startup_s", report.served.server.startup_s, now, 0),
+                Metric("serving.rows_per_s", report.served.rows_per_s, now, 0)]
+    params = [Param(name, str(value)[:6000]) for name, value in _flat(config.model_dump(mode="json")).items()]
+    params.append(Param("best_epoch", str(trained.best_epoch)))
+    for start in range(0, max(len(metrics), len(params)), 100):  # MLflow takes 100 parameters, 1000 metrics a call
+        client.log_batch(run_id, metrics[start:start + 100], params[start:start + 100])
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _log_dataset(client: Any, run_id: str, splits: Splits) -> None:
+    """Log the training and test rows as MLflow datasets: schema, size and digest, not the rows."""
+    import mlflow.data
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.entities import DatasetInput, InputTag
+
+    inputs = []
+    for context, path in (("training", splits.train), ("testing", splits.test)):
+        rows = load_rows(path)
+        # MLflow's digest is at most 36 characters long
+        dataset = mlflow.data.from_numpy(dict(rows.features), CodeDatasetSource({"loader": splits.source}),
+                                         dict(rows.targets), splits.source, splits.digest[:36])
+        inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
+    client.log_inputs(run_id, inputs)
+
+
+def _fill_artifacts(directory: Path, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
+    (directory / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=1))
+    (directory / "report.json").write_text(json.dumps(report_document(report), indent=1))
+    (directory / "server.log").write_bytes(report.served.server.log.read_bytes())
+    draw_curves(trained.history, trained.best_epoch, directory / "curves.png")
+    draw_parity(load_arrays(report.served.answers), load_arrays(report.candidate.reference),
+                directory / "parity.png")
+    (directory / "model").mkdir()
+    build_package(report.candidate, directory / "model")
+
+
+def _sample(config: Config, report: ValidationReport) -> dict[str, list[Any]]:
+    """Return the first test rows as columns: inputs, targets, served and in-process answers."""
+    n_rows = config.tracking.sample_rows
+    groups = {"input": load_arrays(report.candidate.requests), "target": load_rows(report.candidate.targets).targets,
+              "served": load_arrays(report.served.answers), "in_process": load_arrays(report.candidate.reference)}
+    return {f"{group}.{name}": [_cell(value) for value in array[:n_rows]]
+            for group, arrays in groups.items() for name, array in arrays.items()}
+
+
+def _cell(value: Any) -> Any:
+    listed = np.asarray(value).tolist()
+    return listed.decode(errors="replace") if isinstance(listed, bytes) else listed
+
+
+def _register(client: Any, run: Any, name: str, tags: Mapping[str, str]) -> int:
+    """Create the model version whose source is the logged directory, and make it the challenger."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags)
+    client.set_registered_model_alias(name, "challenger", created.version)
+    return int(created.version)

@@ -1,0 +1,104 @@
+"""Starting the embedded server as a child process: the stand-in where no Docker is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from tasks.errors import ModelLoadError, PipelineError, ServingError
+
+PORT_LINE = re.compile(rb"Exporting HTTP/REST API at:\S*?:(\d+)")
+STOP_S = 5.0
+
+
+class EmbeddedServer:
+    """A running embedded server (a `ThrowawayServer`)."""
+
+    backend = "embedded"
+    image = ""
+    image_id = ""
+    version = "embedded"
+
+    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
+        """Wrap a started process that writes everything to `output`."""
+        self._process = process
+        self._output = output
+
+    @property
+    def rest_url(self) -> str:
+        """Return where it listens, or an empty string before it does."""
+        found = PORT_LINE.search(self._read())
+        return f"http://127.0.0.1:{int(found[1])}" if found else ""
+
+    def exit_code(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+        return self._process.poll()
+
+    def log(self) -> str:
+        """Return everything that it has printed so far."""
+        return self._read().decode(errors="replace")
+
+    def explain_exit(self) -> PipelineError:
+        """Return why it ended."""
+        words = self.log()
+        status = self._process.poll()
+        lines = [line for line in words.splitlines() if line.strip()]
+        reason = next((line for line in reversed(lines) if "Failed to start server" in line), "")
+        if status == 255 or reason:
+            return ModelLoadError(f"the server must load the model, and refused it: {reason or lines[-1]}", detail=words)
+        return ServingError(f"the embedded server must run, but ended with exit status {status}", detail=words)
+
+    def _read(self) -> bytes:
+        return os.pread(self._output.fileno(), 2**24, 0)
+
+
+@contextlib.contextmanager
+def run_embedded(model_name: str, version_dir: Path) -> Iterator[EmbeddedServer]:
+    """Run the embedded server on one version directory; it is gone when the block ends.
+
+    It also ends, within the instant, when this process dies: a pipe that it reads from closes.
+    """
+    with contextlib.ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rehearsal-")))
+        (base / version_dir.name).symlink_to(version_dir)  # this version alone, whatever else lies beside it
+        output = stack.enter_context(tempfile.TemporaryFile())
+        process = _start(model_name, base, output, stack)
+        yield EmbeddedServer(process, output)
+
+
+def _start(model_name: str, base: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+    """Start the child and leave its end with `stack`."""
+    lifeline_read, lifeline_write = os.pipe()
+    stack.callback(os.close, lifeline_write)
+    command = [sys.executable, "-m", "tasks.serving.server", "--port=0", "--rest_api_port=0",
+               f"--model_name={model_name}", f"--model_base_path={base}",
+               "--max_num_load_retries=0", "--file_system_poll_wait_seconds=0"]
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lifeline_read],
+            start_new_session=True,  # a Ctrl-C of the terminal is for the flow, which then stops its server
+            env={**os.environ, "REHEARSAL_LIFELINE_FD": str(lifeline_read), "REHEARSAL_REST_HOST": "127.0.0.1"})
+    finally:
+        os.close(lifeline_read)
+    stack.callback(_stop, process)
+    return process
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server: politely, then for sure."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
