@@ -66,7 +66,8 @@ def engine(connect_s: int = CONNECT_S) -> Iterator[docker.DockerClient]:
         ServingUnavailable: none answers.
     """
     try:
-        client = docker.from_env(timeout=connect_s, use_ssh_client=True)
+        _knock(engine_address())
+        client = docker.from_env(timeout=connect_s)
     except (DockerException, OSError) as exc:
         raise ServingUnavailable(
             f"A container needs a Docker engine, and none answers at {engine_address()}: {_root_cause(exc)}. "
@@ -75,6 +76,16 @@ def engine(connect_s: int = CONNECT_S) -> Iterator[docker.DockerClient]:
     client.api.timeout = CALL_S
     with contextlib.closing(client):
         yield client
+
+
+def _knock(address: str) -> None:
+    """Raise the operating system's own error if nobody listens at a Unix socket.
+
+    docker-py hides that error in another one, and leaves the socket of a failed attempt open.
+    """
+    if address.startswith("unix://"):
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as knock:
+            knock.connect(address.removeprefix("unix://"))
 
 
 def engine_answers() -> bool:

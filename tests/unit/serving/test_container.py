@@ -1,0 +1,89 @@
+"""What a container is asked for, and where its engine is."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.schema import Serving
+from tasks.errors import ServingUnavailable
+from tasks.serving.container import (
+    engine_address,
+    engine_answers,
+    ensure_image,
+    hardening,
+    publishing,
+    rest_host,
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("unix:///var/run/docker.sock", "127.0.0.1"),
+        ("npipe:////./pipe/docker_engine", "127.0.0.1"),
+        ("tcp://127.0.0.1:2375", "127.0.0.1"),
+        ("tcp://localhost:2375", "127.0.0.1"),
+        ("tcp://[::1]:2375", "127.0.0.1"),
+        ("tcp://build.example:2376", "build.example"),
+        ("tcp://[2001:db8::7]:2376", "[2001:db8::7]"),
+        ("ssh://me@gpu.example:22", "gpu.example"),
+    ],
+)
+def test_the_rest_host_follows_the_engine(address: str, host: str) -> None:
+    """A local engine publishes on loopback, a remote one on its own host."""
+    assert rest_host(address) == host
+
+
+@pytest.mark.parametrize(
+    ("address", "published"), [("unix:///x.sock", "127.0.0.1"), ("ssh://me@gpu.example", "0.0.0.0")]
+)
+def test_only_a_remote_engine_publishes_beyond_loopback(
+    monkeypatch: pytest.MonkeyPatch, address: str, published: str
+) -> None:
+    """A port of a local engine is open to this machine alone; the engine chooses its number."""
+    monkeypatch.setenv("DOCKER_HOST", address)
+    assert publishing("") == {"ports": {"8501/tcp": (published, None)}}
+
+
+def test_beside_the_server_no_port_is_published() -> None:
+    """A process in a container of the same engine joins the server's network instead of publishing a port."""
+    assert publishing("bridge") == {"network": "bridge"}
+
+
+def test_docker_host_comes_before_any_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The engine is DOCKER_HOST where that is set, else the usual socket."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    assert engine_address() == "unix:///var/run/docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", "tcp://build.example:2376")
+    assert engine_address() == "tcp://build.example:2376"
+
+
+def test_no_processor_limit_unless_asked_for() -> None:
+    """`cpus: 0` is no limit, and swap never adds to the memory limit."""
+    assert hardening(Serving(cpus=0))["nano_cpus"] is None
+    limits = hardening(Serving(cpus=1.5, memory_mb=300))
+    assert limits["nano_cpus"] == 1_500_000_000
+    assert limits["mem_limit"] == limits["memswap_limit"] == "300m"
+
+
+def test_without_an_engine_there_is_one_line_with_the_address_and_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An absent engine gives a single line: what is missing, where it was sought, what to do."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    assert engine_answers() is False
+    with pytest.raises(ServingUnavailable) as caught:
+        ensure_image(Serving())
+    assert str(caught.value) == (
+        f"A container needs a Docker engine, and none answers at unix://{tmp_path}/none.sock: No such file "
+        "or directory. Start it, set DOCKER_HOST, or use serving.backend: embedded."
+    )
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:1"])
+def test_asking_for_an_engine_never_raises(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """A senseless or refused address is an absent engine, not a crash."""
+    monkeypatch.setenv("DOCKER_HOST", address)
+    assert engine_answers() is False

@@ -1,0 +1,61 @@
+"""Why a server ended."""
+
+import pytest
+
+from tasks.errors import ModelLoadError, ServingError
+from tasks.serving.exits import LOG_TAIL_LINES, MAX_WORDS, explain_exit, server_words
+
+REFUSED = (
+    "2026-11-22 11:23:45.678901: I tensorflow_serving/model_servers/server.cc:77] Building single model\n"
+    "2026-11-22 11:23:45.700000: E tensorflow_serving/model_servers/server.cc:378] Failed to start server. "
+    "Error: Unknown: 1 servable(s) did not become available: {{Name: half Version: 1} due to error: "
+    "DATA_LOSS: file is too short to be an sstable}\n"
+)
+
+
+@pytest.mark.parametrize("code", [255, 1])
+def test_a_refused_model_is_a_load_error_in_the_servers_own_words(code: int) -> None:
+    """The refusal that the server printed is the message, whatever its status, and its log the detail."""
+    error = explain_exit(code, REFUSED, "half")
+    assert type(error) is ModelLoadError
+    assert "DATA_LOSS: file is too short to be an sstable" in str(error)
+    assert "server.cc" not in str(error)
+    assert error.detail == REFUSED.rstrip("\n")
+
+
+def test_status_255_alone_is_a_load_error() -> None:
+    """TensorFlow Serving's status for `no version became available` suffices without its line."""
+    assert type(explain_exit(255, "", "half")) is ModelLoadError
+    assert "it printed nothing" in str(explain_exit(255, "", "half"))
+
+
+def test_the_memory_limit_is_named_with_its_remedy() -> None:
+    """A server that the kernel killed at its limit points to the field to raise, and is not tried again."""
+    error = explain_exit(137, "some log", "half", oom_limit_mb=64)
+    assert type(error) is ServingError
+    assert "64 MiB. Raise serving.memory_mb." in str(error)
+
+
+@pytest.mark.parametrize(("code", "log"), [(132, ""), (1, "exec /usr/bin/serve: Exec format error")])
+def test_an_image_of_another_processor_is_told_apart_from_a_bad_model(code: int, log: str) -> None:
+    """An illegal instruction or a foreign executable blames the image, not the model."""
+    error = explain_exit(code, log, "half")
+    assert type(error) is ServingError
+    assert "does not run on this machine's processor" in str(error)
+
+
+def test_any_other_end_gives_status_and_last_line() -> None:
+    """An unforeseen end is an error with the status and the last thing that the server said."""
+    error = explain_exit(3, "first\nW0000 00:00:1795346657.986475       1 port.cc:153] last\n\n", "half")
+    assert type(error) is ServingError
+    assert "ended with exit status 3" in str(error)
+    assert ": last." in str(error)
+
+
+def test_the_message_stays_one_short_line_and_the_log_a_tail() -> None:
+    """However much a server printed, the message is one bounded line and the detail a bounded tail."""
+    log = "".join(f"line {n}\n" for n in range(1000)) + "Failed to start server. Error: " + "x" * 5000
+    error = explain_exit(255, log, "half")
+    assert "\n" not in str(error)
+    assert len(server_words(log)) == MAX_WORDS
+    assert len(error.detail.splitlines()) == LOG_TAIL_LINES
