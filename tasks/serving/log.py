@@ -1,0 +1,11 @@
+"""The server's log: one line on stderr for each event."""
+
+import os
+import sys
+import time
+
+
+def log(message: str) -> None:
+    """Write one line with time and process number, at once."""
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    print(f"{stamp} [{os.getpid()}] {message}", file=sys.stderr, flush=True)

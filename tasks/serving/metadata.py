@@ -1,0 +1,48 @@
+"""What a server tells about its models: version states and signatures, as JSON.
+
+Source: TensorFlow Serving, apis/get_model_status.proto, get_model_metadata.proto.
+"""
+
+from collections.abc import Iterable
+
+import orjson
+
+from tasks.serving.servables import VersionState
+from tasks.serving.tf_runtime import SavedModel
+
+
+def encode_states(states: Iterable[VersionState]) -> bytes:
+    """Return the JSON of a GetModelStatusResponse; 64-bit numbers are strings, as in every proto JSON."""
+    answer = {
+        "model_version_status": [
+            {
+                "version": str(state.version),
+                "state": state.state.name,
+                "status": {"error_code": state.code.name, "error_message": _readable(state.message)},
+            }
+            for state in states
+        ]
+    }
+    return orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def encode(name: str, version: int, model: SavedModel) -> bytes:
+    """Return the JSON of a GetModelMetadataResponse with every signature of a model."""
+    from google.protobuf.json_format import MessageToDict  # 15 ms that only metadata needs
+
+    signatures = {
+        key: MessageToDict(
+            definition, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+        for key, definition in model.signature_defs.items()
+    }
+    answer = {
+        "model_spec": {"name": name, "version": str(version), "signature_name": ""},
+        "metadata": {"signature_def": {"signature_def": signatures}},
+    }
+    return orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _readable(message: str) -> str:
+    """Return a message without the surrogate escapes that stand for bytes which are not UTF-8."""
+    return message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

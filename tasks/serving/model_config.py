@@ -1,0 +1,119 @@
+"""Which models a server shall hold: its command line or a ModelServerConfig file, checked.
+
+Source: TensorFlow Serving, config/model_server_config.proto, model_servers/server_core.cc.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.serving.status import Code, StatusError, invalid_argument
+from tasks.serving.tf_protos import proto
+
+VersionPolicy = Callable[[Collection[int]], set[int]]
+"""From the versions on disk to those that shall be served."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model to serve.
+
+    Attributes:
+        name: the name in requests.
+        base_path: the directory that holds the numbered version directories.
+        policy: chooses among the versions on disk.
+        labels: version numbers by label.
+    """
+
+    name: str
+    base_path: Path
+    policy: VersionPolicy
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.base_path.is_absolute():
+            raise invalid_argument(
+                f"Expected model {self.name} to have an absolute path or URI; got base_path()={self.base_path}"
+            )
+
+
+def latest(count: int) -> VersionPolicy:
+    """Return the policy that serves the `count` highest versions."""
+    return lambda versions: set(sorted(versions)[-count:])
+
+
+def specific(wanted: Collection[int]) -> VersionPolicy:
+    """Return the policy that serves just the versions named."""
+    return lambda versions: set(wanted) & set(versions)
+
+
+def read_config_file(path: Path) -> list[ModelConfig]:
+    """Read a ModelServerConfig in protobuf text format.
+
+    Raises:
+        StatusError: unreadable, not such a message, or a model that this server cannot hold.
+    """
+    from google.protobuf import text_format
+
+    messages = proto("tensorflow_serving.config.model_server_config_pb2")
+    try:
+        parsed = text_format.Parse(path.read_text(encoding="utf-8"), messages.ModelServerConfig())
+    except OSError as error:
+        raise StatusError(Code.NOT_FOUND, f"{path}; {error.strerror}") from error
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise invalid_argument(f"Invalid protobuf file: '{path}': {error}") from error
+    if parsed.WhichOneof("config") == "custom_model_config":
+        raise invalid_argument("ModelServer does not yet support custom model config.")
+    models = [_model_config(config) for config in parsed.model_config_list.config]
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise invalid_argument(f"Illegal to list model {name} multiple times in config list")
+    return models
+
+
+def _model_config(config: Any) -> ModelConfig:
+    is_tensorflow = config.model_platform == "tensorflow" or (
+        not config.model_platform and config.model_type == 1
+    )
+    if not is_tensorflow:
+        raise invalid_argument(
+            f"Model {config.name} requests unsupported platform {config.model_platform or '(none)'}"
+        )
+    choice = config.model_version_policy
+    kind = choice.WhichOneof("policy_choice")
+    if kind == "all":
+        policy: VersionPolicy = set
+    elif kind == "specific":
+        policy = specific(choice.specific.versions)
+    else:
+        policy = latest(max(choice.latest.num_versions, 1))
+    return ModelConfig(config.name, Path(config.base_path), policy, dict(config.version_labels))
+
+
+def version_dirs(base_path: Path) -> dict[int, Path]:
+    """Return the versions below a base path.
+
+    Every child counts whose whole name parses as a 64-bit integer, `00000123` for 123 and even a file;
+    all others are passed over in silence.
+
+    Raises:
+        FileNotFoundError: no such directory.
+        StatusError: two children are the same version, as `1` and `00001` are.
+    """
+    found: dict[int, Path] = {}
+    for child in sorted(base_path.iterdir()):
+        if not re.fullmatch(r"[+-]?[0-9]+", child.name):
+            continue
+        version = int(child.name)
+        if not -(2**63) <= version < 2**63:
+            continue
+        if version in found:
+            raise invalid_argument(
+                f"{found[version].name!r} and {child.name!r} under {base_path} are both version {version}:"
+                " which of them is served would be chance. Remove one."
+            )
+        found[version] = child
+    return found

@@ -1,0 +1,159 @@
+"""The REST interface of TensorFlow Serving as an ASGI application.
+
+Routes and status codes are those of `http_rest_api_handler.cc` and of the libevent server under it:
+what is not below `/v1/` is a 404 in HTML, what is but matches no route a 400 in JSON.
+
+Source: TensorFlow Serving, model_servers/http_rest_api_util.cc, util/net_http/server/internal/.
+"""
+
+import asyncio
+import re
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from tasks.serving import metadata
+from tasks.serving.rest_json import decode_predict
+from tasks.serving.rest_output import encode_error, encode_predict
+from tasks.serving.servables import ModelSpec, Servables
+from tasks.serving.status import HTTP_STATUS, Code, StatusError, invalid_argument
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+MAX_BODY_BYTES: Final = 512 * 2**20
+"""Size of a request body beyond which it is refused, in bytes. TensorFlow Serving itself has no limit."""
+MAX_UNZIPPED_BYTES: Final = 100 * 2**20
+"""Source: TensorFlow Serving, util/net_http/compression/gzip_zlib.h, kMaxUncompressedBytes."""
+
+_VERSION_OR_LABEL: Final = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
+_PREDICTION: Final = re.compile(rf"(?i:/v1/models/([^/:]+){_VERSION_OR_LABEL}:(classify|regress|predict))")
+_STATUS: Final = re.compile(rf"(?i:/v1/models(?:/([^/:]+))?{_VERSION_OR_LABEL}(?:/(metadata))?)")
+_URI: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*(?:#.*)?")
+_METHODS: Final = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"))
+_REASONS: Final = {400: "Bad Request", 404: "Not Found", 413: "Payload Too Large", 501: "Not Implemented"}
+_JSON: Final = b"application/json"
+
+
+class RestApp:
+    """The ASGI application over the loaded servables."""
+
+    def __init__(self, servables: Servables, timeout_ms: int) -> None:
+        """Remember what to serve.
+
+        Args:
+            servables: the models and their states.
+            timeout_ms: how long one prediction may take, in milliseconds; 0 or less for no limit.
+        """
+        self._servables = servables
+        self._timeout_ms = max(timeout_ms, 0)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        method = scope["method"]
+        path = scope["raw_path"].decode("latin-1")
+        if scope["query_string"]:  # for TensorFlow Serving the query is part of the path
+            path += "?" + scope["query_string"].decode("latin-1")
+        if method not in _METHODS:
+            return await _send_page(send, 501)
+        if not _URI.fullmatch(path):
+            return await _send_page(send, 400)
+        if not path[:4].lower() == "/v1/":
+            return await _send_page(send, 404)
+        if method == "OPTIONS":
+            return await _send(send, 200, b"", b"text/html; charset=ISO-8859-1")
+        body = await _read_body(receive)
+        if body is None:
+            return await _send_page(send, 413)
+        status, answer = await self._answer(method, path, _unzip(body, scope["headers"]))
+        await _send(send, status, b"" if method == "HEAD" else answer, _JSON)
+
+    async def _answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        match = (_PREDICTION if method == "POST" else _STATUS).fullmatch(path)
+        try:
+            if match is None or method not in ("GET", "POST"):
+                raise invalid_argument(f"Malformed request: {method} {path}")
+            try:
+                spec = _model_spec(*match.groups()[:3])
+            except StatusError as error:
+                # TensorFlow Serving forgets the body of this one answer.
+                return HTTP_STATUS[error.code], b""
+            if method == "POST":
+                return 200, await self._predict(spec, match[4], body, f"Malformed request: {method} {path}")
+            if not spec.name:
+                raise invalid_argument("Missing model name in request.")
+            if match[4] == "metadata":
+                return 200, metadata.encode(spec.name, *self._servables.find(spec))
+            return 200, metadata.encode_states(self._servables.states(spec))
+        except StatusError as error:
+            return HTTP_STATUS[error.code], encode_error(error.message)
+
+    async def _predict(self, spec: ModelSpec, verb: str, body: bytes, malformed: str) -> bytes:
+        if verb in ("classify", "regress"):
+            raise StatusError(
+                Code.UNIMPLEMENTED,
+                f"This server does not implement :{verb}; use :predict or TensorFlow Serving.",
+            )
+        if verb != "predict":  # the route ignores case, the dispatch behind it does not
+            raise invalid_argument(malformed)
+        request = decode_predict(body, lambda name: self._servables.find(spec)[1].signature(name).inputs)
+        model = self._servables.find(spec)[1]
+        outputs = await asyncio.to_thread(
+            model.predict, request.signature_name, request.inputs, self._timeout_ms
+        )
+        return encode_predict(outputs, request.is_row_format)
+
+
+def _model_spec(name: str | None, version: str | None, label: str | None) -> ModelSpec:
+    number = int(version) if version else None
+    if number is not None and number >= 2**63:
+        raise invalid_argument(f"Failed to convert version: {version} to numeric.")
+    return ModelSpec(_unquote(name or ""), number, _unquote(label or ""))
+
+
+def _unquote(text: str) -> str:
+    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """Return the body, or None as soon as it is larger than the limit."""
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            return None
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+
+
+def _unzip(body: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Undo `Content-Encoding: gzip`; what cannot be undone is an empty body, as in TensorFlow Serving."""
+    if not any(name == b"content-encoding" and b"gzip" in value for name, value in headers):
+        return body
+    inflate = zlib.decompressobj(wbits=31)  # gzip only
+    try:
+        text = inflate.decompress(body, MAX_UNZIPPED_BYTES)
+    except zlib.error:
+        return b""
+    return text if inflate.eof else b""
+
+
+async def _send(send: Send, status: int, body: bytes, content_type: bytes) -> None:
+    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_page(send: Send, status: int) -> None:
+    """Answer as libevent does where no handler is asked."""
+    reason = _REASONS[status]
+    page = (
+        f"<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n"
+    )
+    await _send(send, status, page.encode(), b"text/html")

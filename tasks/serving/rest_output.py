@@ -1,0 +1,134 @@
+"""Tensors to response bodies, as TensorFlow Serving's REST interface writes them.
+
+float32 and float64 are printed with the fewest digits that read back to the same number; NaN and the
+infinities as bare tokens; strings as JSON strings of their bytes, unless the output is named `*_bytes`.
+
+Source: TensorFlow Serving, tensorflow_serving/util/json_tensor.cc.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from tasks.serving.json_tensors import flush_subnormal
+from tasks.serving.status import invalid_argument
+from tasks.serving.tensors import DT_DOUBLE, DT_FLOAT, DT_STRING, Tensor, dtype_name
+
+_WRITABLE: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 22, 23))
+_ORJSON_DIMENSIONS: Final = 32
+_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
+
+
+def encode_error(message: str) -> bytes:
+    """Return `{"error": message}`; surrogate escapes in the message become the bytes they stand for."""
+    return b'{\n    "error": ' + _string_token(message.encode("utf-8", "surrogateescape")) + b"\n}"
+
+
+def encode_predict(outputs: Mapping[str, Tensor], is_row_format: bool) -> bytes:
+    """Return the body that answers a predict request.
+
+    Args:
+        outputs: the tensors by name.
+        is_row_format: True for one element a row (`predictions`), False for whole tensors (`outputs`).
+
+    Raises:
+        StatusError: row format without a common batch dimension, or a DataType that JSON cannot carry.
+    """
+    if not outputs:
+        raise invalid_argument("Cannot convert empty tensor map to JSON")
+    answer: Any
+    if is_row_format:
+        _check_batch(outputs)
+        columns = {name: _rows(name, tensor) for name, tensor in outputs.items()}
+        answer = (
+            next(iter(columns.values()))
+            if len(columns) == 1
+            else [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        )
+        return orjson.dumps({"predictions": answer}, option=_OPTIONS)
+    wholes = {name: _whole(name, tensor) for name, tensor in outputs.items()}
+    answer = next(iter(wholes.values())) if len(wholes) == 1 else wholes
+    return orjson.dumps({"outputs": answer}, option=_OPTIONS)
+
+
+def _check_batch(outputs: Mapping[str, Tensor]) -> None:
+    batch = -1
+    for name, tensor in outputs.items():
+        if not tensor.shape:
+            raise invalid_argument(f"Tensor name: {name} has no shape information ")
+        if batch not in (-1, tensor.shape[0]):
+            raise invalid_argument(
+                f"Tensor name: {name} has inconsistent batch size: {tensor.shape[0]} expecting: {batch}"
+            )
+        batch = tensor.shape[0]
+
+
+def _rows(name: str, tensor: Tensor) -> Any:
+    """Return what orjson shall write for each row, as a sequence."""
+    array = _plain_array(tensor)
+    if array is not None:
+        return list(array) if array.ndim == 1 or array.size else array.tolist()
+    return [orjson.Fragment(text) for text in _nest(_tokens(name, tensor), tensor.shape, keep=1)]
+
+
+def _whole(name: str, tensor: Tensor) -> Any:
+    """Return what orjson shall write for a whole tensor."""
+    array = _plain_array(tensor)
+    if array is not None:
+        return array if array.ndim else array[()]
+    return orjson.Fragment(_nest(_tokens(name, tensor), tensor.shape, keep=0)[0])
+
+
+def _plain_array(tensor: Tensor) -> np.ndarray[Any, Any] | None:
+    """Return the array if orjson writes it as TensorFlow Serving would, else None."""
+    values = tensor.values
+    if tensor.dtype not in _WRITABLE or isinstance(values, list) or len(tensor.shape) > _ORJSON_DIMENSIONS:
+        return None
+    if tensor.dtype in (DT_FLOAT, DT_DOUBLE):
+        values = flush_subnormal(values, tensor.dtype)
+        if not np.isfinite(values).all():
+            return None
+    return values.reshape(tensor.shape)
+
+
+def _tokens(name: str, tensor: Tensor) -> list[bytes]:
+    """Return the JSON text of each element.
+
+    Raises:
+        StatusError: the DataType has no JSON form (TensorFlow Serving refuses half, bfloat16, ... too).
+    """
+    if not tensor.size:
+        return []
+    if tensor.dtype not in _WRITABLE:
+        raise invalid_argument(f"Failed to write JSON value for tensor type: {dtype_name(tensor.dtype)}")
+    if tensor.dtype == DT_STRING:
+        if name.endswith("_bytes"):
+            return [b'{"b64":"' + base64.b64encode(value) + b'"}' for value in tensor.values]
+        return [_string_token(value) for value in tensor.values]
+    values = np.asarray(tensor.values)
+    tokens = orjson.dumps(flush_subnormal(values, tensor.dtype), option=_OPTIONS)[1:-1].split(b",")
+    for index in np.flatnonzero(~np.isfinite(values)):  # where orjson wrote null
+        value = values[index]
+        tokens[index] = b"NaN" if np.isnan(value) else b"Infinity" if value > 0 else b"-Infinity"
+    return tokens
+
+
+def _string_token(value: bytes) -> bytes:
+    text = json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False)
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _nest(tokens: list[bytes], shape: tuple[int, ...], keep: int) -> list[bytes]:
+    """Wrap elements into brackets, dimension by dimension, until `keep` dimensions are left."""
+    for axis in range(len(shape) - 1, keep - 1, -1):
+        width = shape[axis]
+        tokens = [
+            b"[" + b",".join(tokens[start * width : (start + 1) * width]) + b"]"
+            for start in range(prod(shape[:axis]))
+        ]
+    return tokens

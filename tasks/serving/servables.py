@@ -1,0 +1,308 @@
+"""Which versions of which models are loaded, and the thread that loads and unloads them.
+
+    START -> LOADING -> AVAILABLE -> UNLOADING -> END
+                 \\______________ load failed _____/
+
+A new version is loaded before the old one is unloaded; a version that fails to load ends in END with its
+error while the old one goes on serving. Readers only ever look at whole values that the one managing
+thread has put in place, so requests take no lock.
+
+Source: TensorFlow Serving, core/availability_preserving_policy.cc, core/servable_state_monitor.cc,
+sources/storage_path/file_system_storage_path_source.cc.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from threading import Event
+from typing import NamedTuple
+
+from tasks.serving.log import log
+from tasks.serving.model_config import ModelConfig, version_dirs
+from tasks.serving.status import Code, StatusError, invalid_argument, not_found
+from tasks.serving.tf_runtime import SavedModel
+
+
+class State(IntEnum):
+    """Where a version is in its life. Source: apis/get_model_status.proto."""
+
+    START = 10
+    LOADING = 20
+    AVAILABLE = 30
+    UNLOADING = 40
+    END = 50
+
+
+class VersionState(NamedTuple):
+    """The state of one version and, where it failed to load, the error."""
+
+    version: int
+    state: State
+    code: Code = Code.OK
+    message: str = ""
+
+
+class ModelSpec(NamedTuple):
+    """Which version of which model a request means; neither version nor label: the highest loaded."""
+
+    name: str
+    version: int | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class LoadRetries:
+    """How often a failed load is tried again, and the wait between tries in seconds."""
+
+    count: int
+    interval_s: float
+
+
+@dataclass
+class _Load:
+    """A version that is still to be loaded, perhaps after failed attempts."""
+
+    failures: int = 0
+    not_before: float = 0.0
+
+
+@dataclass
+class _Stream:
+    """One model: the versions on disk that shall be served, and what has become of each."""
+
+    config: ModelConfig
+    aspired: dict[int, Path] = field(default_factory=dict)
+    models: dict[int, SavedModel] = field(default_factory=dict)
+    states: dict[int, VersionState] = field(default_factory=dict)
+    loads: dict[int, _Load] = field(default_factory=dict)
+    complaint: str = ""
+
+
+class Servables:
+    """The models of one server."""
+
+    def __init__(
+        self, load: Callable[[Path], SavedModel], retries: LoadRetries, allow_unavailable_labels: bool
+    ) -> None:
+        """Start empty.
+
+        Args:
+            load: makes a servable of a version directory, or raises StatusError.
+            retries: what to do when it raises.
+            allow_unavailable_labels: let a new label name a version that is not loaded.
+        """
+        self._load = load
+        self._retries = retries
+        self._allow_unavailable_labels = allow_unavailable_labels
+        self._streams: dict[str, _Stream] = {}
+
+    def find(self, spec: ModelSpec) -> tuple[int, SavedModel]:
+        """Return the version that serves a request, and its model.
+
+        Raises:
+            StatusError: nothing that is loaded answers to the spec.
+        """
+        if not spec.name:
+            raise invalid_argument("ModelSpec has no name specified")
+        stream = self._streams.get(spec.name)
+        version = spec.version
+        if spec.label:
+            if stream is None or spec.label not in stream.config.labels:
+                raise invalid_argument(f"Unrecognized servable version label: {spec.label}")
+            version = stream.config.labels[spec.label]
+        models = stream.models if stream else {}
+        if version is None:
+            if not models:
+                raise not_found(f"Servable not found for request: Latest({spec.name})")
+            version = max(models)
+        model = models.get(version)
+        if model is None:
+            raise not_found(f"Servable not found for request: Specific({spec.name}, {version})")
+        return version, model
+
+    def states(self, spec: ModelSpec) -> list[VersionState]:
+        """Return the states of a model's versions, the highest first. A label is not looked at.
+
+        Raises:
+            StatusError: there never was such a model or version.
+        """
+        stream = self._streams.get(spec.name)
+        known = dict(stream.states) if stream else {}
+        if spec.version is not None:
+            if spec.version not in known:
+                raise not_found(f"Could not find version {spec.version} of model {spec.name}")
+            return [known[spec.version]]
+        if not known:
+            raise not_found(f"Could not find any versions of model {spec.name}")
+        return [known[version] for version in sorted(known, reverse=True)]
+
+    def configure(self, configs: Sequence[ModelConfig]) -> None:
+        """Take over a new list of models; what is not in it any more will be unloaded.
+
+        Raises:
+            StatusError: a label names a version that is not loaded; then nothing is changed.
+        """
+        for config in configs:
+            self._check_labels(config)
+        streams = dict(self._streams)
+        for name in streams.keys() - {config.name for config in configs}:
+            gone = streams[name].config
+            streams[name].config = ModelConfig(name, gone.base_path, policy=lambda _versions: set())
+        for config in configs:
+            if config.name in streams:
+                streams[config.name].config = config
+            else:
+                streams[config.name] = _Stream(config)
+        self._streams = streams
+
+    def _check_labels(self, config: ModelConfig) -> None:
+        stream = self._streams.get(config.name)
+        for label, version in config.labels.items():
+            loaded = stream is not None and version in stream.models
+            known = stream.config.labels.get(label) if stream else None
+            if not loaded and not (self._allow_unavailable_labels and known in (None, version)):
+                raise StatusError(
+                    Code.FAILED_PRECONDITION,
+                    f"Request to assign label to version {version} of model {config.name},"
+                    " which is not currently available for inference",
+                )
+
+    def poll(self) -> None:
+        """Look at every base path once and note which versions shall be served."""
+        for name, stream in self._streams.items():
+            try:
+                on_disk = version_dirs(stream.config.base_path)
+            except OSError as error:
+                self._complain(
+                    stream, f"Could not find base path {stream.config.base_path} for servable {name}: {error}"
+                )
+                continue
+            except StatusError as error:
+                self._complain(stream, str(error))
+                continue
+            wanted = stream.config.policy(on_disk)
+            self._complain(
+                stream,
+                ""
+                if wanted
+                else f"No versions of servable {name} found under base path {stream.config.base_path}."
+                " Did you forget to name your leaf directory as a number (eg. '/1/')?",
+            )
+            self._aspire(stream, {version: on_disk[version] for version in wanted})
+
+    def _aspire(self, stream: _Stream, aspired: dict[int, Path]) -> None:
+        stream.aspired = aspired
+        for version in stream.loads.keys() - aspired.keys():  # no longer wanted: gives up its retries
+            del stream.loads[version]
+            if stream.states[version].state is not State.END:
+                stream.states[version] = VersionState(version, State.END)
+        for version in aspired.keys() - stream.models.keys() - stream.loads.keys():
+            stream.loads[version] = _Load()
+            stream.states[version] = VersionState(version, State.START)
+
+    def act(self) -> bool:
+        """Load or unload one version of each model, where the policy asks for it.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        return any([self._act(name, stream) for name, stream in self._streams.items()])
+
+    def _act(self, name: str, stream: _Stream) -> bool:
+        unwanted = stream.models.keys() - stream.aspired.keys()
+        serves_wanted = bool(stream.models.keys() & stream.aspired.keys())
+        if unwanted and (not stream.aspired or serves_wanted or len(unwanted) > 1):
+            self._unload_version(name, stream, min(unwanted))
+            return True
+        now = time.monotonic()
+        due = [
+            version
+            for version, load in stream.loads.items()
+            if stream.states[version].state is not State.END and load.not_before <= now
+        ]
+        if due:
+            self._load_version(name, stream, max(due))
+        return bool(due)
+
+    def _unload_version(self, name: str, stream: _Stream, version: int) -> None:
+        stream.states[version] = VersionState(version, State.UNLOADING)
+        stream.models = {number: model for number, model in stream.models.items() if number != version}
+        stream.states[version] = VersionState(version, State.END)
+        log(f"Unloaded servable version {{name: {name} version: {version}}}")
+
+    def _load_version(self, name: str, stream: _Stream, version: int) -> None:
+        servable = f"{{name: {name} version: {version}}}"
+        load = stream.loads[version]
+        stream.states[version] = VersionState(version, State.LOADING)
+        try:
+            model = self._load(stream.aspired[version])
+        except StatusError as error:
+            load.failures += 1
+            log(f"Loading servable: {servable} failed: {error}")
+            if load.failures > self._retries.count:
+                stream.states[version] = VersionState(version, State.END, error.code, error.message)
+            else:
+                load.not_before = time.monotonic() + self._retries.interval_s
+            return
+        del stream.loads[version]
+        stream.models = {**stream.models, version: model}
+        stream.states[version] = VersionState(version, State.AVAILABLE)
+        log(f"Successfully loaded servable version {servable}")
+
+    def settled(self) -> list[tuple[str, VersionState]] | None:
+        """Return for each model the highest version that came to AVAILABLE or END, None if one has none."""
+        reached = []
+        for name, stream in self._streams.items():
+            ended = [state for state in stream.states.values() if state.state in (State.AVAILABLE, State.END)]
+            if not ended:
+                return None
+            reached.append((name, max(ended)))
+        return reached
+
+    def _complain(self, stream: _Stream, complaint: str) -> None:
+        """Log what is wrong with a base path, once, not at every poll."""
+        if complaint and complaint != stream.complaint:
+            log(complaint)
+        stream.complaint = complaint
+
+
+def check_initial_loads(reached: Iterable[tuple[str, VersionState]]) -> None:
+    """Refuse to start where the first version that a model came to is not available.
+
+    Raises:
+        StatusError: with the names and errors of the versions that failed.
+    """
+    failed = [
+        f"{{{{name: {name} version: {state.version}}} due to error: {state.code.name}: {state.message}}}, "
+        for name, state in reached
+        if state.state is not State.AVAILABLE
+    ]
+    if failed:
+        raise StatusError(
+            Code.UNKNOWN, f"{len(failed)} servable(s) did not become available: {{{''.join(failed)}}}"
+        )
+
+
+def manage(servables: Servables, poll_wait_s: float, reload: Callable[[], None], ready: Event) -> None:
+    """Poll, load and unload until the process ends. This is the managing thread.
+
+    Args:
+        servables: the models.
+        poll_wait_s: seconds between two looks at the base paths; 0: look once, negative: never.
+        reload: called before each round; takes over a changed configuration.
+        ready: set once every model has a version that came to AVAILABLE or END.
+    """
+    polls = 0
+    while True:
+        reload()
+        if poll_wait_s > 0 or (poll_wait_s == 0 and not polls):
+            servables.poll()
+            polls += 1
+        while servables.act():
+            if not ready.is_set() and servables.settled() is not None:
+                ready.set()
+        if servables.settled() is not None:
+            ready.set()
+        time.sleep(poll_wait_s if 0 < poll_wait_s < 1 else 1)

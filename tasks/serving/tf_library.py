@@ -1,0 +1,111 @@
+"""The part of TensorFlow's C API that a server needs, declared for ctypes.
+
+The two shared libraries inside the tensorflow package export the stable C API; loading them costs a
+quarter of a second where `import tensorflow` costs eight. ctypes lets go of the interpreter's lock
+during every call.
+
+Source: tensorflow/c/c_api.h, tf_tensor.h, tf_tstring.h, tf_status.h, tf_buffer.h.
+"""
+
+import ctypes
+import os
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from functools import cache
+
+from tasks.serving.status import Code, StatusError
+from tasks.serving.tf_protos import tensorflow_dir
+
+TSTRING_SIZE = 24
+"""sizeof(TF_TString)."""
+
+
+class Output(ctypes.Structure):
+    """TF_Output: one output of one operation of a graph."""
+
+    _fields_ = (("oper", c_void_p), ("index", c_int))
+
+
+class Buffer(ctypes.Structure):
+    """TF_Buffer: bytes that TensorFlow or the caller owns."""
+
+    _fields_ = (("data", c_void_p), ("length", c_size_t), ("data_deallocator", c_void_p))
+
+
+_SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
+    "TF_NewStatus": (c_void_p, ()),
+    "TF_DeleteStatus": (None, (c_void_p,)),
+    "TF_GetCode": (c_int, (c_void_p,)),
+    "TF_Message": (c_char_p, (c_void_p,)),
+    "TF_NewBuffer": (POINTER(Buffer), ()),
+    "TF_NewBufferFromString": (POINTER(Buffer), (c_char_p, c_size_t)),
+    "TF_DeleteBuffer": (None, (POINTER(Buffer),)),
+    "TF_NewGraph": (c_void_p, ()),
+    "TF_DeleteGraph": (None, (c_void_p,)),
+    "TF_GraphOperationByName": (c_void_p, (c_void_p, c_char_p)),
+    "TF_NewSessionOptions": (c_void_p, ()),
+    "TF_DeleteSessionOptions": (None, (c_void_p,)),
+    "TF_LoadSessionFromSavedModel": (
+        c_void_p,
+        (c_void_p, POINTER(Buffer), c_char_p, POINTER(c_char_p), c_int, c_void_p, POINTER(Buffer), c_void_p),
+    ),
+    "TF_DeleteSession": (None, (c_void_p, c_void_p)),
+    "TF_SessionRun": (
+        None,
+        (
+            c_void_p, POINTER(Buffer), POINTER(Output), POINTER(c_void_p), c_int, POINTER(Output),
+            POINTER(c_void_p), c_int, c_void_p, c_int, c_void_p, c_void_p,
+        ),
+    ),
+    "TF_AllocateTensor": (c_void_p, (c_int, POINTER(c_int64), c_int, c_size_t)),
+    "TF_DeleteTensor": (None, (c_void_p,)),
+    "TF_TensorType": (c_int, (c_void_p,)),
+    "TF_NumDims": (c_int, (c_void_p,)),
+    "TF_Dim": (c_int64, (c_void_p, c_int)),
+    "TF_TensorByteSize": (c_size_t, (c_void_p,)),
+    "TF_TensorData": (c_void_p, (c_void_p,)),
+    "TF_StringInit": (None, (c_void_p,)),
+    "TF_StringCopy": (None, (c_void_p, c_char_p, c_size_t)),
+    "TF_StringDealloc": (None, (c_void_p,)),
+    "TF_StringGetDataPointer": (c_void_p, (c_void_p,)),
+    "TF_StringGetSize": (c_size_t, (c_void_p,)),
+}  # fmt: skip
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Load TensorFlow's libraries, once, and declare the functions above.
+
+    Raises:
+        OSError: the libraries do not load on this machine.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong comes back as a status
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a server for the CPU, like the image it stands for
+    directory = tensorflow_dir()
+    ctypes.CDLL(str(directory / "libtensorflow_framework.so.2"), ctypes.RTLD_GLOBAL)
+    loaded = ctypes.CDLL(str(directory / "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype = result
+        function.argtypes = arguments
+    return loaded
+
+
+class Status:
+    """A TF_Status; `check` raises what it holds."""
+
+    def __init__(self) -> None:
+        self.handle = library().TF_NewStatus()
+
+    def __del__(self) -> None:
+        library().TF_DeleteStatus(self.handle)
+
+    def check(self) -> None:
+        """Raise the status as an error unless it is OK.
+
+        Raises:
+            StatusError: with TensorFlow's code and message.
+        """
+        code = library().TF_GetCode(self.handle)
+        if code:
+            message = library().TF_Message(self.handle).decode("utf-8", "surrogateescape")
+            raise StatusError(Code(code) if code in set(Code) else Code.UNKNOWN, message)
