@@ -23,9 +23,10 @@ _seconds: ContextVar[dict[str, float] | None] = ContextVar("seconds", default=No
 @contextlib.contextmanager
 def stage_clock() -> Iterator[dict[str, float]]:
     """Collect the seconds of each stage that runs in the block, by its name."""
-    token = _seconds.set({})
+    seconds: dict[str, float] = {}
+    token = _seconds.set(seconds)
     try:
-        yield _seconds.get() or {}
+        yield seconds
     finally:
         _seconds.reset(token)
 

@@ -74,7 +74,7 @@ def _checked(column: object, name: str, source: str) -> Array:
     if array.dtype.kind not in "biufUS":
         raise DataError(f"{where} must hold numbers, booleans or text, got dtype {array.dtype}")
     if array.dtype.kind == "f":
-        finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
         if not finite.all():
             raise DataError(f"{where} must be finite, got NaN or infinity in {int((~finite).sum())} of {len(array)} "
                             f"rows, first in row {int(np.argmin(finite))}; drop or fill them in the loader")

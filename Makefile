@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+.PHONY: help run test check lock clean
+PYTHON ?= python3.11
+CONFIG ?= configs/digits.yaml
+BIN := .venv/bin
+
+help:  ## Show these lines
+	@grep -E '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+
+run: .venv/run  ## Train, judge and promote the digits example (CONFIG=file for another)
+	$(BIN)/python -m flows.train_and_serve --config $(CONFIG)
+
+test: .venv/dev  ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+check: .venv/dev  ## Lint, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: .venv/dev  ## Write the two lock files anew (versions and hashes, no index address)
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:  ## Remove the environment and the caches, never models or runs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/run: requirements.lock
+	$(call install,requirements.lock)
+
+.venv/dev: requirements-dev.lock
+	$(call install,requirements-dev.lock)
+
+# pip, not uv: it is a minute slower once, and keeps to the mirrors and certificates that a company's pip.conf names
+define install
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing $(1) into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+	@touch $@
+endef

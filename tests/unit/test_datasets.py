@@ -1,0 +1,138 @@
+"""Rows: what is refused, how they are split, how they fit a signature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from configs.schema import Data
+from tasks.datasets import prepare
+from tasks.datasets.rows import Rows, check_rows, fit_to_inputs, load_rows, save_rows
+from tasks.errors import DataError
+from tasks.records import Splits, TensorSpec
+
+LOADED: Any = None
+
+
+def load() -> Any:
+    """Return what the test put there; named by the configuration as a user's loader is."""
+    return LOADED
+
+
+def broken() -> Any:
+    """Fail as a user's loader does on an unreadable file."""
+    return pd.read_csv("no-such-file.csv")
+
+
+def split(tmp_path: Path, loaded: object, seed: int = 0, **settings: Any) -> Splits:
+    global LOADED  # noqa: PLW0603
+    LOADED = loaded
+    return prepare.prepare_splits(Data(load=f"{__name__}:load", **settings), seed, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this very module be found by its name, as a user's module is."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or __import__(__name__))
+
+
+@pytest.mark.parametrize(
+    ("loaded", "words"),
+    [
+        (np.zeros(3), "must return (features, target)"),
+        ((np.zeros(3), np.zeros(2)), "as many rows"),
+        ((np.zeros((0, 2)), np.zeros(0)), "must return rows, got none"),
+        ((np.array([1.0, np.nan]), np.zeros(2)), "NaN or infinity in 1 of 2 rows, first in row 1"),
+        (({"a": [1.0, np.inf]}, np.zeros(2)), "'a' must be finite"),
+        (({"city": ["x", None]}, np.zeros(2)), "NoneType"),
+        ((np.array([1j, 2]), np.zeros(2)), "dtype complex128"),
+        ((pd.DataFrame({"d": pd.to_datetime(["2020-01-01", "2020-01-02"])}), np.zeros(2)), "datetime64"),
+        ((5, np.zeros(2)), "one entry a row"),
+    ],
+)
+def test_unusable_rows(loaded: object, words: str) -> None:
+    """Rows that cannot be used are refused by loader, column and row."""
+    with pytest.raises(DataError) as caught:
+        check_rows(loaded, "m:f")
+    assert words in str(caught.value)
+
+
+def test_table_keeps_its_columns() -> None:
+    """A DataFrame's columns are features by name, text stays text, float64 becomes float32."""
+    rows = check_rows((pd.DataFrame({"age": [1.0, 2.0], "city": ["a", "bb"]}), pd.Series([0, 1])), "m:f")
+    assert {k: v.dtype.kind for k, v in rows.features.items()} == {"age": "f", "city": "U"}
+    assert rows.features["age"].dtype == np.float32
+    assert rows.targets["target"].tolist() == [0, 1]
+
+
+def test_rows_survive_the_file(tmp_path: Path) -> None:
+    """Saved rows come back with names, dtypes and values."""
+    rows = Rows({"a/b": np.array([[1.5]], np.float32), "s": np.array(["ä"])}, {"t": np.array([3])})
+    save_rows(tmp_path / "r.npz", rows)
+    back = load_rows(tmp_path / "r.npz")
+    assert back.features["a/b"].dtype == np.float32
+    assert back.features["s"].tolist() == ["ä"]
+    assert back.targets["t"].tolist() == [3]
+
+
+def test_same_seed_same_split(tmp_path: Path) -> None:
+    """A seed decides the split; the parts share no row and miss none."""
+    loaded = (np.arange(100.0), np.arange(100) % 3)
+    first, again, other = (split(tmp_path / str(n), loaded, seed) for n, seed in enumerate((1, 1, 2)))
+    assert first.digest == again.digest != other.digest
+    parts = [load_rows(path).features["features"] for path in (first.train, first.validation, first.test)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(100))
+    assert first.rows == {"train": 60, "validation": 20, "test": 20}
+
+
+def test_stratified_split_keeps_shares(tmp_path: Path) -> None:
+    """With `stratify`, a rare class is in every split in proportion."""
+    target = np.array([1] * 10 + [0] * 90)
+    result = split(tmp_path, (np.arange(100.0), target), stratify=True)
+    assert [int(load_rows(p).targets["target"].sum()) for p in (result.train, result.validation, result.test)] == [6, 2, 2]
+
+
+def test_empty_split_is_refused(tmp_path: Path) -> None:
+    """Too few rows for every split is an error that names the empty one."""
+    with pytest.raises(DataError, match="none for test"):
+        split(tmp_path, (np.zeros(4), np.zeros(4)), test_fraction=0.01, validation_fraction=0.3)
+
+
+def test_loader_errors_are_one_line(tmp_path: Path) -> None:
+    """What a user's loader raises becomes one line with its class and words."""
+    with pytest.raises(DataError, match="FileNotFoundError.*no-such-file.csv") as caught:
+        prepare.prepare_splits(Data(load=f"{__name__}:broken"), 0, tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="has no callable 'absent'"):
+        prepare.prepare_splits(Data(load="configs.digits:absent"), 0, tmp_path)
+
+
+def test_fit_to_inputs() -> None:
+    """One input takes the one feature; (n,) and (n, 1) fit each other; dtypes are cast to the signature's."""
+    x = np.arange(3)
+    assert fit_to_inputs({"features": x}, [TensorSpec("p", "float32", (None, 1))])["p"].shape == (3, 1)
+    fitted = fit_to_inputs({"b": x, "a": x[:, None]}, [TensorSpec("a", "float32", (None,)), TensorSpec("b", "int64", (None,))])
+    assert fitted["a"].dtype == np.float32
+    assert list(fitted) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("features", "spec", "words"),
+    [
+        ({"a": np.zeros((3, 5))}, TensorSpec("x", "float32", (None, 4)), "x: float32 (?, 4), the rows have shape (3, 5)"),
+        ({"a": np.zeros((3, 5, 1))}, TensorSpec("x", "float32", (None, 5)), "shape (3, 5, 1)"),
+        ({"a": np.array(["q"])}, TensorSpec("x", "float32", (None,)), "the rows are <U1"),
+        ({"a": np.zeros(1), "b": np.zeros(1)}, TensorSpec("x", "float32", (None,)), "no feature for 'x'"),
+    ],
+)
+def test_features_that_do_not_fit(features: dict[str, np.ndarray], spec: TensorSpec, words: str) -> None:
+    """An input without a feature, or with another shape or kind, is refused with both sides."""
+    with pytest.raises(DataError) as caught:
+        fit_to_inputs(features, [spec])
+    assert words in str(caught.value)

@@ -1,0 +1,111 @@
+"""The configuration: what it refuses, in which words, and what it resolves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from configs.loading import ConfigError, load_config
+from configs.schema import METRICS
+from tasks.gates import quality
+
+MINIMAL = "name: m\ndata: {load: 'configs.digits:load'}\nmodel: {build: 'configs.digits:build'}\n"
+
+
+def write(tmp_path: Path, text: str = MINIMAL) -> Path:
+    path = tmp_path / "cfg.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("nmae: x\n", ["unknown key 'nmae'", "did you mean 'name'?"]),
+        ("serving: {bakend: docker}\n", ["unknown key 'serving.bakend'", "did you mean 'backend'?"]),
+        ("serving: {backend: dokcer}\n", ["'serving.backend'", "'dokcer'"]),
+        ("training: {epochs: many}\n", ["'training.epochs'", "'many'"]),
+        ("training: {epochs: 0}\n", ["'training.epochs'", "greater than or equal to 1", "got 0"]),
+        ("gates: {metrics: {acuracy: 0.9}}\n", ["one of accuracy", "acuracy"]),
+        ("gates: {metrics: {accuracy: {mni: 0.9}}}\n", ["unknown key", "did you mean 'min'?"]),
+        ("promote: 5\n", ["'promote'"]),
+    ],
+)
+def test_bad_value_is_one_line(tmp_path: Path, extra: str, words: list[str]) -> None:
+    """An unknown key or a wrong value is one line with the field, what was received and the nearest known key."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, MINIMAL + extra))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a..b", ".hidden", "", "-x", "a b", "x" * 101, "a\nb"])
+def test_model_name_stays_in_its_directory(tmp_path: Path, name: str) -> None:
+    """A model name that could leave its directory, hide, or cut a URL is refused."""
+    with pytest.raises(ConfigError, match="a model name has letters"):
+        load_config(write(tmp_path), [f"name={name!r}"] if "\n" not in name else ['name="a\\nb"'])
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "just text", "a: [1", "\x00", ""])
+def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    """A file that is not a YAML mapping is refused by its name."""
+    with pytest.raises(ConfigError, match=r"cfg\.yaml must"):
+        load_config(write(tmp_path, text))
+
+
+def test_missing_file_and_directory(tmp_path: Path) -> None:
+    """A missing file and a directory are one line, never a traceback."""
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="--config must name a readable YAML file"):
+            load_config(path)
+
+
+def test_missing_module_is_found_without_importing(tmp_path: Path) -> None:
+    """A `module:function` whose module does not exist is an error before anything runs."""
+    with pytest.raises(ConfigError, match=r"there is no module 'nowhere'"):
+        load_config(write(tmp_path), ["data.load=nowhere:load"])
+    with pytest.raises(ConfigError, match="must be module:function, got 'nowhere'"):
+        load_config(write(tmp_path), ["data.load=nowhere"])
+
+
+@pytest.mark.parametrize("item", ["epochs", "=3", "training..epochs=3", "training.epochs.deep=3", "training.epochs=[1"])
+def test_bad_override(tmp_path: Path, item: str) -> None:
+    """An override that is no section.key=value says so."""
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(write(tmp_path, MINIMAL + "training: {epochs: 5}\n"), [item])
+
+
+def test_override_is_yaml_and_reaches_deep(tmp_path: Path) -> None:
+    """An override replaces a value, creates a missing section, and is read as YAML."""
+    config = load_config(write(tmp_path), ["training.epochs=3", "gates.metrics={accuracy: 0.5}", "export.outputs.p=q"])
+    assert config.training.epochs == 3
+    assert config.gates.metrics["accuracy"].min == 0.5
+    assert config.export.outputs == {"p": "q"}
+
+
+def test_paths_resolve_beside_the_file(tmp_path: Path) -> None:
+    """Relative paths, the sqlite file's too, lie beside the YAML file; absolute ones and servers stay."""
+    config = load_config(write(tmp_path), ["work_dir=../w"])
+    assert config.work_dir == tmp_path.parent / "w"
+    assert config.models_root == tmp_path / "models"
+    assert config.tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    for uri in ("sqlite:////abs/m.db", "http://localhost:5000"):
+        assert load_config(write(tmp_path), [f"tracking.uri={uri}"]).tracking.uri == uri
+
+
+def test_splits_must_leave_training_rows(tmp_path: Path) -> None:
+    """Fractions that leave nothing to train on are refused together."""
+    with pytest.raises(ConfigError, match="must leave rows to train on"):
+        load_config(write(tmp_path), ["data.test_fraction=0.5", "data.validation_fraction=0.5"])
+
+
+def test_metric_names_are_those_that_exist() -> None:
+    """The schema's metric names are exactly the metrics that the quality gate can compute."""
+    assert set(METRICS) == set(quality.METRICS)
+
+
+@pytest.mark.parametrize("example", ["digits", "penguins"])
+def test_examples_load(example: str) -> None:
+    """The shipped examples are valid."""
+    assert load_config(Path("configs") / f"{example}.yaml").name == example

@@ -1,0 +1,163 @@
+"""Version directories: numbers, claims, publishing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.errors import LockTimeout, ManifestMismatch, StoreError, VersionExists
+from tasks.records import Candidate, Signature
+from tasks.savedmodel.manifest import MANIFEST, hash_files, verify_manifest, write_manifest
+from tasks.store.layout import claim_version, next_version, version_number, versions
+from tasks.store.publish import publish
+
+
+def make_candidate(root: Path, width: int = 0) -> Candidate:
+    """Write a small version directory as an export would."""
+    with claim_version(root / "candidates" / "m", root / "live" / "m", width) as claim:
+        (claim.staging / "variables").mkdir()
+        (claim.staging / "saved_model.pb").write_bytes(b"graph")
+        (claim.staging / "variables" / "data").write_bytes(os.urandom(100))
+        manifest = write_manifest(claim.staging)
+        version_dir = claim.publish()
+    return Candidate("m", int(version_dir.name), version_dir, manifest.digest, Signature((), ()), 1,
+                     root / "q", root / "r", root / "t")
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("1", 1), ("00000123", 123), ("0", 0), (str(2**63 - 1), 2**63 - 1), (str(2**63), None), ("1a", None),
+     (".staging-3", None), ("", None), ("-1", None), ("1.0", None), ("١", None), (" 1", None), ("1\n", None)])
+def test_version_number(name: str, number: int | None) -> None:
+    """A child is a version exactly if its whole name is a number that fits 64 bits."""
+    assert version_number(name) == number
+
+
+def test_same_number_twice_is_refused(tmp_path: Path) -> None:
+    """`1` beside `00001` is refused, for nobody can say which one a server takes."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "00001").touch()
+    with pytest.raises(VersionExists, match="00001.*and.*'1'"):
+        versions(tmp_path)
+
+
+@given(used=st.lists(st.integers(0, 10**6), max_size=8), live=st.lists(st.integers(0, 10**6), max_size=8))
+def test_next_version_is_above_all(tmp_path_factory: pytest.TempPathFactory, used: list[int], live: list[int]) -> None:
+    """The next number is above every candidate and every live version."""
+    root = tmp_path_factory.mktemp("v")
+    for directory, numbers in (("c", used), ("l", live)):
+        for number in numbers:
+            (root / directory / str(number)).mkdir(parents=True, exist_ok=True)
+    assert next_version(root / "c", root / "l") == max([0, *used, *live]) + 1
+
+
+def test_numbers_are_never_used_again(tmp_path: Path) -> None:
+    """A number stays used when its directory is gone."""
+    first = make_candidate(tmp_path)
+    first.version_dir.rename(tmp_path / "elsewhere")
+    assert make_candidate(tmp_path).version == first.version + 1
+
+
+def test_width_pads_and_numbers_go_on(tmp_path: Path) -> None:
+    """`version_width` pads the name, and a change of width goes on counting."""
+    assert make_candidate(tmp_path, width=8).version_dir.name == "00000001"
+    assert make_candidate(tmp_path).version_dir.name == "2"
+
+
+def test_a_broken_export_leaves_nothing(tmp_path: Path) -> None:
+    """What is not published is removed, and its number is not used."""
+    with pytest.raises(RuntimeError), claim_version(tmp_path / "c", tmp_path / "l", 0) as claim:
+        (claim.staging / "half").touch()
+        raise RuntimeError
+    assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_publish_gives_the_same_bytes_without_copying(tmp_path: Path) -> None:
+    """The live version is the candidate: same tree, same inodes, same digest, nothing else left behind."""
+    candidate = make_candidate(tmp_path)
+    live = publish(candidate, tmp_path / "live", 1)
+    assert tree(live) == tree(candidate.version_dir)
+    assert (live / "saved_model.pb").stat().st_ino == (candidate.version_dir / "saved_model.pb").stat().st_ino
+    assert verify_manifest(live, candidate.digest)
+    assert sorted(p.name for p in live.parent.iterdir()) == [".lock", "1"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "add", "remove", "link"])
+def test_changed_bytes_never_go_live(tmp_path: Path, damage: str) -> None:
+    """One byte, file or link that differs from what was judged, and nothing is published."""
+    candidate = make_candidate(tmp_path)
+    data = candidate.version_dir / "variables" / "data"
+    if damage == "flip":
+        data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    elif damage == "add":
+        (candidate.version_dir / "extra").touch()
+    elif damage == "link":
+        (candidate.version_dir / "way-out").symlink_to("/etc/hostname")
+    else:
+        data.unlink()
+    with pytest.raises(ManifestMismatch):
+        publish(candidate, tmp_path / "live", 1)
+    assert [p.name for p in (tmp_path / "live" / "m").iterdir()] == [".lock"]
+
+
+def test_rewritten_manifest_does_not_help(tmp_path: Path) -> None:
+    """Changing a file and its manifest entry together is still another digest."""
+    candidate = make_candidate(tmp_path)
+    (candidate.version_dir / "saved_model.pb").write_bytes(b"other")
+    write_manifest(candidate.version_dir)
+    with pytest.raises(ManifestMismatch, match="manifest was rewritten"):
+        publish(candidate, tmp_path / "live", 1)
+
+
+def test_publishing_twice_is_the_same_as_once(tmp_path: Path) -> None:
+    """A second try finds its own bytes and succeeds; other bytes under the number are refused."""
+    candidate = make_candidate(tmp_path)
+    live = publish(candidate, tmp_path / "live", 1)
+    assert publish(candidate, tmp_path / "live", 1) == live
+    (live / "saved_model.pb").unlink()
+    (live / "saved_model.pb").write_bytes(b"other")
+    with pytest.raises(VersionExists, match="holds others"):
+        publish(candidate, tmp_path / "live", 1)
+
+
+def test_an_older_number_does_not_go_live_below_a_newer(tmp_path: Path) -> None:
+    """A version below the highest live one would never serve, so it is refused."""
+    first, second = make_candidate(tmp_path), make_candidate(tmp_path)
+    publish(second, tmp_path / "live", 1)
+    with pytest.raises(StoreError, match="must be the highest"):
+        publish(first, tmp_path / "live", 1)
+
+
+def test_held_lock_times_out(tmp_path: Path) -> None:
+    """While another promotion holds the lock, this one fails after its timeout and says which lock."""
+    candidate = make_candidate(tmp_path)
+    (tmp_path / "live" / "m").mkdir(parents=True)
+    with FileLock(tmp_path / "live" / "m" / ".lock"), pytest.raises(LockTimeout, match=r"\.lock"):
+        publish(candidate, tmp_path / "live", 0)
+
+
+def test_models_root_that_is_a_file(tmp_path: Path) -> None:
+    """A models_root that cannot be a directory is one clear line."""
+    candidate = make_candidate(tmp_path)
+    (tmp_path / "live").touch()
+    with pytest.raises(StoreError, match="models_root must be writable"):
+        publish(candidate, tmp_path / "live", 0)
+
+
+def test_digest_depends_on_content_alone(tmp_path: Path) -> None:
+    """The same files elsewhere have the same digest, and the manifest does not count itself."""
+    for name in ("a", "b"):
+        (tmp_path / name / "variables").mkdir(parents=True)
+        (tmp_path / name / "variables" / "x").write_bytes(b"1")
+        write_manifest(tmp_path / name)
+    assert hash_files(tmp_path / "a") == hash_files(tmp_path / "b")
+    assert MANIFEST.as_posix() not in [path for path, _, _ in hash_files(tmp_path / "a").files]
