@@ -6,6 +6,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from tasks.errors import StoreError
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -14,16 +16,22 @@ def tar_stream(version_dir: Path, prefix: str) -> Iterator[bytes]:
 
     Owner and mode are set anew: everything belongs to root and can be read by everybody, so that a server
     without privileges can read the model and cannot change it.
+
+    Raises:
+        StoreError: something in it cannot be read.
     """
-    base = PurePosixPath(prefix)
-    yield _header(str(base))
-    for path in [version_dir, *sorted(version_dir.rglob("*"))]:
-        name = str(base / version_dir.name / path.relative_to(version_dir).as_posix())
-        if path.is_dir():
-            yield _header(name)
-        else:
-            yield from _file(path, name)
-    yield bytes(2 * tarfile.BLOCKSIZE)
+    try:
+        yield _header(prefix)
+        for path in [version_dir, *sorted(version_dir.rglob("*"))]:
+            name = str(PurePosixPath(prefix, version_dir.name, path.relative_to(version_dir).as_posix()))
+            if path.is_dir():
+                yield _header(name)
+            else:
+                yield from _file(path, name)
+        yield bytes(2 * tarfile.BLOCKSIZE)
+    except OSError as exc:  # an HTTP client that is fed from here would take it for a broken connection
+        raise StoreError(f"A version directory must stay as it is, and {exc.filename} cannot be read: "
+                         f"{exc.strerror}. Export it again.") from exc
 
 
 def _header(name: str, size: int | None = None) -> bytes:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.errors import StoreError
 from tasks.serving.archive import CHUNK_BYTES, tar_stream
 
 
@@ -65,5 +66,5 @@ def test_a_large_file_is_never_held_as_a_whole(tmp_path: Path) -> None:
 
 def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     """A version directory that is not there raises instead of becoming an empty model."""
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StoreError, match="cannot be read"):
         list(tar_stream(tmp_path / "1", "digits"))
