@@ -54,8 +54,10 @@ WORKDIR /app
 COPY flows flows
 COPY tasks tasks
 COPY configs configs
-RUN useradd --create-home --uid 1000 rehearsal && mkdir /work && chown rehearsal /work
-# Candidates, models_root and the tracking database live in a volume at /work, never in the image.
+# What a run writes (candidates, models, mlflow.db) and your own configuration and code live in a volume at /work.
+RUN useradd --create-home --uid 1000 rehearsal && mkdir /work
+COPY configs/*.yaml /work/configs/
+RUN chown --recursive rehearsal /work
 ENV PATH=/opt/flows/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1
 USER rehearsal
 WORKDIR /work
