@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from tasks.errors import PipelineError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+log = logging.getLogger(__name__)
 _seconds: ContextVar[dict[str, float] | None] = ContextVar("seconds", default=None)
 
 
@@ -42,6 +44,10 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
         begun = time.monotonic()
         try:
             return function(*args, **kwargs)
+        except PipelineError as exc:
+            if exc.retryable:
+                log.warning("%s: %s", function.__name__, exc)  # a try that is made again must not pass unseen
+            raise
         finally:
             seconds = _seconds.get()
             if seconds is not None:

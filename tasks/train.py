@@ -8,11 +8,14 @@ from pathlib import Path
 from configs.schema import Config
 from tasks.policy import stage
 from tasks.records import Splits, TrainedModel
+from tasks.registry.connection import preload
 from tasks.training.fit import fit_model
-from tasks.training.process import call
+from tasks.training.process import submit
 
 
 @stage
 def train_model(config: Config, splits: Splits, run_dir: Path) -> TrainedModel:
     """Build and fit the model in the TensorFlow process."""
-    return call(fit_model, config, splits, run_dir / "model.keras", show_bar=sys.stdout.isatty())
+    trained = submit(fit_model, config, splits, run_dir / "model.keras", show_bar=sys.stdout.isatty())
+    preload()  # MLflow's imports, while the other process fits
+    return trained()

@@ -11,6 +11,15 @@ from configs.schema import Config
 from tasks.errors import TrackingError
 
 
+def preload() -> None:
+    """Import what logging a run needs (seconds), at a time when this process has nothing else to do."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import mlflow.data
+    import mlflow.pyfunc
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
 @contextlib.contextmanager
 def tracking_errors(uri: str) -> Iterator[None]:
     """Turn MLflow's and its transports' errors into a `TrackingError`."""

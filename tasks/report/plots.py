@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg  # not pyplot: no display, no global state
-from matplotlib.figure import Figure
 
 from tasks.datasets.rows import Array
 
 PARITY_POINTS = 5000  # more dots than this show nothing more
 
 
+def _figure(width: float, height: float) -> Any:
+    """Return an empty figure of width x height inches; without pyplot there is no display and no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def draw_curves(history: Mapping[str, tuple[float, ...]], best_epoch: int, path: Path) -> None:
     """Draw training and validation figures by epoch, one panel a metric, the kept epoch marked."""
     names = [name for name in history if not name.startswith("val_")]
-    figure = Figure(figsize=(5 * len(names), 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(5 * len(names), 3.5)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in history:
@@ -32,8 +40,7 @@ def draw_curves(history: Mapping[str, tuple[float, ...]], best_epoch: int, path:
 def draw_parity(served: Mapping[str, Array], in_process: Mapping[str, Array], path: Path) -> None:
     """Draw served against in-process values, one panel an output of numbers; a perfect match is the diagonal."""
     names = [name for name, array in in_process.items() if array.dtype.kind in "biuf"]
-    figure = Figure(figsize=(4.5 * max(1, len(names)), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(4.5 * max(1, len(names)), 4.5)
     for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=False):
         x, y = in_process[name].ravel(), served[name].ravel()
         if x.shape != y.shape:

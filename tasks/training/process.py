@@ -23,7 +23,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from typing import IO, ParamSpec, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar
 
 from tasks.errors import PipelineError, TrainingError
 
@@ -48,23 +48,18 @@ class TensorFlowProcess:
             )
         self._pipe = Connection(ours.detach())
 
-    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `function` in the child and return what it returns.
-
-        Raises:
-            PipelineError: what the function raised.
-            TrainingError: the child ended before it answered.
-        """
-        self.submit(function, *args, **kwargs)
-        return self.result()  # type: ignore[no-any-return]
-
     def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
         """Ask the child to run `function`; fetch the answer with `result`."""
         with contextlib.suppress(BrokenPipeError):  # result() says why
             self._pipe.send((function, args, kwargs))
 
-    def result(self):  # type: ignore[no-untyped-def]
-        """Return the answer to the oldest open `submit`, passing the child's log records on."""
+    def result(self) -> Any:
+        """Return the answer to the oldest open `submit`, passing the child's log records on.
+
+        Raises:
+            PipelineError: what the function raised.
+            TrainingError: the child ended before it answered.
+        """
         while True:
             try:
                 kind, value = self._pipe.recv()
@@ -121,7 +116,13 @@ def tensorflow_process() -> Iterator[None]:
 
 
 def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run `function` in the TensorFlow process; see `TensorFlowProcess.call`."""
+    """Run `function` in the TensorFlow process and return what it returns."""
+    return submit(function, *args, **kwargs)()
+
+
+def submit(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Callable[[], R]:
+    """Start `function` in the TensorFlow process; the call that is returned waits for its answer."""
     warm_up()
     assert _process
-    return _process.call(function, *args, **kwargs)
+    _process.submit(function, *args, **kwargs)
+    return _process.result

@@ -29,7 +29,7 @@ class _ToParent(logging.Handler):
 
 
 def main(fd: int) -> None:
-    """Import TensorFlow, then run calls until the parent closes the pipe."""
+    """Import Keras and TensorFlow, then run calls until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     pipe = Connection(fd)
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -37,7 +37,7 @@ def main(fd: int) -> None:
     logger = logging.getLogger("tasks")
     logger.setLevel(logging.INFO)
     logger.addHandler(_ToParent(pipe))
-    import tensorflow  # noqa: F401
+    import keras  # noqa: F401  and with it TensorFlow
 
     while True:
         function, args, kwargs = pickle.loads(calls.get())  # noqa: S301  the parent's own words
