@@ -55,7 +55,7 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
         argument = left.pop(0)
         name, equals, text = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or name not in types:
-            raise UnknownFlag(f"Unknown argument: {argument}. Known flags: --{', --'.join(types)}.")
+            raise UnknownFlag(f"unknown argument: {argument}. Known flags: --{', --'.join(types)}.")
         if types[name] is bool and not equals:
             text = "true"
         elif not equals:

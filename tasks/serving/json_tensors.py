@@ -19,7 +19,7 @@ import numpy as np
 
 from tasks.serving.exact_json import members
 from tasks.serving.status import Code, StatusError, invalid_argument
-from tasks.serving.tensors import DT_STRING, NUMPY_DTYPES, Tensor, dtype_name
+from tasks.serving.tensors import DT_BOOL, DT_STRING, NUMPY_DTYPES, Tensor, dtype_name
 
 MAX_DIMENSIONS: Final = 254
 """Source: tensorflow/core/framework/tensor_shape.h, MaxDimensions."""
@@ -160,9 +160,8 @@ def to_numpy(values: Any, dtype: int) -> np.ndarray[Any, Any]:
     """
     target = NUMPY_DTYPES[dtype]
     if dtype not in _SMALLEST_NORMAL:
-        return np.asarray(
-            values, dtype=np.int64 if target.itemsize < 4 and target != bool else target
-        ).astype(target, copy=False)
+        read_as = target if dtype == DT_BOOL or target.itemsize >= 4 else np.dtype(np.int64)
+        return np.asarray(values, dtype=read_as).astype(target, copy=False)
     doubles = np.asarray(values, dtype=np.float64).reshape(-1)
     with np.errstate(over="ignore", under="ignore"):
         floats = doubles.astype(target, copy=False)

@@ -8,4 +8,4 @@ import time
 def log(message: str) -> None:
     """Write one line with time and process number, at once."""
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-    print(f"{stamp} [{os.getpid()}] {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"{stamp} [{os.getpid()}] {message}\n")  # stderr is not buffered beyond a line

@@ -4,7 +4,8 @@ Source: TensorFlow Serving, config/model_server_config.proto, model_servers/serv
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,27 @@ from typing import Any
 from tasks.serving.status import Code, StatusError, invalid_argument
 from tasks.serving.tf_protos import proto
 
-VersionPolicy = Callable[[Collection[int]], set[int]]
-"""From the versions on disk to those that shall be served."""
+
+class VersionClash(StatusError):
+    """Two version directories with the same number."""
+
+    def __init__(self, version: int, message: str) -> None:
+        super().__init__(Code.INVALID_ARGUMENT, message)
+        self.version = version
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Chooses which of the versions on disk are served: the `latest` few, or the `specific` ones."""
+
+    latest: int = 1
+    specific: frozenset[int] | None = None
+
+    def choose(self, versions: Collection[int]) -> set[int]:
+        """Return the versions to serve."""
+        if self.specific is not None:
+            return set(versions) & self.specific
+        return set(sorted(versions)[-self.latest :])
 
 
 @dataclass(frozen=True)
@@ -23,30 +43,21 @@ class ModelConfig:
     Attributes:
         name: the name in requests.
         base_path: the directory that holds the numbered version directories.
-        policy: chooses among the versions on disk.
+        policy: chooses among the versions on disk; the highest by default.
         labels: version numbers by label.
     """
 
     name: str
     base_path: Path
-    policy: VersionPolicy
+    policy: VersionPolicy = VersionPolicy()
     labels: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.base_path.is_absolute():
             raise invalid_argument(
-                f"Expected model {self.name} to have an absolute path or URI; got base_path()={self.base_path}"
+                f"Expected model {self.name} to have an absolute path or URI;"
+                f" got base_path()={self.base_path}"
             )
-
-
-def latest(count: int) -> VersionPolicy:
-    """Return the policy that serves the `count` highest versions."""
-    return lambda versions: set(sorted(versions)[-count:])
-
-
-def specific(wanted: Collection[int]) -> VersionPolicy:
-    """Return the policy that serves just the versions named."""
-    return lambda versions: set(wanted) & set(versions)
 
 
 def read_config_file(path: Path) -> list[ModelConfig]:
@@ -55,7 +66,7 @@ def read_config_file(path: Path) -> list[ModelConfig]:
     Raises:
         StatusError: unreadable, not such a message, or a model that this server cannot hold.
     """
-    from google.protobuf import text_format
+    from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
 
     messages = proto("tensorflow_serving.config.model_server_config_pb2")
     try:
@@ -85,11 +96,11 @@ def _model_config(config: Any) -> ModelConfig:
     choice = config.model_version_policy
     kind = choice.WhichOneof("policy_choice")
     if kind == "all":
-        policy: VersionPolicy = set
+        policy = VersionPolicy(latest=sys.maxsize)
     elif kind == "specific":
-        policy = specific(choice.specific.versions)
+        policy = VersionPolicy(specific=frozenset(choice.specific.versions))
     else:
-        policy = latest(max(choice.latest.num_versions, 1))
+        policy = VersionPolicy(latest=choice.latest.num_versions or 1)
     return ModelConfig(config.name, Path(config.base_path), policy, dict(config.version_labels))
 
 
@@ -101,7 +112,7 @@ def version_dirs(base_path: Path) -> dict[int, Path]:
 
     Raises:
         FileNotFoundError: no such directory.
-        StatusError: two children are the same version, as `1` and `00001` are.
+        VersionClash: two children are the same version, as `1` and `00001` are.
     """
     found: dict[int, Path] = {}
     for child in sorted(base_path.iterdir()):
@@ -111,9 +122,10 @@ def version_dirs(base_path: Path) -> dict[int, Path]:
         if not -(2**63) <= version < 2**63:
             continue
         if version in found:
-            raise invalid_argument(
+            raise VersionClash(
+                version,
                 f"{found[version].name!r} and {child.name!r} under {base_path} are both version {version}:"
-                " which of them is served would be chance. Remove one."
+                " which of them is served would be chance. Remove one.",
             )
         found[version] = child
     return found

@@ -52,23 +52,31 @@ class RestApp:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
+        status, body, content_type = await self._respond(scope, receive)
+        if scope["method"] == "HEAD":
+            body = b""
+        headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _respond(self, scope: Message, receive: Receive) -> tuple[int, bytes, bytes]:
+        """Return status, body and content type."""
         method = scope["method"]
         path = scope["raw_path"].decode("latin-1")
         if scope["query_string"]:  # for TensorFlow Serving the query is part of the path
             path += "?" + scope["query_string"].decode("latin-1")
         if method not in _METHODS:
-            return await _send_page(send, 501)
+            return _page(501)
         if not _URI.fullmatch(path):
-            return await _send_page(send, 400)
-        if not path[:4].lower() == "/v1/":
-            return await _send_page(send, 404)
+            return _page(400)
+        if path[:4].lower() != "/v1/":
+            return _page(404)
         if method == "OPTIONS":
-            return await _send(send, 200, b"", b"text/html; charset=ISO-8859-1")
+            return 200, b"", b"text/html; charset=ISO-8859-1"
         body = await _read_body(receive)
         if body is None:
-            return await _send_page(send, 413)
-        status, answer = await self._answer(method, path, _unzip(body, scope["headers"]))
-        await _send(send, status, b"" if method == "HEAD" else answer, _JSON)
+            return _page(413)
+        return *await self._answer(method, path, _unzip(body, scope["headers"])), _JSON
 
     async def _answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         match = (_PREDICTION if method == "POST" else _STATUS).fullmatch(path)
@@ -144,16 +152,10 @@ def _unzip(body: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
     return text if inflate.eof else b""
 
 
-async def _send(send: Send, status: int, body: bytes, content_type: bytes) -> None:
-    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _send_page(send: Send, status: int) -> None:
+def _page(status: int) -> tuple[int, bytes, bytes]:
     """Answer as libevent does where no handler is asked."""
     reason = _REASONS[status]
     page = (
         f"<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n"
     )
-    await _send(send, status, page.encode(), b"text/html")
+    return status, page.encode(), b"text/html"

@@ -1,7 +1,7 @@
-"""Which versions of which models are loaded, and the thread that loads and unloads them.
+r"""Which versions of which models are loaded, and the thread that loads and unloads them.
 
     START -> LOADING -> AVAILABLE -> UNLOADING -> END
-                 \\______________ load failed _____/
+                 \______________ load failed _____/
 
 A new version is loaded before the old one is unloaded; a version that fails to load ends in END with its
 error while the old one goes on serving. Readers only ever look at whole values that the one managing
@@ -12,15 +12,14 @@ sources/storage_path/file_system_storage_path_source.cc.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from threading import Event
 from typing import NamedTuple
 
 from tasks.serving.log import log
-from tasks.serving.model_config import ModelConfig, version_dirs
+from tasks.serving.model_config import ModelConfig, VersionClash, VersionPolicy, version_dirs
 from tasks.serving.status import Code, StatusError, invalid_argument, not_found
 from tasks.serving.tf_runtime import SavedModel
 
@@ -149,7 +148,7 @@ class Servables:
         streams = dict(self._streams)
         for name in streams.keys() - {config.name for config in configs}:
             gone = streams[name].config
-            streams[name].config = ModelConfig(name, gone.base_path, policy=lambda _versions: set())
+            streams[name].config = ModelConfig(name, gone.base_path, VersionPolicy(specific=frozenset()))
         for config in configs:
             if config.name in streams:
                 streams[config.name].config = config
@@ -179,10 +178,14 @@ class Servables:
                     stream, f"Could not find base path {stream.config.base_path} for servable {name}: {error}"
                 )
                 continue
-            except StatusError as error:
-                self._complain(stream, str(error))
+            except VersionClash as clash:
+                if clash.version not in stream.models:
+                    stream.states[clash.version] = VersionState(
+                        clash.version, State.END, clash.code, clash.message
+                    )
+                self._complain(stream, str(clash))
                 continue
-            wanted = stream.config.policy(on_disk)
+            wanted = stream.config.policy.choose(on_disk)
             self._complain(
                 stream,
                 ""
@@ -208,7 +211,10 @@ class Servables:
         Returns:
             Whether there was anything to do.
         """
-        return any([self._act(name, stream) for name, stream in self._streams.items()])
+        acted = [
+            self._act(name, stream) for name, stream in self._streams.items()
+        ]  # every model, not until one acts
+        return any(acted)
 
     def _act(self, name: str, stream: _Stream) -> bool:
         unwanted = stream.models.keys() - stream.aspired.keys()
@@ -266,43 +272,3 @@ class Servables:
         if complaint and complaint != stream.complaint:
             log(complaint)
         stream.complaint = complaint
-
-
-def check_initial_loads(reached: Iterable[tuple[str, VersionState]]) -> None:
-    """Refuse to start where the first version that a model came to is not available.
-
-    Raises:
-        StatusError: with the names and errors of the versions that failed.
-    """
-    failed = [
-        f"{{{{name: {name} version: {state.version}}} due to error: {state.code.name}: {state.message}}}, "
-        for name, state in reached
-        if state.state is not State.AVAILABLE
-    ]
-    if failed:
-        raise StatusError(
-            Code.UNKNOWN, f"{len(failed)} servable(s) did not become available: {{{''.join(failed)}}}"
-        )
-
-
-def manage(servables: Servables, poll_wait_s: float, reload: Callable[[], None], ready: Event) -> None:
-    """Poll, load and unload until the process ends. This is the managing thread.
-
-    Args:
-        servables: the models.
-        poll_wait_s: seconds between two looks at the base paths; 0: look once, negative: never.
-        reload: called before each round; takes over a changed configuration.
-        ready: set once every model has a version that came to AVAILABLE or END.
-    """
-    polls = 0
-    while True:
-        reload()
-        if poll_wait_s > 0 or (poll_wait_s == 0 and not polls):
-            servables.poll()
-            polls += 1
-        while servables.act():
-            if not ready.is_set() and servables.settled() is not None:
-                ready.set()
-        if servables.settled() is not None:
-            ready.set()
-        time.sleep(poll_wait_s if 0 < poll_wait_s < 1 else 1)

@@ -1,10 +1,10 @@
-"""The embedded model server: TensorFlow Serving's contract without TensorFlow Serving's binary.
+r"""The embedded model server: TensorFlow Serving's contract without TensorFlow Serving's binary.
 
-    python -m tasks.serving.server --port=8500 --rest_api_port=8501 --model_name=digits \\
+    python -m tasks.serving.server --port=8500 --rest_api_port=8501 --model_name=digits \
         --model_base_path=/models/digits
 
-It exits with 0 after SIGTERM or SIGINT, with 1 for a wrong flag, and with 255 where its models do not
-load, as `tensorflow_model_server` does; the last line on stderr then says why.
+It exits with 0 after SIGTERM or SIGINT, and with 255 for a wrong flag or where its models do not load, as
+`tensorflow_model_server` does; the last lines on stderr then say why.
 
 Environment:
     REHEARSAL_REST_HOST: address to listen on, default 0.0.0.0 (TensorFlow Serving has no flag for it).
@@ -15,28 +15,30 @@ Environment:
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 from tasks.serving.flags import Flags, UnknownFlag, parse_flags
-from tasks.serving.log import log
-from tasks.serving.model_config import ModelConfig, latest, read_config_file
-from tasks.serving.status import StatusError, invalid_argument
+from tasks.serving.status import StatusError
+
+if TYPE_CHECKING:
+    from tasks.serving.servables import Servables
+
+_FAILED: Final = 255
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the server until it is told to stop; return its exit code."""
     _watch_lifeline()
     try:
-        flags = parse_flags(arguments)
+        _serve(parse_flags(arguments))
     except UnknownFlag as error:
-        print(error, file=sys.stderr)
-        return 1
-    try:
-        _serve(flags)
+        sys.stderr.write(f"{error}\n")
+        return _FAILED
     except StatusError as error:
-        print(f"Failed to start server. Error: {error}", file=sys.stderr, flush=True)
-        return 255
+        sys.stderr.write(f"Failed to start server. Error: {error}\n")
+        return _FAILED
     return 0
 
 
@@ -60,32 +62,19 @@ def _serve(flags: Flags) -> None:
     Raises:
         StatusError: the models cannot be loaded or a port cannot be opened.
     """
-    configs = _model_configs(flags)
-    failures: list[BaseException] = []
-    ready = threading.Event()
-    from tasks.serving.servables import LoadRetries, Servables, check_initial_loads, manage
-    from tasks.serving.tf_runtime import SavedModel
+    from tasks.serving.manager import check_initial_loads, model_configs
+    from tasks.serving.servables import LoadRetries, Servables
+    from tasks.serving.warmup import load_warm
 
     servables = Servables(
-        load=SavedModel,
+        load=load_warm,
         retries=LoadRetries(flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6),
         allow_unavailable_labels=flags.allow_version_labels_for_unavailable_models,
     )
-    servables.configure(configs)
-
-    def run_manager() -> None:
-        try:
-            manage(
-                servables, flags.file_system_poll_wait_seconds, _reloader(flags, servables.configure), ready
-            )
-        except BaseException as error:
-            failures.append(error)
-            raise
-        finally:
-            ready.set()
-
-    threading.Thread(target=run_manager, name="servables", daemon=True).start()
-    from tasks.serving.http_server import serve  # imported while the other thread loads the models
+    servables.configure(model_configs(flags))
+    ready = threading.Event()
+    threading.Thread(target=_manage, args=(servables, flags, ready), name="servables", daemon=True).start()
+    from tasks.serving.ports import serve  # imported while the other thread loads the models
 
     ready.wait()
     check_initial_loads(servables.settled() or [])
@@ -93,18 +82,15 @@ def _serve(flags: Flags) -> None:
     serve(servables, host, flags)
 
 
-def _model_configs(flags: Flags) -> list[ModelConfig]:
-    if flags.model_config_file:
-        return read_config_file(Path(flags.model_config_file))
-    if not flags.model_base_path:
-        raise invalid_argument(
-            "Both server_options.model_base_path and server_options.model_config_file are empty!"
-        )
-    return [ModelConfig(flags.model_name, Path(flags.model_base_path), latest(1))]
+def _manage(servables: "Servables", flags: Flags, ready: threading.Event) -> None:
+    """Run the managing thread; without it the process would serve on, blind to its base paths."""
+    from tasks.serving.manager import manage
 
-
-def _reloader(flags: Flags, configure: Callable[[list[ModelConfig]], None]) -> Callable[[], None]:
-    return lambda: None
+    try:
+        manage(servables, flags, ready)
+    finally:  # it only comes to this by an error in this program
+        traceback.print_exc()
+        os._exit(_FAILED)
 
 
 if __name__ == "__main__":

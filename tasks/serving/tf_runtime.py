@@ -100,13 +100,7 @@ class SavedModel:
         """
         signature = self.signature(name)
         _check_predictable(signature, inputs)
-        wanted = list(output_filter) or list(signature.fetches)
-        for output in wanted:
-            if output not in signature.fetches:
-                raise invalid_argument(
-                    f"output tensor alias not found in signature: {output} Outputs expected to be in the set "
-                    f"{{{','.join(sorted(signature.fetches))}}}."
-                )
+        wanted = _wanted_outputs(signature, output_filter)
         names = list(inputs)
         values = self._run(
             [signature.feeds[name] for name in names],
@@ -132,7 +126,7 @@ class SavedModel:
                 status.handle,
             )  # fmt: skip
             status.check()
-            return [_from_handle(handle) for handle in results]
+            return [_from_handle(handle) for handle in results if handle]
         finally:
             api.TF_DeleteBuffer(options)
             for handle, tensor in zip(handles, inputs, strict=False):
@@ -175,17 +169,42 @@ def _signature_defs(meta_graph: bytes) -> dict[str, Any]:
 def _check_predictable(signature: Signature, inputs: Mapping[str, Tensor]) -> None:
     """Refuse what TensorFlow Serving refuses before it runs a graph. Source: predict_util.cc."""
     if signature.method_name not in _PREDICT_METHODS:
-        raise invalid_argument(
+        raise StatusError(
+            Code.INTERNAL,
             "Expected prediction signature method_name to be one of {"
-            f"{', '.join(_PREDICT_METHODS)}}}. Was: {signature.method_name}"
+            f"{', '.join(_PREDICT_METHODS)}}}. Was: {signature.method_name}",
         )
-    if signature.inputs.keys() != inputs.keys():
-        expected, sent = sorted(signature.inputs), sorted(inputs)
+    expected, sent = _listed(signature.inputs), _listed(inputs)
+    if len(inputs) != len(signature.inputs):
         raise invalid_argument(
-            f"input size does not match signature: {len(sent)}!={len(expected)} len({{{','.join(sent)}}}) != "
-            f"len({{{','.join(expected)}}}). Sent extra: {{{','.join(sorted({*sent} - {*expected}))}}}. "
-            f"Missing but required: {{{','.join(sorted({*expected} - {*sent}))}}}."
+            f"input size does not match signature: {len(inputs)}!={len(signature.inputs)} len({sent}) != "
+            f"len({expected}). Sent extra: {_listed(inputs.keys() - signature.inputs.keys())}. "
+            f"Missing but required: {_listed(signature.inputs.keys() - inputs.keys())}."
         )
+    for name in inputs:
+        if name not in signature.inputs:
+            raise invalid_argument(
+                f"input tensor alias not found in signature: {name}."
+                f" Inputs expected to be in the set {expected}."
+            )
+
+
+def _wanted_outputs(signature: Signature, output_filter: Iterable[str]) -> list[str]:
+    wanted: list[str] = []
+    for name in output_filter:
+        if name not in signature.fetches:
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
+                f"{_listed(signature.fetches)}."
+            )
+        if name in wanted:
+            raise invalid_argument(f"duplicate output tensor alias: {name}")
+        wanted.append(name)
+    return wanted or list(signature.fetches)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"
 
 
 def _run_options(timeout_ms: int) -> Any:

@@ -142,3 +142,9 @@ def zoo_server(tmp_path_factory: pytest.TempPathFactory, recorded_models: Path) 
         f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true"
     )
     starting.stop_all()
+
+
+@pytest.fixture(scope="session")
+def odd_models() -> Path:
+    """Return the directory of the SavedModels that are slow or answer in unusual types."""
+    return DATA.parent / "serving_models"

@@ -1,0 +1,107 @@
+"""The managing thread: it alone looks at base paths and at the configuration file, loads and unloads.
+
+Source: TensorFlow Serving, model_servers/server.cc (what is polled, and when).
+"""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Event
+
+from tasks.serving.flags import Flags
+from tasks.serving.log import log
+from tasks.serving.model_config import ModelConfig, read_config_file
+from tasks.serving.servables import Servables, State, VersionState
+from tasks.serving.status import Code, StatusError, invalid_argument
+
+
+def model_configs(flags: Flags) -> list[ModelConfig]:
+    """Return the models that the command line names, by itself or in a file.
+
+    Raises:
+        StatusError: none at all, or a wrong configuration.
+    """
+    if flags.model_config_file:
+        return read_config_file(Path(flags.model_config_file))
+    if not flags.model_base_path:
+        raise invalid_argument(
+            "Both server_options.model_base_path and server_options.model_config_file are empty!"
+        )
+    return [ModelConfig(flags.model_name, Path(flags.model_base_path))]
+
+
+def manage(servables: Servables, flags: Flags, ready: Event) -> None:
+    """Poll, load and unload until the process ends.
+
+    Args:
+        servables: the models, configured.
+        flags: how often to look at the base paths and at the configuration file.
+        ready: set once every model has a version that came to AVAILABLE or END.
+    """
+    poll_s, reload_s = flags.file_system_poll_wait_seconds, flags.model_config_file_poll_wait_seconds
+    reloads = bool(flags.model_config_file) and reload_s > 0
+    config_file = _ConfigFile(flags)
+    next_reload = time.monotonic() + reload_s
+    next_poll = time.monotonic() if poll_s >= 0 else float("inf")
+    while True:
+        now = time.monotonic()
+        if reloads and now >= next_reload:
+            next_reload = now + reload_s
+            if config_file.reload(servables):
+                next_poll = min(next_poll, now)
+        if now >= next_poll:
+            servables.poll()
+            next_poll = now + poll_s if poll_s > 0 else float("inf")
+        while servables.act():
+            _announce(servables, ready)
+        _announce(servables, ready)
+        time.sleep(
+            max(min(next_poll, next_reload if reloads else float("inf"), now + 1) - time.monotonic(), 0.01)
+        )
+
+
+def _announce(servables: Servables, ready: Event) -> None:
+    if not ready.is_set() and servables.settled() is not None:
+        ready.set()
+
+
+class _ConfigFile:
+    """The configuration file as last accepted."""
+
+    def __init__(self, flags: Flags) -> None:
+        self._flags = flags
+        self._accepted = model_configs(flags)
+        self._complaint = ""
+
+    def reload(self, servables: Servables) -> bool:
+        """Take a changed file over; a wrong one changes nothing and is logged once."""
+        try:
+            configs = model_configs(self._flags)
+            if configs == self._accepted:
+                return False
+            servables.configure(configs)
+        except StatusError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log(f"Failed to reload config from {self._flags.model_config_file}: {error}")
+            return False
+        log(f"Adding/updating models: {', '.join(config.name for config in configs)}")
+        self._accepted, self._complaint = configs, ""
+        return True
+
+
+def check_initial_loads(reached: Iterable[tuple[str, VersionState]]) -> None:
+    """Refuse to start where the first version that a model came to is not available.
+
+    Raises:
+        StatusError: with the names and errors of the versions that failed.
+    """
+    failed = [
+        f"{{{{name: {name} version: {state.version}}} due to error: {state.code.name}: {state.message}}}, "
+        for name, state in reached
+        if state.state is not State.AVAILABLE
+    ]
+    if failed:
+        raise StatusError(
+            Code.UNKNOWN, f"{len(failed)} servable(s) did not become available: {{{''.join(failed)}}}"
+        )

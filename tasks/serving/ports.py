@@ -1,0 +1,76 @@
+"""The two ports: REST on uvicorn's one event loop, gRPC on threads; a clean end of both on SIGTERM."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from tasks.serving import grpc_service
+from tasks.serving.flags import Flags
+from tasks.serving.log import log
+from tasks.serving.rest_app import RestApp
+from tasks.serving.servables import Servables
+from tasks.serving.status import Code, StatusError
+
+_KEEP_ALIVE_S = 60
+"""An idle connection is closed after this time; libevent, under TensorFlow Serving, waits 50 s."""
+_STOP_S = 5
+"""How long requests in flight may take after SIGTERM before their connections are cut."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it accepts, and that ends with exit code 0 on a signal."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or []:
+            log(f"Exporting HTTP/REST API at:localhost:{listening.getsockname()[1]} ...")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGTERM or SIGINT; uvicorn itself would raise the signal again after a clean end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, setattr, self, "should_exit", True)
+        yield
+
+
+def serve(servables: Servables, host: str, flags: Flags) -> None:
+    """Open both ports and serve until SIGTERM or SIGINT.
+
+    Raises:
+        StatusError: a port cannot be opened.
+    """
+    listening = _listen(host, flags.rest_api_port)
+    grpc_server, grpc_port = grpc_service.start(servables, host, flags.port)
+    log(f"Running gRPC ModelServer at {host}:{grpc_port} ...")
+    config = uvicorn.Config(
+        RestApp(servables, flags.rest_api_timeout_in_ms),
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_STOP_S,
+    )
+    _Server(config).run(sockets=[listening])
+    grpc_server.stop(_STOP_S).wait()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise StatusError(
+            Code.UNAVAILABLE, f"Failed to start HTTP Server at {host}:{port}: {error}"
+        ) from error
+    listening.listen(1024)
+    return listening

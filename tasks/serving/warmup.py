@@ -1,0 +1,99 @@
+"""Warm-up: the requests that a SavedModel brings along are replayed before it becomes available.
+
+Source: TensorFlow Serving, servables/tensorflow/saved_model_warmup_util.cc; the record format is
+tensorflow/core/lib/io/record_reader.cc.
+"""
+
+import struct
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from tasks.serving.log import log
+from tasks.serving.status import Code, StatusError, invalid_argument
+from tasks.serving.tensor_protos import from_proto
+from tasks.serving.tf_protos import proto
+from tasks.serving.tf_runtime import SavedModel
+
+WARMUP_FILE: Final = Path("assets.extra") / "tf_serving_warmup_requests"
+MAX_RECORDS: Final = 1000
+
+
+def load_warm(version_dir: Path) -> SavedModel:
+    """Load a SavedModel and replay its warm-up requests.
+
+    Raises:
+        StatusError: it does not load, or a warm-up request fails.
+    """
+    model = SavedModel(version_dir)
+    path = version_dir / WARMUP_FILE
+    if path.exists():
+        with path.open("rb") as file:
+            count = _replay(model, file, path)
+        log(f"Finished reading warmup data for model at {path}. Number of warmup records read: {count}.")
+    return model
+
+
+def _replay(model: SavedModel, file: BinaryIO, path: Path) -> int:
+    messages = proto("tensorflow_serving.apis.prediction_log_pb2")
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
+
+    count = 0
+    for record in _records(file):
+        try:
+            entry = messages.PredictionLog.FromString(record)
+        except DecodeError:
+            raise invalid_argument(f"Failed to parse warmup record {count} from {path}") from None
+        kind = entry.WhichOneof("log_type")
+        if kind not in ("predict_log", None):
+            raise StatusError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
+        if kind:
+            request = entry.predict_log.request
+            inputs = {name: from_proto(name, value) for name, value in request.inputs.items()}
+            model.predict(request.model_spec.signature_name, inputs, 0, request.output_filter)
+        count += 1
+        if count > MAX_RECORDS:
+            raise invalid_argument(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}")
+    return count
+
+
+def _records(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the records of a TFRecord file: length, its checksum, the bytes, their checksum.
+
+    Raises:
+        StatusError: the file is cut short or a checksum does not match.
+    """
+    while header := file.read(12):
+        offset = file.tell() - len(header)
+        length = int.from_bytes(header[:8], "little")
+        record, checksum = b"", b""
+        if len(header) == 12 and header[8:] == _masked_crc(header[:8]):
+            record, checksum = file.read(length), file.read(4)
+        if not checksum or checksum != _masked_crc(record):
+            raise StatusError(
+                Code.DATA_LOSS,
+                f"corrupted record at {offset}. Please verify your warmup data is in TFRecord format.",
+            )
+        yield record
+
+
+@cache
+def _crc_table() -> tuple[int, ...]:
+    """Return CRC-32C (Castagnoli) of each byte, reflected."""
+    table = []
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    table = _crc_table()
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = value >> 8 ^ table[(value ^ byte) & 0xFF]
+    value ^= 0xFFFFFFFF
+    return struct.pack("<I", ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF)
