@@ -35,21 +35,48 @@ def main(directory: Path, image: str) -> None:
     x, y = load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(x.astype("float32"), y, test_size=0.2, random_state=0)
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((64,)), keras.layers.Rescaling(1 / 16),
-                              keras.layers.Dense(64, "relu"), keras.layers.Dense(10, "softmax")])
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            keras.layers.Rescaling(1 / 16),
+            keras.layers.Dense(64, "relu"),
+            keras.layers.Dense(10, "softmax"),
+        ]
+    )
     model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(x_train, y_train, validation_split=0.25, epochs=EPOCHS, verbose=0)
     export = directory / "export" / "digits"
     model.export(export / "1", verbose=False)
     if image:
         container = subprocess.check_output(
-            ["docker", "run", "-d", "-p", "127.0.0.1:18501:8501", "-e", "MODEL_NAME=digits", "-v",
-             f"{export}:/models/digits:ro", image], text=True).strip()
+            [
+                "docker",
+                "run",
+                "-d",
+                "-p",
+                "127.0.0.1:18501:8501",
+                "-e",
+                "MODEL_NAME=digits",
+                "-v",
+                f"{export}:/models/digits:ro",
+                image,
+            ],
+            text=True,
+        ).strip()
         stop = ["docker", "rm", "-f", container]
     else:
         server = subprocess.Popen(
-            [sys.executable, "-m", "tasks.serving.server", "--port=0", "--rest_api_port=18501",
-             "--model_name=digits", f"--model_base_path={export}"], stderr=subprocess.DEVNULL)
+            [
+                sys.executable,
+                "-m",
+                "tasks.serving.server",
+                "--port=0",
+                "--rest_api_port=18501",
+                "--model_name=digits",
+                f"--model_base_path={export}",
+            ],
+            stderr=subprocess.DEVNULL,
+        )
     url = "http://127.0.0.1:18501/v1/models/digits"
     try:
         wait_for(url)

@@ -119,8 +119,10 @@ def _resolve(config: Config, base: Path) -> Config:
     prefix = "sqlite:///"
     if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
         uri = f"{prefix}{(base / uri.removeprefix(prefix)).resolve()}"
-    return config.model_copy(update={
-        "work_dir": (base / config.work_dir).resolve(),
-        "models_root": (base / config.models_root).resolve(),
-        "tracking": config.tracking.model_copy(update={"uri": uri}),
-    })
+    return config.model_copy(
+        update={
+            "work_dir": (base / config.work_dir).resolve(),
+            "models_root": (base / config.models_root).resolve(),
+            "tracking": config.tracking.model_copy(update={"uri": uri}),
+        }
+    )

@@ -9,7 +9,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -27,8 +35,10 @@ class Section(BaseModel):
 def _model_name(value: object) -> object:
     """Refuse a name that could leave its directory or cut a URL in two."""
     if isinstance(value, str) and (not MODEL_NAME.fullmatch(value) or ".." in value or len(value) > 100):
-        raise ValueError("a model name has letters, digits, '_', '-' and '.', starts with a letter, digit or "
-                         "'_', has no '/' or '..' and at most 100 characters")
+        raise ValueError(
+            "a model name has letters, digits, '_', '-' and '.', starts with a letter, digit or "
+            "'_', has no '/' or '..' and at most 100 characters"
+        )
     return value
 
 
@@ -36,7 +46,9 @@ class Data(Section):
     """Where the rows come from and how they are split."""
 
     load: Reference = Field(description="`module:function` returning (features, target); see README, Your own model")
-    params: dict[str, Any] = Field({}, description="keyword arguments of the function; a relative path here is not resolved")
+    params: dict[str, Any] = Field(
+        {}, description="keyword arguments of the function; a relative path here is not resolved"
+    )
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that early stopping looks at")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that the server is judged on")
     stratify: bool = Field(False, description="keep the share of each target value the same in every split")
@@ -44,15 +56,18 @@ class Data(Section):
     @model_validator(mode="after")
     def _leaves_rows_to_train_on(self) -> Data:
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction and test_fraction must leave rows to train on: their sum must be "
-                             "below 1")
+            raise ValueError(
+                "validation_fraction and test_fraction must leave rows to train on: their sum must be below 1"
+            )
         return self
 
 
 class Model(Section):
     """How the model is built."""
 
-    build: Reference = Field(description="`module:function` returning a compiled keras.Model; it is given the training features")
+    build: Reference = Field(
+        description="`module:function` returning a compiled keras.Model; it is given the training features"
+    )
     params: dict[str, Any] = Field({}, description="further keyword arguments of the function")
 
 
@@ -70,17 +85,32 @@ class Training(Section):
 class Export(Section):
     """How the SavedModel is written."""
 
-    inputs: dict[str, str] = Field({}, description="served name of an input: Keras' name of it; empty serves Keras' names")
-    outputs: dict[str, str] = Field({}, description="served name of an output: Keras' name of it; empty serves Keras' names")
+    inputs: dict[str, str] = Field(
+        {}, description="served name of an input: Keras' name of it; empty serves Keras' names"
+    )
+    outputs: dict[str, str] = Field(
+        {}, description="served name of an output: Keras' name of it; empty serves Keras' names"
+    )
     version_width: int = Field(0, ge=0, le=18, description="digits of the version directory's name; 8 writes 00000123")
-    warmup_rows: int = Field(8, ge=0, le=1000, description="rows of the warm-up request that the server replays at load; 0 writes none")
+    warmup_rows: int = Field(
+        8,
+        ge=0,
+        le=1000,
+        description="rows of the warm-up request that the server replays at load; 0 writes none",
+    )
 
 
 class Serving(Section):
     """The throwaway server."""
 
-    backend: Literal["auto", "docker", "embedded"] = Field("auto", description="auto is docker where an engine and the image are at hand")
-    image: str = Field("tensorflow/serving:2.19.1", min_length=1, description="container image, by tag or digest; pulled if absent")
+    backend: Literal["auto", "docker", "embedded"] = Field(
+        "auto", description="auto is docker where an engine and the image are at hand"
+    )
+    image: str = Field(
+        "tensorflow/serving:2.19.1",
+        min_length=1,
+        description="container image, by tag or digest; pulled if absent",
+    )
     startup_timeout_s: float = Field(60, gt=0, description="seconds from the start of the server to AVAILABLE")
     request_timeout_s: float = Field(30, gt=0, description="seconds for one request")
     memory_mb: int = Field(2048, ge=64, description="memory limit of the container in MiB")
@@ -116,15 +146,19 @@ class Gates(Section):
     atol: float = Field(1e-5, ge=0, description="parity: absolute tolerance between served and in-process numbers")
     rtol: float = Field(1e-5, ge=0, description="parity: relative tolerance")
     metrics: dict[Annotated[str, AfterValidator(_metric)], Annotated[Bound, BeforeValidator(_bound)]] = Field(
-        {}, description="metric of the served answers: its bound; a bare number is a minimum. "
-        "Names: accuracy, macro_f1, log_loss, rmse, mae, r2, or `module:function`(target, served)")
+        {},
+        description="metric of the served answers: its bound; a bare number is a minimum. "
+        "Names: accuracy, macro_f1, log_loss, rmse, mae, r2, or `module:function`(target, served)",
+    )
     metric_output: str = Field("", description="the output that the metrics judge; needed where there are several")
 
 
 class Tracking(Section):
     """MLflow."""
 
-    uri: str = Field("sqlite:///mlflow.db", description="tracking URI; a relative sqlite path lies beside the YAML file")
+    uri: str = Field(
+        "sqlite:///mlflow.db", description="tracking URI; a relative sqlite path lies beside the YAML file"
+    )
     experiment: str = Field("", description="experiment name; empty is the model's name")
     sample_rows: int = Field(50, ge=0, description="test rows in the predictions table")
 
@@ -138,7 +172,9 @@ class Promote(Section):
 class Config(Section):
     """One rehearsal: data, model, export, server, gates, tracking, promotion."""
 
-    name: Annotated[str, BeforeValidator(_model_name)] = Field(description="model name, in URLs, directories and the registry")
+    name: Annotated[str, BeforeValidator(_model_name)] = Field(
+        description="model name, in URLs, directories and the registry"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the split, the weights and the shuffling")
     work_dir: Path = Field(Path(".rehearsal"), description="candidates and everything in between")
     models_root: Path = Field(Path("models"), description="production TensorFlow Serving watches <models_root>/<name>")

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from configs.loading import ConfigError, load_config
 from configs.schema import Config
 from tasks.errors import PipelineError
+from tasks.records import Outcome
 
 DONE, FAILED, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -47,10 +48,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m flows.train_and_serve",
         description="Train a Keras model, judge it in a throwaway model server, log it to MLflow, promote it.",
         epilog="Exit codes: 0 promoted, or judged with --no-promote; 3 rejected by a gate; 2 usage or "
-        "configuration; 1 anything else.")
+        "configuration; 1 anything else.",
+    )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the rehearsal's YAML file")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
-                        help="override a value of the file; may be given several times")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a value of the file; may be given several times",
+    )
     parser.add_argument("--no-promote", action="store_true", help="judge and log, and leave what is live as it is")
     parser.add_argument("--dry-run", action="store_true", help="check the configuration, show it, and create nothing")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -86,7 +93,8 @@ def _run(args: argparse.Namespace) -> int:
             from flows.summary import summary
             from flows.train_and_serve import train_and_serve
 
-            outcome = train_and_serve(str(args.config), args.set, not args.no_promote)
+            # called without return_state, Prefect gives the data of the state
+            outcome = cast(Outcome, train_and_serve(str(args.config), args.set, not args.no_promote))
         finally:
             shut_down()
     print(summary(load_config(args.config, args.set), outcome))

@@ -14,16 +14,25 @@ def summary(config: Config, outcome: Outcome) -> str:
     candidate, server = report.candidate, report.served.server
     lines = ["", "stage              seconds"]
     lines += [f"  {name:<16} {seconds:>7.1f}" for name, seconds in outcome.seconds.items()]
-    lines += ["", f"served by {server.backend} {server.image}".rstrip() + f", AVAILABLE after {server.startup_s:.2f} s, "
-              f"{report.served.rows} rows at {report.served.rows_per_s:,.0f} rows/s", ""]
+    lines += [
+        "",
+        f"served by {server.backend} {server.image}".rstrip() + f", AVAILABLE after {server.startup_s:.2f} s, "
+        f"{report.served.rows} rows at {report.served.rows_per_s:,.0f} rows/s",
+        "",
+    ]
     lines += ["gate       verdict  figures"]
     lines += [f"  {gate.name:<9} {'pass' if gate.passed else 'FAIL':<7} {gate.summary}" for gate in report.gates]
-    lines += ["", f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}",
-              f"  bytes     {candidate.digest[:16]} ({candidate.size_bytes:,} bytes)",
-              f"  live      {promotion.live_dir or 'unchanged'}",
-              f"  candidate {candidate.version_dir}",
-              f"  registry  {outcome.run.registry_name} version {outcome.run.registry_version}, "
-              f"run {outcome.run.run_id}", "", "next", *_commands(config, outcome)]
+    lines += [
+        "",
+        f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}",
+        f"  bytes     {candidate.digest[:16]} ({candidate.size_bytes:,} bytes)",
+        f"  live      {promotion.live_dir or 'unchanged'}",
+        f"  candidate {candidate.version_dir}",
+        f"  registry  {outcome.run.registry_name} version {outcome.run.registry_version}, run {outcome.run.run_id}",
+        "",
+        "next",
+        *_commands(config, outcome),
+    ]
     return "\n".join(lines)
 
 
@@ -37,5 +46,6 @@ def _commands(config: Config, outcome: Outcome) -> list[str]:
         commands += [
             f"  serve:  docker run --rm -p 8501:8501 -e MODEL_NAME={name} "
             f"-v {shlex.quote(str(config.models_root / name))}:/models/{name}:ro {config.serving.image}",
-            f"  ask:    curl localhost:8501/v1/models/{name}/metadata"]
+            f"  ask:    curl localhost:8501/v1/models/{name}/metadata",
+        ]
     return commands

@@ -21,5 +21,14 @@ def export_model(config: Config, splits: Splits, trained: TrainedModel, run_dir:
         version_dir = claim.publish()
     number = version_number(version_dir.name)
     assert number is not None
-    return Candidate(config.name, number, version_dir, exported.digest, exported.signature, exported.size_bytes,
-                     run_dir / "requests.npz", run_dir / "reference.npz", splits.test)
+    return Candidate(
+        config.name,
+        number,
+        version_dir,
+        exported.digest,
+        exported.signature,
+        exported.size_bytes,
+        run_dir / "requests.npz",
+        run_dir / "reference.npz",
+        splits.test,
+    )

@@ -54,7 +54,8 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
                 name = function.__name__
                 seconds[name] = seconds.get(name, 0) + time.monotonic() - begun
 
-    return task(timed, retries=2, retry_delay_seconds=[1, 5], retry_condition_fn=can_be_mended, cache_policy=NO_CACHE)
+    policy = task(retries=2, retry_delay_seconds=[1, 5], retry_condition_fn=can_be_mended, cache_policy=NO_CACHE)
+    return policy(timed)
 
 
 def can_be_mended(_task: Any, _run: Any, state: Any) -> bool:

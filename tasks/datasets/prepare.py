@@ -35,8 +35,9 @@ def prepare_splits(data: Data, seed: int, directory: Path) -> Splits:
         rows={name: len(part) for name, part in parts.items()},
         digest=digest_rows(list(parts.values())),
         source=data.load,
-        features=tuple(f"{name}: {array.dtype} {array.shape[1:]}"
-                       for name, array in {**rows.features, **rows.targets}.items()),
+        features=tuple(
+            f"{name}: {array.dtype} {array.shape[1:]}" for name, array in {**rows.features, **rows.targets}.items()
+        ),
     )
 
 
@@ -54,13 +55,18 @@ def _split(rows: Rows, data: Data, seed: int) -> dict[str, Array]:
         groups = [order[target == value] for value in np.unique(target)]
     parts: dict[str, list[Array]] = {"train": [], "validation": [], "test": []}
     for group in groups:
-        n_test, n_validation = round(len(group) * data.test_fraction), round(len(group) * data.validation_fraction)
+        n_test, n_validation = (
+            round(len(group) * data.test_fraction),
+            round(len(group) * data.validation_fraction),
+        )
         parts["test"].append(group[:n_test])
-        parts["validation"].append(group[n_test:n_test + n_validation])
-        parts["train"].append(group[n_test + n_validation:])
+        parts["validation"].append(group[n_test : n_test + n_validation])
+        parts["train"].append(group[n_test + n_validation :])
     index = {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
     empty = [name for name, part in index.items() if not len(part)]
     if empty:
-        raise DataError(f"every split must have a row: {len(rows)} rows leave none for {', '.join(empty)}; "
-                        "change data.test_fraction and data.validation_fraction or bring more rows")
+        raise DataError(
+            f"every split must have a row: {len(rows)} rows leave none for {', '.join(empty)}; "
+            "change data.test_fraction and data.validation_fraction or bring more rows"
+        )
     return index

@@ -27,7 +27,9 @@ def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[
         raise error(f"{field} '{reference}' must import, got {describe(exc)}") from exc
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise error(f"{field} '{reference}' must name a function, but '{module_name}' has no callable '{function_name}'")
+        raise error(
+            f"{field} '{reference}' must name a function, but '{module_name}' has no callable '{function_name}'"
+        )
     return function  # type: ignore[no-any-return]
 
 

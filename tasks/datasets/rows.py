@@ -76,8 +76,10 @@ def _checked(column: object, name: str, source: str) -> Array:
     if array.dtype.kind == "f":
         finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
         if not finite.all():
-            raise DataError(f"{where} must be finite, got NaN or infinity in {int((~finite).sum())} of {len(array)} "
-                            f"rows, first in row {int(np.argmin(finite))}; drop or fill them in the loader")
+            raise DataError(
+                f"{where} must be finite, got NaN or infinity in {int((~finite).sum())} of {len(array)} "
+                f"rows, first in row {int(np.argmin(finite))}; drop or fill them in the loader"
+            )
         if array.dtype == np.float64:
             array = array.astype(np.float32)  # Keras' default; halves what is stored and sent
     return array
@@ -91,8 +93,10 @@ def _text(array: Array, where: str) -> Array:
     if kinds == {bytes} and not any(item.endswith(b"\0") for item in array.ravel().tolist()):
         return array.astype(np.bytes_)
     names = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise DataError(f"{where} must be all text, all bytes (not ending in NUL) or all numbers, got {names}; "
-                    "a missing value shows as float or NoneType")
+    raise DataError(
+        f"{where} must be all text, all bytes (not ending in NUL) or all numbers, got {names}; "
+        "a missing value shows as float or NoneType"
+    )
 
 
 def save_rows(path: Path, rows: Rows) -> None:
@@ -104,8 +108,10 @@ def save_rows(path: Path, rows: Rows) -> None:
 def load_rows(path: Path) -> Rows:
     """Read what `save_rows` wrote."""
     members = load_arrays(path)
-    return Rows({k[2:]: v for k, v in members.items() if k.startswith("x/")},
-                {k[2:]: v for k, v in members.items() if k.startswith("y/")})
+    return Rows(
+        {k[2:]: v for k, v in members.items() if k.startswith("x/")},
+        {k[2:]: v for k, v in members.items() if k.startswith("y/")},
+    )
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -149,8 +155,10 @@ def fit_to_inputs(features: Mapping[str, Array], specs: Sequence[TensorSpec]) ->
         return {specs[0].name: _fitted(next(iter(features.values())), specs[0])}
     missing = [spec.name for spec in specs if spec.name not in features]
     if missing:
-        raise DataError(f"every model input must be a feature of the same name: no feature for "
-                        f"{', '.join(map(repr, missing))}; features are {', '.join(map(repr, features))}")
+        raise DataError(
+            f"every model input must be a feature of the same name: no feature for "
+            f"{', '.join(map(repr, missing))}; features are {', '.join(map(repr, features))}"
+        )
     return {spec.name: _fitted(features[spec.name], spec) for spec in specs}
 
 
@@ -161,7 +169,8 @@ def _fitted(array: Array, spec: TensorSpec) -> Array:
         elif array.ndim == 2 and array.shape[1] == 1 and len(spec.shape) == 1:
             array = array[:, 0]
         fits = array.ndim == len(spec.shape) and all(
-            want in (None, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True))
+            want in (None, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
         if not fits:
             raise DataError(f"features must fit the model's input: it is {spec}, the rows have shape {array.shape}")
     if (spec.dtype == "string") != (array.dtype.kind in "US"):

@@ -20,15 +20,19 @@ def judge_parity(served: Mapping[str, Array], in_process: Mapping[str, Array], a
     """
     worst = {name: _worst(served[name], in_process[name], atol, rtol) for name in in_process}
     failed = {name: found for name, found in worst.items() if found["problem"]}
-    figures = {"max_abs_difference": max(found["difference"] for found in worst.values()),
-               "rows": float(len(next(iter(in_process.values())))),
-               "rows_differing": float(max(found["rows_differing"] for found in worst.values()))}
+    figures = {
+        "max_abs_difference": max(found["difference"] for found in worst.values()),
+        "rows": float(len(next(iter(in_process.values())))),
+        "rows_differing": float(max(found["rows_differing"] for found in worst.values())),
+    }
     if failed:
         name, found = next(iter(failed.items()))
         summary = f"output '{name}': {found['problem']}"
     else:
-        summary = (f"largest difference {figures['max_abs_difference']:.2g} over {figures['rows']:.0f} rows "
-                   f"(at most {atol:g} + {rtol:g} x value)")
+        summary = (
+            f"largest difference {figures['max_abs_difference']:.2g} over {figures['rows']:.0f} rows "
+            f"(at most {atol:g} + {rtol:g} x value)"
+        )
     return GateResult("parity", not failed, summary, figures, evidence={"outputs": worst})
 
 
@@ -49,10 +53,19 @@ def _worst(served: Array, in_process: Array, atol: float, rtol: float) -> dict[s
     rows_wrong = wrong.reshape(len(wrong), -1).any(axis=1)
     where = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
     values = f"served {served[where]!s}, in process {in_process[where]!s}"
-    problem = (f"{int(rows_wrong.sum())} of {len(wrong)} rows differ, worst in row {where[0]}: {values}"
-               if rows_wrong.any() else "")
-    return _found(problem, float(difference.max()), int(rows_wrong.sum()),
-                  row=where[0], element=list(where[1:]), values=values)
+    problem = (
+        f"{int(rows_wrong.sum())} of {len(wrong)} rows differ, worst in row {where[0]}: {values}"
+        if rows_wrong.any()
+        else ""
+    )
+    return _found(
+        problem,
+        float(difference.max()),
+        int(rows_wrong.sum()),
+        row=where[0],
+        element=list(where[1:]),
+        values=values,
+    )
 
 
 def _found(problem: str, difference: float, rows_differing: int, **evidence: Any) -> dict[str, Any]:

@@ -29,8 +29,13 @@ def judge_quality(bounds: Mapping[str, Bound], target: Array, served: Array) -> 
     missed = [name for name, bound in bounds.items() if not _within(figures[name], bound)]
     lines = [f"{name} {figures[name]:.4g} {_bound_text(bound)}" for name, bound in bounds.items()]
     summary = ", ".join(lines) or "no metric bound is configured (gates.metrics)"
-    return GateResult("quality", not missed, summary, figures, evidence={
-        "missed": missed, "bounds": {name: bound.model_dump() for name, bound in bounds.items()}})
+    return GateResult(
+        "quality",
+        not missed,
+        summary,
+        figures,
+        evidence={"missed": missed, "bounds": {name: bound.model_dump() for name, bound in bounds.items()}},
+    )
 
 
 def measure(name: str, target: Array, served: Array) -> float:
@@ -45,14 +50,19 @@ def measure(name: str, target: Array, served: Array) -> float:
     try:
         return float(function(target, served))
     except Exception as exc:  # scikit-learn and users' metrics raise many classes for answers that do not fit
-        raise DataError(f"metric '{name}' must fit targets of shape {target.shape} and answers of shape "
-                        f"{served.shape}, got {describe(exc)}") from exc
+        raise DataError(
+            f"metric '{name}' must fit targets of shape {target.shape} and answers of shape "
+            f"{served.shape}, got {describe(exc)}"
+        ) from exc
 
 
 def _within(value: float, bound: Bound) -> bool:
     """Return whether a value is inside its bound; NaN never is."""
-    return (not math.isnan(value) and (bound.min is None or value >= bound.min)
-            and (bound.max is None or value <= bound.max))
+    return (
+        not math.isnan(value)
+        and (bound.min is None or value >= bound.min)
+        and (bound.max is None or value <= bound.max)
+    )
 
 
 def _bound_text(bound: Bound) -> str:
@@ -67,7 +77,7 @@ def labels(served: Array) -> Array:
     (n, k) are scores of k classes; (n,) and (n, 1) are labels when integer, else a probability of class 1.
     """
     if served.ndim == 2 and served.shape[1] > 1:
-        return served.argmax(axis=1).astype(np.int64)
+        return np.asarray(served.argmax(axis=1), np.int64)
     flat = served.reshape(len(served))
     return flat.astype(np.int64) if flat.dtype.kind in "biu" else (flat >= 0.5).astype(np.int64)
 

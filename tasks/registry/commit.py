@@ -11,6 +11,10 @@ def git_commit() -> str:
     git = shutil.which("git")
     if git is None:
         return ""
-    described = subprocess.run([git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-                               capture_output=True, text=True, check=False)
+    described = subprocess.run(
+        [git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return described.stdout.strip()

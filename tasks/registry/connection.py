@@ -13,8 +13,6 @@ from tasks.errors import TrackingError
 
 def preload() -> None:
     """Import what logging a run needs (seconds), at a time when this process has nothing else to do."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure
     import mlflow.data
     import mlflow.pyfunc
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
@@ -57,8 +55,10 @@ def experiment_id(client: Any, config: Config) -> str:
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
-        raise TrackingError(f"experiment '{name}' must be active, and is deleted; restore it "
-                            f"(mlflow experiments restore -x {found.experiment_id}) or set tracking.experiment")
+        raise TrackingError(
+            f"experiment '{name}' must be active, and is deleted; restore it "
+            f"(mlflow experiments restore -x {found.experiment_id}) or set tracking.experiment"
+        )
     return str(found.experiment_id)
 
 

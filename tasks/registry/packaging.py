@@ -33,8 +33,14 @@ def build_package(candidate: Candidate, directory: Path) -> None:
     requirements.write_text("".join(f"{name}=={version(name)}\n" for name in ("mlflow", "tensorflow")))
     model = Model(artifact_path="model", signature=mlflow_signature(candidate.signature))
     model.saved_input_example_info = write_example(candidate, directory)
-    model.add_flavor("tensorflow", code=None, model_type="tf1-estimator", saved_model_dir=SAVED_MODEL,
-                     meta_graph_tags=["serve"], signature_def_key=candidate.signature.name)
+    model.add_flavor(
+        "tensorflow",
+        code=None,
+        model_type="tf1-estimator",
+        saved_model_dir=SAVED_MODEL,
+        meta_graph_tags=["serve"],
+        signature_def_key=candidate.signature.name,
+    )
     mlflow.pyfunc.add_to_model(model, loader_module="mlflow.tensorflow")
     model.save(str(directory / "MLmodel"))
 
@@ -60,10 +66,12 @@ def write_example(candidate: Candidate, directory: Path) -> dict[str, str]:
     rows = {name: _listed(array[:EXAMPLE_ROWS]) for name, array in load_arrays(candidate.requests).items()}
     (directory / "input_example.json").write_text(json.dumps(rows))
     (directory / "serving_input_example.json").write_text(json.dumps({"inputs": rows}))
-    return {"artifact_path": "input_example.json", "serving_input_path": "serving_input_example.json",
-            "type": "json_object"}
+    return {
+        "artifact_path": "input_example.json",
+        "serving_input_path": "serving_input_example.json",
+        "type": "json_object",
+    }
 
 
 def _listed(array: Array) -> Any:
     return np.char.decode(array, "utf-8", "replace").tolist() if array.dtype.kind == "S" else array.tolist()
-

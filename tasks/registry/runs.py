@@ -41,8 +41,13 @@ def log_rehearsal(config: Config, splits: Splits, trained: TrainedModel, report:
                 client.log_artifacts(run.info.run_id, scratch)
             client.log_table(run.info.run_id, _sample(config, report), "predictions.json")
             number = _register(client, run, candidate.name, tags)
-    return TrackedRun(run.info.run_id, experiment, candidate.name, number,
-                      run_url(config.tracking.uri, experiment, run.info.run_id))
+    return TrackedRun(
+        run.info.run_id,
+        experiment,
+        candidate.name,
+        number,
+        run_url(config.tracking.uri, experiment, run.info.run_id),
+    )
 
 
 @contextlib.contextmanager
@@ -84,17 +89,25 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
-    metrics = [Metric(name, value, now, epoch) for name, values in trained.history.items()
-               for epoch, value in enumerate(values, 1)]
-    metrics += [Metric(f"gate.{gate.name}.{name}", value, now, 0) for gate in report.gates
-                for name, value in {**gate.figures, "passed": float(gate.passed)}.items()]
-    metrics += [Metric("parameters", trained.parameters, now, 0),
-                Metric("serving.startup_s", report.served.server.startup_s, now, 0),
-                Metric("serving.rows_per_s", report.served.rows_per_s, now, 0)]
+    metrics = [
+        Metric(name, value, now, epoch)
+        for name, values in trained.history.items()
+        for epoch, value in enumerate(values, 1)
+    ]
+    metrics += [
+        Metric(f"gate.{gate.name}.{name}", value, now, 0)
+        for gate in report.gates
+        for name, value in {**gate.figures, "passed": float(gate.passed)}.items()
+    ]
+    metrics += [
+        Metric("parameters", trained.parameters, now, 0),
+        Metric("serving.startup_s", report.served.server.startup_s, now, 0),
+        Metric("serving.rows_per_s", report.served.rows_per_s, now, 0),
+    ]
     params = [Param(name, str(value)[:6000]) for name, value in _flat(config.model_dump(mode="json")).items()]
     params.append(Param("best_epoch", str(trained.best_epoch)))
     for start in range(0, max(len(metrics), len(params)), 100):  # MLflow takes 100 parameters, 1000 metrics a call
-        client.log_batch(run_id, metrics[start:start + 100], params[start:start + 100])
+        client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -118,8 +131,13 @@ def _log_dataset(client: Any, run_id: str, splits: Splits) -> None:
     for context, path in (("training", splits.train), ("testing", splits.test)):
         rows = load_rows(path)
         # MLflow's digest is at most 36 characters long
-        dataset = mlflow.data.from_numpy(dict(rows.features), CodeDatasetSource({"loader": splits.source}),
-                                         dict(rows.targets), splits.source, splits.digest[:36])
+        dataset = mlflow.data.from_numpy(
+            dict(rows.features),
+            CodeDatasetSource({"loader": splits.source}),
+            dict(rows.targets),
+            splits.source,
+            splits.digest[:36],
+        )
         inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
     client.log_inputs(run_id, inputs)
 
@@ -129,8 +147,7 @@ def _fill_artifacts(directory: Path, config: Config, trained: TrainedModel, repo
     (directory / "report.json").write_text(json.dumps(report_document(report), indent=1))
     (directory / "server.log").write_bytes(report.served.server.log.read_bytes())
     draw_curves(trained.history, trained.best_epoch, directory / "curves.png")
-    draw_parity(load_arrays(report.served.answers), load_arrays(report.candidate.reference),
-                directory / "parity.png")
+    draw_parity(load_arrays(report.served.answers), load_arrays(report.candidate.reference), directory / "parity.png")
     (directory / "model").mkdir()
     build_package(report.candidate, directory / "model")
 
@@ -138,10 +155,17 @@ def _fill_artifacts(directory: Path, config: Config, trained: TrainedModel, repo
 def _sample(config: Config, report: ValidationReport) -> dict[str, list[Any]]:
     """Return the first test rows as columns: inputs, targets, served and in-process answers."""
     n_rows = config.tracking.sample_rows
-    groups = {"input": load_arrays(report.candidate.requests), "target": load_rows(report.candidate.targets).targets,
-              "served": load_arrays(report.served.answers), "in_process": load_arrays(report.candidate.reference)}
-    return {f"{group}.{name}": [_cell(value) for value in array[:n_rows]]
-            for group, arrays in groups.items() for name, array in arrays.items()}
+    groups = {
+        "input": load_arrays(report.candidate.requests),
+        "target": load_rows(report.candidate.targets).targets,
+        "served": load_arrays(report.served.answers),
+        "in_process": load_arrays(report.candidate.reference),
+    }
+    return {
+        f"{group}.{name}": [_cell(value) for value in array[:n_rows]]
+        for group, arrays in groups.items()
+        for name, array in arrays.items()
+    }
 
 
 def _cell(value: Any) -> Any:

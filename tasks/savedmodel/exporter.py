@@ -15,8 +15,8 @@ from tasks.datasets.rows import Array, fit_to_inputs, load_rows, save_arrays
 from tasks.errors import ExportError, SignatureMismatch
 from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.manifest import write_manifest
+from tasks.savedmodel.structure import input_specs, name_outputs, output_names, pack_features, pack_inputs
 from tasks.savedmodel.warmup import write_warmup
-from tasks.training.fit import arrange, input_specs
 
 PREDICT_BATCH = 1024  # rows at a time for the in-process answers
 
@@ -30,8 +30,9 @@ class Exported:
     size_bytes: int
 
 
-def export_savedmodel(config: Config, splits: Splits, trained: TrainedModel, directory: Path,
-                      evidence: Path) -> Exported:
+def export_savedmodel(
+    config: Config, splits: Splits, trained: TrainedModel, directory: Path, evidence: Path
+) -> Exported:
     """Export a trained model into an empty directory, with warm-up requests and a manifest.
 
     Args:
@@ -59,8 +60,7 @@ def export_savedmodel(config: Config, splits: Splits, trained: TrainedModel, dir
     return Exported(signature, manifest.digest, manifest.size_bytes)
 
 
-def request_arrays(model: Any, features: Mapping[str, Array], signature: Signature,
-                   export: Export) -> dict[str, Array]:
+def request_arrays(model: Any, features: Mapping[str, Array], signature: Signature, export: Export) -> dict[str, Array]:
     """Return rows as the signature takes them, one array an input, by served name."""
     fed = fit_to_inputs(features, input_specs(model))
     keras_names = _renamed(export.inputs, list(fed), "export.inputs")
@@ -79,19 +79,25 @@ def serving_function(model: Any, export: Export) -> tuple[Any, Signature]:
     keras_inputs = {spec.name: spec for spec in input_specs(model)}
     served_inputs = _renamed(export.inputs, list(keras_inputs), "export.inputs")
     inputs = tuple(_flat(name, keras_inputs[keras_name]) for name, keras_name in served_inputs.items())
-    served_outputs = _renamed(export.outputs, list(output_names(model)), "export.outputs")
+    served_outputs = _renamed(export.outputs, output_names(model), "export.outputs")
 
     def serve(tensors: Mapping[str, Any]) -> dict[str, Any]:
-        fed = {keras_name: tf.reshape(tensors[name], [-1, 1]) if keras_inputs[keras_name].shape == (None, 1)
-               else tensors[name] for name, keras_name in served_inputs.items()}
-        answers = _named_outputs(model, model(arrange_tensors(model, fed), training=False))
+        fed = {
+            keras_name: tf.reshape(tensors[name], [-1, 1])
+            if keras_inputs[keras_name].shape == (None, 1)
+            else tensors[name]
+            for name, keras_name in served_inputs.items()
+        }
+        answers = name_outputs(model, model(pack_inputs(model, fed), training=False))
         return {name: answers[keras_name] for name, keras_name in served_outputs.items()}
 
     specs = {spec.name: tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in inputs}
     function = tf.function(serve, input_signature=[specs], autograph=False)
     outputs = function.get_concrete_function().structured_outputs
-    return function, Signature(inputs, tuple(
-        TensorSpec(name, outputs[name].dtype.name, _shape(outputs[name].shape)) for name in served_outputs))
+    return function, Signature(
+        inputs,
+        tuple(TensorSpec(name, outputs[name].dtype.name, _shape(outputs[name].shape)) for name in served_outputs),
+    )
 
 
 def _shape(shape: Any) -> tuple[int | None, ...] | None:
@@ -107,41 +113,20 @@ def _renamed(wanted: Mapping[str, str], available: list[str], field: str) -> dic
     if not wanted:
         return {name: name for name in available}
     if sorted(wanted.values()) != sorted(available):
-        raise SignatureMismatch(f"{field} must name each of the model's {', '.join(available)} once, "
-                                f"got {', '.join(wanted.values())}")
+        raise SignatureMismatch(
+            f"{field} must name each of the model's {', '.join(available)} once, got {', '.join(wanted.values())}"
+        )
     return dict(wanted)
-
-
-def output_names(model: Any) -> tuple[str, ...]:
-    """Return the names of a model's outputs: the keys of its dict, or the names of its output layers."""
-    struct = getattr(model, "_outputs_struct", None)
-    if isinstance(struct, dict):
-        return tuple(struct)
-    return tuple(model.output_names)
-
-
-def _named_outputs(model: Any, answers: Any) -> dict[str, Any]:
-    if isinstance(answers, dict):
-        return answers
-    return dict(zip(output_names(model), answers if isinstance(answers, list | tuple) else [answers], strict=True))
-
-
-def arrange_tensors(model: Any, fed: Mapping[str, Any]) -> Any:
-    """Return named tensors in the structure that the model was built with."""
-    import keras
-
-    packed = keras.tree.map_structure(lambda tensor: fed[tensor.name], getattr(model, "_inputs_struct", model.inputs))
-    return packed[0] if isinstance(packed, list) and len(packed) == 1 else packed
 
 
 def predict_in_process(model: Any, features: Mapping[str, Array], export: Export) -> dict[str, Array]:
     """Return what the Keras model itself answers, one array an output, by served name."""
     parts: dict[str, list[Array]] = {}
-    served = _renamed(export.outputs, list(output_names(model)), "export.outputs")
+    served = _renamed(export.outputs, output_names(model), "export.outputs")
     n_rows = len(next(iter(features.values())))
     for start in range(0, n_rows, PREDICT_BATCH):
-        batch = {name: array[start:start + PREDICT_BATCH] for name, array in features.items()}
-        answers = _named_outputs(model, model(arrange(model, batch), training=False))
+        batch = {name: array[start : start + PREDICT_BATCH] for name, array in features.items()}
+        answers = name_outputs(model, model(pack_features(model, batch), training=False))
         for name, keras_name in served.items():
             parts.setdefault(name, []).append(np.asarray(answers[keras_name]))
     return {name: np.concatenate(part) for name, part in parts.items()}

@@ -7,7 +7,12 @@ import os
 import shutil
 from pathlib import Path
 
-NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}  # another file system, or one without links
+NO_LINKS = {
+    errno.EXDEV,
+    errno.EPERM,
+    errno.EMLINK,
+    errno.EOPNOTSUPP,
+}  # another file system, or one without links
 
 
 def fsync_path(path: Path) -> None:

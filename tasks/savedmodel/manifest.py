@@ -53,8 +53,10 @@ def verify_manifest(directory: Path, digest: str) -> Manifest:
     """
     found = hash_files(directory)
     if found.digest != digest:
-        raise ManifestMismatch(f"'{directory}' must hold the bytes that were validated (digest {digest[:12]}), "
-                               f"got digest {found.digest[:12]}: {_difference(directory, found)}")
+        raise ManifestMismatch(
+            f"'{directory}' must hold the bytes that were validated (digest {digest[:12]}), "
+            f"got digest {found.digest[:12]}: {_difference(directory, found)}"
+        )
     return found
 
 
@@ -88,4 +90,3 @@ def hash_files(directory: Path) -> Manifest:
                     sha = hashlib.file_digest(stream, "sha256").hexdigest()
                 files.append((relative.as_posix(), path.stat().st_size, sha))
     return Manifest(tuple(sorted(files)))
-

@@ -11,8 +11,9 @@ from tasks.records import Signature
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
-def write_warmup(version_dir: Path, model_name: str, signature: Signature, feeds: Mapping[str, Array],
-                 rows: int) -> None:
+def write_warmup(
+    version_dir: Path, model_name: str, signature: Signature, feeds: Mapping[str, Array], rows: int
+) -> None:
     """Write one request of a single row and one of `rows` rows (none for 0).
 
     Args:

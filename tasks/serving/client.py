@@ -54,8 +54,10 @@ class RestClient:
         """Return version to (state, error message); see facts of the state machine in `launch.py`."""
         answer = self._get(self._model_url)
         try:
-            return {int(v["version"]): (str(v["state"]), str(v["status"].get("error_message", "")))
-                    for v in answer["model_version_status"]}
+            return {
+                int(v["version"]): (str(v["state"]), str(v["status"].get("error_message", "")))
+                for v in answer["model_version_status"]
+            }
         except (KeyError, TypeError, ValueError) as exc:
             raise ServingError(f"a status must list model_version_status, got {str(answer)[:200]}") from exc
 
@@ -66,11 +68,11 @@ class RestClient:
             found = answer["metadata"]["signature_def"]["signature_def"][signature_name]
             return _specs(found["inputs"]), _specs(found["outputs"])
         except (KeyError, TypeError, ValueError) as exc:
-            raise ServingError(f"metadata must describe signature '{signature_name}', "
-                               f"got {str(answer)[:200]}") from exc
+            raise ServingError(f"metadata must describe signature '{signature_name}', got {str(answer)[:200]}") from exc
 
-    def predict(self, version: int, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec],
-                signature_name: str) -> dict[str, Array]:
+    def predict(
+        self, version: int, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec], signature_name: str
+    ) -> dict[str, Array]:
         """Return the served answer to every row, one array an output, in the order of the rows.
 
         Args:
@@ -98,8 +100,10 @@ class RestClient:
         try:
             answer = self._session.request(method, url, data=body, timeout=self._timeout_s)
         except requests.Timeout as exc:
-            raise ServingTimeout(f"the server must answer within {self._timeout_s:g} s, and {method} {url} did not; "
-                                 "raise serving.request_timeout_s") from exc
+            raise ServingTimeout(
+                f"the server must answer within {self._timeout_s:g} s, and {method} {url} did not; "
+                "raise serving.request_timeout_s"
+            ) from exc
         except requests.RequestException as exc:
             raise ServingUnavailable(f"the server must be reachable at {url}, got {type(exc).__name__}") from exc
         if answer.ok:
@@ -116,8 +120,9 @@ def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
     for name, info in sorted(tensors.items()):
         shape = info["tensor_shape"]
         sizes = tuple(None if int(d["size"]) < 0 else int(d["size"]) for d in shape.get("dim", []))
-        specs.append(TensorSpec(name, DTYPES.get(info["dtype"], info["dtype"]),
-                                None if shape.get("unknown_rank") else sizes))
+        specs.append(
+            TensorSpec(name, DTYPES.get(info["dtype"], info["dtype"]), None if shape.get("unknown_rank") else sizes)
+        )
     return specs
 
 
@@ -127,7 +132,7 @@ def _parts(inputs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
     row_bytes = sum(_json_bytes(array) for array in inputs.values())
     step = max(1, min(MAX_ROWS, BODY_BYTES // max(1, row_bytes)))
     for start in range(0, n_rows, step):
-        yield {name: array[start:start + step] for name, array in inputs.items()}
+        yield {name: array[start : start + step] for name, array in inputs.items()}
 
 
 def _json_bytes(array: Array) -> int:
@@ -170,8 +175,10 @@ def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
     try:
         found = _parse(body)["outputs"]
         named = found if len(outputs) > 1 else {outputs[0].name: found}
-        return {spec.name: np.asarray(named[spec.name], None if spec.dtype == "string" else spec.dtype)
-                for spec in outputs}
+        return {
+            spec.name: np.asarray(named[spec.name], None if spec.dtype == "string" else spec.dtype) for spec in outputs
+        }
     except (KeyError, TypeError, ValueError) as exc:
-        raise ServingError(f"an answer must hold the outputs {', '.join(s.name for s in outputs)}, "
-                           f"got {body[:200]!r}") from exc
+        raise ServingError(
+            f"an answer must hold the outputs {', '.join(s.name for s in outputs)}, got {body[:200]!r}"
+        ) from exc

@@ -53,7 +53,9 @@ class EmbeddedServer:
         lines = [line for line in words.splitlines() if line.strip()]
         reason = next((line for line in reversed(lines) if "Failed to start server" in line), "")
         if status == 255 or reason:
-            return ModelLoadError(f"the server must load the model, and refused it: {reason or lines[-1]}", detail=words)
+            return ModelLoadError(
+                f"the server must load the model, and refused it: {reason or lines[-1]}", detail=words
+            )
         return ServingError(f"the embedded server must run, but ended with exit status {status}", detail=words)
 
     def _read(self) -> bytes:
@@ -78,14 +80,31 @@ def _start(model_name: str, base: Path, output: IO[bytes], stack: contextlib.Exi
     """Start the child and leave its end with `stack`."""
     lifeline_read, lifeline_write = os.pipe()
     stack.callback(os.close, lifeline_write)
-    command = [sys.executable, "-m", "tasks.serving.server", "--port=0", "--rest_api_port=0",
-               f"--model_name={model_name}", f"--model_base_path={base}",
-               "--max_num_load_retries=0", "--file_system_poll_wait_seconds=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "tasks.serving.server",
+        "--port=0",
+        "--rest_api_port=0",
+        f"--model_name={model_name}",
+        f"--model_base_path={base}",
+        "--max_num_load_retries=0",
+        "--file_system_poll_wait_seconds=0",
+    ]
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lifeline_read],
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[lifeline_read],
             start_new_session=True,  # a Ctrl-C of the terminal is for the flow, which then stops its server
-            env={**os.environ, "REHEARSAL_LIFELINE_FD": str(lifeline_read), "REHEARSAL_REST_HOST": "127.0.0.1"})
+            env={
+                **os.environ,
+                "REHEARSAL_LIFELINE_FD": str(lifeline_read),
+                "REHEARSAL_REST_HOST": "127.0.0.1",
+            },
+        )
     finally:
         os.close(lifeline_read)
     stack.callback(_stop, process)
@@ -101,4 +120,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
         process.wait()
-

@@ -74,8 +74,9 @@ def choose_backend(serving: Serving) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def throwaway_server(backend: str, serving: Serving, candidate: Candidate, run_id: str,
-                     log_file: Path) -> Iterator[tuple[ThrowawayServer, RestClient]]:
+def throwaway_server(
+    backend: str, serving: Serving, candidate: Candidate, run_id: str, log_file: Path
+) -> Iterator[tuple[ThrowawayServer, RestClient]]:
     """Run a server on exactly the candidate's bytes until the block ends; its log is kept in `log_file`.
 
     The server is AVAILABLE when the block begins.
@@ -87,7 +88,8 @@ def throwaway_server(backend: str, serving: Serving, candidate: Candidate, run_i
         from tasks.serving.container import run_container
 
         started: contextlib.AbstractContextManager[ThrowawayServer] = run_container(
-            serving, candidate.name, candidate.version_dir, run_id=run_id)
+            serving, candidate.name, candidate.version_dir, run_id=run_id
+        )
     else:
         started = run_embedded(candidate.name, candidate.version_dir)
     with started as server, contextlib.ExitStack() as stack:
@@ -97,9 +99,13 @@ def throwaway_server(backend: str, serving: Serving, candidate: Candidate, run_i
         yield server, client
 
 
-def wait_available(server: ThrowawayServer, candidate: Candidate, serving: Serving,
-                   clock: Callable[[], float] = time.monotonic,
-                   sleep: Callable[[float], None] = time.sleep) -> RestClient:
+def wait_available(
+    server: ThrowawayServer,
+    candidate: Candidate,
+    serving: Serving,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> RestClient:
     """Return a client as soon as the candidate's version is AVAILABLE.
 
     Raises:
@@ -119,12 +125,17 @@ def wait_available(server: ThrowawayServer, candidate: Candidate, serving: Servi
         if state == "AVAILABLE" and client is not None:
             return client
         if state == "END":
-            raise ModelLoadError(f"the server must load '{candidate.name}' version {candidate.version}, "
-                                 f"and refused it: {message}", detail=server.log())
+            raise ModelLoadError(
+                f"the server must load '{candidate.name}' version {candidate.version}, and refused it: {message}",
+                detail=server.log(),
+            )
         sleep(POLL_S)
-    raise ServingTimeout(f"'{candidate.name}' version {candidate.version} not AVAILABLE after "
-                         f"{serving.startup_timeout_s:g} s (last state: {state}). Raise serving.startup_timeout_s or "
-                         "read the server log below.", detail=server.log())
+    raise ServingTimeout(
+        f"'{candidate.name}' version {candidate.version} not AVAILABLE after "
+        f"{serving.startup_timeout_s:g} s (last state: {state}). Raise serving.startup_timeout_s or "
+        "read the server log below.",
+        detail=server.log(),
+    )
 
 
 def _keep_log(server: ThrowawayServer, log_file: Path) -> None:

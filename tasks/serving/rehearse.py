@@ -32,8 +32,9 @@ def rehearse(serving: Serving, candidate: Candidate, run_dir: Path) -> ServedAns
         asked = time.monotonic()
         answers = client.predict(candidate.version, requests, candidate.signature.outputs, candidate.signature.name)
         seconds = time.monotonic() - asked
-        facts = ServerFacts(server.backend, reason, server.image, server.image_id, server.version,
-                            available - begun, log_file)
+        facts = ServerFacts(
+            server.backend, reason, server.image, server.image_id, server.version, available - begun, log_file
+        )
     save_arrays(answers_file, answers)
     served = Signature(tuple(inputs), tuple(outputs), candidate.signature.name)
     return ServedAnswers(facts, served, answers_file, n_rows, n_rows / seconds)

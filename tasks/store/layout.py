@@ -17,7 +17,7 @@ from tasks.errors import StoreError, VersionExists
 from tasks.savedmodel.files import fsync_path
 
 STAGING = ".staging-"  # not a number, so TensorFlow Serving's watcher passes it over
-HIGHEST = ".highest"   # the highest number ever used; survives the removal of old versions
+HIGHEST = ".highest"  # the highest number ever used; survives the removal of old versions
 MAX_VERSION = 2**63 - 1
 
 
@@ -44,8 +44,10 @@ def versions(model_dir: Path) -> dict[int, Path]:
         if number is None:
             continue
         if number in found:
-            raise VersionExists(f"a version number must stand once in '{model_dir}', got '{found[number].name}' "
-                                f"and '{child.name}'; remove the one that was not meant")
+            raise VersionExists(
+                f"a version number must stand once in '{model_dir}', got '{found[number].name}' "
+                f"and '{child.name}'; remove the one that was not meant"
+            )
         found[number] = child
     return dict(sorted(found.items()))
 

@@ -30,8 +30,10 @@ def model_lock(model_dir: Path, timeout_s: float) -> Iterator[None]:
         lock = FileLock(model_dir / ".lock", timeout=timeout_s)
         lock.acquire()
     except Timeout as exc:
-        raise LockTimeout(f"one promotion of '{model_dir.name}' at a time: '{exc.lock_file}' was held for "
-                          f"{timeout_s:g} s; wait for the other run or raise promote.lock_timeout_s") from exc
+        raise LockTimeout(
+            f"one promotion of '{model_dir.name}' at a time: '{exc.lock_file}' was held for "
+            f"{timeout_s:g} s; wait for the other run or raise promote.lock_timeout_s"
+        ) from exc
     except OSError as exc:
         raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
     with lock:
@@ -54,8 +56,10 @@ def publish(candidate: Candidate, models_root: Path, lock_timeout_s: float) -> P
         if candidate.version in live:
             return _published_before(candidate, live[candidate.version])
         if live and max(live) > candidate.version:
-            raise StoreError(f"a promoted version must be the highest, for that is what serves: version {max(live)} "
-                             f"of '{candidate.name}' is live, got {candidate.version}; run again for a new number")
+            raise StoreError(
+                f"a promoted version must be the highest, for that is what serves: version {max(live)} "
+                f"of '{candidate.name}' is live, got {candidate.version}; run again for a new number"
+            )
         target = model_dir / candidate.version_dir.name
         staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
         try:
@@ -70,12 +74,13 @@ def publish(candidate: Candidate, models_root: Path, lock_timeout_s: float) -> P
     return target
 
 
-
 def _published_before(candidate: Candidate, live_dir: Path) -> Path:
     """Return the live directory if it holds the candidate's bytes: a second try of the same promotion."""
     try:
         verify_manifest(live_dir, candidate.digest)
     except (ManifestMismatch, OSError) as exc:
-        raise VersionExists(f"version {candidate.version} of '{candidate.name}' must be free or hold the candidate's "
-                            f"bytes, but '{live_dir}' holds others") from exc
+        raise VersionExists(
+            f"version {candidate.version} of '{candidate.name}' must be free or hold the candidate's "
+            f"bytes, but '{live_dir}' holds others"
+        ) from exc
     return live_dir

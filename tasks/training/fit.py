@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ import numpy as np
 
 from configs.schema import Config
 from tasks.datasets.references import describe, resolve
-from tasks.datasets.rows import Rows, fit_to_inputs, load_rows
+from tasks.datasets.rows import Rows, load_rows
 from tasks.errors import TrainingError
-from tasks.records import Splits, TensorSpec, TrainedModel
+from tasks.records import Splits, TrainedModel
+from tasks.savedmodel.structure import pack_features
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +39,27 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
         tf.config.experimental.enable_op_determinism()
     rows = load_rows(splits.train)
     model = build_model(config, rows)
-    specs = input_specs(model)
-    train = _dataset(rows, specs, model, config, shuffle=True)
-    validation = _dataset(load_rows(splits.validation), specs, model, config, shuffle=False)
+    train = _dataset(rows, model, config, shuffle=True)
+    validation = _dataset(load_rows(splits.validation), model, config, shuffle=False)
     watch = _watch(config)
     callbacks = [watch, *([] if show_bar else [_lines(config.training.epochs)])]
     if config.training.patience:
-        callbacks.append(keras.callbacks.EarlyStopping(
-            config.training.monitor, patience=config.training.patience, mode=config.training.mode,
-            restore_best_weights=True))
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                config.training.monitor,
+                patience=config.training.patience,
+                mode=config.training.mode,
+                restore_best_weights=True,
+            )
+        )
     try:
-        fitted = model.fit(train, validation_data=validation, epochs=config.training.epochs,
-                           callbacks=callbacks, verbose=1 if show_bar else 0)
+        fitted = model.fit(
+            train,
+            validation_data=validation,
+            epochs=config.training.epochs,
+            callbacks=callbacks,
+            verbose=1 if show_bar else 0,
+        )
     except TrainingError:
         raise
     except Exception as exc:  # Keras and TensorFlow raise many classes for a model that does not fit its data
@@ -77,38 +85,23 @@ def build_model(config: Config, rows: Rows) -> Any:
     if not isinstance(model, keras.Model):
         raise TrainingError(f"model.build '{reference}' must return a keras.Model, got {type(model).__name__}")
     if not getattr(model, "inputs", None):
-        raise TrainingError(f"model.build '{reference}' must return a model with named inputs: use the functional "
-                            "interface, or start a Sequential with keras.Input")
+        raise TrainingError(
+            f"model.build '{reference}' must return a model with named inputs: use the functional "
+            "interface, or start a Sequential with keras.Input"
+        )
     if not model.compiled:
         raise TrainingError(f"model.build '{reference}' must return a compiled model; call model.compile in it")
     return model
 
 
-def input_specs(model: Any) -> list[TensorSpec]:
-    """Return the inputs of a Keras model, first axis free."""
-    return [TensorSpec(str(t.name), str(t.dtype), (None, *t.shape[1:])) for t in model.inputs]
-
-
-def arrange(model: Any, features: Mapping[str, Any]) -> Any:
-    """Return features in the structure that the model was built with (one tensor, a list or a dict)."""
-    import keras
-    import tensorflow as tf
-
-    # TensorFlow tensors, because Keras' array adapter does not take text
-    named = {name: tf.constant(array) for name, array in fit_to_inputs(features, input_specs(model)).items()}
-    structure = getattr(model, "_inputs_struct", model.inputs)
-    packed = keras.tree.map_structure(lambda tensor: named[tensor.name], structure)
-    return packed[0] if isinstance(packed, list) and len(packed) == 1 else packed
-
-
-def _dataset(rows: Rows, specs: list[TensorSpec], model: Any, config: Config, *, shuffle: bool) -> Any:
+def _dataset(rows: Rows, model: Any, config: Config, *, shuffle: bool) -> Any:
     """Return batches; the order of shuffled rows depends on the seed alone."""
     import tensorflow as tf
 
     targets: Any = dict(rows.targets)
     if list(targets) == ["target"]:
         targets = targets["target"]
-    data = tf.data.Dataset.from_tensor_slices((arrange(model, rows.features), targets))
+    data = tf.data.Dataset.from_tensor_slices((pack_features(model, rows.features), targets))
     if shuffle:
         data = data.shuffle(len(rows), seed=config.seed, reshuffle_each_iteration=True)
     return data.batch(config.training.batch_size).prefetch(2)
@@ -122,11 +115,14 @@ def _watch(config: Config) -> Any:
         def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
             logs = logs or {}
             if config.training.patience and config.training.monitor not in logs:
-                raise TrainingError(f"training.monitor must be one of {', '.join(sorted(logs))}, "
-                                    f"got '{config.training.monitor}'")
+                raise TrainingError(
+                    f"training.monitor must be one of {', '.join(sorted(logs))}, got '{config.training.monitor}'"
+                )
             if not math.isfinite(logs.get("loss", math.nan)):
-                raise TrainingError(f"the loss must stay a number, got {logs.get('loss')} in epoch {epoch + 1}; "
-                                    "lower the learning rate or scale the features")
+                raise TrainingError(
+                    f"the loss must stay a number, got {logs.get('loss')} in epoch {epoch + 1}; "
+                    "lower the learning rate or scale the features"
+                )
 
     return Watch()
 
@@ -149,6 +145,7 @@ def _summary(model: Any, history: Mapping[str, list[float]], config: Config, ker
     best = len(curves["loss"])
     if watched and config.training.patience:
         higher_is_better = config.training.mode == "max" or (
-            config.training.mode == "auto" and not config.training.monitor.endswith(("loss", "error")))
+            config.training.mode == "auto" and not config.training.monitor.endswith(("loss", "error"))
+        )
         best = int(np.argmax(watched) if higher_is_better else np.argmin(watched)) + 1
     return TrainedModel(keras_file, curves, model.count_params(), best)

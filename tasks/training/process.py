@@ -37,7 +37,8 @@ class TensorFlowProcess:
     def __init__(self) -> None:
         """Start the child; it imports TensorFlow at once."""
         ours, theirs = socket.socketpair()
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # TensorFlow's start-up chatter; shown if the child dies
+        # TensorFlow's start-up chatter; shown if the child dies
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         with theirs:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "tasks.training.worker", str(theirs.fileno())],

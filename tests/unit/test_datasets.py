@@ -95,7 +95,11 @@ def test_stratified_split_keeps_shares(tmp_path: Path) -> None:
     """With `stratify`, a rare class is in every split in proportion."""
     target = np.array([1] * 10 + [0] * 90)
     result = split(tmp_path, (np.arange(100.0), target), stratify=True)
-    assert [int(load_rows(p).targets["target"].sum()) for p in (result.train, result.validation, result.test)] == [6, 2, 2]
+    assert [int(load_rows(p).targets["target"].sum()) for p in (result.train, result.validation, result.test)] == [
+        6,
+        2,
+        2,
+    ]
 
 
 def test_empty_split_is_refused(tmp_path: Path) -> None:
@@ -117,7 +121,9 @@ def test_fit_to_inputs() -> None:
     """One input takes the one feature; (n,) and (n, 1) fit each other; dtypes are cast to the signature's."""
     x = np.arange(3)
     assert fit_to_inputs({"features": x}, [TensorSpec("p", "float32", (None, 1))])["p"].shape == (3, 1)
-    fitted = fit_to_inputs({"b": x, "a": x[:, None]}, [TensorSpec("a", "float32", (None,)), TensorSpec("b", "int64", (None,))])
+    fitted = fit_to_inputs(
+        {"b": x, "a": x[:, None]}, [TensorSpec("a", "float32", (None,)), TensorSpec("b", "int64", (None,))]
+    )
     assert fitted["a"].dtype == np.float32
     assert list(fitted) == ["a", "b"]
 
@@ -125,7 +131,11 @@ def test_fit_to_inputs() -> None:
 @pytest.mark.parametrize(
     ("features", "spec", "words"),
     [
-        ({"a": np.zeros((3, 5))}, TensorSpec("x", "float32", (None, 4)), "x: float32 (?, 4), the rows have shape (3, 5)"),
+        (
+            {"a": np.zeros((3, 5))},
+            TensorSpec("x", "float32", (None, 4)),
+            "x: float32 (?, 4), the rows have shape (3, 5)",
+        ),
         ({"a": np.zeros((3, 5, 1))}, TensorSpec("x", "float32", (None, 5)), "shape (3, 5, 1)"),
         ({"a": np.array(["q"])}, TensorSpec("x", "float32", (None,)), "the rows are <U1"),
         ({"a": np.zeros(1), "b": np.zeros(1)}, TensorSpec("x", "float32", (None,)), "no feature for 'x'"),

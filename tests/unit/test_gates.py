@@ -36,16 +36,19 @@ def test_contract_passes_on_equal_signatures() -> None:
         ((PIXELS,), (TensorSpec("probabilities", "float32", (None, 9)),), "(?, 9)"),
     ],
 )
-def test_contract_names_the_difference(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...],
-                                       words: str) -> None:
+def test_contract_names_the_difference(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], words: str
+) -> None:
     """Every difference of name, dtype or shape fails the gate and is named."""
     result = judge_contract(Signature((PIXELS,), (OUT,)), Signature(inputs, outputs))
     assert not result.passed
     assert words in result.summary
 
 
-@given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=3),
-                  elements=st.floats(-1e6, 1e6, width=32)), st.data())
+@given(
+    hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=3), elements=st.floats(-1e6, 1e6, width=32)),
+    st.data(),
+)
 def test_parity_finds_the_one_row(values: np.ndarray, data: st.DataObject) -> None:
     """Equal arrays pass; one element moved beyond tolerance fails, and its row is named."""
     assert judge_parity({"y": values.copy()}, {"y": values}, 1e-5, 1e-5).passed
@@ -75,8 +78,12 @@ def test_parity_refuses_what_is_not_finite(bad: float, side: str) -> None:
 def test_parity_names_output_and_shape() -> None:
     """Another shape fails with both shapes; text and integers must be equal."""
     assert "(2,) served, (3,) in process" in judge_parity({"y": np.zeros(2)}, {"y": np.zeros(3)}, 1, 1).summary
-    result = judge_parity({"a": np.array([1, 2]), "t": np.array(["x", "y"])},
-                          {"a": np.array([1, 2]), "t": np.array(["x", "z"])}, 1, 1)
+    result = judge_parity(
+        {"a": np.array([1, 2]), "t": np.array(["x", "y"])},
+        {"a": np.array([1, 2]), "t": np.array(["x", "z"])},
+        1,
+        1,
+    )
     assert result.summary.startswith("output 't'")
 
 
@@ -88,7 +95,9 @@ def test_metrics_agree_with_scikit_learn() -> None:
     picked = scores.argmax(1)
     assert measure("accuracy", target, scores) == sk.accuracy_score(target, picked)
     assert measure("macro_f1", target, scores) == sk.f1_score(target, picked, average="macro")
-    assert measure("log_loss", target, scores) == pytest.approx(sk.log_loss(target, scores / scores.sum(1, keepdims=True)))
+    assert measure("log_loss", target, scores) == pytest.approx(
+        sk.log_loss(target, scores / scores.sum(1, keepdims=True))
+    )
     y, guess = rng.normal(size=50), rng.normal(size=(50, 1))
     assert measure("rmse", y, guess) == pytest.approx(sk.root_mean_squared_error(y, guess[:, 0]))
     assert measure("mae", y, guess) == pytest.approx(sk.mean_absolute_error(y, guess[:, 0]))
@@ -99,8 +108,13 @@ def test_metrics_agree_with_scikit_learn() -> None:
 
 @pytest.mark.parametrize(
     ("served", "expected"),
-    [(np.array([[0.1, 0.9], [0.8, 0.2]]), [1, 0]), (np.array([0.2, 0.7]), [0, 1]), (np.array([[0.2], [0.7]]), [0, 1]),
-     (np.array([2, 0]), [2, 0])])
+    [
+        (np.array([[0.1, 0.9], [0.8, 0.2]]), [1, 0]),
+        (np.array([0.2, 0.7]), [0, 1]),
+        (np.array([[0.2], [0.7]]), [0, 1]),
+        (np.array([2, 0]), [2, 0]),
+    ],
+)
 def test_labels(served: np.ndarray, expected: list[int]) -> None:
     """Scores name their highest class, probabilities are cut at one half, integers are labels."""
     assert labels(served).tolist() == expected

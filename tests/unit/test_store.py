@@ -25,8 +25,17 @@ def make_candidate(root: Path, width: int = 0) -> Candidate:
         (claim.staging / "variables" / "data").write_bytes(os.urandom(100))
         manifest = write_manifest(claim.staging)
         version_dir = claim.publish()
-    return Candidate("m", int(version_dir.name), version_dir, manifest.digest, Signature((), ()), 1,
-                     root / "q", root / "r", root / "t")
+    return Candidate(
+        "m",
+        int(version_dir.name),
+        version_dir,
+        manifest.digest,
+        Signature((), ()),
+        1,
+        root / "q",
+        root / "r",
+        root / "t",
+    )
 
 
 def tree(directory: Path) -> dict[str, bytes]:
@@ -35,8 +44,22 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("1", 1), ("00000123", 123), ("0", 0), (str(2**63 - 1), 2**63 - 1), (str(2**63), None), ("1a", None),
-     (".staging-3", None), ("", None), ("-1", None), ("1.0", None), ("١", None), (" 1", None), ("1\n", None)])
+    [
+        ("1", 1),
+        ("00000123", 123),
+        ("0", 0),
+        (str(2**63 - 1), 2**63 - 1),
+        (str(2**63), None),
+        ("1a", None),
+        (".staging-3", None),
+        ("", None),
+        ("-1", None),
+        ("1.0", None),
+        ("١", None),
+        (" 1", None),
+        ("1\n", None),
+    ],
+)
 def test_version_number(name: str, number: int | None) -> None:
     """A child is a version exactly if its whole name is a number that fits 64 bits."""
     assert version_number(name) == number

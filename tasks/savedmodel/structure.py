@@ -1,0 +1,45 @@
+"""The inputs and outputs of a Keras model by name; runs in the TensorFlow process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.datasets.rows import Array, fit_to_inputs
+from tasks.records import TensorSpec
+
+
+def input_specs(model: Any) -> list[TensorSpec]:
+    """Return the inputs of a Keras model, first axis free."""
+    return [TensorSpec(str(t.name), str(t.dtype), (None, *t.shape[1:])) for t in model.inputs]
+
+
+def output_names(model: Any) -> list[str]:
+    """Return the names of a model's outputs: the keys of its dict, or the names of its output layers."""
+    struct = getattr(model, "_outputs_struct", None)
+    return list(struct if isinstance(struct, dict) else model.output_names)
+
+
+def pack_inputs(model: Any, tensors: Mapping[str, Any]) -> Any:
+    """Return tensors by input name in the structure that the model was built with (one, a list or a dict)."""
+    import keras
+
+    struct = getattr(model, "_inputs_struct", model.inputs)
+    packed = keras.tree.map_structure(lambda tensor: tensors[tensor.name], struct)
+    return packed[0] if isinstance(packed, list) and len(packed) == 1 else packed
+
+
+def pack_features(model: Any, features: Mapping[str, Array]) -> Any:
+    """Return features as the model's inputs; TensorFlow tensors, for Keras' array adapter takes no text."""
+    import tensorflow as tf
+
+    fed = fit_to_inputs(features, input_specs(model))
+    return pack_inputs(model, {name: tf.constant(array) for name, array in fed.items()})
+
+
+def name_outputs(model: Any, answers: Any) -> dict[str, Any]:
+    """Return a model's answers by output name."""
+    if isinstance(answers, dict):
+        return answers
+    listed = answers if isinstance(answers, list | tuple) else [answers]
+    return dict(zip(output_names(model), listed, strict=True))
