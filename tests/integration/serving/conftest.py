@@ -138,9 +138,7 @@ def zoo_server(tmp_path_factory: pytest.TempPathFactory, recorded_models: Path) 
     config = tmp_path_factory.mktemp("config") / "models.config"
     config.write_text((DATA / "models.config").read_text().replace("@MODELS@", str(recorded_models)))
     starting = ServerStarter()
-    yield starting.start(
-        f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true"
-    )
+    yield starting.start(f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true")
     starting.stop_all()
 
 
