@@ -13,86 +13,45 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import docker
-from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.models.images import Image
 from docker.types import LogConfig
-from docker.utils import kwargs_from_env, parse_repository_tag
+from docker.utils import parse_repository_tag
 from requests import RequestException
 
 from configs.schema import Serving
 from tasks.errors import ServingError, ServingUnavailable
 from tasks.serving.archive import tar_stream
+from tasks.serving.engine import (
+    LOOPBACK,
+    engine,
+    engine_address,
+    engine_errors,
+    own_network,
+    rest_host,
+    root_cause,
+)
 from tasks.serving.exits import explain_exit
-from tasks.serving.reaper import owner_labels, reap
+from tasks.serving.reaper import owner_labels, remove_orphans
 
 log = logging.getLogger(__name__)
 
 REST_PORT = 8501
-LOOPBACK = "127.0.0.1"
 MODELS_DIR = "/models"  # TensorFlow Serving's image looks for $MODEL_NAME here
 NOBODY = "65534:65534"
-CONNECT_S = 10
-CALL_S = 60  # for one answer of the engine
 # A broken version must end the process at once: by default it is tried again 5 times, 60 s apart.
 # Source: tensorflow_serving/model_servers/main.cc.
 ONE_TRY = ["--max_num_load_retries=0", "--file_system_poll_wait_seconds=0"]
 # What tensorflow/serving's image says about itself. Source: its Dockerfile.
 VERSION_LABEL = "tensorflow_serving_github_branchtag"
-
-
-def engine_address() -> str:
-    """Return where the engine listens: DOCKER_HOST, else the docker command's current context."""
-    context = ContextAPI.kwargs_from_context(environment=os.environ)
-    return str(kwargs_from_env().get("base_url") or context.get("base_url") or "unix:///var/run/docker.sock")
-
-
-@contextlib.contextmanager
-def engine(connect_s: int = CONNECT_S) -> Iterator[docker.DockerClient]:
-    """Hold a connection to the engine.
-
-    Raises:
-        ServingUnavailable: none answers.
-    """
-    try:
-        _knock(engine_address())
-        client = docker.from_env(timeout=connect_s)
-    except (DockerException, OSError) as exc:
-        raise ServingUnavailable(
-            f"A container needs a Docker engine, and none answers at {engine_address()}: {_root_cause(exc)}. "
-            "Start it, set DOCKER_HOST, or use serving.backend: embedded."
-        ) from exc
-    client.api.timeout = CALL_S
-    with contextlib.closing(client):
-        yield client
-
-
-def _knock(address: str) -> None:
-    """Raise the operating system's own error if nobody listens at a Unix socket.
-
-    docker-py hides that error in another one, and leaves the socket of a failed attempt open.
-    """
-    if address.startswith("unix://"):
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as knock:
-            knock.connect(address.removeprefix("unix://"))
-
-
-def engine_answers() -> bool:
-    """Return whether an engine answers, within about 2 s; never raises."""
-    with contextlib.suppress(ServingUnavailable), engine(connect_s=2):
-        return True
-    return False
 
 
 def ensure_image(serving: Serving) -> str:
@@ -106,7 +65,7 @@ def ensure_image(serving: Serving) -> str:
 
 
 def _ensure_image(client: docker.DockerClient, name: str) -> Image:
-    with _engine_errors(f"look for the image {name}"):
+    with engine_errors(f"look for the image {name}"):
         with contextlib.suppress(ImageNotFound):
             return client.images.get(name)
         try:
@@ -114,7 +73,7 @@ def _ensure_image(client: docker.DockerClient, name: str) -> Image:
             return client.images.get(name)
         except (APIError, RequestException) as exc:
             raise ServingUnavailable(
-                f"The image {name} is neither at hand nor to be pulled: {_root_cause(exc)}. Look at "
+                f"The image {name} is neither at hand nor to be pulled: {root_cause(exc)}. Look at "
                 "serving.image and the network, build one (docker build --target serving), or use "
                 "serving.backend: embedded."
             ) from exc
@@ -152,14 +111,14 @@ def run_container(
         ServingError: the engine refused what the configuration asks for.
     """
     with engine() as client:
-        with _engine_errors("remove what earlier runs left behind"):
-            reap(client, time.time())
+        with engine_errors("look for what earlier runs left behind"):
+            remove_orphans(client, time.time())
         image = _ensure_image(client, serving.image)
         # Named beforehand, so that it can be removed even if the answer to its creation never arrives.
         name = f"rehearsal-{uuid.uuid4().hex[:12]}"
         server = None
         try:
-            with _engine_errors("start the server"):
+            with engine_errors("start the server"):
                 network = own_network(client)
                 container = client.containers.create(
                     str(image.id), ONE_TRY, name=name, labels=owner_labels(run_id, time.time()),
@@ -194,6 +153,19 @@ def hardening(serving: Serving) -> dict[str, Any]:
     }
 
 
+def publishing(network: str) -> dict[str, Any]:
+    """Return the options of `create` that make the server reachable from here.
+
+    Args:
+        network: the one to join, or an empty string to publish a port that the engine chooses.
+    """
+    if network:
+        return {"network": network}
+    # Only a remote engine publishes to others than its own host: to us.
+    address = LOOPBACK if rest_host(engine_address()) == LOOPBACK else "0.0.0.0"  # noqa: S104
+    return {"ports": {f"{REST_PORT}/tcp": (address, None)}}
+
+
 def _remove(client: docker.DockerClient, name: str, server: ContainerServer | None) -> None:
     """Keep what is left to know, then remove the container and its volume; never hides another error."""
     try:
@@ -206,7 +178,7 @@ def _remove(client: docker.DockerClient, name: str, server: ContainerServer | No
     except NotFound:
         pass  # it was never created
     except (DockerException, RequestException) as exc:
-        log.warning("Container %s is left behind (%s); the next run removes it.", name, _root_cause(exc))
+        log.warning("Container %s is left behind (%s); a later run removes it.", name, root_cause(exc))
 
 
 class ContainerServer:
@@ -247,7 +219,7 @@ class ContainerServer:
         """Return everything that it has printed so far (the last 8 to 16 MB)."""
         if self._kept is not None:
             return self._kept[1]
-        with _engine_errors("show the server's log"):
+        with engine_errors("show the server's log"):
             return self._container.logs().decode(errors="replace")
 
     def explain_exit(self) -> ServingError:
@@ -263,70 +235,6 @@ class ContainerServer:
         """Return the engine's account of it, renewed unless it was kept."""
         if self._kept is not None:
             return self._kept[0]
-        with _engine_errors("tell the server's state"):
+        with engine_errors("tell the server's state"):
             self._container.reload()
         return dict(self._container.attrs["State"])
-
-
-def rest_host(address: str) -> str:
-    """Return the host on which an engine at `address` publishes ports, as seen from here."""
-    parts = urlsplit(address)
-    host = parts.hostname if parts.scheme in ("tcp", "http", "https", "ssh") else None
-    if host in (None, "localhost", "127.0.0.1", "::1"):
-        return LOOPBACK
-    return f"[{host}]" if ":" in host else host
-
-
-def publishing(network: str) -> dict[str, Any]:
-    """Return the options of `create` that make the server reachable from here.
-
-    Args:
-        network: the one to join, or an empty string to publish a port that the engine chooses.
-    """
-    if network:
-        return {"network": network}
-    # Only a remote engine publishes to others than its own host: to us.
-    address = LOOPBACK if rest_host(engine_address()) == LOOPBACK else "0.0.0.0"  # noqa: S104
-    return {"ports": {f"{REST_PORT}/tcp": (address, None)}}
-
-
-def own_network(client: docker.DockerClient) -> str:
-    """Return the network of the container that this process runs in, or an empty string.
-
-    Only if this very engine runs it: its host's loopback is out of reach then, and its neighbours are not.
-    """
-    name = socket.gethostname()  # the start of the container's id, unless somebody chose another
-    try:
-        container = client.containers.get(name)
-    except APIError:
-        return ""
-    if not str(container.id).startswith(name):
-        return ""
-    network = next(iter(container.attrs["NetworkSettings"]["Networks"]), "")
-    return "" if network == "host" else str(network)
-
-
-@contextlib.contextmanager
-def _engine_errors(task: str) -> Iterator[None]:
-    """Translate docker-py's errors: what the engine refuses (4xx) is final, anything else may pass."""
-    try:
-        yield
-    except (APIError, RequestException, DockerException) as exc:
-        refused = isinstance(exc, APIError) and exc.is_client_error()
-        kind, place = (ServingError, "the serving section") if refused else (ServingUnavailable, "the engine")
-        raise kind(
-            f"The Docker engine could not {task}: {_root_cause(exc)}. Look at {place}, or use "
-            "serving.backend: embedded."
-        ) from exc
-
-
-def _root_cause(exc: BaseException) -> str:
-    """Return the innermost reason in one line: the engine's or the operating system's words."""
-    if isinstance(exc, APIError):
-        return str(exc.explanation or exc).strip().rstrip(".")
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return " ".join(str(exc).split())

@@ -17,7 +17,9 @@ from pathlib import Path
 import docker
 import docker.errors
 
-logger = logging.getLogger(__name__)
+from tasks.serving.engine import engine, engine_errors
+
+log = logging.getLogger(__name__)
 
 LABEL = "keras-rehearsal"
 LIFETIME_S = 24 * 3600  # longer than any rehearsal; it only ends containers whose owner cannot be looked up
@@ -83,15 +85,27 @@ def why_orphaned(labels: Mapping[str, str], now: float) -> str:
     return f"its owner, process {pid}, is gone"
 
 
-def reap(client: docker.DockerClient, now: float) -> list[Reaped]:
+def reap(now: float) -> list[Reaped]:
+    """Remove what killed or forgotten runs left behind; each run does so at its start.
+
+    Args:
+        now: seconds since 1970.
+
+    Raises:
+        ServingUnavailable: no engine answers.
+    """
+    with engine() as client, engine_errors("look for what earlier runs left behind"):
+        return remove_orphans(client, now)
+
+
+def remove_orphans(client: docker.DockerClient, now: float) -> list[Reaped]:
     """Remove the throwaway containers, with their volumes, whose owner is gone or whose time is up.
+
+    One that the engine cannot remove is left with a warning: it must not keep a new run from starting.
 
     Args:
         client: the engine to look at.
         now: seconds since 1970.
-
-    Raises:
-        docker.errors.APIError: the engine refused.
     """
     reaped = []
     for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
@@ -100,12 +114,10 @@ def reap(client: docker.DockerClient, now: float) -> list[Reaped]:
             continue
         try:
             container.remove(v=True, force=True)
-        except docker.errors.NotFound:
-            continue  # another run's reaper was faster
         except docker.errors.APIError as exc:
-            if exc.status_code != 409:  # 409: its removal is already in progress
-                raise
+            if exc.status_code not in (404, 409):  # gone, or going: another run was faster
+                log.warning("Container %s is left behind: %s", container.name, exc.explanation)
             continue
         reaped.append(Reaped(str(container.name), container.labels.get(f"{LABEL}.run", ""), reason))
-        logger.info("Removed container %s: %s", container.name, reason)
+        log.info("Removed container %s: %s", container.name, reason)
     return reaped

@@ -19,7 +19,8 @@ import requests
 from configs.schema import Serving
 from tasks.errors import ModelLoadError, ServingError, ServingUnavailable, StoreError
 from tasks.records import Candidate, Signature
-from tasks.serving.container import ContainerServer, engine, engine_answers, ensure_image, run_container
+from tasks.serving.container import ContainerServer, ensure_image, run_container
+from tasks.serving.engine import engine
 from tasks.serving.launch import wait_available
 from tasks.serving.reaper import LABEL, reap
 
@@ -179,10 +180,10 @@ def test_the_reaper_removes_what_a_killed_owner_left_and_nothing_else(
     with run_container(serving, "half", version_dir, run_id=f"{run_id}-live"):
         [orphan] = containers_of(client, run_id)
         [volume] = [mount["Name"] for mount in orphan.attrs["Mounts"]]
-        spared = reap(client, time.time())
+        spared = reap(time.time())
         owner.kill()
         owner.communicate()
-        reaped = reap(client, time.time())
+        reaped = reap(time.time())
         assert len(containers_of(client, f"{run_id}-live")) == 1
     assert [found for found in spared if found.run_id.startswith(run_id)] == []
     assert [(found.container, found.reason) for found in reaped if found.run_id.startswith(run_id)] == [
@@ -250,4 +251,3 @@ def test_an_absent_image_is_one_clear_line(serving: Serving) -> None:
     assert message.startswith(f"The image {name} is neither at hand nor to be pulled: ")
     assert message.endswith("or use serving.backend: embedded.")
     assert "\n" not in message
-    assert engine_answers()

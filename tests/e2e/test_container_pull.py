@@ -15,7 +15,8 @@ import pytest
 from configs.schema import Serving
 from tasks.errors import ServingUnavailable
 from tasks.serving.archive import tar_stream
-from tasks.serving.container import engine, ensure_image
+from tasks.serving.container import ensure_image
+from tasks.serving.engine import engine
 
 pytestmark = pytest.mark.docker
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
