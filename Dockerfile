@@ -1,5 +1,5 @@
 # Two images out of one tree, written without BuildKit's own syntax so that any engine builds them:
-#   docker build --target serving -t keras-rehearsal-serving .   the embedded server, as a stand-in for tensorflow/serving
+#   docker build --target serving -t keras-rehearsal-serving .   the embedded server, where tensorflow/serving stands
 #   docker build --target flows -t keras-rehearsal .             the pipeline
 # BASE_IMAGE is any Debian or Ubuntu with Python 3.11; PIP_INDEX_URL, where given, is where wheels come from.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
@@ -7,18 +7,19 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS runtime
 ARG PIP_INDEX_URL
-# The server needs two libraries of the tensorflow package and its protos: 3 % of its files, half of its bytes.
-# They come from the lock, so that the served numbers are those of the training environment.
-ARG PACKAGES="tensorflow tensorflow-serving-api numpy orjson grpcio protobuf starlette anyio idna uvicorn click h11 typing-extensions"
+# Of the tensorflow package the server needs two libraries, without their symbol tables, and the protos.
+# Everything comes from the lock, so that the served numbers are those of the training environment.
+ARG PACKAGES="tensorflow tensorflow-serving-api numpy orjson grpcio protobuf uvicorn click h11 typing-extensions"
 RUN command -v strip >/dev/null \
-    || (apt-get update && apt-get install --yes --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*)
+    || (apt-get update && apt-get install --yes --no-install-recommends binutils)
 COPY requirements.lock /tmp/
 RUN awk -v packages="$PACKAGES" \
         'BEGIN { n = split(packages, names, " "); for (i = 1; i <= n; i++) wanted[names[i]] = 1 } \
          /^[a-z0-9]/ { split($1, part, "=="); keep = part[1] in wanted } keep' \
         /tmp/requirements.lock > /tmp/serving.lock \
     && python3 -m venv /opt/serving \
-    && /opt/serving/bin/pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r /tmp/serving.lock \
+    && /opt/serving/bin/pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes \
+        -r /tmp/serving.lock \
     && /opt/serving/bin/pip uninstall --yes pip setuptools \
     && cd /opt/serving/lib/python3.11/site-packages/tensorflow \
     && find . -type f ! -name '*_pb2*.py*' ! -path ./__init__.py ! -path './core/*/__init__.py' \
@@ -32,7 +33,8 @@ COPY --from=runtime /opt/serving /opt/serving
 WORKDIR /app
 COPY tasks/__init__.py tasks/errors.py tasks/records.py tasks/
 COPY tasks/serving tasks/serving
-RUN /opt/serving/bin/python -m compileall -q tasks
+RUN /opt/serving/bin/python -m compileall -q tasks \
+    && /opt/serving/bin/python -c "import tasks.serving.server, tasks.serving.ports, tasks.serving.grpc_service"
 # The contract of tensorflow/serving's image; arguments of `docker run` become further flags of the server.
 ENV MODEL_NAME=model MODEL_BASE_PATH=/models PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8500 8501
@@ -41,8 +43,8 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["/opt/serving/bi
     "import os, sys, urllib.request as r; \
 url = 'http://127.0.0.1:8501/v1/models/' + os.environ['MODEL_NAME']; \
 sys.exit(b'AVAILABLE' not in r.urlopen(url, timeout=4).read())"]
-ENTRYPOINT ["/bin/sh", "-c", "exec /opt/serving/bin/python -m tasks.serving.server --port=8500 --rest_api_port=8501 \
---model_name=\"$MODEL_NAME\" --model_base_path=\"$MODEL_BASE_PATH/$MODEL_NAME\" \"$@\"", "serving"]
+ENTRYPOINT ["/bin/sh", "-c", "exec /opt/serving/bin/python -m tasks.serving.server \
+--port=8500 --rest_api_port=8501 --model_name=\"$MODEL_NAME\" --model_base_path=\"$MODEL_BASE_PATH/$MODEL_NAME\" \"$@\"", "serving"]
 
 
 FROM ${BASE_IMAGE} AS flows
