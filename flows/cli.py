@@ -22,11 +22,15 @@ from tasks.records import Outcome
 
 DONE, FAILED, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
-PREFECT_SETTINGS = {
+ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # its heartbeat prints `database is locked` on a temporary server
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the first database on a slow disk takes a minute
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our lines tell the story; Prefect keeps its log
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",  # and gets ours, for its pages
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 tries take minutes; a stage is tried again anyway
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
 }
 
 
@@ -85,7 +89,7 @@ def _run(args: argparse.Namespace) -> int:
     """Start TensorFlow in its child first, then Prefect beside it, then the flow."""
     from tasks.training.process import shut_down, warm_up
 
-    for name, value in PREFECT_SETTINGS.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with _ending_on_sigterm(), _lines_on_stdout():
         warm_up()

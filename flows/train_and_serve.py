@@ -23,7 +23,7 @@ from tasks.records import Outcome
 from tasks.track import log_run
 from tasks.train import train_model
 from tasks.training.process import tensorflow_process
-from tasks.validate import validate_serving
+from tasks.validate import check_services, fetch_server, validate_serving
 
 
 @flow(name="train-and-serve")
@@ -38,10 +38,12 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
     run_dir = cfg.work_dir / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
     with stage_clock() as seconds:
         with tensorflow_process():
+            check_services(cfg)
+            backend = fetch_server.submit(cfg)
             splits = prepare_data(cfg, run_dir)
             trained = train_model(cfg, splits, run_dir)
             candidate = export_model(cfg, splits, trained, run_dir)
-        report = validate_serving(cfg, candidate, run_dir)
+        report = validate_serving(cfg, candidate, backend.result(), run_dir)
         run = log_run(cfg, splits, trained, report)
         promotion = promote_model(cfg, report, run, promote)
     outcome = Outcome(report, run, promotion, seconds)

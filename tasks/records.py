@@ -121,6 +121,14 @@ class GateResult:
 
 
 @dataclass(frozen=True)
+class Backend:
+    """Which kind of throwaway server judges: `docker` or `embedded`, and why where `auto` had to choose."""
+
+    kind: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class ServerFacts:
     """Which server gave the answers.
 

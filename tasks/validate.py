@@ -1,4 +1,4 @@
-"""Stage 4: the verdict on what a real server answered."""
+"""Stage 4: the verdict on what a real server answered, and what can be known of that server beforehand."""
 
 from __future__ import annotations
 
@@ -7,12 +7,27 @@ from pathlib import Path
 from configs.schema import Config
 from tasks.gates.judge import judge
 from tasks.policy import stage
-from tasks.records import Candidate, ValidationReport
+from tasks.records import Backend, Candidate, ValidationReport
+from tasks.registry.connection import check_tracking
+from tasks.serving.launch import check_engine, choose_backend
 from tasks.serving.rehearse import rehearse
 
 
 @stage
-def validate_serving(config: Config, candidate: Candidate, run_dir: Path) -> ValidationReport:
+def check_services(config: Config) -> None:
+    """Fail now, not after an hour of training, where Docker or MLflow is needed and does not answer."""
+    check_engine(config.serving)
+    check_tracking(config.tracking.uri)
+
+
+@stage
+def fetch_server(config: Config) -> Backend:
+    """Settle which server judges, and have its image at hand; runs beside training."""
+    return choose_backend(config.serving)
+
+
+@stage
+def validate_serving(config: Config, candidate: Candidate, backend: Backend, run_dir: Path) -> ValidationReport:
     """Serve the candidate from a throwaway server and judge its answers; a failed gate is a value."""
-    served = rehearse(config.serving, candidate, run_dir)
+    served = rehearse(config.serving, candidate, backend, run_dir)
     return ValidationReport(candidate, served, judge(config.gates, candidate, served))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,35 @@ from typing import Any
 from configs.schema import Config
 from tasks.errors import TrackingError
 
+SQLITE = "sqlite:///"
+
 
 def preload() -> None:
     """Import what logging a run needs (seconds), at a time when this process has nothing else to do."""
     import mlflow.data
     import mlflow.pyfunc
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+def check_tracking(uri: str) -> None:
+    """Raise `TrackingError` if a tracking server does not answer, or a database file could not be written.
+
+    MLflow itself would find out only after training, and then try for minutes.
+    """
+    if uri.startswith(("http://", "https://")):
+        import requests
+
+        try:
+            requests.get(f"{uri.rstrip('/')}/health", timeout=10)  # any answer will do: it may want a login here
+        except requests.RequestException as exc:
+            raise TrackingError(
+                f"tracking.uri must be a running MLflow server, and {uri} does not answer "
+                f"({type(exc).__name__}); start it (mlflow server) or set tracking.uri"
+            ) from exc
+    elif uri.startswith(SQLITE):
+        directory = Path(uri.removeprefix(SQLITE)).parent
+        if not os.access(directory, os.W_OK):
+            raise TrackingError(f"tracking.uri must lie in a writable directory, and '{directory}' is not one")
 
 
 @contextlib.contextmanager
@@ -64,5 +88,4 @@ def experiment_id(client: Any, config: Config) -> str:
 
 def _beside(uri: str) -> str:
     """Return the artifact directory beside a sqlite file, as a URI, or nothing for a server."""
-    prefix = "sqlite:///"
-    return (Path(uri.removeprefix(prefix)).parent / "mlartifacts").as_uri() if uri.startswith(prefix) else ""
+    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else ""

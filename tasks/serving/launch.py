@@ -16,7 +16,7 @@ from typing import Protocol
 
 from configs.schema import Serving
 from tasks.errors import ModelLoadError, PipelineError, ServingTimeout, ServingUnavailable
-from tasks.records import Candidate
+from tasks.records import Backend, Candidate
 from tasks.serving.client import RestClient
 from tasks.serving.embedded import run_embedded
 
@@ -53,29 +53,38 @@ class ThrowawayServer(Protocol):
         """Return the error that says why it ended: its class, its own words, the remedy."""
 
 
-def choose_backend(serving: Serving) -> tuple[str, str]:
-    """Return the backend and, where `auto` had to choose, why.
+def check_engine(serving: Serving) -> None:
+    """Raise `ServingUnavailable` now if the configuration insists on Docker and no engine answers."""
+    if serving.backend == "docker":
+        from tasks.serving.engine import engine  # imports docker
+
+        with engine():
+            pass
+
+
+def choose_backend(serving: Serving) -> Backend:
+    """Return the backend that judges; with docker, its image is at hand.
 
     Raises:
-        ServingUnavailable: docker was asked for and no engine or no image is to be had.
+        ServingUnavailable: docker was asked for, and no engine answers or the image is not to be had.
     """
     if serving.backend == "embedded":
-        return "embedded", ""
+        return Backend("embedded")
     from tasks.serving.container import ensure_image  # imports docker
 
-    if serving.backend == "docker":
-        ensure_image(serving)
-        return "docker", ""
     try:
         ensure_image(serving)
     except ServingUnavailable as exc:
-        return "embedded", str(exc)
-    return "docker", "an engine answers and the image is present"
+        if serving.backend == "docker":
+            raise
+        log.info("The embedded server judges, for serving.backend is auto: %s", exc)
+        return Backend("embedded", str(exc))
+    return Backend("docker")
 
 
 @contextlib.contextmanager
 def throwaway_server(
-    backend: str, serving: Serving, candidate: Candidate, run_id: str, log_file: Path
+    backend: Backend, serving: Serving, candidate: Candidate, run_id: str, log_file: Path
 ) -> Iterator[tuple[ThrowawayServer, RestClient]]:
     """Run a server on exactly the candidate's bytes until the block ends; its log is kept in `log_file`.
 
@@ -84,7 +93,7 @@ def throwaway_server(
     Raises:
         ModelLoadError: it refused the model. ServingTimeout: it was not ready in time.
     """
-    if backend == "docker":
+    if backend.kind == "docker":
         from tasks.serving.container import run_container
 
         started: contextlib.AbstractContextManager[ThrowawayServer] = run_container(

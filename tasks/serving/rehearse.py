@@ -7,11 +7,11 @@ from pathlib import Path
 
 from configs.schema import Serving
 from tasks.datasets.rows import load_arrays, save_arrays
-from tasks.records import Candidate, ServedAnswers, ServerFacts, Signature
-from tasks.serving.launch import choose_backend, log, throwaway_server
+from tasks.records import Backend, Candidate, ServedAnswers, ServerFacts, Signature
+from tasks.serving.launch import throwaway_server
 
 
-def rehearse(serving: Serving, candidate: Candidate, run_dir: Path) -> ServedAnswers:
+def rehearse(serving: Serving, candidate: Candidate, backend: Backend, run_dir: Path) -> ServedAnswers:
     """Return what a real server answered to the test rows.
 
     Args:
@@ -20,8 +20,6 @@ def rehearse(serving: Serving, candidate: Candidate, run_dir: Path) -> ServedAns
     Raises:
         ServingError: the server gave no judgement; a refused model is a `ModelLoadError`.
     """
-    backend, reason = choose_backend(serving)
-    log.info("throwaway server: %s%s", backend, f" ({reason})" if reason else "")
     requests = load_arrays(candidate.requests)
     n_rows = len(next(iter(requests.values())))
     log_file, answers_file = run_dir / "server.log", run_dir / "served.npz"
@@ -33,7 +31,7 @@ def rehearse(serving: Serving, candidate: Candidate, run_dir: Path) -> ServedAns
         answers = client.predict(candidate.version, requests, candidate.signature.outputs, candidate.signature.name)
         seconds = time.monotonic() - asked
         facts = ServerFacts(
-            server.backend, reason, server.image, server.image_id, server.version, available - begun, log_file
+            server.backend, backend.reason, server.image, server.image_id, server.version, available - begun, log_file
         )
     save_arrays(answers_file, answers)
     served = Signature(tuple(inputs), tuple(outputs), candidate.signature.name)
