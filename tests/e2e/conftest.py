@@ -1,0 +1,223 @@
+"""The command line in a subprocess, in a directory of its own, against one Prefect server for the whole tier."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+START_TIMEOUT_S = 120.0
+
+
+def poll(happened: Callable[[], bool], timeout_s: float) -> bool:
+    """Return whether something came to hold before the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def answers(url: str) -> bool:
+    """Return whether a GET is answered with a 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that was started as the leader of its group, and its children: politely, then for sure."""
+    for number, timeout_s in ((signal.SIGTERM, 15), (signal.SIGKILL, 15)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def start_server(command: Sequence[str], health: str, log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a server in a group of its own and wait until it answers."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=env, start_new_session=True)
+    if not poll(lambda: process.poll() is not None or answers(health), START_TIMEOUT_S) or process.poll() is not None:
+        end_group(process)
+        pytest.fail(f"{command} does not answer at {health}:\n{log.read_text(errors='replace')[-3000:]}")
+    return process
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """Return the environment without what the developer set for Prefect and MLflow, with a Prefect home of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    return {
+        **kept,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture(scope="session")
+def prefect_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Run one Prefect server for all command lines of the tier; give the environment that reaches it."""
+    directory = tmp_path_factory.mktemp("prefect")
+    env = clean_environment(directory / "home")
+    port = free_port()
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    process = start_server(command, f"http://127.0.0.1:{port}/api/health", directory / "server.log", env)
+    yield {**env, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    end_group(process)
+
+
+@dataclass
+class Workspace:
+    """A user's directory: the command line runs in it, and everything that a run writes lies in it."""
+
+    directory: Path
+    env: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def work_dir(self) -> Path:
+        return self.directory / "work"
+
+    @property
+    def models_root(self) -> Path:
+        return self.directory / "models"
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.directory / 'mlflow.db'}"
+
+    def arguments(self, *args: str, config: Path | None = None) -> list[str]:
+        """Return the command of a run whose every output lies in this directory."""
+        places = {
+            "work_dir": self.work_dir,
+            "models_root": self.models_root,
+            "tracking.uri": self.tracking_uri,
+            "serving.backend": "embedded",
+        }
+        overrides = [word for key, value in places.items() for word in ("--set", f"{key}={value}")]
+        path = config or ROOT / "configs" / "digits.yaml"
+        return [sys.executable, "-m", "flows.train_and_serve", "--config", str(path), *overrides, *args]
+
+    def run(self, *args: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the main job to its end."""
+        return subprocess.run(
+            self.arguments(*args, config=config),
+            cwd=self.directory,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def start(self, *args: str, config: Path | None = None) -> subprocess.Popen[str]:
+        """Start the main job in a process group of its own, as a terminal does."""
+        process = subprocess.Popen(
+            self.arguments(*args, config=config),
+            cwd=self.directory,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def tree(self, directory: Path | None = None) -> dict[str, str]:
+        """Return path to content (as a hash) of everything below a directory; empty where there is none."""
+        base = directory or self.directory
+        return {
+            path.relative_to(base).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.is_file()
+            else "directory"
+            for path in sorted(base.rglob("*"))
+        }
+
+
+@pytest.fixture(scope="session")
+def open_workspace(prefect_env: dict[str, str]) -> Iterator[Callable[[Path], Workspace]]:
+    """Open directories as workspaces; whatever was started in them ends with the tests."""
+    opened: list[Workspace] = []
+
+    def opening(directory: Path) -> Workspace:
+        opened.append(Workspace(directory, dict(prefect_env)))
+        return opened[-1]
+
+    yield opening
+    for process in [process for workspace in opened for process in workspace.started]:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, open_workspace: Callable[[Path], Workspace]) -> Workspace:
+    """Return an empty workspace."""
+    return open_workspace(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the repository's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[[Callable[[], bool], float], bool]:
+    """Return the poller."""
+    return poll
+
+
+@pytest.fixture
+def ask_prefect(prefect_env: dict[str, str]) -> Callable[[str, dict[str, object]], object]:
+    """Return a function that posts to the Prefect server's interface."""
+
+    def asking(path: str, body: dict[str, object]) -> object:
+        request = urllib.request.Request(
+            f"{prefect_env['PREFECT_API_URL']}{path}",
+            json.dumps(body).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())
+
+    return asking
+
+
+@pytest.fixture
+def unused_address() -> Iterator[str]:
+    """Return an address of loopback that is held for the test and refuses every connection."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound, never listening
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
