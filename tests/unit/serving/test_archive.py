@@ -25,7 +25,7 @@ def test_what_is_unpacked_is_what_was_packed(tmp_path: Path) -> None:
     sizes = {"saved_model.pb": 511, "fingerprint.pb": 512, "variables/variables.index": 513, "empty": 0}
     version_dir = make_version(tmp_path, sizes)
     with tarfile.open(fileobj=io.BytesIO(b"".join(tar_stream(version_dir, "digits")))) as tar:
-        tar.extractall(tmp_path / "out", filter="data")
+        tar.extractall(tmp_path / "out")
     unpacked = tmp_path / "out" / "digits" / "00000007"
     found = {p.relative_to(unpacked).as_posix(): p.read_bytes() for p in unpacked.rglob("*") if p.is_file()}
     assert found == {name: (version_dir / name).read_bytes() for name in sizes}
