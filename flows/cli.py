@@ -36,7 +36,7 @@ ENVIRONMENT = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the main job and return its exit code: 0 done, 3 rejected by a gate, 2 usage or config, 1 other."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
         config = load_config(args.config, args.set)
         return _dry_run(config) if args.dry_run else _run(args)
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the arguments of the main job."""
     parser = argparse.ArgumentParser(
         prog="python -m flows.train_and_serve",
         description="Train a Keras model, judge it in a throwaway model server, log it to MLflow, promote it.",
@@ -86,19 +87,24 @@ def _dry_run(config: Config) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Start TensorFlow in its child first, then Prefect beside it, then the flow."""
+    """Run the flow. TensorFlow, Prefect's server and MLflow start side by side, each in a process of its own."""
     from tasks.training.process import shut_down, warm_up
 
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with _ending_on_sigterm(), _lines_on_stdout():
+        print("starting TensorFlow and Prefect", flush=True)
         warm_up()
         try:
             from flows.summary import summary
+            from flows.temporary_server import prefect_server
             from flows.train_and_serve import train_and_serve
+            from tasks.registry.connection import preload
 
-            # called without return_state, Prefect gives the data of the state
-            outcome = cast(Outcome, train_and_serve(str(args.config), args.set, not args.no_promote))
+            with prefect_server():
+                preload()
+                # called without return_state, Prefect gives the data of the state
+                outcome = cast(Outcome, train_and_serve(str(args.config), args.set, not args.no_promote))
         finally:
             shut_down()
     print(summary(load_config(args.config, args.set), outcome))

@@ -2,50 +2,75 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
+from pathlib import Path
 
 from configs.schema import Config
 from tasks.records import Outcome
 
 
 def summary(config: Config, outcome: Outcome) -> str:
-    """Return stages with their seconds, the gates with their figures, where the version lives, what comes next."""
+    """Return stages with seconds, gates with figures, where the version lives, and what to do next, one line each."""
     report, promotion = outcome.report, outcome.promotion
     candidate, server = report.candidate, report.served.server
-    lines = ["", "stage              seconds"]
-    lines += [f"  {name:<16} {seconds:>7.1f}" for name, seconds in outcome.seconds.items()]
-    lines += [
-        "",
-        f"served by {server.backend} {server.image}".rstrip() + f", AVAILABLE after {server.startup_s:.2f} s, "
-        f"{report.served.rows} rows at {report.served.rows_per_s:,.0f} rows/s",
-        "",
-    ]
-    lines += ["gate       verdict  figures"]
-    lines += [f"  {gate.name:<9} {'pass' if gate.passed else 'FAIL':<7} {gate.summary}" for gate in report.gates]
-    lines += [
-        "",
-        f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}",
-        f"  bytes     {candidate.digest[:16]} ({candidate.size_bytes:,} bytes)",
-        f"  live      {promotion.live_dir or 'unchanged'}",
-        f"  candidate {candidate.version_dir}",
-        f"  registry  {outcome.run.registry_name} version {outcome.run.registry_version}, run {outcome.run.run_id}",
-        "",
-        "next",
-        *_commands(config, outcome),
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            "",
+            "stage             seconds",
+            *(f"  {name:<16} {seconds:6.1f}" for name, seconds in outcome.seconds.items()),
+            "",
+            f"judged by {' '.join(filter(None, (server.backend, server.image)))}: "
+            f"AVAILABLE after {server.startup_s:.2f} s, {report.served.rows} rows at {report.served.rows_per_s:,.0f} rows/s",
+            "",
+            "gate       verdict figures",
+            *(f"  {gate.name:<9}{'pass' if gate.passed else 'FAIL':<8}{gate.summary}" for gate in report.gates),
+            "",
+            f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}",
+            f"  digest    {candidate.digest}",
+            f"  candidate {_short(candidate.version_dir)} ({candidate.size_bytes:,} bytes)",
+            f"  live      {_short(promotion.live_dir) if promotion.live_dir else 'unchanged'}",
+            f"  registry  {outcome.run.registry_name} version {outcome.run.registry_version}",
+            "",
+            "next",
+            *_commands(config, outcome),
+        ]
+    )
 
 
 def _commands(config: Config, outcome: Outcome) -> list[str]:
-    """Return the commands that a user wants now."""
-    uri = config.tracking.uri
-    page = outcome.run.url or f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-    commands = [f"  look:   {page}"]
-    if outcome.promotion.live_dir:
-        name = config.name
-        commands += [
-            f"  serve:  docker run --rm -p 8501:8501 -e MODEL_NAME={name} "
-            f"-v {shlex.quote(str(config.models_root / name))}:/models/{name}:ro {config.serving.image}",
-            f"  ask:    curl localhost:8501/v1/models/{name}/metadata",
-        ]
-    return commands
+    """Return the commands that a user wants now, ready to be copied."""
+    tools = _short(Path(sys.executable).parent)
+    look = outcome.run.url or f"{tools}/mlflow ui --backend-store-uri {_uri(config.tracking.uri)}"
+    lines = [f"  review    {look}"]
+    if outcome.promotion.live_dir is None:
+        return lines
+    name, model_dir = config.name, config.models_root / config.name
+    if outcome.report.served.server.backend == "docker":
+        serve = (
+            f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} "
+            f"-v {shlex.quote(str(model_dir))}:/models/{name}:ro {config.serving.image}"
+        )
+    else:
+        serve = (
+            f"{tools}/python -m tasks.serving.server --port=0 --rest_api_port=8501 "
+            f"--model_name={name} --model_base_path={_short(model_dir)}"
+        )
+    example = outcome.report.candidate.requests.with_name("example.json")
+    return [
+        *lines,
+        f"  serve     {serve}",
+        f"  ask       curl -d @{_short(example)} localhost:8501/v1/models/{name}:predict",
+    ]
+
+
+def _short(path: Path) -> str:
+    """Return a path as a user in this directory would type it."""
+    relative = os.path.relpath(path)
+    return shlex.quote(str(path) if relative.startswith("..") else relative)
+
+
+def _uri(uri: str) -> str:
+    prefix = "sqlite:///"
+    return f"{prefix}{_short(Path(uri.removeprefix(prefix)))}" if uri.startswith(prefix) else shlex.quote(uri)

@@ -41,6 +41,7 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
 
     @functools.wraps(function)
     def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+        log.info("-- %s", function.__name__)
         begun = time.monotonic()
         try:
             return function(*args, **kwargs)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Config, Export
+from tasks.datasets.bodies import predict_body
 from tasks.datasets.references import describe
 from tasks.datasets.rows import Array, fit_to_inputs, load_rows, save_arrays
 from tasks.errors import ExportError, SignatureMismatch
@@ -18,6 +19,7 @@ from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.structure import input_specs, name_outputs, output_names, pack_features, pack_inputs
 from tasks.savedmodel.warmup import write_warmup
 
+EXAMPLE_ROWS = 2
 PREDICT_BATCH = 1024  # rows at a time for the in-process answers
 
 
@@ -36,8 +38,8 @@ def export_savedmodel(
     """Export a trained model into an empty directory, with warm-up requests and a manifest.
 
     Args:
-        evidence: directory for `requests.npz`, the test rows as the signature takes them, and `reference.npz`,
-            what the Keras model itself answers to them in this process.
+        evidence: directory for `requests.npz`, the test rows as the signature takes them, `example.json`, the first
+            of them as the body of a request, and `reference.npz`, what the Keras model itself answers in this process.
 
     Raises:
         ExportError: Keras cannot export the model.
@@ -50,6 +52,7 @@ def export_savedmodel(
     rows = load_rows(splits.test)
     requests = request_arrays(model, rows.features, signature, config.export)
     save_arrays(evidence / "requests.npz", requests)
+    (evidence / "example.json").write_bytes(predict_body({k: v[:EXAMPLE_ROWS] for k, v in requests.items()}))
     save_arrays(evidence / "reference.npz", predict_in_process(model, rows.features, config.export))
     try:
         _write(model, serve, signature, directory)

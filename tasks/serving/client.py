@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 import requests
 
+from tasks.datasets.bodies import predict_body
 from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec
@@ -84,7 +85,7 @@ class RestClient:
             ServingUnavailable, ServingTimeout: it went away or did not answer in time.
         """
         url = f"{self._model_url}/versions/{version}:predict"
-        bodies = (_body(part, signature_name) for part in _parts(inputs))
+        bodies = (predict_body(part, signature_name) for part in _parts(inputs))
         answers = [_read(answer, outputs) for answer in self._post_all(url, bodies)]
         return {spec.name: np.concatenate([answer[spec.name] for answer in answers]) for spec in outputs}
 
@@ -139,24 +140,6 @@ def _json_bytes(array: Array) -> int:
     """Estimate what one row takes as JSON."""
     values = int(np.prod(array.shape[1:], dtype=np.int64))
     return values * (array.dtype.itemsize if array.dtype.kind in "US" else 10)
-
-
-def _body(part: Mapping[str, Array], signature_name: str) -> bytes:
-    """Return a columnar request; orjson writes the shortest text that reads back as the same float32."""
-    columns = {name: _jsonable(array) for name, array in part.items()}
-    return orjson.dumps({"signature_name": signature_name, "inputs": columns}, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _jsonable(array: Array) -> Any:
-    if array.dtype.kind == "S":
-        import base64
-
-        return _encode(array.tolist(), lambda value: {"b64": base64.b64encode(value).decode()})
-    return array.tolist() if array.dtype.kind == "U" else np.ascontiguousarray(array)
-
-
-def _encode(value: Any, leaf: Any) -> Any:
-    return [_encode(item, leaf) for item in value] if isinstance(value, list) else leaf(value)
 
 
 def _parse(body: bytes) -> Any:

@@ -47,7 +47,7 @@ def publish(candidate: Candidate, models_root: Path, lock_timeout_s: float) -> P
     A server that watches the directory sees nothing, then the whole version.
 
     Raises:
-        VersionExists: other bytes are live under the number. ManifestMismatch: the bytes changed since they were judged.
+        VersionExists: other bytes are live under the number. ManifestMismatch: they are not the judged bytes.
         LockTimeout, StoreError: the directory is busy, or cannot be written.
     """
     model_dir = models_root / candidate.name

@@ -1,0 +1,67 @@
+"""A Prefect server for the length of one command, where none is configured.
+
+Prefect starts one by itself, too, but only when the flow begins, and leaves it behind when the process is killed.
+This one boots while TensorFlow and MLflow are imported, and ends with its parent, however that ends. It listens
+on a socket that exists before it does, so that nobody has to look for a free port or wait for it: the first request
+is simply answered when it can be.
+
+Source: the environment and the application are those of `SubprocessASGIServer` in prefect/server/api/server.py (3.8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+SERVER_ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+
+
+@contextlib.contextmanager
+def prefect_server() -> Iterator[None]:
+    """Have a Prefect API for the length of a block: the configured one, else a temporary one."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    with temporary_settings({PREFECT_API_URL: _start()}):
+        yield
+
+
+def _start() -> str:
+    """Start the server and return its API's URL; it ends when this process does."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        lifeline, _ours = os.pipe()  # our end closes when this process ends, and not before
+        subprocess.Popen(
+            [sys.executable, "-m", "flows.temporary_server", str(listening.fileno()), str(lifeline)],
+            pass_fds=[listening.fileno(), lifeline],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the flow, which still wants to say how it ended
+            env={**os.environ, **SERVER_ENVIRONMENT},
+        )
+        os.close(lifeline)
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+
+
+def serve(listening: int, lifeline: int) -> None:
+    """Serve Prefect's API on an open socket until the other end of the lifeline closes."""
+    import uvicorn
+
+    def end_with_parent() -> None:
+        os.read(lifeline, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    uvicorn.run("prefect.server.api.server:create_app", factory=True, fd=listening, log_level="error", lifespan="on")
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), int(sys.argv[2]))
