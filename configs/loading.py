@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except ValidationError as exc:
         raise ConfigError(f"{path.name}: {_explain(exc.errors()[0])}") from exc
     for reference in (config.data.load, config.model.build):
-        _check_module(reference)
+        _check_reference(reference)
     return _resolve(config, path.parent)
 
 
@@ -78,10 +79,7 @@ def _explain(error: ErrorDetails) -> str:
     location = [str(part) for part in error["loc"] if not str(part).startswith("function-before")]
     where = ".".join(location)
     if error["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-        return f"unknown key '{where}'; {hint}"
+        return f"unknown key '{where}'; {_nearest(location[-1], _known_keys(location[:-1]))}"
     if error["type"] == "missing":
         return f"'{where}' is required and missing"
     if error["type"] == "string_pattern_mismatch":
@@ -101,15 +99,45 @@ def _known_keys(location: Sequence[str]) -> list[str]:
     return list(section.model_fields)
 
 
-def _check_module(reference: str) -> None:
-    """Find the module without importing it: the user's own module may import TensorFlow."""
-    module = reference.partition(":")[0]
+def _check_reference(reference: str) -> None:
+    """Find the function without importing its module, which may import TensorFlow."""
+    module, _, function = reference.partition(":")
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError) as exc:
         raise ConfigError(f"'{reference}': module '{module}' does not import: {exc}") from exc
     if found is None:
         raise ConfigError(f"'{reference}': there is no module '{module}'; run from the directory it imports from")
+    if not found.origin or not found.origin.endswith(".py"):
+        return
+    try:
+        names = _top_level_names(ast.parse(Path(found.origin).read_bytes()))
+    except (SyntaxError, ValueError) as exc:
+        raise ConfigError(f"'{reference}': module '{module}' does not compile: {exc}") from exc
+    if function not in names and not names & {"*", "__getattr__"}:
+        raise ConfigError(f"'{reference}': module '{module}' has no '{function}'; {_nearest(function, sorted(names))}")
+
+
+def _top_level_names(module: ast.Module) -> set[str]:
+    """Return what a module's top level may define, within `if` and `try` too; `*` for a star import."""
+    names: set[str] = set()
+    pending: list[ast.stmt] = list(module.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+            continue
+        for child in ast.walk(node) if isinstance(node, ast.Assign | ast.AnnAssign) else ():
+            names |= {child.id} if isinstance(child, ast.Name) else set()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        pending += [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
+    return names
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
 
 
 def _resolve(config: Config, base: Path) -> Config:

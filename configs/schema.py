@@ -137,7 +137,11 @@ def _metric(name: str) -> str:
 
 def _bound(value: object) -> object:
     """Read a bare number as a minimum."""
-    return {"min": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"min": value}
+    if not isinstance(value, dict | Bound):
+        raise ValueError("a bound is a number, which is the minimum, or {min: NUMBER, max: NUMBER}")
+    return value
 
 
 class Gates(Section):

@@ -22,7 +22,8 @@ def summary(config: Config, outcome: Outcome) -> str:
             *(f"  {name:<16} {seconds:6.1f}" for name, seconds in outcome.seconds.items()),
             "",
             f"judged by {' '.join(filter(None, (server.backend, server.image)))}: "
-            f"AVAILABLE after {server.startup_s:.2f} s, {report.served.rows} rows at {report.served.rows_per_s:,.0f} rows/s",
+            f"AVAILABLE after {server.startup_s:.2f} s, "
+            f"{report.served.rows} rows at {report.served.rows_per_s:,.0f} rows/s",
             "",
             "gate       verdict figures",
             *(f"  {gate.name:<9}{'pass' if gate.passed else 'FAIL':<8}{gate.summary}" for gate in report.gates),

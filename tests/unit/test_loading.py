@@ -29,6 +29,7 @@ def write(tmp_path: Path, text: str = MINIMAL) -> Path:
         ("training: {epochs: 0}\n", ["'training.epochs'", "greater than or equal to 1", "got 0"]),
         ("gates: {metrics: {acuracy: 0.9}}\n", ["one of accuracy", "acuracy"]),
         ("gates: {metrics: {accuracy: {mni: 0.9}}}\n", ["unknown key", "did you mean 'min'?"]),
+        ("gates: {metrics: {accuracy: high}}\n", ["a bound is a number", "'high'"]),
         ("promote: 5\n", ["'promote'"]),
     ],
 )
@@ -65,6 +66,8 @@ def test_missing_module_is_found_without_importing(tmp_path: Path) -> None:
     """A `module:function` whose module does not exist is an error before anything runs."""
     with pytest.raises(ConfigError, match=r"there is no module 'nowhere'"):
         load_config(write(tmp_path), ["data.load=nowhere:load"])
+    with pytest.raises(ConfigError, match="'configs.digits' has no 'laod'; did you mean 'load'"):
+        load_config(write(tmp_path), ["data.load=configs.digits:laod"])
     with pytest.raises(ConfigError, match="must be module:function, got 'nowhere'"):
         load_config(write(tmp_path), ["data.load=nowhere"])
 
