@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import cache
 
@@ -17,12 +18,10 @@ def engine_problem() -> str:
     from docker.errors import DockerException
 
     try:
-        client = docker.from_env(timeout=5)
-        client.ping()
-        client.images.get(os.environ["REHEARSAL_TEST_IMAGE"])
+        with contextlib.closing(docker.from_env(timeout=5)) as client:
+            client.images.get(os.environ["REHEARSAL_TEST_IMAGE"])
     except DockerException as exc:
         return f"no engine with that image: {type(exc).__name__}"
-    client.close()
     return ""
 
 

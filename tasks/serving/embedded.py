@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from tasks.errors import ModelLoadError, PipelineError, ServingError
+from tasks.errors import PipelineError
+from tasks.serving.exits import explain_exit
 
 PORT_LINE = re.compile(rb"Exporting HTTP/REST API at:\S*?:(\d+)")
 STOP_S = 5.0
@@ -27,10 +28,11 @@ class EmbeddedServer:
     image_id = ""
     version = "embedded"
 
-    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes], model_name: str) -> None:
         """Wrap a started process that writes everything to `output`."""
         self._process = process
         self._output = output
+        self._model_name = model_name
 
     @property
     def rest_url(self) -> str:
@@ -48,15 +50,8 @@ class EmbeddedServer:
 
     def explain_exit(self) -> PipelineError:
         """Return why it ended."""
-        words = self.log()
-        status = self._process.poll()
-        lines = [line for line in words.splitlines() if line.strip()]
-        reason = next((line for line in reversed(lines) if "Failed to start server" in line), "")
-        if status == 255 or reason:
-            return ModelLoadError(
-                f"the server must load the model, and refused it: {reason or lines[-1]}", detail=words
-            )
-        return ServingError(f"the embedded server must run, but ended with exit status {status}", detail=words)
+        status = self._process.poll() or 0
+        return explain_exit(status if status >= 0 else 128 - status, self.log(), self._model_name)
 
     def _read(self) -> bytes:
         return os.pread(self._output.fileno(), 2**24, 0)
@@ -73,7 +68,7 @@ def run_embedded(model_name: str, version_dir: Path) -> Iterator[EmbeddedServer]
         (base / version_dir.name).symlink_to(version_dir)  # this version alone, whatever else lies beside it
         output = stack.enter_context(tempfile.TemporaryFile())
         process = _start(model_name, base, output, stack)
-        yield EmbeddedServer(process, output)
+        yield EmbeddedServer(process, output, model_name)
 
 
 def _start(model_name: str, base: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
