@@ -1,0 +1,136 @@
+"""The TensorFlow process: values, errors, logs, and its end whatever happens to either side."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.datasets.rows import load_arrays
+from tasks.errors import DataError, TrainingError
+from tasks.records import TensorSpec
+from tasks.training import process
+
+PARENT = """
+import os, sys, time
+from tasks.training import process
+process.warm_up()
+print(process.call(os.getpid), flush=True)
+process.submit(time.sleep, 600)  # in the middle of a long fit
+time.sleep(600)
+"""
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process exists and is no zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_until_gone(pid: int, timeout_s: float = 10) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[None]:
+    """Have one TensorFlow process for the tests that leave it alive."""
+    with process.tensorflow_process():
+        yield
+
+
+@pytest.fixture
+def empty_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare a test that is about processes the seconds of TensorFlow: children import an empty `keras`."""
+    (tmp_path / "keras.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("child")
+def test_a_call_returns_its_value() -> None:
+    """A function runs in another process and its value comes back, in the order of the calls."""
+    assert process.call(os.getpid) != os.getpid()
+    first, second = process.submit(divmod, 7, 3), process.submit(str, TensorSpec("x", "float32", (None, 2)))
+    assert first() == (2, 1)
+    assert second() == "x: float32 (?, 2)"
+
+
+@pytest.mark.usefixtures("child")
+def test_a_pipeline_error_keeps_its_class(tmp_path: Path) -> None:
+    """A PipelineError of the child is raised in the parent with its class, its words and the child's traceback."""
+    with pytest.raises(DataError, match="saved arrays must be readable") as caught:
+        process.call(load_arrays, tmp_path / "absent.npz")
+    assert "load_arrays" in "".join(caught.value.__notes__)
+    assert process.call(divmod, 7, 3) == (2, 1)  # and the child goes on
+
+
+@pytest.mark.usefixtures("child")
+def test_log_records_reach_the_parent(caplog: pytest.LogCaptureFixture) -> None:
+    """What is logged below `tasks` in the child is handled by the same logger in the parent; other loggers are not."""
+    with caplog.at_level(logging.INFO, "tasks"):
+        process.call(_log_in_child)
+    found = [(r.name, r.levelname, r.getMessage()) for r in caplog.records if r.process != os.getpid()]
+    assert found == [("tasks.training.fit", "INFO", "epoch 3 of 7"), ("tasks", "WARNING", "careful")]
+
+
+def _log_in_child() -> None:
+    logging.getLogger("tasks.training.fit").info("epoch %d of %d", 3, 7)
+    logging.getLogger("elsewhere").info("not for the parent")
+    logging.getLogger("tasks").warning("careful")
+
+
+@pytest.mark.usefixtures("empty_keras")
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "out of memory"), (signal.SIGSEGV, "signal 11")])
+def test_a_killed_child_is_a_training_error(number: signal.Signals, words: str) -> None:
+    """A child that is killed in the middle of a call gives a TrainingError that names the signal."""
+    with process.tensorflow_process():
+        pid = process.call(os.getpid)
+        waiting = process.submit(time.sleep, 600)
+        os.kill(pid, number)
+        with pytest.raises(TrainingError, match=rf"signal {int(number)}\b") as caught:
+            waiting()
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_child_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a child printed before it failed by itself is the error's detail."""
+    monkeypatch.setenv("KERAS_BACKEND", "abacus")
+    with process.tensorflow_process(), pytest.raises(TrainingError, match="exit status 1") as caught:
+        process.call(os.getpid)
+    assert "abacus" in caught.value.detail
+
+
+@pytest.mark.usefixtures("empty_keras")
+def test_the_child_ends_with_the_block() -> None:
+    """The process is gone when the block ends, even in the middle of a call."""
+    with process.tensorflow_process():
+        pid = process.call(os.getpid)
+        process.submit(time.sleep, 600)
+    assert not alive(pid)
+
+
+@pytest.mark.usefixtures("empty_keras")
+def test_the_child_ends_when_its_parent_is_killed() -> None:
+    """A SIGKILL of the parent ends the child, even in the middle of a call."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+    finally:
+        parent.kill()
+        parent.communicate()
+    assert wait_until_gone(pid)
