@@ -148,9 +148,7 @@ class _Reader:
         if exponent is None and fraction is None and self._peek() == b".":
             raise self._error("Miss fraction part in number.", self._at + 1)
         if exponent is None and self._peek() in (b"e", b"E") and self._peek():
-            signed = self._body[self._at + 1 : self._at + 2] in (b"+", b"-") and self._at + 1 < len(
-                self._body
-            )
+            signed = self._body[self._at + 1 : self._at + 2] in (b"+", b"-") and self._at + 1 < len(self._body)
             raise self._error("Miss exponent in number.", self._at + 1 + signed)
         if exponent is None and fraction is None:
             integer = int(sign + whole) if len(whole) < 21 else 1 << 64
@@ -226,9 +224,7 @@ class _Reader:
         return self._body[self._at : self._at + 1]
 
     def _error(self, message: str, offset: int | None = None) -> StatusError:
-        return invalid_argument(
-            f"JSON Parse error: {message} at offset: {self._at if offset is None else offset}"
-        )
+        return invalid_argument(f"JSON Parse error: {message} at offset: {self._at if offset is None else offset}")
 
 
 def _object(items: list[Any]) -> dict[str, Any]:

@@ -49,9 +49,7 @@ def start(servables: Servables, host: str, port: int) -> tuple[grpc.Server, int]
     try:
         chosen = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
-        raise StatusError(
-            Code.UNAVAILABLE, f"Failed to start gRPC server at {host}:{port}: {error}"
-        ) from error
+        raise StatusError(Code.UNAVAILABLE, f"Failed to start gRPC server at {host}:{port}: {error}") from error
     server.start()
     return server, chosen
 
@@ -115,9 +113,7 @@ class _Service:
         for state in self._servables.states(_model_spec(request)):
             entry = response.model_version_status.add(version=state.version, state=int(state.state))
             entry.status.error_code = int(state.code)
-            entry.status.error_message = state.message.encode("utf-8", "surrogateescape").decode(
-                "utf-8", "replace"
-            )
+            entry.status.error_message = state.message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         return response
 
 

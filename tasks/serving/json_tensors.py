@@ -73,9 +73,7 @@ class TensorBuilder:
         elif size != math.prod(self._row_shape):
             raise invalid_argument(f"Expecting tensor size: {math.prod(self._row_shape)} but got: {size}")
         elif shape != self._row_shape:
-            raise invalid_argument(
-                f"Expecting shape {_brackets(self._row_shape)} but got: {_brackets(shape)}"
-            )
+            raise invalid_argument(f"Expecting shape {_brackets(self._row_shape)} but got: {_brackets(shape)}")
 
     def batch(self, rows: int) -> Tensor:
         """Return the tensor of `rows` rows, with the batch as its first dimension."""
@@ -115,8 +113,7 @@ class TensorBuilder:
             raise invalid_argument(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
         if len(value) != shape[level]:
             raise invalid_argument(
-                f"Encountered list at unexpected size: {len(value)}"
-                f" at level: {level} expected size: {shape[level]}"
+                f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
             )
         for item in value:
             self._fill_level(item, level + 1, shape)
@@ -170,10 +167,10 @@ def to_numpy(values: Any, dtype: int) -> np.ndarray[Any, Any]:
 
 def flush_subnormal(floats: np.ndarray[Any, Any], dtype: int) -> np.ndarray[Any, Any]:
     """Replace subnormal numbers of a flat float array by zeros of their sign, in a copy if need be."""
-    subnormal = (np.abs(floats) < _SMALLEST_NORMAL[dtype]) & (floats != 0)
-    return (
-        np.where(subnormal, np.copysign(floats.dtype.type(0), floats), floats) if subnormal.any() else floats
-    )
+    small = np.abs(floats) < _SMALLEST_NORMAL[dtype]
+    if not np.count_nonzero(small):
+        return floats
+    return np.where(small, np.copysign(floats.dtype.type(0), floats), floats)
 
 
 def is_base64_object(value: Any) -> bool:
@@ -205,14 +202,19 @@ def decode_base64_object(value: dict[str, Any]) -> bytes:
         raise invalid_argument("Unable to base64 decode") from None
 
 
-def text_of(value: Any, indent: str = "") -> str:
-    """Print a JSON value as TensorFlow Serving's messages show it: objects spread out, lists in a line."""
-    inner = indent + "    "
+def text_of(value: Any, depth: int = 0) -> str:
+    """Print a JSON value as TensorFlow Serving's messages show it: objects spread out, lists in a line.
+
+    What lies deeper than any tensor goes is left out: Python's stack does not reach as far.
+    """
+    indent = "    " * depth
+    if isinstance(value, dict | list) and depth > MAX_DIMENSIONS:
+        return "..."
     if isinstance(value, dict):
-        lines = [f"{inner}{_quoted(name)}: {text_of(item, inner)}" for name, item in members(value)]
+        lines = [f"{indent}    {_quoted(name)}: {text_of(item, depth + 1)}" for name, item in members(value)]
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}" if lines else "{}"
     if isinstance(value, list):
-        return "[" + ", ".join(text_of(item, inner) for item in value) + "]"
+        return "[" + ", ".join(text_of(item, depth + 1) for item in value) + "]"
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, float):

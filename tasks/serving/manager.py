@@ -24,9 +24,7 @@ def model_configs(flags: Flags) -> list[ModelConfig]:
     if flags.model_config_file:
         return read_config_file(Path(flags.model_config_file))
     if not flags.model_base_path:
-        raise invalid_argument(
-            "Both server_options.model_base_path and server_options.model_config_file are empty!"
-        )
+        raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
     return [ModelConfig(flags.model_name, Path(flags.model_base_path))]
 
 
@@ -55,9 +53,7 @@ def manage(servables: Servables, flags: Flags, ready: Event) -> None:
         while servables.act():
             _announce(servables, ready)
         _announce(servables, ready)
-        time.sleep(
-            max(min(next_poll, next_reload if reloads else float("inf"), now + 1) - time.monotonic(), 0.01)
-        )
+        time.sleep(max(min(next_poll, next_reload if reloads else float("inf"), now + 1) - time.monotonic(), 0.01))
 
 
 def _announce(servables: Servables, ready: Event) -> None:
@@ -102,6 +98,4 @@ def check_initial_loads(reached: Iterable[tuple[str, VersionState]]) -> None:
         if state.state is not State.AVAILABLE
     ]
     if failed:
-        raise StatusError(
-            Code.UNKNOWN, f"{len(failed)} servable(s) did not become available: {{{''.join(failed)}}}"
-        )
+        raise StatusError(Code.UNKNOWN, f"{len(failed)} servable(s) did not become available: {{{''.join(failed)}}}")

@@ -32,9 +32,7 @@ def encode(name: str, version: int, model: SavedModel) -> bytes:
     from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped, unused-ignore]
 
     signatures = {
-        key: MessageToDict(
-            definition, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
+        key: MessageToDict(definition, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         for key, definition in model.signature_defs.items()
     }
     answer = {

@@ -55,8 +55,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not self.base_path.is_absolute():
             raise invalid_argument(
-                f"Expected model {self.name} to have an absolute path or URI;"
-                f" got base_path()={self.base_path}"
+                f"Expected model {self.name} to have an absolute path or URI; got base_path()={self.base_path}"
             )
 
 
@@ -86,13 +85,9 @@ def read_config_file(path: Path) -> list[ModelConfig]:
 
 
 def _model_config(config: Any) -> ModelConfig:
-    is_tensorflow = config.model_platform == "tensorflow" or (
-        not config.model_platform and config.model_type == 1
-    )
+    is_tensorflow = config.model_platform == "tensorflow" or (not config.model_platform and config.model_type == 1)
     if not is_tensorflow:
-        raise invalid_argument(
-            f"Model {config.name} requests unsupported platform {config.model_platform or '(none)'}"
-        )
+        raise invalid_argument(f"Model {config.name} requests unsupported platform {config.model_platform or '(none)'}")
     choice = config.model_version_policy
     kind = choice.WhichOneof("policy_choice")
     if kind == "all":

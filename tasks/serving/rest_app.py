@@ -108,9 +108,11 @@ class RestApp:
             raise invalid_argument(malformed)
         request = decode_predict(body, lambda name: self._servables.find(spec)[1].signature(name).inputs)
         model = self._servables.find(spec)[1]
-        outputs = await asyncio.to_thread(
-            model.predict, request.signature_name, request.inputs, self._timeout_ms
-        )
+        name, inputs = request.signature_name, request.inputs
+        if model.is_quick(name, inputs):  # then a change of threads would cost more than the run
+            outputs = model.predict(name, inputs, self._timeout_ms, in_caller_thread=True)
+        else:
+            outputs = await asyncio.to_thread(model.predict, name, inputs, self._timeout_ms)
         return encode_predict(outputs, request.is_row_format)
 
 
@@ -155,7 +157,5 @@ def _unzip(body: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
 def _page(status: int) -> tuple[int, bytes, bytes]:
     """Answer as libevent does where no handler is asked."""
     reason = _REASONS[status]
-    page = (
-        f"<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n"
-    )
+    page = f"<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n"
     return status, page.encode(), b"text/html"

@@ -17,10 +17,12 @@ import orjson
 from tasks.serving import exact_json
 from tasks.serving.json_tensors import TensorBuilder, is_base64_object, text_of, to_numpy
 from tasks.serving.status import StatusError, invalid_argument
-from tasks.serving.tensors import DT_BOOL, DT_DOUBLE, DT_FLOAT, DT_STRING, Tensor
+from tasks.serving.tensors import DT_BOOL, DT_DOUBLE, DT_FLOAT, DT_STRING, NUMPY_DTYPES, Tensor
 
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _LONG_DECIMAL: Final = re.compile(rb"[0-9.]{17}|[0-9][eE]")
+_SHORT_BODY: Final = 2048
+"""Up to this size, in bytes, searching the text for long decimals costs less than NumPy's checks."""
 _INTEGER_RANGES: Final = {
     3: (-(2**31), 2**31 - 1), 4: (-(2**31), 2**31 - 1), 5: (-(2**31), 2**31 - 1), 6: (-(2**31), 2**31 - 1),
     9: (-(2**63), 2**63 - 1), 22: (0, 2**32 - 1), 23: (0, 2**64 - 1),
@@ -62,8 +64,7 @@ def decode_predict(body: bytes, inputs_of: InputsOf) -> PredictBody:
     signature_name = document.get("signature_name", "")
     if not isinstance(signature_name, str):
         raise invalid_argument(
-            f"JSON Value: {text_of(document)} not formatted correctly."
-            " 'signature_name' key must be a string value."
+            f"JSON Value: {text_of(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
     inputs = inputs_of(signature_name)
     if not inputs:
@@ -144,12 +145,16 @@ def _quick_tensors(
     """Return the tensors, or None where the exact rules must decide."""
     # NumPy takes true for 1. No name in a body of numbers needs these letters, so look for them first.
     has_bool = (b"u" in body or b"l" in body) and (b"true" in body or b"false" in body)
+    short = (len(body) <= _SHORT_BODY or DT_DOUBLE in inputs.values()) and not _LONG_DECIMAL.search(body)
     try:
         columns = _columns(document["instances" if is_row_format else "inputs"], inputs, is_row_format)
         tensors = {}
         for name, dtype in inputs.items():
-            tensor = _quick_tensor(columns[name], name, dtype, is_row_format, body)
-            if tensor is None or (has_bool and dtype not in (DT_STRING, DT_BOOL)):
+            if dtype == DT_STRING:
+                tensors[name] = _string_tensor(columns[name], name, is_row_format)
+                continue
+            tensor = _number_tensor(columns[name], dtype, short)
+            if tensor is None or (has_bool and dtype != DT_BOOL):
                 return None
             tensors[name] = tensor
         return tensors
@@ -174,18 +179,27 @@ def _columns(content: Any, inputs: Mapping[str, int], is_row_format: bool) -> di
     return {name: [row[name] for row in content] for name in inputs}
 
 
-def _quick_tensor(column: Any, name: str, dtype: int, is_row_format: bool, body: bytes) -> Tensor | None:
-    if dtype == DT_STRING:
-        builder = TensorBuilder(name, dtype)
-        if not is_row_format:
-            return builder.whole(column)
-        for value in column:
-            builder.add_row(value)
-        return builder.batch(len(column))
+def _string_tensor(column: Any, name: str, is_row_format: bool) -> Tensor:
+    builder = TensorBuilder(name, DT_STRING)
+    if not is_row_format:
+        return builder.whole(column)
+    for value in column:
+        builder.add_row(value)
+    return builder.batch(len(column))
+
+
+def _number_tensor(column: Any, dtype: int, short: bool) -> Tensor | None:
+    """Return the tensor of nested lists of numbers, or None where NumPy cannot be trusted with them.
+
+    Args:
+        column: what was sent.
+        dtype: DataType number.
+        short: whether every decimal in the body is so short that all readers agree on it.
+    """
     array = np.array(column)
     kind = array.dtype.kind
     if dtype in (DT_FLOAT, DT_DOUBLE):
-        if kind not in "fiu" or (kind == "f" and not _rounds_alike(array, dtype, body)):
+        if kind not in "fiu" or not (short or kind != "f" or (dtype == DT_FLOAT and _rounds_alike(array))):
             return None
     elif dtype == DT_BOOL:
         if kind != "b":
@@ -194,19 +208,21 @@ def _quick_tensor(column: Any, name: str, dtype: int, is_row_format: bool, body:
         low, high = _INTEGER_RANGES[dtype]
         if kind not in "iu" or int(array.min()) < low or int(array.max()) > high:
             return None
-    return Tensor(dtype, array.shape, to_numpy(array.reshape(-1), dtype))
+    flat = array.reshape(-1)
+    if short and kind == "f":  # nothing too large or too small can be among them
+        return Tensor(dtype, array.shape, flat.astype(NUMPY_DTYPES[dtype], copy=False))
+    return Tensor(dtype, array.shape, to_numpy(flat, dtype))
 
 
-def _rounds_alike(doubles: np.ndarray[Any, Any], dtype: int, body: bytes) -> bool:
-    """Return whether RapidJSON's doubles, a few units off at most, give the same tensor as orjson's."""
-    if dtype == DT_DOUBLE:  # decimals of up to 15 digits come out equal
-        return _LONG_DECIMAL.search(body) is None
+def _rounds_alike(doubles: np.ndarray[Any, Any]) -> bool:
+    """Return whether RapidJSON's doubles, a few units off at most, round to the same float32."""
     few_units = doubles * 2.0**-50
     with np.errstate(over="ignore", under="ignore"):
         unsure = (doubles - few_units).astype(np.float32) != (doubles + few_units).astype(np.float32)
-    return not unsure.any() or bool(
-        np.all(~unsure | ((doubles == np.rint(doubles)) & (np.abs(doubles) < 2**53)))
-    )
+    if not np.count_nonzero(unsure):
+        return True
+    # An integer that a double holds comes out exact, even half-way between two float32.
+    return bool(np.all(~unsure | ((doubles == np.rint(doubles)) & (np.abs(doubles) < 2**53))))
 
 
 # --- the exact way ---
@@ -249,9 +265,7 @@ def _add(builders: dict[str, TensorBuilder], name: str, value: Any, where: str) 
             raise invalid_argument(f"JSON object: does not have named input: {name}")
         builders[name].add_row(value)
     except StatusError as error:
-        raise invalid_argument(
-            f"Failed to process element: {where} of 'instances' list. Error: {error}"
-        ) from None
+        raise invalid_argument(f"Failed to process element: {where} of 'instances' list. Error: {error}") from None
 
 
 def _tensors_of_columns(content: Any, inputs: Mapping[str, int]) -> dict[str, Tensor]:

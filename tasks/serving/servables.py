@@ -180,9 +180,7 @@ class Servables:
                 continue
             except VersionClash as clash:
                 if clash.version not in stream.models:
-                    stream.states[clash.version] = VersionState(
-                        clash.version, State.END, clash.code, clash.message
-                    )
+                    stream.states[clash.version] = VersionState(clash.version, State.END, clash.code, clash.message)
                 self._complain(stream, str(clash))
                 continue
             wanted = stream.config.policy.choose(on_disk)
@@ -211,9 +209,7 @@ class Servables:
         Returns:
             Whether there was anything to do.
         """
-        acted = [
-            self._act(name, stream) for name, stream in self._streams.items()
-        ]  # every model, not until one acts
+        acted = [self._act(name, stream) for name, stream in self._streams.items()]  # every model, not until one acts
         return any(acted)
 
     def _act(self, name: str, stream: _Stream) -> bool:

@@ -1,22 +1,26 @@
 """A SavedModel in memory: its signatures, and running them."""
 
 import ctypes
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from ctypes import c_char_p, c_int64, c_void_p
+from ctypes import c_char_p, c_void_p
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from tasks.serving.status import Code, StatusError, invalid_argument
-from tasks.serving.tensors import DT_STRING, NUMPY_DTYPES, Tensor
-from tasks.serving.tf_library import TSTRING_SIZE, Output, Status, library
+from tasks.serving.tensors import Tensor
+from tasks.serving.tf_library import Buffer, Output, Status, library
 from tasks.serving.tf_protos import proto
+from tasks.serving.tf_tensors import delete_input, from_handle, to_handle
 
 DEFAULT_SIGNATURE: Final = "serving_default"
 _SERVE_TAG: Final = b"serve"
+_QUICK_S: Final = 0.001
+_LOOPS: Final = frozenset(("While", "StatelessWhile", "Enter", "RefEnter", "MapDefun", "PyFunc"))
+"""Operations whose work is not bounded by the size of their inputs."""
 _PREDICT_METHODS: Final = tuple(f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress"))
 
 
@@ -58,13 +62,11 @@ class SavedModel:
                 options, None, bytes(version_dir), tags, 1, self._graph, meta_graph, status.handle
             )
             status.check()
-            self.signature_defs = _signature_defs(
-                ctypes.string_at(meta_graph.contents.data, meta_graph.contents.length)
-            )
+            self._read_meta_graph(ctypes.string_at(meta_graph.contents.data, meta_graph.contents.length))
         finally:
             api.TF_DeleteSessionOptions(options)
             api.TF_DeleteBuffer(meta_graph)
-        self._signatures = self._runnable_signatures()
+        self._quick_sizes: dict[str, int] = {}
 
     def __del__(self) -> None:
         api = library()
@@ -73,19 +75,39 @@ class SavedModel:
             api.TF_DeleteSession(self._session, status.handle)
         api.TF_DeleteGraph(self._graph)
 
+    def _read_meta_graph(self, serialized: bytes) -> None:
+        meta_graph = proto("tensorflow.core.protobuf.meta_graph_pb2").MetaGraphDef.FromString(serialized)
+        self.signature_defs: dict[str, Any] = dict(meta_graph.signature_def)
+        self._signatures = self._runnable_signatures()
+        graph = meta_graph.graph_def
+        bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+        self._has_loops = any(node.op in _LOOPS for body in bodies for node in body)
+
     def signature(self, name: str) -> Signature:
         """Return a signature by name; an empty name stands for `serving_default`.
 
         Raises:
             StatusError: there is none of that name.
         """
-        name = name or DEFAULT_SIGNATURE
-        if name not in self._signatures:
-            raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
-        return self._signatures[name]
+        signature = self._signatures.get(name or DEFAULT_SIGNATURE)
+        if signature is None:
+            raise invalid_argument(f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def')
+        return signature
+
+    def is_quick(self, name: str, inputs: Mapping[str, Tensor]) -> bool:
+        """Return whether a run of this size is known to take less than a switch of threads is worth.
+
+        It is if one at least as large was, in a graph whose work its inputs' sizes bound.
+        """
+        return _size(inputs) <= self._quick_sizes.get(name, -1)
 
     def predict(
-        self, name: str, inputs: Mapping[str, Tensor], timeout_ms: int, output_filter: Iterable[str] = ()
+        self,
+        name: str,
+        inputs: Mapping[str, Tensor],
+        timeout_ms: int,
+        output_filter: Iterable[str] = (),
+        in_caller_thread: bool = False,
     ) -> dict[str, Tensor]:
         """Run a signature.
 
@@ -94,6 +116,7 @@ class SavedModel:
             inputs: a tensor for each input.
             timeout_ms: how long TensorFlow may take, in milliseconds; 0 for no limit.
             output_filter: names of the outputs to fetch; all if empty.
+            in_caller_thread: run the graph in this thread, not in TensorFlow's; then no timeout holds.
 
         Raises:
             StatusError: wrong inputs, or what the graph raised.
@@ -101,38 +124,44 @@ class SavedModel:
         signature = self.signature(name)
         _check_predictable(signature, inputs)
         wanted = _wanted_outputs(signature, output_filter)
-        names = list(inputs)
+        begin = time.perf_counter()
         values = self._run(
-            [signature.feeds[name] for name in names],
-            [inputs[name] for name in names],
+            [signature.feeds[name] for name in inputs],
+            list(inputs.values()),
             [signature.fetches[name] for name in wanted],
-            timeout_ms,
+            _run_options(timeout_ms, in_caller_thread),
         )
+        self._remember(name, _size(inputs), time.perf_counter() - begin)
         return dict(zip(wanted, values, strict=True))
 
+    def _remember(self, name: str, size: int, seconds: float) -> None:
+        if seconds > _QUICK_S or self._has_loops:
+            self._quick_sizes.pop(name, None)
+        elif size > self._quick_sizes.get(name, -1):
+            self._quick_sizes[name] = size
+
     def _run(
-        self, feeds: list[Output], inputs: list[Tensor], fetches: list[Output], timeout_ms: int
+        self, feeds: list[Output], inputs: list[Tensor], fetches: list[Output], options: "_RunOptions"
     ) -> list[Tensor]:
         api = library()
         status = Status()
         results = (c_void_p * len(fetches))()
-        options = _run_options(timeout_ms)
         handles: list[int] = []
         try:
-            handles.extend(_to_handle(tensor) for tensor in inputs)
+            handles.extend(map(to_handle, inputs))
             api.TF_SessionRun(
-                self._session, options, (Output * len(feeds))(*feeds), (c_void_p * len(feeds))(*handles),
+                self._session, options.buffer, (Output * len(feeds))(*feeds), (c_void_p * len(feeds))(*handles),
                 len(feeds), (Output * len(fetches))(*fetches), results, len(fetches), None, 0, None,
                 status.handle,
             )  # fmt: skip
             status.check()
-            return [_from_handle(handle) for handle in results if handle]
+            return [from_handle(handle) for handle in results if handle]
         finally:
-            api.TF_DeleteBuffer(options)
             for handle, tensor in zip(handles, inputs, strict=False):
-                _delete_input(handle, tensor)
-            for handle in filter(None, results):
-                api.TF_DeleteTensor(handle)
+                delete_input(handle, tensor)
+            for result in results:
+                if result:
+                    api.TF_DeleteTensor(result)
 
     def _runnable_signatures(self) -> dict[str, Signature]:
         signatures = {}
@@ -160,10 +189,27 @@ class SavedModel:
         return Output(handle, int(index or 0))
 
 
-def _signature_defs(meta_graph: bytes) -> dict[str, Any]:
-    """Return the SignatureDef messages of a serialized MetaGraphDef by name."""
-    messages = proto("tensorflow.core.protobuf.meta_graph_pb2")
-    return dict(messages.MetaGraphDef.FromString(meta_graph).signature_def)
+def _size(inputs: Mapping[str, Tensor]) -> int:
+    """Return how many elements the inputs have in all."""
+    return sum(len(tensor.values) for tensor in inputs.values())
+
+
+class _RunOptions:
+    """A TF_Buffer with a serialized RunOptions message: timeout_in_ms is field 2, the pool field 3."""
+
+    def __init__(self, timeout_ms: int, in_caller_thread: bool) -> None:
+        text = b"\x10"
+        while timeout_ms > 0x7F:
+            text += bytes((timeout_ms & 0x7F | 0x80,))
+            timeout_ms >>= 7
+        text += bytes((timeout_ms,))
+        if in_caller_thread:
+            text += b"\x18" + b"\xff" * 9 + b"\x01"  # inter_op_thread_pool: -1
+        self._text = text
+        self.buffer = Buffer(ctypes.cast(c_char_p(text), c_void_p), len(text), None)
+
+
+_run_options = lru_cache(maxsize=256)(_RunOptions)
 
 
 def _check_predictable(signature: Signature, inputs: Mapping[str, Tensor]) -> None:
@@ -174,6 +220,8 @@ def _check_predictable(signature: Signature, inputs: Mapping[str, Tensor]) -> No
             "Expected prediction signature method_name to be one of {"
             f"{', '.join(_PREDICT_METHODS)}}}. Was: {signature.method_name}",
         )
+    if inputs.keys() == signature.inputs.keys():
+        return
     expected, sent = _listed(signature.inputs), _listed(inputs)
     if len(inputs) != len(signature.inputs):
         raise invalid_argument(
@@ -181,12 +229,10 @@ def _check_predictable(signature: Signature, inputs: Mapping[str, Tensor]) -> No
             f"len({expected}). Sent extra: {_listed(inputs.keys() - signature.inputs.keys())}. "
             f"Missing but required: {_listed(signature.inputs.keys() - inputs.keys())}."
         )
-    for name in inputs:
-        if name not in signature.inputs:
-            raise invalid_argument(
-                f"input tensor alias not found in signature: {name}."
-                f" Inputs expected to be in the set {expected}."
-            )
+    unknown = min(inputs.keys() - signature.inputs.keys())
+    raise invalid_argument(
+        f"input tensor alias not found in signature: {unknown}. Inputs expected to be in the set {expected}."
+    )
 
 
 def _wanted_outputs(signature: Signature, output_filter: Iterable[str]) -> list[str]:
@@ -205,63 +251,3 @@ def _wanted_outputs(signature: Signature, output_filter: Iterable[str]) -> list[
 
 def _listed(names: Iterable[str]) -> str:
     return "{" + ",".join(sorted(names)) + "}"
-
-
-def _run_options(timeout_ms: int) -> Any:
-    """Return a TF_Buffer with RunOptions{timeout_in_ms}: field 2, a varint."""
-    text = b"\x10"
-    while timeout_ms > 0x7F:
-        text += bytes((timeout_ms & 0x7F | 0x80,))
-        timeout_ms >>= 7
-    text += bytes((timeout_ms,))
-    return library().TF_NewBufferFromString(text, len(text))
-
-
-def _to_handle(tensor: Tensor) -> int:
-    """Copy a tensor into memory of TensorFlow's own, which the graph may keep."""
-    api = library()
-    is_string = tensor.dtype == DT_STRING
-    values: Any = tensor.values
-    size = tensor.size * TSTRING_SIZE if is_string else values.nbytes
-    rank = len(tensor.shape)
-    handle: int = api.TF_AllocateTensor(tensor.dtype, (c_int64 * rank)(*tensor.shape), rank, size)
-    data = api.TF_TensorData(handle)
-    if not is_string:
-        ctypes.memmove(data, values.ctypes.data, size)
-        return handle
-    for index, value in enumerate(values):
-        api.TF_StringInit(data + index * TSTRING_SIZE)
-        api.TF_StringCopy(data + index * TSTRING_SIZE, value, len(value))
-    return handle
-
-
-def _delete_input(handle: int, tensor: Tensor) -> None:
-    api = library()
-    if tensor.dtype == DT_STRING:  # TensorFlow frees the array, but not what long strings point to
-        data = api.TF_TensorData(handle)
-        for index in range(tensor.size):
-            api.TF_StringDealloc(data + index * TSTRING_SIZE)
-    api.TF_DeleteTensor(handle)
-
-
-def _from_handle(handle: int) -> Tensor:
-    """Copy a tensor out of TensorFlow's memory.
-
-    Raises:
-        StatusError: a DataType without a dense layout (resource, variant).
-    """
-    api = library()
-    dtype = api.TF_TensorType(handle)
-    shape = tuple(api.TF_Dim(handle, axis) for axis in range(api.TF_NumDims(handle)))
-    data = api.TF_TensorData(handle)
-    if dtype == DT_STRING:
-        count = int(np.prod(shape, dtype=np.int64))
-        strings = [data + index * TSTRING_SIZE for index in range(count)]
-        return Tensor(
-            dtype, shape,
-            [ctypes.string_at(api.TF_StringGetDataPointer(at), api.TF_StringGetSize(at)) for at in strings],
-        )  # fmt: skip
-    if dtype not in NUMPY_DTYPES:
-        raise StatusError(Code.UNIMPLEMENTED, f"A tensor of DataType {dtype} cannot leave the server")
-    raw = ctypes.string_at(data, api.TF_TensorByteSize(handle)) if data else b""
-    return Tensor(dtype, shape, np.frombuffer(raw, dtype=NUMPY_DTYPES[dtype]))

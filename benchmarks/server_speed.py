@@ -1,0 +1,159 @@
+"""Measure the embedded server: start, one-row requests against a bare echo, 128-row bodies, memory.
+
+    python -m benchmarks.server_speed [--seconds 3] [--requests 20000]
+
+Everything runs on loopback for a bounded time. The echo is a Starlette route that returns the same
+answer to the same body under the same uvicorn settings, so the ratio says what the model costs.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "tests" / "data" / "tfs_rest" / "models"
+ECHO = """
+import socket, sys, uvicorn
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+answer = sys.argv[1].encode()
+async def predict(request):
+    await request.body()
+    return Response(answer, media_type="application/json")
+app = Starlette(routes=[Route("/{path:path}", predict, methods=["POST"])])
+config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none",
+    proxy_headers=False)
+listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+listening.bind(("127.0.0.1", 0))
+listening.listen(1024)
+print(f"localhost:{listening.getsockname()[1]} ready", file=sys.stderr, flush=True)
+uvicorn.Server(config).run(sockets=[listening])
+"""
+ROUNDS = 5
+
+
+@contextmanager
+def process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run a child for the time of a block."""
+    child = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "REHEARSAL_REST_HOST": "127.0.0.1"}
+    )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        child.wait()
+
+
+@contextmanager
+def server(model: str) -> Iterator[tuple[int, int, float]]:
+    """Serve a recorded model; yield its port, its process number and the seconds until it was ready."""
+    begin = time.perf_counter()
+    flags = ["--port=0", "--rest_api_port=0", f"--model_name={model}", f"--model_base_path={MODELS / model}"]
+    with process([sys.executable, "-m", "tasks.serving.server", *flags]) as child:
+        port = _port_of(child, "Exporting HTTP/REST API")
+        yield port, child.pid, time.perf_counter() - begin
+
+
+def _port_of(child: subprocess.Popen[str], sign: str) -> int:
+    assert child.stderr is not None
+    for line in child.stderr:
+        if sign in line:
+            return int(line.split("localhost:")[1].split()[0])
+    raise SystemExit("a server did not start")
+
+
+async def _client(port: int, request: bytes, until: float, count: list[int]) -> None:
+    """Send one request after the other on one connection and read each answer by its length."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while time.perf_counter() < until:
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b" 200 " in head.split(b"\r\n", 1)[0], head
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        await reader.readexactly(length)
+        count[0] += 1
+    writer.close()
+    await writer.wait_closed()
+
+
+def requests_per_second(port: int, path: str, body: bytes, connections: int, seconds: float) -> float:
+    """Return the rate of one client process over some connections."""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    async def run() -> int:
+        count = [0]
+        until = time.perf_counter() + seconds
+        await asyncio.gather(*(_client(port, head.encode() + body, until, count) for _ in range(connections)))
+        return count[0]
+
+    begin = time.perf_counter()
+    return asyncio.run(run()) / (time.perf_counter() - begin)
+
+
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def one_row_rates(seconds: float) -> tuple[float, float]:
+    """Return one-row requests/s at 8 connections of the server and of the bare echo, the best of each.
+
+    The two take turns, so that what else the machine does falls on both.
+    """
+    path, body = "/v1/models/half:predict", b'{"instances": [[1.0]]}'
+    ours, echo = [], []
+    with (
+        server("half") as (port, _pid, _start),
+        process([sys.executable, "-c", ECHO, '{"predictions":[[2.5]]}']) as child,
+    ):
+        echo_port = _port_of(child, "ready")
+        for _ in range(ROUNDS):
+            ours.append(requests_per_second(port, path, body, 8, seconds / ROUNDS))
+            echo.append(requests_per_second(echo_port, path, body, 8, seconds / ROUNDS))
+    return max(ours), max(echo)
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
+    parser.add_argument("--requests", type=int, default=20_000, help="requests between two looks at memory")
+    options = parser.parse_args()
+    starts = []
+    for _ in range(3):
+        with server("half") as (_port, _pid, start_s):
+            starts.append(start_s)
+    ours, echo = one_row_rates(options.seconds)
+    rows = np.random.default_rng(0).random((128, 64), dtype=np.float32)
+    wide = orjson.dumps({"signature_name": "f32", "instances": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+    with server("zoo") as (port, pid, _start):
+        rate = requests_per_second(port, "/v1/models/zoo:predict", wide, 4, options.seconds)
+        small = json.dumps({"signature_name": "f32", "instances": [1.0]}).encode()
+        seconds = options.requests / 3000
+        requests_per_second(port, "/v1/models/zoo:predict", small, 8, seconds)
+        before = resident_mb(pid)
+        requests_per_second(port, "/v1/models/zoo:predict", small, 8, seconds)
+        after = resident_mb(pid)
+    print(f"{'exec to first answer, s (best of 3)':50}{min(starts):>10.2f}")
+    print(f"{'one-row requests/s, 8 connections':50}{ours:>10.0f}")
+    print(f"{'bare echo requests/s, 8 connections':50}{echo:>10.0f}")
+    print(f"{'ratio':50}{ours / echo:>10.2f}")
+    print(f"{'rows/s in bodies of 128 x 64 floats, 4 connections':50}{rate * 128:>10.0f}")
+    print(f"{f'memory growth over {options.requests} requests, MB':50}{after - before:>10.1f}")
+
+
+if __name__ == "__main__":
+    main()
