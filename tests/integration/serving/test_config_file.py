@@ -41,7 +41,7 @@ def _value(server: Any, path: str) -> Any:
 
 
 def test_version_policies(starter: Any, tmp_path: Path, half: Path) -> None:
-    """latest takes the highest few, specific the ones named, all every version on disk."""
+    """The latest policy takes the highest few, specific the ones named, all every version on disk."""
     server = starter.start(
         _write(
             tmp_path / "models.config",

@@ -1,0 +1,223 @@
+"""Which versions are loaded, served and ended."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.serving.model_config import ModelConfig, VersionClash, VersionPolicy, version_dirs
+from tasks.serving.servables import LoadRetries, ModelSpec, Servables, State
+from tasks.serving.status import Code, StatusError
+
+START, LOADING, AVAILABLE, UNLOADING, END = State
+
+
+class Disk:
+    """A base path, and a loader that notes what it is asked for and fails on the versions named."""
+
+    def __init__(self, base_path: Path, retries: int = 0, allow_labels: bool = True) -> None:
+        self.base_path = base_path
+        self.bad: set[int] = set()
+        self.loaded: list[int] = []
+        self.servables = Servables(self._load, LoadRetries(retries, 0.0), allow_labels)
+
+    def _load(self, version_dir: Path) -> Any:
+        version = int(version_dir.name)
+        self.loaded.append(version)
+        if version in self.bad:
+            raise StatusError(Code.DATA_LOSS, "damaged")
+        return version_dir.name
+
+    def put(self, *versions: int) -> None:
+        for version in versions:
+            (self.base_path / str(version)).mkdir()
+
+    def configure(self, policy: VersionPolicy | None = None, labels: dict[str, int] | None = None) -> None:
+        policy = policy or VersionPolicy()
+        self.servables.configure([ModelConfig("m", self.base_path, policy, labels or {})])
+
+    def settle(self) -> dict[int, State]:
+        self.servables.poll()
+        while self.servables.act():
+            pass
+        return {state.version: state.state for state in self.servables.states(ModelSpec("m"))}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    """Return a disk with an empty base path, configured to serve the highest version."""
+    made = Disk(tmp_path)
+    made.configure()
+    return made
+
+
+def test_new_version_replaces_the_old_one(disk: Disk) -> None:
+    """The new version is available when the old one has ended."""
+    disk.put(1)
+    assert disk.settle() == {1: AVAILABLE}
+    disk.put(2)
+    assert disk.settle() == {2: AVAILABLE, 1: END}
+    assert disk.servables.find(ModelSpec("m")) == (2, "2")
+
+
+def test_new_version_is_loaded_before_the_old_one_goes(disk: Disk) -> None:
+    """Between the two steps of a switch both versions are available."""
+    disk.put(1)
+    disk.settle()
+    disk.put(2)
+    disk.servables.poll()
+    disk.servables.act()
+    assert {state.version: state.state for state in disk.servables.states(ModelSpec("m"))} == {
+        2: AVAILABLE,
+        1: AVAILABLE,
+    }
+
+
+def test_bad_version_leaves_the_old_one_serving(disk: Disk) -> None:
+    """A version that fails ends with its error, is not tried again, and changes nothing for requests."""
+    disk.put(1)
+    disk.settle()
+    disk.put(2)
+    disk.bad = {2}
+    assert disk.settle() == {2: END, 1: AVAILABLE}
+    assert disk.settle() == {2: END, 1: AVAILABLE}
+    assert disk.loaded == [1, 2]
+    (state,) = disk.servables.states(ModelSpec("m", version=2))
+    assert (state.code, state.message) == (Code.DATA_LOSS, "damaged")
+
+
+def test_bad_version_that_goes_and_comes_back_is_tried_again(disk: Disk) -> None:
+    """Once its directory was gone, a version that failed gets a new chance."""
+    disk.put(1)
+    disk.bad = {1}
+    assert disk.settle() == {1: END}
+    (disk.base_path / "1").rmdir()
+    disk.settle()
+    disk.bad = set()
+    disk.put(1)
+    assert disk.settle() == {1: AVAILABLE}
+
+
+def test_retries(tmp_path: Path) -> None:
+    """A load is tried again as often as allowed, and the version is LOADING meanwhile."""
+    disk = Disk(tmp_path, retries=2)
+    disk.configure()
+    disk.put(1)
+    disk.bad = {1}
+    disk.servables.poll()
+    disk.servables.act()
+    assert disk.servables.states(ModelSpec("m"))[0].state is LOADING
+    assert disk.settle() == {1: END}
+    assert disk.loaded == [1, 1, 1]
+
+
+def test_highest_of_several_is_loaded_first(disk: Disk) -> None:
+    """Of several versions the highest comes first, so that it serves first."""
+    disk.configure(VersionPolicy(latest=3))
+    disk.put(1, 2, 3, 4)
+    assert disk.settle() == {4: AVAILABLE, 3: AVAILABLE, 2: AVAILABLE}
+    assert disk.loaded == [4, 3, 2]
+
+
+def test_versions_left_over_go_one_by_one(disk: Disk) -> None:
+    """While no wanted version is available, the highest unwanted one is kept."""
+    disk.configure(VersionPolicy(latest=2))
+    disk.put(1, 2)
+    disk.settle()
+    disk.configure(VersionPolicy(specific=frozenset((3,))))
+    disk.put(3)
+    disk.bad = {3}
+    assert disk.settle() == {3: END, 2: AVAILABLE, 1: END}
+
+
+def test_model_that_is_no_longer_configured_is_unloaded(disk: Disk) -> None:
+    """A model that a new configuration does not name ends, and is not found any more."""
+    disk.put(1)
+    disk.settle()
+    disk.servables.configure([])
+    assert disk.settle() == {1: END}
+    with pytest.raises(StatusError, match=r"Latest\(m\)"):
+        disk.servables.find(ModelSpec("m"))
+
+
+def test_labels(disk: Disk) -> None:
+    """A label finds its version; one that is unknown is a wrong argument, not a missing servable."""
+    disk.put(1, 2)
+    disk.configure(VersionPolicy(latest=2), {"stable": 1, "next": 9})
+    disk.settle()
+    assert disk.servables.find(ModelSpec("m", label="stable")) == (1, "1")
+    for label, code in (("none", Code.INVALID_ARGUMENT), ("next", Code.NOT_FOUND)):
+        with pytest.raises(StatusError) as raised:
+            disk.servables.find(ModelSpec("m", label=label))
+        assert raised.value.code is code
+
+
+def test_moving_a_label_to_an_unloaded_version_is_refused(disk: Disk) -> None:
+    """The flag allows a new label to run ahead of its version, never one that is in use."""
+    disk.put(1)
+    disk.configure(labels={"stable": 1})
+    disk.settle()
+    with pytest.raises(StatusError, match="not currently available") as raised:
+        disk.configure(labels={"stable": 2})
+    assert raised.value.code is Code.FAILED_PRECONDITION
+    assert disk.servables.find(ModelSpec("m", label="stable")) == (1, "1")
+
+
+def test_labels_without_the_flag(tmp_path: Path) -> None:
+    """Without the flag even a new label must name a loaded version."""
+    disk = Disk(tmp_path, allow_labels=False)
+    with pytest.raises(StatusError, match="not currently available"):
+        disk.configure(labels={"stable": 1})
+    disk.configure()
+    disk.put(1)
+    disk.settle()
+    disk.configure(labels={"stable": 1})
+
+
+def test_settled_means_each_model_has_come_to_something(disk: Disk) -> None:
+    """A model without a version that is available or has failed keeps the others waiting."""
+    assert disk.servables.settled() is None
+    disk.put(1)
+    disk.settle()
+    reached = disk.servables.settled()
+    assert reached is not None
+    assert [(name, state.version, state.state) for name, state in reached] == [("m", 1, AVAILABLE)]
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("7", 7), ("007", 7), ("-1", -1), ("9223372036854775807", 2**63 - 1)],
+)
+def test_what_counts_as_a_version(tmp_path: Path, name: str, version: int) -> None:
+    """A child whose whole name is a 64-bit integer is a version, even a file."""
+    (tmp_path / name).touch()
+    assert version_dirs(tmp_path) == {version: tmp_path / name}
+
+
+@pytest.mark.parametrize("name", ["1.0", "v1", "1_", ".1", "٣", "9223372036854775808", "1e3", ".staging-1"])
+def test_what_does_not_count_as_a_version(tmp_path: Path, name: str) -> None:
+    """Every other name is passed over."""
+    (tmp_path / name).touch()
+    assert version_dirs(tmp_path) == {}
+
+
+def test_one_version_twice(tmp_path: Path) -> None:
+    """Two names of one version are refused, with both names."""
+    (tmp_path / "1").touch()
+    (tmp_path / "0001").touch()
+    with pytest.raises(VersionClash, match="'0001' and '1'"):
+        version_dirs(tmp_path)
+
+
+def test_clash_keeps_what_is_served(disk: Disk) -> None:
+    """A second directory of a served version changes nothing; of a new one it is an error in the status."""
+    disk.put(1)
+    disk.settle()
+    (disk.base_path / "01").mkdir()
+    assert disk.settle() == {1: AVAILABLE}
+    (disk.base_path / "01").rmdir()
+    (disk.base_path / "2").mkdir()
+    (disk.base_path / "02").mkdir()
+    assert disk.settle() == {1: AVAILABLE, 2: END}
+    (disk.base_path / "02").rmdir()
+    assert disk.settle() == {1: END, 2: AVAILABLE}
