@@ -6,23 +6,24 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
 import requests
+from requests.adapters import HTTPAdapter
 
 from tasks.datasets.bodies import predict_body
 from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec
+from tasks.serving.streaming import CONNECTIONS, in_order, joined, row_blocks, with_progress
 
-BODY_BYTES = 1_000_000  # about what one request should carry: the served rate is flat from there on
-MAX_ROWS = 4096
-CONNECTIONS = 4
 TRANSIENT = {503, 504}
+RETRY_WAITS_S = (0.1, 0.4, 1.6)
+MAX_WORDS = 500  # characters of the server's own words in a message
 
 # TensorFlow's names of element types in /metadata, to NumPy's
 DTYPES = {
@@ -33,10 +34,33 @@ DTYPES = {
 }  # fmt: skip
 
 
-class RestClient:
-    """Ask one model of one server; every call has a time limit."""
+class ModelClient(Protocol):
+    """What every transport can ask about one model of one server."""
 
-    def __init__(self, base_url: str, model_name: str, timeout_s: float) -> None:
+    def states(self) -> dict[int, tuple[str, str]]:
+        """Return version to (state, error message); the states are drawn in `launch.py`."""
+
+    def signature_def(self, version: int, signature_name: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """Return the inputs and outputs of a signature as the server reports them, sorted by name."""
+
+    def predict(
+        self, version: int, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec], signature_name: str
+    ) -> dict[str, Array]:
+        """Return the served answer to every row, one array an output, in the order of the rows."""
+
+    def close(self) -> None:
+        """Close the kept-alive connections."""
+
+
+class RestClient:
+    """Ask one model of one server over REST (a `ModelClient`); every call has a time limit.
+
+    What may pass by itself (refused or broken connections, 503, 504) is tried again a few times, a 4xx never.
+    """
+
+    def __init__(
+        self, base_url: str, model_name: str, timeout_s: float, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         """Remember where to ask; nothing is sent yet.
 
         Args:
@@ -44,16 +68,23 @@ class RestClient:
         """
         self._model_url = f"{base_url}/v1/models/{model_name}"
         self._timeout_s = timeout_s
+        self._sleep = sleep
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy from the environment must not come between us and loopback
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
 
     def close(self) -> None:
         """Close the kept-alive connections."""
         self._session.close()
 
     def states(self) -> dict[int, tuple[str, str]]:
-        """Return version to (state, error message); see facts of the state machine in `launch.py`."""
-        answer = self._get(self._model_url)
+        """Return version to (state, error message); asked once, for a caller that polls.
+
+        Raises:
+            ServingUnavailable: nobody listens (yet).
+        """
+        answer = _parse(self._send_once("GET", self._model_url))
         try:
             return {
                 int(v["version"]): (str(v["state"]), str(v["status"].get("error_message", "")))
@@ -64,12 +95,12 @@ class RestClient:
 
     def signature_def(self, version: int, signature_name: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """Return the inputs and outputs of a signature as the server reports them, sorted by name."""
-        answer = self._get(f"{self._model_url}/versions/{version}/metadata")
+        answer = _parse(self._send("GET", f"{self._model_url}/versions/{version}/metadata"))
         try:
             found = answer["metadata"]["signature_def"]["signature_def"][signature_name]
             return _specs(found["inputs"]), _specs(found["outputs"])
         except (KeyError, TypeError, ValueError) as exc:
-            raise ServingError(f"metadata must describe signature '{signature_name}', got {str(answer)[:200]}") from exc
+            raise ServingError(f"metadata must describe '{signature_name}', got {str(answer)[:200]}") from exc
 
     def predict(
         self, version: int, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec], signature_name: str
@@ -84,20 +115,31 @@ class RestClient:
             PredictionError: the server refused a request (4xx).
             ServingUnavailable, ServingTimeout: it went away or did not answer in time.
         """
+        blocks = row_blocks(inputs, sum(_json_bytes(array) for array in inputs.values()))
+        answers = self.predict_blocks(version, blocks, outputs, signature_name)
+        return joined(with_progress(answers, len(next(iter(inputs.values())))))
+
+    def predict_blocks(
+        self, version: int, blocks: Iterable[Mapping[str, Array]], outputs: Sequence[TensorSpec], signature_name: str
+    ) -> Iterator[dict[str, Array]]:
+        """Give the served answers to blocks of rows, one request a block, in order and in flat memory."""
         url = f"{self._model_url}/versions/{version}:predict"
-        bodies = (predict_body(part, signature_name) for part in _parts(inputs))
-        answers = [_read(answer, outputs) for answer in self._post_all(url, bodies)]
-        return {spec.name: np.concatenate([answer[spec.name] for answer in answers]) for spec in outputs}
 
-    def _post_all(self, url: str, bodies: Iterable[bytes]) -> Iterator[bytes]:
-        """Send bodies over a few connections and give the answers in order."""
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            yield from pool.map(lambda body: self._send("POST", url, body), bodies)
+        def ask(block: Mapping[str, Array]) -> dict[str, Array]:
+            return _read(self._send("POST", url, predict_body(block, signature_name)), outputs)
 
-    def _get(self, url: str) -> Any:
-        return _parse(self._send("GET", url))
+        return in_order(ask, blocks)
 
     def _send(self, method: str, url: str, body: bytes | None = None) -> bytes:
+        """Send a request, again after a pause where that can help."""
+        for wait_s in RETRY_WAITS_S:
+            try:
+                return self._send_once(method, url, body)
+            except ServingUnavailable:
+                self._sleep(wait_s)
+        return self._send_once(method, url, body)
+
+    def _send_once(self, method: str, url: str, body: bytes | None = None) -> bytes:
         try:
             answer = self._session.request(method, url, data=body, timeout=self._timeout_s)
         except requests.Timeout as exc:
@@ -109,10 +151,17 @@ class RestClient:
             raise ServingUnavailable(f"the server must be reachable at {url}, got {type(exc).__name__}") from exc
         if answer.ok:
             return answer.content
-        text = answer.text[:500]
-        if answer.status_code in TRANSIENT:
-            raise ServingUnavailable(f"{method} {url} must be answered, got {answer.status_code}: {text}")
-        raise PredictionError(f"{method} {url} must be accepted, got {answer.status_code}: {text}")
+        kind = ServingUnavailable if answer.status_code in TRANSIENT else PredictionError
+        raise kind(f"{method} {url} must be accepted, got {answer.status_code}: {_words(answer.content)}")
+
+
+def _words(body: bytes) -> str:
+    """Return the server's own words from an error's body."""
+    try:
+        text = str(orjson.loads(body)["error"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        text = body.decode(errors="replace")
+    return " ".join(text.split())[:MAX_WORDS]
 
 
 def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
@@ -121,19 +170,9 @@ def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
     for name, info in sorted(tensors.items()):
         shape = info["tensor_shape"]
         sizes = tuple(None if int(d["size"]) < 0 else int(d["size"]) for d in shape.get("dim", []))
-        specs.append(
-            TensorSpec(name, DTYPES.get(info["dtype"], info["dtype"]), None if shape.get("unknown_rank") else sizes)
-        )
+        dtype = DTYPES.get(info["dtype"], info["dtype"])
+        specs.append(TensorSpec(name, dtype, None if shape.get("unknown_rank") else sizes))
     return specs
-
-
-def _parts(inputs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-    """Cut rows into parts of about `BODY_BYTES` of JSON; memory stays flat however many rows."""
-    n_rows = len(next(iter(inputs.values())))
-    row_bytes = sum(_json_bytes(array) for array in inputs.values())
-    step = max(1, min(MAX_ROWS, BODY_BYTES // max(1, row_bytes)))
-    for start in range(0, n_rows, step):
-        yield {name: array[start : start + step] for name, array in inputs.items()}
 
 
 def _json_bytes(array: Array) -> int:
@@ -159,9 +198,21 @@ def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
         found = _parse(body)["outputs"]
         named = found if len(outputs) > 1 else {outputs[0].name: found}
         return {
-            spec.name: np.asarray(named[spec.name], None if spec.dtype == "string" else spec.dtype) for spec in outputs
-        }
+            spec.name: np.asarray(_unwrapped(named[spec.name]) if spec.dtype == "string" else named[spec.name],
+                                  None if spec.dtype == "string" else spec.dtype)
+            for spec in outputs
+        }  # fmt: skip
     except (KeyError, TypeError, ValueError) as exc:
-        raise ServingError(
-            f"an answer must hold the outputs {', '.join(s.name for s in outputs)}, got {body[:200]!r}"
-        ) from exc
+        names = ", ".join(spec.name for spec in outputs)
+        raise ServingError(f"an answer must hold the outputs {names}, got {body[:200]!r}") from exc
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return nested lists of text with each `{"b64": ...}` as the bytes that it stands for."""
+    if isinstance(value, list):
+        return [_unwrapped(item) for item in value]
+    if isinstance(value, dict):
+        import base64
+
+        return base64.b64decode(value["b64"])
+    return value

@@ -105,7 +105,12 @@ def throwaway_server(
         stack.callback(lambda: _keep_log(server, log_file))
         client = wait_available(server, candidate, serving)
         stack.callback(client.close)
-        yield server, client
+        try:
+            yield server, client
+        except ServingUnavailable as exc:
+            if server.exit_code() is None:
+                raise
+            raise server.explain_exit() from exc  # it went away: why says more than that
 
 
 def wait_available(
