@@ -1,0 +1,106 @@
+"""The nightly deployment: a real Prefect server, work pool and worker run the flow by `prefect.yaml`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Ask = Callable[[str, dict[str, Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def prefect(prefect_env: dict[str, str], repository: Path) -> Callable[..., str]:
+    """Return a function that runs a Prefect command in the repository and returns what it printed."""
+
+    def running(*args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *args],
+            cwd=repository,
+            env=prefect_env,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, f"prefect {args}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    return running
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    prefect: Callable[..., str], prefect_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Deploy as prefect.yaml says and have a worker; the worker starts in an unrelated directory."""
+    prefect("work-pool", "create", "local", "--type", "process")
+    prefect("deploy", "--all")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with (elsewhere / "worker.log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"],
+            cwd=elsewhere,
+            env={**prefect_env, "PYTHONPATH": "", "PREFECT_WORKER_QUERY_SECONDS": "1"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    yield elsewhere
+    worker.terminate()
+    worker.wait(60)
+
+
+@pytest.fixture
+def run_nightly(deployed: Path, prefect: Callable[..., str], ask_prefect: Ask, tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that runs the deployment with outputs in `tmp_path` and returns the finished flow run."""
+
+    def running(*overrides: str) -> Any:
+        places = [
+            f"work_dir={tmp_path / 'work'}",
+            f"models_root={tmp_path / 'models'}",
+            f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}",
+            "serving.backend=embedded",
+        ]
+        words = f"overrides={json.dumps([*places, *overrides])}"
+        prefect("deployment", "run", "train-and-serve/nightly", "--watch", "--watch-interval", "1", "--param", words)
+        [newest] = ask_prefect("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+        return newest
+
+    return running
+
+
+def test_the_deployment_is_what_its_file_says(deployed: Path, ask_prefect: Ask, repository: Path) -> None:
+    """The deployment has its schedule with a time zone, one run at a time, and the directory it was deployed from."""
+    [found] = ask_prefect("/deployments/filter", {"deployments": {"name": {"any_": ["nightly"]}}})
+    [schedule] = found["schedules"]
+    assert schedule["schedule"]["cron"].split()[2:] == ["*", "*", "*"]
+    assert schedule["schedule"]["timezone"]
+    assert schedule["active"]
+    assert found["global_concurrency_limit"]["limit"] == 1
+    assert found["work_pool_name"] == "local"
+    assert found["pull_steps"] == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": str(repository)}},
+    ]
+
+
+def test_a_worker_promotes(run_nightly: Callable[..., Any], ask_prefect: Ask, tmp_path: Path) -> None:
+    """A run by a worker ends in a completed state named Promoted, with what the stages said in its log."""
+    run = run_nightly("training.epochs=15")
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Promoted")
+    assert (tmp_path / "models" / "digits" / "1" / "saved_model.pb").is_file()
+    logs = ask_prefect("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
+    assert any("epoch 15/15" in entry["message"] or "epoch 10/15" in entry["message"] for entry in logs)
+
+
+def test_a_worker_rejects(run_nightly: Callable[..., Any], tmp_path: Path) -> None:
+    """A run that misses an impossible bound is no crash: a completed state named Rejected that gives the reason."""
+    run = run_nightly("training.epochs=1", "gates.metrics.accuracy=1.1")
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Rejected")
+    assert "accuracy" in run["state"]["message"]
+    assert not (tmp_path / "models").exists()
