@@ -73,10 +73,13 @@ class RestApp:
             return _page(404)
         if method == "OPTIONS":
             return 200, b"", b"text/html; charset=ISO-8859-1"
-        body = await _read_body(receive)
+        headers = dict(scope["headers"])
+        body = await _read_body(receive, int(headers.get(b"content-length", 0)))
         if body is None:
             return _page(413)
-        return *await self._answer(method, path, _unzip(body, scope["headers"])), _JSON
+        if b"gzip" in headers.get(b"content-encoding", b""):
+            body = _unzip(body)
+        return *await self._answer(method, path, body), _JSON
 
     async def _answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         match = (_PREDICTION if method == "POST" else _STATUS).fullmatch(path)
@@ -127,25 +130,22 @@ def _unquote(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """Return the body, or None as soon as it is larger than the limit."""
+async def _read_body(receive: Receive, announced: int) -> bytes | None:
+    """Return the body, or None as soon as it is known to be larger than the limit, in bytes."""
     chunks: list[bytes] = []
     size = 0
-    while True:
+    while max(size, announced) <= MAX_BODY_BYTES:
         message = await receive()
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            return None
         chunks.append(chunk)
         if not message.get("more_body"):
             return b"".join(chunks)
+    return None
 
 
-def _unzip(body: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Undo `Content-Encoding: gzip`; what cannot be undone is an empty body, as in TensorFlow Serving."""
-    if not any(name == b"content-encoding" and b"gzip" in value for name, value in headers):
-        return body
+def _unzip(body: bytes) -> bytes:
+    """Undo gzip; what cannot be undone is an empty body, as in TensorFlow Serving."""
     inflate = zlib.decompressobj(wbits=31)  # gzip only
     try:
         text = inflate.decompress(body, MAX_UNZIPPED_BYTES)
