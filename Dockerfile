@@ -56,13 +56,13 @@ WORKDIR /app
 COPY flows flows
 COPY tasks tasks
 COPY configs configs
-# What a run writes (candidates, models, mlflow.db) and your own configuration and code live in a volume at /work.
-RUN useradd --create-home --uid 1000 rehearsal && mkdir /work
-COPY configs/*.yaml /work/configs/
-RUN chown --recursive rehearsal /work
+# What a run writes (candidates, models, mlflow.db) and your own configuration and code live in a volume at /rehearsal.
+RUN useradd --create-home --uid 1000 rehearsal && mkdir /rehearsal
+COPY configs/*.yaml /rehearsal/configs/
+RUN chown --recursive rehearsal /rehearsal
 ENV PATH=/opt/flows/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1
 USER rehearsal
-WORKDIR /work
-VOLUME /work
+WORKDIR /rehearsal
+VOLUME /rehearsal
 ENTRYPOINT ["python", "-m"]
 CMD ["flows.train_and_serve", "--help"]

@@ -12,6 +12,7 @@ from configs.schema import Config
 from tasks.errors import TrackingError
 
 SQLITE = "sqlite:///"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its pages then show training, not prompts
 
 
 def preload() -> None:
@@ -73,7 +74,8 @@ def experiment_id(client: Any, config: Config) -> str:
     if found is None:
         beside = _beside(config.tracking.uri)
         try:
-            return str(client.create_experiment(name, artifact_location=f"{beside}/{name}" if beside else None))
+            location = f"{beside}/{name}" if beside else None
+            return str(client.create_experiment(name, location, tags=EXPERIMENT_TAGS))
         except MlflowException:  # another run created it since
             found = client.get_experiment_by_name(name)
             if found is None:

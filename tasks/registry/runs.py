@@ -135,7 +135,7 @@ def _log_dataset(client: Any, run_id: str, splits: Splits) -> None:
             dict(rows.features),
             CodeDatasetSource({"loader": splits.source}),
             dict(rows.targets),
-            splits.source,
+            f"{splits.source} {context}",
             splits.digest[:36],
         )
         inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
