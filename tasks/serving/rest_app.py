@@ -10,6 +10,7 @@ import asyncio
 import re
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -31,6 +32,7 @@ MAX_UNZIPPED_BYTES: Final = 100 * 2**20
 _VERSION_OR_LABEL: Final = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
 _PREDICTION: Final = re.compile(rf"(?i:/v1/models/([^/:]+){_VERSION_OR_LABEL}:(classify|regress|predict))")
 _STATUS: Final = re.compile(rf"(?i:/v1/models(?:/([^/:]+))?{_VERSION_OR_LABEL}(?:/(metadata))?)")
+_VERBS: Final = frozenset(("classify", "regress", "predict"))
 _URI: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*(?:#.*)?")
 _METHODS: Final = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"))
 _REASONS: Final = {400: "Bad Request", 404: "Not Found", 413: "Payload Too Large", 501: "Not Implemented"}
@@ -82,33 +84,25 @@ class RestApp:
         return *await self._answer(method, path, body), _JSON
 
     async def _answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        match = (_PREDICTION if method == "POST" else _STATUS).fullmatch(path)
         try:
-            if match is None or method not in ("GET", "POST"):
-                raise invalid_argument(f"Malformed request: {method} {path}")
-            try:
-                spec = _model_spec(*match.groups()[:3])
-            except StatusError as error:
-                # TensorFlow Serving forgets the body of this one answer.
-                return HTTP_STATUS[error.code], b""
+            route = _route(method, path)
+            if route is None:
+                return 400, b""
+            spec, verb = route
             if method == "POST":
-                return 200, await self._predict(spec, match[4], body, f"Malformed request: {method} {path}")
-            if not spec.name:
-                raise invalid_argument("Missing model name in request.")
-            if match[4] == "metadata":
+                return 200, await self._predict(spec, verb, body)
+            if verb == "metadata":
                 return 200, metadata.encode(spec.name, *self._servables.find(spec))
             return 200, metadata.encode_states(self._servables.states(spec))
         except StatusError as error:
             return HTTP_STATUS[error.code], encode_error(error.message)
 
-    async def _predict(self, spec: ModelSpec, verb: str, body: bytes, malformed: str) -> bytes:
-        if verb in ("classify", "regress"):
+    async def _predict(self, spec: ModelSpec, verb: str, body: bytes) -> bytes:
+        if verb != "predict":
             raise StatusError(
                 Code.UNIMPLEMENTED,
                 f"This server does not implement :{verb}; use :predict or TensorFlow Serving.",
             )
-        if verb != "predict":  # the route ignores case, the dispatch behind it does not
-            raise invalid_argument(malformed)
         request = decode_predict(body, lambda name: self._servables.find(spec)[1].signature(name).inputs)
         model = self._servables.find(spec)[1]
         name, inputs = request.signature_name, request.inputs
@@ -119,11 +113,28 @@ class RestApp:
         return encode_predict(outputs, request.is_row_format)
 
 
-def _model_spec(name: str | None, version: str | None, label: str | None) -> ModelSpec:
-    number = int(version) if version else None
-    if number is not None and number >= 2**63:
-        raise invalid_argument(f"Failed to convert version: {version} to numeric.")
-    return ModelSpec(_unquote(name or ""), number, _unquote(label or ""))
+@lru_cache(maxsize=256)
+def _route(method: str, path: str) -> tuple[ModelSpec, str] | None:
+    """Return which model is meant and what is asked of it: a verb, "metadata", or else the status.
+
+    Returns:
+        None for a version that does not fit 64 bits: TensorFlow Serving forgets the body of that one error.
+
+    Raises:
+        StatusError: the path matches no route of the method.
+    """
+    match = (_PREDICTION if method == "POST" else _STATUS).fullmatch(path)
+    malformed = invalid_argument(f"Malformed request: {method} {path}")
+    if match is None or method not in ("GET", "POST"):
+        raise malformed
+    name, version, label = _unquote(match[1] or ""), match[2], _unquote(match[3] or "")
+    if version and int(version) >= 2**63:
+        return None
+    if method == "POST" and match[4] not in _VERBS:  # the pattern ignores case, the dispatch behind it does not
+        raise malformed
+    if not name:
+        raise invalid_argument("Missing model name in request.")
+    return ModelSpec(name, int(version) if version else None, label), match[4] or ""
 
 
 def _unquote(text: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tasks.serving.log import log
-from tasks.serving.model_config import ModelConfig, VersionClash, VersionPolicy, version_dirs
+from tasks.serving.model_config import ModelConfig, VersionClash, version_dirs
 from tasks.serving.status import Code, StatusError, invalid_argument, not_found
 from tasks.serving.tf_runtime import SavedModel
 
@@ -72,6 +72,7 @@ class _Stream:
     """One model: the versions on disk that shall be served, and what has become of each."""
 
     config: ModelConfig
+    is_configured: bool = True
     aspired: dict[int, Path] = field(default_factory=dict)
     models: dict[int, SavedModel] = field(default_factory=dict)
     states: dict[int, VersionState] = field(default_factory=dict)
@@ -147,11 +148,12 @@ class Servables:
             self._check_labels(config)
         streams = dict(self._streams)
         for name in streams.keys() - {config.name for config in configs}:
-            gone = streams[name].config
-            streams[name].config = ModelConfig(name, gone.base_path, VersionPolicy(specific=frozenset()))
+            streams[name].is_configured = False
+            self._aspire(streams[name], {})
         for config in configs:
             if config.name in streams:
                 streams[config.name].config = config
+                streams[config.name].is_configured = True
             else:
                 streams[config.name] = _Stream(config)
         self._streams = streams
@@ -171,6 +173,8 @@ class Servables:
     def poll(self) -> None:
         """Look at every base path once and note which versions shall be served."""
         for name, stream in self._streams.items():
+            if not stream.is_configured:
+                continue
             try:
                 on_disk = version_dirs(stream.config.base_path)
             except OSError as error:

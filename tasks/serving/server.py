@@ -13,6 +13,7 @@ Environment:
 """
 
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -31,6 +32,9 @@ _FAILED: Final = 255
 def main(arguments: Sequence[str]) -> int:
     """Run the server until it is told to stop; return its exit code."""
     _watch_lifeline()
+    # Until the ports are open nothing is in flight; and as a container's first process, without a handler,
+    # this one would not hear the signal at all.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
     try:
         _serve(parse_flags(arguments))
     except UnknownFlag as error:

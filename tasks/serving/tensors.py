@@ -1,8 +1,7 @@
 """Tensors as the server holds them between a request body and TensorFlow."""
 
-from dataclasses import dataclass
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +36,7 @@ def dtype_name(dtype: int) -> str:
     return DTYPE_NAMES.get(dtype, f"unknown dtype enum ({dtype})")
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A dense tensor of any rank (NumPy stops at 64 dimensions, TensorFlow at 254).
 
     Attributes:

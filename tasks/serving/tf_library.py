@@ -1,8 +1,7 @@
 """The part of TensorFlow's C API that a server needs, declared for ctypes.
 
 The two shared libraries inside the tensorflow package export the stable C API; loading them costs a
-quarter of a second where `import tensorflow` costs eight. ctypes lets go of the interpreter's lock
-during every call.
+quarter of a second where `import tensorflow` costs eight.
 
 Source: tensorflow/c/c_api.h, tf_tensor.h, tf_tstring.h, tf_status.h, tf_buffer.h.
 """
@@ -12,6 +11,8 @@ import os
 import platform
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 from tasks.serving.status import Code, StatusError
 from tasks.serving.tf_protos import tensorflow_dir
@@ -70,10 +71,13 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "TF_StringGetSize": (c_size_t, (c_void_p,)),
 }  # fmt: skip
 
+_LONG_CALLS = frozenset(("TF_LoadSessionFromSavedModel", "TF_SessionRun", "TF_DeleteSession"))
+"""Calls during which other Python threads go on; for all others letting go of the lock costs more."""
+
 
 @cache
-def library() -> ctypes.CDLL:
-    """Load TensorFlow's libraries, once, and declare the functions above.
+def library() -> Any:
+    """Load TensorFlow's libraries, once, and return the functions above.
 
     Raises:
         OSError: the libraries do not load on this machine.
@@ -83,11 +87,14 @@ def library() -> ctypes.CDLL:
     directory = tensorflow_dir()
     ctypes.CDLL(str(directory / "libtensorflow_framework.so.2"), ctypes.RTLD_GLOBAL)
     loaded = ctypes.CDLL(str(directory / "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
+    keeps_lock = ctypes.PyDLL(loaded._name, handle=loaded._handle)
+    functions = SimpleNamespace()
     for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(loaded, name)
+        function = getattr(loaded if name in _LONG_CALLS else keeps_lock, name)
         function.restype = result
         function.argtypes = arguments
-    return loaded
+        setattr(functions, name, function)
+    return functions
 
 
 def flush_subnormals_in_this_thread() -> None:

@@ -218,6 +218,13 @@ def test_sigterm_answers_what_is_in_flight(starter: Any, odd_models: Path) -> No
     assert json.loads(answers[0]) == {"outputs": 300_000}
 
 
+def test_sigterm_while_waiting_for_a_version(starter: Any, store: Store) -> None:
+    """A server that still waits for its first version ends with 0 too."""
+    server = starter.spawn(*store.flags)
+    server.wait_for(lambda: "No versions of servable half found" in server.log)
+    assert server.stop() == 0
+
+
 def test_slow_prediction_times_out(starter: Any, odd_models: Path) -> None:
     """A prediction that takes longer than --rest_api_timeout_in_ms is answered with 504."""
     server = starter.start(

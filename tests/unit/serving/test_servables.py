@@ -140,6 +140,20 @@ def test_model_that_is_no_longer_configured_is_unloaded(disk: Disk) -> None:
         disk.servables.find(ModelSpec("m"))
 
 
+def test_model_that_is_no_longer_configured_goes_without_its_base_path(disk: Disk) -> None:
+    """Unloading a model that a configuration leaves out does not depend on its directory."""
+    disk.put(1)
+    disk.settle()
+    (disk.base_path / "1").rmdir()
+    disk.base_path.rmdir()
+    disk.servables.configure([])
+    assert disk.settle() == {1: END}
+    disk.base_path.mkdir()
+    disk.put(1)
+    disk.configure()
+    assert disk.settle() == {1: AVAILABLE}
+
+
 def test_labels(disk: Disk) -> None:
     """A label finds its version; one that is unknown is a wrong argument, not a missing servable."""
     disk.put(1, 2)
