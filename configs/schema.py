@@ -111,11 +111,23 @@ class Serving(Section):
         min_length=1,
         description="container image, by tag or digest; pulled if absent",
     )
+    images: tuple[str, ...] = Field(
+        (), description="several images, each of which must pass, such as today's and the next; replaces image"
+    )
+    platform: str = Field("", description="platform of the image, such as linux/amd64; empty is the engine's own")
+    protocol: Literal["rest", "grpc", "both"] = Field(
+        "rest", description="how the test rows are sent; both must give the same answers"
+    )
     startup_timeout_s: float = Field(60, gt=0, description="seconds from the start of the server to AVAILABLE")
     request_timeout_s: float = Field(30, gt=0, description="seconds for one request")
     memory_mb: int = Field(2048, ge=64, description="memory limit of the container in MiB")
     cpus: float = Field(0, ge=0, description="processor limit of the container; 0 is none")
     pids_limit: int = Field(512, ge=16, description="most processes and threads in the container")
+
+    @property
+    def all_images(self) -> tuple[str, ...]:
+        """Return the images that a candidate must pass on."""
+        return self.images or (self.image,)
 
 
 class Bound(Section):

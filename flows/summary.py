@@ -15,6 +15,7 @@ def summary(config: Config, outcome: Outcome) -> str:
     """Return stages with seconds, gates with figures, where the version lives, and what to do next, one line each."""
     report, promotion = outcome.report, outcome.promotion
     candidate, server = report.candidate, report.served.server
+    width = max(len(gate.name) for gate in report.gates)
     return "\n".join(
         [
             "",
@@ -25,8 +26,8 @@ def summary(config: Config, outcome: Outcome) -> str:
             f"AVAILABLE after {server.startup_s:.2f} s, "
             f"{report.served.rows} rows at {report.served.rows_per_s:,.0f} rows/s",
             "",
-            "gate       verdict figures",
-            *(f"  {gate.name:<9}{'pass' if gate.passed else 'FAIL':<8}{gate.summary}" for gate in report.gates),
+            f"{'gate':<{width + 2}} verdict  figures",
+            *(f"  {gate.name:<{width}} {'pass' if gate.passed else 'FAIL':<8} {gate.summary}" for gate in report.gates),
             "",
             f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}",
             f"  digest    {candidate.digest}",

@@ -23,7 +23,7 @@ from tasks.records import Outcome
 from tasks.track import log_run
 from tasks.train import train_model
 from tasks.training.process import tensorflow_process
-from tasks.validate import check_services, fetch_server, validate_serving
+from tasks.validate import check_services, fetch_servers, validate_serving
 
 
 @flow(name="train-and-serve")
@@ -39,11 +39,11 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)
-            backend = fetch_server.submit(cfg)
+            backends = fetch_servers.submit(cfg)
             splits = prepare_data(cfg, run_dir)
             trained = train_model(cfg, splits, run_dir)
             candidate = export_model(cfg, splits, trained, run_dir)
-        report = validate_serving(cfg, candidate, backend.result(), run_dir)
+        report = validate_serving(cfg, candidate, backends.result(), run_dir)
         run = log_run(cfg, splits, trained, report)
         promotion = promote_model(cfg, report, run, promote)
     outcome = Outcome(report, run, promotion, seconds)

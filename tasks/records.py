@@ -122,9 +122,10 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Backend:
-    """Which kind of throwaway server judges: `docker` or `embedded`, and why where `auto` had to choose."""
+    """One throwaway server that judges: `docker` with its image, or `embedded`; why, where `auto` had to choose."""
 
     kind: str
+    image: str = ""
     reason: str = ""
 
 
@@ -156,6 +157,7 @@ class ServedAnswers:
     Attributes:
         signature: inputs and outputs as its `/metadata` reports them.
         answers: `.npz` of the answers to the test rows, one array an output.
+        other_answers: the same over the other transport, where both were asked, else None.
         rows: number of test rows. rows_per_s: of them each second, request building and parsing included.
     """
 
@@ -164,11 +166,16 @@ class ServedAnswers:
     answers: Path
     rows: int
     rows_per_s: float
+    other_answers: Path | None = None
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """The verdict on one candidate: every judgement, in the order in which they were made."""
+    """The verdict on one candidate: every judgement, in the order in which they were made.
+
+    Attributes:
+        served: what the first image answered, for pictures and tables; every image was judged.
+    """
 
     candidate: Candidate
     served: ServedAnswers

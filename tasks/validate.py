@@ -9,7 +9,7 @@ from tasks.gates.judge import judge
 from tasks.policy import stage
 from tasks.records import Backend, Candidate, ValidationReport
 from tasks.registry.connection import check_tracking
-from tasks.serving.launch import check_engine, choose_backend
+from tasks.serving.launch import check_engine, choose_backends
 from tasks.serving.rehearse import rehearse
 
 
@@ -21,13 +21,18 @@ def check_services(config: Config) -> None:
 
 
 @stage
-def fetch_server(config: Config) -> Backend:
-    """Settle which server judges, and have its image at hand; runs beside training."""
-    return choose_backend(config.serving)
+def fetch_servers(config: Config) -> tuple[Backend, ...]:
+    """Settle which servers judge, and have their images at hand; runs beside training."""
+    return choose_backends(config.serving)
 
 
 @stage
-def validate_serving(config: Config, candidate: Candidate, backend: Backend, run_dir: Path) -> ValidationReport:
-    """Serve the candidate from a throwaway server and judge its answers; a failed gate is a value."""
-    served = rehearse(config.serving, candidate, backend, run_dir)
-    return ValidationReport(candidate, served, judge(config.gates, candidate, served))
+def validate_serving(
+    config: Config, candidate: Candidate, backends: tuple[Backend, ...], run_dir: Path
+) -> ValidationReport:
+    """Serve the candidate from throwaway servers and judge their answers; a failed gate is a value."""
+    served = [
+        rehearse(config.serving, candidate, backend, run_dir / f"server{number}")
+        for number, backend in enumerate(backends, start=1)
+    ]
+    return ValidationReport(candidate, served[0], judge(config.gates, candidate, *served))

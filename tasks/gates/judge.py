@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from configs.schema import Gates
 from tasks.datasets.rows import Array, load_arrays, load_rows
 from tasks.errors import DataError
@@ -11,17 +14,26 @@ from tasks.gates.quality import judge_quality
 from tasks.records import Candidate, GateResult, ServedAnswers
 
 
-def judge(gates: Gates, candidate: Candidate, served: ServedAnswers) -> tuple[GateResult, ...]:
-    """Return every gate's verdict on what was served.
+def judge(gates: Gates, candidate: Candidate, *served: ServedAnswers) -> tuple[GateResult, ...]:
+    """Return every gate's verdict on what each server answered; from the second on, names say which server.
 
     Raises:
         DataError: the configured metrics do not fit the answers.
     """
-    answers, in_process = load_arrays(served.answers), load_arrays(candidate.reference)
-    contract = judge_contract(candidate.signature, served.signature)
-    parity = judge_parity(answers, in_process, gates.atol, gates.rtol)
+    results = list(_judge_one(gates, candidate, served[0]))
+    for number, answers in enumerate(served[1:], start=2):
+        results += [replace(result, name=f"{result.name}.{number}") for result in _judge_one(gates, candidate, answers)]
+    return tuple(results)
+
+
+def _judge_one(gates: Gates, candidate: Candidate, served: ServedAnswers) -> Iterator[GateResult]:
+    answers = load_arrays(served.answers)
+    yield judge_contract(candidate.signature, served.signature)
+    yield judge_parity(answers, load_arrays(candidate.reference), gates.atol, gates.rtol)
+    if served.other_answers is not None:  # the same server over the other transport: no tolerance
+        yield replace(judge_parity(load_arrays(served.other_answers), answers, 0, 0), name="transport")
     output, target = _judged(gates, answers, load_rows(candidate.targets).targets)
-    return contract, parity, judge_quality(gates.metrics, target, output)
+    yield judge_quality(gates.metrics, target, output)
 
 
 def _judged(gates: Gates, answers: dict[str, Array], targets: object) -> tuple[Array, Array]:

@@ -44,7 +44,7 @@ from tasks.serving.reaper import owner_labels, remove_orphans
 
 log = logging.getLogger(__name__)
 
-REST_PORT = 8501
+REST_PORT, GRPC_PORT = 8501, 8500
 MODELS_DIR = "/models"  # TensorFlow Serving's image looks for $MODEL_NAME here
 NOBODY = "65534:65534"
 # A broken version must end the process at once: by default it is tried again 5 times, 60 s apart.
@@ -55,21 +55,21 @@ VERSION_LABEL = "tensorflow_serving_github_branchtag"
 
 
 def ensure_image(serving: Serving) -> str:
-    """Return the content id of `serving.image`, pulled if it is not at hand.
+    """Return the content id of `serving.image`, pulled for `serving.platform` if it is not at hand.
 
     Raises:
         ServingUnavailable: there is no engine, or the image is absent and cannot be pulled.
     """
     with engine() as client:
-        return str(_ensure_image(client, serving.image).id)
+        return str(_ensure_image(client, serving.image, serving.platform).id)
 
 
-def _ensure_image(client: docker.DockerClient, name: str) -> Image:
+def _ensure_image(client: docker.DockerClient, name: str, platform: str) -> Image:
     with engine_errors(f"look for the image {name}"):
         with contextlib.suppress(ImageNotFound):
             return client.images.get(name)
         try:
-            _pull(client, name)
+            _pull(client, name, platform)
             return client.images.get(name)
         except (APIError, RequestException) as exc:
             raise ServingUnavailable(
@@ -79,12 +79,14 @@ def _ensure_image(client: docker.DockerClient, name: str) -> Image:
             ) from exc
 
 
-def _pull(client: docker.DockerClient, name: str) -> None:
+def _pull(client: docker.DockerClient, name: str, platform: str) -> None:
     """Pull an image, with a log line for each layer that is complete."""
     repository, tag = parse_repository_tag(name)
     layers: dict[str, bool] = {}  # id: complete
     log.info("Pulling %s", name)
-    for event in client.api.pull(repository, tag or "latest", stream=True, decode=True):
+    for event in client.api.pull(
+        repository, tag or "latest", stream=True, decode=True, platform=platform or None
+    ):
         if "error" in event:  # the status is 200 by then
             raise APIError(event["error"])
         if event.get("status") == "Pulling fs layer":
@@ -101,7 +103,7 @@ def run_container(
     """Run `serving.image` on one version directory; nothing of it is left when the block ends.
 
     Args:
-        serving: image and limits.
+        serving: image, platform and limits.
         model_name: what the server calls the model.
         version_dir: `<anything>/<N>`; its bytes are copied into the container.
         run_id: names the run in the container's labels.
@@ -113,7 +115,7 @@ def run_container(
     with engine() as client:
         with engine_errors("look for what earlier runs left behind"):
             remove_orphans(client, time.time())
-        image = _ensure_image(client, serving.image)
+        image = _ensure_image(client, serving.image, serving.platform)
         # Named beforehand, so that it can be removed even if the answer to its creation never arrives.
         name = f"rehearsal-{uuid.uuid4().hex[:12]}"
         server = None
@@ -123,6 +125,7 @@ def run_container(
                 container = client.containers.create(
                     str(image.id), ONE_TRY, name=name, labels=owner_labels(run_id, time.time()),
                     environment={"MODEL_NAME": model_name}, volumes=[MODELS_DIR],
+                    platform=serving.platform or None,
                     **hardening(serving), **publishing(network),
                 )
                 container.put_archive(MODELS_DIR, tar_stream(version_dir, model_name))
@@ -163,7 +166,7 @@ def publishing(network: str) -> dict[str, Any]:
         return {"network": network}
     # Only a remote engine publishes to others than its own host: to us.
     address = LOOPBACK if rest_host(engine_address()) == LOOPBACK else "0.0.0.0"  # noqa: S104
-    return {"ports": {f"{REST_PORT}/tcp": (address, None)}}
+    return {"ports": {f"{port}/tcp": (address, None) for port in (REST_PORT, GRPC_PORT)}}
 
 
 def _remove(client: docker.DockerClient, name: str, server: ContainerServer | None) -> None:
@@ -201,14 +204,24 @@ class ContainerServer:
 
     @property
     def rest_url(self) -> str:
-        """Return where it listens, or an empty string while the engine has published no port."""
+        """Return where REST listens, or an empty string while the engine has published no port."""
+        address = self._address(REST_PORT)
+        return f"http://{address}" if address else ""
+
+    @property
+    def grpc_target(self) -> str:
+        """Return where gRPC listens, or an empty string while the engine has published no port."""
+        return self._address(GRPC_PORT)
+
+    def _address(self, port: int) -> str:
+        """Return host and port, as seen from here, of a port of the container, or an empty string."""
         self._state()
         settings = self._container.attrs["NetworkSettings"]
         if self._network:
             address = settings["Networks"][self._network]["IPAddress"]
-            return f"http://{address}:{REST_PORT}" if address else ""
-        published = (settings["Ports"] or {}).get(f"{REST_PORT}/tcp")
-        return f"http://{rest_host(engine_address())}:{published[0]['HostPort']}" if published else ""
+            return f"{address}:{port}" if address else ""
+        published = (settings["Ports"] or {}).get(f"{port}/tcp")
+        return f"{rest_host(engine_address())}:{published[0]['HostPort']}" if published else ""
 
     def exit_code(self) -> int | None:
         """Return the exit status, or None while it runs or if it ran until it was removed."""

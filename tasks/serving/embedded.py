@@ -16,7 +16,8 @@ from typing import IO
 from tasks.errors import PipelineError
 from tasks.serving.exits import explain_exit
 
-PORT_LINE = re.compile(rb"Exporting HTTP/REST API at:\S*?:(\d+)")
+REST_LINE = re.compile(rb"Exporting HTTP/REST API at:\S*?:(\d+)")
+GRPC_LINE = re.compile(rb"Running gRPC ModelServer at \S*?:(\d+)")
 STOP_S = 5.0
 
 
@@ -36,9 +37,15 @@ class EmbeddedServer:
 
     @property
     def rest_url(self) -> str:
-        """Return where it listens, or an empty string before it does."""
-        found = PORT_LINE.search(self._read())
+        """Return where REST listens, or an empty string before it does."""
+        found = REST_LINE.search(self._read())
         return f"http://127.0.0.1:{int(found[1])}" if found else ""
+
+    @property
+    def grpc_target(self) -> str:
+        """Return where gRPC listens, or an empty string before it does."""
+        found = GRPC_LINE.search(self._read())
+        return f"127.0.0.1:{int(found[1])}" if found else ""
 
     def exit_code(self) -> int | None:
         """Return the exit status, or None while it runs."""

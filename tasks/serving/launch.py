@@ -29,7 +29,6 @@ class ThrowawayServer(Protocol):
 
     Attributes:
         backend: `docker` or `embedded`.
-        rest_url: scheme, host and port of its REST interface, or empty before that is known.
         image, image_id: image as asked for, and its content id; empty when embedded.
         version: what the server calls itself, where it says so.
     """
@@ -41,7 +40,11 @@ class ThrowawayServer(Protocol):
 
     @property
     def rest_url(self) -> str:
-        """Return where it listens, such as `http://127.0.0.1:49153`, or an empty string."""
+        """Return where REST listens, such as `http://127.0.0.1:49153`, or an empty string."""
+
+    @property
+    def grpc_target(self) -> str:
+        """Return where gRPC listens, such as `127.0.0.1:49154`, or an empty string."""
 
     def exit_code(self) -> int | None:
         """Return the exit status, or None while it runs."""
@@ -62,24 +65,25 @@ def check_engine(serving: Serving) -> None:
             pass
 
 
-def choose_backend(serving: Serving) -> Backend:
-    """Return the backend that judges; with docker, its image is at hand.
+def choose_backends(serving: Serving) -> tuple[Backend, ...]:
+    """Return the servers that judge, one an image; with docker, the images are at hand.
 
     Raises:
         ServingUnavailable: docker was asked for, and no engine answers or the image is not to be had.
     """
     if serving.backend == "embedded":
-        return Backend("embedded")
+        return (Backend("embedded"),)
     from tasks.serving.container import ensure_image  # imports docker
 
     try:
-        ensure_image(serving)
+        for image in serving.all_images:
+            ensure_image(serving.model_copy(update={"image": image}))
     except ServingUnavailable as exc:
         if serving.backend == "docker":
             raise
         log.info("The embedded server judges, for serving.backend is auto: %s", exc)
-        return Backend("embedded", str(exc))
-    return Backend("docker")
+        return (Backend("embedded", reason=str(exc)),)
+    return tuple(Backend("docker", image) for image in serving.all_images)
 
 
 @contextlib.contextmanager
@@ -97,7 +101,7 @@ def throwaway_server(
         from tasks.serving.container import run_container
 
         started: contextlib.AbstractContextManager[ThrowawayServer] = run_container(
-            serving, candidate.name, candidate.version_dir, run_id=run_id
+            serving.model_copy(update={"image": backend.image}), candidate.name, candidate.version_dir, run_id=run_id
         )
     else:
         started = run_embedded(candidate.name, candidate.version_dir)

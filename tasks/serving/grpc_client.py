@@ -1,0 +1,181 @@
+"""A client of TensorFlow Serving's gRPC interface: the other transport behind `ModelClient`.
+
+Source: tensorflow_serving/apis/prediction_service.proto and model_service.proto.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import grpc
+import numpy as np
+
+from tasks.datasets.rows import Array
+from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
+from tasks.records import TensorSpec
+from tasks.serving.client import DTYPES, MAX_WORDS, RETRY_WAITS_S
+from tasks.serving.streaming import in_order, joined, row_blocks, with_progress
+from tasks.serving.tensor_protos import from_proto
+from tasks.serving.tf_protos import proto
+
+# grpc's own default refuses messages over 4 MiB; the server's limit is its own
+UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+
+
+class GrpcClient:
+    """Ask one model of one server over gRPC (a `ModelClient`); every call has a deadline.
+
+    UNAVAILABLE is tried again a few times, a refusal never.
+    """
+
+    def __init__(
+        self, target: str, model_name: str, timeout_s: float, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Remember where to ask; nothing is sent yet.
+
+        Args:
+            target: host and port. timeout_s: seconds for each call.
+        """
+        self._model_name, self._timeout_s, self._sleep = model_name, timeout_s, sleep
+        self._channel = grpc.insecure_channel(target, options=[*UNLIMITED, ("grpc.enable_http_proxy", 0)])
+        self._target = target
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def states(self) -> dict[int, tuple[str, str]]:
+        """Return version to (state, error message)."""
+        messages = _api("get_model_status_pb2")
+        request = messages.GetModelStatusRequest()
+        request.model_spec.name = self._model_name
+        stub = _api("model_service_pb2_grpc").ModelServiceStub(self._channel)
+        answer = self._call(stub.GetModelStatus, request)
+        name_of = messages.ModelVersionStatus.State.Name
+        return {v.version: (name_of(v.state), v.status.error_message) for v in answer.model_version_status}
+
+    def signature_def(self, version: int, signature_name: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """Return the inputs and outputs of a signature as the server reports them, sorted by name."""
+        messages = _api("get_model_metadata_pb2")
+        request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = self._model_name
+        request.model_spec.version.value = version
+        answer = self._call(self._prediction_stub().GetModelMetadata, request)
+        signatures = messages.SignatureDefMap()
+        answer.metadata["signature_def"].Unpack(signatures)
+        if signature_name not in signatures.signature_def:
+            raise ServingError(f"metadata must describe '{signature_name}', got {list(signatures.signature_def)}")
+        found = signatures.signature_def[signature_name]
+        return _specs(found.inputs), _specs(found.outputs)
+
+    def predict(
+        self, version: int, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec], signature_name: str
+    ) -> dict[str, Array]:
+        """Return the served answer to every row, one array an output, in the order of the rows."""
+        stub, messages = self._prediction_stub(), _api("predict_pb2")
+
+        def ask(block: Mapping[str, Array]) -> dict[str, Array]:
+            request = messages.PredictRequest()
+            request.model_spec.name = self._model_name
+            request.model_spec.version.value = version
+            request.model_spec.signature_name = signature_name
+            for name, array in block.items():
+                _fill(request.inputs[name], array)
+            answer = self._call(stub.Predict, request)
+            missing = [spec.name for spec in outputs if spec.name not in answer.outputs]
+            if missing:
+                raise ServingError(f"an answer must hold the outputs {missing}, got {list(answer.outputs)}")
+            return {spec.name: _array(answer.outputs[spec.name], spec) for spec in outputs}
+
+        row_bytes = sum(array[:1].nbytes for array in inputs.values())
+        answers = in_order(ask, row_blocks(inputs, row_bytes))
+        return joined(with_progress(answers, len(next(iter(inputs.values())))))
+
+    def _prediction_stub(self) -> Any:
+        return _api("prediction_service_pb2_grpc").PredictionServiceStub(self._channel)
+
+    def _call(self, method: Any, request: Any) -> Any:
+        """Make a call, again after a pause where that can help, and translate grpc's errors."""
+        for wait_s in (*RETRY_WAITS_S, None):
+            try:
+                return method(request, timeout=self._timeout_s)
+            except grpc.RpcError as exc:
+                if exc.code() != grpc.StatusCode.UNAVAILABLE or wait_s is None:
+                    raise self._translated(exc) from exc
+                self._sleep(wait_s)
+        raise AssertionError  # the last try returned or raised
+
+    def _translated(self, exc: Any) -> ServingError:
+        code, words = exc.code().name, " ".join(str(exc.details()).split())[:MAX_WORDS]
+        if code == "UNAVAILABLE":
+            return ServingUnavailable(f"the server must be reachable at {self._target}, got {code}: {words}")
+        if code == "DEADLINE_EXCEEDED":
+            return ServingTimeout(
+                f"the server must answer within {self._timeout_s:g} s, and {self._target} did not; "
+                "raise serving.request_timeout_s"
+            )
+        return PredictionError(f"gRPC at {self._target} must accept the request, got {code}: {words}")
+
+
+@cache
+def _message_module(name: str) -> Any:
+    """Import a module of messages, and leave no stand-in for TensorFlow behind: this process may want the real one."""
+    borrowed = "tensorflow" not in sys.modules
+    try:
+        return proto(name)
+    finally:
+        if borrowed:
+            sys.modules.pop("tensorflow", None)
+
+
+def _api(module: str) -> Any:
+    return _message_module(f"tensorflow_serving.apis.{module}")
+
+
+def _types() -> Any:
+    return _message_module("tensorflow.core.framework.types_pb2")
+
+
+def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
+    """Read TensorInfo messages: -1 is free."""
+    specs = []
+    for name, info in sorted(tensors.items()):
+        dtype = _types().DataType.Name(info.dtype)
+        sizes = tuple(None if dim.size < 0 else int(dim.size) for dim in info.tensor_shape.dim)
+        specs.append(TensorSpec(name, DTYPES.get(dtype, dtype), None if info.tensor_shape.unknown_rank else sizes))
+    return specs
+
+
+def _fill(message: Any, array: Array) -> None:
+    """Write an array into a TensorProto: text as UTF-8, numbers as their bytes."""
+    for size in array.shape:
+        message.tensor_shape.dim.add().size = size
+    if array.dtype.kind in "US":
+        message.dtype = _types().DT_STRING
+        flat = array.ravel().tolist()
+        message.string_val.extend(flat if array.dtype.kind == "S" else [text.encode() for text in flat])
+    else:
+        message.dtype = next(
+            _types().DataType.Value(tf) for tf, np_name in DTYPES.items() if np_name == array.dtype.name
+        )
+        message.tensor_content = np.ascontiguousarray(array).tobytes()
+
+
+def _array(message: Any, spec: TensorSpec) -> Array:
+    """Read a TensorProto; strings that are UTF-8 are text, as over REST."""
+    tensor = from_proto(spec.name, message)
+    if not isinstance(tensor.values, list):
+        return tensor.values.reshape(tensor.shape)
+    values = [_text_or_bytes(value) for value in tensor.values]
+    return np.asarray(values, None if values else np.str_).reshape(tensor.shape)
+
+
+def _text_or_bytes(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
