@@ -1,0 +1,34 @@
+"""Remove the containers that killed runs left behind: `python -m flows.reap`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tasks.errors import ServingUnavailable
+
+
+def main() -> int:
+    """Remove throwaway containers whose owner is gone or whose time is up, say which, and return an exit code."""
+    argparse.ArgumentParser(
+        prog="python -m flows.reap",
+        description="Remove the throwaway containers, with their volumes, whose run is gone or whose time is up, "
+        "and nothing else. Every run with Docker does the same at its start.",
+        epilog="Exit codes: 0 done; 1 no Docker engine answers.",
+    ).parse_args()
+    from tasks.serving.reaper import reap
+
+    try:
+        removed = reap(time.time())
+    except ServingUnavailable as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    for container in removed:
+        print(f"removed {container.container} of run {container.run_id}: {container.reason}")
+    print(f"{len(removed)} removed")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
