@@ -1,0 +1,28 @@
+"""The embedded server stands on TensorFlow's libraries alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+CODE = """
+import sys
+from pathlib import Path
+from tasks.serving import manager, ports, server, warmup
+from tasks.serving.tensor_protos import to_proto
+from tasks.serving.tensors import DT_STRING, Tensor
+warmup.load_warm(Path(sys.argv[1]))
+to_proto(Tensor(DT_STRING, (), [b"a"]))
+heavy = {"prefect", "mlflow", "pydantic", "docker", "keras", "sklearn", "pandas", "scipy", "requests"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+assert not hasattr(sys.modules["tensorflow"], "__version__")
+"""
+
+
+def test_server_imports_no_heavy_package(recorded_models: Path) -> None:
+    """A process that loads a model and serves it never imports tensorflow's own code or the pipeline's."""
+    model = recorded_models / "half" / "1"
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(model)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
