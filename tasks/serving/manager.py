@@ -7,12 +7,17 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Event
+from typing import Final
 
 from tasks.serving.flags import Flags
 from tasks.serving.log import log
 from tasks.serving.model_config import ModelConfig, read_config_file
 from tasks.serving.servables import Servables, State, VersionState
 from tasks.serving.status import Code, StatusError, invalid_argument
+
+_NEVER: Final = float("inf")
+_LONGEST_NAP_S: Final = 1.0
+"""A load that is to be tried again may fall due between two looks at the disk."""
 
 
 def model_configs(flags: Flags) -> list[ModelConfig]:
@@ -28,32 +33,33 @@ def model_configs(flags: Flags) -> list[ModelConfig]:
     return [ModelConfig(flags.model_name, Path(flags.model_base_path))]
 
 
-def manage(servables: Servables, flags: Flags, ready: Event) -> None:
+def manage(servables: Servables, configs: list[ModelConfig], flags: Flags, ready: Event) -> None:
     """Poll, load and unload until the process ends.
 
     Args:
-        servables: the models, configured.
+        servables: the models.
+        configs: what they have been configured with.
         flags: how often to look at the base paths and at the configuration file.
         ready: set once every model has a version that came to AVAILABLE or END.
     """
     poll_s, reload_s = flags.file_system_poll_wait_seconds, flags.model_config_file_poll_wait_seconds
-    reloads = bool(flags.model_config_file) and reload_s > 0
-    config_file = _ConfigFile(flags)
-    next_reload = time.monotonic() + reload_s
-    next_poll = time.monotonic() if poll_s >= 0 else float("inf")
+    config_file = _ConfigFile(flags, configs)
+    next_poll = time.monotonic() if poll_s >= 0 else _NEVER
+    next_reload = time.monotonic() + reload_s if flags.model_config_file and reload_s > 0 else _NEVER
     while True:
         now = time.monotonic()
-        if reloads and now >= next_reload:
+        if now >= next_reload:
             next_reload = now + reload_s
             if config_file.reload(servables):
                 next_poll = min(next_poll, now)
         if now >= next_poll:
+            next_poll = now + poll_s if poll_s > 0 else _NEVER
             servables.poll()
-            next_poll = now + poll_s if poll_s > 0 else float("inf")
         while servables.act():
             _announce(servables, ready)
         _announce(servables, ready)
-        time.sleep(max(min(next_poll, next_reload if reloads else float("inf"), now + 1) - time.monotonic(), 0.01))
+        wake = min(next_poll, next_reload, now + _LONGEST_NAP_S)
+        time.sleep(max(wake - time.monotonic(), 0.01))
 
 
 def _announce(servables: Servables, ready: Event) -> None:
@@ -64,9 +70,9 @@ def _announce(servables: Servables, ready: Event) -> None:
 class _ConfigFile:
     """The configuration file as last accepted."""
 
-    def __init__(self, flags: Flags) -> None:
+    def __init__(self, flags: Flags, accepted: list[ModelConfig]) -> None:
         self._flags = flags
-        self._accepted = model_configs(flags)
+        self._accepted = accepted
         self._complaint = ""
 
     def reload(self, servables: Servables) -> bool:

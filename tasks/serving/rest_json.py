@@ -57,8 +57,10 @@ def decode_predict(body: bytes, inputs_of: InputsOf) -> PredictBody:
     Raises:
         StatusError: not JSON, not a predict request, or values that do not fit the signature.
     """
-    quick = _orjson_document(body)
-    document = exact_json.parse(body) if quick is None else quick
+    document = _orjson_document(body)
+    is_exact = document is None
+    if is_exact:
+        document = exact_json.parse(body)
     if not isinstance(document, dict):
         raise invalid_argument(f"JSON Value: {text_of(document)} Is not object")
     signature_name = document.get("signature_name", "")
@@ -70,17 +72,14 @@ def decode_predict(body: bytes, inputs_of: InputsOf) -> PredictBody:
     if not inputs:
         raise invalid_argument(f"Failed to get input map for signature: {signature_name or 'DEFAULT'}")
     is_row_format = _is_row_format(document)
-    tensors = None
-    if quick is not None:
-        tensors = _quick_tensors(quick, inputs, is_row_format, body)
-        document = quick if tensors is not None else exact_json.parse(body)
-    if tensors is None:
-        tensors = (
-            _tensors_of_rows(document["instances"], inputs)
-            if is_row_format
-            else _tensors_of_columns(document["inputs"], inputs)
-        )
-    return PredictBody(signature_name, is_row_format, tensors)
+    if not is_exact:
+        tensors = _quick_tensors(document, inputs, is_row_format, body)
+        if tensors is not None:
+            return PredictBody(signature_name, is_row_format, tensors)
+        document = exact_json.parse(body)
+    if is_row_format:
+        return PredictBody(signature_name, True, _tensors_of_rows(document["instances"], inputs))
+    return PredictBody(signature_name, False, _tensors_of_columns(document["inputs"], inputs))
 
 
 def _is_row_format(document: dict[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from tasks.serving.flags import Flags, UnknownFlag, parse_flags
 from tasks.serving.status import StatusError
 
 if TYPE_CHECKING:
+    from tasks.serving.model_config import ModelConfig
     from tasks.serving.servables import Servables
 
 _FAILED: Final = 255
@@ -75,9 +76,10 @@ def _serve(flags: Flags) -> None:
         retries=LoadRetries(flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6),
         allow_unavailable_labels=flags.allow_version_labels_for_unavailable_models,
     )
-    servables.configure(model_configs(flags))
+    configs = model_configs(flags)
+    servables.configure(configs)
     ready = threading.Event()
-    threading.Thread(target=_manage, args=(servables, flags, ready), name="servables", daemon=True).start()
+    threading.Thread(target=_manage, args=(servables, configs, flags, ready), daemon=True).start()
     from tasks.serving.ports import serve  # imported while the other thread loads the models
 
     ready.wait()
@@ -86,12 +88,12 @@ def _serve(flags: Flags) -> None:
     serve(servables, host, flags)
 
 
-def _manage(servables: "Servables", flags: Flags, ready: threading.Event) -> None:
+def _manage(servables: "Servables", configs: "list[ModelConfig]", flags: Flags, ready: threading.Event) -> None:
     """Run the managing thread; without it the process would serve on, blind to its base paths."""
     from tasks.serving.manager import manage
 
     try:
-        manage(servables, flags, ready)
+        manage(servables, configs, flags, ready)
     finally:  # it only comes to this by an error in this program
         traceback.print_exc()
         os._exit(_FAILED)

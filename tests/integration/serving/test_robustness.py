@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import string
-import time
 from typing import Any
 
 import pytest
@@ -200,7 +199,6 @@ def test_pipelined_and_split_requests(zoo_server: Any) -> None:
         client.sendall(request * 2)
         for position in range(0, len(request), 7):
             client.sendall(request[position : position + 7])
-            time.sleep(0.0005)
         received = b""
         while received.count(b'{"predictions":[[3.0]]}') < 3:
             received += client.recv(65536)
