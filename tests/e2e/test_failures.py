@@ -1,0 +1,140 @@
+"""A server that cannot judge says so in seconds: which kind of failure, in its own words, with the remedy."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.schema import Serving
+from tasks.errors import ModelLoadError, PipelineError, PredictionError, ServingTimeout
+from tasks.records import Backend, Candidate, Signature, TensorSpec
+from tasks.serving.launch import throwaway_server
+
+MODELS = Path("tests/data/tfs_rest/models")
+BACKENDS = [pytest.param("embedded"), pytest.param("docker", marks=pytest.mark.docker)]
+X, R = TensorSpec("a", "float32", (None, 3)), TensorSpec("r", "float32", (None, 3))
+
+
+def make_candidate(model: str, directory: Path) -> Candidate:
+    """Copy one of the recorded models as version 1."""
+    version_dir = directory / model / "1"
+    shutil.copytree(MODELS / model / "1", version_dir)
+    nowhere = directory / "none"
+    return Candidate(model, 1, version_dir, "", Signature((X,), (R,)), 0, nowhere, nowhere, nowhere)
+
+
+def serve(backend: str, candidate: Candidate, directory: Path, image: str, **settings: float) -> None:
+    """Start the server and let it go again."""
+    serving = Serving(image=image or "none", **settings)  # type: ignore[arg-type]
+    with throwaway_server(Backend(backend, image), serving, candidate, "test", directory / "server.log"):
+        pass
+
+
+def cut_index(version_dir: Path) -> None:
+    index = version_dir / "variables" / "variables.index"
+    index.write_bytes(index.read_bytes()[:10])
+
+
+def garbage_graph(version_dir: Path) -> None:
+    (version_dir / "saved_model.pb").write_bytes(b"\xff" * 100)
+
+
+def unknown_op(version_dir: Path) -> None:
+    graph = version_dir / "saved_model.pb"
+    assert b"\x06MatMul" in graph.read_bytes()
+    graph.write_bytes(graph.read_bytes().replace(b"\x06MatMul", b"\x06MatMux"))
+
+
+def no_graph(version_dir: Path) -> None:
+    (version_dir / "saved_model.pb").unlink()
+
+
+def bad_warmup(version_dir: Path) -> None:
+    extra = version_dir / "assets.extra"
+    extra.mkdir()
+    record = b"not a PredictionLog"
+    (extra / "tf_serving_warmup_requests").write_bytes(struct.pack("<Q", len(record)) + b"\0\0\0\0" + record)
+
+
+@pytest.fixture
+def image(request: pytest.FixtureRequest) -> str:
+    """Return the image of docker tests; the embedded server needs none."""
+    docker = request.node.get_closest_marker("docker") is not None
+    return str(request.getfixturevalue("test_image")) if docker else ""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut_index, "DATA_LOSS"),
+        (garbage_graph, "parse"),
+        (unknown_op, "MatMux"),
+        (no_graph, "SavedModel"),
+        (bad_warmup, "(?i)warm|record"),
+    ],
+)
+def test_a_broken_model_is_refused_in_the_servers_words(
+    backend: str, damage: Callable[[Path], None], words: str, tmp_path: Path, image: str
+) -> None:
+    """Each way to break a model ends as a ModelLoadError with the server's own reason and its log, not at a timeout."""
+    candidate = make_candidate("dense3", tmp_path)
+    damage(candidate.version_dir)
+    with pytest.raises(ModelLoadError, match=words) as caught:
+        serve(backend, candidate, tmp_path, image, startup_timeout_s=600)
+    assert "\n" not in str(caught.value)
+    assert caught.value.detail
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_graph_that_fails_at_the_first_request(backend: str, tmp_path: Path, image: str) -> None:
+    """A model that loads and then raises is a PredictionError with TensorFlow's own message."""
+    candidate = make_candidate("multi", tmp_path)
+    serving = Serving(image=image or "none")
+    with (
+        throwaway_server(Backend(backend, image), serving, candidate, "test", tmp_path / "log") as (_, client),
+        pytest.raises(PredictionError, match="a must be positive"),
+    ):
+        client.predict(1, {"a": -np.ones((1, 3), np.float32)}, (R,), "fails")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_answer_in_time(backend: str, tmp_path: Path, image: str) -> None:
+    """A server that is not ready in time is a ServingTimeout that names the setting; its log is kept."""
+    candidate = make_candidate("half", tmp_path)
+    with pytest.raises(ServingTimeout, match=r"not AVAILABLE after 0\.001 s.*startup_timeout_s"):
+        serve(backend, candidate, tmp_path, image, startup_timeout_s=0.001)
+    assert (tmp_path / "server.log").exists()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_server_that_dies_while_it_is_asked(backend: str, tmp_path: Path, image: str) -> None:
+    """A server that goes away under a request is explained by its end, not by the broken connection."""
+    candidate = make_candidate("dense3", tmp_path)
+    x = np.ones((4, 3), np.float32)
+    with (
+        pytest.raises(PipelineError, match=r"exit status|ended"),
+        throwaway_server(Backend(backend, image), Serving(image=image or "none"), candidate, "t", tmp_path / "l") as (
+            s,
+            c,
+        ),
+    ):
+        kill(s)
+        c.predict(1, {"feat": x}, (TensorSpec("d", "float32", (None, 2)),), "serving_default")
+
+
+def kill(server: object) -> None:
+    """Kill a throwaway server as the kernel would."""
+    if hasattr(server, "_process"):
+        server._process.kill()
+    else:
+        server._container.kill()  # type: ignore[attr-defined]
+    while server.exit_code() is None:  # type: ignore[attr-defined]
+        time.sleep(0.02)
