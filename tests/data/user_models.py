@@ -1,0 +1,218 @@
+"""Data and model functions as users write them, named in tests as `tests.data.user_models:NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+ROWS = 120
+
+
+def _random() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def line() -> tuple[Any, Any]:
+    """Return x as float64 (120,) and 2 x + 1."""
+    x = np.linspace(-1, 1, ROWS)
+    return {"x": x}, 2 * x + 1
+
+
+def one_number(_features: Mapping[str, Any], rate: float = 0.1) -> Any:
+    """Return a regression on one number; a high rate overshoots."""
+    import keras
+
+    x = keras.Input((1,), name="x")
+    model = keras.Model(x, keras.layers.Dense(1, name="y")(x))
+    model.compile(keras.optimizers.Adam(rate), "mse", metrics=["mae"])
+    return model
+
+
+def people() -> tuple[Any, Any]:
+    """Return a table of one number and one text, and 0 or 1."""
+    import pandas as pd
+
+    age = _random().uniform(1, 9, ROWS)
+    city = _random().choice(["a", "b", "Köln"], ROWS)
+    return pd.DataFrame({"age": age, "city": city}), (age > 5).astype(int)
+
+
+def table(features: Mapping[str, Any]) -> Any:
+    """Return a model of a number and a text."""
+    import keras
+
+    age, city = keras.Input((1,), name="age"), keras.Input((1,), name="city", dtype="string")
+    lookup = keras.layers.StringLookup(output_mode="one_hot")
+    lookup.adapt(features["city"])
+    joined = keras.layers.Concatenate()([age, lookup(city)])
+    model = keras.Model({"age": age, "city": city}, {"bought": keras.layers.Dense(1, activation="sigmoid")(joined)})
+    model.compile("adam", "binary_crossentropy")
+    return model
+
+
+def byte_strings() -> tuple[Any, Any]:
+    """Return bytes that are no UTF-8, and 0 or 1."""
+    return {"blob": np.array([b"\xff\x00a", b"plain"] * (ROWS // 2))}, np.arange(ROWS) % 2
+
+
+def of_bytes(features: Mapping[str, Any]) -> Any:
+    """Return a model of byte strings, whose vocabulary is in its graph."""
+    import keras
+
+    blob = keras.Input((1,), name="blob", dtype="string")
+    lookup = keras.layers.Hashing(8, output_mode="one_hot")(blob)
+    model = keras.Model(blob, keras.layers.Dense(1, activation="sigmoid", name="score")(lookup))
+    model.compile("adam", "binary_crossentropy")
+    return model
+
+
+def pairs() -> tuple[Any, Any]:
+    """Return two features, float32 (120, 3) and int32 (120,), and two targets of the outputs' names."""
+    left, right = _random().normal(size=(ROWS, 3)).astype(np.float32), np.arange(ROWS, dtype=np.int32) % 7
+    return {"left": left, "right": right}, {"total": left.sum(axis=1), "odd": right % 2}
+
+
+def two_by_two(_features: Mapping[str, Any]) -> Any:
+    """Return a model with two inputs and two outputs."""
+    import keras
+
+    left, right = keras.Input((3,), name="left"), keras.Input((1,), name="right", dtype="int32")
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(7, 4)(right))
+    joined = keras.layers.Concatenate()([left, embedded])
+    outputs = [keras.layers.Dense(1, name="total")(joined), keras.layers.Dense(2, "softmax", name="odd")(joined)]
+    model = keras.Model([left, right], outputs)
+    model.compile("adam", {"total": "mse", "odd": "sparse_categorical_crossentropy"})
+    return model
+
+
+def noisy(features: Any) -> Any:
+    """Return a model whose training mode answers otherwise than its inference mode."""
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.Input((features.shape[1],), name="pixels"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(10, activation="softmax", name="probabilities"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+def naming(_features: Mapping[str, Any]) -> Any:
+    """Return a model of one number that also answers with text, and with bytes."""
+    import keras
+
+    x = keras.Input((1,), name="x")
+    score = keras.layers.Dense(2, activation="softmax")(x)
+    label = keras.layers.StringLookup(vocabulary=["low", "höher"], invert=True, num_oov_indices=0)(
+        keras.ops.argmax(score, axis=-1)
+    )
+    model = keras.Model(x, {"score": score, "label": label, "label_bytes": label})
+    model.compile("adam", {"score": "mse"})
+    return model
+
+
+def scored() -> tuple[Any, Any]:
+    """Return x and the scores of `low` and `höher`, for the one output of `naming` that is a number."""
+    x = np.linspace(0, 1, ROWS)
+    return {"x": x}, {"score": np.stack([1 - x, x], axis=1)}
+
+
+def shared(_features: Mapping[str, Any]) -> Any:
+    """Return a model whose two outputs come from one layer."""
+    import keras
+
+    a, b = keras.Input((1,), name="a"), keras.Input((1,), name="b")
+    twice = keras.layers.Dense(1, name="twice")
+    model = keras.Model([a, b], [twice(a), twice(b)])
+    model.compile("adam", "mse")
+    return model
+
+
+def ab() -> tuple[Any, Any]:
+    """Return two numbers a row and their doubles."""
+    a, b = np.linspace(0, 1, ROWS), np.linspace(5, 6, ROWS)
+    return {"a": a, "b": b}, a
+
+
+def exploding(_features: Mapping[str, Any]) -> Any:
+    """Return a model whose loss is NaN in the second epoch at the latest."""
+    import keras
+
+    model = one_number(_features)
+    model.compile(keras.optimizers.SGD(1e30), "mse")
+    return model
+
+
+def no_model(_features: Mapping[str, Any]) -> Any:
+    """Return what is not a model."""
+    return {"not": "a model"}
+
+
+def uncompiled(_features: Mapping[str, Any]) -> Any:
+    """Return a model without a loss."""
+    import keras
+
+    x = keras.Input((1,), name="x")
+    return keras.Model(x, keras.layers.Dense(1)(x))
+
+
+def shapeless(_features: Mapping[str, Any]) -> Any:
+    """Return a Sequential that does not say what it takes."""
+    import keras
+
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    return model
+
+
+def raising(_features: Mapping[str, Any]) -> Any:
+    """Fail as a builder does."""
+    raise ValueError("layers must\nbe positive")
+
+
+def of_another_width(_features: Mapping[str, Any]) -> Any:
+    """Return a model of three numbers."""
+    import keras
+
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, keras.layers.Dense(1)(x))
+    model.compile("adam", "mse")
+    return model
+
+
+def of_another_name(_features: Mapping[str, Any]) -> Any:
+    """Return a model of two inputs that no feature is called like."""
+    import keras
+
+    x, z = keras.Input((1,), name="x"), keras.Input((1,), name="z")
+    model = keras.Model([x, z], keras.layers.Dense(1)(keras.layers.Concatenate()([x, z])))
+    model.compile("adam", "mse")
+    return model
+
+
+def with_lambda(_features: Mapping[str, Any]) -> Any:
+    """Return a model that Keras does not read back: its file holds code."""
+    import keras
+
+    x = keras.Input((1,), name="x")
+    doubled = keras.layers.Lambda(lambda tensor: tensor * 2)(x)
+    model = keras.Model(x, keras.layers.Dense(1)(doubled))
+    model.compile("adam", "mse")
+    return model
+
+
+def categorical(features: Mapping[str, Any]) -> Any:
+    """Return a model whose loss wants as many targets as classes."""
+    import keras
+
+    model = table(features)
+    probabilities = keras.layers.Dense(3, activation="softmax")(model.outputs[0])
+    model = keras.Model(model.inputs, probabilities)
+    model.compile("adam", "categorical_crossentropy")
+    return model

@@ -1,0 +1,280 @@
+"""Rehearsals in MLflow on SQLite: everything a reviewer needs, and the very bytes that were judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.datasets.rows import load_arrays
+from tasks.errors import TrackingError
+from tasks.gates.judge import judge
+from tasks.records import Backend, Promotion, TrackedRun, ValidationReport
+from tasks.registry.aliases import record_promotion
+from tasks.registry.commit import git_commit
+from tasks.registry.connection import check_tracking
+from tasks.registry.runs import log_rehearsal
+from tasks.savedmodel.manifest import verify_manifest
+from tasks.serving.rehearse import rehearse
+
+pytestmark = [
+    # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    # MLflow 3.17 warns of its own classes' hints while it is imported, and with SQLAlchemy 2.1 and pandas 3 of
+    # its tables' mappers (of Prefect's, too, where that is loaded) and of its search for pictures in a table.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Type object .* does not refer to an OperatorClass:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:For backward compatibility, 'str' dtypes are included:DeprecationWarning"),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Logged:
+    """A rehearsal and where MLflow keeps it."""
+
+    made: Any
+    report: ValidationReport
+    run: TrackedRun
+    client: Any
+
+    @property
+    def stored(self) -> Any:
+        return self.client.get_run(self.run.run_id)
+
+    @property
+    def version(self) -> Any:
+        return self.client.get_model_version(self.run.registry_name, str(self.run.registry_version))
+
+    def artifact(self, name: str) -> Path:
+        return Path(self.client.download_artifacts(self.run.run_id, name))
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return one database for all rehearsals of this module."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def logged(
+    rehearsed: Callable[[str], Any], tracking_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Logged]:
+    """Return a function that judges and logs one of the trained models, once."""
+    from mlflow import MlflowClient
+
+    @cache
+    def logging(name: str, bound: float = 0.0) -> Logged:
+        made = rehearsed(name)
+        gates = made.config.gates.model_copy(update={"metrics": _bounds(bound)})
+        config = made.config.model_copy(
+            update={"tracking": made.config.tracking.model_copy(update={"uri": tracking_uri}), "gates": gates}
+        )
+        served = rehearse(config.serving, made.candidate, Backend("embedded"), tmp_path_factory.mktemp("run"))
+        report = ValidationReport(made.candidate, served, judge(gates, made.candidate, served))
+        run = log_rehearsal(config, made.splits, made.trained, report)
+        return Logged(made.with_(config=config), report, run, MlflowClient(tracking_uri, tracking_uri))
+
+    return logging
+
+
+def _bounds(minimum: float) -> dict[str, Any]:
+    from configs.schema import Bound
+
+    return {"accuracy": Bound(min=minimum)}
+
+
+def test_parameters_and_curves(logged: Callable[[str], Logged]) -> None:
+    """Every setting is a parameter by its dotted name, every epoch a metric at its step."""
+    found = logged("digits")
+    data = found.stored.data
+    assert data.params["training.epochs"] == "4"
+    assert data.params["data.load"] == "configs.digits:load"
+    assert data.params["best_epoch"] == str(found.made.trained.best_epoch)
+    for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
+        history = found.client.get_metric_history(found.run.run_id, name)
+        assert [m.step for m in history] == [1, 2, 3, 4]
+        assert [m.value for m in history] == pytest.approx(found.made.trained.history[name])
+
+
+def test_every_figure_of_every_gate(logged: Callable[[str], Logged]) -> None:
+    """Every gate's verdict and figures are metrics under stable names."""
+    found = logged("digits")
+    metrics = found.stored.data.metrics
+    for gate in found.report.gates:
+        assert metrics[f"gate.{gate.name}.passed"] == 1
+        for name, value in gate.figures.items():
+            assert metrics[f"gate.{gate.name}.{name}"] == pytest.approx(value)
+    assert {"gate.contract.passed", "gate.parity.max_abs_difference", "gate.quality.accuracy"} <= set(metrics)
+
+
+def test_datasets(logged: Callable[[str], Logged]) -> None:
+    """Training and test rows are dataset inputs with their loader, shapes and the digest of the split."""
+    found = logged("digits")
+    inputs = found.stored.inputs.dataset_inputs
+    contexts = {item.tags[0].value: item.dataset for item in inputs}
+    assert set(contexts) == {"training", "testing"}
+    for dataset in contexts.values():
+        assert found.made.splits.digest.startswith(dataset.digest)
+        assert dataset.name.startswith("configs.digits:load")
+        assert json.loads(dataset.schema)["mlflow_tensorspec"]["features"]
+    assert json.loads(contexts["training"].profile)["features_shape"]["features"] == [
+        found.made.splits.rows["train"],
+        64,
+    ]
+
+
+def test_artifacts(logged: Callable[[str], Logged]) -> None:
+    """The run keeps configuration, report, server log, two pictures, a table of predictions and the model."""
+    found = logged("digits")
+    names = {item.path for item in found.client.list_artifacts(found.run.run_id)}
+    expected = {"config.json", "report.json", "server.log", "curves.png", "parity.png", "predictions.json", "model"}
+    assert names >= expected
+    assert json.loads(found.artifact("config.json").read_text())["name"] == "digits"
+    report = json.loads(found.artifact("report.json").read_text())
+    assert report["passed"] is True
+    assert [gate["name"] for gate in report["gates"]] == [gate.name for gate in found.report.gates]
+    assert found.artifact("server.log").read_bytes() == found.report.served.server.log.read_bytes()
+    for picture in ("curves.png", "parity.png"):
+        content = found.artifact(picture).read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n")
+        assert len(content) > 5000
+
+
+def test_table_of_predictions(logged: Callable[[str], Logged]) -> None:
+    """The table holds the first test rows with inputs, targets, served and in-process answers side by side."""
+    found = logged("penguins")
+    table = json.loads(found.artifact("predictions.json").read_text())
+    rows = min(found.made.config.tracking.sample_rows, found.report.served.rows)
+    assert len(table["data"]) == rows
+    columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
+    requests = load_arrays(found.made.candidate.requests)
+    assert list(columns["input.island"]) == requests["island"][:rows].tolist()
+    np.testing.assert_allclose(columns["served.species"], load_arrays(found.report.served.answers)["species"][:rows])
+    np.testing.assert_allclose(columns["in_process.species"], load_arrays(found.made.candidate.reference)["species"][:rows])
+    assert list(columns["target.target"]) == load_arrays(found.made.candidate.targets)["y/target"][:rows].tolist()
+
+
+@pytest.mark.parametrize("name", ["digits", "penguins"])
+def test_the_registered_bytes_are_the_judged_bytes(logged: Callable[[str], Logged], name: str) -> None:
+    """The SavedModel that the model version points to has the candidate's digest, file by file."""
+    found = logged(name)
+    assert found.version.run_id == found.run.run_id
+    source = found.version.source
+    assert source == f"{found.stored.info.artifact_uri}/model"
+    directory = found.artifact("model")
+    assert (directory / "MLmodel").is_file()
+    assert verify_manifest(directory / "saved_model", found.made.candidate.digest).digest == found.version.tags["digest"]
+
+
+def test_tags_and_alias(logged: Callable[[str], Logged], rehearsed: Callable[[str], Any]) -> None:
+    """Run and version carry digest, serving version, backend and commit; the version is challenger, not champion."""
+    found = logged("digits")
+    for tags in (found.stored.data.tags, found.version.tags):
+        assert tags["digest"] == rehearsed("digits").candidate.digest
+        assert tags["serving_version"] == "1"
+        assert tags["backend"] == "embedded"
+        assert tags["validation_status"] == "passed"
+        assert tags.get("git_commit", "") == git_commit()
+        assert re.fullmatch(r"([0-9a-f]{40}(-dirty)?)?", tags.get("git_commit", ""))
+    aliases = found.client.get_registered_model("digits").aliases
+    assert {name: int(version) for name, version in aliases.items()} == {"challenger": found.run.registry_version}
+    assert found.stored.info.status == "FINISHED"
+
+
+def test_champion_only_after_promotion(logged: Callable[[str], Logged], tmp_path: Path) -> None:
+    """A rejection is tagged and moves no alias; a promotion makes its version the champion."""
+    found = logged("penguins")
+    record_promotion(found.made.config, found.run, Promotion("rejected", None, "quality: missed"))
+    assert "champion" not in found.client.get_registered_model("penguins").aliases
+    assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "rejected"
+    record_promotion(found.made.config, found.run, Promotion("promoted", tmp_path, "live"))
+    champion = found.client.get_model_version_by_alias("penguins", "champion")
+    assert int(champion.version) == found.run.registry_version
+    assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "promoted"
+
+
+@pytest.mark.parametrize("name", ["digits", "penguins", "one_number"])
+def test_pyfunc_predicts_the_in_process_numbers(
+    logged: Callable[[str], Logged], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mlflow.pyfunc.load_model("models:/...")` gives the in-process numbers for the test rows and its own example."""
+    import mlflow
+
+    found = logged(name)
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    mlflow.set_tracking_uri(found.made.config.tracking.uri)
+    try:
+        loaded = mlflow.pyfunc.load_model(f"models:/{name}/{found.run.registry_version}")
+    finally:
+        mlflow.set_tracking_uri(before[0])
+    requests, reference = load_arrays(found.made.candidate.requests), load_arrays(found.made.candidate.reference)
+    answers = loaded.predict(requests)
+    [output] = reference
+    np.testing.assert_allclose(_array(answers[output], reference[output]), reference[output], rtol=1e-6, atol=1e-7)
+    example = loaded.input_example
+    assert example is not None
+    first = reference[output][:3]
+    np.testing.assert_allclose(_array(loaded.predict(example)[output], first), first, rtol=1e-5, atol=1e-6)
+
+
+def _array(column: Any, like: Any) -> Any:
+    """Return one output of what MLflow answers, a table whose cells are rows, or numbers where a row has one."""
+    return np.stack([np.asarray(row) for row in column]).reshape(like.shape)
+
+
+def test_a_rejected_rehearsal_is_logged_too(logged: Callable[..., Logged]) -> None:
+    """A rehearsal that missed a bound is a run and a version tagged with the gate that rejected it."""
+    found = logged("noisy", 1.1)
+    for tags in (found.stored.data.tags, found.version.tags):
+        assert (tags["validation_status"], tags["failed_gates"]) == ("rejected", "quality")
+    assert found.stored.data.metrics["gate.quality.passed"] == 0
+
+
+def test_a_deleted_experiment(logged: Callable[[str], Logged], tmp_path: Path) -> None:
+    """A deleted experiment is one line that names it and how to get it back."""
+    found = logged("digits")
+    gone = found.client.create_experiment("gone")
+    found.client.delete_experiment(gone)
+    config = found.made.config
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"experiment": "gone"})})
+    with pytest.raises(TrackingError, match="experiment 'gone' must be active.*mlflow experiments restore") as caught:
+        log_rehearsal(config, found.made.splits, found.made.trained, found.report)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_to_log_to(tmp_path: Path, held_port: int) -> None:
+    """A server that does not answer and a file where a directory must be are one line each, before anything runs."""
+    (tmp_path / "file").touch()
+    for uri, words in (
+        (f"http://127.0.0.1:{held_port}", "does not answer"),
+        (f"sqlite:///{tmp_path}/file/mlflow.db", "writable directory"),
+        (f"sqlite:///{tmp_path}/absent/mlflow.db", "writable directory"),
+    ):
+        with pytest.raises(TrackingError, match=words) as caught:
+            check_tracking(uri)
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_database_of_another_kind(logged: Callable[[str], Logged], tmp_path: Path) -> None:
+    """A file that is no database is a TrackingError in one line when the run is logged."""
+    (tmp_path / "mlflow.db").write_text("this is a diary")
+    found = logged("digits")
+    tracking = found.made.config.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/mlflow.db"})
+    with pytest.raises(TrackingError, match="MLflow at sqlite:///.* must answer") as caught:
+        log_rehearsal(
+            found.made.config.model_copy(update={"tracking": tracking}),
+            found.made.splits,
+            found.made.trained,
+            found.report,
+        )
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "mlflow.db").read_text() == "this is a diary"
