@@ -261,6 +261,8 @@ class Servables:
         """Return for each model the highest version that came to AVAILABLE or END, None if one has none."""
         reached = []
         for name, stream in self._streams.items():
+            if not stream.is_configured:
+                continue
             ended = [state for state in stream.states.values() if state.state in (State.AVAILABLE, State.END)]
             if not ended:
                 return None

@@ -235,3 +235,16 @@ def test_clash_keeps_what_is_served(disk: Disk) -> None:
     assert disk.settle() == {1: AVAILABLE, 2: END}
     (disk.base_path / "02").rmdir()
     assert disk.settle() == {1: END, 2: AVAILABLE}
+
+
+def test_model_that_went_before_it_came_keeps_nobody_waiting(disk: Disk, tmp_path: Path) -> None:
+    """A model that is left out before any version of it was found does not hold up the others."""
+    other = tmp_path / "other"
+    (other / "1").mkdir(parents=True)
+    disk.servables.configure([ModelConfig("o", other)])
+    disk.servables.poll()
+    while disk.servables.act():
+        pass
+    reached = disk.servables.settled()
+    assert reached is not None
+    assert [name for name, _ in reached] == ["o"]
