@@ -17,7 +17,7 @@ def api() -> Any:
 
 
 class _Api:
-    """The message classes and helpers that the tests use."""
+    """The message classes and stubs that the tests use."""
 
     def __init__(self) -> None:
         import grpc
