@@ -1,0 +1,101 @@
+"""No container outlives its run: at once where the run can still act, at the next run where it was killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import docker
+import pytest
+
+pytestmark = pytest.mark.docker
+Poll = Callable[[Callable[[], bool], float], bool]
+TRIES = int(os.environ.get("REHEARSAL_KILLS", "2"))  # 20 before a release
+LABEL = "keras-rehearsal"
+
+
+@pytest.fixture
+def engine() -> Iterator[docker.DockerClient]:
+    """Connect to the engine."""
+    client = docker.from_env()
+    yield client
+    client.close()
+
+
+def containers_of(client: docker.DockerClient, pid: int) -> list[str]:
+    """Return the names of the containers that a process owns, in whatever state."""
+    found = client.containers.list(all=True, filters={"label": f"{LABEL}.pid={pid}"}, ignore_removed=True)
+    return [str(container.name) for container in found]
+
+
+def start_until_container(workspace: Any, client: docker.DockerClient, image: str, wait_for: Poll) -> Any:
+    """Start a run on Docker and come back when its container exists."""
+    run = workspace.start(
+        *("--set", "serving.backend=docker", "--set", f"serving.image={image}", "--set", "training.epochs=1")
+    )
+    reader = threading.Thread(target=run.stdout.read, daemon=True)  # an unread pipe would stop the run
+    reader.start()
+    assert wait_for(lambda: run.poll() is not None or bool(containers_of(client, run.pid)), 120)
+    assert run.poll() is None, run.stderr.read()
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("attempt", range(TRIES))
+def test_an_ended_run_leaves_no_container(
+    attempt: int, number: signal.Signals, workspace: Any, engine: docker.DockerClient, test_image: str, wait_for: Poll
+) -> None:
+    """SIGINT or SIGTERM at any moment of a container's life: it is gone when the run is, with its volume."""
+    run = start_until_container(workspace, engine, test_image, wait_for)
+    time.sleep(random.Random(attempt).uniform(0, 0.9))  # created, filled, started, loading, asked, removed
+    run.send_signal(number)
+    run.wait(60)
+    assert run.returncode in (130, 3, 0)  # the last two: it had judged before the signal came
+    assert containers_of(engine, run.pid) == []
+
+
+@pytest.mark.parametrize("attempt", range(TRIES))
+def test_a_killed_run_is_cleaned_up_after(
+    attempt: int, workspace: Any, engine: docker.DockerClient, test_image: str, wait_for: Poll
+) -> None:
+    """After SIGKILL the container is left, `flows.reap` removes it with its volume, and leaves one that is owned."""
+    other = start_until_container(workspace, engine, test_image, wait_for)
+    os.kill(other.pid, signal.SIGSTOP)  # alive, and in the middle of its work
+    try:
+        run = start_until_container(workspace, engine, test_image, wait_for)
+        time.sleep(random.Random(attempt).uniform(0, 0.3))
+        run.kill()
+        run.wait()
+        left, volumes = containers_of(engine, run.pid), len(engine.volumes.list())
+        reaped = subprocess.run(
+            [sys.executable, "-m", "flows.reap"], capture_output=True, text=True, check=True, env=workspace.env
+        )
+        assert all(name in reaped.stdout for name in left), reaped.stdout
+        assert containers_of(engine, run.pid) == []
+        assert len(engine.volumes.list()) == volumes - len(left)
+        assert containers_of(engine, other.pid)
+    finally:
+        os.kill(other.pid, signal.SIGCONT)
+    other.wait(60)
+    assert containers_of(engine, other.pid) == []
+
+
+def test_the_next_run_cleans_up(workspace: Any, engine: docker.DockerClient, test_image: str, wait_for: Poll) -> None:
+    """Nobody has to call anything: the next run on Docker removes what a killed one left."""
+    killed = start_until_container(workspace, engine, test_image, wait_for)
+    killed.kill()
+    killed.wait()
+    assert containers_of(engine, killed.pid)
+    done = workspace.run(
+        *("--set", "serving.backend=docker", "--set", f"serving.image={test_image}", "--set", "training.epochs=1"),
+        *("--set", "gates.metrics.accuracy=0.1"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert containers_of(engine, killed.pid) == []
