@@ -157,8 +157,8 @@ def test_table_of_predictions(logged: Callable[[str], Logged]) -> None:
     columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
     requests = load_arrays(found.made.candidate.requests)
     assert list(columns["input.island"]) == requests["island"][:rows].tolist()
-    np.testing.assert_allclose(columns["served.species"], load_arrays(found.report.served.answers)["species"][:rows])
-    np.testing.assert_allclose(columns["in_process.species"], load_arrays(found.made.candidate.reference)["species"][:rows])
+    for column, arrays in (("served", found.report.served.answers), ("in_process", found.made.candidate.reference)):
+        np.testing.assert_allclose(columns[f"{column}.species"], load_arrays(arrays)["species"][:rows])
     assert list(columns["target.target"]) == load_arrays(found.made.candidate.targets)["y/target"][:rows].tolist()
 
 
@@ -171,7 +171,8 @@ def test_the_registered_bytes_are_the_judged_bytes(logged: Callable[[str], Logge
     assert source == f"{found.stored.info.artifact_uri}/model"
     directory = found.artifact("model")
     assert (directory / "MLmodel").is_file()
-    assert verify_manifest(directory / "saved_model", found.made.candidate.digest).digest == found.version.tags["digest"]
+    verified = verify_manifest(directory / "saved_model", found.made.candidate.digest)
+    assert verified.digest == found.version.tags["digest"]
 
 
 def test_tags_and_alias(logged: Callable[[str], Logged], rehearsed: Callable[[str], Any]) -> None:
