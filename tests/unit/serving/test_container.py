@@ -36,7 +36,7 @@ def test_only_a_remote_engine_publishes_beyond_loopback(
 ) -> None:
     """A port of a local engine is open to this machine alone; the engine chooses its number."""
     monkeypatch.setenv("DOCKER_HOST", address)
-    assert publishing("") == {"ports": {"8501/tcp": (published, None)}}
+    assert publishing("") == {"ports": {"8501/tcp": (published, None), "8500/tcp": (published, None)}}
 
 
 def test_beside_the_server_no_port_is_published() -> None:
