@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, PipelineError) as exc:
         return _report(exc, args.debug)
     except KeyboardInterrupt:
-        print("interrupted: nothing was promoted by this run", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -35,4 +35,5 @@ def validate_serving(
         rehearse(config.serving, candidate, backend, run_dir / f"server{number}")
         for number, backend in enumerate(backends, start=1)
     ]
-    return ValidationReport(candidate, served[0], judge(config.gates, candidate, *served))
+    gates = judge(config.gates, candidate, *served, keras_names=config.export.outputs)
+    return ValidationReport(candidate, served[0], gates)

@@ -115,9 +115,16 @@ def load_rows(path: Path) -> Rows:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write named arrays as one `.npz`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, allow_pickle=False, **arrays)
+    """Write named arrays as one `.npz`.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, allow_pickle=False, **arrays)
+    except OSError as exc:
+        raise DataError(f"work_dir must be writable, got '{path}': {exc.strerror}") from exc
 
 
 def load_arrays(path: Path) -> dict[str, Array]:
@@ -175,4 +182,9 @@ def _fitted(array: Array, spec: TensorSpec) -> Array:
             raise DataError(f"features must fit the model's input: it is {spec}, the rows have shape {array.shape}")
     if (spec.dtype == "string") != (array.dtype.kind in "US"):
         raise DataError(f"features must fit the model's input: it is {spec}, the rows are {array.dtype}")
-    return np.ascontiguousarray(array if spec.dtype == "string" else array.astype(spec.dtype, copy=False))
+    if spec.dtype == "string":
+        return np.ascontiguousarray(array)
+    cast = array.astype(spec.dtype, copy=False)
+    if array.dtype.kind == "f" and cast.dtype.kind in "iub" and not np.array_equal(cast, array):
+        raise DataError(f"features must fit the model's input: it is {spec}, the rows hold fractions")
+    return np.ascontiguousarray(cast)

@@ -41,7 +41,7 @@ def _worst(served: Array, in_process: Array, atol: float, rtol: float) -> dict[s
     if served.shape != in_process.shape:
         return _found(f"shape {served.shape} served, {in_process.shape} in process", np.inf, len(in_process))
     if in_process.dtype.kind != "f":
-        wrong = served.astype(in_process.dtype) != in_process
+        wrong = _as_bytes(served) != _as_bytes(in_process)
         excess, difference = wrong.astype(np.float64), wrong.astype(np.float64)
     else:
         a, b = served.astype(np.float64), in_process.astype(np.float64)
@@ -66,6 +66,11 @@ def _worst(served: Array, in_process: Array, atol: float, rtol: float) -> dict[s
         element=list(where[1:]),
         values=values,
     )
+
+
+def _as_bytes(array: Array) -> Array:
+    """Return text as UTF-8: one transport gives text, another bytes, TensorFlow itself bytes."""
+    return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
 
 
 def _found(problem: str, difference: float, rows_differing: int, **evidence: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def check_tracking(uri: str) -> None:
             ) from exc
     elif uri.startswith(SQLITE):
         directory = Path(uri.removeprefix(SQLITE)).parent
-        if not os.access(directory, os.W_OK):
+        if not (directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)):
             raise TrackingError(f"tracking.uri must lie in a writable directory, and '{directory}' is not one")
 
 

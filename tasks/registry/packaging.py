@@ -69,7 +69,7 @@ def write_example(candidate: Candidate, directory: Path) -> dict[str, str]:
     return {
         "artifact_path": "input_example.json",
         "serving_input_path": "serving_input_example.json",
-        "type": "json_object",
+        "type": "ndarray",  # read back as arrays by the signature, so that it can be predicted on as it is
     }
 
 

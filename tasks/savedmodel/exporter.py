@@ -47,7 +47,10 @@ def export_savedmodel(
     """
     import keras
 
-    model = keras.saving.load_model(trained.keras_file)
+    try:
+        model = keras.saving.load_model(trained.keras_file, compile=False)  # losses and optimizer stay behind
+    except Exception as exc:  # Keras raises many classes for layers that it cannot read back
+        raise ExportError(f"Keras must read the trained model back, got {describe(exc)}") from exc
     serve, signature = serving_function(model, config.export)
     rows = load_rows(splits.test)
     requests = request_arrays(model, rows.features, signature, config.export)
@@ -131,8 +134,13 @@ def predict_in_process(model: Any, features: Mapping[str, Array], export: Export
         batch = {name: array[start : start + PREDICT_BATCH] for name, array in features.items()}
         answers = name_outputs(model, model(pack_features(model, batch), training=False))
         for name, keras_name in served.items():
-            parts.setdefault(name, []).append(np.asarray(answers[keras_name]))
+            parts.setdefault(name, []).append(_fixed(np.asarray(answers[keras_name])))
     return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def _fixed(array: Array) -> Array:
+    """Return text, which TensorFlow gives as objects, as an array of bytes that can be saved."""
+    return array.astype(np.bytes_) if array.dtype == object else array
 
 
 def _write(model: Any, serve: Any, signature: Signature, directory: Path) -> None:

@@ -17,7 +17,14 @@ def input_specs(model: Any) -> list[TensorSpec]:
 def output_names(model: Any) -> list[str]:
     """Return the names of a model's outputs: the keys of its dict, or the names of its output layers."""
     struct = getattr(model, "_outputs_struct", None)
-    return list(struct if isinstance(struct, dict) else model.output_names)
+    if isinstance(struct, dict):
+        return list(struct)
+    names: list[str] = []
+    for tensor in model.outputs:  # a Sequential has no output_names, and a layer that is used twice has one name
+        name = str(tensor._keras_history.operation.name)
+        taken = sum(n == name or n.startswith(f"{name}_") for n in names)
+        names.append(f"{name}_{taken}" if name in names else name)
+    return names
 
 
 def pack_inputs(model: Any, tensors: Mapping[str, Any]) -> Any:
@@ -26,7 +33,9 @@ def pack_inputs(model: Any, tensors: Mapping[str, Any]) -> Any:
 
     struct = getattr(model, "_inputs_struct", model.inputs)
     packed = keras.tree.map_structure(lambda tensor: tensors[tensor.name], struct)
-    return packed[0] if isinstance(packed, list) and len(packed) == 1 else packed
+    if isinstance(packed, list):  # never a list: tf.data would stack it into one tensor
+        return packed[0] if len(packed) == 1 else tuple(packed)
+    return packed
 
 
 def pack_features(model: Any, features: Mapping[str, Array]) -> Any:

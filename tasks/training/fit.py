@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from configs.schema import Config
 from tasks.datasets.references import describe, resolve
 from tasks.datasets.rows import Rows, load_rows
-from tasks.errors import TrainingError
+from tasks.errors import PipelineError, TrainingError
 from tasks.records import Splits, TrainedModel
 from tasks.savedmodel.structure import pack_features
 
@@ -39,34 +37,37 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
         tf.config.experimental.enable_op_determinism()
     rows = load_rows(splits.train)
     model = build_model(config, rows)
-    train = _dataset(rows, model, config, shuffle=True)
-    validation = _dataset(load_rows(splits.validation), model, config, shuffle=False)
-    watch = _watch(config)
-    callbacks = [watch, *([] if show_bar else [_lines(config.training.epochs)])]
-    if config.training.patience:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                config.training.monitor,
-                patience=config.training.patience,
-                mode=config.training.mode,
-                restore_best_weights=True,
-            )
-        )
+    stopper = keras.callbacks.EarlyStopping(
+        config.training.monitor,
+        patience=config.training.patience,
+        mode=config.training.mode,
+        restore_best_weights=True,
+    )
+    callbacks = [_watch(config), *([] if show_bar else [_lines(config.training.epochs)])]
+    callbacks += [stopper] if config.training.patience else []
+    history = _fit(model, rows, load_rows(splits.validation), config, callbacks=callbacks, verbose=int(show_bar))
+    keras_file.parent.mkdir(parents=True, exist_ok=True)
+    model.save(keras_file)
+    best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
+    return _summary(model, history, best_epoch, keras_file)
+
+
+def _fit(model: Any, train: Rows, validation: Rows, config: Config, **options: Any) -> dict[str, list[float]]:
+    """Fit a model and return its history."""
     try:
         fitted = model.fit(
-            train,
-            validation_data=validation,
+            _dataset(train, model, config, shuffle=True),
+            validation_data=_dataset(validation, model, config, shuffle=False),
             epochs=config.training.epochs,
-            callbacks=callbacks,
-            verbose=1 if show_bar else 0,
+            shuffle=False,  # the data set does it; Keras warns of its own default
+            **options,
         )
-    except TrainingError:
+    except PipelineError:
         raise
     except Exception as exc:  # Keras and TensorFlow raise many classes for a model that does not fit its data
         raise TrainingError(f"the model must train on these rows, got {describe(exc)}") from exc
-    keras_file.parent.mkdir(parents=True, exist_ok=True)
-    model.save(keras_file)
-    return _summary(model, fitted.history, config, keras_file)
+    history: dict[str, list[float]] = fitted.history
+    return history
 
 
 def build_model(config: Config, rows: Rows) -> Any:
@@ -139,13 +140,6 @@ def _lines(epochs: int) -> Any:
     return Lines()
 
 
-def _summary(model: Any, history: Mapping[str, list[float]], config: Config, keras_file: Path) -> TrainedModel:
+def _summary(model: Any, history: Mapping[str, list[float]], best_epoch: int, keras_file: Path) -> TrainedModel:
     curves = {name: tuple(float(v) for v in values) for name, values in history.items()}
-    watched = curves.get(config.training.monitor)
-    best = len(curves["loss"])
-    if watched and config.training.patience:
-        higher_is_better = config.training.mode == "max" or (
-            config.training.mode == "auto" and not config.training.monitor.endswith(("loss", "error"))
-        )
-        best = int(np.argmax(watched) if higher_is_better else np.argmin(watched)) + 1
-    return TrainedModel(keras_file, curves, model.count_params(), best)
+    return TrainedModel(keras_file, curves, model.count_params(), best_epoch)

@@ -13,6 +13,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tasks.datasets.references import describe
 from tasks.errors import PipelineError
 
 
@@ -46,6 +47,9 @@ def main(fd: int) -> None:
         except PipelineError as exc:
             exc.add_note(traceback.format_exc())
             answer = ("error", exc)
+        except Exception as exc:  # noqa: BLE001  the end of the process: whatever it is, the parent must hear of it
+            words = f"{function.__name__} must not fail, got {describe(exc)}"
+            answer = ("error", PipelineError(words, detail=traceback.format_exc()))
         pipe.send(answer)
 
 
