@@ -31,10 +31,10 @@ RUN awk -v packages="$PACKAGES" \
 FROM ${BASE_IMAGE} AS serving
 COPY --from=runtime /opt/serving /opt/serving
 WORKDIR /app
-COPY tasks/__init__.py tasks/errors.py tasks/records.py tasks/
-COPY tasks/serving tasks/serving
+COPY tasks/__init__.py tasks/
+COPY tasks/model_server tasks/model_server
 RUN /opt/serving/bin/python -m compileall -q tasks \
-    && /opt/serving/bin/python -c "import tasks.serving.server, tasks.serving.ports, tasks.serving.grpc_service"
+    && /opt/serving/bin/python -c "import tasks.model_server.__main__, tasks.model_server.ports, tasks.model_server.grpc_service"
 # The contract of tensorflow/serving's image; arguments of `docker run` become further flags of the server.
 ENV MODEL_NAME=model MODEL_BASE_PATH=/models PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8500 8501
@@ -43,7 +43,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["/opt/serving/bi
     "import os, sys, urllib.request as r; \
 url = 'http://127.0.0.1:8501/v1/models/' + os.environ['MODEL_NAME']; \
 sys.exit(b'AVAILABLE' not in r.urlopen(url, timeout=4).read())"]
-ENTRYPOINT ["/bin/sh", "-c", "exec /opt/serving/bin/python -m tasks.serving.server \
+ENTRYPOINT ["/bin/sh", "-c", "exec /opt/serving/bin/python -m tasks.model_server \
 --port=8500 --rest_api_port=8501 --model_name=\"$MODEL_NAME\" --model_base_path=\"$MODEL_BASE_PATH/$MODEL_NAME\" \"$@\"", "serving"]
 
 

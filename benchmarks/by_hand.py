@@ -69,7 +69,7 @@ def main(directory: Path, image: str) -> None:
             [
                 sys.executable,
                 "-m",
-                "tasks.serving.server",
+                "tasks.model_server",
                 "--port=0",
                 "--rest_api_port=18501",
                 "--model_name=digits",

@@ -61,7 +61,7 @@ def server(model: str) -> Iterator[tuple[int, int, float]]:
     """Serve a recorded model; yield its port, its process number and the seconds until it was ready."""
     begin = time.perf_counter()
     flags = ["--port=0", "--rest_api_port=0", f"--model_name={model}", f"--model_base_path={MODELS / model}"]
-    with process([sys.executable, "-m", "tasks.serving.server", *flags]) as child:
+    with process([sys.executable, "-m", "tasks.model_server", *flags]) as child:
         port = _port_of(child, "Exporting HTTP/REST API")
         yield port, child.pid, time.perf_counter() - begin
 

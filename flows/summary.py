@@ -56,7 +56,7 @@ def _commands(config: Config, outcome: Outcome) -> list[str]:
         )
     else:
         serve = (
-            f"{tools}/python -m tasks.serving.server --port=0 --rest_api_port=8501 "
+            f"{tools}/python -m tasks.model_server --port=0 --rest_api_port=8501 "
             f"--model_name={name} --model_base_path={_short(model_dir)}"
         )
     example = outcome.report.candidate.requests.with_name("example.json")

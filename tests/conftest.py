@@ -7,6 +7,11 @@ import os
 from functools import cache
 
 import pytest
+from hypothesis import settings
+
+# what an example takes on a busy machine proves nothing
+settings.register_profile("no-clock", deadline=None, database=None)
+settings.load_profile("no-clock")
 
 
 @cache

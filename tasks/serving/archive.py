@@ -30,8 +30,10 @@ def tar_stream(version_dir: Path, prefix: str) -> Iterator[bytes]:
                 yield from _file(path, name)
         yield bytes(2 * tarfile.BLOCKSIZE)
     except OSError as exc:  # an HTTP client that is fed from here would take it for a broken connection
-        raise StoreError(f"A version directory must stay as it is, and {exc.filename} cannot be read: "
-                         f"{exc.strerror}. Export it again.") from exc
+        raise StoreError(
+            f"A version directory must stay as it is, and {exc.filename} cannot be read: "
+            f"{exc.strerror}. Export it again."
+        ) from exc
 
 
 def _header(name: str, size: int | None = None) -> bytes:

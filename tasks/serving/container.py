@@ -84,9 +84,7 @@ def _pull(client: docker.DockerClient, name: str, platform: str) -> None:
     repository, tag = parse_repository_tag(name)
     layers: dict[str, bool] = {}  # id: complete
     log.info("Pulling %s", name)
-    for event in client.api.pull(
-        repository, tag or "latest", stream=True, decode=True, platform=platform or None
-    ):
+    for event in client.api.pull(repository, tag or "latest", stream=True, decode=True, platform=platform or None):
         if "error" in event:  # the status is 200 by then
             raise APIError(event["error"])
         if event.get("status") == "Pulling fs layer":
@@ -97,9 +95,7 @@ def _pull(client: docker.DockerClient, name: str, platform: str) -> None:
 
 
 @contextlib.contextmanager
-def run_container(
-    serving: Serving, model_name: str, version_dir: Path, *, run_id: str
-) -> Iterator[ContainerServer]:
+def run_container(serving: Serving, model_name: str, version_dir: Path, *, run_id: str) -> Iterator[ContainerServer]:
     """Run `serving.image` on one version directory; nothing of it is left when the block ends.
 
     Args:
@@ -123,10 +119,15 @@ def run_container(
             with engine_errors("start the server"):
                 network = own_network(client)
                 container = client.containers.create(
-                    str(image.id), ONE_TRY, name=name, labels=owner_labels(run_id, time.time()),
-                    environment={"MODEL_NAME": model_name}, volumes=[MODELS_DIR],
+                    str(image.id),
+                    ONE_TRY,
+                    name=name,
+                    labels=owner_labels(run_id, time.time()),
+                    environment={"MODEL_NAME": model_name},
+                    volumes=[MODELS_DIR],
                     platform=serving.platform or None,
-                    **hardening(serving), **publishing(network),
+                    **hardening(serving),
+                    **publishing(network),
                 )
                 container.put_archive(MODELS_DIR, tar_stream(version_dir, model_name))
                 container.start()
@@ -189,9 +190,7 @@ class ContainerServer:
 
     backend = "docker"
 
-    def __init__(
-        self, container: Container, serving: Serving, model_name: str, network: str, version: str
-    ) -> None:
+    def __init__(self, container: Container, serving: Serving, model_name: str, network: str, version: str) -> None:
         self.version = version
         self.image = serving.image
         self.image_id = str(container.attrs["Image"])

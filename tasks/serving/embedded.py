@@ -85,7 +85,7 @@ def _start(model_name: str, base: Path, output: IO[bytes], stack: contextlib.Exi
     command = [
         sys.executable,
         "-m",
-        "tasks.serving.server",
+        "tasks.model_server",
         "--port=0",
         "--rest_api_port=0",
         f"--model_name={model_name}",

@@ -91,8 +91,7 @@ def engine_errors(task: str) -> Iterator[None]:
         refused = isinstance(exc, APIError) and exc.is_client_error()
         kind, place = (ServingError, "the serving section") if refused else (ServingUnavailable, "the engine")
         raise kind(
-            f"The Docker engine could not {task}: {root_cause(exc)}. Look at {place}, or use "
-            "serving.backend: embedded."
+            f"The Docker engine could not {task}: {root_cause(exc)}. Look at {place}, or use serving.backend: embedded."
         ) from exc
 
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
+from tasks.model_server.tensor_protos import from_proto
+from tasks.model_server.tf_protos import proto
 from tasks.records import TensorSpec
 from tasks.serving.client import DTYPES, MAX_WORDS, RETRY_WAITS_S
 from tasks.serving.streaming import in_order, joined, row_blocks, with_progress
-from tasks.serving.tensor_protos import from_proto
-from tasks.serving.tf_protos import proto
 
 # grpc's own default refuses messages over 4 MiB; the server's limit is its own
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -166,16 +166,7 @@ def _fill(message: Any, array: Array) -> None:
 
 
 def _array(message: Any, spec: TensorSpec) -> Array:
-    """Read a TensorProto; strings that are UTF-8 are text, as over REST."""
+    """Read a TensorProto; strings are bytes."""
     tensor = from_proto(spec.name, message)
-    if not isinstance(tensor.values, list):
-        return tensor.values.reshape(tensor.shape)
-    values = [_text_or_bytes(value) for value in tensor.values]
-    return np.asarray(values, None if values else np.str_).reshape(tensor.shape)
-
-
-def _text_or_bytes(value: bytes) -> str | bytes:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value
+    values = np.asarray(tensor.values, np.bytes_) if isinstance(tensor.values, list) else tensor.values
+    return values.reshape(tensor.shape)

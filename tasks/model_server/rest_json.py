@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import orjson
 
-from tasks.serving import exact_json
-from tasks.serving.json_tensors import TensorBuilder, is_base64_object, text_of, to_numpy
-from tasks.serving.status import StatusError, invalid_argument
-from tasks.serving.tensors import DT_BOOL, DT_DOUBLE, DT_FLOAT, DT_STRING, NUMPY_DTYPES, Tensor
+from tasks.model_server import exact_json
+from tasks.model_server.json_tensors import TensorBuilder, is_base64_object, text_of, to_numpy
+from tasks.model_server.status import StatusError, invalid_argument
+from tasks.model_server.tensors import DT_BOOL, DT_DOUBLE, DT_FLOAT, DT_STRING, NUMPY_DTYPES, Tensor
 
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _LONG_DECIMAL: Final = re.compile(rb"[0-9.]{17}|[0-9][eE]")

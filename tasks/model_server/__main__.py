@@ -1,6 +1,6 @@
 r"""The embedded model server: TensorFlow Serving's contract without TensorFlow Serving's binary.
 
-    python -m tasks.serving.server --port=8500 --rest_api_port=8501 --model_name=digits \
+    python -m tasks.model_server --port=8500 --rest_api_port=8501 --model_name=digits \
         --model_base_path=/models/digits
 
 It exits with 0 after SIGTERM or SIGINT, and with 255 for a wrong flag or where its models do not load, as
@@ -20,12 +20,12 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from tasks.serving.flags import Flags, UnknownFlag, parse_flags
-from tasks.serving.status import StatusError
+from tasks.model_server.flags import Flags, UnknownFlag, parse_flags
+from tasks.model_server.status import StatusError
 
 if TYPE_CHECKING:
-    from tasks.serving.model_config import ModelConfig
-    from tasks.serving.servables import Servables
+    from tasks.model_server.model_config import ModelConfig
+    from tasks.model_server.servables import Servables
 
 _FAILED: Final = 255
 
@@ -67,9 +67,9 @@ def _serve(flags: Flags) -> None:
     Raises:
         StatusError: the models cannot be loaded or a port cannot be opened.
     """
-    from tasks.serving.manager import check_initial_loads, model_configs
-    from tasks.serving.servables import LoadRetries, Servables
-    from tasks.serving.warmup import load_warm
+    from tasks.model_server.manager import check_initial_loads, model_configs
+    from tasks.model_server.servables import LoadRetries, Servables
+    from tasks.model_server.warmup import load_warm
 
     servables = Servables(
         load=load_warm,
@@ -80,7 +80,7 @@ def _serve(flags: Flags) -> None:
     servables.configure(configs)
     ready = threading.Event()
     threading.Thread(target=_manage, args=(servables, configs, flags, ready), daemon=True).start()
-    from tasks.serving.ports import serve  # imported while the other thread loads the models
+    from tasks.model_server.ports import serve  # imported while the other thread loads the models
 
     ready.wait()
     check_initial_loads(servables.settled() or [])
@@ -90,7 +90,7 @@ def _serve(flags: Flags) -> None:
 
 def _manage(servables: "Servables", configs: "list[ModelConfig]", flags: Flags, ready: threading.Event) -> None:
     """Run the managing thread; without it the process would serve on, blind to its base paths."""
-    from tasks.serving.manager import manage
+    from tasks.model_server.manager import manage
 
     try:
         manage(servables, configs, flags, ready)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tasks.serving import exact_json, rest_json
-from tasks.serving.rest_json import PredictBody, decode_predict
-from tasks.serving.status import Code, StatusError, invalid_argument
-from tasks.serving.tensors import NUMPY_DTYPES, Tensor
+from tasks.model_server import exact_json, rest_json
+from tasks.model_server.rest_json import PredictBody, decode_predict
+from tasks.model_server.status import Code, StatusError, invalid_argument
+from tasks.model_server.tensors import NUMPY_DTYPES, Tensor
 
 FLOAT, DOUBLE, INT32, UINT8, INT16, INT8, STRING, INT64, BOOL, UINT16, UINT32, UINT64 = (
     1, 2, 3, 4, 5, 6, 7, 9, 10, 17, 22, 23,

@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from tasks.serving.json_tensors import flush_subnormal
-from tasks.serving.status import invalid_argument
-from tasks.serving.tensors import DT_DOUBLE, DT_FLOAT, DT_STRING, Tensor, dtype_name
+from tasks.model_server.json_tensors import flush_subnormal
+from tasks.model_server.status import invalid_argument
+from tasks.model_server.tensors import DT_DOUBLE, DT_FLOAT, DT_STRING, Tensor, dtype_name
 
 _WRITABLE: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 22, 23))
 _ORJSON_DIMENSIONS: Final = 32

@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from tasks.serving.status import Code, StatusError
-from tasks.serving.warmup import _masked_crc, _records
+from tasks.model_server.status import Code, StatusError
+from tasks.model_server.warmup import _masked_crc, _records
 
 
 def _record(data: bytes) -> bytes:

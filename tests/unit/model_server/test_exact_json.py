@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.serving.exact_json import members, parse
-from tasks.serving.status import StatusError
+from tasks.model_server.exact_json import members, parse
+from tasks.model_server.status import StatusError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(),

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tasks.serving.rest_app import _route
-from tasks.serving.servables import ModelSpec
-from tasks.serving.status import StatusError
+from tasks.model_server.rest_app import _route
+from tasks.model_server.servables import ModelSpec
+from tasks.model_server.status import StatusError
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from tasks.serving.exact_json import members
-from tasks.serving.status import Code, StatusError, invalid_argument
-from tasks.serving.tensors import DT_BOOL, DT_STRING, NUMPY_DTYPES, Tensor, dtype_name
+from tasks.model_server.exact_json import members
+from tasks.model_server.status import Code, StatusError, invalid_argument
+from tasks.model_server.tensors import DT_BOOL, DT_STRING, NUMPY_DTYPES, Tensor, dtype_name
 
 MAX_DIMENSIONS: Final = 254
 """Source: tensorflow/core/framework/tensor_shape.h, MaxDimensions."""

@@ -92,7 +92,7 @@ class ServerStarter:
     def spawn(self, *flags: str, env: dict[str, str] | None = None, **options: Any) -> RunningServer:
         """Start a process without waiting for its port."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.serving.server", "--port=0", "--rest_api_port=0", *flags],
+            [sys.executable, "-m", "tasks.model_server", "--port=0", "--rest_api_port=0", *flags],
             stderr=subprocess.PIPE,
             cwd=Path(__file__).parents[3],
             env={**os.environ, "REHEARSAL_REST_HOST": "127.0.0.1", **(env or {})},

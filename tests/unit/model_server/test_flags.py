@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.serving.flags import Flags, UnknownFlag, parse_flags
+from tasks.model_server.flags import Flags, UnknownFlag, parse_flags
 
 
 def test_both_spellings() -> None:

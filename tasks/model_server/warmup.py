@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tasks.serving.log import log
-from tasks.serving.status import Code, StatusError, invalid_argument
-from tasks.serving.tensor_protos import from_proto
-from tasks.serving.tf_protos import proto
-from tasks.serving.tf_runtime import SavedModel
+from tasks.model_server.log import log
+from tasks.model_server.status import Code, StatusError, invalid_argument
+from tasks.model_server.tensor_protos import from_proto
+from tasks.model_server.tf_protos import proto
+from tasks.model_server.tf_runtime import SavedModel
 
 WARMUP_FILE: Final = Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_RECORDS: Final = 1000

@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from tasks.serving.status import Code, StatusError, invalid_argument
-from tasks.serving.tensors import Tensor
-from tasks.serving.tf_library import Buffer, Output, Status, library
-from tasks.serving.tf_protos import proto
-from tasks.serving.tf_tensors import delete_input, from_handle, to_handle
+from tasks.model_server.status import Code, StatusError, invalid_argument
+from tasks.model_server.tensors import Tensor
+from tasks.model_server.tf_library import Buffer, Output, Status, library
+from tasks.model_server.tf_protos import proto
+from tasks.model_server.tf_tensors import delete_input, from_handle, to_handle
 
 DEFAULT_SIGNATURE: Final = "serving_default"
 _SERVE_TAG: Final = b"serve"

@@ -9,11 +9,11 @@ from pathlib import Path
 from threading import Event
 from typing import Final
 
-from tasks.serving.flags import Flags
-from tasks.serving.log import log
-from tasks.serving.model_config import ModelConfig, read_config_file
-from tasks.serving.servables import Servables, State, VersionState
-from tasks.serving.status import Code, StatusError, invalid_argument
+from tasks.model_server.flags import Flags
+from tasks.model_server.log import log
+from tasks.model_server.model_config import ModelConfig, read_config_file
+from tasks.model_server.servables import Servables, State, VersionState
+from tasks.model_server.status import Code, StatusError, invalid_argument
 
 _NEVER: Final = float("inf")
 _LONGEST_NAP_S: Final = 1.0

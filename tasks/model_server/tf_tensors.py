@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.serving.status import Code, StatusError
-from tasks.serving.tensors import DT_STRING, NUMPY_DTYPES, Tensor
-from tasks.serving.tf_library import TSTRING_SIZE, library
+from tasks.model_server.status import Code, StatusError
+from tasks.model_server.tensors import DT_STRING, NUMPY_DTYPES, Tensor
+from tasks.model_server.tf_library import TSTRING_SIZE, library
 
 
 def to_handle(tensor: Tensor) -> int:

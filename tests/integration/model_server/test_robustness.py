@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.serving.rest_app import MAX_BODY_BYTES
+from tasks.model_server.rest_app import MAX_BODY_BYTES
 
 MODELS = ["half", "dense3", "kmulti", "multi", "text", "ints", "zoo", "nope"]
 SIGNATURES = [

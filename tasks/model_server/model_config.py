@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.serving.status import Code, StatusError, invalid_argument
-from tasks.serving.tf_protos import proto
+from tasks.model_server.status import Code, StatusError, invalid_argument
+from tasks.model_server.tf_protos import proto
 
 
 class VersionClash(StatusError):

@@ -18,10 +18,10 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.serving.log import log
-from tasks.serving.model_config import ModelConfig, VersionClash, version_dirs
-from tasks.serving.status import Code, StatusError, invalid_argument, not_found
-from tasks.serving.tf_runtime import SavedModel
+from tasks.model_server.log import log
+from tasks.model_server.model_config import ModelConfig, VersionClash, version_dirs
+from tasks.model_server.status import Code, StatusError, invalid_argument, not_found
+from tasks.model_server.tf_runtime import SavedModel
 
 
 class State(IntEnum):

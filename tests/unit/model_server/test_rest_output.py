@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tasks.serving.rest_output import encode_error, encode_predict
-from tasks.serving.status import StatusError
-from tasks.serving.tensors import NUMPY_DTYPES, Tensor
+from tasks.model_server.rest_output import encode_error, encode_predict
+from tasks.model_server.status import StatusError
+from tasks.model_server.tensors import NUMPY_DTYPES, Tensor
 
 FLOAT, DOUBLE, STRING, BOOL, HALF = 1, 2, 7, 10, 19
 

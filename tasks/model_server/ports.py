@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from tasks.serving import grpc_service
-from tasks.serving.flags import Flags
-from tasks.serving.log import log
-from tasks.serving.rest_app import RestApp
-from tasks.serving.servables import Servables
-from tasks.serving.status import Code, StatusError
-from tasks.serving.tf_library import flush_subnormals_in_this_thread
+from tasks.model_server import grpc_service
+from tasks.model_server.flags import Flags
+from tasks.model_server.log import log
+from tasks.model_server.rest_app import RestApp
+from tasks.model_server.servables import Servables
+from tasks.model_server.status import Code, StatusError
+from tasks.model_server.tf_library import flush_subnormals_in_this_thread
 
 _KEEP_ALIVE_S = 60
 """An idle connection is closed after this time; libevent, under TensorFlow Serving, waits 50 s."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tasks.serving.model_config import ModelConfig, VersionClash, VersionPolicy, version_dirs
-from tasks.serving.servables import LoadRetries, ModelSpec, Servables, State
-from tasks.serving.status import Code, StatusError
+from tasks.model_server.model_config import ModelConfig, VersionClash, VersionPolicy, version_dirs
+from tasks.model_server.servables import LoadRetries, ModelSpec, Servables, State
+from tasks.model_server.status import Code, StatusError
 
 START, LOADING, AVAILABLE, UNLOADING, END = State
 

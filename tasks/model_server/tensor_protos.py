@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tasks.serving.json_tensors import MAX_DIMENSIONS
-from tasks.serving.status import invalid_argument
-from tasks.serving.tensors import DT_STRING, NUMPY_DTYPES, Tensor
-from tasks.serving.tf_protos import proto
+from tasks.model_server.json_tensors import MAX_DIMENSIONS
+from tasks.model_server.status import invalid_argument
+from tasks.model_server.tensors import DT_STRING, NUMPY_DTYPES, Tensor
+from tasks.model_server.tf_protos import proto
 
 _FIELDS: Final = {
     1: "float_val", 2: "double_val", 3: "int_val", 4: "int_val", 5: "int_val", 6: "int_val", 7: "string_val",

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
 
-from tasks.serving.servables import ModelSpec, Servables
-from tasks.serving.status import Code, StatusError, invalid_argument
-from tasks.serving.tensor_protos import from_proto, to_proto
-from tasks.serving.tf_protos import proto
-from tasks.serving.tf_runtime import DEFAULT_SIGNATURE
+from tasks.model_server.servables import ModelSpec, Servables
+from tasks.model_server.status import Code, StatusError, invalid_argument
+from tasks.model_server.tensor_protos import from_proto, to_proto
+from tasks.model_server.tf_protos import proto
+from tasks.model_server.tf_runtime import DEFAULT_SIGNATURE
 
 _MAX_MESSAGE: Final = 2**31 - 1
 _MAX_ERROR_CHARS: Final = 1024

@@ -12,7 +12,7 @@ Source: RapidJSON 1.1.0, reader.h and internal/strtod.h.
 import re
 from typing import Any, Final
 
-from tasks.serving.status import StatusError, invalid_argument
+from tasks.model_server.status import StatusError, invalid_argument
 
 _SPACE: Final = re.compile(rb"[ \n\r\t]*")
 _NUMBER: Final = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?)([0-9]+))?")

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import orjson
 
-from tasks.serving.servables import VersionState
-from tasks.serving.tf_runtime import SavedModel
+from tasks.model_server.servables import VersionState
+from tasks.model_server.tf_runtime import SavedModel
 
 
 def encode_states(states: Iterable[VersionState]) -> bytes:

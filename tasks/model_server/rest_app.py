@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from tasks.serving import metadata
-from tasks.serving.rest_json import decode_predict
-from tasks.serving.rest_output import encode_error, encode_predict
-from tasks.serving.servables import ModelSpec, Servables
-from tasks.serving.status import HTTP_STATUS, Code, StatusError, invalid_argument
+from tasks.model_server import metadata
+from tasks.model_server.rest_json import decode_predict
+from tasks.model_server.rest_output import encode_error, encode_predict
+from tasks.model_server.servables import ModelSpec, Servables
+from tasks.model_server.status import HTTP_STATUS, Code, StatusError, invalid_argument
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

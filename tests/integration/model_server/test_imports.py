@@ -8,9 +8,10 @@ ROOT = Path(__file__).parents[3]
 CODE = """
 import sys
 from pathlib import Path
-from tasks.serving import manager, ports, server, warmup
-from tasks.serving.tensor_protos import to_proto
-from tasks.serving.tensors import DT_STRING, Tensor
+from tasks.model_server import __main__ as server
+from tasks.model_server import manager, ports, warmup
+from tasks.model_server.tensor_protos import to_proto
+from tasks.model_server.tensors import DT_STRING, Tensor
 warmup.load_warm(Path(sys.argv[1]))
 to_proto(Tensor(DT_STRING, (), [b"a"]))
 heavy = {"prefect", "mlflow", "pydantic", "docker", "keras", "sklearn", "pandas", "scipy", "requests"}

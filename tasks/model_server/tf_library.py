@@ -14,8 +14,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from tasks.serving.status import Code, StatusError
-from tasks.serving.tf_protos import tensorflow_dir
+from tasks.model_server.status import Code, StatusError
+from tasks.model_server.tf_protos import tensorflow_dir
 
 TSTRING_SIZE = 24
 """sizeof(TF_TString)."""
