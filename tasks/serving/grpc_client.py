@@ -166,7 +166,10 @@ def _fill(message: Any, array: Array) -> None:
 
 
 def _array(message: Any, spec: TensorSpec) -> Array:
-    """Read a TensorProto; strings are bytes."""
+    """Read a TensorProto; as over REST, strings are text but for outputs named `*_bytes`."""
     tensor = from_proto(spec.name, message)
-    values = np.asarray(tensor.values, np.bytes_) if isinstance(tensor.values, list) else tensor.values
-    return values.reshape(tensor.shape)
+    if not isinstance(tensor.values, list):
+        return tensor.values.reshape(tensor.shape)
+    if spec.name.endswith("_bytes"):
+        return np.asarray(tensor.values, np.bytes_).reshape(tensor.shape)
+    return np.asarray([value.decode(errors="replace") for value in tensor.values], np.str_).reshape(tensor.shape)
