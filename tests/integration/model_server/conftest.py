@@ -1,12 +1,15 @@
 """The embedded server as a real process."""
 
+import contextlib
 import http.client
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 DATA = Path(__file__).parents[2] / "data" / "tfs_rest"
@@ -140,6 +144,58 @@ def zoo_server(tmp_path_factory: pytest.TempPathFactory, recorded_models: Path) 
     starting = ServerStarter()
     yield starting.start(f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true")
     starting.stop_all()
+
+
+class ImageServer:
+    """The `serving` image with every recorded model; asked as a RunningServer is."""
+
+    request = RunningServer.request
+
+    def __init__(self, rest_port: int) -> None:
+        self.rest_port = rest_port
+
+
+@contextlib.contextmanager
+def running_image(image: str) -> Iterator[ImageServer]:
+    """Run the image with the recorded models copied in, its flags given as `docker run` gives them."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(DATA / "models", arcname=".")
+        config = (DATA / "models.config").read_text().replace("@MODELS@", "/models").encode()
+        entry = tarfile.TarInfo("models.config")
+        entry.size = len(config)
+        tar.addfile(entry, io.BytesIO(config))
+    flags = ["--model_config_file=/models/models.config", "--allow_version_labels_for_unavailable_models=true"]
+    with contextlib.closing(docker.from_env()) as client:
+        container = client.containers.create(
+            image, flags, volumes=["/models"], ports={"8501/tcp": ("127.0.0.1", None)}, labels={"recorded": "models"}
+        )
+        try:
+            container.put_archive("/models", archive.getvalue())
+            container.start()
+            container.reload()
+            server = ImageServer(int(container.ports["8501/tcp"][0]["HostPort"]))
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while time.monotonic() < deadline:
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    if server.request("GET", "/v1/models/zoo")[0] == 200:
+                        break
+                time.sleep(0.05)
+            else:
+                pytest.fail(container.logs().decode(errors="replace"))
+            yield server
+        finally:
+            container.remove(v=True, force=True)
+
+
+@pytest.fixture(scope="session", params=["embedded", pytest.param("image", marks=pytest.mark.docker)])
+def recorded_server(request: pytest.FixtureRequest) -> Iterator[RunningServer | ImageServer]:
+    """Serve every recorded model: from the child process, and from a container of the `serving` image."""
+    if request.param == "embedded":
+        yield request.getfixturevalue("zoo_server")
+        return
+    with running_image(request.getfixturevalue("test_image")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

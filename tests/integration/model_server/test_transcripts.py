@@ -53,9 +53,9 @@ def _reason(transcript: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=[entry["name"] for entry in TRANSCRIPTS])
-def test_recorded_answer(zoo_server: Any, transcript: dict[str, Any]) -> None:
+def test_recorded_answer(recorded_server: Any, transcript: dict[str, Any]) -> None:
     """A recorded request gets the recorded status and the recorded values."""
-    status, headers, body = zoo_server.request(
+    status, headers, body = recorded_server.request(
         transcript["method"],
         transcript["path"],
         _body(transcript, "request") if transcript["method"] in ("POST", "PUT") else None,
@@ -75,13 +75,13 @@ def test_recorded_answer(zoo_server: Any, transcript: dict[str, Any]) -> None:
         assert list(_parsed(body)) == ["error"]
 
 
-def test_error_texts_are_nearly_all_the_same(zoo_server: Any) -> None:
+def test_error_texts_are_nearly_all_the_same(recorded_server: Any) -> None:
     """At most one recorded error text in twenty is worded differently (node names vary with the release)."""
     errors = [entry for entry in TRANSCRIPTS if entry["status"] == 400 and not _reason(entry)]
     other = []
     for entry in errors:
         body = _body(entry, "request") if entry["method"] in ("POST", "PUT") else None
-        ours = zoo_server.request(entry["method"], entry["path"], body, entry.get("request_headers"))[2]
+        ours = recorded_server.request(entry["method"], entry["path"], body, entry.get("request_headers"))[2]
         if ours and _parsed(ours) != _parsed(_body(entry, "response")):
             other.append((entry["name"], ours, _body(entry, "response")))
     assert len(other) <= len(errors) / 20, other
