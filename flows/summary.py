@@ -57,7 +57,7 @@ def _commands(config: Config, outcome: Outcome) -> list[str]:
     else:
         serve = (
             f"{tools}/python -m tasks.model_server --port=0 --rest_api_port=8501 "
-            f"--model_name={name} --model_base_path={_short(model_dir)}"
+            f"--model_name={name} --model_base_path={_absolute(model_dir)}"
         )
     example = outcome.report.candidate.requests.with_name("example.json")
     return [
@@ -71,6 +71,12 @@ def _short(path: Path) -> str:
     """Return a path as a user in this directory would type it."""
     relative = os.path.relpath(path)
     return shlex.quote(str(path) if relative.startswith("..") else relative)
+
+
+def _absolute(path: Path) -> str:
+    """Return an absolute path, which a model server asks for, still short where it lies in this directory."""
+    short = _short(path)
+    return short if short.startswith(("/", "'")) else f"$PWD/{short}"
 
 
 def _uri(uri: str) -> str:
