@@ -20,7 +20,7 @@ from tasks.export import export_model
 from tasks.policy import stage_clock
 from tasks.promote import promote_model
 from tasks.records import Outcome
-from tasks.track import log_run
+from tasks.track import errors_logged, log_run
 from tasks.train import train_model
 from tasks.training.process import tensorflow_process
 from tasks.validate import check_services, fetch_servers, validate_serving
@@ -43,7 +43,8 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
             splits = prepare_data(cfg, run_dir)
             trained = train_model(cfg, splits, run_dir)
             candidate = export_model(cfg, splits, trained, run_dir)
-        report = validate_serving(cfg, candidate, backends.result(), run_dir)
+        with errors_logged(cfg, candidate):
+            report = validate_serving(cfg, candidate, backends.result(), run_dir)
         run = log_run(cfg, splits, trained, report)
         promotion = promote_model(cfg, report, run, promote)
     outcome = Outcome(report, run, promotion, seconds)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from configs.schema import Config
+from tasks.errors import ServingError
 from tasks.policy import stage
-from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
+from tasks.records import Candidate, Splits, TrackedRun, TrainedModel, ValidationReport
+from tasks.registry.failures import log_failure
 from tasks.registry.runs import log_rehearsal
 
 
@@ -12,3 +17,19 @@ from tasks.registry.runs import log_rehearsal
 def log_run(config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport) -> TrackedRun:
     """Log the run and register exactly the bytes that were judged, whatever the verdict."""
     return log_rehearsal(config, splits, trained, report)
+
+
+@stage
+def log_error(config: Config, candidate: Candidate, error: ServingError) -> None:
+    """Log a rehearsal that gave no judgement."""
+    log_failure(config, candidate, error)
+
+
+@contextlib.contextmanager
+def errors_logged(config: Config, candidate: Candidate) -> Iterator[None]:
+    """Have a serving error on MLflow's pages, too, with the server's log; it is raised all the same."""
+    try:
+        yield
+    except ServingError as exc:
+        log_error(config, candidate, exc)
+        raise

@@ -77,6 +77,7 @@ def _tags(report: ValidationReport) -> dict[str, str]:
         "backend_reason": server.reason,
         "image": server.image,
         "image_id": server.image_id,
+        "server_version": server.version,
         "git_commit": git_commit(),
         "validation_status": "passed" if report.passed else "rejected",
         "failed_gates": ", ".join(gate.name for gate in report.failed),

@@ -7,9 +7,11 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from configs.schema import Serving
 from tasks.errors import ModelLoadError, PipelineError, PredictionError, ServingTimeout
@@ -138,3 +140,21 @@ def kill(server: object) -> None:
         server._container.kill()  # type: ignore[attr-defined]
     while server.exit_code() is None:  # type: ignore[attr-defined]
         time.sleep(0.02)
+
+
+# MLflow's own use of SQLAlchemy
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+def test_the_servers_log_reaches_mlflow(workspace: Any) -> None:
+    """A run whose server cannot judge is a failed MLflow run with the reason and the server's log; exit code 1."""
+    run = workspace.run(
+        *("--set", "training.epochs=1", "--set", "serving.startup_timeout_s=0.05", "--set", "serving.backend=embedded")
+    )
+    assert run.returncode == 1
+    assert "not AVAILABLE after 0.05 s" in run.stderr.splitlines()[-1]
+    client = MlflowClient(tracking_uri=workspace.tracking_uri)
+    (logged,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert logged.info.status == "FAILED"
+    assert (logged.data.tags["error"], logged.data.tags["validation_status"]) == ("ServingTimeout", "error")
+    assert "not AVAILABLE" in logged.data.tags["mlflow.note.content"]
+    assert [entry.path for entry in client.list_artifacts(logged.info.run_id)] == ["server.log"]
+    assert not workspace.models_root.exists()
