@@ -37,7 +37,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as exc:
         raise ConfigError(f"{path.name}: {_explain(exc.errors()[0])}") from exc
-    for reference in (config.data.load, config.model.build):
+    metrics = (name for name in config.gates.metrics if ":" in name)
+    for reference in (config.data.load, config.model.build, *metrics):
         _check_reference(reference)
     return _resolve(config, path.parent)
 
@@ -104,8 +105,8 @@ def _check_reference(reference: str) -> None:
     module, _, function = reference.partition(":")
     try:
         found = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as exc:
-        raise ConfigError(f"'{reference}': module '{module}' does not import: {exc}") from exc
+    except Exception as exc:
+        raise ConfigError(f"'{reference}': module '{module}' does not import: {type(exc).__name__}: {exc}") from exc
     if found is None:
         raise ConfigError(f"'{reference}': there is no module '{module}'; run from the directory it imports from")
     if not found.origin or not found.origin.endswith(".py"):

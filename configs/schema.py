@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    field_validator,
     model_validator,
 )
 
@@ -138,6 +139,7 @@ class Bound(Section):
 
 
 METRICS = ("accuracy", "macro_f1", "log_loss", "rmse", "mae", "r2")
+LESS_IS_BETTER = ("log_loss", "rmse", "mae")
 
 
 def _metric(name: str) -> str:
@@ -159,14 +161,28 @@ def _bound(value: object) -> object:
 class Gates(Section):
     """What a candidate must show before it may go live."""
 
-    atol: float = Field(1e-5, ge=0, description="parity: absolute tolerance between served and in-process numbers")
-    rtol: float = Field(1e-5, ge=0, description="parity: relative tolerance")
+    atol: float = Field(
+        1e-5, ge=0, allow_inf_nan=False, description="parity: absolute tolerance between served and in-process numbers"
+    )
+    rtol: float = Field(1e-5, ge=0, allow_inf_nan=False, description="parity: relative tolerance")
     metrics: dict[Annotated[str, AfterValidator(_metric)], Annotated[Bound, BeforeValidator(_bound)]] = Field(
         {},
         description="metric of the served answers: its bound; a bare number is a minimum. "
         "Names: accuracy, macro_f1, log_loss, rmse, mae, r2, or `module:function`(target, served)",
     )
     metric_output: str = Field("", description="the output that the metrics judge; needed where there are several")
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _says_what_it_bounds(cls, value: object) -> object:
+        for name, bound in value.items() if isinstance(value, dict) else ():
+            if name in LESS_IS_BETTER and isinstance(bound, int | float):
+                raise ValueError(f"less {name} is better, so a bare number is no bound: write {name}: {{max: {bound}}}")
+            if isinstance(bound, dict) and all(limit is None for limit in bound.values()):
+                raise ValueError(
+                    f"{name} needs a bound: a number, which is the minimum, or {{min: NUMBER, max: NUMBER}}"
+                )
+        return value
 
 
 class Tracking(Section):

@@ -24,7 +24,7 @@ DONE, FAILED, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # its heartbeat prints `database is locked` on a temporary server
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the first database on a slow disk takes a minute
+    "PREFECT_API_REQUEST_TIMEOUT": "180",  # the temporary server's first database takes a minute on a slow disk
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our lines tell the story; Prefect keeps its log
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",  # and gets ours, for its pages
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 tries take minutes; a stage is tried again anyway
@@ -39,12 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         config = load_config(args.config, args.set)
-        return _dry_run(config) if args.dry_run else _run(args)
+        return _dry_run(config) if args.dry_run else _run(args, config)
     except (ConfigError, PipelineError) as exc:
         return _report(exc, args.debug)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as exc:  # noqa: BLE001  the end of the program: one line whatever it was
+        words = " ".join(f"{type(exc).__name__}: {exc}".split())
+        return _report(exc, args.debug, f"{words[:500]} (--debug shows where)")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -78,7 +81,7 @@ def _version() -> str:
 
 
 def _dry_run(config: Config) -> int:
-    """Show what a run would use; nothing is imported, created or asked."""
+    """Show what a run would use; nothing is run, created or asked."""
     import yaml
 
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
@@ -86,7 +89,7 @@ def _dry_run(config: Config) -> int:
     return DONE
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, config: Config) -> int:
     """Run the flow. TensorFlow, Prefect's server and MLflow start side by side, each in a process of its own."""
     from tasks.training.process import shut_down, warm_up
 
@@ -107,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
                 outcome = cast(Outcome, train_and_serve(str(args.config), args.set, not args.no_promote))
         finally:
             shut_down()
-    print(summary(load_config(args.config, args.set), outcome))
+    print(summary(config, outcome))
     return REJECTED if outcome.promotion.state == "rejected" else DONE
 
 
@@ -139,12 +142,12 @@ def _lines_on_stdout() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _report(exc: Exception, debug: bool) -> int:
+def _report(exc: Exception, debug: bool, line: str = "") -> int:
     """Print an error as one line, with its evidence below, and return its exit code."""
     if debug:
         traceback.print_exception(exc)
     detail = getattr(exc, "detail", "")
     if detail:
         print(detail.rstrip(), file=sys.stderr)
-    print(f"error: {exc}", file=sys.stderr)
+    print(f"error: {line or exc}", file=sys.stderr)
     return USAGE if isinstance(exc, ConfigError) else FAILED

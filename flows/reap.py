@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from tasks.errors import ServingUnavailable
+from tasks.errors import ServingError
 
 
 def main() -> int:
@@ -15,13 +15,13 @@ def main() -> int:
         prog="python -m flows.reap",
         description="Remove the throwaway containers, with their volumes, whose run is gone or whose time is up, "
         "and nothing else. Every run with Docker does the same at its start.",
-        epilog="Exit codes: 0 done; 1 no Docker engine answers.",
+        epilog="Exit codes: 0 done; 1 no Docker engine answers or it refuses.",
     ).parse_args()
     from tasks.serving.reaper import reap
 
     try:
         removed = reap(time.time())
-    except ServingUnavailable as exc:
+    except ServingError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     for container in removed:

@@ -52,7 +52,7 @@ def _commands(config: Config, outcome: Outcome) -> list[str]:
     if outcome.report.served.server.backend == "docker":
         serve = (
             f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} "
-            f"-v {shlex.quote(str(model_dir))}:/models/{name}:ro {config.serving.image}"
+            f"-v {shlex.quote(str(model_dir))}:/models/{name}:ro {outcome.report.served.server.image}"
         )
     else:
         serve = (

@@ -17,7 +17,7 @@ from prefect.states import Completed
 from configs.loading import load_config
 from tasks.data import prepare_data
 from tasks.export import export_model
-from tasks.policy import stage_clock
+from tasks.policy import fail_early, stage_clock
 from tasks.promote import promote_model
 from tasks.records import Outcome
 from tasks.track import errors_logged, log_run
@@ -41,6 +41,7 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
             check_services(cfg)
             backends = fetch_servers.submit(cfg)
             splits = prepare_data(cfg, run_dir)
+            fail_early(backends)
             trained = train_model(cfg, splits, run_dir)
             candidate = export_model(cfg, splits, trained, run_dir)
         with errors_logged(cfg, candidate):

@@ -18,7 +18,7 @@
     `-- TrackingError *           MLflow could not be reached or refused
                                   (* retryable: trying again can mend it)
 
-`ConfigError` (configs/schema.py) stands beside it: it is raised before anything runs.
+`ConfigError` (configs/loading.py) stands beside it: it is raised before anything runs.
 """
 
 from __future__ import annotations

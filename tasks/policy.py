@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 
 from tasks.errors import PipelineError
 
@@ -57,6 +58,13 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
 
     policy = task(retries=2, retry_delay_seconds=[1, 5], retry_condition_fn=can_be_mended, cache_policy=NO_CACHE)
     return policy(timed)
+
+
+def fail_early(*futures: PrefectFuture[Any]) -> None:
+    """Raise now what has already failed beside the flow, instead of when its result is asked for."""
+    for future in futures:
+        if future.state.is_failed():
+            future.result()
 
 
 def can_be_mended(_task: Any, _run: Any, state: Any) -> bool:

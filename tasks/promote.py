@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from configs.schema import Config
+from tasks.errors import TrackingError
 from tasks.policy import stage
-from tasks.records import Promotion, TrackedRun, ValidationReport
+from tasks.records import Candidate, Promotion, TrackedRun, ValidationReport
 from tasks.registry.aliases import record_promotion
-from tasks.store.publish import publish
+from tasks.store.publish import model_lock, publish
 
 
 @stage
@@ -19,7 +20,18 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
     elif not wanted:
         promotion = Promotion("not promoted", None, "every gate passed; promotion was not asked for")
     else:
+        return _promote(config, candidate, run)
+    record_promotion(config, run, promotion)
+    return promotion
+
+
+def _promote(config: Config, candidate: Candidate, run: TrackedRun) -> Promotion:
+    """Publish and move the alias under one lock, so that `champion` is always the version that serves."""
+    with model_lock(config.models_root / candidate.name, config.promote.lock_timeout_s):
         live_dir = publish(candidate, config.models_root, config.promote.lock_timeout_s)
         promotion = Promotion("promoted", live_dir, f"version {candidate.version} is live")
-    record_promotion(config, run, promotion)
+        try:
+            record_promotion(config, run, promotion)
+        except TrackingError as exc:
+            raise TrackingError(f"version {candidate.version} is live, but champion did not move: {exc}") from exc
     return promotion

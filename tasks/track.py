@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from configs.schema import Config
-from tasks.errors import ServingError
+from tasks.errors import PipelineError
 from tasks.policy import stage
 from tasks.records import Candidate, Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.failures import log_failure
@@ -20,16 +20,16 @@ def log_run(config: Config, splits: Splits, trained: TrainedModel, report: Valid
 
 
 @stage
-def log_error(config: Config, candidate: Candidate, error: ServingError) -> None:
+def log_error(config: Config, candidate: Candidate, error: PipelineError) -> None:
     """Log a rehearsal that gave no judgement."""
     log_failure(config, candidate, error)
 
 
 @contextlib.contextmanager
 def errors_logged(config: Config, candidate: Candidate) -> Iterator[None]:
-    """Have a serving error on MLflow's pages, too, with the server's log; it is raised all the same."""
+    """Have an error of the validation on MLflow's pages, too, with the server's log; it is raised all the same."""
     try:
         yield
-    except ServingError as exc:
+    except PipelineError as exc:
         log_error(config, candidate, exc)
         raise

@@ -73,6 +73,9 @@ def _checked(column: object, name: str, source: str) -> Array:
         array = _text(array, where)
     if array.dtype.kind not in "biufUS":
         raise DataError(f"{where} must hold numbers, booleans or text, got dtype {array.dtype}")
+    if array.dtype == np.float64:
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is looked for next
+            array = array.astype(np.float32)  # Keras' default; halves what is stored and sent
     if array.dtype.kind == "f":
         finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
         if not finite.all():
@@ -80,8 +83,6 @@ def _checked(column: object, name: str, source: str) -> Array:
                 f"{where} must be finite, got NaN or infinity in {int((~finite).sum())} of {len(array)} "
                 f"rows, first in row {int(np.argmin(finite))}; drop or fill them in the loader"
             )
-        if array.dtype == np.float64:
-            array = array.astype(np.float32)  # Keras' default; halves what is stored and sent
     return array
 
 
@@ -122,7 +123,8 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, allow_pickle=False, **arrays)
+        # prefixed, for savez has parameters of its own that an array may be called as
+        np.savez(path, allow_pickle=False, **{f"a/{name}": array for name, array in arrays.items()})
     except OSError as exc:
         raise DataError(f"work_dir must be writable, got '{path}': {exc.strerror}") from exc
 
@@ -135,7 +137,7 @@ def load_arrays(path: Path) -> dict[str, Array]:
     """
     try:
         with np.load(path, allow_pickle=False) as members:
-            return {name: members[name] for name in members.files}
+            return {name.removeprefix("a/"): members[name] for name in members.files}
     except (OSError, ValueError) as exc:
         raise DataError(f"saved arrays must be readable, got '{path}': {exc}") from exc
 
@@ -185,6 +187,6 @@ def _fitted(array: Array, spec: TensorSpec) -> Array:
     if spec.dtype == "string":
         return np.ascontiguousarray(array)
     cast = array.astype(spec.dtype, copy=False)
-    if array.dtype.kind == "f" and cast.dtype.kind in "iub" and not np.array_equal(cast, array):
-        raise DataError(f"features must fit the model's input: it is {spec}, the rows hold fractions")
+    if cast.dtype.kind in "iub" and not np.array_equal(cast, array):
+        raise DataError(f"features must fit the model's input: it is {spec}, and cannot take every value of the rows")
     return np.ascontiguousarray(cast)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -53,10 +53,20 @@ def _judged(
 ) -> tuple[Array, Array]:
     """Return the output that the metrics judge, and its target."""
     assert isinstance(targets, dict)
-    name = gates.metric_output or (next(iter(answers)) if len(answers) == 1 else "")
-    if name not in answers:
-        raise DataError(f"gates.metric_output must be one of {', '.join(answers)}, got '{name}'")
+    name = judged_output(gates, list(answers))
     target = targets.get(keras_names.get(name, name)) if len(targets) > 1 else next(iter(targets.values()))
     if target is None:
         raise DataError(f"output '{name}' needs a target of the same name; targets are {', '.join(targets)}")
     return answers[name], target
+
+
+def judged_output(gates: Gates, outputs: Sequence[str]) -> str:
+    """Return the output that the metrics judge; there is no need to name the only one.
+
+    Raises:
+        DataError: `gates.metric_output` names none of them.
+    """
+    name = gates.metric_output or (outputs[0] if len(outputs) == 1 else "")
+    if name not in outputs:
+        raise DataError(f"gates.metric_output must be one of {', '.join(outputs)}, got '{name}'")
+    return name

@@ -47,9 +47,9 @@ def _worst(served: Array, in_process: Array, atol: float, rtol: float) -> dict[s
         a, b = served.astype(np.float64), in_process.astype(np.float64)
         with np.errstate(invalid="ignore"):
             difference = np.abs(a - b)
-        difference[~(np.isfinite(a) & np.isfinite(b))] = np.inf  # a NaN on both sides is not an agreement
-        excess = difference - (atol + rtol * np.abs(np.where(np.isfinite(b), b, 0)))
-        wrong = excess > 0
+            difference[~(np.isfinite(a) & np.isfinite(b))] = np.inf  # a NaN on both sides is not an agreement
+            excess = difference - (atol + rtol * np.abs(np.where(np.isfinite(b), b, 0)))
+        wrong = ~(excess <= 0)  # whatever cannot be compared is wrong
     rows_wrong = wrong.reshape(len(wrong), -1).any(axis=1)
     where = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
     values = f"served {served[where]!s}, in process {in_process[where]!s}"

@@ -118,7 +118,10 @@ def _r2(target: Array, served: Array) -> float:
 
 
 def _residuals(target: Array, served: Array) -> Array:
-    return target.reshape(len(target), -1).astype(np.float64) - served.reshape(len(served), -1)
+    wanted, got = target.reshape(len(target), -1).astype(np.float64), served.reshape(len(served), -1)
+    if wanted.shape != got.shape:
+        raise ValueError("shapes differ")
+    return wanted - got
 
 
 METRICS: dict[str, Metric] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from configs.schema import Config
-from tasks.errors import ServingError, TrackingError
+from tasks.errors import PipelineError, TrackingError
 from tasks.records import Candidate
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import connect, experiment_id, tracking_errors
@@ -13,10 +13,10 @@ from tasks.registry.connection import connect, experiment_id, tracking_errors
 log = logging.getLogger(__name__)
 
 
-def log_failure(config: Config, candidate: Candidate, error: ServingError) -> None:
+def log_failure(config: Config, candidate: Candidate, error: PipelineError) -> None:
     """Log why no server could judge a candidate; nothing is registered.
 
-    MLflow being away as well is only a warning: the serving error is the one to report.
+    MLflow being away as well is only a warning: that error is the one to report.
     """
     tags = {
         "digest": candidate.digest,

@@ -12,6 +12,7 @@ import numpy as np
 from tasks.datasets.rows import Array, load_arrays
 from tasks.records import Candidate, Signature, TensorSpec
 from tasks.savedmodel.files import link_tree
+from tasks.savedmodel.manifest import verify_manifest
 
 SAVED_MODEL = "saved_model"
 EXAMPLE_ROWS = 3
@@ -23,12 +24,16 @@ def build_package(candidate: Candidate, directory: Path) -> None:
     MLflow's own TensorFlow flavour loads a SavedModel by directory, tags and signature name, so that
     `mlflow.pyfunc.load_model` needs nothing of this project.
 
+    Raises:
+        ManifestMismatch: the candidate's bytes changed since the export.
+
     Source: `_load_tf1_estimator_saved_model` in mlflow/tensorflow/__init__.py (3.17), which loads any SavedModel.
     """
     import mlflow.pyfunc
     from mlflow.models import Model
 
     link_tree(candidate.version_dir, directory / SAVED_MODEL)
+    verify_manifest(directory / SAVED_MODEL, candidate.digest)  # what gets this digest's tag has its bytes
     requirements = directory / "requirements.txt"
     requirements.write_text("".join(f"{name}=={version(name)}\n" for name in ("mlflow", "tensorflow")))
     model = Model(artifact_path="model", signature=mlflow_signature(candidate.signature))

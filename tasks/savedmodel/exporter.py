@@ -13,10 +13,10 @@ from configs.schema import Config, Export
 from tasks.datasets.bodies import predict_body
 from tasks.datasets.references import describe
 from tasks.datasets.rows import Array, fit_to_inputs, load_rows, save_arrays
-from tasks.errors import ExportError, SignatureMismatch
+from tasks.errors import ExportError
 from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.manifest import write_manifest
-from tasks.savedmodel.structure import input_specs, name_outputs, output_names, pack_features, pack_inputs
+from tasks.savedmodel.structure import input_specs, name_outputs, output_names, pack_features, pack_inputs, served_names
 from tasks.savedmodel.warmup import write_warmup
 
 EXAMPLE_ROWS = 2
@@ -69,7 +69,7 @@ def export_savedmodel(
 def request_arrays(model: Any, features: Mapping[str, Array], signature: Signature, export: Export) -> dict[str, Array]:
     """Return rows as the signature takes them, one array an input, by served name."""
     fed = fit_to_inputs(features, input_specs(model))
-    keras_names = _renamed(export.inputs, list(fed), "export.inputs")
+    keras_names = served_names(export.inputs, list(fed), "export.inputs")
     by_served_name = {name: fed[keras_name] for name, keras_name in keras_names.items()}
     return fit_to_inputs(by_served_name, signature.inputs)
 
@@ -83,9 +83,9 @@ def serving_function(model: Any, export: Export) -> tuple[Any, Signature]:
     import tensorflow as tf
 
     keras_inputs = {spec.name: spec for spec in input_specs(model)}
-    served_inputs = _renamed(export.inputs, list(keras_inputs), "export.inputs")
+    served_inputs = served_names(export.inputs, list(keras_inputs), "export.inputs")
     inputs = tuple(_flat(name, keras_inputs[keras_name]) for name, keras_name in served_inputs.items())
-    served_outputs = _renamed(export.outputs, output_names(model), "export.outputs")
+    served_outputs = served_names(export.outputs, output_names(model), "export.outputs")
 
     def serve(tensors: Mapping[str, Any]) -> dict[str, Any]:
         fed = {
@@ -114,21 +114,10 @@ def _flat(name: str, spec: TensorSpec) -> TensorSpec:
     return TensorSpec(name, spec.dtype, (None,) if spec.shape == (None, 1) else spec.shape)
 
 
-def _renamed(wanted: Mapping[str, str], available: list[str], field: str) -> dict[str, str]:
-    """Return served name to Keras name; no wish serves Keras' own names."""
-    if not wanted:
-        return {name: name for name in available}
-    if sorted(wanted.values()) != sorted(available):
-        raise SignatureMismatch(
-            f"{field} must name each of the model's {', '.join(available)} once, got {', '.join(wanted.values())}"
-        )
-    return dict(wanted)
-
-
 def predict_in_process(model: Any, features: Mapping[str, Array], export: Export) -> dict[str, Array]:
     """Return what the Keras model itself answers, one array an output, by served name."""
     parts: dict[str, list[Array]] = {}
-    served = _renamed(export.outputs, output_names(model), "export.outputs")
+    served = served_names(export.outputs, output_names(model), "export.outputs")
     n_rows = len(next(iter(features.values())))
     for start in range(0, n_rows, PREDICT_BATCH):
         batch = {name: array[start : start + PREDICT_BATCH] for name, array in features.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.datasets.rows import Array, fit_to_inputs
+from tasks.errors import SignatureMismatch
 from tasks.records import TensorSpec
 
 
@@ -52,3 +53,14 @@ def name_outputs(model: Any, answers: Any) -> dict[str, Any]:
         return answers
     listed = answers if isinstance(answers, list | tuple) else [answers]
     return dict(zip(output_names(model), listed, strict=True))
+
+
+def served_names(wanted: Mapping[str, str], available: list[str], field: str) -> dict[str, str]:
+    """Return served name to Keras name; no wish serves Keras' own names."""
+    if not wanted:
+        return {name: name for name in available}
+    if sorted(wanted.values()) != sorted(available):
+        raise SignatureMismatch(
+            f"{field} must name each of the model's {', '.join(available)} once, got {', '.join(wanted.values())}"
+        )
+    return dict(wanted)

@@ -34,12 +34,14 @@ def engine() -> Iterator[docker.DockerClient]:
     Raises:
         ServingUnavailable: none answers.
     """
+    address = "the configured address"
     try:
-        _knock(engine_address())
+        address = engine_address()
+        _knock(address)
         client = docker.from_env(timeout=CONNECT_S)
     except (DockerException, OSError) as exc:
         raise ServingUnavailable(
-            f"A container needs a Docker engine, and none answers at {engine_address()}: {root_cause(exc)}. "
+            f"A container needs a Docker engine, and none answers at {address}: {root_cause(exc)}. "
             "Start it, set DOCKER_HOST, or use serving.backend: embedded."
         ) from exc
     client.api.timeout = CALL_S

@@ -49,9 +49,11 @@ def owner_labels(run_id: str, now: float) -> dict[str, str]:
 
 def host_id() -> str:
     """Return what tells this host's process numbers from those of another host or container."""
-    namespace = Path("/proc/self/ns/pid")
-    # A container on the host's network has the host's name but counts its processes apart.
-    return f"{socket.gethostname()} {namespace.readlink() if namespace.is_symlink() else ''}".strip()
+    namespace, machine = Path("/proc/self/ns/pid"), Path("/etc/machine-id")
+    # A container on the host's network has the host's name but counts its processes apart; two machines of one
+    # name, on one remote engine, differ in their machine-id, which outlives a reboot.
+    parts = [socket.gethostname(), str(namespace.readlink()) if namespace.is_symlink() else ""]
+    return " ".join(filter(None, [*parts, machine.read_text().strip() if machine.is_file() else ""]))
 
 
 def process_start(pid: int) -> str:
@@ -64,7 +66,7 @@ def process_start(pid: int) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""
     # The name, second in the line, may hold blanks and brackets. Source: proc(5): 3 is state, 22 starttime.
     fields = stat.rpartition(")")[2].split()
@@ -80,9 +82,14 @@ def why_orphaned(labels: Mapping[str, str], now: float) -> str:
         return "it is past its deadline"
     if labels.get(f"{LABEL}.host") != host_id() or not pid.isdecimal():
         return ""
-    if process_start(int(pid)) == labels.get(f"{LABEL}.pid-started"):
-        return ""
-    return f"its owner, process {pid}, is gone"
+    gone = f"its owner, process {pid}, is gone"
+    try:
+        os.kill(int(pid), 0)  # asks, and sends nothing
+    except ProcessLookupError:
+        return gone
+    except PermissionError:
+        return ""  # it lives, under another user, whose processes /proc may hide
+    return "" if process_start(int(pid)) == labels.get(f"{LABEL}.pid-started") else gone
 
 
 def reap(now: float) -> list[Reaped]:

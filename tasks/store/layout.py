@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from tasks.errors import StoreError, VersionExists
+from tasks.errors import LockTimeout, StoreError, VersionExists
 from tasks.savedmodel.files import fsync_path
 
 STAGING = ".staging-"  # not a number, so TensorFlow Serving's watcher passes it over
 HIGHEST = ".highest"  # the highest number ever used; survives the removal of old versions
 MAX_VERSION = 2**63 - 1
+LOCK_S = 60  # a number is taken in milliseconds
 
 
 def version_number(name: str) -> int | None:
@@ -62,13 +63,24 @@ class Claim:
     width: int
 
     def publish(self) -> Path:
-        """Rename the staging directory to the next number and return it."""
-        with FileLock(self.model_dir / ".lock"):
-            number = next_version(self.model_dir, self.live_dir)
-            target = self.model_dir / f"{number:0{self.width}d}"
-            _write_highest(self.model_dir, number)
-            self.staging.rename(target)
-            fsync_path(self.model_dir)
+        """Rename the staging directory to the next number and return it.
+
+        Raises:
+            LockTimeout, StoreError: the number cannot be taken.
+        """
+        try:
+            with FileLock(self.model_dir / ".lock", timeout=LOCK_S):
+                number = next_version(self.model_dir, self.live_dir)
+                target = self.model_dir / f"{number:0{self.width}d}"
+                _write_highest(self.model_dir, number)
+                self.staging.rename(target)
+                fsync_path(self.model_dir)
+        except Timeout as exc:
+            raise LockTimeout(
+                f"one export at a time takes a number, and '{exc.lock_file}' was held {LOCK_S} s"
+            ) from exc
+        except OSError as exc:
+            raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
         return target
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from tasks.datasets.references import describe
 from tasks.errors import LockTimeout, ManifestMismatch, StoreError, VersionExists
 from tasks.records import Candidate
 from tasks.savedmodel.files import fsync_path, link_tree
@@ -27,8 +28,8 @@ def model_lock(model_dir: Path, timeout_s: float) -> Iterator[None]:
     """
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(model_dir / ".lock", timeout=timeout_s)
-        lock.acquire()
+        lock = FileLock(model_dir / ".lock", is_singleton=True)  # one a path: its holder may take it again
+        held = lock.acquire(timeout=timeout_s)
     except Timeout as exc:
         raise LockTimeout(
             f"one promotion of '{model_dir.name}' at a time: '{exc.lock_file}' was held for "
@@ -36,8 +37,7 @@ def model_lock(model_dir: Path, timeout_s: float) -> Iterator[None]:
         ) from exc
     except OSError as exc:
         raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
-    with lock:
-        lock.release()  # `with` took it a second time
+    with held:
         yield
 
 
@@ -53,13 +53,15 @@ def publish(candidate: Candidate, models_root: Path, lock_timeout_s: float) -> P
     model_dir = models_root / candidate.name
     with model_lock(model_dir, lock_timeout_s):
         live = versions(model_dir)
-        if candidate.version in live:
-            return _published_before(candidate, live[candidate.version])
         if live and max(live) > candidate.version:
             raise StoreError(
                 f"a promoted version must be the highest, for that is what serves: version {max(live)} "
                 f"of '{candidate.name}' is live, got {candidate.version}; run again for a new number"
             )
+        if candidate.version in live:
+            return _published_before(candidate, live[candidate.version])
+        for stale in model_dir.glob(f"{STAGING}*"):  # of a killed promotion: the lock is ours
+            shutil.rmtree(stale, ignore_errors=True)
         target = model_dir / candidate.version_dir.name
         staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
         try:
@@ -68,7 +70,7 @@ def publish(candidate: Candidate, models_root: Path, lock_timeout_s: float) -> P
             staging.rename(target)
             fsync_path(model_dir)
         except OSError as exc:
-            raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
+            raise StoreError(f"'{staging}' must be filled from '{candidate.version_dir}', got {describe(exc)}") from exc
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return target

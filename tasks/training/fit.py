@@ -12,8 +12,9 @@ from configs.schema import Config
 from tasks.datasets.references import describe, resolve
 from tasks.datasets.rows import Rows, load_rows
 from tasks.errors import PipelineError, TrainingError
+from tasks.gates.judge import judged_output
 from tasks.records import Splits, TrainedModel
-from tasks.savedmodel.structure import pack_features
+from tasks.savedmodel.structure import input_specs, output_names, pack_features, served_names
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     Raises:
         TrainingError: no usable model: it does not build or fit, or its loss is not a number.
         DataError: the model's inputs do not fit the rows.
+        SignatureMismatch: `export.inputs` or `export.outputs` name what the model does not have.
     """
     import keras
     import tensorflow as tf
@@ -37,6 +39,7 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
         tf.config.experimental.enable_op_determinism()
     rows = load_rows(splits.train)
     model = build_model(config, rows)
+    _check_names(model, config)
     stopper = keras.callbacks.EarlyStopping(
         config.training.monitor,
         patience=config.training.patience,
@@ -50,6 +53,14 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     model.save(keras_file)
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
     return _summary(model, history, best_epoch, keras_file)
+
+
+def _check_names(model: Any, config: Config) -> None:
+    """Refuse now, not after an hour of training, names that the model does not have."""
+    served_names(config.export.inputs, [spec.name for spec in input_specs(model)], "export.inputs")
+    outputs = served_names(config.export.outputs, output_names(model), "export.outputs")
+    if config.gates.metrics:
+        judged_output(config.gates, list(outputs))
 
 
 def _fit(model: Any, train: Rows, validation: Rows, config: Config, **options: Any) -> dict[str, list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,12 +15,13 @@ import numpy as np
 import pytest
 
 from tasks.datasets.rows import load_arrays
-from tasks.errors import TrackingError
+from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
 from tasks.records import Backend, Promotion, TrackedRun, ValidationReport
 from tasks.registry.aliases import record_promotion
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
+from tasks.registry.packaging import build_package
 from tasks.registry.runs import log_rehearsal
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.serving.rehearse import rehearse
@@ -279,3 +281,15 @@ def test_a_database_of_another_kind(logged: Callable[[str], Logged], tmp_path: P
         )
     assert "\n" not in str(caught.value)
     assert (tmp_path / "mlflow.db").read_text() == "this is a diary"
+
+
+def test_changed_bytes_are_never_registered(rehearsed: Callable[[str], Any], tmp_path: Path) -> None:
+    """A candidate whose bytes changed since the export is refused before anything carries its digest."""
+    candidate = rehearsed("digits").candidate
+    changed = tmp_path / "1"
+    shutil.copytree(candidate.version_dir, changed)
+    (changed / "saved_model.pb").write_bytes((changed / "saved_model.pb").read_bytes() + b"\0")
+    (tmp_path / "package").mkdir()
+    with pytest.raises(ManifestMismatch, match=r"changed: saved_model\.pb"):
+        build_package(dataclasses.replace(candidate, version_dir=changed), tmp_path / "package")
+    assert not (tmp_path / "package" / "MLmodel").exists()

@@ -11,7 +11,7 @@ import pytest
 
 from configs.schema import Data
 from tasks.datasets import prepare
-from tasks.datasets.rows import Rows, check_rows, fit_to_inputs, load_rows, save_rows
+from tasks.datasets.rows import Rows, check_rows, fit_to_inputs, load_arrays, load_rows, save_arrays, save_rows
 from tasks.errors import DataError
 from tasks.records import Splits, TensorSpec
 
@@ -51,6 +51,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
         ((np.array([1.0, np.nan]), np.zeros(2)), "NaN or infinity in 1 of 2 rows, first in row 1"),
         (({"a": [1.0, np.inf]}, np.zeros(2)), "'a' must be finite"),
         (({"city": ["x", None]}, np.zeros(2)), "NoneType"),
+        ((np.array([1.0, 1e300]), np.zeros(2)), "NaN or infinity in 1 of 2 rows"),
         ((np.array([1j, 2]), np.zeros(2)), "dtype complex128"),
         ((pd.DataFrame({"d": pd.to_datetime(["2020-01-01", "2020-01-02"])}), np.zeros(2)), "datetime64"),
         ((5, np.zeros(2)), "one entry a row"),
@@ -74,6 +75,8 @@ def test_table_keeps_its_columns() -> None:
 def test_rows_survive_the_file(tmp_path: Path) -> None:
     """Saved rows come back with names, dtypes and values."""
     rows = Rows({"a/b": np.array([[1.5]], np.float32), "s": np.array(["ä"])}, {"t": np.array([3])})
+    save_arrays(tmp_path / "q.npz", {"file": np.ones(1), "allow_pickle": np.zeros(1)})
+    assert sorted(load_arrays(tmp_path / "q.npz")) == ["allow_pickle", "file"]
     save_rows(tmp_path / "r.npz", rows)
     back = load_rows(tmp_path / "r.npz")
     assert back.features["a/b"].dtype == np.float32
@@ -137,6 +140,8 @@ def test_fit_to_inputs() -> None:
             "x: float32 (?, 4), the rows have shape (3, 5)",
         ),
         ({"a": np.zeros((3, 5, 1))}, TensorSpec("x", "float32", (None, 5)), "shape (3, 5, 1)"),
+        ({"a": np.array([300])}, TensorSpec("x", "uint8", (None,)), "cannot take every value"),
+        ({"a": np.array([1.5])}, TensorSpec("x", "int64", (None,)), "cannot take every value"),
         ({"a": np.array(["q"])}, TensorSpec("x", "float32", (None,)), "the rows are <U1"),
         ({"a": np.zeros(1), "b": np.zeros(1)}, TensorSpec("x", "float32", (None,)), "no feature for 'x'"),
     ],

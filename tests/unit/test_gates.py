@@ -145,3 +145,14 @@ def test_metric_that_does_not_fit_is_an_error() -> None:
 def test_no_gates_is_no_approval() -> None:
     """A report without a gate has not passed."""
     assert not ValidationReport(None, None, ()).passed  # type: ignore[arg-type]
+
+
+def test_no_tolerance_covers_what_is_not_finite() -> None:
+    """Even an infinite tolerance does not let NaN pass."""
+    assert not judge_parity({"y": np.array([1.0, np.nan])}, {"y": np.array([5.0, 2.0])}, np.inf, np.inf).passed
+
+
+def test_residuals_are_never_broadcast() -> None:
+    """One target column against three output columns is an error, not a figure."""
+    with pytest.raises(DataError, match="shapes differ"):
+        measure("rmse", np.zeros(4), np.zeros((4, 3)))

@@ -30,6 +30,10 @@ def write(tmp_path: Path, text: str = MINIMAL) -> Path:
         ("gates: {metrics: {acuracy: 0.9}}\n", ["one of accuracy", "acuracy"]),
         ("gates: {metrics: {accuracy: {mni: 0.9}}}\n", ["unknown key", "did you mean 'min'?"]),
         ("gates: {metrics: {accuracy: high}}\n", ["a bound is a number", "'high'"]),
+        ("gates: {metrics: {rmse: 0.5}}\n", ["less rmse is better", "rmse: {max: 0.5}"]),
+        ("gates: {metrics: {accuracy: {}}}\n", ["accuracy needs a bound"]),
+        ("gates: {metrics: {'configs.digits:f1': 0.5}}\n", ["'configs.digits' has no 'f1'"]),
+        ("gates: {atol: .inf}\n", ["'gates.atol'", "finite"]),
         ("promote: 5\n", ["'promote'"]),
     ],
 )

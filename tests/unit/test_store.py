@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ from tasks.errors import LockTimeout, ManifestMismatch, StoreError, VersionExist
 from tasks.records import Candidate, Signature
 from tasks.savedmodel.manifest import MANIFEST, hash_files, verify_manifest, write_manifest
 from tasks.store.layout import claim_version, next_version, version_number, versions
-from tasks.store.publish import publish
+from tasks.store.publish import model_lock, publish
 
 
 def make_candidate(root: Path, width: int = 0) -> Candidate:
@@ -184,3 +184,21 @@ def test_digest_depends_on_content_alone(tmp_path: Path) -> None:
         write_manifest(tmp_path / name)
     assert hash_files(tmp_path / "a") == hash_files(tmp_path / "b")
     assert MANIFEST.as_posix() not in [path for path, _, _ in hash_files(tmp_path / "a").files]
+
+
+def test_what_a_killed_promotion_left_is_removed(tmp_path: Path) -> None:
+    """Staging of a promotion that was killed goes with the next one, which holds the lock."""
+    stale = tmp_path / "live" / "m" / ".staging-of-a-killed-run"
+    stale.mkdir(parents=True)
+    publish(make_candidate(tmp_path), tmp_path / "live", 1)
+    assert not stale.exists()
+
+
+def test_the_holder_of_the_lock_may_publish(tmp_path: Path) -> None:
+    """Publishing and what follows it can be done under one lock, which keeps others out all the while."""
+    candidate = make_candidate(tmp_path)
+    with model_lock(tmp_path / "live" / "m", 1):
+        publish(candidate, tmp_path / "live", 1)
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "live" / "m" / ".lock").acquire(timeout=0)
+    FileLock(tmp_path / "live" / "m" / ".lock").acquire(timeout=0).lock.release()
