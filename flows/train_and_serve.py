@@ -39,7 +39,7 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)
-            backends = fetch_servers.submit(cfg)
+            backends = fetch_servers.with_options(retries=0).submit(cfg)  # no network now is none later
             splits = prepare_data(cfg, run_dir)
             fail_early(backends)
             trained = train_model(cfg, splits, run_dir)
