@@ -9,7 +9,7 @@ Source: TensorFlow Serving, model_servers/http_rest_api_util.cc, util/net_http/s
 import asyncio
 import re
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -19,6 +19,7 @@ from tasks.model_server.rest_json import decode_predict
 from tasks.model_server.rest_output import encode_error, encode_predict
 from tasks.model_server.servables import ModelSpec, Servables
 from tasks.model_server.status import HTTP_STATUS, Code, StatusError, invalid_argument
+from tasks.model_server.tf_runtime import SavedModel
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -67,12 +68,8 @@ class RestApp:
         path = scope["raw_path"].decode("latin-1")
         if scope["query_string"]:  # for TensorFlow Serving the query is part of the path
             path += "?" + scope["query_string"].decode("latin-1")
-        if method not in _METHODS:
-            return _page(501)
-        if not _URI.fullmatch(path):
-            return _page(400)
-        if path[:4].lower() != "/v1/":
-            return _page(404)
+        if refusal := _refusal(method, path):
+            return _page(refusal)
         if method == "OPTIONS":
             return 200, b"", b"text/html; charset=ISO-8859-1"
         headers = dict(scope["headers"])
@@ -103,14 +100,31 @@ class RestApp:
                 Code.UNIMPLEMENTED,
                 f"This server does not implement :{verb}; use :predict or TensorFlow Serving.",
             )
-        request = decode_predict(body, lambda name: self._servables.find(spec)[1].signature(name).inputs)
-        model = self._servables.find(spec)[1]
+        model: SavedModel | None = None
+
+        def inputs_of(name: str) -> Mapping[str, int]:
+            nonlocal model  # looked up where the rules ask for it: what is wrong with the JSON is said before
+            model = self._servables.find(spec)[1]
+            return model.signature(name).inputs
+
+        request = decode_predict(body, inputs_of)
+        assert model is not None  # no request is decoded without its inputs
         name, inputs = request.signature_name, request.inputs
         if model.is_quick(name, inputs):  # then a change of threads would cost more than the run
             outputs = model.predict(name, inputs, self._timeout_ms, in_caller_thread=True)
         else:
             outputs = await asyncio.to_thread(model.predict, name, inputs, self._timeout_ms)
         return encode_predict(outputs, request.is_row_format)
+
+
+@lru_cache(maxsize=256)  # clients ask the same few paths again and again
+def _refusal(method: str, path: str) -> int:
+    """Return the status of a request that no handler is asked about, else 0."""
+    if method not in _METHODS:
+        return 501
+    if not _URI.fullmatch(path):
+        return 400
+    return 0 if path[:4].lower() == "/v1/" else 404
 
 
 @lru_cache(maxsize=256)

@@ -45,7 +45,7 @@ def encode_predict(outputs: Mapping[str, Tensor], is_row_format: bool) -> bytes:
         raise invalid_argument("Cannot convert empty tensor map to JSON")
     if is_row_format:
         _check_batch(outputs)
-    if sum(len(tensor.values) for tensor in outputs.values()) <= _FEW_ELEMENTS:
+    if sum([len(tensor.values) for tensor in outputs.values()]) <= _FEW_ELEMENTS:
         text = _encode(outputs, is_row_format, checked=False)
         # orjson writes null for what is not finite, and subnormal numbers with an exponent.
         if b"null" not in text and b"e-" not in text:

@@ -1,6 +1,7 @@
 """A SavedModel in memory: its signatures, and running them."""
 
 import ctypes
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -31,14 +32,16 @@ class Signature:
     Attributes:
         inputs: DataType of each input by its name.
         method_name: as in the SignatureDef.
-        feeds: the graph's output that each input replaces.
+        feeds: an array of the graph's outputs that the inputs replace, in their order.
         fetches: the graph's output that each output is read from.
+        all_fetches: an array of them, for a request that names none.
     """
 
     inputs: dict[str, int]
     method_name: str
-    feeds: dict[str, Output]
+    feeds: ctypes.Array[Output]
     fetches: dict[str, Output]
+    all_fetches: ctypes.Array[Output]
 
 
 class SavedModel:
@@ -124,15 +127,16 @@ class SavedModel:
         signature = self.signature(name)
         _check_predictable(signature, inputs)
         wanted = _wanted_outputs(signature, output_filter)
+        fetches = _outputs(signature.fetches[name] for name in wanted) if wanted else signature.all_fetches
         begin = time.perf_counter()
         values = self._run(
-            [signature.feeds[name] for name in inputs],
-            list(inputs.values()),
-            [signature.fetches[name] for name in wanted],
-            _run_options(timeout_ms, in_caller_thread),
-        )
-        self._remember(name, _size(inputs), time.perf_counter() - begin)
-        return dict(zip(wanted, values, strict=True))
+            signature.feeds, [inputs[name] for name in signature.inputs], fetches,
+            _run_options(0 if in_caller_thread else timeout_ms, in_caller_thread),
+        )  # fmt: skip
+        seconds = time.perf_counter() - begin
+        if seconds > _QUICK_S or not in_caller_thread:  # that a quick size was quick again is no news
+            self._remember(name, _size(inputs), seconds)
+        return dict(zip(wanted or signature.fetches, values, strict=True))
 
     def _remember(self, name: str, size: int, seconds: float) -> None:
         if seconds > _QUICK_S or self._has_loops:
@@ -141,18 +145,17 @@ class SavedModel:
             self._quick_sizes[name] = size
 
     def _run(
-        self, feeds: list[Output], inputs: list[Tensor], fetches: list[Output], options: "_RunOptions"
+        self, feeds: ctypes.Array[Output], inputs: list[Tensor], fetches: ctypes.Array[Output], options: "_RunOptions"
     ) -> list[Tensor]:
         api = library()
-        status = Status()
+        status = _this_thread.status
         results = (c_void_p * len(fetches))()
         handles: list[int] = []
         try:
             handles.extend(map(to_handle, inputs))
             api.TF_SessionRun(
-                self._session, options.buffer, (Output * len(feeds))(*feeds), (c_void_p * len(feeds))(*handles),
-                len(feeds), (Output * len(fetches))(*fetches), results, len(fetches), None, 0, None,
-                status.handle,
+                self._session, options.buffer, feeds, (c_void_p * len(feeds))(*handles), len(feeds),
+                fetches, results, len(fetches), None, 0, None, status.handle,
             )  # fmt: skip
             status.check()
             return [from_handle(handle) for handle in results if handle]
@@ -168,11 +171,13 @@ class SavedModel:
         for name, definition in self.signature_defs.items():
             # An initialiser's signature has no tensors to feed or fetch: such a one stays without them.
             with suppress(KeyError):
+                fetches = {alias: self._output(info.name) for alias, info in definition.outputs.items()}
                 signatures[name] = Signature(
                     inputs={alias: info.dtype for alias, info in definition.inputs.items()},
                     method_name=definition.method_name,
-                    feeds={alias: self._output(info.name) for alias, info in definition.inputs.items()},
-                    fetches={alias: self._output(info.name) for alias, info in definition.outputs.items()},
+                    feeds=_outputs(self._output(info.name) for info in definition.inputs.values()),
+                    fetches=fetches,
+                    all_fetches=_outputs(fetches.values()),
                 )
         return signatures
 
@@ -191,7 +196,22 @@ class SavedModel:
 
 def _size(inputs: Mapping[str, Tensor]) -> int:
     """Return how many elements the inputs have in all."""
-    return sum(len(tensor.values) for tensor in inputs.values())
+    return sum([len(tensor.values) for tensor in inputs.values()])
+
+
+def _outputs(outputs: Iterable[Output]) -> ctypes.Array[Output]:
+    outputs = tuple(outputs)
+    return (Output * len(outputs))(*outputs)
+
+
+class _ThisThread(threading.local):
+    """What each thread uses for all its runs: a run clears the status first."""
+
+    def __init__(self) -> None:
+        self.status = Status()
+
+
+_this_thread = _ThisThread()
 
 
 class _RunOptions:
@@ -246,7 +266,7 @@ def _wanted_outputs(signature: Signature, output_filter: Iterable[str]) -> list[
         if name in wanted:
             raise invalid_argument(f"duplicate output tensor alias: {name}")
         wanted.append(name)
-    return wanted or list(signature.fetches)
+    return wanted
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -47,7 +47,7 @@ def from_handle(handle: int) -> Tensor:
     """
     api = library()
     dtype = api.TF_TensorType(handle)
-    shape = tuple(api.TF_Dim(handle, axis) for axis in range(api.TF_NumDims(handle)))
+    shape = tuple([api.TF_Dim(handle, axis) for axis in range(api.TF_NumDims(handle))])
     data = api.TF_TensorData(handle)
     if dtype == DT_STRING:
         count = int(np.prod(shape, dtype=np.int64))
