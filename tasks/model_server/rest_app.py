@@ -9,7 +9,7 @@ Source: TensorFlow Serving, model_servers/http_rest_api_util.cc, util/net_http/s
 import asyncio
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -19,7 +19,6 @@ from tasks.model_server.rest_json import decode_predict
 from tasks.model_server.rest_output import encode_error, encode_predict
 from tasks.model_server.servables import ModelSpec, Servables
 from tasks.model_server.status import HTTP_STATUS, Code, StatusError, invalid_argument
-from tasks.model_server.tf_runtime import SavedModel
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -100,15 +99,8 @@ class RestApp:
                 Code.UNIMPLEMENTED,
                 f"This server does not implement :{verb}; use :predict or TensorFlow Serving.",
             )
-        model: SavedModel | None = None
-
-        def inputs_of(name: str) -> Mapping[str, int]:
-            nonlocal model  # looked up where the rules ask for it: what is wrong with the JSON is said before
-            model = self._servables.find(spec)[1]
-            return model.signature(name).inputs
-
-        request = decode_predict(body, inputs_of)
-        assert model is not None  # no request is decoded without its inputs
+        request = decode_predict(body, lambda name: self._servables.find(spec)[1].signature(name).inputs)
+        model = self._servables.find(spec)[1]
         name, inputs = request.signature_name, request.inputs
         if model.is_quick(name, inputs):  # then a change of threads would cost more than the run
             outputs = model.predict(name, inputs, self._timeout_ms, in_caller_thread=True)

@@ -131,7 +131,7 @@ class SavedModel:
         begin = time.perf_counter()
         values = self._run(
             signature.feeds, [inputs[name] for name in signature.inputs], fetches,
-            _run_options(0 if in_caller_thread else timeout_ms, in_caller_thread),
+            _run_options(timeout_ms, in_caller_thread),
         )  # fmt: skip
         seconds = time.perf_counter() - begin
         if seconds > _QUICK_S or not in_caller_thread:  # that a quick size was quick again is no news
