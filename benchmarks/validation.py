@@ -22,7 +22,7 @@ from tasks.records import Backend, Candidate, Signature, TensorSpec
 from tasks.serving.grpc_client import GrpcClient
 from tasks.serving.launch import throwaway_server
 
-ZOO = Path("tests/data/tfs_rest/models/zoo/1")
+MODELS = Path("tests/data/tfs_rest/models")
 SINGLE = 500
 Y = TensorSpec("y", "float32", (None, 64))
 
@@ -35,6 +35,11 @@ def seconds(work: Callable[[], object]) -> float:
 
 def best(work: Callable[[], object], rounds: int = 3) -> float:
     return min(seconds(work) for _ in range(rounds))
+
+
+def make_candidate(model: str, scratch: Path) -> Candidate:
+    shutil.copytree(MODELS / model / "1", scratch / model / "1")
+    return Candidate(model, 1, scratch / model / "1", "", Signature((), ()), 0, scratch, scratch, scratch)
 
 
 def rates(backend: Backend, serving: Serving, candidate: Candidate, rows: int, scratch: Path) -> None:
@@ -77,10 +82,8 @@ def main() -> None:
     for backend in backends:
         with tempfile.TemporaryDirectory() as directory:
             scratch = Path(directory)
-            shutil.copytree(ZOO, scratch / "zoo" / "1")
-            candidate = Candidate("zoo", 1, scratch / "zoo" / "1", "", Signature((), ()), 0, scratch, scratch, scratch)
-            rates(backend, Serving(), candidate, options.rows, scratch)
-            refusal(backend, Serving(), candidate, scratch)
+            rates(backend, Serving(), make_candidate("zoo", scratch), options.rows, scratch)
+            refusal(backend, Serving(), make_candidate("dense3", scratch), scratch)
 
 
 if __name__ == "__main__":

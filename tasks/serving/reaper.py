@@ -115,16 +115,18 @@ def remove_orphans(client: docker.DockerClient, now: float) -> list[Reaped]:
         now: seconds since 1970.
     """
     reaped = []
-    for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
-        reason = why_orphaned(container.labels, now)
+    # The bare list: to inspect each container would wait for one that another run is just filling.
+    for found in client.api.containers(all=True, filters={"label": LABEL}):
+        labels, name = found["Labels"], found["Names"][0].lstrip("/") if found["Names"] else found["Id"]
+        reason = why_orphaned(labels, now)
         if not reason:
             continue
         try:
-            container.remove(v=True, force=True)
+            client.api.remove_container(found["Id"], v=True, force=True)
         except docker.errors.APIError as exc:
             if exc.status_code not in (404, 409):  # gone, or going: another run was faster
-                log.warning("Container %s is left behind: %s", container.name, exc.explanation)
+                log.warning("Container %s is left behind: %s", name, exc.explanation)
             continue
-        reaped.append(Reaped(str(container.name), container.labels.get(f"{LABEL}.run", ""), reason))
-        log.info("Removed container %s: %s", container.name, reason)
+        reaped.append(Reaped(name, labels.get(f"{LABEL}.run", ""), reason))
+        log.info("Removed container %s: %s", name, reason)
     return reaped

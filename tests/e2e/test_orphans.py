@@ -31,8 +31,8 @@ def engine() -> Iterator[docker.DockerClient]:
 
 def containers_of(client: docker.DockerClient, pid: int) -> list[str]:
     """Return the names of the containers that a process owns, in whatever state."""
-    found = client.containers.list(all=True, filters={"label": f"{LABEL}.pid={pid}"}, ignore_removed=True)
-    return [str(container.name) for container in found]
+    found = client.api.containers(all=True, filters={"label": f"{LABEL}.pid={pid}"})
+    return [container["Names"][0].lstrip("/") for container in found]
 
 
 def start_until_container(workspace: Any, client: docker.DockerClient, image: str, wait_for: Poll) -> Any:
