@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +124,11 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # prefixed, for savez has parameters of its own that an array may be called as
-        np.savez(path, allow_pickle=False, **{f"a/{name}": array for name, array in arrays.items()})
+        # not by np.savez, which has parameters of its own that an array may be called as
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
     except OSError as exc:
         raise DataError(f"work_dir must be writable, got '{path}': {exc.strerror}") from exc
 
@@ -137,8 +141,8 @@ def load_arrays(path: Path) -> dict[str, Array]:
     """
     try:
         with np.load(path, allow_pickle=False) as members:
-            return {name.removeprefix("a/"): members[name] for name in members.files}
-    except (OSError, ValueError) as exc:
+            return {name: members[name] for name in members.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as exc:
         raise DataError(f"saved arrays must be readable, got '{path}': {exc}") from exc
 
 
