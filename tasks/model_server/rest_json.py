@@ -142,8 +142,10 @@ def _quick_tensors(
     document: dict[str, Any], inputs: Mapping[str, int], is_row_format: bool, body: bytes
 ) -> dict[str, Tensor] | None:
     """Return the tensors, or None where the exact rules must decide."""
-    # NumPy takes true for 1. No name in a body of numbers needs these letters, so look for them first.
-    has_bool = (b"u" in body or b"l" in body) and (b"true" in body or b"false" in body)
+    # NumPy takes true for 1 where both are in one list, that is between brackets. Single letters are found ten
+    # times faster than words, and a body of numbers has none of these there.
+    lists = body[body.find(b"[") : body.rfind(b"]")]
+    has_bool = (b"u" in lists or b"l" in lists) and (b"true" in lists or b"false" in lists)
     short = (len(body) <= _SHORT_BODY or DT_DOUBLE in inputs.values()) and not _LONG_DECIMAL.search(body)
     try:
         columns = _columns(document["instances" if is_row_format else "inputs"], inputs, is_row_format)

@@ -85,8 +85,10 @@ def library() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong comes back as a status
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a server for the CPU, like the image it stands for
     directory = tensorflow_dir()
-    ctypes.CDLL(str(directory / "libtensorflow_framework.so.2"), ctypes.RTLD_GLOBAL)
-    loaded = ctypes.CDLL(str(directory / "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
+    # Not RTLD_GLOBAL: among what they would export to the whole process is a BoringSSL, with which a later
+    # `import hashlib` crashes.
+    ctypes.CDLL(str(directory / "libtensorflow_framework.so.2"))
+    loaded = ctypes.CDLL(str(directory / "libtensorflow_cc.so.2"))
     keeps_lock = ctypes.PyDLL(loaded._name, handle=loaded._handle)
     functions = SimpleNamespace()
     for name, (result, arguments) in _SIGNATURES.items():

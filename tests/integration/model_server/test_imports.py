@@ -27,3 +27,10 @@ def test_server_imports_no_heavy_package(recorded_models: Path) -> None:
         [sys.executable, "-c", CODE, str(model)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_tensorflow_keeps_its_symbols_to_itself() -> None:
+    """What links to OpenSSL still works when it is imported after TensorFlow's libraries were loaded."""
+    code = "from tasks.model_server import tf_library; tf_library.library(); import hashlib, ssl; hashlib.sha256(b'')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
