@@ -89,6 +89,9 @@ def library() -> Any:
     # `import hashlib` crashes.
     ctypes.CDLL(str(directory / "libtensorflow_framework.so.2"))
     loaded = ctypes.CDLL(str(directory / "libtensorflow_cc.so.2"))
+    # As TensorFlow Serving does unless --xla_cpu_compilation_enabled: a jit_compile model loads there and fails at
+    # its first request, which is what a rehearsal is for. Source: tensorflow_serving/model_servers/main.cc.
+    loaded._ZN10tensorflow21DisableXlaCompilationEv()
     keeps_lock = ctypes.PyDLL(loaded._name, handle=loaded._handle)
     functions = SimpleNamespace()
     for name, (result, arguments) in _SIGNATURES.items():

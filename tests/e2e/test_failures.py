@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import docker
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from configs.schema import Serving
-from tasks.errors import ModelLoadError, PipelineError, PredictionError, ServingTimeout
+from tasks.errors import ModelLoadError, PipelineError, PredictionError, ServingError, ServingTimeout
 from tasks.records import Backend, Candidate, Signature, TensorSpec
 from tasks.serving.launch import throwaway_server
 
@@ -105,6 +108,36 @@ def test_a_graph_that_fails_at_the_first_request(backend: str, tmp_path: Path, i
         pytest.raises(PredictionError, match="a must be positive"),
     ):
         client.predict(1, {"a": -np.ones((1, 3), np.float32)}, (R,), "fails")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_graph_for_xla_fails_at_the_first_request(backend: str, tmp_path: Path, image: str) -> None:
+    """A jit_compile model loads, as in TensorFlow Serving, and its first request is refused in TensorFlow's words."""
+    version_dir = tmp_path / "compiled" / "1"
+    shutil.copytree("tests/data/serving_models/compiled/1", version_dir)
+    candidate = replace(make_candidate("half", tmp_path), name="compiled", version_dir=version_dir)
+    y = TensorSpec("y", "float32", (None,))
+    with (
+        throwaway_server(
+            Backend(backend, image), Serving(image=image or "none"), candidate, "test", tmp_path / "log"
+        ) as (_, client),
+        pytest.raises(PredictionError, match="XLA compilation disabled"),
+    ):
+        client.predict(1, {"x": np.ones(1, np.float32)}, (y,), "serving_default")
+
+
+@pytest.mark.docker
+def test_an_image_for_another_processor(tmp_path: Path, test_image: str) -> None:
+    """A server that dies of an illegal instruction blames its image, and names what to use instead."""
+    client = docker.from_env()
+    dockerfile = f'FROM {test_image}\nENTRYPOINT ["/bin/sh", "-c", "kill -ILL $$"]\n'
+    built, _ = client.images.build(fileobj=io.BytesIO(dockerfile.encode()), rm=True)
+    try:
+        with pytest.raises(ServingError, match=r"does not run on this machine's processor .*exit status 132"):
+            serve("docker", make_candidate("half", tmp_path), tmp_path, str(built.id))
+    finally:
+        client.images.remove(built.id)
+        client.close()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -49,9 +49,20 @@ class Odd(tf.Module):
         return {**found, "string": tf.reshape(s, [1]), "bool": one > 0}
 
 
+class Compiled(tf.Module):
+    """A graph that asks to be compiled by XLA, which TensorFlow Serving refuses at the first request."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def twice(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return 2x."""
+        return {"y": tf.function(lambda value: value + value, jit_compile=True)(x)}
+
+
 odd = Odd()
 _save(
     "odd",
     odd,
     {"slow": odd.slow, "half": odd.half, "uneven": odd.uneven, "tiny": odd.tiny, "kinds": odd.kinds},
 )
+compiled = Compiled()
+_save("compiled", compiled, {"serving_default": compiled.twice})
