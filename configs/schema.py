@@ -132,14 +132,21 @@ class Serving(Section):
 
 
 class Bound(Section):
-    """What a metric must reach."""
+    """What a metric must reach, by itself and beside the champion."""
 
     min: float | None = Field(None, description="the metric must be at least this")
     max: float | None = Field(None, description="the metric must be at most this")
+    worse_by: float = Field(
+        0, ge=0, description="how much worse than the champion is tolerated; refused where the rows prove more"
+    )
+    better_by: float | None = Field(
+        None, ge=0, description="how much better than the champion the rows must prove it to be"
+    )
 
 
-METRICS = ("accuracy", "macro_f1", "log_loss", "rmse", "mae", "r2")
-LESS_IS_BETTER = ("log_loss", "rmse", "mae")
+METRICS = ("accuracy", "macro_f1", "log_loss", "auc", "brier", "rmse", "mae", "r2")
+LESS_IS_BETTER = ("log_loss", "brier", "rmse", "mae")
+GATES = ("safety", "size", "contract", "parity", "golden", "quality", "latency", "robustness")
 
 
 def _metric(name: str) -> str:
@@ -158,19 +165,97 @@ def _bound(value: object) -> object:
     return value
 
 
+class Latency(Section):
+    """The latency gate: measured in every run, a judgement where a bound is set (0 is none)."""
+
+    requests: int = Field(200, ge=20, description="measured requests to each version, the champion's in turn")
+    concurrency: int = Field(1, ge=1, le=64, description="requests under way at once")
+    rows: int = Field(1, ge=1, description="rows in one request")
+    max_cold_ms: float = Field(0, ge=0, description="milliseconds of the first request after loading; 0 is no bound")
+    max_p50_ms: float = Field(0, ge=0, description="milliseconds that half of the requests take at most")
+    max_p95_ms: float = Field(0, ge=0, description="milliseconds that 95 of 100 requests take at most")
+    max_p99_ms: float = Field(0, ge=0, description="milliseconds that 99 of 100 requests take at most")
+    max_ratio: float = Field(0, ge=0, description="p95 as a multiple of the champion's in the same server")
+    min_requests_per_s: float = Field(0, ge=0, description="requests each second at that concurrency")
+    max_memory_mb: float = Field(0, ge=0, description="server memory in MB while the candidate alone is loaded")
+
+
+class Robustness(Section):
+    """The robustness gate: malformed and extreme requests."""
+
+    extreme_factor: float = Field(
+        1000, ge=1, description="extreme values lie this many times beyond the largest of the test rows"
+    )
+    large_batch: int = Field(4096, ge=1, description="rows of the large batch")
+
+
+class Golden(Section):
+    """The golden gate: inputs with the answers that they must get."""
+
+    file: Path | None = Field(None, description="JSON or CSV file of inputs and expected outputs; none skips the gate")
+    atol: float = Field(1e-3, ge=0, allow_inf_nan=False, description="absolute tolerance of the expected numbers")
+    rtol: float = Field(1e-3, ge=0, allow_inf_nan=False, description="relative tolerance of the expected numbers")
+
+
+class Safety(Section):
+    """The safety gate: what the graph may do, looked at before any server loads it."""
+
+    allow_ops: tuple[str, ...] = Field(
+        (), description="operations allowed although they leave the graph: ReadFile, ..."
+    )
+    max_graph_mb: float = Field(256, gt=0, description="largest saved_model.pb, in MB")
+    max_variables_mb: float = Field(0, ge=0, description="largest variables directory, in MB; 0 is no bound")
+
+
+class Size(Section):
+    """The size gate: what is on the disk."""
+
+    max_mb: float = Field(0, ge=0, description="bytes of all files, in MB; 0 is no bound")
+    max_parameters: int = Field(0, ge=0, description="number of weights; 0 is no bound")
+    max_ratio: float = Field(0, ge=0, description="bytes as a multiple of the champion's; 0 is no bound")
+
+
 class Gates(Section):
     """What a candidate must show before it may go live."""
 
-    atol: float = Field(
-        1e-5, ge=0, allow_inf_nan=False, description="parity: absolute tolerance between served and in-process numbers"
+    use: tuple[Literal[GATES], ...] = Field(  # type: ignore[valid-type]
+        GATES, description="the gates that judge; an empty list is the default set, never an approval"
     )
-    rtol: float = Field(1e-5, ge=0, allow_inf_nan=False, description="parity: relative tolerance")
+    first_run: Literal["promote", "review"] = Field(
+        "promote", description="what becomes of a candidate that passes while no champion is live"
+    )
+    allow_breaking: bool = Field(
+        False, description="contract: let the signature differ from the champion's in a way that breaks clients"
+    )
+    atol: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="parity: absolute tolerance between served and in-process numbers; empty is by dtype: "
+        "float64 1e-9, float32 1e-5, float16 1e-3, bfloat16 1e-2",
+    )
+    rtol: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="parity: relative tolerance; empty is by dtype, as above"
+    )
     metrics: dict[Annotated[str, AfterValidator(_metric)], Annotated[Bound, BeforeValidator(_bound)]] = Field(
         {},
         description="metric of the served answers: its bound; a bare number is a minimum. "
-        "Names: accuracy, macro_f1, log_loss, rmse, mae, r2, or `module:function`(target, served)",
+        "Names: accuracy, macro_f1, log_loss, auc, brier, rmse, mae, r2, or `module:function`(target, served)",
     )
     metric_output: str = Field("", description="the output that the metrics judge; needed where there are several")
+    slices: tuple[str, ...] = Field((), description="features by whose values the metrics are judged once more")
+    min_slice_rows: int = Field(30, ge=2, description="rows that a slice needs to be judged")
+    confidence: float = Field(0.95, ge=0.5, lt=1, description="of the bootstrap intervals, two-sided")
+    latency: Latency = Latency()
+    robustness: Robustness = Robustness()
+    golden: Golden = Golden()
+    safety: Safety = Safety()
+    size: Size = Size()
+
+    @property
+    def judging(self) -> tuple[str, ...]:
+        """Return the gates that judge, in their order."""
+        return tuple(name for name in GATES if name in (self.use or GATES))
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -198,6 +283,9 @@ class Tracking(Section):
 class Promote(Section):
     """How a candidate goes live."""
 
+    mode: Literal["auto", "review"] = Field(
+        "auto", description="auto promotes what passes every gate; review waits for a person's approval"
+    )
     lock_timeout_s: float = Field(60, ge=0, description="seconds to wait for another promotion of the same model")
 
 

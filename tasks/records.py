@@ -100,6 +100,11 @@ class Candidate:
     reference: Path
     targets: Path
 
+    @property
+    def run_id(self) -> str:
+        """Return the name of the run that it came from: that of the directory of its rows."""
+        return self.requests.parent.name
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -109,6 +114,8 @@ class GateResult:
         name: the gate. passed: its verdict.
         summary: one line for people, with the figure and its bound.
         figures: numbers by stable names, for comparing runs. units: the unit of a figure, where it has one.
+        bounds: of a figure, as text such as `at least 0.95`, where it has one.
+        champion: the champion's figures, by the same names, where it was measured beside.
         evidence: JSON-ready details, such as the worst row.
     """
 
@@ -117,7 +124,60 @@ class GateResult:
     summary: str
     figures: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
+    bounds: Mapping[str, str] = field(default_factory=dict)
+    champion: Mapping[str, float] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What a SavedModel holds, read from its files without loading it.
+
+    Attributes:
+        reaching_out: (operation, node's name) of every operation that leaves the graph, functions included.
+        outside: files of it that are links or lie outside its directory.
+        graph_bytes: size of saved_model.pb. variables_bytes: of variables/. total_bytes: of all files.
+        parameters: number of elements of all variables whose shape is known.
+    """
+
+    reaching_out: tuple[tuple[str, str], ...]
+    outside: tuple[str, ...]
+    graph_bytes: int
+    variables_bytes: int
+    total_bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that serves now.
+
+    Attributes:
+        version_dir: `<models_root>/<name>/<N>`. digest: of its bytes, in hexadecimal.
+        graph: what its files hold.
+    """
+
+    version: int
+    version_dir: Path
+    digest: str
+    graph: GraphFacts
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a server answered to one request that is malformed or extreme.
+
+    Attributes:
+        case: what was wrong with it, such as `wrong dtype`. normal: whether it should have been answered as usual.
+        status: HTTP status, 0 if there was no answer.
+        finite: whether every number of an answer is finite. words: the start of the body.
+    """
+
+    case: str
+    normal: bool
+    status: int
+    finite: bool
+    words: str
 
 
 @dataclass(frozen=True)
@@ -151,6 +211,36 @@ class ServerFacts:
 
 
 @dataclass(frozen=True)
+class ServedChampion:
+    """What the champion answered in the same server as the candidate.
+
+    Attributes:
+        signature: as its `/metadata` reports it.
+        answers: `.npz` of its answers to the same test rows, None where its signature does not take them.
+    """
+
+    signature: Signature
+    answers: Path | None
+
+
+@dataclass(frozen=True)
+class ServedLatency:
+    """How long requests took.
+
+    Attributes:
+        samples: `.npz` of float64 milliseconds a request, one array `candidate` and, where it was there, `champion`.
+        requests_per_s: by the same names.
+        memory_mb: resident memory of the server while the candidate alone was loaded, 0 where it is not known.
+        cold_ms: milliseconds of the first request after loading.
+    """
+
+    samples: Path
+    requests_per_s: Mapping[str, float]
+    memory_mb: float
+    cold_ms: float
+
+
+@dataclass(frozen=True)
 class ServedAnswers:
     """What a real server answered about one candidate.
 
@@ -159,6 +249,10 @@ class ServedAnswers:
         answers: `.npz` of the answers to the test rows, one array an output.
         other_answers: the same over the other transport, where both were asked, else None.
         rows: number of test rows. rows_per_s: of them each second, request building and parsing included.
+        small_batches: `.npz` of the answers to the first rows in small batches: `<rows>/<output>`.
+        golden: `.npz` of the answers to the golden rows, one array an output, or None.
+        probes: the robustness gate's requests and what became of them.
+        latency: where it was measured, else None. champion: what it answered, where one is live.
     """
 
     server: ServerFacts
@@ -167,6 +261,11 @@ class ServedAnswers:
     rows: int
     rows_per_s: float
     other_answers: Path | None = None
+    small_batches: Path | None = None
+    golden: Path | None = None
+    probes: tuple[Probe, ...] = ()
+    latency: ServedLatency | None = None
+    champion: ServedChampion | None = None
 
 
 @dataclass(frozen=True)
@@ -174,12 +273,17 @@ class ValidationReport:
     """The verdict on one candidate: every judgement, in the order in which they were made.
 
     Attributes:
-        served: what the first image answered, for pictures and tables; every image was judged.
+        graph: what the candidate's files hold.
+        served: what the first image answered, for pictures and tables; every image was judged. None where the
+            safety gate kept the candidate from every server.
+        champion: the version that serves, which it was held against, or None.
     """
 
     candidate: Candidate
-    served: ServedAnswers
+    graph: GraphFacts
+    served: ServedAnswers | None
     gates: tuple[GateResult, ...]
+    champion: Champion | None = None
 
     @property
     def passed(self) -> bool:
@@ -213,7 +317,7 @@ class Promotion:
     """What became of the candidate.
 
     Attributes:
-        state: `promoted`, `rejected` or `not promoted`.
+        state: `promoted`, `awaiting review`, `rejected` or `not promoted`.
         live_dir: `<models_root>/<name>/<N>` when promoted, else None.
         reason: one line for people.
     """

@@ -5,8 +5,14 @@ from __future__ import annotations
 from tasks.records import GateResult, Signature, TensorSpec
 
 
-def judge_contract(exported: Signature, reported: Signature) -> GateResult:
-    """Hold the signature that `/metadata` reports against the exported one: names, dtypes, shapes, free batch."""
+def judge_contract(
+    exported: Signature, reported: Signature, champion: Signature | None = None, allow_breaking: bool = False
+) -> GateResult:
+    """Hold the signature that `/metadata` reports against the exported one, and against the champion's.
+
+    As exported: names, dtypes, shapes, free batch. As the champion's, unless breaking is allowed: what clients send
+    and read today still works; an added output is fine, an added input is not.
+    """
     differences = [
         *_differences("input", exported.inputs, reported.inputs),
         *_differences("output", exported.outputs, reported.outputs),
@@ -16,15 +22,22 @@ def judge_contract(exported: Signature, reported: Signature) -> GateResult:
         for spec in reported.inputs
         if spec.shape is not None and spec.shape[:1] != (None,)
     ]
+    breaking = breaking_changes(champion, reported) if champion else []
+    differences += [] if allow_breaking else [f"breaks the champion's clients: {change}" for change in breaking]
     n_names = len(exported.inputs) + len(exported.outputs)
     summary = "; ".join(differences) or f"{n_names} names, dtypes and shapes as exported, batch free"
+    if not differences and champion:
+        summary += (
+            f"; {len(breaking)} breaking changes, which are allowed" if breaking else "; the champion's clients fit"
+        )
     return GateResult(
         "contract",
         not differences,
         summary,
-        {"differences": len(differences)},
+        {"differences": len(differences), **({"breaking": len(breaking)} if champion else {})},
         evidence={
             "differences": differences,
+            "breaking": breaking,
             "reported": [str(spec) for spec in (*reported.inputs, *reported.outputs)],
         },
     )
@@ -40,3 +53,30 @@ def _differences(kind: str, exported: tuple[TensorSpec, ...], reported: tuple[Te
         if name in got and want[name] != got[name]
     ]
     return found
+
+
+def breaking_changes(champion: Signature, candidate: Signature) -> list[str]:
+    """Return what a client of the champion would trip over: inputs and outputs gone, added inputs, other types."""
+    found = []
+    for kind, old, new in (
+        ("input", champion.inputs, candidate.inputs),
+        ("output", champion.outputs, candidate.outputs),
+    ):
+        was, now = {s.name: s for s in old}, {s.name: s for s in new}
+        found += [f"{kind} '{name}' is gone" for name in was if name not in now]
+        found += [f"{kind} '{name}' is new" for name in now if name not in was and kind == "input"]
+        found += [
+            f"{kind} was {was[name]}, is {now[name]}"
+            for name in was
+            if name in now and not _takes(was[name], now[name])
+        ]
+    return found
+
+
+def _takes(was: TensorSpec, now: TensorSpec) -> bool:
+    """Return whether what fitted one spec fits the other: same dtype and rank, an extent the same or now free."""
+    if was.dtype != now.dtype or (was.shape is None) != (now.shape is None):
+        return False
+    if was.shape is None or now.shape is None:
+        return True
+    return len(was.shape) == len(now.shape) and all(b in (None, a) for a, b in zip(was.shape, now.shape, strict=True))

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-
-import numpy as np
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from configs.schema import Gates
-from tasks.datasets.rows import Array, load_arrays, load_rows
+from tasks.datasets.golden import read_golden
+from tasks.datasets.rows import load_arrays, load_rows
 from tasks.errors import DataError
 from tasks.gates.contract import judge_contract
-from tasks.gates.parity import judge_parity
-from tasks.gates.quality import judge_quality
-from tasks.records import Candidate, GateResult, ServedAnswers
+from tasks.gates.golden import judge_golden
+from tasks.gates.latency import judge_latency
+from tasks.gates.parity import Tolerance, judge_parity, tolerances
+from tasks.gates.quality import Rows, judge_quality
+from tasks.gates.robustness import judge_robustness
+from tasks.gates.safety import judge_safety
+from tasks.gates.size import judge_size
+from tasks.records import Candidate, Champion, GateResult, GraphFacts, ServedAnswers
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that the gates look at.
+
+    Attributes:
+        keras_names: served name of an output: Keras' name of it, which is what the loader calls its target.
+    """
+
+    gates: Gates
+    candidate: Candidate
+    served: ServedAnswers
+    keras_names: Mapping[str, str] = field(default_factory=dict)
+
+
+def judge_files(gates: Gates, graph: GraphFacts, champion: Champion | None) -> tuple[GateResult, ...]:
+    """Return the verdicts on the files alone, before any server loads them."""
+    found = {
+        "safety": judge_safety(graph, gates.safety),
+        "size": judge_size(graph, champion.graph if champion else None, gates.size),
+    }
+    return tuple(result for name, result in found.items() if name in gates.judging)
 
 
 def judge(
@@ -21,43 +48,95 @@ def judge(
 ) -> tuple[GateResult, ...]:
     """Return every gate's verdict on what each server answered; from the second on, names say which server.
 
-    Args:
-        keras_names: served name of an output: Keras' name of it, which is what the loader calls its target.
-
     Raises:
-        DataError: the configured metrics do not fit the answers.
+        DataError: the configured metrics or the golden file do not fit the answers.
     """
-    results = list(_judge_one(gates, candidate, served[0], keras_names or {}))
-    for number, answers in enumerate(served[1:], start=2):
-        also = _judge_one(gates, candidate, answers, keras_names or {})
-        results += [replace(result, name=f"{result.name}.{number}") for result in also]
+    results: list[GateResult] = []
+    for number, answers in enumerate(served, start=1):
+        evidence = Evidence(gates, candidate, answers, keras_names or {})
+        found = (result for name in gates.judging if name in JUDGES for result in JUDGES[name](evidence))
+        results += found if number == 1 else [replace(result, name=f"{result.name}.{number}") for result in found]
     return tuple(results)
 
 
-def _judge_one(
-    gates: Gates, candidate: Candidate, served: ServedAnswers, keras_names: Mapping[str, str]
-) -> Iterator[GateResult]:
+def _contract(evidence: Evidence) -> Iterator[GateResult]:
+    beside = evidence.served.champion
+    yield judge_contract(
+        evidence.candidate.signature,
+        evidence.served.signature,
+        beside.signature if beside else None,
+        evidence.gates.allow_breaking,
+    )
+
+
+def _parity(evidence: Evidence) -> Iterator[GateResult]:
+    candidate, served = evidence.candidate, evidence.served
     answers = load_arrays(served.answers)
-    yield judge_contract(candidate.signature, served.signature)
-    yield judge_parity(answers, load_arrays(candidate.reference), gates.atol, gates.rtol)
+    yield judge_parity(
+        answers,
+        load_arrays(candidate.reference),
+        tolerances(candidate.signature, evidence.gates.atol, evidence.gates.rtol),
+        small_batches=load_arrays(served.small_batches) if served.small_batches else None,
+        inputs=load_arrays(candidate.requests),
+    )
     if served.other_answers is not None:  # the same server over the other transport: no tolerance
-        yield replace(judge_parity(load_arrays(served.other_answers), answers, 0, 0), name="transport")
-    output = target = np.empty(0)
-    if gates.metrics:
-        output, target = _judged(gates, answers, load_rows(candidate.targets).targets, keras_names)
-    yield judge_quality(gates.metrics, target, output)
+        exact = dict.fromkeys(answers, Tolerance(0, 0))
+        yield replace(judge_parity(load_arrays(served.other_answers), answers, exact), name="transport")
 
 
-def _judged(
-    gates: Gates, answers: dict[str, Array], targets: object, keras_names: Mapping[str, str]
-) -> tuple[Array, Array]:
-    """Return the output that the metrics judge, and its target."""
-    assert isinstance(targets, dict)
+def _golden(evidence: Evidence) -> Iterator[GateResult]:
+    golden = evidence.gates.golden
+    if golden.file is not None and evidence.served.golden is not None:
+        expected = read_golden(golden.file, evidence.candidate.signature)[1]
+        yield judge_golden(load_arrays(evidence.served.golden), expected, golden.atol, golden.rtol)
+
+
+def _quality(evidence: Evidence) -> Iterator[GateResult]:
+    yield judge_quality(evidence.gates, judged_rows(evidence))
+
+
+def _latency(evidence: Evidence) -> Iterator[GateResult]:
+    found = evidence.served.latency
+    if found is not None:
+        samples = load_arrays(found.samples)
+        yield judge_latency(samples, found.requests_per_s, found.cold_ms, found.memory_mb, evidence.gates.latency)
+
+
+def _robustness(evidence: Evidence) -> Iterator[GateResult]:
+    yield judge_robustness(evidence.served.probes)
+
+
+JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {
+    "contract": _contract,
+    "parity": _parity,
+    "golden": _golden,
+    "quality": _quality,
+    "latency": _latency,
+    "robustness": _robustness,
+}
+
+
+def judged_rows(evidence: Evidence) -> Rows | None:
+    """Return the output that the metrics judge with its target and what slices it, or None where none is named.
+
+    Raises:
+        DataError: a name in `gates` is not one of the outputs, targets or features.
+    """
+    gates, served = evidence.gates, evidence.served
+    answers, rows = load_arrays(served.answers), load_rows(evidence.candidate.targets)
+    if not gates.metrics and not gates.metric_output and len(answers) > 1:
+        return None
     name = judged_output(gates, list(answers))
-    target = targets.get(keras_names.get(name, name)) if len(targets) > 1 else next(iter(targets.values()))
+    keras_name = evidence.keras_names.get(name, name)
+    target = rows.targets.get(keras_name) if len(rows.targets) > 1 else next(iter(rows.targets.values()))
     if target is None:
-        raise DataError(f"output '{name}' needs a target of the same name; targets are {', '.join(targets)}")
-    return answers[name], target
+        raise DataError(f"output '{name}' needs a target of the same name; targets are {', '.join(rows.targets)}")
+    check_slices(gates, rows.features)
+    beside = served.champion
+    champion = load_arrays(beside.answers).get(name) if beside and beside.answers else None
+    if champion is not None and champion.shape[1:] != answers[name].shape[1:]:
+        champion = None  # another shape cannot be scored alike; the contract gate names it
+    return Rows(target, answers[name], champion, {feature: rows.features[feature] for feature in gates.slices})
 
 
 def judged_output(gates: Gates, outputs: Sequence[str]) -> str:
@@ -70,3 +149,10 @@ def judged_output(gates: Gates, outputs: Sequence[str]) -> str:
     if name not in outputs:
         raise DataError(f"gates.metric_output must be one of {', '.join(outputs)}, got '{name}'")
     return name
+
+
+def check_slices(gates: Gates, features: Mapping[str, object]) -> None:
+    """Raise `DataError` if `gates.slices` names what is no feature of the rows."""
+    for name in gates.slices:
+        if name not in features:
+            raise DataError(f"gates.slices must name features, got '{name}'; they are {', '.join(features)}")

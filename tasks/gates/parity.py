@@ -2,76 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tasks.datasets.rows import Array
-from tasks.records import GateResult
+from tasks.records import GateResult, Signature
+
+WORST_ROWS = 5
+TOLERANCES = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}  # absolute, and relative
+"""What two correct runs of the same graph may differ by: a few units of the type, grown through some layers."""
 
 
-def judge_parity(served: Mapping[str, Array], in_process: Mapping[str, Array], atol: float, rtol: float) -> GateResult:
-    """Compare every output elementwise: |served - in process| <= atol + rtol * |in process|; NaN never passes.
+class Tolerance(NamedTuple):
+    """|served - in process| <= atol + rtol * |in process|."""
+
+    atol: float
+    rtol: float
+
+
+def tolerances(signature: Signature, atol: float | None, rtol: float | None) -> dict[str, Tolerance]:
+    """Return the tolerance of each output: the configured one, else that of its dtype."""
+    found = {}
+    for spec in signature.outputs:
+        usual = TOLERANCES.get(spec.dtype, 0.0)
+        found[spec.name] = Tolerance(usual if atol is None else atol, usual if rtol is None else rtol)
+    return found
+
+
+def judge_parity(
+    served: Mapping[str, Array],
+    in_process: Mapping[str, Array],
+    tolerance: Mapping[str, Tolerance],
+    *,
+    small_batches: Mapping[str, Array] | None = None,
+    inputs: Mapping[str, Array] | None = None,
+) -> GateResult:
+    """Compare every output elementwise; NaN and infinity never pass, on either side.
 
     Args:
         served, in_process: one array an output, same rows in the same order.
-        atol, rtol: tolerances for floating-point outputs; all others must be equal.
+        tolerance: by output; text, integers and booleans must be equal.
+        small_batches: the answers to the first rows in batches of other sizes, `<rows>/<output>`.
+        inputs: one array an input, for the evidence.
     """
-    worst = {name: _worst(served[name], in_process[name], atol, rtol) for name in in_process}
-    failed = {name: found for name, found in worst.items() if found["problem"]}
+    batches = {"": dict(served)}
+    for key, array in (small_batches or {}).items():
+        size, _, output = key.partition("/")
+        batches.setdefault(size, {})[output] = array
+    found = [
+        _compare(size, output, answers[output], in_process[output][: int(size) if size else None], tolerance[output])
+        for size, answers in batches.items()
+        for output in in_process
+    ]
+    failed = [one for one in found if one["problem"]]
     figures = {
-        "max_abs_difference": max(found["difference"] for found in worst.values()),
+        "max_abs_difference": max(one["difference"] for one in found),
         "rows": float(len(next(iter(in_process.values())))),
-        "rows_differing": float(max(found["rows_differing"] for found in worst.values())),
+        "rows_differing": float(max(one["rows_differing"] for one in found)),
+        "batch_sizes": float(len(batches)),
     }
     if failed:
-        name, found = next(iter(failed.items()))
-        summary = f"output '{name}': {found['problem']}"
+        size = f" in a batch of {failed[0]['batch']}" if failed[0]["batch"] else ""
+        summary = f"output '{failed[0]['output']}'{size}: {failed[0]['problem']}"
     else:
-        summary = (
-            f"largest difference {figures['max_abs_difference']:.2g} over {figures['rows']:.0f} rows "
-            f"(at most {atol:g} + {rtol:g} x value)"
-        )
-    return GateResult("parity", not failed, summary, figures, evidence={"outputs": worst})
+        summary = f"largest difference {figures['max_abs_difference']:.2g} over {figures['rows']:.0f} rows"
+        sizes = [size for size in batches if size]
+        summary += f", alone and in batches of {', '.join(sizes)} too" if sizes else ""
+    worst = [row for output in in_process for row in _worst_rows(output, served, in_process, tolerance, inputs or {})]
+    return GateResult(
+        "parity",
+        not failed,
+        summary,
+        figures,
+        bounds={"max_abs_difference": _bound_text(tolerance)},
+        evidence={
+            "outputs": {one["output"]: one for one in reversed(found)},
+            "worst": sorted(worst, key=lambda row: -row["difference"])[:WORST_ROWS],
+        },
+    )
 
 
-def _worst(served: Array, in_process: Array, atol: float, rtol: float) -> dict[str, Any]:
+def _bound_text(tolerance: Mapping[str, Tolerance]) -> str:
+    texts = {f"at most {t.atol:g} + {t.rtol:g} x value" if t.atol or t.rtol else "equal" for t in tolerance.values()}
+    return texts.pop() if len(texts) == 1 else "by output"
+
+
+def excess(served: Array, in_process: Array, tolerance: Tolerance) -> tuple[Array, Array]:
+    """Return by how much each element is beyond tolerance, and its absolute difference; inf where not comparable."""
+    if in_process.dtype.kind not in "f":
+        wrong = (as_bytes(served) != as_bytes(in_process)).astype(np.float64)
+        return wrong, wrong
+    a, b = served.astype(np.float64), in_process.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(a - b)
+        difference[~(np.isfinite(a) & np.isfinite(b))] = np.inf  # a NaN on both sides is not an agreement
+        beyond = difference - (tolerance.atol + tolerance.rtol * np.abs(np.where(np.isfinite(b), b, 0)))
+    return np.where(np.isnan(beyond), np.inf, beyond), difference  # infinity less an infinite tolerance
+
+
+def _compare(size: str, output: str, served: Array, in_process: Array, tolerance: Tolerance) -> dict[str, Any]:
     """Return the worst element of one output, and what is wrong with it or an empty string."""
+    found: dict[str, Any] = {"output": output, "batch": size, "problem": "", "rows_differing": 0, "difference": 0.0}
     if served.shape != in_process.shape:
-        return _found(f"shape {served.shape} served, {in_process.shape} in process", np.inf, len(in_process))
-    if in_process.dtype.kind != "f":
-        wrong = _as_bytes(served) != _as_bytes(in_process)
-        excess, difference = wrong.astype(np.float64), wrong.astype(np.float64)
-    else:
-        a, b = served.astype(np.float64), in_process.astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(a - b)
-            difference[~(np.isfinite(a) & np.isfinite(b))] = np.inf  # a NaN on both sides is not an agreement
-            excess = difference - (atol + rtol * np.abs(np.where(np.isfinite(b), b, 0)))
-        wrong = ~(excess <= 0)  # whatever cannot be compared is wrong
-    rows_wrong = wrong.reshape(len(wrong), -1).any(axis=1)
-    where = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
+        problem = f"shape {served.shape} served, {in_process.shape} in process"
+        return found | {"problem": problem, "rows_differing": len(in_process), "difference": np.inf}
+    if not in_process.size:
+        return found
+    beyond, difference = excess(served, in_process, tolerance)
+    rows_wrong = (beyond > 0).reshape(len(beyond), -1).any(axis=1)
+    where = tuple(int(i) for i in np.unravel_index(int(np.argmax(beyond)), beyond.shape))
     values = f"served {served[where]!s}, in process {in_process[where]!s}"
-    problem = (
-        f"{int(rows_wrong.sum())} of {len(wrong)} rows differ, worst in row {where[0]}: {values}"
-        if rows_wrong.any()
-        else ""
-    )
-    return _found(
-        problem,
-        float(difference.max()),
-        int(rows_wrong.sum()),
-        row=where[0],
-        element=list(where[1:]),
-        values=values,
-    )
+    if rows_wrong.any():
+        found["problem"] = f"{int(rows_wrong.sum())} of {len(beyond)} rows differ, worst in row {where[0]}: {values}"
+    return found | {
+        "difference": float(difference.max()),
+        "rows_differing": int(rows_wrong.sum()),
+        "row": where[0],
+        "element": list(where[1:]),
+        "values": values,
+    }
 
 
-def _as_bytes(array: Array) -> Array:
+def _worst_rows(
+    output: str,
+    served: Mapping[str, Array],
+    in_process: Mapping[str, Array],
+    tolerance: Mapping[str, Tolerance],
+    inputs: Mapping[str, Array],
+) -> Iterator[dict[str, Any]]:
+    """Give the rows that differ most, with both values and the inputs that led to them."""
+    a, b = served[output], in_process[output]
+    if a.shape != b.shape or not b.size:
+        return
+    difference = excess(a, b, tolerance[output])[1]
+    of_row = difference.reshape(len(difference), -1)
+    for row in np.argsort(-of_row.max(axis=1), kind="stable")[:WORST_ROWS]:
+        where = np.unravel_index(int(of_row[row].argmax()), b.shape[1:])
+        if of_row[row].max() == 0:
+            return
+        yield {
+            "output": output,
+            "row": int(row),
+            "element": [int(i) for i in where],
+            "served": plain(a[(row, *where)]),
+            "in_process": plain(b[(row, *where)]),
+            "difference": float(of_row[row].max()),
+            "inputs": {key: plain(array[row]) for key, array in inputs.items()},
+        }
+
+
+def plain(value: Any) -> Any:
+    """Return a NumPy value as JSON-ready lists, numbers and text."""
+    listed = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(listed, list):
+        return [plain(item) for item in listed]
+    return listed.decode(errors="replace") if isinstance(listed, bytes) else listed
+
+
+def as_bytes(array: Array) -> Array:
     """Return text as UTF-8: one transport gives text, another bytes, TensorFlow itself bytes."""
     return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
-
-
-def _found(problem: str, difference: float, rows_differing: int, **evidence: Any) -> dict[str, Any]:
-    return {"problem": problem, "difference": difference, "rows_differing": rows_differing, **evidence}

@@ -1,129 +1,188 @@
-"""Quality: the metrics of the served answers reach their bounds."""
+"""Quality: the metrics of the served answers reach their bounds, and the rows do not prove the champion better."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from configs.schema import Bound
-from tasks.datasets.references import describe, resolve
+from configs.schema import Bound, Gates
 from tasks.datasets.rows import Array
-from tasks.errors import DataError
+from tasks.gates.bootstrap import Interval, metric_interval
+from tasks.gates.metrics import default_metrics, less_is_better, measure
 from tasks.records import GateResult
 
-Metric = Callable[[Array, Array], float]
+MAX_SLICES = 20  # of one feature; one with more values is cut at its quartiles, or left out if it is text
 
 
-def judge_quality(bounds: Mapping[str, Bound], target: Array, served: Array) -> GateResult:
-    """Compute each metric from what was served and hold it against its bound.
+@dataclass(frozen=True)
+class Rows:
+    """Aligned arrays, first axis the row: what was true, what was served, what the champion answered.
+
+    Attributes:
+        target: shape (n,) or (n, ...). served: shape (n, ...). champion: the same, or None without one.
+        features: what the slices are cut by.
+    """
+
+    target: Array
+    served: Array
+    champion: Array | None = None
+    features: Mapping[str, Array] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def take(self, index: Array) -> Rows:
+        """Return the rows at `index`, int64 of shape (k,)."""
+        champion = None if self.champion is None else self.champion[index]
+        return Rows(self.target[index], self.served[index], champion)
+
+
+def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
+    """Hold each metric against its bounds, over all rows and in every slice that is large enough.
+
+    The absolute bounds hold for the figure over all rows. Beside the champion, and in slices, a candidate is refused
+    only for what a bootstrap interval over the same rows proves: noise neither promotes nor rejects.
 
     Args:
-        target: shape (n,) or (n, ...), the true values. served: shape (n, ...), the answers to the same rows.
+        rows: None where no one output is to be judged.
 
     Raises:
         DataError: a metric is unknown or does not fit the answers.
     """
-    figures = {name: measure(name, target, served) for name in bounds}
-    missed = [name for name, bound in bounds.items() if not _within(figures[name], bound)]
-    lines = [f"{name} {figures[name]:.4g} {_bound_text(bound)}" for name, bound in bounds.items()]
-    summary = ", ".join(lines) or "no metric bound is configured (gates.metrics)"
+    if rows is None:
+        return GateResult("quality", True, "no metric bound is configured (gates.metrics), and no one output is named")
+    shown = tuple(gates.metrics) or default_metrics(rows.target, rows.served)
+    # Without bounds the first metric that suits the task is still held against the champion.
+    bounds = dict(gates.metrics) or {name: Bound() for name in shown[:1]}
+    figures = {name: measure(name, rows.target, rows.served) for name in shown}
+    champion = {name: measure(name, rows.target, rows.champion) for name in shown} if rows.champion is not None else {}
+    gains = {name: _gain(name, bound, rows, gates.confidence) for name, bound in bounds.items() if champion}
+    missed = [name for name, bound in bounds.items() if not _holds(figures[name], bound, gains.get(name))]
+    slices = list(_slices(gates, bounds, rows))
+    failed = [found for found in slices if not found["passed"]]
+    lines = [_line(name, figures[name], bounds.get(name, Bound()), champion, gains) for name in shown]
+    if not gates.metrics:
+        lines.insert(0, "no metric bound is configured (gates.metrics)")
+    lines += [f"slice {found['slice']}: {found['reason']}" for found in failed]
+    for name, gain in gains.items():
+        figures |= {f"{name}.gain": gain.value, f"{name}.gain_low": gain.low, f"{name}.gain_high": gain.high}
     return GateResult(
         "quality",
-        not missed,
-        summary,
-        figures,
-        evidence={"missed": missed, "bounds": {name: bound.model_dump() for name, bound in bounds.items()}},
+        not missed and not failed,
+        ", ".join(lines),
+        {name: value for name, value in figures.items() if not math.isnan(value) or name in bounds},
+        bounds={name: _bound_text(bound, bool(champion)) for name, bound in bounds.items()},
+        champion=champion,
+        evidence={
+            "missed": missed,
+            "slices": slices,
+            "bounds": {name: bound.model_dump() for name, bound in gates.metrics.items()},
+        },
     )
 
 
-def measure(name: str, target: Array, served: Array) -> float:
-    """Return one metric by its name or `module:function`.
-
-    Raises:
-        DataError: no such metric, or it does not fit these answers.
-    """
-    function = METRICS.get(name) or (resolve(name, "gates.metrics", DataError) if ":" in name else None)
-    if function is None:
-        raise DataError(f"gates.metrics knows {', '.join(METRICS)} and module:function, got '{name}'")
-    try:
-        return float(function(target, served))
-    except Exception as exc:  # scikit-learn and users' metrics raise many classes for answers that do not fit
-        raise DataError(
-            f"metric '{name}' must fit targets of shape {target.shape} and answers of shape "
-            f"{served.shape}, got {describe(exc)}"
-        ) from exc
+def _gain(name: str, bound: Bound, rows: Rows, confidence: float) -> Interval:
+    """Return how much better than the champion the candidate is, positive for better whatever the metric."""
+    assert rows.champion is not None
+    found = metric_interval(name, confidence, rows.target, rows.served, rows.champion)
+    return Interval(-found.value, -found.high, -found.low) if less_is_better(name, bound) else found
 
 
-def _within(value: float, bound: Bound) -> bool:
-    """Return whether a value is inside its bound; NaN never is."""
-    return (
-        not math.isnan(value)
-        and (bound.min is None or value >= bound.min)
-        and (bound.max is None or value <= bound.max)
-    )
+def _holds(value: float, bound: Bound, gain: Interval | None) -> bool:
+    """Return whether a figure is within its bounds and not proven to be too far behind the champion's."""
+    if math.isnan(value):
+        return False
+    absolute = (bound.min is None or value >= bound.min) and (bound.max is None or value <= bound.max)
+    return absolute and _holds_beside(bound, gain)
 
 
-def _bound_text(bound: Bound) -> str:
+def _holds_beside(bound: Bound, gain: Interval | None) -> bool:
+    if gain is None:
+        return True
+    proven_worse = gain.high < -bound.worse_by
+    proven_better = bound.better_by is None or gain.low >= bound.better_by
+    return not proven_worse and proven_better
+
+
+def _line(name: str, value: float, bound: Bound, champion: Mapping[str, float], gains: Mapping[str, Interval]) -> str:
+    """Return a metric with its bound, such as `accuracy 0.97 (at least 0.95; champion 0.96, gain +0.01 [...])`."""
+    words = [text for text in (_absolute_text(bound),) if text]
+    if name in champion:
+        words.append(f"champion {champion[name]:.4g}")
+    if name in gains:
+        words.append(f"gain {gains[name]}")
+    return f"{name} {value:.4g}" + (f" ({'; '.join(words)})" if words else "")
+
+
+def _absolute_text(bound: Bound) -> str:
     words = [f"at least {bound.min:g}"] if bound.min is not None else []
     words += [f"at most {bound.max:g}"] if bound.max is not None else []
-    return f"({' and '.join(words) or 'no bound'})"
+    return " and ".join(words)
 
 
-def labels(served: Array) -> Array:
-    """Return the class that each answer names, as int64 of shape (n,).
+def _bound_text(bound: Bound, has_champion: bool) -> str:
+    words = [_absolute_text(bound)] if _absolute_text(bound) else []
+    if has_champion and math.isfinite(bound.worse_by):
+        words.append(f"not proven worse than the champion by over {bound.worse_by:g}")
+    if has_champion and bound.better_by is not None:
+        words.append(f"proven better by {bound.better_by:g}")
+    return "; ".join(words)
 
-    (n, k) are scores of k classes; (n,) and (n, 1) are labels when integer, else a probability of class 1.
+
+def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[dict[str, Any]]:
+    """Give the verdict on every value of every feature that the metrics are judged by."""
+    for feature in gates.slices:
+        for label, index in cut(rows.features[feature]):
+            part, title = rows.take(index), f"{feature}={label}"
+            names = [name for name in bounds if len(part) >= gates.min_slice_rows]
+            metrics = {name: measure(name, part.target, part.served) for name in names}
+            beside = {} if part.champion is None else {n: measure(n, part.target, part.champion) for n in names}
+            reasons = [_missed_in(name, bounds[name], part, gates.confidence) for name in names]
+            reason = "; ".join(filter(None, reasons))
+            yield {
+                "slice": title, "rows": len(part), "judged": bool(names), "passed": not reason, "reason": reason,
+                "metrics": metrics, "champion": beside,
+            }  # fmt: skip
+
+
+def _missed_in(name: str, bound: Bound, part: Rows, confidence: float) -> str:
+    """Return what the rows of a slice prove against it, or an empty string."""
+    found = metric_interval(name, confidence, part.target, part.served)
+    below = bound.min is not None and (found.high < bound.min or math.isnan(found.value))
+    above = bound.max is not None and (found.low > bound.max or math.isnan(found.value))
+    if below or above:
+        return f"{name} {found.value:.4g}, surely not {_absolute_text(bound)}"
+    if part.champion is not None:
+        gain = _gain(name, bound, part, confidence)
+        if gain.high < -bound.worse_by:
+            return f"{name} {found.value:.4g}, surely worse than the champion: gain {gain}"
+    return ""
+
+
+def cut(feature: Array) -> list[tuple[str, Array]]:
+    """Return (label, row numbers) of each value of a feature, or of its four quarters if it has many.
+
+    Args:
+        feature: shape (n,) or (n, 1), numbers or text.
     """
-    if served.ndim == 2 and served.shape[1] > 1:
-        return np.asarray(served.argmax(axis=1), np.int64)
-    flat = served.reshape(len(served))
-    return flat.astype(np.int64) if flat.dtype.kind in "biu" else (flat >= 0.5).astype(np.int64)
+    flat = feature.reshape(-1)
+    if len(flat) != len(feature):
+        return []
+    values = np.unique(flat)
+    if len(values) <= MAX_SLICES:
+        return [(_label(value), np.flatnonzero(flat == value)) for value in values]
+    if flat.dtype.kind not in "iuf":
+        return []
+    edges = np.quantile(flat, [0.25, 0.5, 0.75])
+    names = [f"..{edges[0]:.4g}", f"{edges[0]:.4g}..{edges[1]:.4g}", f"{edges[1]:.4g}..{edges[2]:.4g}",
+             f"{edges[2]:.4g}.."]  # fmt: skip
+    quarter = np.searchsorted(edges, flat, side="right")
+    return [(names[number], np.flatnonzero(quarter == number)) for number in range(4)]
 
 
-def _accuracy(target: Array, served: Array) -> float:
-    return float(np.mean(target.reshape(-1) == labels(served)))
-
-
-def _macro_f1(target: Array, served: Array) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(target.reshape(-1), labels(served), average="macro", zero_division=0))
-
-
-def _log_loss(target: Array, served: Array) -> float:
-    from sklearn.metrics import log_loss
-
-    scores = served.astype(np.float64)
-    n_classes = scores.shape[1] if scores.ndim == 2 and scores.shape[1] > 1 else 2
-    if n_classes == 2 and scores.size == len(scores):
-        scores = np.stack([1 - scores.reshape(-1), scores.reshape(-1)], axis=1)
-    scores /= scores.sum(axis=1, keepdims=True)  # float32 probabilities add up to 1 only nearly
-    return float(log_loss(target.reshape(-1), scores, labels=np.arange(n_classes)))
-
-
-def _rmse(target: Array, served: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(_residuals(target, served)))))
-
-
-def _mae(target: Array, served: Array) -> float:
-    return float(np.mean(np.abs(_residuals(target, served))))
-
-
-def _r2(target: Array, served: Array) -> float:
-    from sklearn.metrics import r2_score
-
-    return float(r2_score(target.reshape(len(target), -1), served.reshape(len(served), -1)))
-
-
-def _residuals(target: Array, served: Array) -> Array:
-    wanted, got = target.reshape(len(target), -1).astype(np.float64), served.reshape(len(served), -1)
-    if wanted.shape != got.shape:
-        raise ValueError("shapes differ")
-    return wanted - got
-
-
-METRICS: dict[str, Metric] = {
-    "accuracy": _accuracy, "macro_f1": _macro_f1, "log_loss": _log_loss, "rmse": _rmse, "mae": _mae, "r2": _r2,
-}  # fmt: skip
+def _label(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

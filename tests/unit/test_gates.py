@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
-from configs.schema import Bound
+from configs.schema import Bound, Gates, Latency
 from tasks.errors import DataError
 from tasks.gates.contract import judge_contract
-from tasks.gates.parity import judge_parity
-from tasks.gates.quality import judge_quality, labels, measure
-from tasks.records import Signature, TensorSpec, ValidationReport
+from tasks.gates.latency import judge_latency
+from tasks.gates.metrics import labels, measure
+from tasks.gates.parity import TOLERANCES, Tolerance, judge_parity, tolerances
+from tasks.gates.quality import Rows, judge_quality
+from tasks.records import GateResult, Signature, TensorSpec, ValidationReport
 
 PIXELS = TensorSpec("pixels", "float32", (None, 64))
 OUT = TensorSpec("probabilities", "float32", (None, 10))
@@ -45,17 +47,24 @@ def test_contract_names_the_difference(
     assert words in result.summary
 
 
+USUAL = Tolerance(1e-5, 1e-5)
+
+
+def parity(served: dict[str, np.ndarray], own: dict[str, np.ndarray], tolerance: Tolerance = USUAL) -> GateResult:
+    return judge_parity(served, own, dict.fromkeys(own, tolerance))
+
+
 @given(
     hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=3), elements=st.floats(-1e6, 1e6, width=32)),
     st.data(),
 )
 def test_parity_finds_the_one_row(values: np.ndarray, data: st.DataObject) -> None:
     """Equal arrays pass; one element moved beyond tolerance fails, and its row is named."""
-    assert judge_parity({"y": values.copy()}, {"y": values}, 1e-5, 1e-5).passed
+    assert parity({"y": values.copy()}, {"y": values}).passed
     where = tuple(data.draw(st.integers(0, n - 1)) for n in values.shape)
     moved = values.copy()
     moved[where] += np.float32(1e-3 + 1e-4 * abs(moved[where]))
-    result = judge_parity({"y": moved}, {"y": values}, 1e-5, 1e-5)
+    result = parity({"y": moved}, {"y": values})
     assert not result.passed
     assert f"row {where[0]}:" in result.summary
     assert result.figures["rows_differing"] == 1
@@ -70,19 +79,18 @@ def test_parity_refuses_what_is_not_finite(bad: float, side: str) -> None:
         served[1, 0] = bad
     if side != "served":
         own[1, 0] = bad
-    result = judge_parity({"y": served}, {"y": own}, 1e-5, 1e-5)
+    result = parity({"y": served}, {"y": own})
     assert not result.passed
     assert "row 1" in result.summary
 
 
 def test_parity_names_output_and_shape() -> None:
     """Another shape fails with both shapes; text and integers must be equal."""
-    assert "(2,) served, (3,) in process" in judge_parity({"y": np.zeros(2)}, {"y": np.zeros(3)}, 1, 1).summary
-    result = judge_parity(
+    assert "(2,) served, (3,) in process" in parity({"y": np.zeros(2)}, {"y": np.zeros(3)}).summary
+    result = parity(
         {"a": np.array([1, 2]), "t": np.array(["x", "y"])},
         {"a": np.array([1, 2]), "t": np.array(["x", "z"])},
-        1,
-        1,
+        Tolerance(1, 1),
     )
     assert result.summary.startswith("output 't'")
 
@@ -90,7 +98,7 @@ def test_parity_names_output_and_shape() -> None:
 def test_metrics_agree_with_scikit_learn() -> None:
     """Each metric is scikit-learn's figure on the same answers."""
     rng = np.random.default_rng(0)
-    scores = rng.dirichlet(np.ones(4), 200).astype(np.float32)
+    scores = rng.dirichlet(np.ones(4), 200).astype(np.float32).astype(np.float64)
     target = rng.integers(0, 4, 200)
     picked = scores.argmax(1)
     assert measure("accuracy", target, scores) == sk.accuracy_score(target, picked)
@@ -102,7 +110,17 @@ def test_metrics_agree_with_scikit_learn() -> None:
     assert measure("rmse", y, guess) == pytest.approx(sk.root_mean_squared_error(y, guess[:, 0]))
     assert measure("mae", y, guess) == pytest.approx(sk.mean_absolute_error(y, guess[:, 0]))
     assert measure("r2", y, guess) == pytest.approx(sk.r2_score(y, guess[:, 0]))
+    assert measure("auc", target, scores) == pytest.approx(
+        sk.roc_auc_score(target, scores / scores.sum(1, keepdims=True), multi_class="ovr")
+    )
+    assert measure("brier", target, scores) == pytest.approx(
+        sk.brier_score_loss(target, (scores / scores.sum(1, keepdims=True)).astype(np.float64))
+    )
     binary = rng.random((80, 1))
+    assert measure("brier", target[:80] % 2, binary) == pytest.approx(
+        sk.brier_score_loss(target[:80] % 2, binary[:, 0])
+    )
+    assert measure("auc", target[:80] % 2, binary) == pytest.approx(sk.roc_auc_score(target[:80] % 2, binary[:, 0]))
     assert measure("log_loss", target[:80] % 2, binary) == pytest.approx(sk.log_loss(target[:80] % 2, binary[:, 0]))
 
 
@@ -122,18 +140,112 @@ def test_labels(served: np.ndarray, expected: list[int]) -> None:
 
 def test_quality_bounds() -> None:
     """A metric below its minimum, above its maximum, or NaN fails; the summary shows figure and bound."""
-    target, served = np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0])
-    assert judge_quality({"accuracy": Bound(min=0.75)}, target, served).passed
-    failed = judge_quality({"accuracy": Bound(min=0.76)}, target, served)
+    rows = Rows(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]))
+    assert quality(rows, accuracy=Bound(min=0.75)).passed
+    failed = quality(rows, accuracy=Bound(min=0.76))
     assert not failed.passed
     assert failed.summary == "accuracy 0.75 (at least 0.76)"
-    assert not judge_quality({"rmse": Bound(max=0.1)}, target, served).passed
-    assert not judge_quality({"mae": Bound()}, target, np.full(4, np.nan)).passed
+    assert not quality(rows, rmse=Bound(max=0.1)).passed
+    assert not quality(Rows(rows.target, np.full(4, np.nan)), mae=Bound(max=9)).passed
+
+
+def quality(rows: Rows, *, slices: tuple[str, ...] = (), **metrics: Bound) -> GateResult:
+    return judge_quality(Gates(metrics=metrics, slices=slices), rows)  # type: ignore[arg-type]
+
+
+def classifier(target: np.ndarray, accuracy: float, seed: int) -> np.ndarray:
+    """Return probabilities (n, 1) that name the right class of 0 and 1 in that share of the rows."""
+    right = np.random.default_rng(seed).random(len(target)) < accuracy
+    return np.where(right, target, 1 - target).astype(np.float32)[:, None] * 0.8 + 0.1
+
+
+def test_noise_does_not_reject() -> None:
+    """Of two models equally good, one that is 1 to 3 % behind by luck on 300 rows is never refused as worse."""
+    behind = 0
+    for seed in range(40):
+        target = np.random.default_rng(seed).integers(0, 2, 300)
+        rows = Rows(target, classifier(target, 0.9, 100 + seed), classifier(target, 0.9, 200 + seed))
+        found = quality(rows, accuracy=Bound(min=0.5))
+        if -0.03 <= found.figures["accuracy.gain"] <= -0.01:
+            behind += 1
+            assert found.passed, found.summary
+            assert found.figures["accuracy.gain_high"] > 0
+    assert behind >= 5
+
+
+def test_what_is_worse_is_rejected() -> None:
+    """A model that is worse by more than the bound is refused, one that is worse by less is not."""
+    target = np.random.default_rng(1).integers(0, 2, 300)
+    rows = Rows(target, classifier(target, 0.8, 2), classifier(target, 0.95, 3))
+    found = quality(rows, accuracy=Bound(min=0.5))
+    assert not found.passed
+    assert found.champion["accuracy"] > found.figures["accuracy"] + 0.1
+    assert found.figures["accuracy.gain_high"] < 0
+    assert not quality(rows, accuracy=Bound(min=0.5, worse_by=0.02)).passed
+    assert quality(rows, accuracy=Bound(min=0.5, worse_by=0.3)).passed
+    assert not quality(rows, log_loss=Bound(max=9)).passed  # less is better
+
+
+def test_better_must_be_proven() -> None:
+    """With `better_by`, luck does not promote and a proven gain does."""
+    target = np.random.default_rng(1).integers(0, 2, 300)
+    better = Rows(target, classifier(target, 0.95, 2), classifier(target, 0.8, 3))
+    assert quality(better, accuracy=Bound(better_by=0.05)).passed
+    assert not quality(better, accuracy=Bound(better_by=0.5)).passed
+    equal = Rows(target, classifier(target, 0.9, 2), classifier(target, 0.9, 3))
+    assert not quality(equal, accuracy=Bound(better_by=0.0)).passed
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    """The 95 % interval of the gain between two models with a known gap covers it in about 95 of 100 draws."""
+    covered = 0
+    for seed in range(200):
+        target = np.random.default_rng(seed).integers(0, 2, 400)
+        rows = Rows(target, classifier(target, 0.85, 1000 + seed), classifier(target, 0.9, 2000 + seed))
+        figures = quality(rows, accuracy=Bound(min=0.0)).figures
+        covered += figures["accuracy.gain_low"] <= -0.05 <= figures["accuracy.gain_high"]
+    assert 180 <= covered <= 199
+
+
+def test_without_a_bound_the_champion_still_counts() -> None:
+    """No configured metric: the usual ones are measured, and a proven loss of accuracy refuses."""
+    target = np.random.default_rng(1).integers(0, 2, 300)
+    worse = quality(Rows(target, classifier(target, 0.7, 2), classifier(target, 0.95, 3)))
+    assert not worse.passed
+    assert {"accuracy", "macro_f1", "log_loss", "auc", "brier"} <= set(worse.figures)
+    y = np.random.default_rng(1).normal(size=300)
+    assert {"rmse", "mae", "r2"} <= set(quality(Rows(y, y[:, None] + 0.1, y[:, None])).figures)
+
+
+def test_slices() -> None:
+    """A slice that is surely below a bound refuses and is named; a small or unlucky one does not."""
+    target = np.random.default_rng(1).integers(0, 2, 400)
+    group = np.array(["a"] * 300 + ["b"] * 80 + ["c"] * 20)
+    served = classifier(target, 0.97, 2)
+    served[300:380] = classifier(target[300:380], 0.6, 3)
+    served[380:] = 1 - served[380:]
+    found = quality(Rows(target, served, features={"group": group}), slices=("group",), accuracy=Bound(min=0.8))
+    assert not found.passed
+    assert "slice group=b: accuracy" in found.summary
+    by_name = {one["slice"]: one for one in found.evidence["slices"]}
+    assert by_name["group=a"]["passed"]
+    assert not by_name["group=b"]["passed"]
+    assert not by_name["group=c"]["judged"]
+    assert by_name["group=b"]["rows"] == 80
+
+
+def test_slices_of_numbers_are_quarters() -> None:
+    """A feature of many numbers is cut at its quartiles, every row in one slice."""
+    target = np.zeros(200, np.int64)
+    rows = Rows(target, classifier(target, 1, 2), features={"age": np.arange(200.0)})
+    slices = quality(rows, slices=("age",), accuracy=Bound(min=0.1)).evidence["slices"]
+    assert [one["rows"] for one in slices] == [50, 50, 50, 50]
 
 
 def test_quality_without_bounds_says_so() -> None:
     """No bound is no silent approval."""
-    assert "no metric bound" in judge_quality({}, np.zeros(1), np.zeros(1)).summary
+    assert "no metric bound" in judge_quality(Gates(), Rows(np.zeros(1), np.zeros(1))).summary
+    assert "no metric bound" in judge_quality(Gates(), None).summary
 
 
 def test_metric_that_does_not_fit_is_an_error() -> None:
@@ -144,12 +256,108 @@ def test_metric_that_does_not_fit_is_an_error() -> None:
 
 def test_no_gates_is_no_approval() -> None:
     """A report without a gate has not passed."""
-    assert not ValidationReport(None, None, ()).passed  # type: ignore[arg-type]
+    assert not ValidationReport(None, None, None, ()).passed  # type: ignore[arg-type]
 
 
 def test_no_tolerance_covers_what_is_not_finite() -> None:
     """Even an infinite tolerance does not let NaN pass."""
-    assert not judge_parity({"y": np.array([1.0, np.nan])}, {"y": np.array([5.0, 2.0])}, np.inf, np.inf).passed
+    infinite = Tolerance(np.inf, np.inf)
+    assert not parity({"y": np.array([1.0, np.nan])}, {"y": np.array([5.0, 2.0])}, infinite).passed
+
+
+def test_tolerance_follows_the_dtype() -> None:
+    """Unless it is configured, an output's tolerance is that of its dtype; text and integers have none."""
+    outputs = tuple(TensorSpec(name, name, (None,)) for name in ("float16", "float32", "float64", "int64"))
+    found = tolerances(Signature((), outputs), None, None)
+    assert {name: t.atol for name, t in found.items()} == {**{k: TOLERANCES[k] for k in list(found)[:3]}, "int64": 0}
+    assert set(tolerances(Signature((), outputs), 0.5, None).values()) >= {Tolerance(0.5, 1e-5)}
+
+
+def test_small_batches_are_compared_too() -> None:
+    """A difference that only a batch of two shows fails, and the summary says so."""
+    own = np.arange(8, dtype=np.float32)
+    small = {"1/y": own[:1], "2/y": own[:2] + np.float32([0, 1e-3])}
+    found = judge_parity({"y": own}, {"y": own}, {"y": USUAL}, small_batches=small)
+    assert not found.passed
+    assert "in a batch of 2" in found.summary
+    assert judge_parity({"y": own}, {"y": own}, {"y": USUAL}, small_batches={"1/y": own[:1]}).passed
+
+
+def test_worst_rows_carry_their_inputs() -> None:
+    """The rows that differ most are listed with output, both values and the inputs that led to them."""
+    own = np.zeros((6, 3), np.float32)
+    moved = own.copy()
+    moved[4, 2] = 1e-3
+    found = judge_parity({"y": moved}, {"y": own}, {"y": USUAL}, inputs={"x": np.arange(6), "t": np.array([b"a"] * 6)})
+    (worst,) = found.evidence["worst"]
+    assert (worst["output"], worst["row"], worst["element"]) == ("y", 4, [2])
+    assert (worst["served"], worst["in_process"]) == (pytest.approx(1e-3), 0)
+    assert worst["inputs"] == {"x": 4, "t": "a"}
+
+
+AGE = TensorSpec("age", "float32", (None,))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        ((), (OUT,), "input 'pixels' is gone"),
+        ((PIXELS, AGE), (OUT,), "input 'age' is new"),
+        ((PIXELS,), (TensorSpec("scores", "float32", (None, 10)),), "output 'probabilities' is gone"),
+        ((TensorSpec("pixels", "float64", (None, 64)),), (OUT,), "input was pixels: float32"),
+        ((TensorSpec("pixels", "float32", (None, 8, 8)),), (OUT,), "(?, 8, 8)"),
+        ((PIXELS,), (TensorSpec("probabilities", "float32", (None, 11)),), "(?, 11)"),
+    ],
+)
+def test_what_breaks_the_champions_clients(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], words: str
+) -> None:
+    """What a client of the champion would trip over is refused and named, unless it is allowed."""
+    champion, ours = Signature((PIXELS,), (OUT,)), Signature(inputs, outputs)
+    refused = judge_contract(ours, ours, champion)
+    assert not refused.passed
+    assert words in refused.summary
+    assert judge_contract(ours, ours, champion, allow_breaking=True).passed
+
+
+def test_what_breaks_no_client() -> None:
+    """An added output, and an extent that is free now, are fine."""
+    ours = Signature((TensorSpec("pixels", "float32", (None, None)),), (OUT, TensorSpec("x", "int64", (None,))))
+    assert judge_contract(ours, ours, Signature((PIXELS,), (OUT,))).passed
+
+
+TIMES = {"candidate": np.full(100, 2.0), "champion": np.full(100, 1.0)}
+RATES = {"candidate": 500.0, "champion": 1000.0}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "missed"),
+    [
+        ({}, []),
+        ({"max_p50_ms": 3.0, "max_ratio": 2.5, "min_requests_per_s": 400.0, "max_cold_ms": 10.0}, []),
+        ({"max_p50_ms": 1.9}, ["p50_ms"]),
+        ({"max_p99_ms": 1.0}, ["p99_ms"]),
+        ({"max_ratio": 1.5}, ["p95_ratio"]),
+        ({"min_requests_per_s": 501.0}, ["requests_per_s"]),
+        ({"max_cold_ms": 8.0}, ["cold_ms"]),
+        ({"max_memory_mb": 100.0}, ["memory_mb"]),
+    ],
+)
+def test_latency_bounds(bounds: dict[str, float], missed: list[str]) -> None:
+    """Each bound refuses what is beyond it, and names figure and bound; without bounds nothing is refused."""
+    found = judge_latency(TIMES, RATES, 9.0, 120.0, Latency(**bounds))  # type: ignore[arg-type]
+    assert found.evidence["missed"] == missed
+    assert found.passed == (not missed)
+    assert all(name in found.summary for name in missed)
+    assert found.champion["p95_ms"] == 1
+
+
+def test_latency_without_a_champion() -> None:
+    """Without a champion there is no ratio, and a bound on it refuses nothing."""
+    found = judge_latency({"candidate": TIMES["candidate"]}, RATES, 9.0, 0.0, Latency(max_ratio=1.0))
+    assert found.passed
+    assert "p95_ratio" not in found.figures
+    assert "memory_mb" not in found.figures
 
 
 def test_residuals_are_never_broadcast() -> None:

@@ -1,0 +1,79 @@
+"""What rows prove about a metric: bootstrap intervals, so that noise neither promotes nor rejects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tasks.datasets.rows import Array
+from tasks.gates.metrics import MEAN_METRICS, measure, row_statistics
+
+RESAMPLES = 999
+FEW_RESAMPLES = 199  # of a metric that is computed anew for each, or of so many rows that noise is small
+CELLS = 5_000_000  # of the matrix of drawn rows that is held at once, 8 bytes each
+
+
+class Interval(NamedTuple):
+    """A figure and the bounds between which the rows place it; NaN bounds: they cannot tell."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Return the short form that summaries use."""
+        return f"{self.value:+.2g} [{self.low:+.2g}, {self.high:+.2g}]"
+
+
+def metric_interval(name: str, confidence: float, target: Array, served: Array, other: Array | None = None) -> Interval:
+    """Return a metric, or by how much it is larger than another model's on the same rows, with its interval.
+
+    The rows are drawn with replacement, the same for both models; the same rows give the same interval.
+
+    Args:
+        target, served, other: aligned arrays, first axis the row. confidence: two-sided, such as 0.95.
+
+    Raises:
+        DataError: the metric does not fit the answers.
+
+    Source: percentile intervals of Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    models = [served] if other is None else [served, other]
+    value = _gap([measure(name, target, answers) for answers in models])
+    drawn = _gap(_resampled(name, target, models))
+    drawn = drawn[~np.isnan(drawn)]
+    if len(target) < 2 or len(drawn) < FEW_RESAMPLES // 2:
+        return Interval(float(value), np.nan, np.nan)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(value), float(low), float(high))
+
+
+def _gap(values: Sequence[Any]) -> Any:
+    return values[0] - values[1] if len(values) > 1 else values[0]
+
+
+def _resampled(name: str, target: Array, models: Sequence[Array]) -> list[Array]:
+    """Return each model's metric on the same resamples, float64 of shape (resamples,)."""
+    n_rows, rng = len(target), np.random.default_rng(0)
+    if name not in MEAN_METRICS:
+        picks = [rng.integers(0, n_rows, n_rows) for _ in range(FEW_RESAMPLES)]
+        return [np.array([measure(name, target[index], answers[index]) for index in picks]) for answers in models]
+    finish = MEAN_METRICS[name].finish
+    statistics = [row_statistics(name, target, answers) for answers in models]
+    drawn: list[list[Array]] = [[] for _ in models]
+    for counts in _draws(n_rows, rng):
+        for values, of_rows in zip(drawn, statistics, strict=True):
+            values.append(finish(counts @ of_rows / n_rows))
+    return [np.concatenate(values) for values in drawn]
+
+
+def _draws(n_rows: int, rng: np.random.Generator) -> Iterator[Array]:
+    """Give how often each resample holds each row, float64 of shape (some resamples, n_rows), in flat memory."""
+    left = min(RESAMPLES, max(FEW_RESAMPLES, CELLS // n_rows))
+    while left > 0:
+        some = min(left, max(1, CELLS // n_rows))
+        picks = [np.bincount(rng.integers(0, n_rows, n_rows), minlength=n_rows) for _ in range(some)]
+        yield np.stack(picks).astype(np.float64)
+        left -= some

@@ -1,0 +1,73 @@
+"""Latency: how long requests take, by itself and beside the champion in the same server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from configs.schema import Latency
+from tasks.datasets.rows import Array
+from tasks.records import GateResult
+
+PERCENTILES = (50, 95, 99)
+
+
+def judge_latency(
+    samples: Mapping[str, Array],
+    requests_per_s: Mapping[str, float],
+    cold_ms: float,
+    memory_mb: float,
+    latency: Latency,
+) -> GateResult:
+    """Hold percentiles, rate, first request and memory against their bounds; a bound of 0 is none.
+
+    Args:
+        samples: float64 milliseconds a request of shape (n,), `candidate` and perhaps `champion`.
+        requests_per_s: by the same names.
+    """
+    figures = {"cold_ms": cold_ms, **_figures(samples["candidate"], requests_per_s["candidate"])}
+    if memory_mb:
+        figures["memory_mb"] = memory_mb
+    champion = _figures(samples["champion"], requests_per_s["champion"]) if "champion" in samples else {}
+    if champion:
+        figures["p95_ratio"] = figures["p95_ms"] / champion["p95_ms"]
+    most = {
+        "cold_ms": latency.max_cold_ms,
+        "p50_ms": latency.max_p50_ms,
+        "p95_ms": latency.max_p95_ms,
+        "p99_ms": latency.max_p99_ms,
+        "p95_ratio": latency.max_ratio,
+        "memory_mb": latency.max_memory_mb,
+    }
+    missed = [name for name, bound in most.items() if bound and figures.get(name, 0) > bound]
+    bounds = {name: f"at most {bound:g}" for name, bound in most.items() if bound}
+    if latency.min_requests_per_s:
+        bounds["requests_per_s"] = f"at least {latency.min_requests_per_s:g}"
+        missed += ["requests_per_s"] if figures["requests_per_s"] < latency.min_requests_per_s else []
+    summary = "; ".join(f"{name} {figures[name]:.4g} ({bounds[name]})" for name in missed) or _line(figures, champion)
+    return GateResult(
+        "latency",
+        not missed,
+        summary + ("" if bounds else " (no bound is configured)"),
+        figures,
+        {name: name.rpartition("_")[2] for name in figures if name.endswith(("_ms", "_mb"))},
+        bounds,
+        champion,
+        {"missed": missed, "requests": len(samples["candidate"])},
+    )
+
+
+def _figures(milliseconds: Array, rate: float) -> dict[str, float]:
+    values = np.percentile(milliseconds, PERCENTILES)
+    named = {f"p{percent}_ms": float(value) for percent, value in zip(PERCENTILES, values, strict=True)}
+    return {**named, "requests_per_s": rate}
+
+
+def _line(figures: Mapping[str, float], champion: Mapping[str, float]) -> str:
+    text = (
+        f"p50 {figures['p50_ms']:.2g} ms, p95 {figures['p95_ms']:.2g} ms, {figures['requests_per_s']:,.0f} requests/s"
+    )
+    if champion:
+        text += f"; champion p95 {champion['p95_ms']:.2g} ms, {champion['requests_per_s']:,.0f} requests/s"
+    return text
