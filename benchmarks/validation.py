@@ -44,7 +44,7 @@ def make_candidate(model: str, scratch: Path) -> Candidate:
 
 def rates(backend: Backend, serving: Serving, candidate: Candidate, rows: int, scratch: Path) -> None:
     x = np.random.default_rng(0).random((rows, 64), np.float32)
-    with throwaway_server(backend, serving, candidate, "benchmark", scratch / "log") as (server, rest):
+    with throwaway_server(backend, serving, candidate, scratch / "log") as (server, rest):
         url = f"{server.rest_url}/v1/models/zoo:predict"
 
         def one_by_one() -> None:
@@ -66,7 +66,7 @@ def refusal(backend: Backend, serving: Serving, candidate: Candidate, scratch: P
     index.write_bytes(index.read_bytes()[:10])
 
     def refused() -> None:
-        server = throwaway_server(backend, serving, candidate, "benchmark", scratch / "log")
+        server = throwaway_server(backend, serving, candidate, scratch / "log")
         with contextlib.suppress(ModelLoadError), server:
             raise SystemExit("the broken model was served")
 

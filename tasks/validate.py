@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.schema import Config
-from tasks.gates.judge import judge
-from tasks.policy import stage
+from tasks.gates.judge import judge, judge_files
+from tasks.policy import artifact_key, progress_shown, stage
 from tasks.records import Backend, Candidate, ValidationReport
 from tasks.registry.connection import check_tracking
+from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import check_engine, choose_backends
-from tasks.serving.rehearse import rehearse
+from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.store.champion import find_champion
 
 
 @stage
@@ -30,10 +32,18 @@ def fetch_servers(config: Config) -> tuple[Backend, ...]:
 def validate_serving(
     config: Config, candidate: Candidate, backends: tuple[Backend, ...], run_dir: Path
 ) -> ValidationReport:
-    """Serve the candidate from throwaway servers and judge their answers; a failed gate is a value."""
-    served = [
-        rehearse(config.serving, candidate, backend, run_dir / f"server{number}")
-        for number, backend in enumerate(backends, start=1)
-    ]
-    gates = judge(config.gates, candidate, *served, keras_names=config.export.outputs)
-    return ValidationReport(candidate, served[0], gates)
+    """Judge the candidate's files, then what throwaway servers answer with it; a failed gate is a value.
+
+    A graph that is not safe is never loaded. The champion is the version that serves now, not the last that passed.
+    """
+    graph, champion = read_graph(candidate.version_dir), find_champion(config.models_root / config.name)
+    gates = judge_files(config.gates, graph, champion)
+    if not all(gate.passed for gate in gates if gate.name == "safety"):
+        return ValidationReport(candidate, graph, None, gates, champion)
+    with progress_shown(f"{artifact_key(config.name)}-validation", f"Validation of {config.name}"):
+        served = [
+            rehearse(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
+            for n, backend in enumerate(backends, start=1)
+        ]
+    gates += judge(config.gates, candidate, *served, keras_names=config.export.outputs)
+    return ValidationReport(candidate, graph, served[0], gates, champion)

@@ -36,6 +36,11 @@ def tar_stream(version_dir: Path, prefix: str) -> Iterator[bytes]:
         ) from exc
 
 
+def tar_file(name: str, content: bytes) -> bytes:
+    """Return a tar of one small file that everybody can read."""
+    return _header(name, len(content)) + content + bytes(-len(content) % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
+
+
 def _header(name: str, size: int | None = None) -> bytes:
     """Return the header blocks of a file of `size` bytes, or of a directory."""
     info = tarfile.TarInfo(name)

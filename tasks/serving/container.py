@@ -29,7 +29,7 @@ from requests import RequestException
 
 from configs.schema import Serving
 from tasks.errors import ServingError, ServingUnavailable
-from tasks.serving.archive import tar_stream
+from tasks.serving.archive import tar_file, tar_stream
 from tasks.serving.engine import (
     LOOPBACK,
     engine,
@@ -40,6 +40,7 @@ from tasks.serving.engine import (
     root_cause,
 )
 from tasks.serving.exits import explain_exit
+from tasks.serving.pinned import CONFIG, pinned_config
 from tasks.serving.reaper import owner_labels, remove_orphans
 
 log = logging.getLogger(__name__)
@@ -95,13 +96,13 @@ def _pull(client: docker.DockerClient, name: str, platform: str) -> None:
 
 
 @contextlib.contextmanager
-def run_container(serving: Serving, model_name: str, version_dir: Path, *, run_id: str) -> Iterator[ContainerServer]:
-    """Run `serving.image` on one version directory; nothing of it is left when the block ends.
+def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id: str) -> Iterator[ContainerServer]:
+    """Run `serving.image` on version directories; nothing of it is left when the block ends.
 
     Args:
         serving: image, platform and limits.
         model_name: what the server calls the model.
-        version_dir: `<anything>/<N>`; its bytes are copied into the container.
+        version_dirs: `<anything>/<N>`; their bytes are copied into the container, and each is served.
         run_id: names the run in the container's labels.
 
     Raises:
@@ -120,7 +121,7 @@ def run_container(serving: Serving, model_name: str, version_dir: Path, *, run_i
                 network = own_network(client)
                 container = client.containers.create(
                     str(image.id),
-                    ONE_TRY,
+                    [*ONE_TRY, f"--model_config_file={MODELS_DIR}/{CONFIG}"] if len(version_dirs) > 1 else ONE_TRY,
                     name=name,
                     labels=owner_labels(run_id, time.time()),
                     environment={"MODEL_NAME": model_name},
@@ -129,10 +130,15 @@ def run_container(serving: Serving, model_name: str, version_dir: Path, *, run_i
                     **hardening(serving),
                     **publishing(network),
                 )
-                container.put_archive(MODELS_DIR, tar_stream(version_dir, model_name))
+                for version_dir in version_dirs:
+                    container.put_archive(MODELS_DIR, tar_stream(version_dir, model_name))
+                if len(version_dirs) > 1:
+                    numbers = [int(version_dir.name) for version_dir in version_dirs]
+                    pins = pinned_config(model_name, f"{MODELS_DIR}/{model_name}", numbers)
+                    container.put_archive(MODELS_DIR, tar_file(CONFIG, pins.encode()))
                 container.start()
-            version = image.labels.get(VERSION_LABEL, "")
-            server = ContainerServer(container, serving, model_name, network, version)
+            server = ContainerServer(client, container, serving, model_name, network)
+            server.version = image.labels.get(VERSION_LABEL, "")
             yield server
         finally:
             _remove(client, name, server)
@@ -190,11 +196,14 @@ class ContainerServer:
 
     backend = "docker"
 
-    def __init__(self, container: Container, serving: Serving, model_name: str, network: str, version: str) -> None:
-        self.version = version
+    def __init__(
+        self, client: docker.DockerClient, container: Container, serving: Serving, model_name: str, network: str
+    ) -> None:
+        self.version = ""
         self.image = serving.image
         self.image_id = str(container.attrs["Image"])
         self.labels: dict[str, str] = container.labels
+        self._client = client
         self._container = container
         self._memory_mb = serving.memory_mb
         self._model_name = model_name
@@ -238,6 +247,16 @@ class ContainerServer:
         """Return the error that says why it ended."""
         oom_mb = self._memory_mb if self._state().get("OOMKilled") else 0
         return explain_exit(self.exit_code() or 0, self.log(), self._model_name, oom_limit_mb=oom_mb)
+
+    def memory_mb(self) -> float:
+        """Return the memory in use, in MB, without what only caches files; 0 if the engine does not say."""
+        with engine_errors("tell the server's memory"):
+            # one_shot: the engine would otherwise wait a second for a second look at the processor
+            found = self._client.api.stats(str(self._container.id), stream=False, one_shot=True)
+        memory = found.get("memory_stats") or {}
+        cached = memory.get("stats") or {}
+        files = cached.get("total_inactive_file", cached.get("inactive_file", 0))  # control groups v1, v2
+        return max(0.0, float(memory.get("usage", 0) - files) / 1e6)
 
     def keep(self) -> None:
         """Keep the last state and the log, for after the removal."""

@@ -15,6 +15,7 @@ from typing import IO
 
 from tasks.errors import PipelineError
 from tasks.serving.exits import explain_exit
+from tasks.serving.pinned import CONFIG, pinned_config
 
 REST_LINE = re.compile(rb"Exporting HTTP/REST API at:\S*?:(\d+)")
 GRPC_LINE = re.compile(rb"Running gRPC ModelServer at \S*?:(\d+)")
@@ -55,6 +56,13 @@ class EmbeddedServer:
         """Return everything that it has printed so far."""
         return self._read().decode(errors="replace")
 
+    def memory_mb(self) -> float:
+        """Return the resident memory, in MB; 0 if the process is gone."""
+        with contextlib.suppress(OSError):
+            pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+            return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return 0.0
+
     def explain_exit(self) -> PipelineError:
         """Return why it ended."""
         status = self._process.poll() or 0
@@ -65,20 +73,23 @@ class EmbeddedServer:
 
 
 @contextlib.contextmanager
-def run_embedded(model_name: str, version_dir: Path) -> Iterator[EmbeddedServer]:
-    """Run the embedded server on one version directory; it is gone when the block ends.
+def run_embedded(model_name: str, *version_dirs: Path) -> Iterator[EmbeddedServer]:
+    """Run the embedded server on version directories, each of which is served; it is gone when the block ends.
 
     It also ends, within the instant, when this process dies: a pipe that it reads from closes.
     """
     with contextlib.ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rehearsal-")))
-        (base / version_dir.name).symlink_to(version_dir)  # this version alone, whatever else lies beside it
+        for version_dir in version_dirs:  # these versions alone, whatever else lies beside them
+            (base / version_dir.name).symlink_to(version_dir.absolute())
+        config = base / CONFIG
+        config.write_text(pinned_config(model_name, str(base), [int(path.name) for path in version_dirs]))
         output = stack.enter_context(tempfile.TemporaryFile())
-        process = _start(model_name, base, output, stack)
+        process = _start(config, output, stack)
         yield EmbeddedServer(process, output, model_name)
 
 
-def _start(model_name: str, base: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
     """Start the child and leave its end with `stack`."""
     lifeline_read, lifeline_write = os.pipe()
     stack.callback(os.close, lifeline_write)
@@ -88,8 +99,7 @@ def _start(model_name: str, base: Path, output: IO[bytes], stack: contextlib.Exi
         "tasks.model_server",
         "--port=0",
         "--rest_api_port=0",
-        f"--model_name={model_name}",
-        f"--model_base_path={base}",
+        f"--model_config_file={config}",
         "--max_num_load_retries=0",
         "--file_system_poll_wait_seconds=0",
     ]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from configs.schema import Serving
 from tasks.errors import ModelLoadError, PipelineError, ServingTimeout, ServingUnavailable
-from tasks.records import Backend, Candidate
+from tasks.records import Backend, Candidate, Champion
 from tasks.serving.client import RestClient
 from tasks.serving.embedded import run_embedded
 
@@ -51,6 +51,9 @@ class ThrowawayServer(Protocol):
 
     def log(self) -> str:
         """Return everything that it has printed so far."""
+
+    def memory_mb(self) -> float:
+        """Return the memory that it uses now, in MB; 0 where that is not known."""
 
     def explain_exit(self) -> PipelineError:
         """Return the error that says why it ended: its class, its own words, the remedy."""
@@ -88,26 +91,34 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
 
 @contextlib.contextmanager
 def throwaway_server(
-    backend: Backend, serving: Serving, candidate: Candidate, run_id: str, log_file: Path
+    backend: Backend,
+    serving: Serving,
+    candidate: Candidate,
+    log_file: Path,
+    champion: Champion | None = None,
 ) -> Iterator[tuple[ThrowawayServer, RestClient]]:
     """Run a server on exactly the candidate's bytes until the block ends; its log is kept in `log_file`.
 
     The server is AVAILABLE when the block begins.
 
+    Args:
+        champion: is served beside the candidate, each under its own version.
+
     Raises:
         ModelLoadError: it refused the model. ServingTimeout: it was not ready in time.
     """
+    version_dirs = [candidate.version_dir, *([champion.version_dir] if champion else [])]
     if backend.kind == "docker":
         from tasks.serving.container import run_container
 
         started: contextlib.AbstractContextManager[ThrowawayServer] = run_container(
-            serving.model_copy(update={"image": backend.image}), candidate.name, candidate.version_dir, run_id=run_id
+            serving.model_copy(update={"image": backend.image}), candidate.name, *version_dirs, run_id=candidate.run_id
         )
     else:
-        started = run_embedded(candidate.name, candidate.version_dir)
+        started = run_embedded(candidate.name, *version_dirs)
     with started as server, contextlib.ExitStack() as stack:
         stack.callback(lambda: _keep_log(server, log_file))
-        client = wait_available(server, candidate, serving)
+        client = wait_available(server, candidate, serving, champion)
         stack.callback(client.close)
         try:
             yield server, client
@@ -121,35 +132,38 @@ def wait_available(
     server: ThrowawayServer,
     candidate: Candidate,
     serving: Serving,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    champion: Champion | None = None,
 ) -> RestClient:
-    """Return a client as soon as the candidate's version is AVAILABLE.
+    """Return a client as soon as the candidate's version, and the champion's where it is there, is AVAILABLE.
 
     Raises:
         ModelLoadError: the server ended, or the version did.
         ServingTimeout: neither AVAILABLE nor an end within `serving.startup_timeout_s`.
     """
-    deadline = clock() + serving.startup_timeout_s
-    state, message, client = "not listening", "", None
-    while clock() < deadline:
+    deadline = time.monotonic() + serving.startup_timeout_s
+    versions = [candidate.version, *([champion.version] if champion else [])]
+    states, client = dict.fromkeys(versions, ("not listening", "")), None
+    while time.monotonic() < deadline:
         if server.exit_code() is not None:
             raise server.explain_exit()
         if client is None and server.rest_url:
             client = RestClient(server.rest_url, candidate.name, serving.request_timeout_s)
         if client is not None:
             with contextlib.suppress(ServingUnavailable):  # refused: still loading
-                state, message = client.states().get(candidate.version, ("unknown", ""))
-        if state == "AVAILABLE" and client is not None:
+                told = client.states()
+                states = {version: told.get(version, ("unknown", "")) for version in versions}
+        if client is not None and all(state == "AVAILABLE" for state, _ in states.values()):
             return client
-        if state == "END":
-            raise ModelLoadError(
-                f"the server must load '{candidate.name}' version {candidate.version}, and refused it: {message}",
-                detail=server.log(),
-            )
-        sleep(POLL_S)
+        for version, (state, message) in states.items():
+            if state == "END":
+                raise ModelLoadError(
+                    f"the server must load '{candidate.name}' version {version}, and refused it: {message}",
+                    detail=server.log(),
+                )
+        time.sleep(POLL_S)
+    waiting, state = next((v, state) for v, (state, _) in states.items() if state != "AVAILABLE")
     raise ServingTimeout(
-        f"'{candidate.name}' version {candidate.version} not AVAILABLE after "
+        f"'{candidate.name}' version {waiting} not AVAILABLE after "
         f"{serving.startup_timeout_s:g} s (last state: {state}). Raise serving.startup_timeout_s or "
         "read the server log below.",
         detail=server.log(),

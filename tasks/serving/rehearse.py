@@ -1,61 +1,192 @@
-"""One rehearsal: start a server on a candidate, ask it everything that the gates will judge, stop it."""
+"""One rehearsal: a server on a candidate is asked everything that the gates will judge, and stopped.
+
+phase A   the candidate alone: a model that cannot be served must not hide behind one that can
+phase B   candidate and champion in one server, each pinned: the same rows, and the clock, in turn
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
-from configs.schema import Serving
-from tasks.datasets.rows import load_arrays, save_arrays
-from tasks.records import Backend, Candidate, ServedAnswers, ServerFacts, Signature
+from configs.schema import Gates, Serving
+from tasks.datasets.golden import read_golden
+from tasks.datasets.rows import Array, load_arrays, save_arrays
+from tasks.records import (
+    Backend,
+    Candidate,
+    Champion,
+    Probe,
+    ServedAnswers,
+    ServedChampion,
+    ServedLatency,
+    ServerFacts,
+    Signature,
+)
 from tasks.serving.client import ModelClient
 from tasks.serving.launch import ThrowawayServer, throwaway_server
+from tasks.serving.load import time_requests
+from tasks.serving.probes import probe
+
+T = TypeVar("T")
+SMALL_BATCHES = (1, 2, 7)  # rows; besides them all rows are sent, in large requests
 
 
-def rehearse(serving: Serving, candidate: Candidate, backend: Backend, directory: Path) -> ServedAnswers:
-    """Return what a real server answered to the test rows.
+@dataclass(frozen=True)
+class Rehearsal:
+    """What is rehearsed, where, against whom.
 
-    Args:
-        directory: where the answers and the server's log are kept.
+    Attributes:
+        directory: where the answers and the servers' logs are kept.
+        champion: the version to be compared with, or None.
+    """
+
+    serving: Serving
+    candidate: Candidate
+    backend: Backend
+    directory: Path
+    gates: Gates = field(default_factory=Gates)
+    champion: Champion | None = None
+
+    def save(self, name: str, arrays: Mapping[str, Array]) -> Path:
+        """Keep answers as `<directory>/<name>.npz`."""
+        path = self.directory / f"{name}.npz"
+        save_arrays(path, arrays)
+        return path
+
+
+def rehearse(rehearsal: Rehearsal) -> ServedAnswers:
+    """Return what a real server answered to everything that the gates judge.
 
     Raises:
         ServingError: the server gave no judgement; a refused model is a `ModelLoadError`.
+        DataError: the golden file cannot be used.
     """
-    requests, signature = load_arrays(candidate.requests), candidate.signature
-    n_rows = len(next(iter(requests.values())))
-    log_file, begun = directory / "server.log", time.monotonic()
-    with throwaway_server(backend, serving, candidate, directory.name, log_file) as (server, rest):
+    rows = load_arrays(rehearsal.candidate.requests)
+    alone = _phase_a(rehearsal, rows)
+    return alone if rehearsal.champion is None else _phase_b(rehearsal, rehearsal.champion, rows, alone)
+
+
+def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
+    """Ask the candidate alone."""
+    serving, candidate, backend = rehearsal.serving, rehearsal.candidate, rehearsal.backend
+    log_file, begun = rehearsal.directory / "server.log", time.monotonic()
+    with throwaway_server(backend, serving, candidate, log_file) as (server, rest):
         startup_s = time.monotonic() - begun
-        with contextlib.ExitStack() as stack:
-            first, *others = _clients(serving, server, rest, candidate.name, stack)
-            inputs, outputs = first.signature_def(candidate.version, signature.name)
-            asked = time.monotonic()
-            answers = first.predict(candidate.version, requests, signature.outputs, signature.name)
-            seconds = time.monotonic() - asked
-            also = [c.predict(candidate.version, requests, signature.outputs, signature.name) for c in others]
-        image, image_id, version = server.image, server.image_id, server.version
-    save_arrays(directory / "served.npz", answers)
-    for other in also:
-        save_arrays(directory / "served_grpc.npz", other)
+        facts = ServerFacts(
+            backend.kind, backend.reason, server.image, server.image_id, server.version, startup_s, log_file
+        )
+        with _clients(serving, server, rest, candidate.name) as clients:
+            cold_ms = _seconds(lambda: _predict(candidate, clients[0], _head(rows, 1)))[0] * 1e3
+            memory_mb = server.memory_mb()
+            served = _ask(rehearsal, facts, clients, rows)
+        served = replace(served, probes=_probes(rehearsal, server, rows))
+        if "latency" in rehearsal.gates.judging:
+            samples, rates = _time(rehearsal, server, {"candidate": candidate.version}, rows)
+            served = replace(served, latency=ServedLatency(samples, rates, memory_mb, cold_ms))
+    return served
+
+
+def _phase_b(
+    rehearsal: Rehearsal, champion: Champion, rows: Mapping[str, Array], alone: ServedAnswers
+) -> ServedAnswers:
+    """Ask the champion the same, with the candidate in the same server."""
+    serving, candidate, log_file = rehearsal.serving, rehearsal.candidate, rehearsal.directory / "server_both.log"
+    with throwaway_server(rehearsal.backend, serving, candidate, log_file, champion) as (server, rest):
+        with _clients(serving, server, rest, candidate.name) as (first, *_):
+            signature = _signature(first, champion.version, candidate.signature.name)
+            answers = None
+            # A champion that takes other inputs has no answer to these rows; the contract gate says what differs.
+            if {spec.name for spec in signature.inputs} == rows.keys():
+                found = first.predict(champion.version, rows, signature.outputs, signature.name)
+                answers = rehearsal.save("champion", found)
+        latency = alone.latency
+        if latency is not None and answers is not None:
+            versions = {"candidate": candidate.version, "champion": champion.version}
+            samples, rates = _time(rehearsal, server, versions, rows)
+            latency = replace(latency, samples=samples, requests_per_s=rates)
+    return replace(alone, champion=ServedChampion(signature, answers), latency=latency)
+
+
+def _ask(
+    rehearsal: Rehearsal, facts: ServerFacts, clients: Sequence[ModelClient], rows: Mapping[str, Array]
+) -> ServedAnswers:
+    """Ask for the answers to all rows, to the first few in small batches, and to the golden rows."""
+    candidate, (first, *others) = rehearsal.candidate, clients
+    n_rows = len(next(iter(rows.values())))
+    seconds, answers = _seconds(lambda: _predict(candidate, first, rows))
+    small = {
+        f"{size}/{name}": array
+        for size in SMALL_BATCHES
+        if size <= n_rows
+        for name, array in _predict(candidate, first, _head(rows, size)).items()
+    }
+    golden = rehearsal.gates.golden.file if "golden" in rehearsal.gates.judging else None
+    golden_rows = read_golden(golden, candidate.signature)[0] if golden else None
     return ServedAnswers(
-        ServerFacts(backend.kind, backend.reason, image, image_id, version, startup_s, log_file),
-        Signature(tuple(inputs), tuple(outputs), signature.name),
-        directory / "served.npz",
+        facts,
+        _signature(first, candidate.version, candidate.signature.name),
+        rehearsal.save("served", answers),
         n_rows,
         n_rows / seconds,
-        directory / "served_grpc.npz" if also else None,
+        rehearsal.save("served_grpc", _predict(candidate, others[0], rows)) if others else None,
+        rehearsal.save("small_batches", small),
+        rehearsal.save("golden", _predict(candidate, first, golden_rows)) if golden_rows else None,
     )
 
 
+def _predict(candidate: Candidate, client: ModelClient, rows: Mapping[str, Array]) -> dict[str, Array]:
+    return client.predict(candidate.version, rows, candidate.signature.outputs, candidate.signature.name)
+
+
+def _signature(client: ModelClient, version: int, name: str) -> Signature:
+    inputs, outputs = client.signature_def(version, name)
+    return Signature(tuple(inputs), tuple(outputs), name)
+
+
+def _head(rows: Mapping[str, Array], size: int) -> dict[str, Array]:
+    return {name: array[:size] for name, array in rows.items()}
+
+
+def _seconds(work: Callable[[], T]) -> tuple[float, T]:
+    begun = time.monotonic()
+    result = work()
+    return time.monotonic() - begun, result
+
+
+def _probes(rehearsal: Rehearsal, server: ThrowawayServer, rows: Mapping[str, Array]) -> tuple[Probe, ...]:
+    if "robustness" not in rehearsal.gates.judging:
+        return ()
+    timeout_s = rehearsal.serving.request_timeout_s
+    return probe(server.rest_url, rehearsal.candidate, rows, rehearsal.gates.robustness, timeout_s)
+
+
+def _time(
+    rehearsal: Rehearsal, server: ThrowawayServer, versions: Mapping[str, int], rows: Mapping[str, Array]
+) -> tuple[Path, dict[str, float]]:
+    """Keep milliseconds a request of each version; return where, and requests each second."""
+    candidate = rehearsal.candidate
+    timed = time_requests(
+        server.rest_url, candidate.name, versions, rows, candidate.signature.name, rehearsal.gates.latency,
+        rehearsal.serving.request_timeout_s,
+    )  # fmt: skip
+    path = rehearsal.save("latency", {name: found.milliseconds for name, found in timed.items()})
+    return path, {name: found.requests_per_s for name, found in timed.items()}
+
+
+@contextlib.contextmanager
 def _clients(
-    serving: Serving, server: ThrowawayServer, rest: ModelClient, model_name: str, stack: contextlib.ExitStack
-) -> list[ModelClient]:
-    """Return the transports to ask over, the first of them for the verdict."""
+    serving: Serving, server: ThrowawayServer, rest: ModelClient, model_name: str
+) -> Iterator[list[ModelClient]]:
+    """Give the transports to ask over, the first of them for the verdict."""
     if serving.protocol == "rest":
-        return [rest]
+        yield [rest]
+        return
     from tasks.serving.grpc_client import GrpcClient  # imports grpc
 
-    over_grpc = GrpcClient(server.grpc_target, model_name, serving.request_timeout_s)
-    stack.callback(over_grpc.close)
-    return [over_grpc] if serving.protocol == "grpc" else [rest, over_grpc]
+    with contextlib.closing(GrpcClient(server.grpc_target, model_name, serving.request_timeout_s)) as over_grpc:
+        yield [over_grpc] if serving.protocol == "grpc" else [rest, over_grpc]

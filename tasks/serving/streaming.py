@@ -67,7 +67,13 @@ def with_progress(
         done += len(next(iter(answer.values())))
         if clock() - said >= PROGRESS_S and done < n_rows:
             said = clock()
-            log.info("%d of %d rows answered, %d rows/s", done, n_rows, done / (said - begun))
+            log.info(
+                "%d of %d rows answered, %d rows/s",
+                done,
+                n_rows,
+                done / (said - begun),
+                extra={"progress": done / n_rows},
+            )
         yield answer
 
 

@@ -12,7 +12,7 @@ from configs.schema import Config
 from tasks.datasets.references import describe, resolve
 from tasks.datasets.rows import Rows, load_rows
 from tasks.errors import PipelineError, TrainingError
-from tasks.gates.judge import judged_output
+from tasks.gates.judge import check_slices, judged_output
 from tasks.records import Splits, TrainedModel
 from tasks.savedmodel.structure import input_specs, output_names, pack_features, served_names
 
@@ -39,7 +39,7 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
         tf.config.experimental.enable_op_determinism()
     rows = load_rows(splits.train)
     model = build_model(config, rows)
-    _check_names(model, config)
+    _check_names(model, config, rows)
     stopper = keras.callbacks.EarlyStopping(
         config.training.monitor,
         patience=config.training.patience,
@@ -55,12 +55,13 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     return _summary(model, history, best_epoch, keras_file)
 
 
-def _check_names(model: Any, config: Config) -> None:
+def _check_names(model: Any, config: Config, rows: Rows) -> None:
     """Refuse now, not after an hour of training, names that the model does not have."""
     served_names(config.export.inputs, [spec.name for spec in input_specs(model)], "export.inputs")
     outputs = served_names(config.export.outputs, output_names(model), "export.outputs")
     if config.gates.metrics:
         judged_output(config.gates, list(outputs))
+    check_slices(config.gates, rows.features)
 
 
 def _fit(model: Any, train: Rows, validation: Rows, config: Config, **options: Any) -> dict[str, list[float]]:
@@ -146,7 +147,8 @@ def _lines(epochs: int) -> Any:
     class Lines(keras.callbacks.Callback):  # type: ignore[misc]
         def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
-            log.info("epoch %d/%d  %s", epoch + 1, epochs, figures)
+            done = {"progress": (epoch + 1) / epochs}
+            log.info("epoch %d/%d  %s", epoch + 1, epochs, figures, extra=done)
 
     return Lines()
 

@@ -37,7 +37,7 @@ def make_candidate(model: str, directory: Path) -> Candidate:
 def serve(backend: str, candidate: Candidate, directory: Path, image: str, **settings: float) -> None:
     """Start the server and let it go again."""
     serving = Serving(image=image or "none", **settings)  # type: ignore[arg-type]
-    with throwaway_server(Backend(backend, image), serving, candidate, "test", directory / "server.log"):
+    with throwaway_server(Backend(backend, image), serving, candidate, directory / "server.log"):
         pass
 
 
@@ -104,7 +104,7 @@ def test_a_graph_that_fails_at_the_first_request(backend: str, tmp_path: Path, i
     candidate = make_candidate("multi", tmp_path)
     serving = Serving(image=image or "none")
     with (
-        throwaway_server(Backend(backend, image), serving, candidate, "test", tmp_path / "log") as (_, client),
+        throwaway_server(Backend(backend, image), serving, candidate, tmp_path / "log") as (_, client),
         pytest.raises(PredictionError, match="a must be positive"),
     ):
         client.predict(1, {"a": -np.ones((1, 3), np.float32)}, (R,), "fails")
@@ -118,9 +118,10 @@ def test_a_graph_for_xla_fails_at_the_first_request(backend: str, tmp_path: Path
     candidate = replace(make_candidate("half", tmp_path), name="compiled", version_dir=version_dir)
     y = TensorSpec("y", "float32", (None,))
     with (
-        throwaway_server(
-            Backend(backend, image), Serving(image=image or "none"), candidate, "test", tmp_path / "log"
-        ) as (_, client),
+        throwaway_server(Backend(backend, image), Serving(image=image or "none"), candidate, tmp_path / "log") as (
+            _,
+            client,
+        ),
         pytest.raises(PredictionError, match="XLA compilation disabled"),
     ):
         client.predict(1, {"x": np.ones(1, np.float32)}, (y,), "serving_default")
@@ -156,7 +157,7 @@ def test_a_server_that_dies_while_it_is_asked(backend: str, tmp_path: Path, imag
     x = np.ones((4, 3), np.float32)
     with (
         pytest.raises(PipelineError, match=r"exit status|ended"),
-        throwaway_server(Backend(backend, image), Serving(image=image or "none"), candidate, "t", tmp_path / "l") as (
+        throwaway_server(Backend(backend, image), Serving(image=image or "none"), candidate, tmp_path / "l") as (
             s,
             c,
         ),

@@ -55,7 +55,7 @@ def ask(request: pytest.FixtureRequest, transport: str, tmp_path: Path, server: 
         def connect(model: str) -> ModelClient:
             running, rest = stack.enter_context(
                 throwaway_server(
-                    Backend(server, image), Serving(image=image or "-"), servers.candidate(model), "t", tmp_path / "log"
+                    Backend(server, image), Serving(image=image or "-"), servers.candidate(model), tmp_path / "log"
                 )
             )
             if transport == "rest":

@@ -20,7 +20,7 @@ from tasks.errors import ModelLoadError
 from tasks.gates.judge import judge
 from tasks.records import Backend, GateResult
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import rehearse
+from tasks.serving.rehearse import Rehearsal, rehearse
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -34,7 +34,7 @@ def by_name(gates: tuple[GateResult, ...]) -> dict[str, GateResult]:
 @contextmanager
 def served(made: Any, log: Path) -> Iterator[Callable[[Any], Any]]:
     """Serve a candidate; give a function that posts a body to `:predict` and returns what came back."""
-    with throwaway_server(EMBEDDED, made.config.serving, made.candidate, "test", log) as (server, _):
+    with throwaway_server(EMBEDDED, made.config.serving, made.candidate, log) as (server, _):
         url = f"{server.rest_url}/v1/models/{made.candidate.name}:predict"
 
         def asking(body: Any) -> Any:
@@ -50,7 +50,7 @@ def served(made: Any, log: Path) -> Iterator[Callable[[Any], Any]]:
 def test_what_is_served_is_what_keras_answers(rehearsed: Callable[[str], Any], tmp_path: Path, name: str) -> None:
     """Contract and parity pass for every test row of a model that was exported unharmed."""
     made = rehearsed(name)
-    answered = rehearse(made.config.serving, made.candidate, EMBEDDED, tmp_path)
+    answered = rehearse(Rehearsal(made.config.serving, made.candidate, EMBEDDED, tmp_path))
     found = by_name(judge(made.config.gates, made.candidate, answered))
     assert found["contract"].passed, found["contract"].summary
     assert found["parity"].passed, found["parity"].summary
@@ -63,7 +63,7 @@ def test_what_is_served_is_what_keras_answers(rehearsed: Callable[[str], Any], t
 def test_both_transports_give_the_same(rehearsed: Callable[[str], Any], tmp_path: Path, name: str) -> None:
     """Asked over REST and gRPC, one server gives the same bits, text and bytes included, and both fit the model."""
     made = rehearsed(name)
-    answered = rehearse(Serving(protocol="both"), made.candidate, EMBEDDED, tmp_path)
+    answered = rehearse(Rehearsal(Serving(protocol="both"), made.candidate, EMBEDDED, tmp_path))
     gates = judge(made.config.gates, made.candidate, answered)
     assert "transport" in by_name(gates)
     assert all(gate.passed for gate in gates), [gate.summary for gate in gates]
@@ -73,7 +73,7 @@ def test_both_transports_give_the_same(rehearsed: Callable[[str], Any], tmp_path
 def test_grpc_alone_judges(rehearsed: Callable[[str], Any], tmp_path: Path, name: str) -> None:
     """Asked over gRPC alone, contract and parity pass for a model that was exported unharmed."""
     made = rehearsed(name)
-    answered = rehearse(Serving(protocol="grpc"), made.candidate, EMBEDDED, tmp_path)
+    answered = rehearse(Rehearsal(Serving(protocol="grpc"), made.candidate, EMBEDDED, tmp_path))
     gates = judge(made.config.gates, made.candidate, answered)
     assert all(gate.passed for gate in gates), [gate.summary for gate in gates]
 
@@ -81,14 +81,14 @@ def test_grpc_alone_judges(rehearsed: Callable[[str], Any], tmp_path: Path, name
 def test_several_outputs_need_no_choice_without_metrics(rehearsed: Callable[[str], Any], tmp_path: Path) -> None:
     """A model with several outputs passes without `gates.metric_output` where no metric is configured."""
     made = rehearsed("two_by_two")
-    answered = rehearse(made.config.serving, made.candidate, EMBEDDED, tmp_path)
+    answered = rehearse(Rehearsal(made.config.serving, made.candidate, EMBEDDED, tmp_path))
     assert all(gate.passed for gate in judge(made.config.gates, made.candidate, answered))
 
 
 def test_longer_text_is_not_the_same_text(rehearsed: Callable[[str], Any], tmp_path: Path) -> None:
     """A served text that only begins like the one in process fails parity."""
     made = rehearsed("naming")
-    answered = rehearse(made.config.serving, made.candidate, EMBEDDED, tmp_path)
+    answered = rehearse(Rehearsal(made.config.serving, made.candidate, EMBEDDED, tmp_path))
     answers = load_arrays(answered.answers)
     longer = np.char.add(answers["label"], np.array("er", answers["label"].dtype.kind))
     save_arrays(answered.answers, {**answers, "label": longer})
@@ -98,7 +98,7 @@ def test_longer_text_is_not_the_same_text(rehearsed: Callable[[str], Any], tmp_p
 def test_metrics_judge_the_named_output(rehearsed: Callable[[str], Any], tmp_path: Path) -> None:
     """With `gates.metric_output` the metric compares that output with the target of the same name."""
     made = rehearsed("two_by_two")
-    answered = rehearse(made.config.serving, made.candidate, EMBEDDED, tmp_path)
+    answered = rehearse(Rehearsal(made.config.serving, made.candidate, EMBEDDED, tmp_path))
     gates = Gates(metric_output="odd", metrics={"accuracy": 0.0})  # type: ignore[dict-item]
     quality = by_name(judge(gates, made.candidate, answered))["quality"]
     scores = load_arrays(answered.answers)["odd"]
@@ -151,7 +151,7 @@ def test_a_damaged_model_is_refused(
     (version_dir / file).write_bytes(damage((version_dir / file).read_bytes()))
     candidate = dataclasses.replace(made.candidate, version_dir=version_dir)
     with pytest.raises(ModelLoadError) as caught:
-        rehearse(Serving(startup_timeout_s=50), candidate, EMBEDDED, tmp_path / "run")
+        rehearse(Rehearsal(Serving(startup_timeout_s=50), candidate, EMBEDDED, tmp_path / "run"))
     assert "\n" not in str(caught.value)
     assert "digits" in str(caught.value)
     assert caught.value.detail.strip()
@@ -161,7 +161,7 @@ def test_other_bytes_fail_parity(rehearsed: Callable[[str], Any], tmp_path: Path
     """Another model under this one's name passes the contract and fails parity, which names the worst row."""
     made, other = rehearsed("digits"), rehearsed("noisy")
     impostor = dataclasses.replace(made.candidate, version_dir=other.candidate.version_dir)
-    answered = rehearse(made.config.serving, impostor, EMBEDDED, tmp_path)
+    answered = rehearse(Rehearsal(made.config.serving, impostor, EMBEDDED, tmp_path))
     found = by_name(judge(made.config.gates, impostor, answered))
     assert found["contract"].passed
     assert not found["parity"].passed
@@ -179,7 +179,9 @@ def test_another_signature_fails_the_contract(rehearsed: Callable[[str], Any], t
         made.candidate.signature, outputs=(dataclasses.replace(probabilities[0], shape=(None, 11)),), inputs=pixels
     )
     candidate = dataclasses.replace(made.candidate, signature=claimed)
-    found = by_name(judge(made.config.gates, candidate, rehearse(made.config.serving, candidate, EMBEDDED, tmp_path)))
+    found = by_name(
+        judge(made.config.gates, candidate, rehearse(Rehearsal(made.config.serving, candidate, EMBEDDED, tmp_path)))
+    )
     assert not found["contract"].passed
     assert "(?, 11)" in found["contract"].summary
     assert "(?, 10)" in found["contract"].summary

@@ -1,0 +1,116 @@
+"""How long a server takes to answer: the same requests to two versions in turn, over kept-alive connections."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from configs.schema import Latency
+from tasks.datasets.bodies import predict_body
+from tasks.datasets.rows import Array
+from tasks.errors import PredictionError, ServingUnavailable
+
+ROUNDS = 10  # turns that each version takes, so that what else the machine does falls on both
+WARM_UP = 20  # requests to each version that are not counted
+BODIES = 64  # different requests
+
+
+class Timed(NamedTuple):
+    """Milliseconds of each request, float64 of shape (requests,), and requests each second over all turns."""
+
+    milliseconds: Array
+    requests_per_s: float
+
+
+def time_requests(  # noqa: PLR0913, PLR0917  (where, whom, what, how often: each from another owner)
+    base_url: str,
+    model_name: str,
+    versions: Mapping[str, int],
+    inputs: Mapping[str, Array],
+    signature_name: str,
+    latency: Latency,
+    timeout_s: float,
+) -> dict[str, Timed]:
+    """Send `latency.requests` requests to each version, in turns, and return how long they took.
+
+    http.client and not requests: a client that takes as long as the server would hide what is measured.
+
+    Args:
+        versions: by the name of the result, such as `candidate` and `champion`.
+        inputs: the test rows, one array an input.
+
+    Raises:
+        PredictionError: a request was refused. ServingUnavailable: the server went away.
+    """
+    bodies = [predict_body(block, signature_name) for block in _blocks(inputs, latency.rows)]
+    paths = {name: f"/v1/models/{model_name}/versions/{version}:predict" for name, version in versions.items()}
+    times: dict[str, list[float]] = {name: [] for name in versions}
+    seconds = dict.fromkeys(versions, 0.0)
+    per_turn = max(1, -(-latency.requests // (ROUNDS * latency.concurrency)))
+    with _Callers(base_url, latency.concurrency, timeout_s) as callers:
+        for path in paths.values():
+            callers.turn(path, bodies, WARM_UP)
+        for turn in range(ROUNDS):
+            order = list(paths.items())
+            for name, path in order if turn % 2 else reversed(order):
+                begun = time.perf_counter()
+                times[name] += callers.turn(path, bodies, per_turn)
+                seconds[name] += time.perf_counter() - begun
+    return {name: Timed(np.array(taken) * 1e3, len(taken) / seconds[name]) for name, taken in times.items()}
+
+
+def _blocks(inputs: Mapping[str, Array], rows: int) -> list[dict[str, Array]]:
+    """Return up to `BODIES` requests of `rows` rows, beginning again at the first row where there are too few."""
+    n_rows = len(next(iter(inputs.values())))
+    count = min(BODIES, max(1, n_rows // rows))
+    picks = [np.arange(number * rows, (number + 1) * rows) % n_rows for number in range(count)]
+    return [{name: array[index] for name, array in inputs.items()} for index in picks]
+
+
+class _Callers:
+    """Threads with a connection each."""
+
+    def __init__(self, base_url: str, concurrency: int, timeout_s: float) -> None:
+        address = urlsplit(base_url)
+        self._connections = [
+            http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
+            for _ in range(concurrency)
+        ]
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="load")
+
+    def __enter__(self) -> _Callers:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._pool.shutdown()
+        for connection in self._connections:
+            connection.close()
+
+    def turn(self, path: str, bodies: Sequence[bytes], requests: int) -> list[float]:
+        """Send `requests` requests on every connection at once; return the seconds of each."""
+        parts = self._pool.map(lambda connection: _send(connection, path, bodies, requests), self._connections)
+        return list(itertools.chain.from_iterable(parts))
+
+
+def _send(connection: http.client.HTTPConnection, path: str, bodies: Sequence[bytes], requests: int) -> list[float]:
+    taken = []
+    for body in itertools.islice(itertools.cycle(bodies), requests):
+        begun = time.perf_counter()
+        try:
+            connection.request("POST", path, body)
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as exc:
+            raise ServingUnavailable(f"the server must answer at {path}, got {type(exc).__name__}") from exc
+        taken.append(time.perf_counter() - begun)
+        if answer.status != 200:
+            words = content[:200].decode(errors="replace")
+            raise PredictionError(f"POST {path} must be accepted, got {answer.status}: {words}")
+    return taken
