@@ -1,0 +1,101 @@
+"""The page that a reviewer decides on: one file that needs nothing but a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+
+import jinja2
+
+from configs.schema import Config
+from tasks.records import Splits, TrainedModel, ValidationReport
+from tasks.report.pictures import answer_pictures, latency_pictures, training_pictures
+from tasks.report.sections import (
+    Table,
+    config_yaml,
+    latency_table,
+    log_tail,
+    probes_table,
+    provenance_lines,
+    server_lines,
+    slices_table,
+    worst_table,
+)
+from tasks.report.tables import clip, file_size, gate_rows, signature_difference
+
+
+def render_page(
+    config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport, facts: Mapping[str, str]
+) -> str:
+    """Return the report as one HTML document without any reference to the outside.
+
+    Args:
+        facts: further lines of the provenance table, such as the commit and the versions of libraries; those that
+            are http(s) addresses become links.
+    """
+    served = report.served
+    html = _template().render(
+        name=report.candidate.name,
+        version=report.candidate.version,
+        passed=report.passed,
+        why=why(report),
+        held_against=_held_against(report),
+        gates=[list(rows) for _, rows in groupby(gate_rows(report), key=lambda row: row.gate)],
+        with_champion=report.champion is not None or any(gate.champion for gate in report.gates),
+        training=list(training_pictures(trained)),
+        answers=list(answer_pictures(config, report)),
+        latency=list(latency_pictures(report)),
+        latency_table=latency_table(served.latency) if served and served.latency else None,
+        slices=slices_table(report),
+        worst=worst_table(report),
+        probes=probes_table(report),
+        signature=_signature_table(report),
+        server=server_lines(served) if served else {},
+        log=log_tail(served.server.log) if served else "",
+        provenance=provenance_lines(splits, trained, report, facts),
+        config=config_yaml(config),
+    )
+    return html.encode("utf-8", "replace").decode()  # a file's name may hold what UTF-8 cannot write
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"))
+
+
+def why(report: ValidationReport) -> str:
+    """Return the reason of the verdict in one line."""
+    if report.passed:
+        several = len(report.gates) > 1
+        return f"All {len(report.gates)} gates passed." if several else "The only gate that judges passed."
+    if not report.gates:
+        return "No gate judged it, and that is not an approval."
+    failed = "; ".join(f"{gate.name}: {' '.join(gate.summary.split())}" for gate in report.failed)
+    return f"{len(report.failed)} of {len(report.gates)} gates failed. {clip(failed, 600)}"
+
+
+def _held_against(report: ValidationReport) -> str:
+    """Return what was judged, by what and beside what, in one line."""
+    parts = [file_size(report.candidate.size_bytes), f"{report.graph.parameters:,} weights"]
+    if report.served is None:
+        parts.append("no server loaded it")
+    else:
+        parts.append(
+            f"{report.served.rows:,} test rows served by {report.served.server.image or 'the embedded server'}"
+        )
+    parts.append(f"beside version {report.champion.version}" if report.champion else "no champion is live")
+    return " · ".join(clip(part, 200) for part in parts)
+
+
+def _signature_table(report: ValidationReport) -> Table:
+    """Return the signature, and the champion's beside it where one was served."""
+    champion = report.served.champion if report.served else None
+    ours = report.served.signature if report.served else report.candidate.signature
+    found = signature_difference(ours, champion.signature if champion else None)
+    if champion is None:
+        return Table("Inputs and outputs", ("name", "candidate"), tuple(row[:2] for row in found))
+    rows = tuple((*row, "same" if row[1] == row[2] else "DIFFERENT") for row in found)
+    return Table("Inputs and outputs", ("name", "candidate", "champion", "difference"), rows)

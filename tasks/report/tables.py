@@ -1,0 +1,129 @@
+"""The gates and the signature as tables."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tasks.records import GateResult, Signature, TensorSpec, ValidationReport
+
+MOST_FIGURES = 40  # of one gate; every figure is in the run
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One line of the gate table.
+
+    Attributes:
+        gate: its name. verdict: `pass` or `FAIL`.
+        figure: name of the figure; empty in a gate's first row, whose value is the gate's summary.
+        value, bound, champion: text, with the unit; empty where there is none.
+    """
+
+    gate: str
+    verdict: str
+    figure: str
+    value: str
+    bound: str
+    champion: str
+
+
+def gate_rows(report: ValidationReport) -> list[GateRow]:
+    """Return the gate table: of each gate its summary, then every figure that has a bound or a champion's beside it.
+
+    A gate without such figures shows all that it has.
+    """
+    return [row for gate in report.gates for row in _rows(gate)]
+
+
+def _rows(gate: GateResult) -> Iterator[GateRow]:
+    verdict = "pass" if gate.passed else "FAIL"
+    yield GateRow(gate.name, verdict, "", clip(gate.summary, 800), "", "")
+    compared = [name for name in gate.figures if name in gate.bounds or name in gate.champion]
+    names = compared or list(gate.figures)
+    for name in names[:MOST_FIGURES]:
+        unit = gate.units.get(name, "")
+        champion = number(gate.champion[name], unit) if name in gate.champion else ""
+        yield GateRow(
+            gate.name, verdict, clip(name, 120), number(gate.figures[name], unit), gate.bounds.get(name, ""), champion
+        )
+    if len(names) > MOST_FIGURES:
+        yield GateRow(gate.name, verdict, f"and {len(names) - MOST_FIGURES} more figures", "", "", "")
+
+
+def gate_table_markdown(report: ValidationReport) -> str:
+    """Return the gates as a GitHub-flavoured markdown table, a line a gate."""
+    lines = ["| gate | verdict | figures | bound | champion |", "|---|---|---|---|---|"]
+    for gate in report.gates:
+        bounds = [_named(name, bound, gate) for name, bound in gate.bounds.items()]
+        champion = [_named(name, number(v, gate.units.get(name, "")), gate) for name, v in gate.champion.items()]
+        cells = (
+            gate.name,
+            "pass" if gate.passed else "FAIL",
+            clip(gate.summary, 300),
+            clip(", ".join(bounds), 200),
+            clip(", ".join(champion), 200),
+        )
+        lines.append(f"| {' | '.join(_cell(text) for text in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _named(name: str, text: str, gate: GateResult) -> str:
+    """Name a bound or a champion's figure; there is no need to name the only figure."""
+    return text if len(gate.figures) == 1 else f"{name} {text}"
+
+
+def _cell(text: str) -> str:
+    """Return text that markdown shows as it is, in one cell."""
+    one_line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\|`*\[\]~])", r"\\\1", one_line)
+
+
+def signature_difference(candidate: Signature, champion: Signature | None) -> list[tuple[str, str, str]]:
+    """Hold a signature against the champion's.
+
+    Returns:
+        (name, candidate's, champion's) of every input and output that either has, such as
+        `("input pixels", "float32 (?, 64)", "")`; empty where one lacks it.
+    """
+    other = champion or Signature((), ())
+    rows = []
+    for kind, ours, theirs in (
+        ("input", candidate.inputs, other.inputs),
+        ("output", candidate.outputs, other.outputs),
+    ):
+        mine, its = ({spec.name: _tensor(spec) for spec in specs} for specs in (ours, theirs))
+        rows += [(f"{kind} {name}", mine.get(name, ""), its.get(name, "")) for name in {**mine, **its}]
+    return rows
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return str(spec).removeprefix(f"{spec.name}: ")
+
+
+def number(value: float, unit: str = "") -> str:
+    """Return a figure for people: four significant digits, thousands apart, its unit behind it."""
+    if not math.isfinite(value):
+        text = "not a number" if math.isnan(value) else "infinite" if value > 0 else "-infinite"
+    elif value == int(value) and abs(value) < 1e15:
+        text = f"{int(value):,}"
+    else:
+        text = f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{text} {unit}".rstrip()
+
+
+def file_size(n_bytes: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("bytes", "kB", "MB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:,.3g} GB"
+
+
+def clip(text: str, most: int) -> str:
+    """Return text of at most `most` characters; what was cut shows as an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
