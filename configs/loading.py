@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     for reference in (config.data.load, config.model.build, *metrics):
         _check_reference(reference)
     return _resolve(config, path.parent)
+
+
+def arguments(path: str, overrides: Sequence[str] = ()) -> str:
+    """Return the options that read the same configuration in another command, ready for a shell."""
+    return shlex.join(["--config", path, *(word for item in overrides for word in ("--set", item))])
 
 
 def _read(path: Path) -> dict[str, Any]:

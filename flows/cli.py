@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, cast
 
-from configs.loading import ConfigError, load_config
+from configs.loading import ConfigError, arguments, load_config
 from configs.schema import Config
 from tasks.errors import PipelineError
 from tasks.records import Outcome
@@ -110,8 +110,16 @@ def _run(args: argparse.Namespace, config: Config) -> int:
                 outcome = cast(Outcome, train_and_serve(str(args.config), args.set, not args.no_promote))
         finally:
             shut_down()
-    print(summary(config, outcome))
+    print(summary(config, arguments(str(args.config), args.set), outcome, colour=in_colour()))
     return REJECTED if outcome.promotion.state == "rejected" else DONE
+
+
+def in_colour() -> bool:
+    """Return whether standard output is a terminal that shows colour.
+
+    Source: https://no-color.org, for NO_COLOR.
+    """
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 @contextlib.contextmanager

@@ -8,45 +8,79 @@ import sys
 from pathlib import Path
 
 from configs.schema import Config
-from tasks.records import Outcome
+from tasks.records import Outcome, ValidationReport
+
+GREEN, RED, YELLOW = "32", "31", "33"
+COLOURS = {"promoted": GREEN, "rejected": RED, "awaiting review": YELLOW}
 
 
-def summary(config: Config, outcome: Outcome) -> str:
-    """Return stages with seconds, gates with figures, where the version lives, and what to do next, one line each."""
+def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = False) -> str:
+    """Return stages with seconds, gates with figures, where the version lives, and what to do next, one line each.
+
+    Args:
+        arguments: `--config FILE` and overrides, for the commands. colour: for a terminal.
+    """
     report, promotion = outcome.report, outcome.promotion
-    candidate, server = report.candidate, report.served.server
+    candidate = report.candidate
+
+    def painted(text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text
+
     width = max(len(gate.name) for gate in report.gates)
+    verdicts = [painted("pass    ", GREEN) if gate.passed else painted("FAIL    ", RED) for gate in report.gates]
     return "\n".join(
         [
             "",
             "stage             seconds",
             *(f"  {name:<16} {seconds:6.1f}" for name, seconds in outcome.seconds.items()),
             "",
-            f"judged by {' '.join(filter(None, (server.backend, server.image)))}: "
-            f"AVAILABLE after {server.startup_s:.2f} s, "
-            f"{report.served.rows} rows at {report.served.rows_per_s:,.0f} rows/s",
+            _judged_by(report),
             "",
             f"{'gate':<{width + 2}} verdict  figures",
-            *(f"  {gate.name:<{width}} {'pass' if gate.passed else 'FAIL':<8} {gate.summary}" for gate in report.gates),
+            *(
+                f"  {gate.name:<{width}} {verdict} {gate.summary}"
+                for gate, verdict in zip(report.gates, verdicts, strict=True)
+            ),
             "",
-            f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}",
+            painted(
+                f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}",
+                COLOURS.get(promotion.state, ""),
+            ),
             f"  digest    {candidate.digest}",
             f"  candidate {_short(candidate.version_dir)} ({candidate.size_bytes:,} bytes)",
             f"  live      {_short(promotion.live_dir) if promotion.live_dir else 'unchanged'}",
             f"  registry  {outcome.run.registry_name} version {outcome.run.registry_version}",
             "",
             "next",
-            *_commands(config, outcome),
+            *_commands(config, arguments, outcome),
         ]
     )
 
 
-def _commands(config: Config, outcome: Outcome) -> list[str]:
+def _judged_by(report: ValidationReport) -> str:
+    """Return which server judged, how fast, and beside whom."""
+    served = report.served
+    if served is None:
+        return "judged by its files alone: no server has loaded it"
+    server = served.server
+    beside = f", beside version {report.champion.version}, which is live" if report.champion else ""
+    return (
+        f"judged by {' '.join(filter(None, (server.backend, server.image)))}: AVAILABLE after "
+        f"{server.startup_s:.2f} s, {served.rows} rows at {served.rows_per_s:,.0f} rows/s{beside}"
+    )
+
+
+def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
     """Return the commands that a user wants now, ready to be copied."""
     tools = _short(Path(sys.executable).parent)
     look = outcome.run.url or f"{tools}/mlflow ui --backend-store-uri {_uri(config.tracking.uri)}"
     lines = [f"  review    {look}"]
-    if outcome.promotion.live_dir is None:
+    version = f"{arguments} --version {outcome.report.candidate.version}"
+    if outcome.report.served is not None and outcome.promotion.live_dir is None:
+        lines.append(f"  try it    {tools}/python -m flows.try_out {version}")
+    if outcome.promotion.state == "awaiting review":
+        lines.append(f"  approve   {tools}/python -m flows.promote {version} --approve --by NAME")
+    if outcome.promotion.live_dir is None or outcome.report.served is None:
         return lines
     name, model_dir = config.name, config.models_root / config.name
     if outcome.report.served.server.backend == "docker":

@@ -14,12 +14,13 @@ from uuid import uuid4
 from prefect import State, flow
 from prefect.states import Completed
 
-from configs.loading import load_config
+from configs.loading import arguments, load_config
 from tasks.data import prepare_data
 from tasks.export import export_model
 from tasks.policy import fail_early, stage_clock
 from tasks.promote import promote_model
 from tasks.records import Outcome
+from tasks.show import show_run
 from tasks.track import errors_logged, log_run
 from tasks.train import train_model
 from tasks.training.process import tensorflow_process
@@ -46,7 +47,8 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
             candidate = export_model(cfg, splits, trained, run_dir)
         with errors_logged(cfg, candidate):
             report = validate_serving(cfg, candidate, backends.result(), run_dir)
-        run = log_run(cfg, splits, trained, report)
+        run = log_run(cfg, arguments(config, overrides or ()), splits, trained, report)
         promotion = promote_model(cfg, report, run, promote)
+        show_run(report, run, promotion)
     outcome = Outcome(report, run, promotion, seconds)
-    return Completed(name=promotion.state.title(), message=promotion.reason, data=outcome)
+    return Completed(name=promotion.state.title().replace(" ", ""), message=promotion.reason, data=outcome)

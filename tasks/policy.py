@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
+PROGRESS_S = 2.0
 _seconds: ContextVar[dict[str, float] | None] = ContextVar("seconds", default=None)
 
 
@@ -58,6 +60,48 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
 
     policy = task(retries=2, retry_delay_seconds=[1, 5], retry_condition_fn=can_be_mended, cache_policy=NO_CACHE)
     return policy(timed)
+
+
+def artifact_key(name: str) -> str:
+    """Return a model's name as Prefect's artifacts take it: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
+
+
+@contextlib.contextmanager
+def progress_shown(key: str, description: str) -> Iterator[None]:
+    """Show on Prefect's page how far a stage is: whatever it logs with `extra={"progress": share}`."""
+    from prefect.artifacts import create_progress_artifact
+
+    shown = create_progress_artifact(0.0, key=key, description=description)
+    handler = _ProgressHandler(shown)
+    logger = logging.getLogger("tasks")
+    logger.addHandler(handler)
+    try:
+        yield
+        handler.show(1.0)
+    finally:
+        logger.removeHandler(handler)
+
+
+class _ProgressHandler(logging.Handler):
+    """Passes progress on, not more than every few seconds: each time is a request to Prefect's server."""
+
+    def __init__(self, artifact_id: Any) -> None:
+        super().__init__()
+        self._artifact_id, self._shown_at = artifact_id, time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record's progress, where it has one."""
+        share = getattr(record, "progress", None)
+        if share is not None and time.monotonic() - self._shown_at >= PROGRESS_S:
+            self._shown_at = time.monotonic()
+            self.show(share)
+
+    def show(self, share: float) -> None:
+        """Show a share of 0 to 1."""
+        from prefect.artifacts import update_progress_artifact
+
+        update_progress_artifact(self._artifact_id, 100 * share)
 
 
 def fail_early(*futures: PrefectFuture[Any]) -> None:

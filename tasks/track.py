@@ -14,9 +14,11 @@ from tasks.registry.runs import log_rehearsal
 
 
 @stage
-def log_run(config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport) -> TrackedRun:
+def log_run(
+    config: Config, arguments: str, splits: Splits, trained: TrainedModel, report: ValidationReport
+) -> TrackedRun:
     """Log the run and register exactly the bytes that were judged, whatever the verdict."""
-    return log_rehearsal(config, splits, trained, report)
+    return log_rehearsal(config, arguments, splits, trained, report)
 
 
 @stage

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from configs.schema import Config
-from tasks.policy import stage
+from tasks.policy import artifact_key, progress_shown, stage
 from tasks.records import Splits, TrainedModel
 from tasks.registry.connection import preload
 from tasks.training.fit import fit_model
@@ -17,5 +17,6 @@ from tasks.training.process import submit
 def train_model(config: Config, splits: Splits, run_dir: Path) -> TrainedModel:
     """Build and fit the model in the TensorFlow process."""
     trained = submit(fit_model, config, splits, run_dir / "model.keras", show_bar=sys.stdout.isatty())
-    preload()  # MLflow's imports, while the other process fits
-    return trained()
+    with progress_shown(f"{artifact_key(config.name)}-training", f"Training of {config.name}"):
+        preload()  # MLflow's imports, while the other process fits
+        return trained()

@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,18 @@ from tasks.registry.commit import git_commit
 from tasks.registry.connection import connect, experiment_id, tracking_errors
 from tasks.registry.packaging import build_package
 from tasks.report.document import report_document
-from tasks.report.plots import draw_curves, draw_parity
+from tasks.report.page import render_page
+from tasks.report.pictures import draw_pictures
+from tasks.report.tables import gate_table_markdown
 
 
-def log_rehearsal(config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport) -> TrackedRun:
+def log_rehearsal(
+    config: Config, arguments: str, splits: Splits, trained: TrainedModel, report: ValidationReport
+) -> TrackedRun:
     """Log a rehearsal as one run and register the exported directory as a model version, `challenger`.
+
+    Args:
+        arguments: `--config FILE` and overrides, for the commands that a reviewer is shown.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -33,21 +41,44 @@ def log_rehearsal(config: Config, splits: Splits, trained: TrainedModel, report:
     with tracking_errors(config.tracking.uri):
         experiment = experiment_id(client, config)
         run = client.create_run(experiment, run_name=f"{candidate.name} version {candidate.version}", tags=tags)
-        with _closing(client, run.info.run_id):
-            _log_figures(client, run.info.run_id, config, trained, report)
-            _log_dataset(client, run.info.run_id, splits)
+        run_id = run.info.run_id
+        url = run_url(config.tracking.uri, experiment, run_id)
+        description = describe_version(arguments, report, url)
+        with _closing(client, run_id):
+            client.set_tag(run_id, "mlflow.note.content", description)  # the description on the run's page
+            _log_figures(client, run_id, config, trained, report)
+            _log_dataset(client, run_id, splits)
             with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
                 _fill_artifacts(Path(scratch), config, trained, report)
-                client.log_artifacts(run.info.run_id, scratch)
-            client.log_table(run.info.run_id, _sample(config, report), "predictions.json")
-            number = _register(client, run, candidate.name, tags)
-    return TrackedRun(
-        run.info.run_id,
-        experiment,
-        candidate.name,
-        number,
-        run_url(config.tracking.uri, experiment, run.info.run_id),
-    )
+                facts = {"git commit": tags.get("git_commit", ""), "MLflow run": run_id, **library_versions()}
+                page = render_page(config, splits, trained, report, facts)
+                (Path(scratch) / "report.html").write_text(page, encoding="utf-8")
+                client.log_artifacts(run_id, scratch)
+            client.log_table(run_id, _sample(config, report), "predictions.json")
+            number = _register(client, run, candidate.name, tags, description)
+    return TrackedRun(run_id, experiment, candidate.name, number, url)
+
+
+def describe_version(arguments: str, report: ValidationReport, url: str) -> str:
+    """Return what a reviewer reads on MLflow's page of the version: verdict, gates, and what to do, as markdown."""
+    candidate, command = report.candidate, f"{arguments} --version {report.candidate.version}"
+    verdict = "passed every gate" if report.passed else f"rejected by {', '.join(g.name for g in report.failed)}"
+    lines = [
+        f"**{candidate.name} version {candidate.version} {verdict}**; digest `{candidate.digest[:12]}`, "
+        f"{f'held against version {report.champion.version}' if report.champion else 'no champion was live'}. "
+        f"The whole page is `report.html` among the artifacts of [the run]({url}).".replace("[the run]()", "the run"),
+        "",
+        gate_table_markdown(report),
+        f"- try it: `python -m flows.try_out {command}`",
+    ]
+    if report.passed:
+        lines.append(f"- approve it: `python -m flows.promote {command} --approve --by NAME`")
+    return "\n".join(lines)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that a figure can depend on."""
+    return {name: version(name) for name in ("tensorflow", "keras", "numpy", "mlflow", "prefect")}
 
 
 @contextlib.contextmanager
@@ -69,19 +100,24 @@ def run_url(uri: str, experiment: str, run_id: str) -> str:
 
 def _tags(report: ValidationReport) -> dict[str, str]:
     """Return the tags that a run and its model version share."""
-    server = report.served.server
     tags = {
         "digest": report.candidate.digest,
         "serving_version": str(report.candidate.version),
-        "backend": server.backend,
-        "backend_reason": server.reason,
-        "image": server.image,
-        "image_id": server.image_id,
-        "server_version": server.version,
+        "champion": str(report.champion.version) if report.champion else "",
+        "champion_digest": report.champion.digest if report.champion else "",
         "git_commit": git_commit(),
         "validation_status": "passed" if report.passed else "rejected",
         "failed_gates": ", ".join(gate.name for gate in report.failed),
     }
+    if report.served is not None:
+        server = report.served.server
+        tags |= {
+            "backend": server.backend,
+            "backend_reason": server.reason,
+            "image": server.image,
+            "image_id": server.image_id,
+            "server_version": server.version,
+        }
     return {name: value for name, value in tags.items() if value}
 
 
@@ -100,11 +136,10 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
         for gate in report.gates
         for name, value in {**gate.figures, "passed": float(gate.passed)}.items()
     ]
-    metrics += [
-        Metric("parameters", trained.parameters, now, 0),
-        Metric("serving.startup_s", report.served.server.startup_s, now, 0),
-        Metric("serving.rows_per_s", report.served.rows_per_s, now, 0),
-    ]
+    metrics.append(Metric("parameters", trained.parameters, now, 0))
+    if report.served is not None:
+        metrics.append(Metric("serving.startup_s", report.served.server.startup_s, now, 0))
+        metrics.append(Metric("serving.rows_per_s", report.served.rows_per_s, now, 0))
     params = [Param(name, str(value)[:6000]) for name, value in _flat(config.model_dump(mode="json")).items()]
     params.append(Param("best_epoch", str(trained.best_epoch)))
     for start in range(0, max(len(metrics), len(params)), 100):  # MLflow takes 100 parameters, 1000 metrics a call
@@ -146,9 +181,9 @@ def _log_dataset(client: Any, run_id: str, splits: Splits) -> None:
 def _fill_artifacts(directory: Path, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
     (directory / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=1))
     (directory / "report.json").write_text(json.dumps(report_document(report), indent=1))
-    (directory / "server.log").write_bytes(report.served.server.log.read_bytes())
-    draw_curves(trained.history, trained.best_epoch, directory / "curves.png")
-    draw_parity(load_arrays(report.served.answers), load_arrays(report.candidate.reference), directory / "parity.png")
+    if report.served is not None:
+        (directory / "server.log").write_bytes(report.served.server.log.read_bytes())
+    draw_pictures(config, trained, report, directory)
     (directory / "model").mkdir()
     build_package(report.candidate, directory / "model")
 
@@ -159,7 +194,7 @@ def _sample(config: Config, report: ValidationReport) -> dict[str, list[Any]]:
     groups = {
         "input": load_arrays(report.candidate.requests),
         "target": load_rows(report.candidate.targets).targets,
-        "served": load_arrays(report.served.answers),
+        "served": load_arrays(report.served.answers) if report.served else {},
         "in_process": load_arrays(report.candidate.reference),
     }
     return {
@@ -174,7 +209,7 @@ def _cell(value: Any) -> Any:
     return listed.decode(errors="replace") if isinstance(listed, bytes) else listed
 
 
-def _register(client: Any, run: Any, name: str, tags: Mapping[str, str]) -> int:
+def _register(client: Any, run: Any, name: str, tags: Mapping[str, str], description: str) -> int:
     """Create the model version whose source is the logged directory, and make it the challenger."""
     from mlflow.exceptions import MlflowException
 
@@ -183,6 +218,8 @@ def _register(client: Any, run: Any, name: str, tags: Mapping[str, str]) -> int:
     except MlflowException as exc:
         if exc.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    created = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags)
+    created = client.create_model_version(
+        name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags, description=description
+    )
     client.set_registered_model_alias(name, "challenger", created.version)
     return int(created.version)

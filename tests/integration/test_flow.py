@@ -86,7 +86,7 @@ def test_promotion_that_is_not_wanted(rehearse: Callable[..., Any], user: Path) 
     """With promote=False a model that passes ends in a completed state that is not named Promoted."""
     state = rehearse(promote=False)
     assert state.is_completed(), state.message
-    assert state.name == "Not Promoted"
+    assert state.name == "NotPromoted"
     assert state.result().report.passed
 
 

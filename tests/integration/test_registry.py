@@ -24,7 +24,8 @@ from tasks.registry.connection import check_tracking
 from tasks.registry.packaging import build_package
 from tasks.registry.runs import log_rehearsal
 from tasks.savedmodel.manifest import verify_manifest
-from tasks.serving.rehearse import rehearse
+from tasks.savedmodel.safety import read_graph
+from tasks.serving.rehearse import Rehearsal, rehearse
 
 pytestmark = [
     # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
@@ -79,9 +80,13 @@ def logged(
         config = made.config.model_copy(
             update={"tracking": made.config.tracking.model_copy(update={"uri": tracking_uri}), "gates": gates}
         )
-        served = rehearse(config.serving, made.candidate, Backend("embedded"), tmp_path_factory.mktemp("run"))
-        report = ValidationReport(made.candidate, served, judge(gates, made.candidate, served))
-        run = log_rehearsal(config, made.splits, made.trained, report)
+        served = rehearse(
+            Rehearsal(config.serving, made.candidate, Backend("embedded"), tmp_path_factory.mktemp("run"))
+        )
+        report = ValidationReport(
+            made.candidate, read_graph(made.candidate.version_dir), served, judge(gates, made.candidate, served)
+        )
+        run = log_rehearsal(config, "--config cfg.yaml", made.splits, made.trained, report)
         return Logged(made.with_(config=config), report, run, MlflowClient(tracking_uri, tracking_uri))
 
     return logging
@@ -249,7 +254,7 @@ def test_a_deleted_experiment(logged: Callable[[str], Logged], tmp_path: Path) -
     config = found.made.config
     config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"experiment": "gone"})})
     with pytest.raises(TrackingError, match="experiment 'gone' must be active.*mlflow experiments restore") as caught:
-        log_rehearsal(config, found.made.splits, found.made.trained, found.report)
+        log_rehearsal(config, "", found.made.splits, found.made.trained, found.report)
     assert "\n" not in str(caught.value)
 
 
@@ -275,6 +280,7 @@ def test_a_database_of_another_kind(logged: Callable[[str], Logged], tmp_path: P
     with pytest.raises(TrackingError, match="MLflow at sqlite:///.* must answer") as caught:
         log_rehearsal(
             found.made.config.model_copy(update={"tracking": tracking}),
+            "",
             found.made.splits,
             found.made.trained,
             found.report,

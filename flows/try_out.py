@@ -1,0 +1,65 @@
+"""Serve one candidate by hand, to ask it what one likes: `python -m flows.try_out --config cfg.yaml --version N`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.loading import ConfigError, load_config
+from tasks.errors import PipelineError
+from tasks.serving.embedded import run_embedded
+from tasks.store.layout import versions
+
+POLL_S = 0.1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve a candidate until Ctrl-C, and return an exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.try_out",
+        description="Serve one candidate, and no other version, until Ctrl-C; nothing live changes.",
+        epilog="Exit codes: 0 stopped by Ctrl-C; 2 usage or configuration; 1 it cannot be served.",
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the rehearsal's YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a value")
+    parser.add_argument("--version", type=int, required=True, metavar="N", help="the candidate's number")
+    args = parser.parse_args(argv)
+    try:
+        config = load_config(args.config, args.set)
+        return _serve(config.name, _candidate(config.work_dir / "candidates" / config.name, args.version))
+    except (ConfigError, PipelineError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2 if isinstance(exc, ConfigError) else 1
+
+
+def _candidate(model_dir: Path, version: int) -> Path:
+    """Return a candidate's directory."""
+    found = versions(model_dir)
+    if version not in found:
+        raise ConfigError(f"--version must be a candidate in '{model_dir}', got {version}; there are {list(found)}")
+    return found[version]
+
+
+def _serve(name: str, version_dir: Path) -> int:
+    with run_embedded(name, version_dir) as server:
+        try:
+            while server.exit_code() is None and not server.rest_url:
+                time.sleep(POLL_S)
+            if server.exit_code() is None:
+                url = f"{server.rest_url}/v1/models/{name}"
+                print(
+                    f"'{name}' version {version_dir.name} answers at {url}:predict, its signature is at {url}/metadata"
+                )
+                print("Ctrl-C ends it", flush=True)
+            while server.exit_code() is None:
+                time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            return 0
+        raise server.explain_exit()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

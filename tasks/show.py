@@ -1,0 +1,25 @@
+"""What Prefect's pages show of a rehearsal: its verdict, its gates, and where the rest is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from tasks.policy import artifact_key, stage
+from tasks.records import Promotion, TrackedRun, ValidationReport
+from tasks.report.tables import gate_rows, gate_table_markdown
+
+
+@stage
+def show_run(report: ValidationReport, run: TrackedRun, promotion: Promotion) -> None:
+    """Leave a markdown, a table and, where MLflow has pages, a link artifact on the flow run."""
+    candidate = report.candidate
+    key = artifact_key(candidate.name)
+    title = f"{candidate.name} version {candidate.version} {promotion.state}"
+    markdown = f"# {title}\n\n{promotion.reason}\n\n{gate_table_markdown(report)}\n\ndigest `{candidate.digest}`"
+    create_markdown_artifact(markdown, key=f"{key}-verdict", description=title)
+    rows = [asdict(row) for row in gate_rows(report)]
+    create_table_artifact(rows, key=f"{key}-gates", description=f"Gates of {title}")
+    if run.url:
+        create_link_artifact(run.url, link_text="MLflow run", key=f"{key}-mlflow", description=title)
