@@ -1,0 +1,39 @@
+"""Size: what a version takes on the disk, by itself and beside the champion."""
+
+from __future__ import annotations
+
+from configs.schema import Size
+from tasks.records import GateResult, GraphFacts
+
+MB = 1e6
+
+
+def judge_size(graph: GraphFacts, champion: GraphFacts | None, size: Size) -> GateResult:
+    """Hold bytes and weights against their bounds; a bound of 0 is none, and without a champion there is no ratio."""
+    figures = _figures(graph)
+    if champion is not None and champion.total_bytes:
+        figures["ratio"] = graph.total_bytes / champion.total_bytes
+    limits = {"size_mb": size.max_mb, "parameters": float(size.max_parameters), "ratio": size.max_ratio}
+    limits = {name: limit for name, limit in limits.items() if limit and name in figures}
+    missed = [name for name, limit in limits.items() if figures[name] > limit]
+    lines = [
+        f"{WORDS[name].format(value)}{f' (at most {limits[name]:g})' if name in limits else ''}"
+        for name, value in figures.items()
+    ]
+    return GateResult(
+        "size",
+        not missed,
+        ", ".join(lines),
+        figures,
+        units={"size_mb": "MB"},
+        bounds={name: f"at most {limit:g}" for name, limit in limits.items()},
+        champion=_figures(champion) if champion is not None else {},
+        evidence={"missed": missed},
+    )
+
+
+WORDS = {"size_mb": "{:.3g} MB", "parameters": "{:,.0f} parameters", "ratio": "{:.3g} times the champion's bytes"}
+
+
+def _figures(graph: GraphFacts) -> dict[str, float]:
+    return {"size_mb": graph.total_bytes / MB, "parameters": float(graph.parameters)}

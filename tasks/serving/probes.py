@@ -1,0 +1,214 @@
+"""Malformed and extreme requests, and what a server makes of them.
+
+Each request goes over a connection of its own: a server may close one after a refusal, and that is no failure.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import requests
+
+from configs.schema import Robustness
+from tasks.datasets.bodies import predict_body
+from tasks.datasets.rows import Array
+from tasks.records import Candidate, Probe
+from tasks.serving.client import MAX_WORDS
+
+log = logging.getLogger(__name__)
+
+DEPTH = 1000  # of nested lists: no tensor has as many dimensions, and no parser needs to run out of stack
+LONG_TEXT = 10_000  # characters
+LARGE_BODY_BYTES = 64 * 2**20  # beyond it a large batch would measure the memory of whoever asks
+NO_SUCH = "no_such"
+SAME_RTOL, SAME_ATOL = 1e-4, 1e-6  # a processor may add up in another order, a disturbed model answers otherwise
+
+
+class Case(NamedTuple):
+    """A request: what is wrong with it, whether it is a usual one, its body, and what follows the model's URL."""
+
+    name: str
+    normal: bool
+    body: bytes
+    path: str = ""
+
+
+def probe(
+    base_url: str, candidate: Candidate, inputs: Mapping[str, Array], robustness: Robustness, timeout_s: float
+) -> tuple[Probe, ...]:
+    """Send malformed, extreme and usual requests to one version, and the first usual one once more at the end.
+
+    Args:
+        base_url: scheme, host and port. timeout_s: seconds to wait for each answer.
+        inputs: test rows as the signature takes them, one array an input; some are enough.
+
+    Returns:
+        One record a request. A server that does not answer is status 0. The last record, `as usual afterwards`, is
+        not finite if its answer is another one than that of `a batch of 1`; its words say so.
+    """
+    cases = [
+        *_malformed(candidate, inputs),
+        *_unusual(candidate, inputs, robustness),
+        Case("as usual afterwards", True, _body(candidate, _first(inputs))),
+    ]
+    usual, before = _ask(base_url, candidate, Case("a batch of 1", True, cases[-1].body), timeout_s)
+    answered = [_ask(base_url, candidate, case, timeout_s) for case in cases]
+    last, after = answered[-1]
+    probes = [usual, *(probed for probed, _ in answered[:-1]), _compared(last, before, after)]
+    return tuple(probes)
+
+
+def _malformed(candidate: Candidate, inputs: Mapping[str, Array]) -> Iterator[Case]:
+    """Give the requests that no client should send."""
+    rows = {name: array[np.zeros(2, np.int64)] for name, array in inputs.items()}
+    columns = json.loads(_body(candidate, rows))["inputs"]
+    name = next(iter(inputs))  # the first input stands for all
+    wrong_dtype: Any = 1 if inputs[name].dtype.kind in "US" else "text"
+
+    def asking(changed: Mapping[str, Any], signature_name: str = candidate.signature.name) -> bytes:
+        return orjson.dumps({"signature_name": signature_name, "inputs": changed})
+
+    whole = asking(columns)
+    yield Case("malformed JSON", False, whole[: len(whole) // 2])
+    yield Case("empty body", False, b"")
+    yield Case("not an object", False, b"[1, 2]")
+    yield Case("deep nesting", False, b'{"inputs": ' + b"[" * DEPTH + b"1" + b"]" * DEPTH + b"}")
+    yield Case("wrong input name", False, asking({(n if n != name else NO_SUCH): v for n, v in columns.items()}))
+    yield Case("missing input", False, asking({n: v for n, v in columns.items() if n != name}))
+    yield Case("wrong dtype", False, asking({**columns, name: _replaced(columns[name], wrong_dtype)}))
+    yield Case("wrong rank", False, asking({**columns, name: [columns[name]]}))
+    yield Case("ragged rows", False, asking({**columns, name: [columns[name][0], [columns[name][1]]]}))
+    yield Case("empty batch", False, _body(candidate, {n: array[:0] for n, array in inputs.items()}))
+    yield Case("unknown signature", False, asking(columns, NO_SUCH))
+    yield Case("unknown version", False, whole, f"/versions/{candidate.version + 1_000_000}")
+
+
+def _unusual(candidate: Candidate, inputs: Mapping[str, Array], robustness: Robustness) -> Iterator[Case]:
+    """Give well-formed requests that are large or hold extreme values, the latter in one input at a time."""
+    for name, array in inputs.items():
+        values = _extremes(array, robustness.extreme_factor)
+        if not len(values):
+            continue
+        rows = {n: a[np.zeros(len(values), np.int64)] for n, a in inputs.items()}
+        rows[name] = np.broadcast_to(values.reshape(-1, *[1] * (array.ndim - 1)), (len(values), *array.shape[1:]))
+        suffix = f" of '{name}'" if len(inputs) > 1 else ""
+        yield Case(f"extreme values{suffix}", False, _body(candidate, rows))
+    one_row = len(_body(candidate, _first(inputs)))
+    n_rows = max(1, min(robustness.large_batch, LARGE_BODY_BYTES // one_row))
+    if n_rows < robustness.large_batch:
+        log.info("The large batch has %d rows, fewer than robustness.large_batch: a row is %d bytes", n_rows, one_row)
+    tiled = {name: array[np.arange(n_rows) % len(array)] for name, array in inputs.items()}
+    yield Case("a large batch", True, _body(candidate, tiled))
+
+
+def _extremes(array: Array, factor: float) -> Array:
+    """Return values beyond those of an input, within its dtype; shape (k,)."""
+    if array.dtype.kind == "U":
+        return np.array(["", "x" * LONG_TEXT, "Köln 東京 \N{SNAKE}", '\x01\n\t"\\'])
+    if array.dtype.kind == "S":
+        return np.array([b"", b"x" * LONG_TEXT, b"\xff\xfe\x80"])
+    if array.dtype.kind == "b":
+        return np.array([True, False])
+    if array.dtype.kind not in "iuf":
+        return np.empty(0)
+    largest = factor * max(1.0, float(np.abs(array.astype(np.float64)).max(initial=0)))
+    if array.dtype.kind == "f":
+        limits = np.finfo(array.dtype)
+        largest = min(largest, float(limits.max))
+        return np.array([largest, -largest, 0, limits.tiny], array.dtype)
+    whole = np.iinfo(array.dtype)
+    return np.array([min(int(largest), int(whole.max)), max(-int(largest), int(whole.min)), 0], array.dtype)
+
+
+def _first(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array[:1] for name, array in inputs.items()}
+
+
+def _body(candidate: Candidate, inputs: Mapping[str, Array]) -> bytes:
+    return predict_body(inputs, candidate.signature.name)
+
+
+def _replaced(value: Any, by: Any) -> Any:
+    """Return nested lists with every element replaced."""
+    return [_replaced(item, by) for item in value] if isinstance(value, list) else by
+
+
+def _ask(base_url: str, candidate: Candidate, case: Case, timeout_s: float) -> tuple[Probe, bytes]:
+    """Send one request; give what became of it, and the whole body of the answer."""
+    url = f"{base_url}/v1/models/{candidate.name}{case.path or f'/versions/{candidate.version}'}:predict"
+    try:
+        with requests.Session() as session:
+            session.trust_env = False  # a proxy from the environment must not come between us and loopback
+            session.headers["Connection"] = "close"
+            answer = session.post(url, data=case.body, timeout=timeout_s, allow_redirects=False)
+    except requests.Timeout:
+        return Probe(case.name, case.normal, 0, False, f"no answer within {timeout_s:g} s"), b""
+    except requests.RequestException as exc:
+        return Probe(case.name, case.normal, 0, False, f"{type(exc).__name__}: the connection broke"), b""
+    finite = answer.status_code != 200 or _is_finite(answer.content)
+    return Probe(case.name, case.normal, answer.status_code, finite, _words(answer.content)), answer.content
+
+
+def _is_finite(body: bytes) -> bool:
+    """Return whether an answer holds outputs and every number in it is finite."""
+    content = _parse(body)
+    if not isinstance(content, dict) or "outputs" not in content:
+        return False
+    numbers = np.array([leaf for leaf in _leaves(content["outputs"]) if isinstance(leaf, float)])
+    return bool(np.isfinite(numbers).all())
+
+
+def _compared(last: Probe, before: bytes, after: bytes) -> Probe:
+    """Return the last record, not finite where the same request got another answer than before."""
+    if last.status != 200 or not last.finite or not before or _same(_parse(before), _parse(after)):
+        return last
+    words = f"another answer than before: {_words(after)[:200]}, and before {_words(before)[:200]}"
+    return replace(last, finite=False, words=words)
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Return whether two answers agree in structure and text, and nearly in numbers."""
+    pairs = list(zip_longest(_leaves(before), _leaves(after)))
+    numbers = np.array([pair for pair in pairs if all(map(_is_number, pair))], np.float64).reshape(-1, 2)
+    rest = all(a == b for a, b in pairs if not (_is_number(a) and _is_number(b)))
+    return rest and bool(np.allclose(numbers[:, 0], numbers[:, 1], rtol=SAME_RTOL, atol=SAME_ATOL))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Give what nested lists and objects hold, names included, in order."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield name
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _parse(body: bytes) -> Any:
+    """Read JSON with the NaN and Infinity that TensorFlow Serving writes bare, or None."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            return None
+
+
+def _words(body: bytes) -> str:
+    """Return the start of a body in one line."""
+    return " ".join(body[: 4 * MAX_WORDS].decode(errors="replace").split())[:MAX_WORDS]
