@@ -154,8 +154,12 @@ def _resolve(config: Config, base: Path) -> Config:
     prefix = "sqlite:///"
     if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
         uri = f"{prefix}{(base / uri.removeprefix(prefix)).resolve()}"
+    golden = config.gates.golden
+    if golden.file is not None:
+        golden = golden.model_copy(update={"file": (base / golden.file).resolve()})
     return config.model_copy(
         update={
+            "gates": config.gates.model_copy(update={"golden": golden}),
             "work_dir": (base / config.work_dir).resolve(),
             "models_root": (base / config.models_root).resolve(),
             "tracking": config.tracking.model_copy(update={"uri": uri}),

@@ -97,6 +97,8 @@ def test_paths_resolve_beside_the_file(tmp_path: Path) -> None:
     assert config.work_dir == tmp_path.parent / "w"
     assert config.models_root == tmp_path / "models"
     assert config.tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    golden = load_config(write(tmp_path), ["gates.golden.file=golden.json"]).gates.golden.file
+    assert golden == tmp_path.resolve() / "golden.json"
     for uri in ("sqlite:////abs/m.db", "http://localhost:5000"):
         assert load_config(write(tmp_path), [f"tracking.uri={uri}"]).tracking.uri == uri
 
