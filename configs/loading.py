@@ -157,6 +157,8 @@ def _resolve(config: Config, base: Path) -> Config:
     golden = config.gates.golden
     if golden.file is not None:
         golden = golden.model_copy(update={"file": (base / golden.file).resolve()})
+        if not (golden.file and golden.file.is_file()):
+            raise ConfigError(f"gates.golden.file must name a file, got '{golden.file}'")
     return config.model_copy(
         update={
             "gates": config.gates.model_copy(update={"golden": golden}),

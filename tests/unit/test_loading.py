@@ -97,6 +97,9 @@ def test_paths_resolve_beside_the_file(tmp_path: Path) -> None:
     assert config.work_dir == tmp_path.parent / "w"
     assert config.models_root == tmp_path / "models"
     assert config.tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(ConfigError, match="golden.json"):
+        load_config(write(tmp_path), ["gates.golden.file=golden.json"])
+    (tmp_path / "golden.json").touch()
     golden = load_config(write(tmp_path), ["gates.golden.file=golden.json"]).gates.golden.file
     assert golden == tmp_path.resolve() / "golden.json"
     for uri in ("sqlite:////abs/m.db", "http://localhost:5000"):
