@@ -1,10 +1,13 @@
 """Real throwaway containers on a real engine."""
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -249,3 +252,49 @@ def test_an_absent_image_is_one_clear_line(serving: Serving) -> None:
     assert message.startswith(f"The image {name} is neither at hand nor to be pulled: ")
     assert message.endswith("or use serving.backend: embedded.")
     assert "\n" not in message
+
+
+@pytest.fixture
+def tcp_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Offer the engine's socket on a TCP port of loopback, and set DOCKER_HOST to it."""
+    path = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+    opened: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def forward(source: socket.socket, sink: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    sink.sendall(data)
+                sink.shutdown(socket.SHUT_WR)
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # until the listening socket is closed
+                while True:
+                    outer, _ = listening.accept()
+                    inner = socket.socket(socket.AF_UNIX)
+                    opened.extend((outer, inner))
+                    inner.connect(path)
+                    for pair in ((outer, inner), (inner, outer)):
+                        threading.Thread(target=forward, args=pair, daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setenv("DOCKER_HOST", address)
+        yield address
+        listening.shutdown(socket.SHUT_RDWR)
+    for connection in opened:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+
+def test_an_engine_over_tcp(
+    tcp_engine: str, serving: Serving, version_dir: Path, run_id: str, client: docker.DockerClient
+) -> None:
+    """With DOCKER_HOST=tcp://... a model is copied in, served and removed as over the socket."""
+    assert str(client.api.base_url).endswith(tcp_engine.removeprefix("tcp://"))
+    with run_container(serving, "half", version_dir, run_id=run_id) as server:
+        await_available(server, serving, version_dir)
+        url = f"{server.rest_url}/v1/models/half:predict"
+        assert requests.post(url, json={"instances": [[1.0]]}, timeout=30).json() == {"predictions": [[2.5]]}
+    assert containers_of(client, run_id) == []
