@@ -15,9 +15,10 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -42,6 +43,9 @@ from tasks.serving.engine import (
 from tasks.serving.exits import explain_exit
 from tasks.serving.pinned import CONFIG, pinned_config
 from tasks.serving.reaper import owner_labels, remove_orphans
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +123,8 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
         try:
             with engine_errors("start the server"):
                 network = own_network(client)
-                container = client.containers.create(
+                container = _to_its_end(
+                    client.containers.create,
                     str(image.id),
                     [*ONE_TRY, f"--model_config_file={MODELS_DIR}/{CONFIG}"] if len(version_dirs) > 1 else ONE_TRY,
                     name=name,
@@ -141,7 +146,16 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
             server.version = image.labels.get(VERSION_LABEL, "")
             yield server
         finally:
-            _remove(client, name, server)
+            _to_its_end(_remove, client, name, server)
+
+
+def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function that a Ctrl-C or SIGTERM does not cut short: it is raised when the call is through.
+
+    Broken off while the engine creates a container, its removal would come before it is there.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="engine") as pool:  # leaving it waits for the call
+        return pool.submit(function, *args, **kwargs).result()
 
 
 def hardening(serving: Serving) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,47 +254,92 @@ def test_an_absent_image_is_one_clear_line(serving: Serving) -> None:
     assert "\n" not in message
 
 
-@pytest.fixture
-def tcp_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Offer the engine's socket on a TCP port of loopback, and set DOCKER_HOST to it."""
-    path = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
-    opened: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+class Relay:
+    """Offers the engine's socket on a TCP port of loopback, and tells when a container is about to be created."""
 
-        def forward(source: socket.socket, sink: socket.socket) -> None:
-            with contextlib.suppress(OSError):
-                while data := source.recv(65536):
-                    sink.sendall(data)
-                sink.shutdown(socket.SHUT_WR)
+    def __init__(self) -> None:
+        self.before_create: Callable[[], None] = lambda: None
+        self._path = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._opened = [self._listening]
+        self.address = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
 
-        def serve() -> None:
-            with contextlib.suppress(OSError):  # until the listening socket is closed
-                while True:
-                    outer, _ = listening.accept()
-                    inner = socket.socket(socket.AF_UNIX)
-                    opened.extend((outer, inner))
-                    inner.connect(path)
-                    for pair in ((outer, inner), (inner, outer)):
-                        threading.Thread(target=forward, args=pair, daemon=True).start()
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # until the listening socket is closed
+            while True:
+                outer, _ = self._listening.accept()
+                inner = socket.socket(socket.AF_UNIX)
+                self._opened += (outer, inner)
+                inner.connect(self._path)
+                for pair in ((outer, inner), (inner, outer)):
+                    threading.Thread(target=self._forward, args=pair, daemon=True).start()
 
-        threading.Thread(target=serve, daemon=True).start()
-        address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
-        monkeypatch.setenv("DOCKER_HOST", address)
-        yield address
-        listening.shutdown(socket.SHUT_RDWR)
-    for connection in opened:
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
-        connection.close()
+            while data := source.recv(65536):
+                if b"/containers/create" in data:
+                    self.before_create()
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for connection in self._opened:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+
+@pytest.fixture
+def relay() -> Iterator[Relay]:
+    """Return a relay to the engine."""
+    relay = Relay()
+    yield relay
+    relay.close()
+
+
+def test_an_interrupt_while_the_engine_creates_the_container(
+    relay: Relay, serving: Serving, client: docker.DockerClient, version_dir: Path, run_id: str
+) -> None:
+    """A Ctrl-C that comes while the engine is still at it does not leave the container that is about to be there."""
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, serving.image, str(version_dir), run_id],
+        cwd=ROOT,
+        env={**os.environ, "DOCKER_HOST": relay.address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    interrupted = threading.Event()
+
+    def interrupt() -> None:
+        owner.send_signal(signal.SIGINT)
+        time.sleep(0.5)  # long enough to give up waiting for the engine's answer, and to look for what to remove
+        interrupted.set()
+
+    relay.before_create = interrupt
+    _, errors = owner.communicate(timeout=60)
+    assert interrupted.is_set()
+    assert "KeyboardInterrupt" in errors
+    time.sleep(0.5)  # the engine would be done by now
+    assert containers_of(client, run_id) == []
 
 
 def test_an_engine_over_tcp(
-    tcp_engine: str, serving: Serving, version_dir: Path, run_id: str, client: docker.DockerClient
+    relay: Relay,
+    serving: Serving,
+    version_dir: Path,
+    run_id: str,
+    client: docker.DockerClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With DOCKER_HOST=tcp://... a model is copied in, served and removed as over the socket."""
-    assert str(client.api.base_url).endswith(tcp_engine.removeprefix("tcp://"))
+    created = threading.Event()
+    relay.before_create = created.set
+    monkeypatch.setenv("DOCKER_HOST", relay.address)
     with run_container(serving, "half", version_dir, run_id=run_id) as server:
         await_available(server, serving, version_dir)
         url = f"{server.rest_url}/v1/models/half:predict"
         assert requests.post(url, json={"instances": [[1.0]]}, timeout=30).json() == {"predictions": [[2.5]]}
+    assert created.is_set()
     assert containers_of(client, run_id) == []
