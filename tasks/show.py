@@ -8,7 +8,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from tasks.policy import artifact_key, stage
 from tasks.records import Promotion, TrackedRun, ValidationReport
-from tasks.report.tables import gate_rows, gate_table_markdown
+from tasks.report.tables import GateRow, gate_rows, gate_table_markdown
 
 
 @stage
@@ -19,7 +19,13 @@ def show_run(report: ValidationReport, run: TrackedRun, promotion: Promotion) ->
     title = f"{candidate.name} version {candidate.version} {promotion.state}"
     markdown = f"# {title}\n\n{promotion.reason}\n\n{gate_table_markdown(report)}\n\ndigest `{candidate.digest}`"
     create_markdown_artifact(markdown, key=f"{key}-verdict", description=title)
-    rows = [asdict(row) for row in gate_rows(report)]
+    rows = [_table_row(row) for row in gate_rows(report)]
     create_table_artifact(rows, key=f"{key}-gates", description=f"Gates of {title}")
     if run.url:
-        create_link_artifact(run.url, link_text="MLflow run", key=f"{key}-mlflow", description=title)
+        create_link_artifact(run.url, link_text="MLflow run", key=f"{key}-mlflow", description=f"MLflow run of {title}")
+
+
+def _table_row(row: GateRow) -> dict[str, str]:
+    """Return a line of the gate table with the gate's summary last: the long text must not push the figures out."""
+    figure, summary = (row.value, "") if row.figure else ("", row.value)
+    return {**asdict(row), "value": figure, "summary": summary}

@@ -64,7 +64,7 @@ def describe_version(arguments: str, report: ValidationReport, url: str) -> str:
     candidate, command = report.candidate, f"{arguments} --version {report.candidate.version}"
     verdict = "passed every gate" if report.passed else f"rejected by {', '.join(g.name for g in report.failed)}"
     lines = [
-        f"**{candidate.name} version {candidate.version} {verdict}**; digest `{candidate.digest[:12]}`, "
+        f"{candidate.name} version {candidate.version} {verdict}; digest `{candidate.digest[:12]}`, "
         f"{f'held against version {report.champion.version}' if report.champion else 'no champion was live'}. "
         f"The whole page is `report.html` among the artifacts of [the run]({url}).".replace("[the run]()", "the run"),
         "",
@@ -95,7 +95,10 @@ def _closing(client: Any, run_id: str) -> Iterator[None]:
 
 def run_url(uri: str, experiment: str, run_id: str) -> str:
     """Return the run's page on a tracking server, or an empty string for a local database."""
-    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}" if uri.startswith("http") else ""
+    if not uri.startswith("http"):
+        return ""
+    # MLflow opens its menu for language models else, which leads neither to the runs nor to the model registry
+    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
 
 def _tags(report: ValidationReport) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,11 +16,22 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 120.0
+CHROMIUM_ARGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # no page may need the internet
+)
 
 
 def poll(happened: Callable[[], bool], timeout_s: float) -> bool:
@@ -91,9 +103,43 @@ def prefect_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     env = clean_environment(directory / "home")
     port = free_port()
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = start_server(command, f"http://127.0.0.1:{port}/api/health", directory / "server.log", env)
-    yield {**env, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    api_url = f"http://127.0.0.1:{port}/api"
+    pages = {**env, "PREFECT_UI_API_URL": api_url}  # its pages would ask port 4200, whatever --port says
+    process = start_server(command, f"{api_url}/health", directory / "server.log", pages)
+    yield {**env, "PREFECT_API_URL": api_url}
     end_group(process)
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run an MLflow server on SQLite that keeps the artifacts, too; give its address."""
+    directory = tmp_path_factory.mktemp("mlflow")
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(directory / "artifacts")]
+    address = f"http://127.0.0.1:{port}"
+    process = start_server(command, f"{address}/health", directory / "server.log", clean_environment(directory))
+    yield address
+    end_group(process)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Run the system's Chromium, headless, with names resolved to nothing; give playwright's browser.
+
+    For a module, not the session: while playwright runs, asyncio takes this thread's loop for a running one.
+    """
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=20_000)  # milliseconds; the first look at a page of MLflow takes some
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.fail("These tests open pages in a browser, and there is no 'chromium' on the PATH: apt install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=list(CHROMIUM_ARGS))
+        yield browser
+        browser.close()
 
 
 @dataclass
