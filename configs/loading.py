@@ -46,7 +46,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def arguments(path: str, overrides: Sequence[str] = ()) -> str:
     """Return the options that read the same configuration in another command, ready for a shell."""
-    return shlex.join(["--config", path, *(word for item in overrides for word in ("--set", item))])
+    last = {item.partition("=")[0]: item for item in overrides}  # of one key the last one holds
+    return shlex.join(["--config", path, *(word for item in last.values() for word in ("--set", item))])
 
 
 def _read(path: Path) -> dict[str, Any]:

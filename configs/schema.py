@@ -52,6 +52,9 @@ class Data(Section):
     )
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that early stopping looks at")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that the server is judged on")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="seed of the split: keep it, or the champion is judged on rows it was trained on"
+    )
     stratify: bool = Field(False, description="keep the share of each target value the same in every split")
 
     @model_validator(mode="after")
@@ -295,7 +298,7 @@ class Config(Section):
     name: Annotated[str, BeforeValidator(_model_name)] = Field(
         description="model name, in URLs, directories and the registry"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of the split, the weights and the shuffling")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights and the shuffling")
     work_dir: Path = Field(Path(".rehearsal"), description="candidates and everything in between")
     models_root: Path = Field(Path("models"), description="production TensorFlow Serving watches <models_root>/<name>")
     data: Data
@@ -306,3 +309,7 @@ class Config(Section):
     gates: Gates = Gates()
     tracking: Tracking = Tracking()
     promote: Promote = Promote()
+
+    def needs_person(self, *, has_champion: bool) -> bool:
+        """Return whether a candidate that passed needs a person's approval."""
+        return self.promote.mode == "review" or (not has_champion and self.gates.first_run == "review")

@@ -14,4 +14,4 @@ from tasks.training.process import call
 @stage
 def prepare_data(config: Config, run_dir: Path) -> Splits:
     """Load, check and split the rows; in the TensorFlow process, for a user's module may import it."""
-    return call(prepare_splits, config.data, config.seed, run_dir / "data")
+    return call(prepare_splits, config.data, run_dir / "data")

@@ -19,17 +19,12 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
         promotion = Promotion("rejected", None, reason)
     elif not wanted:
         promotion = Promotion("not promoted", None, "every gate passed; promotion was not asked for")
-    elif waits_for_review(config, report):
+    elif config.needs_person(has_champion=report.champion is not None):
         promotion = Promotion("awaiting review", None, "every gate passed; a person decides")
     else:
         return _promote(config, candidate, run)
     record_promotion(config, run, promotion)
     return promotion
-
-
-def waits_for_review(config: Config, report: ValidationReport) -> bool:
-    """Return whether a candidate that passed needs a person's approval."""
-    return config.promote.mode == "review" or (report.champion is None and config.gates.first_run == "review")
 
 
 def _promote(config: Config, candidate: Candidate, run: TrackedRun) -> Promotion:

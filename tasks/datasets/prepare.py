@@ -13,7 +13,7 @@ from tasks.errors import DataError
 from tasks.records import Splits
 
 
-def prepare_splits(data: Data, seed: int, directory: Path) -> Splits:
+def prepare_splits(data: Data, directory: Path) -> Splits:
     """Load, check and split the rows, and save each split below `directory`.
 
     Raises:
@@ -25,7 +25,7 @@ def prepare_splits(data: Data, seed: int, directory: Path) -> Splits:
     except Exception as exc:  # whatever the user's loader raises
         raise DataError(f"data.load '{data.load}' must return rows, got {describe(exc)}") from exc
     rows = check_rows(loaded, data.load)
-    parts = {name: rows.take(index) for name, index in _split(rows, data, seed).items()}
+    parts = {name: rows.take(index) for name, index in _split(rows, data).items()}
     for name, part in parts.items():
         save_rows(directory / f"{name}.npz", part)
     return Splits(
@@ -41,12 +41,12 @@ def prepare_splits(data: Data, seed: int, directory: Path) -> Splits:
     )
 
 
-def _split(rows: Rows, data: Data, seed: int) -> dict[str, Array]:
+def _split(rows: Rows, data: Data) -> dict[str, Array]:
     """Return the row numbers of each split; the same seed and rows give the same numbers.
 
     With `stratify`, rows are dealt out one target value after the other.
     """
-    order = np.random.default_rng(seed).permutation(len(rows))
+    order = np.random.default_rng(data.seed).permutation(len(rows))
     groups = [order]
     if data.stratify:
         if len(rows.targets) != 1 or next(iter(rows.targets.values())).ndim != 1:

@@ -117,8 +117,8 @@ def _orjson_document(body: bytes) -> Any:
     # orjson keeps the last of two equal keys. Every member of an object has one colon, so the text has
     # more colons than the document has members if a key is repeated (or if a string holds a colon).
     colons = body.count(b":")
-    rows = document.get("instances")
-    known = len(document)
+    rows, columns = document.get("instances"), document.get("inputs")
+    known = len(document) + (len(columns) if isinstance(columns, dict) else 0)
     if colons != known and isinstance(rows, list):
         known += sum(len(row) for row in rows if isinstance(row, dict))
     if colons != known and _STRING.sub(b"", body).count(b":") != _count_members(document):

@@ -43,7 +43,7 @@ def log_rehearsal(
         run = client.create_run(experiment, run_name=f"{candidate.name} version {candidate.version}", tags=tags)
         run_id = run.info.run_id
         url = run_url(config.tracking.uri, experiment, run_id)
-        description = describe_version(arguments, report, url)
+        description = describe_version(config, arguments, report, url)
         with _closing(client, run_id):
             client.set_tag(run_id, "mlflow.note.content", description)  # the description on the run's page
             _log_figures(client, run_id, config, trained, report)
@@ -55,11 +55,11 @@ def log_rehearsal(
                 (Path(scratch) / "report.html").write_text(page, encoding="utf-8")
                 client.log_artifacts(run_id, scratch)
             client.log_table(run_id, _sample(config, report), "predictions.json")
-            number = _register(client, run, candidate.name, tags, description)
+            number = _register(client, run, report, tags, description)
     return TrackedRun(run_id, experiment, candidate.name, number, url)
 
 
-def describe_version(arguments: str, report: ValidationReport, url: str) -> str:
+def describe_version(config: Config, arguments: str, report: ValidationReport, url: str) -> str:
     """Return what a reviewer reads on MLflow's page of the version: verdict, gates, and what to do, as markdown."""
     candidate, command = report.candidate, f"{arguments} --version {report.candidate.version}"
     verdict = "passed every gate" if report.passed else f"rejected by {', '.join(g.name for g in report.failed)}"
@@ -71,7 +71,7 @@ def describe_version(arguments: str, report: ValidationReport, url: str) -> str:
         gate_table_markdown(report),
         f"- try it: `python -m flows.try_out {command}`",
     ]
-    if report.passed:
+    if report.passed and config.needs_person(has_champion=report.champion is not None):
         lines.append(f"- approve it: `python -m flows.promote {command} --approve --by NAME`")
     return "\n".join(lines)
 
@@ -106,8 +106,8 @@ def _tags(report: ValidationReport) -> dict[str, str]:
     tags = {
         "digest": report.candidate.digest,
         "serving_version": str(report.candidate.version),
-        "champion": str(report.champion.version) if report.champion else "",
-        "champion_digest": report.champion.digest if report.champion else "",
+        "judged_beside": str(report.champion.version) if report.champion else "",
+        "judged_beside_digest": report.champion.digest if report.champion else "",
         "git_commit": git_commit(),
         "validation_status": "passed" if report.passed else "rejected",
         "failed_gates": ", ".join(gate.name for gate in report.failed),
@@ -212,10 +212,11 @@ def _cell(value: Any) -> Any:
     return listed.decode(errors="replace") if isinstance(listed, bytes) else listed
 
 
-def _register(client: Any, run: Any, name: str, tags: Mapping[str, str], description: str) -> int:
-    """Create the model version whose source is the logged directory, and make it the challenger."""
+def _register(client: Any, run: Any, report: ValidationReport, tags: Mapping[str, str], description: str) -> int:
+    """Create the model version whose source is the logged directory, and make it the challenger if it passed."""
     from mlflow.exceptions import MlflowException
 
+    name = report.candidate.name
     try:
         client.create_registered_model(name)
     except MlflowException as exc:
@@ -224,5 +225,6 @@ def _register(client: Any, run: Any, name: str, tags: Mapping[str, str], descrip
     created = client.create_model_version(
         name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags, description=description
     )
-    client.set_registered_model_alias(name, "challenger", created.version)
+    if report.passed:
+        client.set_registered_model_alias(name, "challenger", created.version)
     return int(created.version)

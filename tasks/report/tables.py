@@ -36,7 +36,12 @@ def gate_rows(report: ValidationReport) -> list[GateRow]:
 
     A gate without such figures shows all that it has.
     """
-    return [row for gate in report.gates for row in _rows(gate)]
+    return [row for gate in failed_first(report) for row in _rows(gate)]
+
+
+def failed_first(report: ValidationReport) -> list[GateResult]:
+    """Return the gates with those that failed at the top, where a reader begins."""
+    return sorted(report.gates, key=lambda gate: gate.passed)
 
 
 def _rows(gate: GateResult) -> Iterator[GateRow]:
@@ -48,32 +53,25 @@ def _rows(gate: GateResult) -> Iterator[GateRow]:
         unit = gate.units.get(name, "")
         champion = number(gate.champion[name], unit) if name in gate.champion else ""
         yield GateRow(
-            gate.name, verdict, clip(name, 120), number(gate.figures[name], unit), gate.bounds.get(name, ""), champion
+            gate.name, verdict, clip(name, 120), number(gate.figures[name], unit), _bound(gate, name), champion
         )
     if len(names) > MOST_FIGURES:
         yield GateRow(gate.name, verdict, f"and {len(names) - MOST_FIGURES} more figures", "", "", "")
 
 
+def _bound(gate: GateResult, name: str) -> str:
+    """Return a figure's bound, with the figure's unit where the bound is one number."""
+    bound, unit = gate.bounds.get(name, ""), gate.units.get(name, "")
+    return f"{bound} {unit}" if unit and re.fullmatch(r"at (most|least) [\d.e+-]+", bound) else bound
+
+
 def gate_table_markdown(report: ValidationReport) -> str:
     """Return the gates as a GitHub-flavoured markdown table, a line a gate."""
-    lines = ["| gate | verdict | figures | bound | champion |", "|---|---|---|---|---|"]
-    for gate in report.gates:
-        bounds = [_named(name, bound, gate) for name, bound in gate.bounds.items()]
-        champion = [_named(name, number(v, gate.units.get(name, "")), gate) for name, v in gate.champion.items()]
-        cells = (
-            gate.name,
-            "pass" if gate.passed else "FAIL",
-            clip(gate.summary, 300),
-            clip(", ".join(bounds), 200),
-            clip(", ".join(champion), 200),
-        )
+    lines = ["| gate | verdict | figures |", "|---|---|---|"]
+    for gate in failed_first(report):
+        cells = (gate.name, "pass" if gate.passed else "FAIL", clip(gate.summary, 300))
         lines.append(f"| {' | '.join(_cell(text) for text in cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _named(name: str, text: str, gate: GateResult) -> str:
-    """Name a bound or a champion's figure; there is no need to name the only figure."""
-    return text if len(gate.figures) == 1 else f"{name} {text}"
 
 
 def _cell(text: str) -> str:

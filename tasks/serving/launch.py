@@ -156,8 +156,12 @@ def wait_available(
             return client
         for version, (state, message) in states.items():
             if state == "END":
+                live = champion is not None and version == champion.version
+                which = ", which is live," if live else ""
+                remedy = f"; repair or remove '{champion.version_dir}'" if live and champion else ""
                 raise ModelLoadError(
-                    f"the server must load '{candidate.name}' version {version}, and refused it: {message}",
+                    f"the server must load '{candidate.name}' version {version}{which} and refused it: "
+                    f"{' '.join(message.split())}{remedy}",
                     detail=server.log(),
                 )
         time.sleep(POLL_S)

@@ -101,7 +101,7 @@ def _phase_b(
             signature = _signature(first, champion.version, candidate.signature.name)
             answers = None
             # A champion that takes other inputs has no answer to these rows; the contract gate says what differs.
-            if {spec.name for spec in signature.inputs} == rows.keys():
+            if _takes(signature, alone.signature, rows):
                 found = first.predict(champion.version, rows, signature.outputs, signature.name)
                 answers = rehearsal.save("champion", found)
         latency = alone.latency
@@ -146,6 +146,18 @@ def _predict(candidate: Candidate, client: ModelClient, rows: Mapping[str, Array
 def _signature(client: ModelClient, version: int, name: str) -> Signature:
     inputs, outputs = client.signature_def(version, name)
     return Signature(tuple(inputs), tuple(outputs), name)
+
+
+def _takes(champion: Signature, candidate: Signature, rows: Mapping[str, Array]) -> bool:
+    """Return whether the candidate's rows are rows for the champion, too: a server does not look at shapes itself."""
+    return {s.name: s.dtype for s in champion.inputs} == {s.name: s.dtype for s in candidate.inputs} and all(
+        spec.shape is None
+        or (
+            len(spec.shape) == rows[spec.name].ndim
+            and all(want in (None, got) for want, got in zip(spec.shape, rows[spec.name].shape, strict=True))
+        )
+        for spec in champion.inputs
+    )
 
 
 def _head(rows: Mapping[str, Array], size: int) -> dict[str, Array]:

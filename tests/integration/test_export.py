@@ -213,7 +213,7 @@ def export(user_config: Callable[..., Config], tmp_path: Path) -> Callable[..., 
 
     def exporting(load: str, build: str, **settings: Any) -> Signature:
         config = user_config(load, build, **settings)
-        splits = prepare_splits(config.data, config.seed, tmp_path / "data")
+        splits = prepare_splits(config.data, tmp_path / "data")
         build_model(config, load_rows(splits.train)).save(tmp_path / "model.keras")
         trained = TrainedModel(tmp_path / "model.keras", {}, 0, 1)
         (tmp_path / "version").mkdir()

@@ -25,7 +25,7 @@ def fit(tmp_path: Path) -> Fit:
     from tasks.training.fit import fit_model
 
     def fitting(config: Config, file: str = "model.keras") -> TrainedModel:
-        splits = prepare_splits(config.data, config.seed, tmp_path / "data")
+        splits = prepare_splits(config.data, tmp_path / "data")
         return fit_model(config, splits, tmp_path / file, show_bar=False)
 
     return fitting

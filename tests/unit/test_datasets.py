@@ -31,7 +31,7 @@ def broken() -> Any:
 def split(tmp_path: Path, loaded: object, seed: int = 0, **settings: Any) -> Splits:
     global LOADED  # noqa: PLW0603
     LOADED = loaded
-    return prepare.prepare_splits(Data(load=f"{__name__}:load", **settings), seed, tmp_path)
+    return prepare.prepare_splits(Data(load=f"{__name__}:load", seed=seed, **settings), tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -114,10 +114,10 @@ def test_empty_split_is_refused(tmp_path: Path) -> None:
 def test_loader_errors_are_one_line(tmp_path: Path) -> None:
     """What a user's loader raises becomes one line with its class and words."""
     with pytest.raises(DataError, match="FileNotFoundError.*no-such-file.csv") as caught:
-        prepare.prepare_splits(Data(load=f"{__name__}:broken"), 0, tmp_path)
+        prepare.prepare_splits(Data(load=f"{__name__}:broken"), tmp_path)
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="has no callable 'absent'"):
-        prepare.prepare_splits(Data(load="configs.digits:absent"), 0, tmp_path)
+        prepare.prepare_splits(Data(load="configs.digits:absent"), tmp_path)
 
 
 def test_fit_to_inputs() -> None:
