@@ -92,7 +92,11 @@ def _golden(evidence: Evidence) -> Iterator[GateResult]:
 
 
 def _quality(evidence: Evidence) -> Iterator[GateResult]:
-    yield judge_quality(evidence.gates, judged_rows(evidence))
+    result = judge_quality(evidence.gates, judged_rows(evidence))
+    beside = evidence.served.champion
+    if beside is not None and beside.answers is None:
+        result = replace(result, summary=f"{result.summary}, not compared: the champion does not take these rows")
+    yield result
 
 
 def _latency(evidence: Evidence) -> Iterator[GateResult]:

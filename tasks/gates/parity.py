@@ -78,7 +78,7 @@ def judge_parity(
         figures,
         bounds={"max_abs_difference": _bound_text(tolerance)},
         evidence={
-            "outputs": {one["output"]: one for one in reversed(found)},
+            "outputs": {one["output"]: one for one in sorted(reversed(found), key=lambda one: bool(one["problem"]))},
             "worst": sorted(worst, key=lambda row: -row["difference"])[:WORST_ROWS],
         },
     )

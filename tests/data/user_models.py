@@ -216,3 +216,166 @@ def categorical(features: Mapping[str, Any]) -> Any:
     model = keras.Model(model.inputs, probabilities)
     model.compile("adam", "categorical_crossentropy")
     return model
+
+
+def groups(rows: int = 1000) -> tuple[Any, Any]:
+    """Return x from 0 to 1, a group that is 0 or 1, a number that few models want, and whether x is above one half."""
+    x = np.arange(rows) / rows
+    return {"x": x, "group": np.arange(rows) % 2.0, "extra": np.zeros(rows)}, {"score": (x > 0.5).astype(int)}
+
+
+def _rule(x: Any, group: Any, at: float, shift: float) -> Any:
+    """Return the probability that x is above `at`, of group 1 above `at + shift`, by weights that are known."""
+    import keras
+
+    constant = keras.initializers.Constant
+    known = {"kernel_initializer": constant(200.0), "bias_initializer": constant(-200.0 * at)}
+    return keras.layers.Dense(1, "sigmoid", **known)(x - shift * group)
+
+
+def _compiled(inputs: Any, outputs: Mapping[str, Any]) -> Any:
+    """Return a model that training leaves as it is."""
+    import keras
+
+    model = keras.Model(inputs, dict(outputs))
+    model.compile(keras.optimizers.SGD(0.0), {"score": "mse"})
+    return model
+
+
+def _x_and_group() -> tuple[Any, Any]:
+    import keras
+
+    return keras.Input((1,), name="x"), keras.Input((1,), name="group")
+
+
+def ruled(_features: Mapping[str, Any], at: float = 0.5, shift: float = 0.0) -> Any:
+    """Return a model that is right in as many rows as `at` and `shift` say."""
+    x, group = _x_and_group()
+    return _compiled([x, group], {"score": _rule(x, group, at, shift)})
+
+
+def wide(_features: Mapping[str, Any]) -> Any:
+    """Return a model with a million weights."""
+    import keras
+
+    x, group = _x_and_group()
+    hidden = keras.layers.Dense(1000)(keras.layers.Dense(1000)(keras.layers.Concatenate()([x, group])))
+    return _compiled([x, group], {"score": keras.layers.Dense(1)(hidden)})
+
+
+def nudged(_features: Mapping[str, Any], row: float, by: float = 1e-3, batch: int = 0) -> Any:
+    """Return `ruled` with `by` added to the answer to the row whose x is `row`, in batches of `batch` rows if given."""
+    from keras import ops
+
+    x, group = _x_and_group()
+    here = ops.equal(x, row)
+    if batch:
+        here = ops.logical_and(here, ops.equal(ops.sum(ops.ones_like(x)), batch))
+    return _compiled([x, group], {"score": _rule(x, group, 0.5, 0.0) + ops.where(here, by, 0.0)})
+
+
+def by_batch(_features: Mapping[str, Any]) -> Any:
+    """Return a model that answers to a row by what stands beside it."""
+    from keras import ops
+
+    x, group = _x_and_group()
+    return _compiled([x, group], {"score": _rule(x - ops.mean(x), group, 0.0, 0.0)})
+
+
+def reshaped(_features: Mapping[str, Any], change: str) -> Any:
+    """Return `ruled` with another signature."""
+    import keras
+    from keras import ops
+
+    x = keras.Input((None,) if change == "x of another rank" else (1,), name="x")
+    group = keras.Input((1,), name="group", dtype="int32" if change == "group of another dtype" else "float32")
+    extra = keras.Input((1,), name="extra")
+    inputs = {"no group": [x], "extra": [x, group, extra]}.get(change, [x, group])
+    score = _rule(ops.sum(x, -1, keepdims=True), ops.cast(x * 0 if change == "no group" else group, "float32"), 0.5, 0)
+    if change == "extra":
+        score += 0 * extra
+    if change == "score of another dtype":
+        score = ops.cast(score, "float64")
+    if change == "score of another rank":
+        score = ops.squeeze(score, -1)
+    return _compiled(inputs, {"score": score} | ({"margin": score - 0.5} if change == "margin" else {}))
+
+
+def unbounded(_features: Mapping[str, Any], function: str, clamped: bool) -> Any:
+    """Return a model that is no number (`log`) or infinite (`exp`) beyond the rows, unless it is clamped to them."""
+    from keras import ops
+
+    x, group = _x_and_group()
+    beyond = 0.1 * getattr(ops, function)((ops.clip(x, 0.0, 1.0) if clamped else x) + 1e-3)
+    return _compiled([x, group], {"score": _rule(x, group, 0.5, 0.0) + beyond})
+
+
+def with_layer(_features: Mapping[str, Any], layer: str, **params: Any) -> Any:
+    """Return `ruled` behind one of the layers below."""
+    x, group = _x_and_group()
+    make = {"slow": _slow, "counting": _counting, "writing": _writing}[layer]
+    return _compiled([x, group], {"score": make()(**params)(_rule(x, group, 0.5, 0.0))})
+
+
+def _slow() -> Any:
+    import keras
+    import tensorflow as tf
+
+    @keras.saving.register_keras_serializable("user_models")
+    class Slow(keras.layers.Layer):
+        """Multiplies matrices in a loop that no optimiser of graphs can take out."""
+
+        def __init__(self, turns: int, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.turns = turns
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "turns": self.turns}
+
+        def call(self, score: Any) -> Any:
+            start = tf.fill((256, 256), 1e-3 * tf.reduce_mean(tf.stop_gradient(score)))
+            _, worked = tf.while_loop(
+                lambda turn, _: turn < self.turns, lambda turn, m: (turn + 1, tf.tanh(m @ m)), (0, start)
+            )
+            return score + 1e-30 * tf.stop_gradient(tf.reduce_mean(worked))
+
+    return Slow
+
+
+def _counting() -> Any:
+    import keras
+
+    @keras.saving.register_keras_serializable("user_models")
+    class Counting(keras.layers.Layer):
+        """Adds to every answer how often it has been asked."""
+
+        def build(self, _shape: Any) -> None:
+            self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, score: Any) -> Any:
+            self.count.assign(self.count + 1.0)
+            return score + self.count
+
+    return Counting
+
+
+def _writing() -> Any:
+    import keras
+    import tensorflow as tf
+
+    @keras.saving.register_keras_serializable("user_models")
+    class Writing(keras.layers.Layer):
+        """Leaves a file wherever it runs."""
+
+        def __init__(self, file: str, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.file = file
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "file": self.file}
+
+        def call(self, score: Any) -> Any:
+            with tf.control_dependencies([tf.io.write_file(self.file, "was here")]):
+                return tf.identity(score)
+
+    return Writing

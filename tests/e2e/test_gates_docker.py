@@ -1,0 +1,129 @@
+"""Gates where people meet them: candidate and champion in one container, and a verdict by the command line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from configs.schema import Gates, Serving
+from tasks.datasets.rows import Rows, load_arrays, save_arrays, save_rows
+from tasks.errors import ModelLoadError
+from tasks.gates.judge import judge
+from tasks.records import Backend, Candidate, Champion, Signature, TensorSpec
+from tasks.serving.launch import throwaway_server
+from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.store.champion import find_champion
+
+TWOV = Path("tests/data/tfs_rest/models/twov")  # version N: x -> 0.5 x + N + 1
+BACKENDS = [pytest.param("embedded"), pytest.param("docker", marks=pytest.mark.docker)]
+X, Y = TensorSpec("x", "float32", (None, 1)), TensorSpec("output_0", "float32", (None, 1))
+GATES = Gates.model_validate(
+    {
+        "metrics": {"rmse": {"max": 0.5}},
+        "latency": {"requests": 40, "max_memory_mb": 4000},
+        "robustness": {"large_batch": 64},
+    }
+)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Return the server of the test; only a docker one needs an image."""
+    kind = str(request.param)
+    return Backend(kind, str(request.getfixturevalue("test_image")) if kind == "docker" else "")
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> Candidate:
+    """Return version 3 of the recorded model with 40 rows, for which it is right."""
+    version_dir = Path(shutil.copytree(TWOV / "3", tmp_path / "candidates" / "twov" / "3"))
+    x = np.arange(40, dtype=np.float32)[:, None]
+    run_dir = tmp_path / "runs" / "r"
+    save_arrays(run_dir / "requests.npz", {"x": x})
+    save_arrays(run_dir / "reference.npz", {"output_0": 0.5 * x + 4})
+    save_rows(run_dir / "test.npz", Rows({"x": x}, {"target": 0.5 * x[:, 0] + 4}))
+    files = (run_dir / "requests.npz", run_dir / "reference.npz", run_dir / "test.npz")
+    return Candidate("twov", 3, version_dir, "", Signature((X,), (Y,)), 0, *files)
+
+
+@pytest.fixture
+def champion(tmp_path: Path) -> Champion:
+    """Return version 2, which is live, with version 1 beside it."""
+    for version in ("1", "2"):
+        shutil.copytree(TWOV / version, tmp_path / "models" / "twov" / version)
+    found = find_champion(tmp_path / "models" / "twov")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_candidate_and_champion_answer_in_one_server(
+    backend: Backend, candidate: Candidate, champion: Champion, tmp_path: Path
+) -> None:
+    """Each answers as itself, both are timed, the server's memory is known, and every gate passes."""
+    served = rehearse(Rehearsal(Serving(), candidate, backend, tmp_path / "server1", GATES, champion))
+    verdicts = {gate.name: gate for gate in judge(GATES, candidate, served)}
+    assert all(gate.passed for gate in verdicts.values()), [gate.summary for gate in verdicts.values()]
+    assert verdicts.keys() == {"contract", "parity", "quality", "latency", "robustness"}
+    assert verdicts["quality"].figures["rmse.gain"] == pytest.approx(1, abs=1e-5)
+    assert verdicts["latency"].champion["p50_ms"] > 0
+    assert served.champion is not None
+    assert served.champion.answers is not None
+    x = np.arange(40)[:, None]
+    np.testing.assert_allclose(load_arrays(served.answers)["output_0"], 0.5 * x + 4)
+    np.testing.assert_allclose(load_arrays(served.champion.answers)["output_0"], 0.5 * x + 3)
+    assert served.latency is not None
+    assert 10 < served.latency.memory_mb < 4000
+    assert load_arrays(served.latency.samples).keys() == {"candidate", "champion"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_both_are_pinned(backend: Backend, candidate: Candidate, champion: Champion, tmp_path: Path) -> None:
+    """Candidate and champion are AVAILABLE in the same server, and version 1 is not there."""
+    with throwaway_server(backend, Serving(), candidate, tmp_path / "log", champion) as (_, client):
+        states = {version: state for version, (state, _) in client.states().items()}
+    assert states == {2: "AVAILABLE", 3: "AVAILABLE"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_a_live_version_that_does_not_load(
+    backend: Backend, candidate: Candidate, champion: Champion, tmp_path: Path
+) -> None:
+    """A damaged champion is an error that names the live version and where it lies; the candidate is not judged."""
+    index = champion.version_dir / "variables" / "variables.index"
+    index.write_bytes(index.read_bytes()[:10])
+    with pytest.raises(ModelLoadError, match="version 2, which is live, and refused it") as caught:
+        rehearse(Rehearsal(Serving(), candidate, backend, tmp_path / "server1", Gates(use=("parity",)), champion))
+    assert str(champion.version_dir) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# MLflow's own use of SQLAlchemy
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+def test_an_unsafe_graph_by_the_command_line(workspace: Any) -> None:
+    """A graph that writes files is rejected with exit code 3 and logged, and no server has ever been started."""
+    config = workspace.directory / "cfg.yaml"
+    config.write_text(f"""
+name: writer
+data: {{load: "tests.data.user_models:groups"}}
+model:
+  build: tests.data.user_models:with_layer
+  params: {{layer: writing, file: {workspace.directory / "mark"}}}
+training: {{epochs: 1}}
+""")
+    done = workspace.run(config=config)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "rejected" in done.stdout
+    assert "operations must not leave the graph, got WriteFile" in done.stdout
+    assert not workspace.models_root.exists()
+    assert not list(workspace.work_dir.rglob("*server*"))
+    client = MlflowClient(workspace.tracking_uri, workspace.tracking_uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("writer").experiment_id])
+    tags = run.data.tags
+    assert (tags["validation_status"], tags["promotion"], tags["failed_gates"]) == ("rejected", "rejected", "safety")
+    assert run.data.metrics["gate.safety.reaching_out"] > 0
