@@ -78,7 +78,10 @@ def judge_parity(
         figures,
         bounds={"max_abs_difference": _bound_text(tolerance)},
         evidence={
-            "outputs": {one["output"]: one for one in sorted(reversed(found), key=lambda one: bool(one["problem"]))},
+            # of each output the batch that fails, all rows rather than a few
+            "outputs": {
+                one["output"]: one for one in sorted(found, key=lambda one: (bool(one["problem"]), not one["batch"]))
+            },
             "worst": sorted(worst, key=lambda row: -row["difference"])[:WORST_ROWS],
         },
     )

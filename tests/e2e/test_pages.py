@@ -373,7 +373,7 @@ def test_mlflow_shows_the_report(runs: dict[str, Run], visit: Callable[..., Visi
 def test_mlflow_shows_the_version(
     runs: dict[str, Run], visit: Callable[..., Visit], keep: Callable[[Any, str], bytes]
 ) -> None:
-    """MLflow's page of a version shows gate table, commands and alias; one that waits can be approved, a bad one not."""
+    """MLflow's page of a version shows gate table, commands and alias; one that waits can be approved."""
     from playwright.sync_api import expect
 
     run = runs["second"]
