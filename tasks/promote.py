@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from configs.schema import Config
-from tasks.errors import TrackingError
 from tasks.policy import stage
-from tasks.records import Candidate, Promotion, TrackedRun, ValidationReport
-from tasks.registry.aliases import record_promotion
-from tasks.store.publish import model_lock, publish
+from tasks.production import candidates_dir, go_back, live_dir, move_label, put_live
+from tasks.records import Promotion, Splits, TrackedRun, TrainedModel, ValidationReport
+from tasks.registry.changes import record_outcome
+from tasks.store.history import State, append
+from tasks.store.rehearsals import Rehearsed, keep
+
+
+@stage
+def keep_rehearsal(
+    config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport, run: TrackedRun
+) -> None:
+    """Keep what an approval, the live verification and a rollback need to know."""
+    keep(candidates_dir(config), Rehearsed(splits, trained, report, run))
+    _note(config, report, run, "validated" if report.passed else "rejected")
 
 
 @stage
 def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wanted: bool) -> Promotion:
     """Publish a candidate that passed every gate, then say so in the registry."""
-    candidate = report.candidate
     if not report.passed:
         reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
         promotion = Promotion("rejected", None, reason)
     elif not wanted:
         promotion = Promotion("not promoted", None, "every gate passed; promotion was not asked for")
     elif waits_for_review(config, report):
+        _note(config, report, run, "awaiting review")
         promotion = Promotion("awaiting review", None, "every gate passed; a person decides")
     else:
-        return _promote(config, candidate, run)
-    record_promotion(config, run, promotion)
+        promotion = put_live(config, report.candidate, run, report.champion, "")
+        if promotion.state != "stale":
+            return promotion
+    record_outcome(config, run, promotion)
     return promotion
 
 
@@ -32,13 +44,19 @@ def waits_for_review(config: Config, report: ValidationReport) -> bool:
     return config.promote.mode == "review" or (report.champion is None and config.gates.first_run == "review")
 
 
-def _promote(config: Config, candidate: Candidate, run: TrackedRun) -> Promotion:
-    """Publish and move the alias under one lock, so that `champion` is always the version that serves."""
-    with model_lock(config.models_root / candidate.name, config.promote.lock_timeout_s):
-        live_dir = publish(candidate, config.models_root, config.promote.lock_timeout_s)
-        promotion = Promotion("promoted", live_dir, f"version {candidate.version} is live")
-        try:
-            record_promotion(config, run, promotion)
-        except TrackingError as exc:
-            raise TrackingError(f"version {candidate.version} is live, but champion did not move: {exc}") from exc
-    return promotion
+@stage
+def roll_back(config: Config, to: int | None, actor: str) -> Promotion:
+    """Take the champion back."""
+    return go_back(config, to, actor)
+
+
+@stage
+def make_stable(config: Config, actor: str) -> Promotion:
+    """Give the canary the label `stable`."""
+    return move_label(config, actor)
+
+
+def _note(config: Config, report: ValidationReport, run: TrackedRun, state: State) -> None:
+    reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
+    candidate = report.candidate
+    append(live_dir(config), candidate.version, state, candidate.digest, run=run.run_id, reason=reason)

@@ -23,3 +23,10 @@ def show_run(report: ValidationReport, run: TrackedRun, promotion: Promotion) ->
     create_table_artifact(rows, key=f"{key}-gates", description=f"Gates of {title}")
     if run.url:
         create_link_artifact(run.url, link_text="MLflow run", key=f"{key}-mlflow", description=title)
+
+
+@stage
+def show_change(name: str, title: str, promotion: Promotion) -> None:
+    """Leave a markdown artifact that says what was changed in production."""
+    markdown = f"# {title}: {promotion.state}\n\n{promotion.reason}"
+    create_markdown_artifact(markdown, key=f"{artifact_key(name)}-production", description=title)

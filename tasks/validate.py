@@ -36,7 +36,10 @@ def validate_serving(
 
     A graph that is not safe is never loaded. The champion is the version that serves now, not the last that passed.
     """
-    graph, champion = read_graph(candidate.version_dir), find_champion(config.models_root / config.name)
+    graph, champion = (
+        read_graph(candidate.version_dir),
+        find_champion(config.models_root / config.name, config.promote.layout),
+    )
     gates = judge_files(config.gates, graph, champion)
     if not all(gate.passed for gate in gates if gate.name == "safety"):
         return ValidationReport(candidate, graph, None, gates, champion)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from tasks.errors import LockTimeout, StoreError, VersionExists
 from tasks.savedmodel.files import fsync_path
+from tasks.store.history import read
 
 STAGING = ".staging-"  # not a number, so TensorFlow Serving's watcher passes it over
 HIGHEST = ".highest"  # the highest number ever used; survives the removal of old versions
@@ -68,20 +70,33 @@ class Claim:
         Raises:
             LockTimeout, StoreError: the number cannot be taken.
         """
-        try:
-            with FileLock(self.model_dir / ".lock", timeout=LOCK_S):
-                number = next_version(self.model_dir, self.live_dir)
-                target = self.model_dir / f"{number:0{self.width}d}"
-                _write_highest(self.model_dir, number)
+        with next_number(self.model_dir, self.live_dir) as number:
+            target = self.model_dir / f"{number:0{self.width}d}"
+            try:
                 self.staging.rename(target)
                 fsync_path(self.model_dir)
-        except Timeout as exc:
-            raise LockTimeout(
-                f"one export at a time takes a number, and '{exc.lock_file}' was held {LOCK_S} s"
-            ) from exc
-        except OSError as exc:
-            raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
+            except OSError as exc:
+                raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
         return target
+
+
+@contextlib.contextmanager
+def next_number(model_dir: Path, live_dir: Path) -> Iterator[int]:
+    """Give the next number, which nobody else is given; it is used up even if nothing comes of it.
+
+    Raises:
+        LockTimeout, StoreError: no number can be taken.
+    """
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(model_dir / ".lock", timeout=LOCK_S):
+            number = next_version(model_dir, live_dir)
+            _write_highest(model_dir, number)
+            yield number
+    except Timeout as exc:
+        raise LockTimeout(f"one export at a time takes a number, and '{exc.lock_file}' was held {LOCK_S} s") from exc
+    except OSError as exc:
+        raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
 
 
 @contextlib.contextmanager
@@ -90,12 +105,33 @@ def claim_version(model_dir: Path, live_dir: Path, width: int) -> Iterator[Claim
     staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
     try:
         staging.mkdir(parents=True)
+        # Held until this process ends, however it ends: so the doctor can tell what a killed export left behind.
+        held = os.open(staging, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
     except OSError as exc:
         raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
     try:
         yield Claim(staging, model_dir, live_dir, width)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        os.close(held)
+
+
+def abandoned_stagings(model_dir: Path) -> list[Path]:
+    """Return the staging directories of exports whose process is gone."""
+    found = []
+    for staging in sorted(model_dir.glob(f"{STAGING}*")):
+        if not staging.is_dir():
+            continue
+        descriptor = os.open(staging, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found.append(staging)
+        except BlockingIOError:
+            pass  # it lives
+        finally:
+            os.close(descriptor)
+    return found
 
 
 def next_version(model_dir: Path, live_dir: Path) -> int:
@@ -104,7 +140,8 @@ def next_version(model_dir: Path, live_dir: Path) -> int:
         highest = int((model_dir / HIGHEST).read_text())
     except (OSError, ValueError):
         highest = 0
-    number = max([highest, *versions(model_dir), *versions(live_dir)]) + 1
+    ever_live = (entry.version for entry in read(live_dir))
+    number = max([highest, *versions(model_dir), *versions(live_dir), *ever_live]) + 1
     if number > MAX_VERSION:
         raise VersionExists(f"a version number must be below 2**63, and '{live_dir}' has used them up")
     return number

@@ -17,8 +17,8 @@ import pytest
 from tasks.datasets.rows import load_arrays
 from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
-from tasks.records import Backend, Promotion, TrackedRun, ValidationReport
-from tasks.registry.aliases import record_promotion
+from tasks.records import Backend, Change, Promotion, TrackedRun, ValidationReport
+from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
 from tasks.registry.packaging import build_package
@@ -200,10 +200,11 @@ def test_tags_and_alias(logged: Callable[[str], Logged], rehearsed: Callable[[st
 def test_champion_only_after_promotion(logged: Callable[[str], Logged], tmp_path: Path) -> None:
     """A rejection is tagged and moves no alias; a promotion makes its version the champion."""
     found = logged("penguins")
-    record_promotion(found.made.config, found.run, Promotion("rejected", None, "quality: missed"))
+    record_outcome(found.made.config, found.run, Promotion("rejected", None, "quality: missed"))
     assert "champion" not in found.client.get_registered_model("penguins").aliases
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "rejected"
-    record_promotion(found.made.config, found.run, Promotion("promoted", tmp_path, "live"))
+    digest = found.made.candidate.digest
+    record_change(found.made.config, Change("publish", 1, "1", digest, str(tmp_path), run=found.run.run_id))
     champion = found.client.get_model_version_by_alias("penguins", "champion")
     assert int(champion.version) == found.run.registry_version
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "promoted"

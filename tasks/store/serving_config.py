@@ -1,0 +1,78 @@
+"""`<models_root>/models.config`: which versions production serves under which label, for the `labels` layout.
+
+A production server is started with `--model_config_file` on it and `--model_config_file_poll_wait_seconds`. It takes a
+new file as a whole or not at all, and refuses one whose label names a version that it has not loaded; so a version is
+listed first, and labelled when it has been seen AVAILABLE.
+
+Source: tensorflow_serving/config/model_server_config.proto; model_servers/server_core.cc, UpdateModelVersionLabelMap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from tasks.errors import StoreError
+from tasks.model_server.tf_protos import message_module
+from tasks.store.journal import write_atomically
+
+CONFIG = "models.config"
+LOCK_S = 30
+
+
+def labels_of(model_dir: Path) -> dict[str, int]:
+    """Return label to version of one model; empty where it is not in the file."""
+    entry = _entry(_read(model_dir.parent / CONFIG), model_dir.name)
+    return dict(entry.version_labels) if entry is not None else {}
+
+
+def listed_versions(model_dir: Path) -> list[int]:
+    """Return the versions of one model that production is told to load."""
+    entry = _entry(_read(model_dir.parent / CONFIG), model_dir.name)
+    return sorted(entry.model_version_policy.specific.versions) if entry is not None else []
+
+
+def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, int]) -> None:
+    """Replace one model's entry, and leave those of other models as they are.
+
+    Raises:
+        StoreError: the file holds something else, or cannot be written.
+    """
+    path = model_dir.parent / CONFIG
+    with FileLock(path.with_name(f".{CONFIG}.lock"), timeout=LOCK_S):
+        config = _read(path)
+        entry = _entry(config, model_dir.name) or config.model_config_list.config.add()
+        entry.name, entry.model_platform = model_dir.name, "tensorflow"
+        entry.base_path = entry.base_path or str(model_dir.resolve())  # in a container it may be called otherwise
+        entry.model_version_policy.specific.versions[:] = sorted(versions)
+        entry.version_labels.clear()
+        entry.version_labels.update(labels)
+        write_atomically(path, _text_format().MessageToString(config))
+
+
+def _read(path: Path) -> Any:
+    config = _messages().ModelServerConfig()
+    try:
+        return _text_format().Parse(path.read_text(encoding="utf-8"), config)
+    except FileNotFoundError:
+        return config
+    except (OSError, ValueError, _text_format().ParseError) as exc:
+        reason = " ".join(str(exc).split())
+        raise StoreError(f"'{path}' must be a ModelServerConfig in protobuf text, got {reason}; mend it") from exc
+
+
+def _entry(config: Any, name: str) -> Any:
+    return next((entry for entry in config.model_config_list.config if entry.name == name), None)
+
+
+def _messages() -> Any:
+    return message_module("tensorflow_serving.config.model_server_config_pb2")
+
+
+def _text_format() -> Any:
+    from google.protobuf import text_format
+
+    return text_format
