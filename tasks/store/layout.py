@@ -102,12 +102,8 @@ def next_number(model_dir: Path, live_dir: Path) -> Iterator[int]:
 @contextlib.contextmanager
 def claim_version(model_dir: Path, live_dir: Path, width: int) -> Iterator[Claim]:
     """Give a staging directory below `model_dir`; what is not published is removed at the end."""
-    staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
     try:
-        staging.mkdir(parents=True)
-        # Held until this process ends, however it ends: so the doctor can tell what a killed export left behind.
-        held = os.open(staging, os.O_RDONLY)
-        fcntl.flock(held, fcntl.LOCK_EX)
+        staging, held = _held_directory(model_dir)
     except OSError as exc:
         raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
     try:
@@ -117,16 +113,36 @@ def claim_version(model_dir: Path, live_dir: Path, width: int) -> Iterator[Claim
         os.close(held)
 
 
-def abandoned_stagings(model_dir: Path) -> list[Path]:
-    """Return the staging directories of exports whose process is gone."""
+def _held_directory(model_dir: Path) -> tuple[Path, int]:
+    """Make a staging directory that is locked until this process ends, however it ends; return the open one, too.
+
+    So the doctor can tell what a killed export left behind.
+    """
+    while True:
+        staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
+        staging.mkdir(parents=True)
+        with contextlib.suppress(FileNotFoundError):
+            held = os.open(staging, os.O_RDONLY)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if staging.is_dir():
+                return staging, held
+            os.close(held)  # a doctor was quicker than the lock
+
+
+def remove_abandoned(model_dir: Path, *, only_look: bool) -> list[Path]:
+    """Remove the staging directories of exports whose process is gone; return what they were."""
     found = []
-    for staging in sorted(model_dir.glob(f"{STAGING}*")):
-        if not staging.is_dir():
-            continue
-        descriptor = os.open(staging, os.O_RDONLY)
+    for staging in sorted(model_dir.glob(f"{STAGING}*/")):
+        try:
+            descriptor = os.open(staging, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its export has just become a version
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found.append(staging)
+            if staging.is_dir():
+                found.append(staging)
+                if not only_look:  # while it is locked: whoever has just made it looks again, and makes another
+                    shutil.rmtree(staging, ignore_errors=True)
         except BlockingIOError:
             pass  # it lives
         finally:
@@ -154,3 +170,4 @@ def _write_highest(model_dir: Path, number: int) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(model_dir / HIGHEST)
+    fsync_path(model_dir)
