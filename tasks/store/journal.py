@@ -6,6 +6,7 @@ finishes what is still written there, or makes it disappear (repair.py).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict
@@ -31,9 +32,16 @@ def begin(model_dir: Path, change: Change) -> None:
 
 
 def commit(model_dir: Path) -> None:
-    """Strike the open change out."""
-    (model_dir / JOURNAL).unlink(missing_ok=True)
-    fsync_path(model_dir)
+    """Strike the open change out.
+
+    Raises:
+        StoreError: it cannot be.
+    """
+    try:
+        (model_dir / JOURNAL).unlink(missing_ok=True)
+        fsync_path(model_dir)
+    except OSError as exc:
+        raise StoreError(f"'{model_dir}' must be writable, got '{exc.filename}': {exc.strerror}") from exc
 
 
 def pending(model_dir: Path) -> Change | None:
@@ -65,4 +73,6 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.replace(path)
         fsync_path(path.parent)
     except OSError as exc:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # on a full disk it holds what the next try needs
         raise StoreError(f"'{path}' must be writable, got '{exc.filename or temporary}': {exc.strerror}") from exc

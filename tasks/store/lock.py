@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tasks.errors import LockTimeout, StoreError
+from tasks.savedmodel.files import fsync_path
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
 
@@ -28,7 +29,9 @@ def model_lock(model_dir: Path, timeout_s: float) -> Iterator[None]:
         StoreError: the directory cannot be made or written.
     """
     try:
-        model_dir.mkdir(parents=True, exist_ok=True)
+        if not model_dir.is_dir():
+            model_dir.mkdir(parents=True, exist_ok=True)
+            fsync_path(model_dir.parent)  # or a power cut could take the directory with all that is forced into it
         lock = FileLock(model_dir / LOCK, is_singleton=True)
         held = lock.acquire(timeout=timeout_s)
     except Timeout as exc:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from tasks.errors import StoreError
+from tasks.errors import LockTimeout, StoreError
 from tasks.model_server.tf_protos import message_module
 from tasks.store.journal import write_atomically
 
@@ -39,10 +39,16 @@ def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, 
     """Replace one model's entry, and leave those of other models as they are.
 
     Raises:
-        StoreError: the file holds something else, or cannot be written.
+        StoreError: the file holds something else, or cannot be written. LockTimeout: others are writing it.
     """
     path = model_dir.parent / CONFIG
-    with FileLock(path.with_name(f".{CONFIG}.lock"), timeout=LOCK_S):
+    try:
+        held = FileLock(path.with_name(f".{CONFIG}.lock")).acquire(timeout=LOCK_S)
+    except Timeout as exc:
+        raise LockTimeout(f"one change of '{path}' at a time, and '{exc.lock_file}' was held {LOCK_S} s") from exc
+    except OSError as exc:
+        raise StoreError(f"'{path.parent}' must be writable, got '{exc.filename}': {exc.strerror}") from exc
+    with held:
         config = _read(path)
         entry = _entry(config, model_dir.name) or config.model_config_list.config.add()
         entry.name, entry.model_platform = model_dir.name, "tensorflow"
