@@ -9,7 +9,7 @@ from tasks.errors import StoreError
 from tasks.records import Champion
 from tasks.savedmodel.manifest import hash_files
 from tasks.savedmodel.safety import read_graph
-from tasks.store.history import read
+from tasks.store.history import SERVED, read
 from tasks.store.layout import versions
 from tasks.store.serving_config import labels_of
 
@@ -46,15 +46,18 @@ def find_champion(model_dir: Path, layout: Layout = "latest") -> Champion | None
 
 
 def predecessor(model_dir: Path, champion: int | None) -> int | None:
-    """Return the version that a rollback goes back to: the last one that served well before the champion.
+    """Return the version that a rollback goes back to: the last champion that served well before this one.
 
-    Of versions with the champion's bytes none is meant: going back to those would change nothing.
+    Of versions with the champion's bytes none is meant: going back to those would change nothing. Nor is a canary,
+    which has never been the champion.
     """
     entries = read(model_dir)
-    digests = {entry.version: entry.digest for entry in entries if entry.state == "live"}
+    digests = {entry.version: entry.digest for entry in entries if entry.state in SERVED}
     bad = {entry.version for entry in entries if entry.state == "rolled back"}
     bad_digests = {digests[version] for version in bad if version in digests}
-    served = [entry.version for entry in entries if entry.state == "live" and entry.version != champion]
+    served = [entry.version for entry in entries if entry.state == "live"]
+    if champion in served:  # what came after it is no way back: it was withdrawn, or is served under another label
+        served = served[: len(served) - 1 - served[::-1].index(champion)]
     own = digests.get(champion or -1)
-    good = [v for v in served if v not in bad and digests[v] != own and digests[v] not in bad_digests]
+    good = [v for v in served if v != champion and v not in bad and digests[v] != own and digests[v] not in bad_digests]
     return good[-1] if good else None

@@ -78,12 +78,20 @@ def take_away(model_dir: Path, version: int) -> Path | None:
     return kept
 
 
-def remove(version_dir: Path) -> None:
-    """Remove a version: out of every watcher's sight by one rename, then file by file."""
+def put_aside(version_dir: Path) -> Path:
+    """Take a version that nobody needs out of every watcher's sight by one rename; return what is to be removed."""
     doomed = version_dir.with_name(f"{PRUNED}{version_dir.name}-{uuid.uuid4().hex[:8]}")
     try:
         version_dir.rename(doomed)
         fsync_path(version_dir.parent)
-        shutil.rmtree(doomed)
     except OSError as exc:
         raise StoreError(f"'{version_dir}' must be removable, got {describe(exc)}") from exc
+    return doomed
+
+
+def remove(path: Path) -> None:
+    """Remove what has a name that is no number, file by file."""
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as exc:
+        raise StoreError(f"'{path}' must be removable, got {describe(exc)}") from exc

@@ -3,7 +3,8 @@
     publish   journal | stage, verify, rename | verify live | history, outbox | strike out | tell MLflow
                                                     `-- not as validated: withdraw
     withdraw  journal | rename away                         | history, outbox | strike out | tell MLflow
-    label     journal | verify live | models.config         | history, outbox | strike out | tell MLflow
+    label     journal | list, verify live | move label      | history, outbox | strike out | tell MLflow
+                                     `-- not as validated: strike out
 
 A crash before the rename: the change disappears. After it: it is finished, by the next promotion or by the doctor.
 Every step can be taken twice. What MLflow has not been told waits in the outbox: production, and above all a rollback,
@@ -21,11 +22,11 @@ from pathlib import Path
 from configs.schema import Layout
 from tasks.records import Change
 from tasks.store.champion import predecessor
-from tasks.store.history import State, append, process_user, read, state_of
+from tasks.store.history import State, append, process_user, read, served_digest, state_of
 from tasks.store.journal import JOURNAL, begin, commit, write_atomically
 from tasks.store.layout import versions
 from tasks.store.publish import bring_in, take_away
-from tasks.store.serving_config import labels_of, listed_versions, write_config
+from tasks.store.serving_config import labels_of, write_config
 
 STABLE, CANARY = "stable", "canary"
 OUTBOX = ".untold"
@@ -59,14 +60,17 @@ def carry_out(production: Production, change: Change) -> Result:
     """Make a change from its first step to its last; the lock is the caller's.
 
     Raises:
-        StoreError: nothing was changed.
+        StoreError: it could not be made. What is left of it is written down, and the next change finishes it.
     """
-    begin(production.model_dir, change)
+    model_dir = production.model_dir
+    was_there = change.version in versions(model_dir)
+    begin(model_dir, change)
     if change.operation == "publish":
         try:
-            bring_in(production.model_dir, change)
+            bring_in(model_dir, change)
         except BaseException:
-            commit(production.model_dir)  # nothing has happened
+            if was_there or change.version not in versions(model_dir):
+                commit(model_dir)  # nothing has happened; an interrupt just behind the rename would be another matter
             raise
     return finish(production, change)
 
@@ -76,19 +80,21 @@ def finish(production: Production, change: Change) -> Result:
     if change.operation == "withdraw":
         return _withdraw(production, change)
     model_dir = production.model_dir
-    if production.layout == "labels" and change.operation == "publish":
-        _list(model_dir, change.version, labels_of(model_dir))
-    problem = production.verify(change)
-    if problem:
-        if change.operation == "label":  # it keeps the label that it has
+    if not _answered_before(production, change):
+        if production.layout == "labels":
+            _list(model_dir, labels_of(model_dir), change.version)
+        problem = production.verify(change)
+        if problem and change.operation == "label":  # the label stays where it is
+            _list(model_dir, labels_of(model_dir))
             commit(model_dir)
             return Result("rolled back", problem)
-        return _withdraw(production, replace(change, operation="withdraw", reason=problem))
+        if problem:
+            return _withdraw(production, replace(change, operation="withdraw", reason=problem))
     if production.layout == "labels":
         _label(model_dir, change)
+    _note(model_dir, change, change.version, "live" if serves(change) else "canary")
     if change.previous is not None and change.previous != change.version and serves(change):
         _note(model_dir, change, change.previous, "rolled back" if change.rolls_back else "superseded")
-    _note(model_dir, change, change.version, "live")
     _queue(model_dir, change)
     commit(model_dir)
     return Result("live", change.reason, versions(model_dir).get(change.version))
@@ -99,32 +105,47 @@ def serves(change: Change) -> bool:
     return change.label != CANARY
 
 
+def _answered_before(production: Production, change: Change) -> bool:
+    """Return whether a crash came after production had answered as was validated, and that had been acted on.
+
+    Asking again could then take back what others already rely on.
+    """
+    if production.layout == "labels":
+        return labels_of(production.model_dir).get(change.label or STABLE) == change.version
+    return state_of(read(production.model_dir), change.version) == "live"
+
+
 def _withdraw(production: Production, change: Change) -> Result:
     """Take a live version away; what served before serves again."""
     model_dir = production.model_dir
-    write_atomically(model_dir / JOURNAL, json.dumps(asdict(change), indent=1))
-    if production.layout == "labels":
-        labels = {label: version for label, version in labels_of(model_dir).items() if version != change.version}
-        write_config(model_dir, [v for v in listed_versions(model_dir) if v != change.version], labels)
-    take_away(model_dir, change.version)
+    try:
+        write_atomically(model_dir / JOURNAL, json.dumps(asdict(change), indent=1))
+        if production.layout == "labels":
+            _list(model_dir, {label: v for label, v in labels_of(model_dir).items() if v != change.version})
+    finally:
+        take_away(model_dir, change.version)  # needs no room on a full disk; the doctor knows it by its name
     _note(model_dir, change, change.version, "rolled back")
     _queue(model_dir, change)
     commit(model_dir)
     return Result("rolled back", change.reason)
 
 
-def _list(model_dir: Path, version: int, labels: dict[str, int]) -> None:
-    """Have production load a version beside those that have a label, and the one that a rollback goes back to."""
-    before = predecessor(model_dir, labels.get(STABLE))
-    wanted = {version, *labels.values(), *([before] if before else [])}
-    write_config(model_dir, sorted(wanted & versions(model_dir).keys()), labels)
+def _list(model_dir: Path, labels: dict[str, int], version: int | None = None) -> None:
+    """Have production load what has a label, what a rollback goes back to, and `version`.
+
+    A label whose version somebody has removed goes: production would refuse the whole file for it.
+    """
+    live = versions(model_dir)
+    labels = {label: number for label, number in labels.items() if number in live}
+    wanted = {version, predecessor(model_dir, labels.get(STABLE)), *labels.values()}
+    write_config(model_dir, sorted(live.keys() & wanted), labels)
 
 
 def _label(model_dir: Path, change: Change) -> None:
     """Move the label; the first version ever is stable, too."""
     labels = {**labels_of(model_dir), change.label or STABLE: change.version}
     labels.setdefault(STABLE, change.version)
-    _list(model_dir, change.version, labels)
+    _list(model_dir, labels)
 
 
 def _note(model_dir: Path, change: Change, version: int, state: State) -> None:
@@ -132,9 +153,7 @@ def _note(model_dir: Path, change: Change, version: int, state: State) -> None:
     entries = read(model_dir)
     if state_of(entries, version) == state:
         return
-    digest = change.digest if version == change.version else next(
-        (entry.digest for entry in reversed(entries) if entry.version == version), ""
-    )  # fmt: skip
+    digest = change.digest if version == change.version else served_digest(entries, version)
     append(
         model_dir, version, state, digest, run=change.run, actor=change.actor or process_user(), reason=change.reason
     )
@@ -144,8 +163,10 @@ def _queue(model_dir: Path, change: Change) -> None:
     """Put a change into the outbox for MLflow; the same change is there once."""
     outbox = model_dir / OUTBOX
     outbox.mkdir(exist_ok=True)
-    if change not in untold(model_dir).values():
-        write_atomically(outbox / f"{time.time_ns()}.json", json.dumps(asdict(change)))
+    waiting = untold(model_dir)
+    if change not in waiting.values():
+        after = max((int(path.stem) + 1 for path in waiting), default=0)  # in order, even if the clock was set back
+        write_atomically(outbox / f"{max(time.time_ns(), after)}.json", json.dumps(asdict(change)))
 
 
 def untold(model_dir: Path) -> dict[Path, Change]:
