@@ -10,16 +10,17 @@ from functools import partial
 from pathlib import Path
 
 from configs.schema import Config
-from tasks.errors import StoreError, TrackingError
+from tasks.errors import ManifestMismatch, StoreError, TrackingError
 from tasks.records import Candidate, Champion, Change, Promotion, TrackedRun
 from tasks.registry.changes import record_change
-from tasks.store.champion import find_champion, predecessor
-from tasks.store.history import read
+from tasks.savedmodel.manifest import hash_files
+from tasks.store.champion import champion_version, find_champion, predecessor
+from tasks.store.history import SERVED, read, served_digest
 from tasks.store.layout import next_number, versions
 from tasks.store.live_check import Expected, live_problem
 from tasks.store.lock import model_lock
-from tasks.store.rehearsals import recall
-from tasks.store.repair import Finding, repair
+from tasks.store.rehearsals import Rehearsed, recall
+from tasks.store.repair import Finding, mend, repair
 from tasks.store.retention import prune
 from tasks.store.serving_config import labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
@@ -47,27 +48,45 @@ def _verify(config: Config, change: Change) -> str:
     promote = config.promote
     if not promote.live_url:
         return ""
-    known = recall(candidates_dir(config), change.digest)
+    known = _known(config, change.digest)
     expected = None
     if known is not None and known.report.served is not None:
-        candidate = known.report.candidate
-        expected = Expected(
-            candidate.signature, candidate.requests, known.report.served.answers, promote.live_rows,
-            config.gates.atol, config.gates.rtol,
-        )  # fmt: skip
+        candidate, answers = known.report.candidate, known.report.served.answers
+        if candidate.requests.is_file() and answers.is_file():
+            expected = Expected(
+                candidate.signature,
+                candidate.requests,
+                answers,
+                promote.live_rows,
+                config.gates.atol,
+                config.gates.rtol,
+            )
+    if expected is None:
+        log.warning("version %d only has to be AVAILABLE: its validated answers are gone", change.version)
     return live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
+
+
+def _known(config: Config, digest: str) -> Rehearsed | None:
+    """Return what is kept of a rehearsal; without it, or with a damaged one, a way back must still be open."""
+    try:
+        return recall(candidates_dir(config), digest)
+    except StoreError as exc:
+        log.warning("%s", exc)
+        return None
 
 
 @contextlib.contextmanager
 def changing(config: Config) -> Iterator[Production]:
     """Hold the lock of production for a block, and first mend what a crash has left.
 
+    MLflow is told behind the change, never before it: a rollback does not wait for it.
+
     Raises:
         LockTimeout: another promotion is under way. StoreError: the directory cannot be used.
     """
     found = production(config)
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
-        for finding in repair(found, candidates_dir(config)):
+        for finding in mend(found, candidates_dir(config)):
             log.warning("%s: %s", finding.done, finding.text)
         yield found
 
@@ -103,67 +122,103 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
             previous_digest=champion.digest if champion else "",
             label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
             run=run.run_id, registry_version=run.registry_version, actor=actor,
+            reason=f"approved by {actor}" if actor else "",
         )  # fmt: skip
-        return _done(config, found, change)
+        return _told(found, _done(config, found, change))
 
 
 def go_back(config: Config, to: int | None, actor: str) -> Promotion:
     """Put the bytes that served before back into the champion's place, or those of version `to`.
 
+    MLflow is not waited for: `inform` tells it afterwards.
+
     Raises:
         StoreError: there is nothing to go back to, or those bytes are gone.
     """
     with changing(config) as found:
-        champion = find_champion(found.model_dir, found.layout)
+        champion = champion_version(found.model_dir, found.layout)  # not its bytes: they may be what is wrong
         if champion is None:
             raise StoreError(f"a rollback needs a version that serves, and '{found.model_dir}' has none")
-        target = predecessor(found.model_dir, champion.version) if to is None else to
-        if target is None or target == champion.version:
-            raise StoreError(
-                f"a rollback needs another version that has served, got {target or 'none'}; "
-                f"version {champion.version} of '{config.name}' serves (see {found.model_dir / '.history.jsonl'})"
-            )
-        digest, source = _bytes_of(config, target)
-        reason = f"rollback from version {champion.version} to the bytes of version {target}"
+        target = _way_back(found.model_dir, champion) if to is None else to
+        if target == champion:
+            raise StoreError(f"a rollback goes to another version, and version {champion} of '{config.name}' serves")
+        digest, source = _bytes_of(config, target, live_only=found.layout == "labels")
+        reason = f"rollback from version {champion} to the bytes of version {target}"
         change = Change(
-            "publish", target, str(target), digest, str(source.resolve()), previous=champion.version,
-            previous_digest=champion.digest, rolls_back=champion.version, actor=actor, reason=reason,
+            "publish", target, str(target), digest, str(source.resolve()), previous=champion,
+            previous_digest=served_digest(read(found.model_dir), champion), rolls_back=champion,
+            actor=actor, reason=reason,
         )  # fmt: skip
         if found.layout == "labels":
-            if target not in versions(found.model_dir):
-                raise StoreError(f"label '{STABLE}' can only move to a live version, got {target}")
             return _done(config, found, replace(change, operation="label", label=STABLE, directory=source.name))
         with next_number(candidates_dir(config), found.model_dir) as number:
             directory = f"{number:0{config.export.version_width}d}"
         return _done(config, found, replace(change, version=number, directory=directory))
 
 
+def _way_back(model_dir: Path, champion: int) -> int:
+    """Return the version that a rollback goes back to where none is named.
+
+    Raises:
+        StoreError: there is none.
+    """
+    target = predecessor(model_dir, champion)
+    if target is not None:
+        return target
+    others = ", ".join(str(version) for version in _served(model_dir) if version != champion)
+    found = f"nothing else did; --to N takes one that was rolled back itself: {others}" if others else "nothing did"
+    raise StoreError(
+        f"a rollback goes back to what served well before, and before version {champion} of '{model_dir.name}' {found}"
+    )
+
+
+def _served(model_dir: Path) -> list[int]:
+    """Return every version that has served, in rising order."""
+    return sorted({entry.version for entry in read(model_dir) if entry.state in SERVED})
+
+
+def inform(config: Config) -> None:
+    """Tell MLflow of what has been changed in production.
+
+    Raises:
+        TrackingError: it cannot be told; it will be, by the next promotion or the doctor.
+    """
+    found = production(config)
+    with model_lock(found.model_dir, config.promote.lock_timeout_s):
+        tell(found)
+
+
 def move_label(config: Config, actor: str) -> Promotion:
     """Make the canary the stable version."""
     with changing(config) as found:
+        if found.layout != "labels":
+            raise StoreError(f"--to stable moves a label, and promote.layout of '{config.name}' is {found.layout}")
         labels = labels_of(found.model_dir)
         version, stable = labels.get(CANARY), labels.get(STABLE)
-        if found.layout != "labels" or version is None or version == stable:
-            raise StoreError(f"--to stable moves the label from a canary, and '{config.name}' has none beside {stable}")
-        champion = find_champion(found.model_dir, found.layout)
-        digest, source = _bytes_of(config, version)
+        if version is None or version == stable:
+            beside = f"version {stable}, which is stable" if stable else "it"
+            raise StoreError(f"--to stable makes the canary stable, and '{config.name}' has no canary beside {beside}")
+        digest, source = _bytes_of(config, version, live_only=True)
         change = Change(
             "label", version, source.name, digest, previous=stable,
-            previous_digest=champion.digest if champion else "", label=STABLE, actor=actor,
+            previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE, actor=actor,
         )  # fmt: skip
-        return _done(config, found, change)
+        return _told(found, _done(config, found, change))
 
 
 def _done(config: Config, found: Production, change: Change) -> Promotion:
     """Carry a change out, then prune; return what became of it."""
     result = carry_out(found, change)
     if result.state != "live":
-        return _told(found, Promotion("rolled back", None, result.reason))
-    for path in prune(found.model_dir, candidates_dir(config), found.layout, config.promote.keep):
-        log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
+        return Promotion("rolled back", None, result.reason)
+    try:
+        for path in prune(found.model_dir, candidates_dir(config), found.layout, config.promote.keep):
+            log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
+    except StoreError as exc:  # what serves is right, and MLflow must know of it; the next change prunes again
+        log.warning("not every old version could be removed: %s", exc)
     what = f"version {change.version} is {'the canary' if change.label == CANARY else 'live'}"
     reason = ", ".join(filter(None, (what, change.reason)))
-    return _told(found, Promotion("canary" if change.label == CANARY else "promoted", result.live_dir, reason))
+    return Promotion("canary" if change.label == CANARY else "promoted", result.live_dir, reason)
 
 
 def _told(found: Production, promotion: Promotion) -> Promotion:
@@ -184,31 +239,47 @@ def _told(found: Production, promotion: Promotion) -> Promotion:
 def _number(config: Config, candidate: Candidate) -> tuple[int, str]:
     """Return the number to serve under, and its directory's name: the candidate's own unless a higher one was live."""
     model_dir = live_dir(config)
-    ever_live = [e.version for e in read(model_dir) if e.state in ("live", "rolled back", "superseded")]
+    ever_live = [e.version for e in read(model_dir) if e.state in (*SERVED, "rolled back", "superseded")]
     if candidate.version > max([0, *ever_live, *versions(model_dir)]):
         return candidate.version, candidate.version_dir.name
     served = versions(model_dir).get(candidate.version)
-    if served is not None and any(
-        e.version == candidate.version and e.digest == candidate.digest for e in read(model_dir)
-    ):
-        return candidate.version, served.name  # the same promotion once more
+    again = served_digest(read(model_dir), candidate.version) == candidate.digest
+    if served is not None and again and config.promote.layout == "labels":
+        return candidate.version, served.name  # the same canary once more; without labels only the highest serves
     with next_number(candidates_dir(config), model_dir) as number:
         return number, f"{number:0{config.export.version_width}d}"
 
 
-def _bytes_of(config: Config, version: int) -> tuple[str, Path]:
+def _bytes_of(config: Config, version: int, *, live_only: bool) -> tuple[str, Path]:
     """Return digest and directory of the bytes that served under a number.
+
+    Args:
+        live_only: look only where a label can point to.
 
     Raises:
         StoreError: it never served, or its bytes are gone.
     """
     model_dir = live_dir(config)
-    digest = next((e.digest for e in reversed(read(model_dir)) if e.version == version and e.state == "live"), "")
+    entries, live = read(model_dir), versions(model_dir)
+    digest = served_digest(entries, version)
     if not digest:
         raise StoreError(f"a rollback goes to a version that has served, and version {version} never did")
-    known = recall(candidates_dir(config), digest)
-    places = [versions(model_dir).get(version), known.report.candidate.version_dir if known else None]
-    found = next((place for place in places if place is not None and place.is_dir()), None)
-    if found is None:
-        raise StoreError(f"the bytes of version {version} must still be there, and were pruned; choose another --to")
-    return digest, found
+    places = [live.get(version)]
+    if not live_only:
+        known = _known(config, digest)
+        places += [path for other, path in live.items() if served_digest(entries, other) == digest]
+        places += [known.report.candidate.version_dir] if known else []
+    for place in places:
+        if place is not None and place.is_dir() and _holds(place, digest):
+            return digest, place
+    raise StoreError(
+        f"the bytes of version {version} must still be there as they served, and were pruned or changed; "
+        "choose another --to"
+    )
+
+
+def _holds(directory: Path, digest: str) -> bool:
+    try:
+        return hash_files(directory).digest == digest
+    except (ManifestMismatch, OSError):
+        return False
