@@ -2,46 +2,70 @@
 
 from __future__ import annotations
 
+import logging
+
+from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.errors import ManifestMismatch, StoreError
 from tasks.policy import stage
 from tasks.production import candidates_dir, live_dir, put_live
 from tasks.records import Promotion, TrackedRun, ValidationReport
-from tasks.registry.approvals import Reviewed, close, say, waiting_versions
+from tasks.registry.approvals import APPROVED, ONCE_MORE, REJECTED, Reviewed, close, reviewed_versions, say
 from tasks.savedmodel.manifest import verify_manifest
-from tasks.store.history import append, read
+from tasks.store.history import append, read, state_of
 from tasks.store.layout import versions
 from tasks.store.rehearsals import Rehearsed, recall
 
-APPROVED, REJECTED = "approved", "rejected"
+log = logging.getLogger(__name__)
+UNNAMED = "a reviewer in MLflow"
 
 
 @stage
 def find_reviewed(config: Config) -> list[Reviewed]:
     """Return the candidates that a reviewer has decided about and nobody has acted on."""
-    return [found for found in waiting_versions(config) if found.review in (APPROVED, REJECTED)]
+    found = reviewed_versions(config)
+    for version in found:
+        if version.waits and version.review not in ("", APPROVED, REJECTED):
+            log.warning(
+                "candidate %d has the tag review=%s, which says nothing: it is %s or %s",
+                version.candidate, version.review, APPROVED, REJECTED,
+            )  # fmt: skip
+    return [version for version in found if version.is_decided]
 
 
 @stage
 def review(config: Config, candidate: int, verdict: str, by: str) -> None:
-    """Say on MLflow's page what a reviewer decided at a terminal."""
-    say(config, candidate, verdict, by)
+    """Say on MLflow's page what a reviewer decided at a terminal.
+
+    Raises:
+        ConfigError: no such candidate waits for a decision.
+    """
+    known = reviewed_versions(config)
+    of_it = [version for version in known if version.candidate == candidate]
+    open_ones = [version for version in of_it if version.promotion in ONCE_MORE]
+    if not open_ones:
+        others = ", ".join(str(version.candidate) for version in known if version.waits) or "none"
+        what = f"{candidate}, which is {of_it[-1].promotion or 'being judged'}" if of_it else f"{candidate}"
+        raise ConfigError(f"--version must be a candidate that awaits review, got {what}; waiting: {others}")
+    say(config, open_ones[-1], verdict, by)
 
 
 @stage
 def decide(config: Config, reviewed: Reviewed) -> Promotion:
     """Promote what was approved, or close what was rejected or is not what was validated."""
     if reviewed.review == REJECTED:
-        return _closed(config, reviewed, "rejected", f"rejected by {reviewed.by or 'a reviewer'}")
+        return _closed(config, reviewed, "rejected", f"rejected by {reviewed.by or UNNAMED}")
     problem = objection(config, reviewed)
     if problem:
         return _closed(config, reviewed, "refused", problem)
-    known = recall(candidates_dir(config), reviewed.digest)
-    assert known is not None  # objection() has looked
-    actor = reviewed.by or "a reviewer in MLflow"
+    known = rehearsal_of(config, reviewed)
     candidate = known.report.candidate
-    append(live_dir(config), candidate.version, "approved", candidate.digest, run=reviewed.run_id, actor=actor)
-    return put_live(config, candidate, known.run, known.report.champion, actor)
+    if _last_state(config, reviewed) != "approved":  # a second try
+        append(
+            live_dir(config), candidate.version, "approved", candidate.digest,
+            run=reviewed.run_id, actor=reviewed.by or UNNAMED,
+        )  # fmt: skip
+    return put_live(config, candidate, known.run, known.report.champion, reviewed.by or UNNAMED)
 
 
 @stage
@@ -50,8 +74,10 @@ def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationR
     if not report.passed:
         reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
         return _closed(config, reviewed, "rejected", f"judged again beside another champion: {reason}")
-    close(config, reviewed, "judged again", f"see version {run.registry_version}: another champion serves since")
-    return put_live(config, report.candidate, run, report.champion, reviewed.by or "a reviewer in MLflow")
+    promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
+    if promotion.state != "stale":
+        close(config, reviewed, "judged again", f"version {run.registry_version} is what became of it")
+    return promotion
 
 
 def rehearsal_of(config: Config, reviewed: Reviewed) -> Rehearsed:
@@ -78,6 +104,9 @@ def objection(config: Config, reviewed: Reviewed) -> str:
     judged = [e for e in read(live_dir(config)) if e.version == number and e.state in ("validated", "rejected")]
     if directory is None:
         return f"candidate {number} is gone from '{candidates_dir(config)}'"
+    if _last_state(config, reviewed) == "rejected":
+        reasons = [entry.reason for entry in read(live_dir(config)) if entry.version == number and entry.reason]
+        return f"candidate {number} was rejected before ({' '.join(reasons[-1:])}); run the rehearsal again"
     if known is None or not any(entry.digest == digest for entry in judged):
         return f"digest {digest[:12]} is not what was validated as candidate {number}; run the rehearsal again"
     if not known.report.passed:
@@ -89,11 +118,15 @@ def objection(config: Config, reviewed: Reviewed) -> str:
     return ""
 
 
+def _last_state(config: Config, reviewed: Reviewed) -> str:
+    return state_of(read(live_dir(config)), reviewed.candidate)
+
+
 def _closed(config: Config, reviewed: Reviewed, state: str, reason: str) -> Promotion:
     """Say on the version's page, and in the history, that it will not go live."""
     append(
         live_dir(config), reviewed.candidate, "rejected", reviewed.digest,
-        run=reviewed.run_id, actor=reviewed.by or "a reviewer in MLflow", reason=reason,
+        run=reviewed.run_id, actor=reviewed.by or UNNAMED, reason=reason,
     )  # fmt: skip
     close(config, reviewed, state, reason)
     return Promotion(state, None, reason)

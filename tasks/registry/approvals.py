@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import Config
-from tasks.errors import TrackingError
-from tasks.registry.connection import connect, tracking_errors
+from tasks.registry.changes import MAX_TAG, all_versions
+from tasks.registry.connection import check_tracking, connect, tracking_errors
 
 REVIEW, REVIEWER = "review", "reviewed_by"
-WAITING = "awaiting review"
+APPROVED, REJECTED = "approved", "rejected"
+AWAITING = "awaiting review"
+WAITING = (AWAITING, "not promoted")  # it passed every gate, and a person may decide
+ONCE_MORE = (*WAITING, "rolled back")  # by name only: an old tag must not bring it back again and again
 
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A model version that waits, and what was said of it.
+    """A model version, and what was said of it.
 
     Attributes:
         registry_version: MLflow's number. candidate: the candidate's number.
         digest: of the bytes that were validated, as tagged then. review: `approved`, `rejected`, or empty.
-        by: who said so, where that is known. run_id: MLflow's run.
+        by: who said so, where that is known. run_id: MLflow's run. promotion: what has become of it until now.
     """
 
     registry_version: int
@@ -30,24 +33,37 @@ class Reviewed:
     review: str
     by: str
     run_id: str
+    promotion: str
+
+    @property
+    def waits(self) -> bool:
+        """Return whether a person may decide about it."""
+        return self.promotion in WAITING
+
+    @property
+    def is_decided(self) -> bool:
+        """Return whether something was said of it that nobody has acted on."""
+        if self.waits:
+            return self.review in (APPROVED, REJECTED)
+        return self.promotion == REJECTED and self.review == APPROVED  # which cannot be, and must be answered
 
 
-def waiting_versions(config: Config) -> list[Reviewed]:
-    """Return the versions of the model that wait for a person, the oldest first, whatever was said of them.
+def reviewed_versions(config: Config) -> list[Reviewed]:
+    """Return every version of the model, the oldest first, with what was said of it.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
+    check_tracking(config.tracking.uri)
     client = connect(config)
     with tracking_errors(config.tracking.uri):
-        found = client.search_model_versions(f"name = '{config.name}'", max_results=1000)
-    waiting = [_reviewed(version) for version in found if version.tags.get("promotion") == WAITING]
-    return sorted(waiting, key=lambda version: version.registry_version)
+        found = all_versions(client, config.name)
+    return sorted(map(_reviewed, found), key=lambda version: version.registry_version)
 
 
 def _reviewed(version: Any) -> Reviewed:
     tags: Mapping[str, str] = version.tags
-    number = tags.get("serving_version", "")
+    number = tags.get("candidate", "")
     return Reviewed(
         int(version.version),
         int(number) if number.isdigit() else 0,
@@ -55,26 +71,21 @@ def _reviewed(version: Any) -> Reviewed:
         tags.get(REVIEW, "").strip().lower(),
         tags.get(REVIEWER, ""),
         str(version.run_id),
+        tags.get("promotion", ""),
     )
 
 
-def say(config: Config, candidate: int, review: str, by: str) -> Reviewed:
-    """Say on MLflow's page what a reviewer decided about a candidate that waits.
+def say(config: Config, reviewed: Reviewed, review: str, by: str) -> None:
+    """Say on MLflow's page what a reviewer decided at a terminal.
 
     Raises:
-        TrackingError: no such candidate waits, or MLflow cannot be reached.
+        TrackingError: MLflow cannot be reached or refuses.
     """
-    waiting = waiting_versions(config)
-    found = [version for version in waiting if version.candidate == candidate]
-    if not found:
-        numbers = ", ".join(str(version.candidate) for version in waiting) or "none"
-        raise TrackingError(f"--version must be a candidate that awaits review, got {candidate}; waiting: {numbers}")
     client = connect(config)
     with tracking_errors(config.tracking.uri):
-        number = str(found[-1].registry_version)
-        client.set_model_version_tag(config.name, number, REVIEWER, by)
-        client.set_model_version_tag(config.name, number, REVIEW, review)
-    return next(version for version in waiting_versions(config) if version.registry_version == int(number))
+        number = str(reviewed.registry_version)
+        for key, value in (("promotion", AWAITING), (REVIEWER, by), (REVIEW, review)):
+            client.set_model_version_tag(config.name, number, key, value)
 
 
 def close(config: Config, reviewed: Reviewed, state: str, reason: str) -> None:
@@ -83,7 +94,7 @@ def close(config: Config, reviewed: Reviewed, state: str, reason: str) -> None:
     with tracking_errors(config.tracking.uri):
         number = str(reviewed.registry_version)
         client.set_model_version_tag(config.name, number, "promotion", state)
-        client.set_model_version_tag(config.name, number, "reason", reason[:4000])
+        client.set_model_version_tag(config.name, number, "reason", reason[:MAX_TAG])
         client.set_tag(reviewed.run_id, "promotion", state)
         known = client.get_model_version(config.name, number).description or ""
         client.update_model_version(config.name, number, f"**{state}: {reason}**\n\n{known}")

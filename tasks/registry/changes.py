@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from configs.schema import Config
 from tasks.records import Change, Promotion, TrackedRun
-from tasks.registry.connection import connect, tracking_errors
+from tasks.registry.connection import check_tracking, connect, tracking_errors
 
-CHAMPION, CANARY, CHALLENGER = "champion", "canary", "challenger"
+CHAMPION, CANARY = "champion", "canary"
+MAX_TAG = 4000  # characters that MLflow takes
 
 
 def record_change(config: Config, change: Change) -> None:
@@ -17,6 +19,7 @@ def record_change(config: Config, change: Change) -> None:
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
+    check_tracking(config.tracking.uri)  # by itself MLflow tries for minutes
     client = connect(config)
     with tracking_errors(config.tracking.uri):
         version = change.registry_version or version_of(client, config.name, change.digest)
@@ -27,6 +30,9 @@ def record_change(config: Config, change: Change) -> None:
             return
         state = CANARY if change.label == CANARY else "promoted"
         _tag(client, config.name, version, change, state)
+        if change.rolls_back is not None:
+            bad = version_of(client, config.name, change.previous_digest)
+            _tag(client, config.name, bad, replace(change, version=change.rolls_back), "rolled back")
         _point(client, config.name, CANARY if state == CANARY else CHAMPION, version)
 
 
@@ -39,24 +45,36 @@ def record_outcome(config: Config, run: TrackedRun, promotion: Promotion) -> Non
     client = connect(config)
     with tracking_errors(config.tracking.uri):
         client.set_tag(run.run_id, "promotion", promotion.state)
-        client.set_model_version_tag(run.registry_name, str(run.registry_version), "promotion", promotion.state)
+        for key, value in (("promotion", promotion.state), ("reason", promotion.reason[:MAX_TAG])):
+            client.set_model_version_tag(run.registry_name, str(run.registry_version), key, value)
+
+
+def all_versions(client: Any, name: str) -> list[Any]:
+    """Return every version of a registered model; an empty list where there is no such model."""
+    found, token = [], None
+    while True:
+        page = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def version_of(client: Any, name: str, digest: str) -> int:
     """Return MLflow's newest number of the version that holds these bytes, or 0."""
     if not digest:
         return 0
-    found = client.search_model_versions(f"name = '{name}'", max_results=1000)
-    return max((int(v.version) for v in found if v.tags.get("digest") == digest), default=0)
+    return max((int(v.version) for v in all_versions(client, name) if v.tags.get("digest") == digest), default=0)
 
 
 def _tag(client: Any, name: str, version: int, change: Change, state: str) -> None:
     if version:
         for key, value in (("promotion", state), ("serving_version", str(change.version)), ("reason", change.reason)):
             if value:
-                client.set_model_version_tag(name, str(version), key, value)
-    if change.run:
-        client.set_tag(change.run, "promotion", state)
+                client.set_model_version_tag(name, str(version), key, value[:MAX_TAG])
+    run = change.run or (client.get_model_version(name, str(version)).run_id if version else "")
+    if run:
+        client.set_tag(run, "promotion", state)
 
 
 def _point(client: Any, name: str, alias: str, version: int) -> None:
