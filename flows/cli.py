@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 from configs.loading import arguments
 from configs.schema import Config
-from flows.commands import DONE, REJECTED, answer, config_parser, in_colour, session
+from flows.commands import CODES, DONE, FAILED, answer, config_parser, in_colour, session
 from tasks.records import Outcome
 
 
@@ -23,8 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = config_parser(
         "flows.train_and_serve",
         "Train a Keras model, judge it in a throwaway model server, log it to MLflow, promote it.",
-        "Exit codes: 0 promoted, or judged with --no-promote; 3 rejected by a gate; 2 usage or "
-        "configuration; 1 anything else.",
+        "Exit codes: 0 promoted, awaiting review, or judged with --no-promote; 3 rejected by a gate; 2 usage or "
+        "configuration; 1 anything else, a promotion that production did not take among it.",
     )
     parser.add_argument("--no-promote", action="store_true", help="judge and log, and leave what is live as it is")
     parser.add_argument("--dry-run", action="store_true", help="check the configuration, show it, and create nothing")
@@ -68,4 +69,7 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         finally:
             shut_down()
     print(summary(config, arguments(str(args.config), args.set), outcome, colour=in_colour()))
-    return REJECTED if outcome.promotion.state == "rejected" else DONE
+    code = CODES.get(outcome.promotion.state, FAILED)
+    if code == FAILED:
+        print(f"error: {config.name} {outcome.promotion.state}: {outcome.promotion.reason}", file=sys.stderr)
+    return code

@@ -14,11 +14,22 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from configs.loading import ConfigError, load_config
+from configs.loading import ConfigError, arguments, load_config
 from configs.schema import Config
 from tasks.errors import PipelineError
+from tasks.records import Promotion
 
 DONE, FAILED, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+
+# what has become of a candidate: the exit code; anything else is a failure
+CODES = {
+    "promoted": DONE,
+    "canary": DONE,
+    "awaiting review": DONE,
+    "not promoted": DONE,
+    "rejected": REJECTED,
+    "refused": REJECTED,
+}
 
 ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # its heartbeat prints `database is locked` on a temporary server
@@ -47,6 +58,17 @@ def config_parser(module: str, description: str, epilog: str) -> argparse.Argume
     return parser
 
 
+def version_number(text: str) -> int:
+    """Read an option's value that is a version.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a version is a whole number from 1 on, got '{text}'")
+    return int(text)
+
+
 def answer(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
@@ -59,7 +81,7 @@ def answer(
     except (ConfigError, PipelineError) as exc:
         return _report(exc, args.debug)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted{_left_open(args)}", file=sys.stderr)
         return INTERRUPTED
     except Exception as exc:  # noqa: BLE001  the end of the program: one line whatever it was
         words = " ".join(f"{type(exc).__name__}: {exc}".split())
@@ -109,6 +131,27 @@ def _lines_on_stdout() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+def _left_open(args: argparse.Namespace) -> str:
+    """Return what an interrupt has left half-done in production, and who finishes it."""
+    from tasks.store.journal import pending
+
+    with contextlib.suppress(ConfigError, PipelineError):
+        config = load_config(args.config, args.set)
+        change = pending(config.models_root / config.name)
+        if change is not None:
+            command = f"python -m flows.doctor {arguments(str(args.config), args.set)}"
+            return f"; the {change.operation} of version {change.version} is not finished, and may serve: {command}"
+    return ""
+
+
+def exit_code(promotion: Promotion, what: str) -> int:
+    """Say what has become of a version, on stderr if it is a failure, and return the exit code."""
+    code = CODES.get(promotion.state, FAILED)
+    line = f"{what} {promotion.state}: {promotion.reason}"
+    print(f"error: {line}" if code == FAILED else line, file=sys.stderr if code == FAILED else sys.stdout, flush=True)
+    return code
 
 
 def _report(exc: Exception, debug: bool, line: str = "") -> int:

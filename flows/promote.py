@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before Prefect is imported: --help and a config er
 
     raise SystemExit(main())
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from prefect.states import Completed
 
 from configs.loading import arguments, load_config
 from configs.schema import Config
-from tasks.promote import keep_rehearsal, make_stable
+from tasks.promote import RIVALS, keep_rehearsal, make_stable, turn
 from tasks.records import Promotion
 from tasks.registry.approvals import Reviewed
 from tasks.review import decide, find_reviewed, promote_again_judged, rehearsal_of, review
@@ -44,8 +45,9 @@ def promote(
         promotion = decide(cfg, reviewed)
         if promotion.state == "stale":
             promotion = judge_again(cfg, arguments(config, overrides or ()), reviewed)
-        show_change(cfg.name, f"{cfg.name} candidate {reviewed.candidate}", promotion)
-        outcomes.append(promotion)
+        title = f"{cfg.name} candidate {reviewed.candidate}"
+        show_change(cfg.name, title, promotion)
+        outcomes.append(replace(promotion, reason=f"candidate {reviewed.candidate}: {promotion.reason}"))
     return Completed(
         name=outcomes[-1].state.title().replace(" ", "") if outcomes else "NothingToDo",
         message="; ".join(promotion.reason for promotion in outcomes) or "no candidate was approved or rejected",
@@ -56,12 +58,19 @@ def promote(
 def judge_again(cfg: Config, options: str, reviewed: Reviewed) -> Promotion:
     """Hold an approved candidate against the champion of today."""
     known = rehearsal_of(cfg, reviewed)
-    run_dir = cfg.work_dir / "runs" / f"{known.report.candidate.run_id}-again-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    with errors_logged(cfg, known.report.candidate):
-        report = validate_serving(cfg, known.report.candidate, fetch_servers(cfg), run_dir)
-    run = log_run(cfg, options, known.splits, known.trained, report)
-    keep_rehearsal(cfg, known.splits, known.trained, report, run)
-    return promote_again_judged(cfg, reviewed, report, run)
+    candidate = known.report.candidate
+    backends = fetch_servers(cfg)
+    for _ in range(RIVALS):
+        with turn(cfg):
+            run_dir = cfg.work_dir / "runs" / f"{candidate.run_id}-again-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+            with errors_logged(cfg, candidate):
+                report = validate_serving(cfg, candidate, backends, run_dir)
+            run = log_run(cfg, options, known.splits, known.trained, report)
+            keep_rehearsal(cfg, known.splits, known.trained, report, run)
+            promotion = promote_again_judged(cfg, reviewed, report, run)
+        if promotion.state != "stale":
+            break
+    return promotion
 
 
 @flow(name="promote-canary")

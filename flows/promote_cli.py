@@ -8,10 +8,8 @@ from typing import cast
 
 from configs.loading import ConfigError
 from configs.schema import Config
-from flows.commands import DONE, FAILED, REJECTED, answer, config_parser, session
+from flows.commands import DONE, FAILED, answer, config_parser, exit_code, session, version_number
 from tasks.records import Promotion
-
-CODES = {"promoted": DONE, "canary": DONE, "rejected": REJECTED, "refused": REJECTED}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit codes: 0 promoted, or nothing was approved; 3 something was rejected or refused; 2 usage or "
         "configuration; 1 anything else.",
     )
-    parser.add_argument("--version", type=int, default=0, metavar="N", help="only this candidate")
+    parser.add_argument("--version", type=version_number, default=0, metavar="N", help="only this candidate")
     verdict = parser.add_mutually_exclusive_group()
     verdict.add_argument("--approve", action="store_true", help="approve candidate --version first, as --by")
     verdict.add_argument("--reject", action="store_true", help="reject candidate --version, as --by")
@@ -42,6 +40,10 @@ def _run(args: argparse.Namespace, config: Config) -> int:
     verdict = "approved" if args.approve else "rejected" if args.reject else ""
     if verdict and not (args.version and args.by):
         raise ConfigError("--approve and --reject need --version N and --by NAME: who decides about which bytes")
+    if args.by and not (verdict or args.to):
+        raise ConfigError("--by NAME says who decides, and goes with --approve, --reject or --to")
+    if args.to and args.version:
+        raise ConfigError(f"--to {args.to} takes the canary, whichever it is; --version does not go with it")
     with session():
         from flows.promote import promote, to_stable
         from flows.temporary_server import prefect_server
@@ -52,11 +54,11 @@ def _run(args: argparse.Namespace, config: Config) -> int:
             else:
                 found = promote(str(args.config), args.set, args.version, verdict, args.by)
                 outcomes = cast(list[Promotion], found)
-    for promotion in outcomes:
-        print(f"{config.name} {promotion.state}: {promotion.reason}")
+    codes = [exit_code(promotion, config.name) for promotion in outcomes]
     if not outcomes:
-        print(f"no candidate of '{config.name}' was approved or rejected")
-    return max((CODES.get(promotion.state, FAILED) for promotion in outcomes), default=DONE)
+        which = f"candidate {args.version}" if args.version else "no candidate"
+        print(f"nothing to do: {which} of '{config.name}' was {'not ' if args.version else ''}approved or rejected")
+    return FAILED if FAILED in codes else max(codes, default=DONE)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before Prefect is imported: --help and a config er
 
     raise SystemExit(main())
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -18,15 +19,13 @@ from configs.loading import arguments, load_config
 from tasks.data import prepare_data
 from tasks.export import export_model
 from tasks.policy import fail_early, stage_clock
-from tasks.promote import keep_rehearsal, promote_model
+from tasks.promote import RIVALS, keep_rehearsal, promote_model, turn
 from tasks.records import Outcome
 from tasks.show import show_run
 from tasks.track import errors_logged, log_run
 from tasks.train import train_model
 from tasks.training.process import tensorflow_process
 from tasks.validate import check_services, fetch_servers, validate_serving
-
-RIVALS = 5  # promotions of others that may come between a validation and its promotion, each of which asks for another
 
 
 @flow(name="train-and-serve")
@@ -47,12 +46,13 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
             fail_early(backends)
             trained = train_model(cfg, splits, run_dir)
             candidate = export_model(cfg, splits, trained, run_dir)
-        for _ in range(RIVALS):
-            with errors_logged(cfg, candidate):
-                report = validate_serving(cfg, candidate, backends.result(), run_dir)
-            run = log_run(cfg, arguments(config, overrides or ()), splits, trained, report)
-            keep_rehearsal(cfg, splits, trained, report, run)
-            promotion = promote_model(cfg, report, run, promote)
+        for attempt in range(RIVALS):
+            with turn(cfg) if attempt else nullcontext():
+                with errors_logged(cfg, candidate):
+                    report = validate_serving(cfg, candidate, backends.result(), run_dir)
+                run = log_run(cfg, arguments(config, overrides or ()), splits, trained, report)
+                keep_rehearsal(cfg, splits, trained, report, run)
+                promotion = promote_model(cfg, report, run, promote)
             if promotion.state != "stale":
                 break
         show_run(report, run, promotion)

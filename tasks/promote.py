@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from filelock import FileLock
+
 from configs.schema import Config
 from tasks.policy import stage
-from tasks.production import candidates_dir, go_back, live_dir, move_label, put_live
+from tasks.production import candidates_dir, live_dir, move_label, put_live
 from tasks.records import Promotion, Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
 from tasks.store.history import State, append
 from tasks.store.rehearsals import Rehearsed, keep
+
+log = logging.getLogger(__name__)
+RIVALS = 5  # promotions of others that may come between a validation and its promotion, each of which asks for another
+
+
+@contextlib.contextmanager
+def turn(config: Config) -> Iterator[None]:
+    """Let those who judge again beside a new champion do it one after the other.
+
+    Side by side, each would overtake all the others but one. It keeps nothing else waiting, no rollback above all.
+    """
+    log.info("another version was promoted meanwhile: judging again, beside the champion of now")
+    with FileLock(live_dir(config) / ".turn"):  # let go of by the kernel, however its holder ends
+        yield
 
 
 @stage
@@ -42,12 +62,6 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
 def waits_for_review(config: Config, report: ValidationReport) -> bool:
     """Return whether a candidate that passed needs a person's approval."""
     return config.promote.mode == "review" or (report.champion is None and config.gates.first_run == "review")
-
-
-@stage
-def roll_back(config: Config, to: int | None, actor: str) -> Promotion:
-    """Take the champion back."""
-    return go_back(config, to, actor)
 
 
 @stage
