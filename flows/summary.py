@@ -93,7 +93,7 @@ def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
     url = f"{live_url or 'localhost:8501'}/v1/models/{config.name}"
     if state == "canary":
         url += "/labels/canary"
-    if not live_url:
+    if not live_url:  # otherwise production is there, and has just been seen to serve it
         lines.append(f"  serve     {_server(config, outcome.report.served.server, tools)}")
     return [*lines, f"  ask       curl -d @{_short(example)} {url}:predict"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,12 +18,12 @@ from tasks.savedmodel.manifest import hash_files
 from tasks.store.champion import champion_version, find_champion, predecessor
 from tasks.store.history import SERVED, read, served_digest
 from tasks.store.layout import next_number, versions
-from tasks.store.live_check import Expected, live_problem
+from tasks.store.live_check import Expected, is_there, live_problem
 from tasks.store.lock import model_lock
 from tasks.store.rehearsals import Rehearsed, recall
 from tasks.store.repair import Finding, mend, repair
 from tasks.store.retention import prune
-from tasks.store.serving_config import labels_of
+from tasks.store.serving_config import CONFIG, ensure_config, labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,35 @@ def candidates_dir(config: Config) -> Path:
 def live_dir(config: Config) -> Path:
     """Return `<models_root>/<name>`, the directory that production watches."""
     return config.models_root / config.name
+
+
+def production_command(config: Config) -> str:
+    """Return the flags that a production server is started with, TensorFlow Serving or the embedded one."""
+    port = config.promote.live_url.rpartition(":")[2] if config.promote.live_url.count(":") == 2 else "8501"
+    if config.promote.layout == "labels":  # the last flag: at a restart no version is loaded when the labels are read
+        path = shlex.quote(str(config.models_root / CONFIG))
+        return (
+            f"--rest_api_port={port} --model_config_file={path} --model_config_file_poll_wait_seconds=1 "
+            "--allow_version_labels_for_unavailable_models=true"
+        )
+    return f"--rest_api_port={port} --model_name={config.name} --model_base_path={shlex.quote(str(live_dir(config)))}"
+
+
+def look_at_production(config: Config) -> None:
+    """Say it where production must verify a version and does not answer; make what it can be started on.
+
+    Raises:
+        StoreError: models_root is not writable.
+    """
+    promote = config.promote
+    if promote.layout == "labels":
+        ensure_config(config.models_root)
+    if promote.live_url and not is_there(promote.live_url, config.name):
+        log.warning(
+            "production at promote.live_url %s does not answer; a version that it does not serve within %g s "
+            "(promote.live_timeout_s) of its promotion is rolled back. Start it with %s",
+            promote.live_url, promote.live_timeout_s, production_command(config),
+        )  # fmt: skip
 
 
 def production(config: Config) -> Production:
@@ -63,6 +93,8 @@ def _verify(config: Config, change: Change) -> str:
             )
     if expected is None:
         log.warning("version %d only has to be AVAILABLE: its validated answers are gone", change.version)
+    log.info("waiting for version %d at %s", change.version, promote.live_url)
+    look_at_production(config)
     return live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
 
 

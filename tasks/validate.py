@@ -7,6 +7,7 @@ from pathlib import Path
 from configs.schema import Config
 from tasks.gates.judge import judge, judge_files
 from tasks.policy import artifact_key, progress_shown, stage
+from tasks.production import look_at_production
 from tasks.records import Backend, Candidate, ValidationReport
 from tasks.registry.connection import check_tracking
 from tasks.savedmodel.safety import read_graph
@@ -20,6 +21,7 @@ def check_services(config: Config) -> None:
     """Fail now, not after an hour of training, where Docker or MLflow is needed and does not answer."""
     check_engine(config.serving)
     check_tracking(config.tracking.uri)
+    look_at_production(config)
 
 
 @stage

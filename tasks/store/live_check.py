@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.datasets.rows import load_arrays
-from tasks.errors import PredictionError, ServingError
+from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.gates.parity import judge_parity, tolerances
 from tasks.records import Signature
 from tasks.serving.client import RestClient
@@ -31,6 +31,20 @@ class Expected:
     rows: int
     atol: float | None
     rtol: float | None
+
+
+def is_there(base_url: str, name: str) -> bool:
+    """Return whether somebody answers at an address, whatever the answer."""
+    client = RestClient(base_url, name, REQUEST_TIMEOUT_S)
+    try:
+        client.states()
+    except (ServingUnavailable, ServingTimeout):
+        return False
+    except ServingError:
+        return True
+    finally:
+        client.close()
+    return True
 
 
 def live_problem(base_url: str, name: str, version: int, expected: Expected | None, timeout_s: float) -> str:

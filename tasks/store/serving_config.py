@@ -2,7 +2,8 @@
 
 A production server is started with `--model_config_file` on it and `--model_config_file_poll_wait_seconds`. It takes a
 new file as a whole or not at all, and refuses one whose label names a version that it has not loaded; so a version is
-listed first, and labelled when it has been seen AVAILABLE.
+listed first, and labelled when it has been seen AVAILABLE. A server that starts on a file with labels has nothing
+loaded yet: it needs `--allow_version_labels_for_unavailable_models=true` too, and without it ends at once.
 
 Source: tensorflow_serving/config/model_server_config.proto; model_servers/server_core.cc, UpdateModelVersionLabelMap.
 """
@@ -50,13 +51,31 @@ def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, 
         raise StoreError(f"'{path.parent}' must be writable, got '{exc.filename}': {exc.strerror}") from exc
     with held:
         config = _read(path)
-        entry = _entry(config, model_dir.name) or config.model_config_list.config.add()
+        models = config.model_config_list.config
+        entry = _entry(config, model_dir.name) or models.add()
         entry.name, entry.model_platform = model_dir.name, "tensorflow"
         entry.base_path = entry.base_path or str(model_dir.resolve())  # in a container it may be called otherwise
         entry.model_version_policy.specific.versions[:] = sorted(versions)
         entry.version_labels.clear()
         entry.version_labels.update(labels)
+        if not versions and entry.base_path == str(model_dir.resolve()):
+            models.remove(entry)  # a server that is started on a model without versions waits for one for ever
         write_atomically(path, _text_format().MessageToString(config))
+
+
+def ensure_config(models_root: Path) -> Path:
+    """Return `models.config`, made empty where it is missing, so that production can be started on it.
+
+    Source: core/server_core.cc, ReloadConfig: an empty file is taken, and a later one with models replaces it.
+    """
+    path = models_root / CONFIG
+    if not path.exists():
+        try:
+            models_root.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as exc:
+            raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
+    return path
 
 
 def _read(path: Path) -> Any:
