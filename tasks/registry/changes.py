@@ -33,6 +33,8 @@ def record_change(config: Config, change: Change) -> None:
         if change.rolls_back is not None:
             bad = version_of(client, config.name, change.previous_digest)
             _tag(client, config.name, bad, replace(change, version=change.rolls_back), "rolled back")
+            if str(client.get_registered_model(config.name).aliases.get(CANARY)) == str(bad):
+                _point(client, config.name, CANARY, version)
         _point(client, config.name, CANARY if state == CANARY else CHAMPION, version)
 
 

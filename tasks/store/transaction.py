@@ -145,6 +145,8 @@ def _label(model_dir: Path, change: Change) -> None:
     """Move the label; the first version ever is stable, too."""
     labels = {**labels_of(model_dir), change.label or STABLE: change.version}
     labels.setdefault(STABLE, change.version)
+    if change.rolls_back is not None:  # nobody shall be served what was taken back, and no --to stable bring it back
+        labels = {label: change.version if v == change.rolls_back else v for label, v in labels.items()}
     _list(model_dir, labels)
 
 
