@@ -1,6 +1,6 @@
 """A store with a real directory and a registry in a file, and a driver that dies before its k-th file-system call.
 
-    python tests/integration/store_driver.py    # one JSON command a line in, one JSON answer a line out
+    python tests/store_driver.py    # one JSON command a line in, one JSON answer a line out
 
 Nothing in the product knows of it: Python's audit hooks tell of every call that changes a file, a name or a lock;
 `fsync`, `write` and `sendfile`, which have none, are wrapped in the dying process. The driver imports once and forks
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tasks.records import Change
 from tasks.savedmodel.manifest import write_manifest
@@ -34,7 +34,7 @@ from tasks.store.retention import prune
 from tasks.store.serving_config import labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
 
-MODELS = Path(__file__).parents[1] / "data" / "tfs_rest" / "models"
+MODELS = Path(__file__).parent / "data" / "tfs_rest" / "models"
 HALVES = (MODELS / "half" / "1", MODELS / "half_v2" / "2", MODELS / "half_v2" / "3")  # 0.5 x + 2, 3, 4
 CHANGING = {
     "os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "os.chmod", "os.utime",

@@ -29,7 +29,7 @@ from tasks.store.publish import PRUNED
 from tasks.store.serving_config import CONFIG, labels_of, listed_versions
 from tasks.store.transaction import CANARY, STABLE, untold
 from tests.integration.model_server.conftest import RunningServer, ServerStarter
-from tests.integration.store_driver import Store
+from tests.store_driver import Store
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -42,7 +42,7 @@ class Driver:
     """The process that forks, and dies in, each change."""
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("store_driver.py")
+        script = Path(__file__).parents[1] / "store_driver.py"
         self.process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
