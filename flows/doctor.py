@@ -11,6 +11,11 @@ from flows.commands import DONE, FAILED, answer, config_parser, session
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Examine a model's directories and return the exit code."""
+    return answer(build_parser(), argv, _examine)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the arguments."""
     parser = config_parser(
         "flows.doctor",
         "Look a model's candidates and live versions through; finish or remove what a crash left, and name what "
@@ -19,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "configuration.",
     )
     parser.add_argument("--check", action="store_true", help="only look; say what would be done")
-    return answer(parser, argv, _examine)
+    return parser
 
 
 def _examine(args: argparse.Namespace, config: Config) -> int:

@@ -14,6 +14,11 @@ from flows.commands import answer, config_parser, exit_code, session, version_nu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Roll back and return the exit code."""
+    return answer(build_parser(), argv, _go_back)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the arguments."""
     parser = config_parser(
         "flows.rollback",
         "Put the bytes that served before back into the champion's place. Under promote.layout: latest they are "
@@ -25,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--to", type=version_number, metavar="N", help="the version to go back to (default: the one before)"
     )
     parser.add_argument("--by", default="", metavar="NAME", help="who does it, for the history")
-    return answer(parser, argv, _go_back)
+    return parser
 
 
 def _go_back(args: argparse.Namespace, config: Config) -> int:

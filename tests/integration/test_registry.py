@@ -262,15 +262,17 @@ def test_a_deleted_experiment(logged: Callable[[str], Logged], tmp_path: Path) -
 def test_nothing_to_log_to(tmp_path: Path, held_port: int) -> None:
     """A server that does not answer and a file where a directory must be are one line each, before anything runs."""
     (tmp_path / "file").touch()
+    (tmp_path / "directory").mkdir()
     for uri, words in (
         (f"http://127.0.0.1:{held_port}", "does not answer"),
         (f"sqlite:///{tmp_path}/file/mlflow.db", "writable directory"),
         (f"sqlite:///{tmp_path}/absent/mlflow.db", "writable directory"),
+        (f"sqlite:///{tmp_path}/directory", "a file that can be read and written"),
     ):
         with pytest.raises(TrackingError, match=words) as caught:
             check_tracking(uri)
         assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
 
 
 def test_a_database_of_another_kind(logged: Callable[[str], Logged], tmp_path: Path) -> None:
