@@ -177,6 +177,7 @@ class Watch:
     def __init__(self, below: list[Path], kill_at: int, say: Callable[[dict[str, Any]], None]) -> None:
         self._below, self._kill_at, self._say = below, kill_at, say
         self.calls = 0
+        self.events: list[list[str]] = []
         sys.addaudithook(self._audit)
         for name in ("fsync", "write", "sendfile"):
             setattr(os, name, self._wrapped(getattr(os, name), name))
@@ -209,6 +210,7 @@ class Watch:
         if not any(path.is_relative_to(below) for below in self._below):
             return
         self.calls += 1
+        self.events.append([event, str(path)])
         if self.calls == self._kill_at:
             self._say({"killed_before": f"{event} {path}", "calls": self.calls})
             os.kill(os.getpid(), signal.SIGKILL)
@@ -229,7 +231,7 @@ def run(command: dict[str, Any]) -> dict[str, Any]:
             store = Store.from_json(command["store"])
             watch = Watch([store.live.parent, store.candidates], command["kill_at"], say)
             result = getattr(store, command["operation"])(*command["args"])
-            say({"result": result, "calls": watch.calls})
+            say({"result": result, "calls": watch.calls, "events": watch.events})
             status = 0
         except BaseException as exc:  # noqa: BLE001  whatever it is, the test says so
             say({"error": f"{type(exc).__name__}: {exc}"})

@@ -174,15 +174,20 @@ def test_publish_gives_the_same_bytes_without_copying(tmp_path: Path) -> None:
     assert [p.name for p in live.parent.iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize("damage", ["flip", "add", "remove", "link"])
+@pytest.mark.parametrize("damage", ["flip", "add", "remove", "link", "manifest", "no manifest"])
 def test_changed_bytes_never_go_live(tmp_path: Path, damage: str) -> None:
-    """One byte, file or link that differs from what was judged, and nothing is published."""
+    """One byte, file or link that differs from what was judged, or from its manifest, and nothing is published."""
     candidate = make_candidate(tmp_path)
     data = candidate.version_dir / "variables" / "data"
     if damage == "flip":
         data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
     elif damage == "add":
         (candidate.version_dir / "extra").touch()
+    elif damage == "manifest":
+        text = (candidate.version_dir / MANIFEST).read_bytes()
+        (candidate.version_dir / MANIFEST).write_bytes(text[:-2] + bytes([text[-2] ^ 1]) + text[-1:])
+    elif damage == "no manifest":
+        (candidate.version_dir / MANIFEST).unlink()
     elif damage == "link":
         (candidate.version_dir / "way-out").symlink_to("/etc/hostname")
     else:
