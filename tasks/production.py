@@ -14,7 +14,7 @@ from configs.schema import Config
 from tasks.errors import ManifestMismatch, StoreError, TrackingError
 from tasks.records import Candidate, Champion, Change, Promotion, TrackedRun
 from tasks.registry.changes import record_change
-from tasks.savedmodel.manifest import hash_files
+from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.champion import champion_version, find_champion, predecessor
 from tasks.store.history import SERVED, read, served_digest
 from tasks.store.layout import next_number, versions
@@ -312,6 +312,7 @@ def _bytes_of(config: Config, version: int, *, live_only: bool) -> tuple[str, Pa
 
 def _holds(directory: Path, digest: str) -> bool:
     try:
-        return hash_files(directory).digest == digest
+        verify_manifest(directory, digest)
     except (ManifestMismatch, OSError):
         return False
+    return True
