@@ -62,10 +62,12 @@ def look_at_production(config: Config) -> None:
         ensure_config(config.models_root)
     if promote.live_url and not is_there(promote.live_url, config.name):
         log.warning(
-            "production at promote.live_url %s does not answer; a version that it does not serve within %g s "
-            "(promote.live_timeout_s) of its promotion is rolled back. Start it with %s",
-            promote.live_url, promote.live_timeout_s, production_command(config),
-        )  # fmt: skip
+            "nobody answers at promote.live_url %s: right before the first version is there, else start it "
+            "(%s); a version that it does not serve %g s (promote.live_timeout_s) after its promotion is rolled back",
+            promote.live_url,
+            production_command(config),
+            promote.live_timeout_s,
+        )
 
 
 def production(config: Config) -> Production:
@@ -197,7 +199,9 @@ def _way_back(model_dir: Path, champion: int) -> int:
     target = predecessor(model_dir, champion)
     if target is not None:
         return target
-    others = ", ".join(str(version) for version in _served(model_dir) if version != champion)
+    entries = read(model_dir)
+    own = served_digest(entries, champion)
+    others = ", ".join(str(version) for version in _served(model_dir) if served_digest(entries, version) != own)
     found = f"nothing else did; --to N takes one that was rolled back itself: {others}" if others else "nothing did"
     raise StoreError(
         f"a rollback goes back to what served well before, and before version {champion} of '{model_dir.name}' {found}"
@@ -295,7 +299,8 @@ def _bytes_of(config: Config, version: int, *, live_only: bool) -> tuple[str, Pa
     entries, live = read(model_dir), versions(model_dir)
     digest = served_digest(entries, version)
     if not digest:
-        raise StoreError(f"a rollback goes to a version that has served, and version {version} never did")
+        served = ", ".join(str(number) for number in _served(model_dir)) or "none"
+        raise StoreError(f"--to must be a version that has served, got {version}; those that have: {served}")
     places = [live.get(version)]
     if not live_only:
         known = _known(config, digest)
