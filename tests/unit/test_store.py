@@ -197,6 +197,19 @@ def test_changed_bytes_never_go_live(tmp_path: Path, damage: str) -> None:
     assert [*(tmp_path / "live" / "m").iterdir()] == []
 
 
+def test_a_candidate_that_is_gone(tmp_path: Path) -> None:
+    """A candidate that somebody removed, or a link to a directory in it, is refused, and nothing is published."""
+    gone, linked = make_candidate(tmp_path), make_candidate(tmp_path)
+    gone.version_dir.rename(tmp_path / "gone")
+    with pytest.raises(StoreError, match="must be filled from .*No such file") as caught:
+        publish(gone, tmp_path / "live")
+    assert "\n" not in str(caught.value)
+    (linked.version_dir / "way-out").symlink_to("/etc")
+    with pytest.raises(ManifestMismatch, match="plain files only"):
+        publish(linked, tmp_path / "live")
+    assert [*(tmp_path / "live" / "m").iterdir()] == []
+
+
 def test_rewritten_manifest_does_not_help(tmp_path: Path) -> None:
     """Changing a file and its manifest entry together is still another digest."""
     candidate = make_candidate(tmp_path)
