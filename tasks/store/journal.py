@@ -58,6 +58,18 @@ def pending(model_dir: Path) -> Change | None:
         raise StoreError(f"'{model_dir / JOURNAL}' must hold one change, got {exc}; look at it and remove it") from exc
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory beside the journal, unless it is there.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as exc:
+        raise StoreError(f"'{path}' must be a directory, got {exc.strerror}") from exc
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file as a whole, forced to the disk: a reader sees the old or the new text, never a part.
 

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks.errors import StoreError
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
-from tasks.store.journal import write_atomically
+from tasks.store.journal import make_directory, write_atomically
 
 KEPT = ".rehearsals"
 
@@ -28,7 +28,7 @@ class Rehearsed:
 def keep(candidates_dir: Path, rehearsed: Rehearsed) -> None:
     """Write a rehearsal down under its candidate's digest; a later one of the same bytes replaces it."""
     path = _path(candidates_dir, rehearsed.report.candidate.digest)
-    path.parent.mkdir(exist_ok=True)
+    make_directory(path.parent)
     write_atomically(path, json.dumps(asdict(rehearsed), default=str))
 
 

@@ -63,7 +63,7 @@ def _tell(production: Production, only_look: bool) -> Iterator[Finding]:
     try:
         for change in tell(production):
             yield Finding("finished", f"MLflow was told of the {change.operation} of version {change.version}")
-    except TrackingError as exc:
+    except (TrackingError, StoreError) as exc:
         yield Finding("reported", f"MLflow does not know of {len(untold(production.model_dir))} changes yet: {exc}")
 
 

@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from configs.schema import Layout
+from tasks.errors import StoreError
 from tasks.records import Change
 from tasks.store.champion import predecessor
 from tasks.store.history import State, append, process_user, read, served_digest, state_of
-from tasks.store.journal import JOURNAL, begin, commit, write_atomically
+from tasks.store.journal import JOURNAL, begin, commit, make_directory, write_atomically
 from tasks.store.layout import versions
 from tasks.store.publish import bring_in, take_away
 from tasks.store.serving_config import labels_of, write_config
@@ -147,7 +148,9 @@ def _label(model_dir: Path, change: Change) -> None:
     labels.setdefault(STABLE, change.version)
     if change.rolls_back is not None:  # nobody shall be served what was taken back, and no --to stable bring it back
         labels = {label: change.version if v == change.rolls_back else v for label, v in labels.items()}
-    _list(model_dir, labels)
+    # What had the label stays loaded until the next change: a server unloads first and moves its labels then, and
+    # between the two a client of the label would get an error.
+    _list(model_dir, labels, change.previous)
 
 
 def _note(model_dir: Path, change: Change, version: int, state: State) -> None:
@@ -164,7 +167,7 @@ def _note(model_dir: Path, change: Change, version: int, state: State) -> None:
 def _queue(model_dir: Path, change: Change) -> None:
     """Put a change into the outbox for MLflow; the same change is there once."""
     outbox = model_dir / OUTBOX
-    outbox.mkdir(exist_ok=True)
+    make_directory(outbox)
     waiting = untold(model_dir)
     if change not in waiting.values():
         after = max((int(path.stem) + 1 for path in waiting), default=0)  # in order, even if the clock was set back
@@ -181,11 +184,14 @@ def tell(production: Production) -> list[Change]:
     """Tell the registry what it does not know yet, in order; return what it was told.
 
     Raises:
-        TrackingError: it cannot be told; what is left waits.
+        TrackingError: it cannot be told; what is left waits. StoreError: it was told, and that cannot be noted.
     """
     told = []
     for path, change in untold(production.model_dir).items():
         production.record(change)
-        path.unlink()
+        try:
+            path.unlink()
+        except OSError as exc:
+            raise StoreError(f"'{path}' must be removable, got {exc.strerror}") from exc
         told.append(change)
     return told

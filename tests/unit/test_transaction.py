@@ -287,6 +287,20 @@ def test_what_a_change_needs_does_not_wait_for_the_registry(store: Store) -> Non
     assert registry.asked == 1
 
 
+def test_the_outbox_cannot_be_made(store: Store) -> None:
+    """A file in the outbox's place is one clear line; without it the next run finishes what was begun."""
+    store.export()
+    store.live.mkdir(exist_ok=True)
+    (store.live / OUTBOX).touch()
+    with pytest.raises(StoreError, match=f"{OUTBOX}' must be a directory") as caught:
+        store.promote(1)
+    assert "\n" not in str(caught.value)
+    (store.live / OUTBOX).unlink()
+    assert store.promote(store.export()) == "live"
+    assert states(store) == {1: "superseded", 2: "live"}
+    assert store.aliases == {"champion": store.digest(2)}
+
+
 def test_a_change_cannot_begin_over_an_open_one(store: Store) -> None:
     """While a change is written down as open, no other begins, and the message says who finishes it."""
     store.export()
