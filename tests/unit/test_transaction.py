@@ -183,6 +183,31 @@ def test_a_label_without_its_version_goes(labelled: Store) -> None:
     assert listed_versions(labelled.live) == [1, 2, 4]
 
 
+def test_models_config_cannot_be_locked(labelled: Store) -> None:
+    """What keeps models.config from being written is one clear line, and the next run finishes the change."""
+    lock = labelled.live.parent / f".{CONFIG}.lock"
+    lock.unlink()
+    lock.mkdir()
+    version = labelled.export()
+    with pytest.raises(StoreError, match="must be writable, got .*models.config.lock") as caught:
+        labelled.promote(version)
+    assert "\n" not in str(caught.value)
+    assert labels_of(labelled.live)["stable"] == 2
+    lock.rmdir()
+    assert ("finished", "the publish of version 3: live") in found(labelled)
+    assert labels_of(labelled.live) == {"stable": 2, "canary": 3}
+
+
+def test_models_share_a_config(labelled: Store) -> None:
+    """Changes of one model leave the entries of the others in models.config as they are."""
+    other = dataclasses.replace(
+        labelled, live=labelled.live.with_name("other"), candidates=labelled.candidates.with_name("c")
+    )
+    other.promote(other.export())
+    labelled.rollback()
+    assert (labels_of(labelled.live)["stable"], labels_of(other.live)) == (1, {"stable": 1})
+
+
 @pytest.mark.parametrize("layout", ["latest", "labels"])
 def test_what_has_answered_is_not_asked_again(store: Store, layout: str) -> None:
     """A crash behind the moved label or the line `live` is finished, even if production is down by then."""
