@@ -283,13 +283,33 @@ class Tracking(Section):
     sample_rows: int = Field(50, ge=0, description="test rows in the predictions table")
 
 
+Layout = Literal["latest", "labels"]
+
+
 class Promote(Section):
     """How a candidate goes live."""
 
     mode: Literal["auto", "review"] = Field(
         "auto", description="auto promotes what passes every gate; review waits for a person's approval"
     )
+    layout: Layout = Field(
+        "latest", description="latest: the highest number serves; labels: models.config says which, stable and canary"
+    )
+    live_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/?#]+)?$",
+        description="REST address of the production server, such as http://host:8501; a new version is verified there",
+    )
+    live_timeout_s: float = Field(60, gt=0, description="seconds until production must have loaded a new version")
+    live_rows: int = Field(100, ge=1, description="test rows whose answers production must repeat")
+    keep: int = Field(0, ge=0, description="live versions, and candidates, that are kept; 0 keeps all")
     lock_timeout_s: float = Field(60, ge=0, description="seconds to wait for another promotion of the same model")
+
+    @model_validator(mode="after")
+    def _labels_need_to_look(self) -> Promote:
+        if self.layout == "labels" and not self.live_url:
+            raise ValueError("layout: labels needs live_url: a label only moves to a version seen AVAILABLE there")
+        return self
 
 
 class Config(Section):

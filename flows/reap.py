@@ -11,12 +11,7 @@ from tasks.errors import ServingError
 
 def main() -> int:
     """Remove throwaway containers whose owner is gone or whose time is up, say which, and return an exit code."""
-    argparse.ArgumentParser(
-        prog="python -m flows.reap",
-        description="Remove the throwaway containers, with their volumes, whose run is gone or whose time is up, "
-        "and nothing else. Every run with Docker does the same at its start.",
-        epilog="Exit codes: 0 done; 1 no Docker engine answers or it refuses.",
-    ).parse_args()
+    build_parser().parse_args()
     from tasks.serving.reaper import reap
 
     try:
@@ -28,6 +23,16 @@ def main() -> int:
         print(f"removed {container.container} of run {container.run_id}: {container.reason}")
     print(f"{len(removed)} removed")
     return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the arguments."""
+    return argparse.ArgumentParser(
+        prog="python -m flows.reap",
+        description="Remove the throwaway containers, with their volumes, whose run is gone or whose time is up, "
+        "and nothing else. Every run with Docker does the same at its start.",
+        epilog="Exit codes: 0 done; 1 no Docker engine answers or it refuses.",
+    )
 
 
 if __name__ == "__main__":

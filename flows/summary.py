@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 from configs.schema import Config
-from tasks.records import Outcome, ValidationReport
+from tasks.records import Outcome, ServerFacts, ValidationReport
 
 GREEN, RED, YELLOW = "32", "31", "33"
-COLOURS = {"promoted": GREEN, "rejected": RED, "awaiting review": YELLOW}
+COLOURS = {
+    "promoted": GREEN, "canary": GREEN, "rejected": RED, "rolled back": RED, "stale": RED, "awaiting review": YELLOW,
+}  # fmt: skip
 
 
 def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = False) -> str:
@@ -78,27 +80,34 @@ def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
     version = f"{arguments} --version {outcome.report.candidate.version}"
     if outcome.report.served is not None and outcome.promotion.live_dir is None:
         lines.append(f"  try it    {tools}/python -m flows.try_out {version}")
-    if outcome.promotion.state == "awaiting review":
+    state, live_url = outcome.promotion.state, config.promote.live_url
+    if state in ("awaiting review", "not promoted", "rolled back"):
         lines.append(f"  approve   {tools}/python -m flows.promote {version} --approve --by NAME")
+    if state == "canary":
+        lines.append(f"  stable    {tools}/python -m flows.promote {arguments} --to stable")
     if outcome.promotion.live_dir is None or outcome.report.served is None:
         return lines
-    name, model_dir = config.name, config.models_root / config.name
-    if outcome.report.served.server.backend == "docker":
-        serve = (
-            f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} "
-            f"-v {shlex.quote(str(model_dir))}:/models/{name}:ro {outcome.report.served.server.image}"
-        )
-    else:
-        serve = (
-            f"{tools}/python -m tasks.model_server --port=0 --rest_api_port=8501 "
-            f"--model_name={name} --model_base_path={_absolute(model_dir)}"
-        )
+    if outcome.report.champion is not None and state == "promoted":
+        lines.append(f"  undo      {tools}/python -m flows.rollback {arguments}")
     example = outcome.report.candidate.requests.with_name("example.json")
-    return [
-        *lines,
-        f"  serve     {serve}",
-        f"  ask       curl -d @{_short(example)} localhost:8501/v1/models/{name}:predict",
-    ]
+    url = f"{live_url or 'localhost:8501'}/v1/models/{config.name}"
+    if state == "canary":
+        url += "/labels/canary"
+    if not live_url:  # otherwise production is there, and has just been seen to serve it
+        lines.append(f"  serve     {_server(config, outcome.report.served.server, tools)}")
+    return [*lines, f"  ask       curl -d @{_short(example)} {url}:predict"]
+
+
+def _server(config: Config, judge: ServerFacts, tools: str) -> str:
+    """Return the command of a production server, of the kind that judged."""
+    name, model_dir = config.name, config.models_root / config.name
+    if judge.backend == "docker":
+        mount = f"{shlex.quote(str(model_dir))}:/models/{name}:ro"
+        return f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} -v {mount} {judge.image}"
+    return (
+        f"{tools}/python -m tasks.model_server --port=0 --rest_api_port=8501 "
+        f"--model_name={name} --model_base_path={_absolute(model_dir)}"
+    )
 
 
 def _short(path: Path) -> str:

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before Prefect is imported: --help and a config er
 
     raise SystemExit(main())
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -18,7 +19,7 @@ from configs.loading import arguments, load_config
 from tasks.data import prepare_data
 from tasks.export import export_model
 from tasks.policy import fail_early, stage_clock
-from tasks.promote import promote_model
+from tasks.promote import RIVALS, keep_rehearsal, promote_model, turn
 from tasks.records import Outcome
 from tasks.show import show_run
 from tasks.track import errors_logged, log_run
@@ -45,10 +46,15 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
             fail_early(backends)
             trained = train_model(cfg, splits, run_dir)
             candidate = export_model(cfg, splits, trained, run_dir)
-        with errors_logged(cfg, candidate):
-            report = validate_serving(cfg, candidate, backends.result(), run_dir)
-        run = log_run(cfg, arguments(config, overrides or ()), splits, trained, report)
-        promotion = promote_model(cfg, report, run, promote)
+        for attempt in range(RIVALS):
+            with turn(cfg) if attempt else nullcontext():
+                with errors_logged(cfg, candidate):
+                    report = validate_serving(cfg, candidate, backends.result(), run_dir)
+                run = log_run(cfg, arguments(config, overrides or ()), splits, trained, report)
+                keep_rehearsal(cfg, splits, trained, report, run)
+                promotion = promote_model(cfg, report, run, promote)
+            if promotion.state != "stale":
+                break
         show_run(report, run, promotion)
     outcome = Outcome(report, run, promotion, seconds)
     return Completed(name=promotion.state.title().replace(" ", ""), message=promotion.reason, data=outcome)

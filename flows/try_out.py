@@ -18,6 +18,17 @@ POLL_S = 0.1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve a candidate until Ctrl-C, and return an exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        config = load_config(args.config, args.set)
+        return _serve(config.name, _candidate(config.work_dir / "candidates" / config.name, args.version))
+    except (ConfigError, PipelineError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2 if isinstance(exc, ConfigError) else 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m flows.try_out",
         description="Serve one candidate, and no other version, until Ctrl-C; nothing live changes.",
@@ -26,13 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the rehearsal's YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a value")
     parser.add_argument("--version", type=int, required=True, metavar="N", help="the candidate's number")
-    args = parser.parse_args(argv)
-    try:
-        config = load_config(args.config, args.set)
-        return _serve(config.name, _candidate(config.work_dir / "candidates" / config.name, args.version))
-    except (ConfigError, PipelineError) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 2 if isinstance(exc, ConfigError) else 1
+    return parser
 
 
 def _candidate(model_dir: Path, version: int) -> Path:

@@ -8,6 +8,7 @@ from configs.schema import Config
 from tasks.policy import stage
 from tasks.records import Candidate, Splits, TrainedModel
 from tasks.savedmodel.exporter import export_savedmodel
+from tasks.store.history import append
 from tasks.store.layout import claim_version, version_number
 from tasks.training.process import call
 
@@ -21,6 +22,7 @@ def export_model(config: Config, splits: Splits, trained: TrainedModel, run_dir:
         version_dir = claim.publish()
     number = version_number(version_dir.name)
     assert number is not None
+    append(live_dir, number, "exported", exported.digest)
     return Candidate(
         config.name,
         number,

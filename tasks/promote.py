@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from filelock import FileLock
+
 from configs.schema import Config
-from tasks.errors import TrackingError
 from tasks.policy import stage
-from tasks.records import Candidate, Promotion, TrackedRun, ValidationReport
-from tasks.registry.aliases import record_promotion
-from tasks.store.publish import model_lock, publish
+from tasks.production import candidates_dir, live_dir, move_label, put_live
+from tasks.records import Promotion, Splits, TrackedRun, TrainedModel, ValidationReport
+from tasks.registry.changes import record_outcome
+from tasks.store.history import State, append
+from tasks.store.rehearsals import Rehearsed, keep
+
+log = logging.getLogger(__name__)
+RIVALS = 5  # promotions of others that may come between a validation and its promotion, each of which asks for another
+
+
+@contextlib.contextmanager
+def turn(config: Config) -> Iterator[None]:
+    """Let those who judge again beside a new champion do it one after the other.
+
+    Side by side, each would overtake all the others but one. It keeps nothing else waiting, no rollback above all.
+    """
+    log.info("another version was promoted meanwhile: judging again, beside the champion of now")
+    with FileLock(live_dir(config) / ".turn"):  # let go of by the kernel, however its holder ends
+        yield
+
+
+@stage
+def keep_rehearsal(
+    config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport, run: TrackedRun
+) -> None:
+    """Keep what an approval, the live verification and a rollback need to know."""
+    keep(candidates_dir(config), Rehearsed(splits, trained, report, run))
+    _note(config, report, run, "validated" if report.passed else "rejected")
 
 
 @stage
 def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wanted: bool) -> Promotion:
     """Publish a candidate that passed every gate, then say so in the registry."""
-    candidate = report.candidate
     if not report.passed:
         reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
         promotion = Promotion("rejected", None, reason)
     elif not wanted:
         promotion = Promotion("not promoted", None, "every gate passed; promotion was not asked for")
     elif config.needs_person(has_champion=report.champion is not None):
+        _note(config, report, run, "awaiting review")
         promotion = Promotion("awaiting review", None, "every gate passed; a person decides")
     else:
-        return _promote(config, candidate, run)
-    record_promotion(config, run, promotion)
+        promotion = put_live(config, report.candidate, run, report.champion, "")
+        if promotion.state != "stale":
+            return promotion
+    record_outcome(config, run, promotion)
     return promotion
 
 
-def _promote(config: Config, candidate: Candidate, run: TrackedRun) -> Promotion:
-    """Publish and move the alias under one lock, so that `champion` is always the version that serves."""
-    with model_lock(config.models_root / candidate.name, config.promote.lock_timeout_s):
-        live_dir = publish(candidate, config.models_root, config.promote.lock_timeout_s)
-        promotion = Promotion("promoted", live_dir, f"version {candidate.version} is live")
-        try:
-            record_promotion(config, run, promotion)
-        except TrackingError as exc:
-            raise TrackingError(f"version {candidate.version} is live, but champion did not move: {exc}") from exc
-    return promotion
+@stage
+def make_stable(config: Config, actor: str) -> Promotion:
+    """Give the canary the label `stable`."""
+    return move_label(config, actor)
+
+
+def _note(config: Config, report: ValidationReport, run: TrackedRun, state: State) -> None:
+    reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
+    candidate = report.candidate
+    append(live_dir(config), candidate.version, state, candidate.digest, run=run.run_id, reason=reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -313,11 +313,41 @@ class TrackedRun:
 
 
 @dataclass(frozen=True)
+class Change:
+    """One change of what serves; written down before its first step (store/journal.py).
+
+    Attributes:
+        operation: `publish` brings bytes in under a number, `withdraw` takes a live version away, `label` moves one.
+        version: the number that it is about. directory: that number's name on the disk. digest: of its bytes.
+        source: where the bytes are. previous: the champion until now, or None; previous_digest: of its bytes.
+        rolls_back: the version that this one replaces because it was bad, or None.
+        label: of the `labels` layout, or empty.
+        run: MLflow's run id. registry_version: MLflow's number of the model version, 0 where there is none.
+        actor: who asked for it. reason: one line.
+    """
+
+    operation: Literal["publish", "withdraw", "label"]
+    version: int
+    directory: str
+    digest: str
+    source: str = ""
+    previous: int | None = None
+    previous_digest: str = ""
+    rolls_back: int | None = None
+    label: str = ""
+    run: str = ""
+    registry_version: int = 0
+    actor: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Promotion:
     """What became of the candidate.
 
     Attributes:
-        state: `promoted`, `awaiting review`, `rejected` or `not promoted`.
+        state: `promoted`, `canary`, `awaiting review`, `rejected`, `rolled back`, `not promoted`, or `stale`: the
+            champion that it was held against serves no more.
         live_dir: `<models_root>/<name>/<N>` when promoted, else None.
         reason: one line for people.
     """

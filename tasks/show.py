@@ -29,3 +29,10 @@ def _table_row(row: GateRow) -> dict[str, str]:
     """Return a line of the gate table with the gate's summary last: the long text must not push the figures out."""
     figure, summary = (row.value, "") if row.figure else ("", row.value)
     return {**asdict(row), "value": figure, "summary": summary}
+
+
+@stage
+def show_change(name: str, title: str, promotion: Promotion) -> None:
+    """Leave a markdown artifact that says what was changed in production."""
+    markdown = f"# {title}: {promotion.state}\n\n{promotion.reason}"
+    create_markdown_artifact(markdown, key=f"{artifact_key(name)}-production", description=title)

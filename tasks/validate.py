@@ -7,6 +7,7 @@ from pathlib import Path
 from configs.schema import Config
 from tasks.gates.judge import judge, judge_files
 from tasks.policy import artifact_key, progress_shown, stage
+from tasks.production import look_at_production
 from tasks.records import Backend, Candidate, ValidationReport
 from tasks.registry.connection import check_tracking
 from tasks.savedmodel.safety import read_graph
@@ -20,6 +21,7 @@ def check_services(config: Config) -> None:
     """Fail now, not after an hour of training, where Docker or MLflow is needed and does not answer."""
     check_engine(config.serving)
     check_tracking(config.tracking.uri)
+    look_at_production(config)
 
 
 @stage
@@ -36,7 +38,10 @@ def validate_serving(
 
     A graph that is not safe is never loaded. The champion is the version that serves now, not the last that passed.
     """
-    graph, champion = read_graph(candidate.version_dir), find_champion(config.models_root / config.name)
+    graph, champion = (
+        read_graph(candidate.version_dir),
+        find_champion(config.models_root / config.name, config.promote.layout),
+    )
     gates = judge_files(config.gates, graph, champion)
     if not all(gate.passed for gate in gates if gate.name == "safety"):
         return ValidationReport(candidate, graph, None, gates, champion)

@@ -8,6 +8,7 @@ so in a process that never wants the real package an empty stand-in with only it
 import importlib
 import importlib.util
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,3 +39,14 @@ def proto(module: str) -> Any:
         stand_in.__path__ = [str(tensorflow_dir())]
         sys.modules["tensorflow"] = stand_in
     return importlib.import_module(module)
+
+
+@cache
+def message_module(module: str) -> Any:
+    """Import a generated module, and leave no stand-in behind: this process may want the real TensorFlow later."""
+    borrowed = "tensorflow" not in sys.modules
+    try:
+        return proto(module)
+    finally:
+        if borrowed:
+            sys.modules.pop("tensorflow", None)

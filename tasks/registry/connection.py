@@ -23,7 +23,7 @@ def preload() -> None:
 
 
 def check_tracking(uri: str) -> None:
-    """Raise `TrackingError` if a tracking server does not answer, or a database file could not be written.
+    """Raise `TrackingError` if a tracking server does not answer, or a database file cannot be used.
 
     MLflow itself would find out only after training, and then try for minutes.
     """
@@ -38,9 +38,12 @@ def check_tracking(uri: str) -> None:
                 f"({type(exc).__name__}); start it (mlflow server) or set tracking.uri"
             ) from exc
     elif uri.startswith(SQLITE):
-        directory = Path(uri.removeprefix(SQLITE)).parent
+        database = Path(uri.removeprefix(SQLITE))
+        directory = database.parent
         if not (directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)):
             raise TrackingError(f"tracking.uri must lie in a writable directory, and '{directory}' is not one")
+        if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
+            raise TrackingError(f"tracking.uri must name a file that can be read and written, got '{database}'")
 
 
 @contextlib.contextmanager

@@ -105,6 +105,7 @@ def _tags(report: ValidationReport) -> dict[str, str]:
     """Return the tags that a run and its model version share."""
     tags = {
         "digest": report.candidate.digest,
+        "candidate": str(report.candidate.version),
         "serving_version": str(report.candidate.version),
         "judged_beside": str(report.champion.version) if report.champion else "",
         "judged_beside_digest": report.champion.digest if report.champion else "",

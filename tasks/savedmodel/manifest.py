@@ -36,8 +36,7 @@ def write_manifest(directory: Path) -> Manifest:
     manifest = hash_files(directory)
     target = directory / MANIFEST
     target.parent.mkdir(exist_ok=True)
-    entries = [{"path": path, "size": size, "sha256": sha} for path, size, sha in manifest.files]
-    target.write_text(json.dumps({"digest": manifest.digest, "files": entries}, indent=1) + "\n")
+    target.write_bytes(_text(manifest))
     for root, _, names in os.walk(directory):
         for name in names:
             fsync_path(Path(root) / name)
@@ -45,8 +44,13 @@ def write_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def _text(manifest: Manifest) -> bytes:
+    entries = [{"path": path, "size": size, "sha256": sha} for path, size, sha in manifest.files]
+    return (json.dumps({"digest": manifest.digest, "files": entries}, indent=1) + "\n").encode()
+
+
 def verify_manifest(directory: Path, digest: str) -> Manifest:
-    """Hash every file again and hold the result against `digest`.
+    """Hash every file again and hold the result against `digest`; the manifest must say the same, byte for byte.
 
     Raises:
         ManifestMismatch: a byte, a file or the digest differs.
@@ -56,6 +60,12 @@ def verify_manifest(directory: Path, digest: str) -> Manifest:
         raise ManifestMismatch(
             f"'{directory}' must hold the bytes that were validated (digest {digest[:12]}), "
             f"got digest {found.digest[:12]}: {_difference(directory, found)}"
+        )
+    kept = (directory / MANIFEST).read_bytes() if (directory / MANIFEST).is_file() else b""
+    if kept != _text(found):
+        raise ManifestMismatch(
+            f"'{directory / MANIFEST}' must be as the export wrote it, and was {'changed' if kept else 'removed'}; "
+            "the files are those that were validated: export again, or take the manifest back"
         )
     return found
 

@@ -23,7 +23,7 @@ from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from tasks.errors import ExportError
 from tasks.model_server.tf_protos import proto

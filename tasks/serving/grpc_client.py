@@ -5,10 +5,8 @@ Source: tensorflow_serving/apis/prediction_service.proto and model_service.proto
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import grpc
@@ -17,7 +15,7 @@ import numpy as np
 from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.model_server.tensor_protos import from_proto
-from tasks.model_server.tf_protos import proto
+from tasks.model_server.tf_protos import message_module
 from tasks.records import TensorSpec
 from tasks.serving.client import DTYPES, MAX_WORDS, RETRY_WAITS_S
 from tasks.serving.streaming import in_order, joined, row_blocks, with_progress
@@ -121,23 +119,12 @@ class GrpcClient:
         return PredictionError(f"gRPC at {self._target} must accept the request, got {code}: {words}")
 
 
-@cache
-def _message_module(name: str) -> Any:
-    """Import a module of messages, and leave no stand-in for TensorFlow behind: this process may want the real one."""
-    borrowed = "tensorflow" not in sys.modules
-    try:
-        return proto(name)
-    finally:
-        if borrowed:
-            sys.modules.pop("tensorflow", None)
-
-
 def _api(module: str) -> Any:
-    return _message_module(f"tensorflow_serving.apis.{module}")
+    return message_module(f"tensorflow_serving.apis.{module}")
 
 
 def _types() -> Any:
-    return _message_module("tensorflow.core.framework.types_pb2")
+    return message_module("tensorflow.core.framework.types_pb2")
 
 
 def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from tasks.errors import LockTimeout, StoreError, VersionExists
 from tasks.savedmodel.files import fsync_path
+from tasks.store.history import read
 
 STAGING = ".staging-"  # not a number, so TensorFlow Serving's watcher passes it over
 HIGHEST = ".highest"  # the highest number ever used; survives the removal of old versions
@@ -68,34 +70,84 @@ class Claim:
         Raises:
             LockTimeout, StoreError: the number cannot be taken.
         """
-        try:
-            with FileLock(self.model_dir / ".lock", timeout=LOCK_S):
-                number = next_version(self.model_dir, self.live_dir)
-                target = self.model_dir / f"{number:0{self.width}d}"
-                _write_highest(self.model_dir, number)
+        with next_number(self.model_dir, self.live_dir) as number:
+            target = self.model_dir / f"{number:0{self.width}d}"
+            try:
                 self.staging.rename(target)
                 fsync_path(self.model_dir)
-        except Timeout as exc:
-            raise LockTimeout(
-                f"one export at a time takes a number, and '{exc.lock_file}' was held {LOCK_S} s"
-            ) from exc
-        except OSError as exc:
-            raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
+            except OSError as exc:
+                raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
         return target
+
+
+@contextlib.contextmanager
+def next_number(model_dir: Path, live_dir: Path) -> Iterator[int]:
+    """Give the next number, which nobody else is given; it is used up even if nothing comes of it.
+
+    Raises:
+        LockTimeout, StoreError: no number can be taken.
+    """
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(model_dir / ".lock", timeout=LOCK_S):
+            number = next_version(model_dir, live_dir)
+            _write_highest(model_dir, number)
+            yield number
+    except Timeout as exc:
+        raise LockTimeout(f"one export at a time takes a number, and '{exc.lock_file}' was held {LOCK_S} s") from exc
+    except OSError as exc:
+        raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
 
 
 @contextlib.contextmanager
 def claim_version(model_dir: Path, live_dir: Path, width: int) -> Iterator[Claim]:
     """Give a staging directory below `model_dir`; what is not published is removed at the end."""
-    staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
     try:
-        staging.mkdir(parents=True)
+        staging, held = _held_directory(model_dir)
     except OSError as exc:
         raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
     try:
         yield Claim(staging, model_dir, live_dir, width)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        os.close(held)
+
+
+def _held_directory(model_dir: Path) -> tuple[Path, int]:
+    """Make a staging directory that is locked until this process ends, however it ends; return the open one, too.
+
+    So the doctor can tell what a killed export left behind.
+    """
+    while True:
+        staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
+        staging.mkdir(parents=True)
+        with contextlib.suppress(FileNotFoundError):
+            held = os.open(staging, os.O_RDONLY)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if staging.is_dir():
+                return staging, held
+            os.close(held)  # a doctor was quicker than the lock
+
+
+def remove_abandoned(model_dir: Path, *, only_look: bool) -> list[Path]:
+    """Remove the staging directories of exports whose process is gone; return what they were."""
+    found = []
+    for staging in sorted(model_dir.glob(f"{STAGING}*/")):
+        try:
+            descriptor = os.open(staging, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its export has just become a version
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if staging.is_dir():
+                found.append(staging)
+                if not only_look:  # while it is locked: whoever has just made it looks again, and makes another
+                    shutil.rmtree(staging, ignore_errors=True)
+        except BlockingIOError:
+            pass  # it lives
+        finally:
+            os.close(descriptor)
+    return found
 
 
 def next_version(model_dir: Path, live_dir: Path) -> int:
@@ -104,7 +156,8 @@ def next_version(model_dir: Path, live_dir: Path) -> int:
         highest = int((model_dir / HIGHEST).read_text())
     except (OSError, ValueError):
         highest = 0
-    number = max([highest, *versions(model_dir), *versions(live_dir)]) + 1
+    ever_live = (entry.version for entry in read(live_dir))
+    number = max([highest, *versions(model_dir), *versions(live_dir), *ever_live]) + 1
     if number > MAX_VERSION:
         raise VersionExists(f"a version number must be below 2**63, and '{live_dir}' has used them up")
     return number
@@ -117,3 +170,4 @@ def _write_highest(model_dir: Path, number: int) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(model_dir / HIGHEST)
+    fsync_path(model_dir)

@@ -162,8 +162,8 @@ class Workspace:
     def tracking_uri(self) -> str:
         return f"sqlite:///{self.directory / 'mlflow.db'}"
 
-    def arguments(self, *args: str, config: Path | None = None) -> list[str]:
-        """Return the command of a run whose every output lies in this directory."""
+    def arguments(self, *args: str, config: Path | None = None, flow: str = "train_and_serve") -> list[str]:
+        """Return the command of a flow whose every output lies in this directory."""
         places = {
             "work_dir": self.work_dir,
             "models_root": self.models_root,
@@ -172,12 +172,14 @@ class Workspace:
         }
         overrides = [word for key, value in places.items() for word in ("--set", f"{key}={value}")]
         path = config or ROOT / "configs" / "digits.yaml"
-        return [sys.executable, "-m", "flows.train_and_serve", "--config", str(path), *overrides, *args]
+        return [sys.executable, "-m", f"flows.{flow}", "--config", str(path), *overrides, *args]
 
-    def run(self, *args: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run the main job to its end."""
+    def run(
+        self, *args: str, config: Path | None = None, flow: str = "train_and_serve"
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command line, by default the main job, to its end."""
         return subprocess.run(
-            self.arguments(*args, config=config),
+            self.arguments(*args, config=config, flow=flow),
             cwd=self.directory,
             env=self.env,
             capture_output=True,
@@ -186,10 +188,10 @@ class Workspace:
             check=False,
         )
 
-    def start(self, *args: str, config: Path | None = None) -> subprocess.Popen[str]:
-        """Start the main job in a process group of its own, as a terminal does."""
+    def start(self, *args: str, config: Path | None = None, flow: str = "train_and_serve") -> subprocess.Popen[str]:
+        """Start a command line in a process group of its own, as a terminal does."""
         process = subprocess.Popen(
-            self.arguments(*args, config=config),
+            self.arguments(*args, config=config, flow=flow),
             cwd=self.directory,
             env=self.env,
             stdout=subprocess.PIPE,
@@ -199,6 +201,32 @@ class Workspace:
         )
         self.started.append(process)
         return process
+
+    def versions(self, name: str = "digits") -> list[int]:
+        """Return the numbers that lie in production's directory."""
+        directory = self.models_root / name
+        return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+    def history(self, name: str = "digits") -> list[tuple[int, str]]:
+        """Return version and state of every line of the history."""
+        lines = (self.models_root / name / ".history.jsonl").read_text().splitlines()
+        return [(entry["version"], entry["state"]) for entry in map(json.loads, lines)]
+
+    def registry(self, name: str = "digits") -> tuple[dict[str, int], list[Any]]:
+        """Return aliases and versions, the oldest first, as MLflow has them."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.tracking_uri, self.tracking_uri)
+        aliases = {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
+        return aliases, sorted(client.search_model_versions(f"name = '{name}'"), key=lambda found: int(found.version))
+
+    def tag(self, number: int, **tags: str) -> None:
+        """Set tags of a model version as MLflow's pages do."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.tracking_uri, self.tracking_uri)
+        for key, value in tags.items():
+            client.set_model_version_tag("digits", str(number), key, value)
 
     def tree(self, directory: Path | None = None) -> dict[str, str]:
         """Return path to content (as a hash) of everything below a directory; empty where there is none."""
@@ -231,6 +259,83 @@ def open_workspace(prefect_env: dict[str, str]) -> Iterator[Callable[[Path], Wor
 def workspace(tmp_path: Path, open_workspace: Callable[[Path], Workspace]) -> Workspace:
     """Return an empty workspace."""
     return open_workspace(tmp_path)
+
+
+@dataclass
+class ModelServer:
+    """A production server, the embedded one, on a port that is known before it starts."""
+
+    log: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *flags: str) -> None:
+        """Start it; it answers when its first version is loaded."""
+        command = [sys.executable, "-m", "tasks.model_server", "--port=0", f"--rest_api_port={self.port}"]
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*command, "--file_system_poll_wait_seconds=1", "--max_num_load_retries=0", *flags],
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "REHEARSAL_REST_HOST": "127.0.0.1"},
+                start_new_session=True,
+            )
+
+    def watch(self, model_dir: Path) -> None:
+        """Start it on one model's directory."""
+        self.start(f"--model_name={model_dir.name}", f"--model_base_path={model_dir}")
+
+    def stop(self) -> None:
+        """End it."""
+        if self.process is not None:
+            end_group(self.process)
+            self.process = None
+
+    def ask(self, path: str = "", body: bytes | None = None, name: str = "digits") -> tuple[int, Any]:
+        """Return status and answer; status 0 if nobody listens."""
+        request = urllib.request.Request(f"{self.url}/v1/models/{name}{path}", body)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, json.loads(refused.read())
+        except OSError:
+            return 0, None
+
+    def serving(self, name: str = "digits") -> list[int]:
+        """Return the versions that are AVAILABLE."""
+        status, found = self.ask(name=name)
+        listed = found["model_version_status"] if status == 200 else []
+        return sorted(int(one["version"]) for one in listed if one["state"] == "AVAILABLE")
+
+    def comes_to_serve(self, *versions: int, name: str = "digits") -> bool:
+        """Return whether exactly these versions come to be AVAILABLE."""
+        return poll(lambda: self.serving(name) == sorted(versions), 60)
+
+
+@pytest.fixture(scope="module")
+def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], ModelServer]]:
+    """Open model servers; they end with the module."""
+    opened: list[ModelServer] = []
+
+    def opening() -> ModelServer:
+        opened.append(ModelServer(tmp_path_factory.mktemp("server") / "server.log"))
+        return opened[-1]
+
+    yield opening
+    for server in opened:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory, open_workspace: Callable[[Path], Workspace]) -> Workspace:
+    """Return one user's workspace for a whole module."""
+    return open_workspace(tmp_path_factory.mktemp("user"))
 
 
 @pytest.fixture(scope="session")

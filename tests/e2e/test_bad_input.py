@@ -53,7 +53,7 @@ def fail(user: Any, code: int, words: list[str], *overrides: str) -> None:
     assert [line for line in lines if line.startswith("error: ")] == lines, done.stderr
     assert len(lines) == 1
     assert all(word in lines[0] for word in words), lines[0]
-    assert not user.models_root.exists()
+    assert user.versions("mine") == []
     assert not user.directory.joinpath("mlflow.db").exists()
     left = {path.name for path in user.work_dir.rglob("*") if path.name != ".lock"}
     assert left <= {"candidates", "runs", "mine", "data", "train.npz", "validation.npz", "test.npz", "model.keras"} | {

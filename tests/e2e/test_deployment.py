@@ -1,4 +1,4 @@
-"""The nightly deployment: a real Prefect server, work pool and worker run the flow by `prefect.yaml`."""
+"""The deployments: a real Prefect server, work pool and worker run the flows by `prefect.yaml`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 
+pytestmark = [
+    # MLflow warns while it is imported and used, about the next NumPy, protobuf or Python; it is not judged here.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 Ask = Callable[[str, dict[str, Any]], Any]
 
 
@@ -57,10 +62,10 @@ def deployed(
 
 
 @pytest.fixture
-def run_nightly(deployed: Path, prefect: Callable[..., str], ask_prefect: Ask, tmp_path: Path) -> Callable[..., Any]:
-    """Return a function that runs the deployment with outputs in `tmp_path` and returns the finished flow run."""
+def run_deployment(deployed: Path, prefect: Callable[..., str], ask_prefect: Ask, tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that runs a deployment with outputs in `tmp_path` and returns the finished flow run."""
 
-    def running(*overrides: str) -> Any:
+    def running(name: str, *overrides: str) -> Any:
         places = [
             f"work_dir={tmp_path / 'work'}",
             f"models_root={tmp_path / 'models'}",
@@ -68,20 +73,37 @@ def run_nightly(deployed: Path, prefect: Callable[..., str], ask_prefect: Ask, t
             "serving.backend=embedded",
         ]
         words = f"overrides={json.dumps([*places, *overrides])}"
-        prefect("deployment", "run", "train-and-serve/nightly", "--watch", "--watch-interval", "1", "--param", words)
-        [newest] = ask_prefect("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+        prefect("deployment", "run", name, "--watch", "--watch-interval", "1", "--param", words)
+        flow = {"name": {"any_": [name.partition("/")[0]]}}
+        wanted = {
+            "sort": "START_TIME_DESC",
+            "limit": 1,
+            "flows": flow,
+            "flow_runs": {"start_time": {"is_null_": False}},
+        }
+        [newest] = ask_prefect("/flow_runs/filter", wanted)
         return newest
 
     return running
 
 
-def test_the_deployment_is_what_its_file_says(deployed: Path, ask_prefect: Ask, repository: Path) -> None:
-    """The deployment has its schedule with a time zone, one run at a time, and the directory it was deployed from."""
-    [found] = ask_prefect("/deployments/filter", {"deployments": {"name": {"any_": ["nightly"]}}})
+@pytest.mark.parametrize(
+    ("name", "cron", "entrypoint"),
+    [
+        ("nightly", "30 3 * * *", "flows/train_and_serve.py:train_and_serve"),
+        ("approvals", "*/10 * * * *", "flows/promote.py:promote"),
+    ],
+)
+def test_a_deployment_is_what_its_file_says(
+    deployed: Path, ask_prefect: Ask, repository: Path, name: str, cron: str, entrypoint: str
+) -> None:
+    """A deployment has its schedule with a time zone, one run at a time, and the directory it was deployed from."""
+    [found] = ask_prefect("/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
     [schedule] = found["schedules"]
-    assert schedule["schedule"]["cron"].split()[2:] == ["*", "*", "*"]
+    assert schedule["schedule"]["cron"] == cron
     assert schedule["schedule"]["timezone"]
     assert schedule["active"]
+    assert found["entrypoint"] == entrypoint
     assert found["global_concurrency_limit"]["limit"] == 1
     assert found["work_pool_name"] == "local"
     assert found["pull_steps"] == [
@@ -89,18 +111,33 @@ def test_the_deployment_is_what_its_file_says(deployed: Path, ask_prefect: Ask, 
     ]
 
 
-def test_a_worker_promotes(run_nightly: Callable[..., Any], ask_prefect: Ask, tmp_path: Path) -> None:
+def test_a_worker_promotes(run_deployment: Callable[..., Any], ask_prefect: Ask, tmp_path: Path) -> None:
     """A run by a worker ends in a completed state named Promoted, with what the stages said in its log."""
-    run = run_nightly("training.epochs=15")
+    run = run_deployment("train-and-serve/nightly", "training.epochs=15")
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Promoted")
     assert (tmp_path / "models" / "digits" / "1" / "saved_model.pb").is_file()
     logs = ask_prefect("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
     assert any("epoch 15/15" in entry["message"] or "epoch 10/15" in entry["message"] for entry in logs)
 
 
-def test_a_worker_rejects(run_nightly: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_worker_rejects(run_deployment: Callable[..., Any], tmp_path: Path) -> None:
     """A run that misses an impossible bound is no crash: a completed state named Rejected that gives the reason."""
-    run = run_nightly("training.epochs=1", "gates.metrics.accuracy=1.1")
+    run = run_deployment("train-and-serve/nightly", "training.epochs=1", "gates.metrics.accuracy=1.1")
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Rejected")
     assert "accuracy" in run["state"]["message"]
-    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "models" / "digits" / "1").exists()
+
+
+def test_a_worker_acts_on_an_approval(run_deployment: Callable[..., Any], tmp_path: Path) -> None:
+    """What waits after a run by a worker is promoted by the scheduled deployment once its page says approved."""
+    from mlflow import MlflowClient
+
+    quick = ("training.epochs=3", "gates.metrics.accuracy=0.3")
+    run = run_deployment("train-and-serve/nightly", *quick, "promote.mode=review")
+    assert run["state"]["name"] == "AwaitingReview"
+    assert run_deployment("promote/approvals", *quick)["state"]["name"] == "NothingToDo"
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    MlflowClient(uri, uri).set_model_version_tag("digits", "1", "review", "approved")
+    run = run_deployment("promote/approvals", *quick)
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Promoted")
+    assert (tmp_path / "models" / "digits" / "1" / "saved_model.pb").is_file()

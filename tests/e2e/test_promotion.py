@@ -80,13 +80,13 @@ def test_the_second_run_promotes_version_2(digits: Any) -> None:
 
 def test_a_rejected_run_changes_nothing_live(digits: Any) -> None:
     """A missed bound exits 3 and names metric, value and bound; what is live stays; MLflow says rejected."""
-    before = digits.tree(digits.models_root)
-    assert before
+    before = {number: digits.tree(digits.models_root / "digits" / str(number)) for number in digits.versions()}
+    assert len(before) == 2
     done = digits.run("--set", "training.epochs=1", "--set", "gates.metrics.accuracy=0.9999")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "rejected" in done.stdout
     assert "at least 0.9999" in done.stdout
-    assert digits.tree(digits.models_root) == before
+    assert {n: digits.tree(digits.models_root / "digits" / str(n)) for n in digits.versions()} == before
     tags = runs(digits)[-1].data.tags
     assert (tags["validation_status"], tags["promotion"], tags["failed_gates"]) == ("rejected", "rejected", "quality")
 
@@ -96,7 +96,7 @@ def test_without_promotion_nothing_is_live(workspace: Any) -> None:
     done = workspace.run(*EPOCHS, "--no-promote")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not promoted" in done.stdout
-    assert not workspace.models_root.exists()
+    assert workspace.versions() == []
     assert (workspace.work_dir / "candidates" / "digits" / "1" / "saved_model.pb").is_file()
     [run] = runs(workspace)
     assert (run.data.tags["promotion"], run.data.tags["validation_status"]) == ("not promoted", "passed")

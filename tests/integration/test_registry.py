@@ -17,8 +17,8 @@ import pytest
 from tasks.datasets.rows import load_arrays
 from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
-from tasks.records import Backend, Promotion, TrackedRun, ValidationReport
-from tasks.registry.aliases import record_promotion
+from tasks.records import Backend, Change, Promotion, TrackedRun, ValidationReport
+from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
 from tasks.registry.packaging import build_package
@@ -200,10 +200,11 @@ def test_tags_and_alias(logged: Callable[[str], Logged], rehearsed: Callable[[st
 def test_champion_only_after_promotion(logged: Callable[[str], Logged], tmp_path: Path) -> None:
     """A rejection is tagged and moves no alias; a promotion makes its version the champion."""
     found = logged("penguins")
-    record_promotion(found.made.config, found.run, Promotion("rejected", None, "quality: missed"))
+    record_outcome(found.made.config, found.run, Promotion("rejected", None, "quality: missed"))
     assert "champion" not in found.client.get_registered_model("penguins").aliases
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "rejected"
-    record_promotion(found.made.config, found.run, Promotion("promoted", tmp_path, "live"))
+    digest = found.made.candidate.digest
+    record_change(found.made.config, Change("publish", 1, "1", digest, str(tmp_path), run=found.run.run_id))
     champion = found.client.get_model_version_by_alias("penguins", "champion")
     assert int(champion.version) == found.run.registry_version
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "promoted"
@@ -261,15 +262,17 @@ def test_a_deleted_experiment(logged: Callable[[str], Logged], tmp_path: Path) -
 def test_nothing_to_log_to(tmp_path: Path, held_port: int) -> None:
     """A server that does not answer and a file where a directory must be are one line each, before anything runs."""
     (tmp_path / "file").touch()
+    (tmp_path / "directory").mkdir()
     for uri, words in (
         (f"http://127.0.0.1:{held_port}", "does not answer"),
         (f"sqlite:///{tmp_path}/file/mlflow.db", "writable directory"),
         (f"sqlite:///{tmp_path}/absent/mlflow.db", "writable directory"),
+        (f"sqlite:///{tmp_path}/directory", "a file that can be read and written"),
     ):
         with pytest.raises(TrackingError, match=words) as caught:
             check_tracking(uri)
         assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
 
 
 def test_a_database_of_another_kind(logged: Callable[[str], Logged], tmp_path: Path) -> None:

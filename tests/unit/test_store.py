@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import socket
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,13 +18,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import LockTimeout, ManifestMismatch, StoreError, VersionExists
-from tasks.records import Candidate, Signature
+from tasks.records import Change
 from tasks.savedmodel.manifest import MANIFEST, hash_files, verify_manifest, write_manifest
-from tasks.store.layout import claim_version, next_version, version_number, versions
-from tasks.store.publish import model_lock, publish
+from tasks.store.history import append
+from tasks.store.layout import claim_version, next_number, next_version, remove_abandoned, version_number, versions
+from tasks.store.lock import model_lock
+from tasks.store.publish import bring_in, put_aside, remove, take_away
 
 
-def make_candidate(root: Path, width: int = 0) -> Candidate:
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A candidate on disk."""
+
+    version: int
+    version_dir: Path
+    digest: str
+
+
+def make_candidate(root: Path, width: int = 0) -> Made:
     """Write a small version directory as an export would."""
     with claim_version(root / "candidates" / "m", root / "live" / "m", width) as claim:
         (claim.staging / "variables").mkdir()
@@ -25,17 +43,15 @@ def make_candidate(root: Path, width: int = 0) -> Candidate:
         (claim.staging / "variables" / "data").write_bytes(os.urandom(100))
         manifest = write_manifest(claim.staging)
         version_dir = claim.publish()
-    return Candidate(
-        "m",
-        int(version_dir.name),
-        version_dir,
-        manifest.digest,
-        Signature((), ()),
-        1,
-        root / "q",
-        root / "r",
-        root / "t",
-    )
+    return Made(int(version_dir.name), version_dir, manifest.digest)
+
+
+def publish(candidate: Made, root: Path) -> Path:
+    """Bring a candidate in under its own number."""
+    live = root / "m"
+    live.mkdir(parents=True, exist_ok=True)
+    source = str(candidate.version_dir)
+    return bring_in(live, Change("publish", candidate.version, candidate.version_dir.name, candidate.digest, source))
 
 
 def tree(directory: Path) -> dict[str, bytes]:
@@ -104,32 +120,94 @@ def test_a_broken_export_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "c").iterdir()) == []
 
 
+def test_an_export_is_not_taken_for_abandoned(tmp_path: Path) -> None:
+    """What an export is filling stays; what a process that is gone was filling goes; a file is nobody's export."""
+    candidates = tmp_path / "c"
+    (candidates / ".staging-of-a-killed-run").mkdir(parents=True)
+    (candidates / ".staging-highest").touch()
+    with claim_version(candidates, tmp_path / "l", 0) as claim:
+        assert remove_abandoned(candidates, only_look=True) == [candidates / ".staging-of-a-killed-run"]
+        assert (candidates / ".staging-of-a-killed-run").is_dir()
+        assert remove_abandoned(candidates, only_look=False) == [candidates / ".staging-of-a-killed-run"]
+        assert claim.staging.is_dir()
+    assert [path.name for path in candidates.iterdir()] == [".staging-highest"]
+
+
+def test_exports_and_a_doctor_at_once(tmp_path: Path) -> None:
+    """While a doctor looks for abandoned stagings without a pause, no export loses its own or fails its rename."""
+    candidates, done = tmp_path / "c", threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            remove_abandoned(candidates, only_look=False)
+
+    doctor = threading.Thread(target=look)
+    doctor.start()
+    try:
+        for number in range(1, 301):
+            with claim_version(candidates, tmp_path / "l", 0) as claim:
+                (claim.staging / "saved_model.pb").write_bytes(b"graph")
+                assert claim.publish().name == str(number)
+    finally:
+        done.set()
+        doctor.join()
+    assert [*versions(candidates)] == [*range(1, 301)]
+
+
+def test_a_number_that_came_to_nothing_is_used_up(tmp_path: Path) -> None:
+    """A number that was given and not used is not given again, nor one that history knows and no directory has."""
+    with next_number(tmp_path / "c", tmp_path / "l") as first:
+        pass
+    with next_number(tmp_path / "c", tmp_path / "l") as second:
+        assert second == first + 1
+    append(tmp_path / "l", 40, "rejected", "d")
+    assert next_version(tmp_path / "c", tmp_path / "l") == 41
+
+
 def test_publish_gives_the_same_bytes_without_copying(tmp_path: Path) -> None:
     """The live version is the candidate: same tree, same inodes, same digest, nothing else left behind."""
     candidate = make_candidate(tmp_path)
-    live = publish(candidate, tmp_path / "live", 1)
+    live = publish(candidate, tmp_path / "live")
     assert tree(live) == tree(candidate.version_dir)
     assert (live / "saved_model.pb").stat().st_ino == (candidate.version_dir / "saved_model.pb").stat().st_ino
     assert verify_manifest(live, candidate.digest)
-    assert sorted(p.name for p in live.parent.iterdir()) == [".lock", "1"]
+    assert [p.name for p in live.parent.iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize("damage", ["flip", "add", "remove", "link"])
+@pytest.mark.parametrize("damage", ["flip", "add", "remove", "link", "manifest", "no manifest"])
 def test_changed_bytes_never_go_live(tmp_path: Path, damage: str) -> None:
-    """One byte, file or link that differs from what was judged, and nothing is published."""
+    """One byte, file or link that differs from what was judged, or from its manifest, and nothing is published."""
     candidate = make_candidate(tmp_path)
     data = candidate.version_dir / "variables" / "data"
     if damage == "flip":
         data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
     elif damage == "add":
         (candidate.version_dir / "extra").touch()
+    elif damage == "manifest":
+        text = (candidate.version_dir / MANIFEST).read_bytes()
+        (candidate.version_dir / MANIFEST).write_bytes(text[:-2] + bytes([text[-2] ^ 1]) + text[-1:])
+    elif damage == "no manifest":
+        (candidate.version_dir / MANIFEST).unlink()
     elif damage == "link":
         (candidate.version_dir / "way-out").symlink_to("/etc/hostname")
     else:
         data.unlink()
     with pytest.raises(ManifestMismatch):
-        publish(candidate, tmp_path / "live", 1)
-    assert [p.name for p in (tmp_path / "live" / "m").iterdir()] == [".lock"]
+        publish(candidate, tmp_path / "live")
+    assert [*(tmp_path / "live" / "m").iterdir()] == []
+
+
+def test_a_candidate_that_is_gone(tmp_path: Path) -> None:
+    """A candidate that somebody removed, or a link to a directory in it, is refused, and nothing is published."""
+    gone, linked = make_candidate(tmp_path), make_candidate(tmp_path)
+    gone.version_dir.rename(tmp_path / "gone")
+    with pytest.raises(StoreError, match="must be filled from .*No such file") as caught:
+        publish(gone, tmp_path / "live")
+    assert "\n" not in str(caught.value)
+    (linked.version_dir / "way-out").symlink_to("/etc")
+    with pytest.raises(ManifestMismatch, match="plain files only"):
+        publish(linked, tmp_path / "live")
+    assert [*(tmp_path / "live" / "m").iterdir()] == []
 
 
 def test_rewritten_manifest_does_not_help(tmp_path: Path) -> None:
@@ -138,42 +216,77 @@ def test_rewritten_manifest_does_not_help(tmp_path: Path) -> None:
     (candidate.version_dir / "saved_model.pb").write_bytes(b"other")
     write_manifest(candidate.version_dir)
     with pytest.raises(ManifestMismatch, match="manifest was rewritten"):
-        publish(candidate, tmp_path / "live", 1)
+        publish(candidate, tmp_path / "live")
 
 
 def test_publishing_twice_is_the_same_as_once(tmp_path: Path) -> None:
     """A second try finds its own bytes and succeeds; other bytes under the number are refused."""
     candidate = make_candidate(tmp_path)
-    live = publish(candidate, tmp_path / "live", 1)
-    assert publish(candidate, tmp_path / "live", 1) == live
+    live = publish(candidate, tmp_path / "live")
+    assert publish(candidate, tmp_path / "live") == live
     (live / "saved_model.pb").unlink()
     (live / "saved_model.pb").write_bytes(b"other")
     with pytest.raises(VersionExists, match="holds others"):
-        publish(candidate, tmp_path / "live", 1)
+        publish(candidate, tmp_path / "live")
 
 
 def test_an_older_number_does_not_go_live_below_a_newer(tmp_path: Path) -> None:
     """A version below the highest live one would never serve, so it is refused."""
     first, second = make_candidate(tmp_path), make_candidate(tmp_path)
-    publish(second, tmp_path / "live", 1)
+    publish(second, tmp_path / "live")
     with pytest.raises(StoreError, match="must be the highest"):
-        publish(first, tmp_path / "live", 1)
+        publish(first, tmp_path / "live")
 
 
-def test_held_lock_times_out(tmp_path: Path) -> None:
-    """While another promotion holds the lock, this one fails after its timeout and says which lock."""
-    candidate = make_candidate(tmp_path)
-    (tmp_path / "live" / "m").mkdir(parents=True)
-    with FileLock(tmp_path / "live" / "m" / ".lock"), pytest.raises(LockTimeout, match=r"\.lock"):
-        publish(candidate, tmp_path / "live", 0)
+def test_what_is_taken_away_is_kept_and_what_is_pruned_is_not(tmp_path: Path) -> None:
+    """A withdrawn version is no version any more, and its bytes are there; a pruned one leaves nothing."""
+    first, second = make_candidate(tmp_path), make_candidate(tmp_path)
+    publish(first, tmp_path / "live")
+    live = publish(second, tmp_path / "live").parent
+    kept = take_away(live, 2)
+    assert kept is not None
+    assert hash_files(kept).digest == second.digest
+    assert take_away(live, 2) is None
+    doomed = put_aside(live / "1")
+    assert versions(live) == {}
+    remove(doomed)
+    assert [*live.iterdir()] == [kept]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tasks.store.lock import model_lock
+with model_lock(Path(sys.argv[1]), 1):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_held_lock_times_out_and_says_by_whom(tmp_path: Path) -> None:
+    """While another process holds the lock, this one fails after its timeout and names it; killed, it lets go."""
+    live = tmp_path / "live" / "m"
+    command = [sys.executable, "-c", HOLD, str(live)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        begun = time.monotonic()
+        with pytest.raises(LockTimeout) as caught, model_lock(live, 0.3):
+            pass
+        assert 0.3 <= time.monotonic() - begun < 10
+        other.kill()
+    assert f"held for 0.3 s by process {other.pid} on {socket.gethostname()} since 20" in str(caught.value)
+    assert caught.value.retryable
+    with model_lock(live, 5):
+        assert json.loads((live / ".lock-holder.json").read_text())["pid"] == os.getpid()
 
 
 def test_models_root_that_is_a_file(tmp_path: Path) -> None:
     """A models_root that cannot be a directory is one clear line."""
-    candidate = make_candidate(tmp_path)
     (tmp_path / "live").touch()
-    with pytest.raises(StoreError, match="models_root must be writable"):
-        publish(candidate, tmp_path / "live", 0)
+    with pytest.raises(StoreError, match="models_root must be writable") as caught, model_lock(tmp_path / "live/m", 0):
+        pass
+    assert "\n" not in str(caught.value)
 
 
 def test_digest_depends_on_content_alone(tmp_path: Path) -> None:
@@ -186,19 +299,12 @@ def test_digest_depends_on_content_alone(tmp_path: Path) -> None:
     assert MANIFEST.as_posix() not in [path for path, _, _ in hash_files(tmp_path / "a").files]
 
 
-def test_what_a_killed_promotion_left_is_removed(tmp_path: Path) -> None:
-    """Staging of a promotion that was killed goes with the next one, which holds the lock."""
-    stale = tmp_path / "live" / "m" / ".staging-of-a-killed-run"
-    stale.mkdir(parents=True)
-    publish(make_candidate(tmp_path), tmp_path / "live", 1)
-    assert not stale.exists()
-
-
-def test_the_holder_of_the_lock_may_publish(tmp_path: Path) -> None:
-    """Publishing and what follows it can be done under one lock, which keeps others out all the while."""
-    candidate = make_candidate(tmp_path)
-    with model_lock(tmp_path / "live" / "m", 1):
-        publish(candidate, tmp_path / "live", 1)
+def test_the_holder_of_the_lock_may_take_it_again(tmp_path: Path) -> None:
+    """A change and what follows it can be done under one lock, which keeps others out all the while."""
+    live = tmp_path / "live" / "m"
+    with model_lock(live, 1):
+        with model_lock(live, 1):
+            pass
         with pytest.raises(Timeout):
-            FileLock(tmp_path / "live" / "m" / ".lock").acquire(timeout=0)
-    FileLock(tmp_path / "live" / "m" / ".lock").acquire(timeout=0).lock.release()
+            FileLock(live / ".lock").acquire(timeout=0)
+    FileLock(live / ".lock").acquire(timeout=0).lock.release()

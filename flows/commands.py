@@ -1,0 +1,166 @@
+"""What every command line shares: the configuration's options, exit codes, one line an error."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from configs.loading import ConfigError, arguments, load_config
+from configs.schema import Config
+from tasks.errors import PipelineError
+from tasks.records import Promotion
+
+DONE, FAILED, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+
+# what has become of a candidate: the exit code; anything else is a failure
+CODES = {
+    "promoted": DONE,
+    "canary": DONE,
+    "awaiting review": DONE,
+    "not promoted": DONE,
+    "rejected": REJECTED,
+    "refused": REJECTED,
+}
+
+ENVIRONMENT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # its heartbeat prints `database is locked` on a temporary server
+    "PREFECT_API_REQUEST_TIMEOUT": "180",  # the temporary server's first database takes a minute on a slow disk
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our lines tell the story; Prefect keeps its log
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",  # and gets ours, for its pages
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 tries take minutes; a stage is tried again anyway
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the summary names the page
+    "DO_NOT_TRACK": "true",
+}
+
+
+def config_parser(module: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that every command takes."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description, epilog=epilog)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the rehearsal's YAML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a value of the file; may be given several times",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def version_number(text: str) -> int:
+    """Read an option's value that is a version.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a version is a whole number from 1 on, got '{text}'")
+    return int(text)
+
+
+def answer(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    action: Callable[[argparse.Namespace, Config], int],
+) -> int:
+    """Read the arguments and the configuration, do it, and return the exit code."""
+    args = parser.parse_args(argv)
+    try:
+        return action(args, load_config(args.config, args.set))
+    except (ConfigError, PipelineError) as exc:
+        return _report(exc, args.debug)
+    except KeyboardInterrupt:
+        print(f"interrupted{_left_open(args)}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as exc:  # noqa: BLE001  the end of the program: one line whatever it was
+        words = " ".join(f"{type(exc).__name__}: {exc}".split())
+        return _report(exc, args.debug, f"{words[:500]} (--debug shows where)")
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Set the libraries' environment, show the stages' lines, and turn SIGTERM into an end that cleans up."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with _ending_on_sigterm(), _lines_on_stdout():
+        yield
+
+
+def in_colour() -> bool:
+    """Return whether standard output is a terminal that shows colour.
+
+    Source: https://no-color.org, for NO_COLOR.
+    """
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that servers and staging directories are removed on the way out."""
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _lines_on_stdout() -> Iterator[None]:
+    """Show what the stages log, as plain lines."""
+    logger = logging.getLogger("tasks")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _left_open(args: argparse.Namespace) -> str:
+    """Return what an interrupt has left half-done in production, and who finishes it."""
+    from tasks.store.journal import pending
+
+    with contextlib.suppress(ConfigError, PipelineError):
+        config = load_config(args.config, args.set)
+        change = pending(config.models_root / config.name)
+        if change is not None:
+            command = f"python -m flows.doctor {arguments(str(args.config), args.set)}"
+            return f"; the {change.operation} of version {change.version} is not finished, and may serve: {command}"
+    return ""
+
+
+def exit_code(promotion: Promotion, what: str) -> int:
+    """Say what has become of a version, on stderr if it is a failure, and return the exit code."""
+    code = CODES.get(promotion.state, FAILED)
+    line = f"{what} {promotion.state}: {promotion.reason}"
+    print(f"error: {line}" if code == FAILED else line, file=sys.stderr if code == FAILED else sys.stdout, flush=True)
+    return code
+
+
+def _report(exc: Exception, debug: bool, line: str = "") -> int:
+    """Print an error as one line, with its evidence below, and return its exit code."""
+    if debug:
+        traceback.print_exception(exc)
+    detail = getattr(exc, "detail", "")
+    if detail:
+        print(detail.rstrip(), file=sys.stderr)
+    print(f"error: {line or exc}", file=sys.stderr)
+    return USAGE if isinstance(exc, ConfigError) else FAILED

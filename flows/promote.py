@@ -1,0 +1,82 @@
+"""Act on what reviewers decided: `python -m flows.promote --config cfg.yaml`, by hand or as a scheduled deployment."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before Prefect is imported: --help and a config error answer at once
+    from flows.promote_cli import main
+
+    raise SystemExit(main())
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import State, flow
+from prefect.states import Completed
+
+from configs.loading import arguments, load_config
+from configs.schema import Config
+from tasks.promote import RIVALS, keep_rehearsal, make_stable, turn
+from tasks.records import Promotion
+from tasks.registry.approvals import Reviewed
+from tasks.review import decide, find_reviewed, promote_again_judged, rehearsal_of, review
+from tasks.show import show_change
+from tasks.track import errors_logged, log_run
+from tasks.validate import fetch_servers, validate_serving
+
+
+@flow(name="promote")
+def promote(
+    config: str, overrides: list[str] | None = None, version: int = 0, verdict: str = "", by: str = ""
+) -> State[list[Promotion]]:
+    """Promote the candidates that reviewers approved, and close those that they rejected.
+
+    Args:
+        config: path of the YAML file. overrides: `section.key=value` items.
+        version: a candidate to say `verdict` about first: `approved` or `rejected`. by: who says so.
+    """
+    cfg = load_config(Path(config), overrides or ())
+    if verdict:
+        review(cfg, version, verdict, by)
+    outcomes = []
+    for reviewed in find_reviewed(cfg):
+        if version and reviewed.candidate != version:
+            continue
+        promotion = decide(cfg, reviewed)
+        if promotion.state == "stale":
+            promotion = judge_again(cfg, arguments(config, overrides or ()), reviewed)
+        title = f"{cfg.name} candidate {reviewed.candidate}"
+        show_change(cfg.name, title, promotion)
+        outcomes.append(replace(promotion, reason=f"candidate {reviewed.candidate}: {promotion.reason}"))
+    return Completed(
+        name=outcomes[-1].state.title().replace(" ", "") if outcomes else "NothingToDo",
+        message="; ".join(promotion.reason for promotion in outcomes) or "no candidate was approved or rejected",
+        data=outcomes,
+    )
+
+
+def judge_again(cfg: Config, options: str, reviewed: Reviewed) -> Promotion:
+    """Hold an approved candidate against the champion of today."""
+    known = rehearsal_of(cfg, reviewed)
+    candidate = known.report.candidate
+    backends = fetch_servers(cfg)
+    for _ in range(RIVALS):
+        with turn(cfg):
+            run_dir = cfg.work_dir / "runs" / f"{candidate.run_id}-again-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+            with errors_logged(cfg, candidate):
+                report = validate_serving(cfg, candidate, backends, run_dir)
+            run = log_run(cfg, options, known.splits, known.trained, report)
+            keep_rehearsal(cfg, known.splits, known.trained, report, run)
+            promotion = promote_again_judged(cfg, reviewed, report, run)
+        if promotion.state != "stale":
+            break
+    return promotion
+
+
+@flow(name="promote-canary")
+def to_stable(config: str, overrides: list[str] | None = None, by: str = "") -> State[Promotion]:
+    """Make the canary the stable version (promote.layout: labels)."""
+    cfg = load_config(Path(config), overrides or ())
+    promotion = make_stable(cfg, by)
+    show_change(cfg.name, f"{cfg.name} canary to stable", promotion)
+    return Completed(name=promotion.state.title().replace(" ", ""), message=promotion.reason, data=promotion)

@@ -1,0 +1,65 @@
+"""The command line of promotion by approval."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import cast
+
+from configs.loading import ConfigError
+from configs.schema import Config
+from flows.commands import DONE, FAILED, answer, config_parser, exit_code, session, version_number
+from tasks.records import Promotion
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Promote what was approved and return the exit code."""
+    return answer(build_parser(), argv, _run)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the arguments."""
+    parser = config_parser(
+        "flows.promote",
+        "Promote the candidates whose model version in MLflow has the tag review=approved, and close those with "
+        "review=rejected. A candidate whose bytes changed since their validation is refused; one whose champion "
+        "changed is judged again first.",
+        "Exit codes: 0 promoted, or nothing was approved; 3 something was rejected or refused; 2 usage or "
+        "configuration; 1 anything else.",
+    )
+    parser.add_argument("--version", type=version_number, default=0, metavar="N", help="only this candidate")
+    verdict = parser.add_mutually_exclusive_group()
+    verdict.add_argument("--approve", action="store_true", help="approve candidate --version first, as --by")
+    verdict.add_argument("--reject", action="store_true", help="reject candidate --version, as --by")
+    verdict.add_argument("--to", choices=["stable"], help="make the canary stable (promote.layout: labels)")
+    parser.add_argument("--by", default="", metavar="NAME", help="who approves or rejects")
+    return parser
+
+
+def _run(args: argparse.Namespace, config: Config) -> int:
+    verdict = "approved" if args.approve else "rejected" if args.reject else ""
+    if verdict and not (args.version and args.by):
+        raise ConfigError("--approve and --reject need --version N and --by NAME: who decides about which bytes")
+    if args.by and not (verdict or args.to):
+        raise ConfigError("--by NAME says who decides, and goes with --approve, --reject or --to")
+    if args.to and args.version:
+        raise ConfigError(f"--to {args.to} takes the canary, whichever it is; --version does not go with it")
+    with session():
+        from flows.promote import promote, to_stable
+        from flows.temporary_server import prefect_server
+
+        with prefect_server():
+            if args.to:
+                outcomes = [cast(Promotion, to_stable(str(args.config), args.set, args.by))]
+            else:
+                found = promote(str(args.config), args.set, args.version, verdict, args.by)
+                outcomes = cast(list[Promotion], found)
+    codes = [exit_code(promotion, config.name) for promotion in outcomes]
+    if not outcomes:
+        which = f"candidate {args.version}" if args.version else "no candidate"
+        print(f"nothing to do: {which} of '{config.name}' was {'not ' if args.version else ''}approved or rejected")
+    return FAILED if FAILED in codes else max(codes, default=DONE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,16 @@
+"""A change of production as a flow run of its own, for Prefect's pages: where it was made by hand."""
+
+from __future__ import annotations
+
+from prefect import State, flow
+from prefect.states import Completed
+
+from tasks.records import Promotion
+from tasks.show import show_change
+
+
+@flow(name="change-of-production", flow_run_name="{title}")
+def shown(title: str, name: str, promotion: Promotion) -> State[Promotion]:
+    """Leave an artifact that says what was changed."""
+    show_change(name, title, promotion)
+    return Completed(name=promotion.state.title().replace(" ", ""), message=promotion.reason, data=promotion)

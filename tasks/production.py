@@ -1,0 +1,323 @@
+"""What promotion, approval, rollback and doctor share: one production, and the changes that can be made to it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from configs.schema import Config
+from tasks.errors import ManifestMismatch, StoreError, TrackingError
+from tasks.records import Candidate, Champion, Change, Promotion, TrackedRun
+from tasks.registry.changes import record_change
+from tasks.savedmodel.manifest import verify_manifest
+from tasks.store.champion import champion_version, find_champion, predecessor
+from tasks.store.history import SERVED, read, served_digest
+from tasks.store.layout import next_number, versions
+from tasks.store.live_check import Expected, is_there, live_problem
+from tasks.store.lock import model_lock
+from tasks.store.rehearsals import Rehearsed, recall
+from tasks.store.repair import Finding, mend, repair
+from tasks.store.retention import prune
+from tasks.store.serving_config import CONFIG, ensure_config, labels_of
+from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
+
+log = logging.getLogger(__name__)
+
+
+def candidates_dir(config: Config) -> Path:
+    """Return `<work_dir>/candidates/<name>`."""
+    return config.work_dir / "candidates" / config.name
+
+
+def live_dir(config: Config) -> Path:
+    """Return `<models_root>/<name>`, the directory that production watches."""
+    return config.models_root / config.name
+
+
+def production_command(config: Config) -> str:
+    """Return the flags that a production server is started with, TensorFlow Serving or the embedded one."""
+    port = config.promote.live_url.rpartition(":")[2] if config.promote.live_url.count(":") == 2 else "8501"
+    if config.promote.layout == "labels":  # the last flag: at a restart no version is loaded when the labels are read
+        path = shlex.quote(str(config.models_root / CONFIG))
+        return (
+            f"--rest_api_port={port} --model_config_file={path} --model_config_file_poll_wait_seconds=1 "
+            "--allow_version_labels_for_unavailable_models=true"
+        )
+    return f"--rest_api_port={port} --model_name={config.name} --model_base_path={shlex.quote(str(live_dir(config)))}"
+
+
+def look_at_production(config: Config) -> None:
+    """Say it where production must verify a version and does not answer; make what it can be started on.
+
+    Raises:
+        StoreError: models_root is not writable.
+    """
+    promote = config.promote
+    if promote.layout == "labels":
+        ensure_config(config.models_root)
+    if promote.live_url and not is_there(promote.live_url, config.name):
+        log.warning(
+            "nobody answers at promote.live_url %s: right before the first version is there, else start it "
+            "(%s); a version that it does not serve %g s (promote.live_timeout_s) after its promotion is rolled back",
+            promote.live_url,
+            production_command(config),
+            promote.live_timeout_s,
+        )
+
+
+def production(config: Config) -> Production:
+    """Return the production that a configuration describes."""
+    return Production(live_dir(config), config.promote.layout, partial(_verify, config), partial(record_change, config))
+
+
+def _verify(config: Config, change: Change) -> str:
+    """Ask production for what was validated; return why it does not answer so, or an empty string."""
+    promote = config.promote
+    if not promote.live_url:
+        return ""
+    known = _known(config, change.digest)
+    expected = None
+    if known is not None and known.report.served is not None:
+        candidate, answers = known.report.candidate, known.report.served.answers
+        if candidate.requests.is_file() and answers.is_file():
+            expected = Expected(
+                candidate.signature,
+                candidate.requests,
+                answers,
+                promote.live_rows,
+                config.gates.atol,
+                config.gates.rtol,
+            )
+    if expected is None:
+        log.warning("version %d only has to be AVAILABLE: its validated answers are gone", change.version)
+    log.info("waiting for version %d at %s", change.version, promote.live_url)
+    look_at_production(config)
+    return live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
+
+
+def _known(config: Config, digest: str) -> Rehearsed | None:
+    """Return what is kept of a rehearsal; without it, or with a damaged one, a way back must still be open."""
+    try:
+        return recall(candidates_dir(config), digest)
+    except StoreError as exc:
+        log.warning("%s", exc)
+        return None
+
+
+@contextlib.contextmanager
+def changing(config: Config) -> Iterator[Production]:
+    """Hold the lock of production for a block, and first mend what a crash has left.
+
+    MLflow is told behind the change, never before it: a rollback does not wait for it.
+
+    Raises:
+        LockTimeout: another promotion is under way. StoreError: the directory cannot be used.
+    """
+    found = production(config)
+    with model_lock(found.model_dir, config.promote.lock_timeout_s):
+        for finding in mend(found, candidates_dir(config)):
+            log.warning("%s: %s", finding.done, finding.text)
+        yield found
+
+
+def examine(config: Config, *, only_look: bool) -> list[Finding]:
+    """Return what the doctor finds, and mend it unless it shall only look."""
+    found = production(config)
+    if only_look:
+        return repair(found, candidates_dir(config), only_look=True)
+    with model_lock(found.model_dir, config.promote.lock_timeout_s):
+        return repair(found, candidates_dir(config))
+
+
+def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str) -> Promotion:
+    """Bring a candidate that passed into production, unless the champion that it was held against serves no more.
+
+    Args:
+        against: the champion that it was judged beside, or None.
+    """
+    with changing(config) as found:
+        champion = find_champion(found.model_dir, found.layout)
+        if champion and champion.digest == candidate.digest:  # a second try: only MLflow had not been told
+            return _told(found, Promotion("promoted", champion.version_dir, f"version {champion.version} is live"))
+        if (champion and champion.digest) != (against and against.digest):
+            now = f"version {champion.version}" if champion else "none"
+            was = f"version {against.version}" if against else "none"
+            return Promotion("stale", None, f"held against {was} as champion, and {now} serves now")
+        number, directory = _number(config, candidate)
+        labels = labels_of(found.model_dir) if found.layout == "labels" else {}
+        change = Change(
+            "publish", number, directory, candidate.digest, str(candidate.version_dir.resolve()),
+            previous=champion.version if champion else None,
+            previous_digest=champion.digest if champion else "",
+            label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
+            run=run.run_id, registry_version=run.registry_version, actor=actor,
+            reason=f"approved by {actor}" if actor else "",
+        )  # fmt: skip
+        return _told(found, _done(config, found, change))
+
+
+def go_back(config: Config, to: int | None, actor: str) -> Promotion:
+    """Put the bytes that served before back into the champion's place, or those of version `to`.
+
+    MLflow is not waited for: `inform` tells it afterwards.
+
+    Raises:
+        StoreError: there is nothing to go back to, or those bytes are gone.
+    """
+    with changing(config) as found:
+        champion = champion_version(found.model_dir, found.layout)  # not its bytes: they may be what is wrong
+        if champion is None:
+            raise StoreError(f"a rollback needs a version that serves, and '{found.model_dir}' has none")
+        target = _way_back(found.model_dir, champion) if to is None else to
+        if target == champion:
+            raise StoreError(f"a rollback goes to another version, and version {champion} of '{config.name}' serves")
+        digest, source = _bytes_of(config, target, live_only=found.layout == "labels")
+        reason = f"rollback from version {champion} to the bytes of version {target}"
+        change = Change(
+            "publish", target, str(target), digest, str(source.resolve()), previous=champion,
+            previous_digest=served_digest(read(found.model_dir), champion), rolls_back=champion,
+            actor=actor, reason=reason,
+        )  # fmt: skip
+        if found.layout == "labels":
+            return _done(config, found, replace(change, operation="label", label=STABLE, directory=source.name))
+        with next_number(candidates_dir(config), found.model_dir) as number:
+            directory = f"{number:0{config.export.version_width}d}"
+        return _done(config, found, replace(change, version=number, directory=directory))
+
+
+def _way_back(model_dir: Path, champion: int) -> int:
+    """Return the version that a rollback goes back to where none is named.
+
+    Raises:
+        StoreError: there is none.
+    """
+    target = predecessor(model_dir, champion)
+    if target is not None:
+        return target
+    entries = read(model_dir)
+    own = served_digest(entries, champion)
+    others = ", ".join(str(version) for version in _served(model_dir) if served_digest(entries, version) != own)
+    found = f"nothing else did; --to N takes one that was rolled back itself: {others}" if others else "nothing did"
+    raise StoreError(
+        f"a rollback goes back to what served well before, and before version {champion} of '{model_dir.name}' {found}"
+    )
+
+
+def _served(model_dir: Path) -> list[int]:
+    """Return every version that has served, in rising order."""
+    return sorted({entry.version for entry in read(model_dir) if entry.state in SERVED})
+
+
+def inform(config: Config) -> None:
+    """Tell MLflow of what has been changed in production.
+
+    Raises:
+        TrackingError: it cannot be told; it will be, by the next promotion or the doctor.
+    """
+    found = production(config)
+    with model_lock(found.model_dir, config.promote.lock_timeout_s):
+        tell(found)
+
+
+def move_label(config: Config, actor: str) -> Promotion:
+    """Make the canary the stable version."""
+    with changing(config) as found:
+        if found.layout != "labels":
+            raise StoreError(f"--to stable moves a label, and promote.layout of '{config.name}' is {found.layout}")
+        labels = labels_of(found.model_dir)
+        version, stable = labels.get(CANARY), labels.get(STABLE)
+        if version is None or version == stable:
+            beside = f"version {stable}, which is stable" if stable else "it"
+            raise StoreError(f"--to stable makes the canary stable, and '{config.name}' has no canary beside {beside}")
+        digest, source = _bytes_of(config, version, live_only=True)
+        change = Change(
+            "label", version, source.name, digest, previous=stable,
+            previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE, actor=actor,
+        )  # fmt: skip
+        return _told(found, _done(config, found, change))
+
+
+def _done(config: Config, found: Production, change: Change) -> Promotion:
+    """Carry a change out, then prune; return what became of it."""
+    result = carry_out(found, change)
+    if result.state != "live":
+        return Promotion("rolled back", None, result.reason)
+    try:
+        for path in prune(found.model_dir, candidates_dir(config), found.layout, config.promote.keep):
+            log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
+    except StoreError as exc:  # what serves is right, and MLflow must know of it; the next change prunes again
+        log.warning("not every old version could be removed: %s", exc)
+    what = f"version {change.version} is {'the canary' if change.label == CANARY else 'live'}"
+    reason = ", ".join(filter(None, (what, change.reason)))
+    return Promotion("canary" if change.label == CANARY else "promoted", result.live_dir, reason)
+
+
+def _told(found: Production, promotion: Promotion) -> Promotion:
+    """Return an outcome that MLflow knows.
+
+    Raises:
+        TrackingError: production is changed, and MLflow does not know it yet.
+    """
+    try:
+        tell(found)
+    except TrackingError as exc:
+        raise TrackingError(
+            f"{promotion.reason}; the next promotion or the doctor tells MLflow, but now: {exc}"
+        ) from exc
+    return promotion
+
+
+def _number(config: Config, candidate: Candidate) -> tuple[int, str]:
+    """Return the number to serve under, and its directory's name: the candidate's own unless a higher one was live."""
+    model_dir = live_dir(config)
+    ever_live = [e.version for e in read(model_dir) if e.state in (*SERVED, "rolled back", "superseded")]
+    if candidate.version > max([0, *ever_live, *versions(model_dir)]):
+        return candidate.version, candidate.version_dir.name
+    served = versions(model_dir).get(candidate.version)
+    again = served_digest(read(model_dir), candidate.version) == candidate.digest
+    if served is not None and again and config.promote.layout == "labels":
+        return candidate.version, served.name  # the same canary once more; without labels only the highest serves
+    with next_number(candidates_dir(config), model_dir) as number:
+        return number, f"{number:0{config.export.version_width}d}"
+
+
+def _bytes_of(config: Config, version: int, *, live_only: bool) -> tuple[str, Path]:
+    """Return digest and directory of the bytes that served under a number.
+
+    Args:
+        live_only: look only where a label can point to.
+
+    Raises:
+        StoreError: it never served, or its bytes are gone.
+    """
+    model_dir = live_dir(config)
+    entries, live = read(model_dir), versions(model_dir)
+    digest = served_digest(entries, version)
+    if not digest:
+        served = ", ".join(str(number) for number in _served(model_dir)) or "none"
+        raise StoreError(f"--to must be a version that has served, got {version}; those that have: {served}")
+    places = [live.get(version)]
+    if not live_only:
+        known = _known(config, digest)
+        places += [path for other, path in live.items() if served_digest(entries, other) == digest]
+        places += [known.report.candidate.version_dir] if known else []
+    for place in places:
+        if place is not None and place.is_dir() and _holds(place, digest):
+            return digest, place
+    raise StoreError(
+        f"the bytes of version {version} must still be there as they served, and were pruned or changed; "
+        "choose another --to"
+    )
+
+
+def _holds(directory: Path, digest: str) -> bool:
+    try:
+        verify_manifest(directory, digest)
+    except (ManifestMismatch, OSError):
+        return False
+    return True

@@ -1,0 +1,132 @@
+"""Stage 6, with a person in it: what was approved goes live, if it still is what was approved."""
+
+from __future__ import annotations
+
+import logging
+
+from configs.loading import ConfigError
+from configs.schema import Config
+from tasks.errors import ManifestMismatch, StoreError
+from tasks.policy import stage
+from tasks.production import candidates_dir, live_dir, put_live
+from tasks.records import Promotion, TrackedRun, ValidationReport
+from tasks.registry.approvals import APPROVED, ONCE_MORE, REJECTED, Reviewed, close, reviewed_versions, say
+from tasks.savedmodel.manifest import verify_manifest
+from tasks.store.history import append, read, state_of
+from tasks.store.layout import versions
+from tasks.store.rehearsals import Rehearsed, recall
+
+log = logging.getLogger(__name__)
+UNNAMED = "a reviewer in MLflow"
+
+
+@stage
+def find_reviewed(config: Config) -> list[Reviewed]:
+    """Return the candidates that a reviewer has decided about and nobody has acted on."""
+    found = reviewed_versions(config)
+    for version in found:
+        if version.waits and version.review not in ("", APPROVED, REJECTED):
+            log.warning(
+                "candidate %d has the tag review=%s, which says nothing: it is %s or %s",
+                version.candidate, version.review, APPROVED, REJECTED,
+            )  # fmt: skip
+    return [version for version in found if version.is_decided]
+
+
+@stage
+def review(config: Config, candidate: int, verdict: str, by: str) -> None:
+    """Say on MLflow's page what a reviewer decided at a terminal.
+
+    Raises:
+        ConfigError: no such candidate waits for a decision.
+    """
+    known = reviewed_versions(config)
+    of_it = [version for version in known if version.candidate == candidate]
+    open_ones = [version for version in of_it if version.promotion in ONCE_MORE]
+    if not open_ones:
+        others = ", ".join(str(version.candidate) for version in known if version.waits) or "none"
+        what = f"{candidate}, which is {of_it[-1].promotion or 'being judged'}" if of_it else f"{candidate}"
+        raise ConfigError(f"--version must be a candidate that awaits review, got {what}; waiting: {others}")
+    say(config, open_ones[-1], verdict, by)
+
+
+@stage
+def decide(config: Config, reviewed: Reviewed) -> Promotion:
+    """Promote what was approved, or close what was rejected or is not what was validated."""
+    if reviewed.review == REJECTED:
+        return _closed(config, reviewed, "rejected", f"rejected by {reviewed.by or UNNAMED}")
+    problem = objection(config, reviewed)
+    if problem:
+        return _closed(config, reviewed, "refused", problem)
+    known = rehearsal_of(config, reviewed)
+    candidate = known.report.candidate
+    if _last_state(config, reviewed) != "approved":  # a second try
+        append(
+            live_dir(config), candidate.version, "approved", candidate.digest,
+            run=reviewed.run_id, actor=reviewed.by or UNNAMED,
+        )  # fmt: skip
+    return put_live(config, candidate, known.run, known.report.champion, reviewed.by or UNNAMED)
+
+
+@stage
+def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationReport, run: TrackedRun) -> Promotion:
+    """Promote an approved candidate that was judged anew beside the champion of today, if it passed again."""
+    if not report.passed:
+        reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
+        return _closed(config, reviewed, "rejected", f"judged again beside another champion: {reason}")
+    promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
+    if promotion.state != "stale":
+        close(config, reviewed, "judged again", f"version {run.registry_version} is what became of it")
+    return promotion
+
+
+def rehearsal_of(config: Config, reviewed: Reviewed) -> Rehearsed:
+    """Return what is kept of a candidate.
+
+    Raises:
+        StoreError: nothing is.
+    """
+    known = recall(candidates_dir(config), reviewed.digest)
+    if known is None:
+        raise StoreError(f"candidate {reviewed.candidate} of '{config.name}' must have been judged here, and was not")
+    return known
+
+
+def objection(config: Config, reviewed: Reviewed) -> str:
+    """Return why an approved candidate may not go live as it is, or an empty string.
+
+    The bytes on the disk must have the digest that MLflow's version was tagged with when they were validated, and the
+    history of the live directory must know of that validation: an edited tag alone approves nothing.
+    """
+    number, digest = reviewed.candidate, reviewed.digest
+    directory = versions(candidates_dir(config)).get(number)
+    known = recall(candidates_dir(config), digest)
+    judged = [e for e in read(live_dir(config)) if e.version == number and e.state in ("validated", "rejected")]
+    if directory is None:
+        return f"candidate {number} is gone from '{candidates_dir(config)}'"
+    if _last_state(config, reviewed) == "rejected":
+        reasons = [entry.reason for entry in read(live_dir(config)) if entry.version == number and entry.reason]
+        return f"candidate {number} was rejected before ({' '.join(reasons[-1:])}); run the rehearsal again"
+    if known is None or not any(entry.digest == digest for entry in judged):
+        return f"digest {digest[:12]} is not what was validated as candidate {number}; run the rehearsal again"
+    if not known.report.passed:
+        return f"candidate {number} failed {', '.join(gate.name for gate in known.report.failed)}"
+    try:
+        verify_manifest(directory, digest)
+    except (ManifestMismatch, OSError) as exc:
+        return f"the bytes were changed after their validation: {exc}"
+    return ""
+
+
+def _last_state(config: Config, reviewed: Reviewed) -> str:
+    return state_of(read(live_dir(config)), reviewed.candidate)
+
+
+def _closed(config: Config, reviewed: Reviewed, state: str, reason: str) -> Promotion:
+    """Say on the version's page, and in the history, that it will not go live."""
+    append(
+        live_dir(config), reviewed.candidate, "rejected", reviewed.digest,
+        run=reviewed.run_id, actor=reviewed.by or UNNAMED, reason=reason,
+    )  # fmt: skip
+    close(config, reviewed, state, reason)
+    return Promotion(state, None, reason)

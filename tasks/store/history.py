@@ -1,0 +1,118 @@
+"""What became of every version: one forced line a change in `<models_root>/<name>/.history.jsonl`.
+
+    exported -> validated -> awaiting review -> approved -> (canary ->) live -> superseded -> pruned
+        |           |              |                            |         |
+        |           `-> rejected <-'                            `-> rolled back
+        `-> rejected
+
+A canary is verified in production and served to those who ask for it; it has not been the champion.
+Lines are only ever added. A line that a crash cut short is passed over, and ended before the next one is added.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from tasks.errors import StoreError
+from tasks.savedmodel.files import fsync_path
+
+HISTORY = ".history.jsonl"
+State = Literal[
+    "exported", "validated", "awaiting review", "approved", "canary", "live", "superseded", "rejected", "rolled back",
+    "pruned",
+]  # fmt: skip
+SERVED = ("canary", "live")  # it was in production, and answered there as was validated
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One change.
+
+    Attributes:
+        time: ISO 8601, UTC. version: the directory's number. digest: of its bytes, in hexadecimal.
+        run: MLflow's id of the run, or empty. actor: who did it. reason: one line.
+    """
+
+    time: str
+    version: int
+    state: str
+    digest: str
+    run: str = ""
+    actor: str = ""
+    reason: str = ""
+
+
+def append(model_dir: Path, version: int, state: State, digest: str, **details: str) -> None:
+    """Add a line and force it to the disk.
+
+    Args:
+        details: run, actor (default: who runs this process), reason, as in `Entry`.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    entry = Entry(now, version, state, digest, **{"actor": process_user(), **details})
+    path = model_dir / HISTORY
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        # One write of one line: what a crash can leave is a part of it, never a mix of two.
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            cut_short = size and os.pread(descriptor, 1, size - 1) != b"\n"
+            line = (b"\n" if cut_short else b"") + json.dumps(asdict(entry)).encode() + b"\n"
+            while line:  # a full disk takes a part of it first, and refuses the rest
+                line = line[os.write(descriptor, line) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if is_new:
+            fsync_path(model_dir)
+    except OSError as exc:
+        raise StoreError(f"the history must be writable, got '{exc.filename or path}': {exc.strerror}") from exc
+
+
+def read(model_dir: Path) -> list[Entry]:
+    """Return every change, the oldest first."""
+    try:
+        lines = (model_dir / HISTORY).read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise StoreError(f"the history must be readable, got '{exc.filename}': {exc.strerror}") from exc
+    return list(_entries(lines))
+
+
+def _entries(lines: list[bytes]) -> Iterator[Entry]:
+    for line in lines:
+        try:
+            yield Entry(**json.loads(line))
+        except (ValueError, TypeError):  # cut short by a crash
+            continue
+
+
+def state_of(entries: list[Entry], version: int) -> str:
+    """Return the last known state of a version, or an empty string."""
+    return next((entry.state for entry in reversed(entries) if entry.version == version), "")
+
+
+def served_digest(entries: list[Entry], version: int) -> str:
+    """Return the digest of the bytes that production served under a number, or an empty string."""
+    return next((e.digest for e in reversed(entries) if e.version == version and e.state in SERVED), "")
+
+
+def process_user() -> str:
+    """Return who runs this process, as far as the system knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, in a container
+        return f"uid {os.getuid()}"

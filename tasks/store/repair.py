@@ -1,0 +1,159 @@
+"""The doctor: finds what a crash left in a model's directories, and finishes it or takes it away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tasks.errors import ManifestMismatch, PipelineError, StoreError, TrackingError
+from tasks.records import Change
+from tasks.savedmodel.manifest import MANIFEST, hash_files, verify_manifest
+from tasks.store.history import read, served_digest
+from tasks.store.journal import commit, pending
+from tasks.store.layout import STAGING, remove_abandoned, version_number, versions
+from tasks.store.publish import PRUNED, WITHDRAWN, remove
+from tasks.store.retention import note_pruned
+from tasks.store.serving_config import labels_of
+from tasks.store.transaction import OUTBOX, Production, finish, tell, untold
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was not as it should be.
+
+    Attributes:
+        done: `finished`, `removed`, or `reported`: what only a person may decide.
+        text: one line: what was found and, where a person decides, what to do.
+    """
+
+    done: str
+    text: str
+
+
+def repair(production: Production, candidates_dir: Path, *, only_look: bool = False) -> list[Finding]:
+    """Look a model's directories through, and mend what has only one right end; the lock is the caller's.
+
+    Args:
+        only_look: change nothing; say what would be done.
+    """
+    found = mend(production, candidates_dir, only_look=only_look)
+    return [*found, *_tell(production, only_look), *_reports(production)]
+
+
+def mend(production: Production, candidates_dir: Path, *, only_look: bool = False) -> list[Finding]:
+    """Do the part of it that the next change needs: neither MLflow is asked nor every byte read."""
+    found: list[Finding] = []
+    for step in (_leftovers(production.model_dir, candidates_dir, only_look), _open_change(production, only_look)):
+        try:
+            found += step
+        except PipelineError as exc:
+            found.append(Finding("reported", str(exc)))
+    return found
+
+
+def _tell(production: Production, only_look: bool) -> Iterator[Finding]:
+    waiting = untold(production.model_dir)
+    if not waiting:
+        return
+    if only_look:
+        yield Finding("finished", f"MLflow would be told of {len(waiting)} changes")
+        return
+    try:
+        for change in tell(production):
+            yield Finding("finished", f"MLflow was told of the {change.operation} of version {change.version}")
+    except (TrackingError, StoreError) as exc:
+        yield Finding("reported", f"MLflow does not know of {len(untold(production.model_dir))} changes yet: {exc}")
+
+
+def _leftovers(model_dir: Path, candidates_dir: Path, only_look: bool) -> Iterator[Finding]:
+    """Remove what was being filled or emptied; the lock is ours, so nobody is at it."""
+    doomed = [*model_dir.glob(f"{STAGING}*"), *(model_dir / OUTBOX).glob(f"{STAGING}*"), *model_dir.glob(f"{PRUNED}*")]
+    doomed += candidates_dir.glob(f"{PRUNED}*")
+    for path in sorted(doomed):
+        if not only_look:
+            number = version_number(path.name.removeprefix(PRUNED).rpartition("-")[0])
+            if number is not None and path.parent == model_dir:
+                note_pruned(model_dir, number, "a killed process was removing it")
+            remove(path)
+    for path in [*sorted(doomed), *remove_abandoned(candidates_dir, only_look=only_look)]:
+        yield Finding("removed", f"'{path}', which a killed process left behind")
+
+
+def _open_change(production: Production, only_look: bool) -> Iterator[Finding]:
+    change = pending(production.model_dir)
+    if change is None:
+        return
+    what = f"{change.operation} of version {change.version}"
+    if change.operation == "publish":
+        now = _come_to(production.model_dir, change)
+        if now is None:
+            if not only_look:
+                commit(production.model_dir)
+            yield Finding("removed", f"the {what}, which had not come to its rename; run the promotion again")
+            return
+        change = now
+    if only_look:
+        yield Finding("finished", f"the {what} would be finished")
+        return
+    result = finish(production, change)
+    yield Finding("finished", f"the {what}: {' '.join(filter(None, (result.state, result.reason)))}")
+
+
+def _come_to(model_dir: Path, change: Change) -> Change | None:
+    """Return what is left to do of a publish that was cut short; None if nothing of it is live."""
+    live_dir = versions(model_dir).get(change.version)
+    if live_dir is None:
+        # On a full disk a version is taken away before that could be written down.
+        taken_away = any(model_dir.glob(f"{WITHDRAWN}{change.version}-*"))
+        reason = "it was taken out of production"
+        return replace(change, operation="withdraw", reason=reason) if taken_away else None
+    try:
+        verify_manifest(live_dir, change.digest)
+    except (ManifestMismatch, OSError) as exc:
+        if _declared(live_dir) != change.digest:
+            return None  # somebody else's directory, which is reported
+        return replace(change, operation="withdraw", reason=f"never verified in production, and {exc}")
+    return change
+
+
+def _declared(version_dir: Path) -> str:
+    """Return the digest that a version's own manifest declares, or an empty string."""
+    try:
+        return str(json.loads((version_dir / MANIFEST).read_text())["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _reports(production: Production) -> Iterator[Finding]:
+    """Name what is wrong and may be meant."""
+    model_dir = production.model_dir
+    try:
+        live, labels = versions(model_dir), labels_of(model_dir)
+    except StoreError as exc:
+        yield Finding("reported", str(exc))
+        return
+    entries = read(model_dir)
+    for version, path in live.items():
+        if not path.is_dir():
+            yield Finding("reported", f"'{path}' is a file, and a server takes it for a version; remove it")
+            continue
+        try:
+            found = hash_files(path).digest
+        except (PipelineError, OSError) as exc:
+            yield Finding("reported", f"'{path}' cannot be read: {exc}")
+            continue
+        promoted = served_digest(entries, version)
+        if not promoted:
+            yield Finding("reported", f"'{path}' was not promoted by this project: its history does not know it")
+        elif promoted != found:
+            yield Finding(
+                "reported",
+                f"'{path}' was changed after its promotion: its digest is {found[:12]}, promoted was "
+                f"{promoted[:12]}; roll back or promote anew",
+            )
+    if production.layout == "labels":
+        for label, version in labels.items():
+            if version not in live:
+                yield Finding("reported", f"label '{label}' names version {version}, which is not in '{model_dir}'")

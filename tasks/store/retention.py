@@ -1,0 +1,74 @@
+"""Keeping the last few versions, and never too few."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from configs.schema import Layout
+from tasks.store.champion import champion_version, predecessor
+from tasks.store.history import SERVED, Entry, append, read, served_digest, state_of
+from tasks.store.layout import versions
+from tasks.store.publish import WITHDRAWN, put_aside, remove
+from tasks.store.serving_config import labels_of, listed_versions
+
+WAITING = ("awaiting review", "approved")
+UNDER_WAY, LONGEST_RUN = ("exported", "validated"), timedelta(days=1)
+
+
+def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int) -> list[Path]:
+    """Remove all but the `keep` newest live versions, and the same of the candidates; return what was removed.
+
+    Never the champion, the version that a rollback goes back to, one that has a label or is listed for production, a
+    candidate that waits for a person or is still being judged, what this project did not promote, or the last live
+    version (an empty base path would unload the model). The lock is the caller's.
+    """
+    if not keep:
+        return []
+    champion = champion_version(model_dir, layout)
+    entries, before = read(model_dir), predecessor(model_dir, champion)
+    needed = {champion, before, *labels_of(model_dir).values(), *listed_versions(model_dir)}
+    digests = {served_digest(entries, version) for version in needed if version is not None} - {""}
+    removed = []
+    for version, version_dir in _old(model_dir, keep):
+        if version not in needed and served_digest(entries, version) and len(versions(model_dir)) > 1:
+            doomed = put_aside(version_dir)
+            note_pruned(model_dir, version, f"promote.keep is {keep}")  # a crash before: the doctor notes it
+            remove(doomed)
+            removed.append(version_dir)
+    for version, version_dir in _old(candidates_dir, keep):
+        known = {entry.digest for entry in entries if entry.version == version}
+        if version not in needed and not known & digests and not any(_in_use(entries, version, d) for d in known):
+            remove(put_aside(version_dir))
+            removed.append(version_dir)
+    for withdrawn in sorted(model_dir.glob(f"{WITHDRAWN}*"), key=_withdrawn_number)[:-keep]:
+        remove(withdrawn)
+        removed.append(withdrawn)
+    return removed
+
+
+def note_pruned(model_dir: Path, version: int, reason: str) -> None:
+    """Add it to the history, unless it is there already."""
+    entries = read(model_dir)
+    if state_of(entries, version) != "pruned":
+        append(model_dir, version, "pruned", served_digest(entries, version), reason=reason)
+
+
+def _in_use(entries: list[Entry], version: int, digest: str) -> bool:
+    """Return whether a person may still decide about a candidate, or a run may still be judging it.
+
+    A number alone does not name a candidate: another work_dir may have used it for other bytes.
+    """
+    own = [entry for entry in entries if (entry.version, entry.digest) == (version, digest)][-1]
+    later = entries[entries.index(own) :]
+    if own.state in WAITING:  # approved, it may have gone live under a higher number
+        return not any(entry.digest == digest and entry.state in SERVED for entry in later)
+    return own.state in UNDER_WAY and datetime.now(UTC) - datetime.fromisoformat(own.time) < LONGEST_RUN
+
+
+def _old(directory: Path, keep: int) -> list[tuple[int, Path]]:
+    return list(versions(directory).items())[:-keep]
+
+
+def _withdrawn_number(path: Path) -> int:
+    return int(path.name.removeprefix(WITHDRAWN).partition("-")[0])

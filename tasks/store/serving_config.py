@@ -1,0 +1,103 @@
+"""`<models_root>/models.config`: which versions production serves under which label, for the `labels` layout.
+
+A production server is started with `--model_config_file` on it and `--model_config_file_poll_wait_seconds`. It takes a
+new file as a whole or not at all, and refuses one whose label names a version that it has not loaded; so a version is
+listed first, and labelled when it has been seen AVAILABLE. A server that starts on a file with labels has nothing
+loaded yet: it needs `--allow_version_labels_for_unavailable_models=true` too, and without it ends at once.
+
+Source: tensorflow_serving/config/model_server_config.proto; model_servers/server_core.cc, UpdateModelVersionLabelMap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tasks.errors import LockTimeout, StoreError
+from tasks.model_server.tf_protos import message_module
+from tasks.store.journal import write_atomically
+
+CONFIG = "models.config"
+LOCK_S = 30
+
+
+def labels_of(model_dir: Path) -> dict[str, int]:
+    """Return label to version of one model; empty where it is not in the file."""
+    entry = _entry(_read(model_dir.parent / CONFIG), model_dir.name)
+    return dict(entry.version_labels) if entry is not None else {}
+
+
+def listed_versions(model_dir: Path) -> list[int]:
+    """Return the versions of one model that production is told to load."""
+    entry = _entry(_read(model_dir.parent / CONFIG), model_dir.name)
+    return sorted(entry.model_version_policy.specific.versions) if entry is not None else []
+
+
+def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, int]) -> None:
+    """Replace one model's entry, and leave those of other models as they are.
+
+    Raises:
+        StoreError: the file holds something else, or cannot be written. LockTimeout: others are writing it.
+    """
+    path = model_dir.parent / CONFIG
+    try:
+        held = FileLock(path.with_name(f".{CONFIG}.lock")).acquire(timeout=LOCK_S)
+    except Timeout as exc:
+        raise LockTimeout(f"one change of '{path}' at a time, and '{exc.lock_file}' was held {LOCK_S} s") from exc
+    except OSError as exc:
+        raise StoreError(f"'{path.parent}' must be writable, got '{exc.filename}': {exc.strerror}") from exc
+    with held:
+        config = _read(path)
+        models = config.model_config_list.config
+        entry = _entry(config, model_dir.name) or models.add()
+        entry.name, entry.model_platform = model_dir.name, "tensorflow"
+        entry.base_path = entry.base_path or str(model_dir.resolve())  # in a container it may be called otherwise
+        entry.model_version_policy.specific.versions[:] = sorted(versions)
+        entry.version_labels.clear()
+        entry.version_labels.update(labels)
+        if not versions and entry.base_path == str(model_dir.resolve()):
+            models.remove(entry)  # a server that is started on a model without versions waits for one for ever
+        write_atomically(path, _text_format().MessageToString(config))
+
+
+def ensure_config(models_root: Path) -> Path:
+    """Return `models.config`, made empty where it is missing, so that production can be started on it.
+
+    Source: core/server_core.cc, ReloadConfig: an empty file is taken, and a later one with models replaces it.
+    """
+    path = models_root / CONFIG
+    if not path.exists():
+        try:
+            models_root.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as exc:
+            raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
+    return path
+
+
+def _read(path: Path) -> Any:
+    config = _messages().ModelServerConfig()
+    try:
+        return _text_format().Parse(path.read_text(encoding="utf-8"), config)
+    except FileNotFoundError:
+        return config
+    except (OSError, ValueError, _text_format().ParseError) as exc:
+        reason = " ".join(str(exc).split())
+        raise StoreError(f"'{path}' must be a ModelServerConfig in protobuf text, got {reason}; mend it") from exc
+
+
+def _entry(config: Any, name: str) -> Any:
+    return next((entry for entry in config.model_config_list.config if entry.name == name), None)
+
+
+def _messages() -> Any:
+    return message_module("tensorflow_serving.config.model_server_config_pb2")
+
+
+def _text_format() -> Any:
+    from google.protobuf import text_format
+
+    return text_format

@@ -1,0 +1,179 @@
+"""A person decides: in MLflow's pages by a tag, or at a terminal; what was approved goes live, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+# MLflow warns while it is imported and used, about the next NumPy, protobuf or Python; it is not judged here.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+QUICK = ("--set", "training.epochs=3", "--set", "gates.metrics.accuracy={min: 0.3, worse_by: 0.5}")
+REVIEW = (*QUICK, "--set", "promote.mode=review")
+
+
+def tags_of(user: Any, number: int) -> dict[str, str]:
+    """Return the tags of one of MLflow's versions."""
+    return dict(user.registry()[1][number - 1].tags)
+
+
+@pytest.fixture(scope="module")
+def first(user: Any) -> Any:
+    """Return the workspace after a first run whose configuration wants a person for first runs only."""
+    done = user.run(*QUICK, "--set", "gates.first_run=review")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def waiting(user: Any, first: Any) -> dict[int, int]:
+    """Approve the first candidate, then have five more, trained side by side; give candidate to MLflow's number."""
+    user.tag(1, review="approved")
+    done = user.run(*QUICK, flow="promote")
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = [user.start(*REVIEW, "--set", f"seed={seed}") for seed in range(1, 6)]
+    for run in runs:
+        out, err = run.communicate(timeout=300)
+        assert run.returncode == 0, out + err
+    return {int(found.tags["candidate"]): int(found.version) for found in user.registry()[1]}
+
+
+def test_a_first_run_waits(user: Any, first: Any, ask_prefect: Callable[[str, dict[str, object]], Any]) -> None:
+    """With gates.first_run: review a first candidate that passed is live nowhere: challenger, awaiting review."""
+    assert user.versions() == []
+    assert "digits version 1 awaiting review" in first.stdout
+    assert "--version 1 --approve --by NAME" in first.stdout
+    aliases, [version] = user.registry()
+    assert aliases == {"challenger": 1}
+    assert version.tags["promotion"] == "awaiting review"
+    assert user.history()[-1] == (1, "awaiting review")
+    [newest] = ask_prefect("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    assert (newest["state"]["type"], newest["state"]["name"]) == ("COMPLETED", "AwaitingReview")
+
+
+def test_nobody_has_decided(user: Any, first: Any) -> None:
+    """While nobody has decided, or with a word that says nothing, nothing is promoted, and the screen says so."""
+    user.tag(1, review="aproved")
+    done = user.run(*QUICK, flow="promote")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing to do" in done.stdout
+    assert "candidate 1 has the tag review=aproved, which says nothing" in done.stdout
+    assert user.versions() == []
+
+
+def test_approved_on_a_page(user: Any, waiting: dict[int, int]) -> None:
+    """The tag review=approved brings the candidate's own bytes into production, and the champion is that version."""
+    assert user.tree(user.models_root / "digits" / "1") == user.tree(user.work_dir / "candidates" / "digits" / "1")
+    assert user.versions() == [1]
+    assert user.registry()[0]["champion"] == 1
+    assert [state for version, state in user.history() if version == 1] == [
+        "exported", "validated", "awaiting review", "approved", "live",
+    ]  # fmt: skip
+    assert tags_of(user, 1)["promotion"] == "promoted"
+
+
+def test_approved_at_a_terminal(user: Any, waiting: dict[int, int]) -> None:
+    """--version N --approve --by NAME promotes that candidate alone, and MLflow and the history know who said so."""
+    done = user.run(*QUICK, "--version", "2", "--approve", "--by", "ann", flow="promote")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "digits promoted: candidate 2: version 2 is live, approved by ann" in done.stdout
+    assert user.versions() == [1, 2]
+    tags = tags_of(user, waiting[2])
+    assert (tags["review"], tags["reviewed_by"], tags["promotion"]) == ("approved", "ann", "promoted")
+    assert user.registry()[0]["champion"] == waiting[2]
+    assert '"actor": "ann"' in (user.models_root / "digits" / ".history.jsonl").read_text()
+
+
+def test_another_champion_since(user: Any, waiting: dict[int, int]) -> None:
+    """An approved candidate whose champion changed is judged again, against the new one, and then promoted."""
+    assert tags_of(user, waiting[3])["champion"] == "1"
+    user.tag(waiting[3], review="approved", reviewed_by="bob")
+    done = user.run(*QUICK, flow="promote")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "judging again" in done.stdout
+    assert user.versions() == [1, 2, 3]
+    aliases, found = user.registry()
+    again = found[-1]
+    assert (again.tags["candidate"], again.tags["champion"], again.tags["promotion"]) == ("3", "2", "promoted")
+    assert aliases["champion"] == int(again.version)
+    assert tags_of(user, waiting[3])["promotion"] == "judged again"
+
+
+def test_rejected_is_the_last_word(user: Any, waiting: dict[int, int]) -> None:
+    """A rejected candidate is closed with exit code 3; approving it afterwards is refused, on its page too."""
+    before = user.versions()
+    user.tag(waiting[4], review="rejected", reviewed_by="carl")
+    done = user.run(*QUICK, flow="promote")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "digits rejected: candidate 4: rejected by carl" in done.stdout
+    user.tag(waiting[4], review="approved")
+    done = user.run(*QUICK, flow="promote")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "digits refused: candidate 4: candidate 4 was rejected before (rejected by carl)" in done.stdout
+    version = user.registry()[1][waiting[4] - 1]
+    assert version.description.startswith("**refused: candidate 4 was rejected before")
+    assert version.tags["promotion"] == "refused"
+    assert user.versions() == before
+    assert user.run(*QUICK, flow="promote").returncode == 0  # it is answered once, not at every run
+
+
+def test_other_bytes_are_refused(user: Any, waiting: dict[int, int]) -> None:
+    """An approval is of a digest: the bytes of another candidate in its place are refused with the reason."""
+    before = user.versions()
+    candidates = user.work_dir / "candidates" / "digits"
+    shutil.rmtree(candidates / "5")
+    shutil.copytree(candidates / "3", candidates / "5")
+    user.tag(waiting[5], review="approved")
+    done = user.run(*QUICK, flow="promote")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "digits refused: candidate 5: the bytes were changed after their validation" in done.stdout
+    assert "the bytes were changed" in user.registry()[1][waiting[5] - 1].description
+    assert user.versions() == before
+
+
+def test_an_edited_digest_is_refused(user: Any, waiting: dict[int, int]) -> None:
+    """Writing the digest of other validated bytes into the tag approves nothing, even with those bytes on the disk."""
+    before = user.versions()
+    candidates = user.work_dir / "candidates" / "digits"
+    shutil.rmtree(candidates / "6")
+    shutil.copytree(candidates / "3", candidates / "6")
+    user.tag(waiting[6], digest=tags_of(user, waiting[3])["digest"])
+    done = user.run(*QUICK, "--version", "6", "--approve", "--by", "eve", flow="promote")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "is not what was validated as candidate 6" in done.stdout
+    assert "is not what was validated" in user.registry()[1][waiting[6] - 1].description
+    assert user.versions() == before
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--version", "99", "--approve", "--by", "ann"), "a candidate that awaits review, got 99; waiting: none"),
+        (("--version", "1", "--approve", "--by", "ann"), "got 1, which is promoted; waiting: none"),
+        (("--version", "1", "--approve"), "--version N and --by NAME"),
+        (("--approve", "--by", "ann"), "--version N and --by NAME"),
+        (("--by", "ann"), "--by NAME says who decides"),
+        (("--to", "stable", "--version", "1"), "--version does not go with it"),
+        (("--version", "0"), "a whole number from 1 on, got '0'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_approval(user: Any, waiting: dict[int, int], args: tuple[str, ...], words: str) -> None:
+    """An approval of nothing that waits, or by nobody, is a usage error in one line that says what is missing."""
+    before = user.history()
+    done = user.run(*QUICK, *args, flow="promote")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert user.history() == before
+
+
+def test_nothing_to_make_stable(user: Any, waiting: dict[int, int]) -> None:
+    """--to stable where no labels are in use is refused in one line that names the setting."""
+    done = user.run(*QUICK, "--to", "stable", flow="promote")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "promote.layout of 'digits' is latest" in done.stderr

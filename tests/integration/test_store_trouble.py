@@ -1,0 +1,254 @@
+"""Disks that are full, read-only or elsewhere, and no MLflow: a clear error, nothing half-live, then it heals."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.loading import load_config
+from configs.schema import Config
+from tasks.errors import ManifestMismatch, StoreError, TrackingError
+from tasks.production import candidates_dir, examine, go_back, inform, live_dir, put_live
+from tasks.records import Candidate, Change, Signature, TrackedRun
+from tasks.savedmodel.manifest import hash_files
+from tasks.store.champion import find_champion
+from tasks.store.history import read, state_of
+from tasks.store.journal import pending
+from tasks.store.layout import versions
+from tasks.store.transaction import Production, carry_out, untold
+from tests.store_driver import Store
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Type object .* does not refer to an OperatorClass:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+DISK_KB = 1024
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a small file system of its own."""
+    point = tmp_path / "disk"
+    point.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_KB}k", "tmpfs", str(point)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+
+
+@pytest.fixture
+def store(disk: Path, tmp_path: Path) -> Store:
+    """Return a store whose live directory is on that file system, and whose version 1 is live."""
+    store = Store(disk / "models" / "m", tmp_path / "candidates", tmp_path / "aliases.json")
+    store.promote(store.export())
+    return store
+
+
+@contextlib.contextmanager
+def full(disk: Path, left_kb: int) -> Iterator[None]:
+    """Fill a file system but for some kB."""
+    filler = disk / "filler"
+    with filler.open("wb") as stream:
+        room = shutil.disk_usage(disk).free - left_kb * 1024
+        if room > 0:
+            os.posix_fallocate(stream.fileno(), 0, room)
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def check_nothing_half_live(store: Store) -> None:
+    """What a server sees is whole, and was validated under its number."""
+    for version, path in versions(store.live).items():
+        assert hash_files(path).digest == store.digest(version)
+
+
+def test_a_copy_is_forced_down_before_it_can_be_seen(store: Store) -> None:
+    """Onto another file system every file is copied into staging there and forced down before the one rename."""
+    version = store.export()
+    command = {"store": store.to_json(), "kill_at": 0, "operation": "promote", "args": [version]}
+    driver = [sys.executable, str(Path(__file__).parents[1] / "store_driver.py")]
+    done = subprocess.run(driver, input=json.dumps(command), capture_output=True, text=True, check=True)
+    events = [(event, Path(path)) for event, path in json.loads(done.stdout)["events"]]
+    [rename] = [
+        i for i, (event, path) in enumerate(events) if event == "os.rename" and path.name.startswith(".staging-")
+        and path.parent == store.live and path.suffix != ".json"
+    ]  # fmt: skip
+    staging = events[rename][1]
+    assert staging.parent == store.live
+    files = [path.relative_to(store.live / str(version)) for path in (store.live / str(version)).rglob("*")]
+    for path in files:
+        done_to = [event for event, seen in events[:rename] if seen == staging / path]
+        is_dir = (store.live / str(version) / path).is_dir()
+        assert done_to[0] == ("os.mkdir" if is_dir else "open")
+        assert done_to[-1] == "os.fsync"
+    assert ("os.fsync", staging) in events[:rename]
+    assert events[rename + 1] == ("os.fsync", store.live)
+    assert {path.stat().st_nlink for path in (store.live / str(version)).rglob("*") if path.is_file()} == {1}
+    assert hash_files(store.live / str(version)).digest == store.digest(version)
+
+
+def test_a_copy_that_differs_does_not_go_live(store: Store) -> None:
+    """A candidate whose byte was flipped after its validation is refused on the other file system, too."""
+    version = store.export()
+    data = next((store.candidates / str(version) / "variables").iterdir())
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    with pytest.raises(ManifestMismatch, match=f"changed: variables/{data.name}"):
+        store.promote(version)
+    assert [*versions(store.live)] == [1]
+    assert pending(store.live) is None
+
+
+def test_a_disk_that_is_full_at_any_point(disk: Path, store: Store) -> None:
+    """However little room there is, a promotion succeeds or fails in one line that says so, and the next one heals."""
+    failed, last = 0, 1
+    for left_kb in range(0, 100, 4):
+        version = store.export()
+        with full(disk, left_kb):
+            try:
+                store.promote(version)
+            except StoreError as exc:
+                failed += 1
+                assert "\n" not in str(exc)
+                assert "No space left" in str(exc)
+                check_nothing_half_live(store)
+                if versions(store.live).keys() == {1} | {last}:
+                    assert state_of(read(store.live), last) == "live"
+        with contextlib.suppress(StoreError):
+            store.promote(version)  # the same once more
+        store.repair()
+        check_nothing_half_live(store)
+        assert max(versions(store.live)) == version
+        assert state_of(read(store.live), version) == "live"
+        assert store.aliases["champion"] == store.digest(version)
+        last = version
+        dataclasses.replace(store, keep=1).prune()
+    assert 5 <= failed < 25
+    assert not [path for path in store.live.iterdir() if path.name.startswith((".staging", ".pruned"))]
+
+
+def test_a_withdrawal_on_a_full_disk(disk: Path, store: Store) -> None:
+    """What does not answer as validated is taken away, although there is no room to write that down; later it is."""
+    version = store.export()
+    filling = contextlib.ExitStack()
+
+    def verify(change: Change) -> str:
+        filling.enter_context(full(disk, 0))
+        return "it answers otherwise than validated"
+
+    source = str(store.candidates / str(version))
+    change = Change("publish", version, str(version), store.digest(version), source, previous=1)
+    with filling, pytest.raises(StoreError, match="No space left"):
+        carry_out(Production(store.live, "latest", verify, lambda change: None), change)
+    assert [*versions(store.live)] == [1]
+    store.repair()
+    assert state_of(read(store.live), version) == "rolled back"
+    assert pending(store.live) is None
+    assert store.promote(store.export()) == "live"
+
+
+def test_a_read_only_directory(disk: Path, store: Store) -> None:
+    """A models_root that has become read-only is one line, changes nothing, and the next run goes on."""
+    version = store.export()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    try:
+        with pytest.raises(StoreError, match="models_root must be writable.*Read-only file system") as caught:
+            store.promote(version)
+        assert "\n" not in str(caught.value)
+        assert [*versions(store.live)] == [1]
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert store.promote(version) == "live"
+
+
+def test_a_disk_that_becomes_read_only_behind_the_rename(disk: Path, store: Store) -> None:
+    """A version that was just made live and cannot be noted is whole; the next run finishes what was begun."""
+    version = store.export()
+
+    def verify(change: Change) -> str:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        return ""
+
+    change = Change("publish", version, str(version), store.digest(version), str(store.candidates / str(version)))
+    try:
+        with pytest.raises(StoreError, match="Read-only file system"):
+            carry_out(Production(store.live, "latest", verify, lambda change: None), change)
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    check_nothing_half_live(store)
+    assert "publish of version 2: live" in store.repair()
+    assert store.aliases["champion"] == store.digest(version)
+
+
+@pytest.fixture
+def mlflow_down(tmp_path: Path) -> Callable[[bool], Config]:
+    """Return a function that configures a model whose MLflow is down, or up."""
+    path = tmp_path / "cfg.yaml"
+    path.write_text("name: m\ndata: {load: 'configs.digits:load'}\nmodel: {build: 'configs.digits:build'}\n")
+
+    def configured(down: bool) -> Config:
+        where = path / "mlflow.db" if down else tmp_path / "mlflow.db"
+        return load_config(path, [f"tracking.uri=sqlite:///{where}"])
+
+    return configured
+
+
+def test_mlflow_is_down_at_each_step(mlflow_down: Callable[[bool], Config]) -> None:
+    """Promotions, second tries and a rollback without MLflow change production; all of it arrives later, in order."""
+    from mlflow import MlflowClient
+
+    down, up = mlflow_down(True), mlflow_down(False)
+    store = Store(live_dir(down), candidates_dir(down), down.work_dir / "unused.json")
+    candidates = [_candidate(store) for _ in range(2)]
+    unknown: Any = TrackedRun("", "", "m", 0, "")
+    for against, candidate in zip((None, 1), candidates, strict=True):
+        champion = find_champion(store.live) if against else None
+        for _ in range(2):  # the second try finds its version live, and MLflow still down
+            with pytest.raises(TrackingError, match=f"version {candidate.version} is live; the next promotion or the"):
+                put_live(down, candidate, unknown, champion, "")
+    assert go_back(down, None, "ann").state == "promoted"
+    with pytest.raises(TrackingError):
+        inform(down)
+    assert [change.version for change in untold(store.live).values()] == [1, 2, 3]
+    [finding] = examine(down, only_look=False)
+    assert "MLflow does not know of 3 changes yet" in finding.text
+    client = MlflowClient(up.tracking.uri, up.tracking.uri)
+    client.create_registered_model("m")
+    for candidate in candidates:
+        run = client.create_run("0").info.run_id
+        client.create_model_version("m", "nowhere", run_id=run, tags={"digest": candidate.digest})
+    told = [finding.text for finding in examine(up, only_look=False)]
+    assert told == [f"MLflow was told of the publish of version {number}" for number in (1, 2, 3)]
+    assert untold(store.live) == {}
+    assert client.get_model_version_by_alias("m", "champion").tags["digest"] == candidates[0].digest
+    assert client.get_model_version("m", "2").tags["promotion"] == "rolled back"
+    assert examine(up, only_look=True) == []
+
+
+def _candidate(store: Store) -> Candidate:
+    number = store.export()
+    nowhere = Path("nowhere")
+    return Candidate(
+        "m", number, store.candidates / str(number), store.digest(number), Signature((), ()), 1,
+        nowhere, nowhere, nowhere,
+    )  # fmt: skip

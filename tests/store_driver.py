@@ -1,0 +1,252 @@
+"""A store with a real directory and a registry in a file, and a driver that dies before its k-th file-system call.
+
+    python tests/store_driver.py    # one JSON command a line in, one JSON answer a line out
+
+Nothing in the product knows of it: Python's audit hooks tell of every call that changes a file, a name or a lock;
+`fsync`, `write` and `sendfile`, which have none, are wrapped in the dying process. The driver imports once and forks
+for each command, so that a point costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tasks.records import Change
+from tasks.savedmodel.manifest import write_manifest
+from tasks.store.champion import champion_version, predecessor
+from tasks.store.history import append, read, served_digest
+from tasks.store.layout import claim_version, next_number, version_number, versions
+from tasks.store.live_check import live_problem
+from tasks.store.lock import model_lock
+from tasks.store.repair import mend, repair
+from tasks.store.retention import prune
+from tasks.store.serving_config import labels_of
+from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
+
+MODELS = Path(__file__).parent / "data" / "tfs_rest" / "models"
+HALVES = (MODELS / "half" / "1", MODELS / "half_v2" / "2", MODELS / "half_v2" / "3")  # 0.5 x + 2, 3, 4
+CHANGING = {
+    "os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "os.chmod", "os.utime",
+    "fcntl.flock",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """One model's directories.
+
+    Attributes:
+        registry: a JSON file of alias to digest, in MLflow's place.
+        url: of a server that must have loaded a version before it is verified; empty: nobody is asked.
+        refuses: production answers otherwise than validated, whatever it has loaded.
+        keep: as promote.keep.
+    """
+
+    live: Path
+    candidates: Path
+    registry: Path
+    layout: Literal["latest", "labels"] = "latest"
+    url: str = ""
+    refuses: bool = False
+    keep: int = 0
+
+    @property
+    def production(self) -> Production:
+        return Production(self.live, self.layout, self._verify, self._record)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        return dict(json.loads(self.registry.read_text())) if self.registry.exists() else {}
+
+    def _verify(self, change: Change) -> str:
+        if self.url and (problem := live_problem(self.url, self.live.name, change.version, None, 60)):
+            return problem
+        return "it answers otherwise than validated" if self.refuses else ""
+
+    def _record(self, change: Change) -> None:
+        aliases = self.aliases
+        if change.operation == "withdraw":
+            aliases["champion"] = change.previous_digest
+        else:
+            aliases["canary" if change.label == CANARY else "champion"] = change.digest
+        temporary = self.registry.with_suffix(".new")
+        temporary.write_text(json.dumps(aliases))
+        temporary.replace(self.registry)
+
+    def export(self) -> int:
+        """Make the next candidate, whose bytes no other has; return its number."""
+        with claim_version(self.candidates, self.live, 0) as claim:
+            source = HALVES[len(list(self.candidates.glob("*"))) % len(HALVES)]
+            shutil.copytree(source, claim.staging, dirs_exist_ok=True)
+            (claim.staging / "assets.extra").mkdir(exist_ok=True)
+            (claim.staging / "assets.extra" / "who").write_text(claim.staging.name)
+            digest = write_manifest(claim.staging).digest
+            version = version_number(claim.publish().name)
+        assert version is not None
+        append(self.live, version, "exported", digest)
+        append(self.live, version, "validated", digest)
+        return version
+
+    def digest(self, version: int) -> str:
+        """Return what a number was validated with."""
+        return next(entry.digest for entry in reversed(read(self.live)) if entry.version == version)
+
+    def promote(self, version: int) -> str:
+        """Do what a promotion does with a candidate, from its lock to the registry; return what became of it."""
+        with model_lock(self.live, 60):
+            mend(self.production, self.candidates)
+            label = "" if self.layout == "latest" else CANARY if STABLE in labels_of(self.live) else STABLE
+            change = Change(
+                "publish", version, str(version), self.digest(version), str(self.candidates / str(version)),
+                label=label, **self._previous(),
+            )  # fmt: skip
+            return self._carry_out(change)
+
+    def rollback(self) -> str:
+        """Do what a rollback does."""
+        with model_lock(self.live, 60):
+            mend(self.production, self.candidates)
+            champion = champion_version(self.live, self.layout)
+            target = predecessor(self.live, champion)
+            assert target is not None
+            source, digest = versions(self.live)[target], served_digest(read(self.live), target)
+            change = Change(
+                "label", target, source.name, digest, str(source), rolls_back=champion, label=STABLE, **self._previous()
+            )
+            if self.layout == "latest":
+                with next_number(self.candidates, self.live) as number:
+                    change = dataclasses.replace(
+                        change, operation="publish", version=number, directory=str(number), label=""
+                    )
+            return self._carry_out(change)
+
+    def make_stable(self) -> str:
+        """Do what moving the label to the canary does."""
+        with model_lock(self.live, 60):
+            mend(self.production, self.candidates)
+            version = labels_of(self.live)[CANARY]
+            digest = served_digest(read(self.live), version)
+            return self._carry_out(Change("label", version, str(version), digest, label=STABLE, **self._previous()))
+
+    def prune(self) -> str:
+        """Remove old versions."""
+        with model_lock(self.live, 60):
+            mend(self.production, self.candidates)
+            return str(prune(self.live, self.candidates, self.layout, self.keep))
+
+    def repair(self) -> str:
+        """Be the doctor."""
+        with model_lock(self.live, 60):
+            return str(repair(self.production, self.candidates))
+
+    def _previous(self) -> dict[str, Any]:
+        champion = champion_version(self.live, self.layout)
+        digest = served_digest(read(self.live), champion) if champion else ""
+        return {"previous": champion, "previous_digest": digest}
+
+    def _carry_out(self, change: Change) -> str:
+        result = carry_out(self.production, change)
+        if result.state == "live":
+            prune(self.live, self.candidates, self.layout, self.keep)
+        tell(self.production)
+        return result.state
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Store:
+        paths = {key: Path(fields[key]) for key in ("live", "candidates", "registry")}
+        return cls(**{**fields, **paths})
+
+
+class Watch:
+    """Counts the calls of this process that change something below some directories, and kills it before one."""
+
+    def __init__(self, below: list[Path], kill_at: int, say: Callable[[dict[str, Any]], None]) -> None:
+        self._below, self._kill_at, self._say = below, kill_at, say
+        self.calls = 0
+        self.events: list[list[str]] = []
+        sys.addaudithook(self._audit)
+        for name in ("fsync", "write", "sendfile"):
+            setattr(os, name, self._wrapped(getattr(os, name), name))
+
+    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "open":
+            flags = args[2] or 0
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
+                self._count(event, args[0], -1)
+        elif event == "fcntl.flock":
+            if args[1] != fcntl.LOCK_UN:
+                self._count(event, args[0], -1)
+        elif event in CHANGING:
+            # the last argument of those that take one is the directory that the path is relative to
+            self._count(event, args[0], args[-1] if event in ("os.rmdir", "os.remove") else -1)
+
+    def _wrapped(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def counted(descriptor: int, *args: Any, **kwargs: Any) -> Any:
+            self._count(f"os.{name}", descriptor, -1)
+            return call(descriptor, *args, **kwargs)
+
+        return counted
+
+    def _count(self, event: str, path: Any, directory: int) -> None:
+        if isinstance(path, int):
+            path = Path(f"/proc/self/fd/{path}").readlink()
+        elif directory != -1:
+            path = Path(f"/proc/self/fd/{directory}").readlink() / os.fsdecode(path)
+        path = Path(os.fsdecode(path))
+        if not any(path.is_relative_to(below) for below in self._below):
+            return
+        self.calls += 1
+        self.events.append([event, str(path)])
+        if self.calls == self._kill_at:
+            self._say({"killed_before": f"{event} {path}", "calls": self.calls})
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(command: dict[str, Any]) -> dict[str, Any]:
+    """Do one command in a child, which may kill itself; return what it said last."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        raw_write = os.write
+
+        def say(answer: dict[str, Any]) -> None:
+            raw_write(writing, json.dumps(answer).encode() + b"\n")
+
+        status = 1
+        try:
+            store = Store.from_json(command["store"])
+            watch = Watch([store.live.parent, store.candidates], command["kill_at"], say)
+            result = getattr(store, command["operation"])(*command["args"])
+            say({"result": result, "calls": watch.calls, "events": watch.events})
+            status = 0
+        except BaseException as exc:  # noqa: BLE001  whatever it is, the test says so
+            say({"error": f"{type(exc).__name__}: {exc}"})
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        lines = stream.read().splitlines()
+    _, status = os.waitpid(pid, 0)
+    answer = dict(json.loads(lines[-1]))
+    answer["signal"] = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return answer
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(run(json.loads(line))) + "\n")
+        sys.stdout.flush()
