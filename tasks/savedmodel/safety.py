@@ -15,10 +15,8 @@ TensorFlow 2.21 (which operations there are).
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,7 +24,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from tasks.errors import ExportError
-from tasks.model_server.tf_protos import proto
+from tasks.model_server.tf_protos import message_module
 from tasks.records import GraphFacts
 from tasks.savedmodel.operations import CHECKPOINTS, DEBUG, PREFIXES, REACHING_OUT, RESTORING, TABLES_FROM_FILES
 
@@ -109,7 +107,7 @@ def _parsed(version_dir: Path) -> Any:
             f"saved_model.pb must be below 2 GB, which is all that protocol buffers can read, got {size / 1e9:.1f} GB; "
             "keep large arrays in variables or assets, not in constants"
         )
-    message = _message_module("tensorflow.core.protobuf.saved_model_pb2").SavedModel()
+    message = message_module("tensorflow.core.protobuf.saved_model_pb2").SavedModel()
     try:
         message.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as exc:
@@ -119,17 +117,6 @@ def _parsed(version_dir: Path) -> Any:
     return message
 
 
-@cache
-def _message_module(name: str) -> Any:
-    """Import a module of messages, and leave no stand-in for TensorFlow behind: this process may want the real one."""
-    borrowed = "tensorflow" not in sys.modules
-    try:
-        return proto(name)
-    finally:
-        if borrowed:
-            sys.modules.pop("tensorflow", None)
-
-
 def _assets(meta: Any) -> dict[str, str]:
     """Return the node that is fed an asset's path, to the asset's file name below `assets/`.
 
@@ -137,7 +124,7 @@ def _assets(meta: Any) -> dict[str, str]:
     """
     defs = list(meta.asset_file_def)
     for packed in meta.collection_def["saved_model_assets"].any_list.value if not defs else ():
-        asset = _message_module("tensorflow.core.protobuf.meta_graph_pb2").AssetFileDef()
+        asset = message_module("tensorflow.core.protobuf.meta_graph_pb2").AssetFileDef()
         packed.Unpack(asset)
         defs.append(asset)
     return {_node_name(asset.tensor_info.name): asset.filename for asset in defs}

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from configs.schema import METRICS, Config
+from configs.schema import METRICS, Bound, Config
 from flows import cli, doctor, promote_cli, reap, rollback, try_out
 from tasks import errors
 
 README = Path("README.md").read_text()
+CONFIGURATION = Path("docs/configuration.md").read_text()
 
 
 def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -24,11 +25,11 @@ def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
             yield prefix + key, field.description or ""
 
 
-@pytest.mark.parametrize(("name", "description"), list(fields(Config)))
-def test_every_field_is_in_the_readme(name: str, description: str) -> None:
-    """Each configuration field has a description, and stands in the README with exactly that description."""
+@pytest.mark.parametrize(("name", "description"), [*fields(Config), *fields(Bound)])
+def test_every_field_is_documented(name: str, description: str) -> None:
+    """Each configuration field has a description, and stands in docs/configuration.md with exactly that description."""
     assert description
-    assert any(line.startswith(f"| `{name}` |") and description in line for line in README.splitlines())
+    assert any(line.startswith(f"| `{name}` |") and description in line for line in CONFIGURATION.splitlines())
 
 
 PARSERS = {
@@ -71,7 +72,7 @@ def test_every_command_line_is_looked_at() -> None:
 def test_every_metric_and_error_is_in_the_readme() -> None:
     """Each metric and each direct kind of pipeline error stands in the README."""
     kinds = [kind.__name__ for kind in errors.PipelineError.__subclasses__()]
-    assert [name for name in [*METRICS, *kinds] if name not in README] == []
+    assert [name for name in [*METRICS, *kinds] if name not in README + CONFIGURATION] == []
 
 
 def test_makefile_targets_have_help() -> None:

@@ -16,7 +16,7 @@ from configs.schema import Safety
 from tasks.errors import ExportError
 from tasks.gates.safety import judge_safety
 from tasks.records import GraphFacts
-from tasks.savedmodel.safety import _message_module, read_graph
+from tasks.savedmodel.safety import read_graph
 
 RECORDED = sorted(path.parent for path in Path("tests/data").glob("*/*/*/*/saved_model.pb"))
 CLEAN = GraphFacts((), (), 1_000_000, 2_000_000, 3_000_000, 10)
@@ -27,7 +27,7 @@ class Model:
     """A SavedModel as a server would get it: `serving_default` is output `y`, a checkpoint is restored and saved."""
 
     def __init__(self) -> None:
-        self.saved = _message_module("tensorflow.core.protobuf.saved_model_pb2").SavedModel()
+        self.saved = message_module("tensorflow.core.protobuf.saved_model_pb2").SavedModel()
         self.meta = self.saved.meta_graphs.add()
         self.graph = self.meta.graph_def
         self.meta.signature_def["serving_default"].outputs["y"].name = "y:0"
