@@ -91,8 +91,8 @@ def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
         lines.append(f"  undo      {tools}/python -m flows.rollback {arguments}")
     example = outcome.report.candidate.requests.with_name("example.json")
     url = f"{live_url or 'localhost:8501'}/v1/models/{config.name}"
-    if state == "canary":
-        url += "/labels/canary"
+    if config.promote.layout == "labels":  # without one the highest version answers, canary or not
+        url += f"/labels/{'canary' if state == 'canary' else 'stable'}"
     if not live_url:  # otherwise production is there, and has just been seen to serve it
         lines.append(f"  serve     {_server(config, outcome.report.served.server, tools)}")
     return [*lines, f"  ask       curl -d @{_short(example)} {url}:predict"]

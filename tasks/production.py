@@ -246,7 +246,8 @@ def _done(config: Config, found: Production, change: Change) -> Promotion:
     """Carry a change out, then prune; return what became of it."""
     result = carry_out(found, change)
     if result.state != "live":
-        return Promotion("rolled back", None, result.reason)
+        before = f"; version {change.previous} serves as before" if change.previous else ""
+        return Promotion("rolled back", None, f"{result.reason}{before}")
     try:
         for path in prune(found.model_dir, candidates_dir(config), found.layout, config.promote.keep):
             log.info("removed %s (promote.keep: %d)", path, config.promote.keep)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from configs.schema import Config
 from tasks.errors import TrackingError
 
@@ -64,8 +66,19 @@ def connect(config: Config) -> Any:
     """Return a client of the configured tracking and registry server; nothing global is set."""
     from mlflow import MlflowClient
 
-    with tracking_errors(config.tracking.uri):
-        return MlflowClient(tracking_uri=config.tracking.uri, registry_uri=config.tracking.uri)
+    uri = config.tracking.uri
+    with tracking_errors(uri), _first_use(uri):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextlib.contextmanager
+def _first_use(uri: str) -> Iterator[None]:
+    """Let one process at a time open a database file: at the first use MLflow makes its tables, and two clash."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    with FileLock(f"{uri.removeprefix(SQLITE)}.lock"):
+        yield
 
 
 def experiment_id(client: Any, config: Config) -> str:

@@ -120,6 +120,44 @@ def test_nothing_heavy_is_imported_for_a_quick_answer(repository: Path, tmp_path
     assert json.loads(done.stdout) == [[0, 2, 2, 0], []]
 
 
+@pytest.mark.parametrize("flow", ["train_and_serve", "promote", "rollback", "doctor", "try_out", "reap"])
+def test_every_command_helps_at_once(flow: str, repository: Path, tmp_path: Path) -> None:
+    """`--help` of each command exits 0, names its exit codes, and imports nothing that takes seconds."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"flows.{flow}", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith(f"usage: python -m flows.{flow}")
+    assert "Exit codes: 0 " in done.stdout
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert imported & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize("flow", ["promote", "rollback", "doctor", "try_out"])
+def test_every_command_refuses_a_wrong_configuration(flow: str, repository: Path, tmp_path: Path) -> None:
+    """Each command refuses a configuration with exit code 2 in one line, and creates nothing."""
+    digits = str(repository / "configs" / "digits.yaml")
+    version = ("--version", "1") if flow == "try_out" else ()
+    done = subprocess.run(
+        [sys.executable, "-m", f"flows.{flow}", "--config", digits, "--set", "promote.layuot=labels", *version],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert "did you mean 'layout'?" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_shows_the_configuration_and_creates_nothing(quick: Any, repository: Path, tmp_path: Path) -> None:
     """`--dry-run` exits 0, shows every section with its overrides, and leaves the disk as it was."""
     digits = str(repository / "configs" / "digits.yaml")
