@@ -15,6 +15,7 @@ import pytest
 from configs.schema import Safety
 from tasks.errors import ExportError
 from tasks.gates.safety import judge_safety
+from tasks.model_server.tf_protos import message_module
 from tasks.records import GraphFacts
 from tasks.savedmodel.safety import read_graph
 
