@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         "flows.train_and_serve",
         "Train a Keras model, judge it in a throwaway model server, log it to MLflow, promote it.",
         "Exit codes: 0 promoted, awaiting review, or judged with --no-promote; 3 rejected by a gate; 2 usage or "
-        "configuration; 1 anything else, a promotion that production did not take among it.",
+        "configuration; 1 anything else, such as a version that production did not take.",
     )
     parser.add_argument("--no-promote", action="store_true", help="judge and log, and leave what is live as it is")
     parser.add_argument("--dry-run", action="store_true", help="check the configuration, show it, and create nothing")

@@ -10,6 +10,7 @@ Source: the environment and the application are those of `SubprocessASGIServer` 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -18,8 +19,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
-SERVER_ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+SERVER_ENVIRONMENT = {
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "0",  # that is done by make_tables()
+}
 
 
 @contextlib.contextmanager
@@ -60,7 +67,20 @@ def serve(listening: int, lifeline: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    make_tables()
     uvicorn.run("prefect.server.api.server:create_app", factory=True, fd=listening, log_level="error", lifespan="on")
+
+
+def make_tables() -> None:
+    """Bring Prefect's database to its newest form, one process at a time: servers of two first runs would clash."""
+    from filelock import FileLock
+    from prefect.server.database import provide_database_interface
+    from prefect.settings import PREFECT_HOME
+
+    home: Path = PREFECT_HOME.value()
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".keras-rehearsal.lock"):
+        asyncio.run(provide_database_interface().create_db())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -55,8 +56,12 @@ def look_at_production(config: Config) -> None:
     """Say it where production must verify a version and does not answer; make what it can be started on.
 
     Raises:
-        StoreError: models_root is not writable.
+        StoreError: models_root is not a directory that can be written.
     """
+    root = config.models_root
+    there = next(path for path in (root, *root.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise StoreError(f"models_root must lie in a writable directory, and '{there}' is not one")
     promote = config.promote
     if promote.layout == "labels":
         ensure_config(config.models_root)

@@ -80,6 +80,8 @@ class Store:
             aliases["champion"] = change.previous_digest
         else:
             aliases["canary" if change.label == CANARY else "champion"] = change.digest
+            if change.rolls_back is not None and aliases.get("canary") == change.previous_digest:
+                aliases["canary"] = change.digest
         temporary = self.registry.with_suffix(".new")
         temporary.write_text(json.dumps(aliases))
         temporary.replace(self.registry)

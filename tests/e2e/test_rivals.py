@@ -16,7 +16,12 @@ QUICK = ("--set", "training.epochs=3", "--set", "gates.metrics.accuracy={min: 0.
 
 
 def test_each_gets_a_number_and_the_last_is_the_champion(workspace: Any) -> None:
-    """All end promoted, under distinct rising numbers, each judged beside the one before; the alias is the last."""
+    """All end promoted, under distinct rising numbers, each judged beside the one before; the alias is the last.
+
+    Each is a first run: neither Prefect's database nor MLflow's nor models_root is there.
+    """
+    del workspace.env["PREFECT_API_URL"]
+    workspace.env["PREFECT_HOME"] = str(workspace.directory / "prefect")
     runs = [workspace.start(*QUICK, "--set", f"seed={seed}") for seed in range(RIVALS)]
     outputs = [run.communicate(timeout=500) for run in runs]
     assert [run.returncode for run in runs] == [0] * RIVALS, outputs
