@@ -39,13 +39,15 @@ class TensorFlowProcess:
         ours, theirs = socket.socketpair()
         # TensorFlow's start-up chatter; shown if the child dies
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        # AutoGraph leaves a source file for each function there until a tidy exit, which this child does not have
+        self._scratch = tempfile.TemporaryDirectory(prefix="rehearsal-")
         with theirs:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "tasks.training.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=self._stderr,
-                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
+                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "TMPDIR": self._scratch.name},
             )
         self._pipe = Connection(ours.detach())
 
@@ -79,6 +81,7 @@ class TensorFlowProcess:
         self._child.kill()
         self._child.wait()
         self._stderr.close()
+        self._scratch.cleanup()
 
     def _death(self) -> PipelineError:
         status = self._child.wait()

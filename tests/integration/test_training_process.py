@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,3 +135,12 @@ def test_the_child_ends_when_its_parent_is_killed() -> None:
         parent.kill()
         parent.communicate()
     assert wait_until_gone(pid)
+
+
+def test_the_childs_temporary_files_go_with_it() -> None:
+    """What TensorFlow leaves in its temporary directory, such as AutoGraph's sources, is gone when the child is."""
+    with process.tensorflow_process():
+        left = Path(process.call(tempfile.mkdtemp))
+        assert left.is_dir()
+    assert not left.parent.exists()
+    assert left.parent.name.startswith("rehearsal-")
