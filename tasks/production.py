@@ -100,8 +100,7 @@ def _verify(config: Config, change: Change) -> str:
             )
     if expected is None:
         log.warning("version %d only has to be AVAILABLE: its validated answers are gone", change.version)
-    log.info("waiting for version %d at %s", change.version, promote.live_url)
-    look_at_production(config)
+    log.info("waiting for version %d at %s, at most %g s", change.version, promote.live_url, promote.live_timeout_s)
     return live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
 
 

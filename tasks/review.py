@@ -8,7 +8,7 @@ from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.errors import ManifestMismatch, StoreError
 from tasks.policy import stage
-from tasks.production import candidates_dir, live_dir, put_live
+from tasks.production import candidates_dir, live_dir, look_at_production, put_live
 from tasks.records import Promotion, TrackedRun, ValidationReport
 from tasks.registry.approvals import APPROVED, ONCE_MORE, REJECTED, Reviewed, close, reviewed_versions, say
 from tasks.savedmodel.manifest import verify_manifest
@@ -23,6 +23,7 @@ UNNAMED = "a reviewer in MLflow"
 @stage
 def find_reviewed(config: Config) -> list[Reviewed]:
     """Return the candidates that a reviewer has decided about and nobody has acted on."""
+    look_at_production(config)
     found = reviewed_versions(config)
     for version in found:
         if version.waits and version.review not in ("", APPROVED, REJECTED):
