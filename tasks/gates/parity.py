@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,25 +56,17 @@ def judge_parity(
         for size, answers in batches.items()
         for output in in_process
     ]
-    failed = [one for one in found if one["problem"]]
     figures = {
         "max_abs_difference": max(one["difference"] for one in found),
         "rows": float(len(next(iter(in_process.values())))),
         "rows_differing": float(max(one["rows_differing"] for one in found)),
         "batch_sizes": float(len(batches)),
     }
-    if failed:
-        size = f" in a batch of {failed[0]['batch']}" if failed[0]["batch"] else ""
-        summary = f"output '{failed[0]['output']}'{size}: {failed[0]['problem']}"
-    else:
-        summary = f"largest difference {figures['max_abs_difference']:.2g} over {figures['rows']:.0f} rows"
-        sizes = [size for size in batches if size]
-        summary += f", alone and in batches of {', '.join(sizes)} too" if sizes else ""
     worst = [row for output in in_process for row in _worst_rows(output, served, in_process, tolerance, inputs or {})]
     return GateResult(
         "parity",
-        not failed,
-        summary,
+        not any(one["problem"] for one in found),
+        _summary(found, figures),
         figures,
         bounds={"max_abs_difference": _bound_text(tolerance)},
         evidence={
@@ -85,6 +77,17 @@ def judge_parity(
             "worst": sorted(worst, key=lambda row: -row["difference"])[:WORST_ROWS],
         },
     )
+
+
+def _summary(found: Sequence[Mapping[str, Any]], figures: Mapping[str, float]) -> str:
+    """Return the first difference beyond tolerance, or how small the largest one is."""
+    failed = next((one for one in found if one["problem"]), None)
+    if failed:
+        size = f" in a batch of {failed['batch']}" if failed["batch"] else ""
+        return f"output '{failed['output']}'{size}: {failed['problem']}"
+    sizes = dict.fromkeys(one["batch"] for one in found if one["batch"])
+    also = f", alone and in batches of {', '.join(sizes)} too" if sizes else ""
+    return f"largest difference {figures['max_abs_difference']:.2g} over {figures['rows']:.0f} rows{also}"
 
 
 def _bound_text(tolerance: Mapping[str, Tolerance]) -> str:
