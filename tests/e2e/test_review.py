@@ -91,7 +91,7 @@ def test_approved_at_a_terminal(user: Any, waiting: dict[int, int]) -> None:
 
 def test_another_champion_since(user: Any, waiting: dict[int, int]) -> None:
     """An approved candidate whose champion changed is judged again, against the new one, and then promoted."""
-    assert tags_of(user, waiting[3])["champion"] == "1"
+    assert tags_of(user, waiting[3])["judged_beside"] == "1"
     user.tag(waiting[3], review="approved", reviewed_by="bob")
     done = user.run(*QUICK, flow="promote")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,7 +99,7 @@ def test_another_champion_since(user: Any, waiting: dict[int, int]) -> None:
     assert user.versions() == [1, 2, 3]
     aliases, found = user.registry()
     again = found[-1]
-    assert (again.tags["candidate"], again.tags["champion"], again.tags["promotion"]) == ("3", "2", "promoted")
+    assert (again.tags["candidate"], again.tags["judged_beside"], again.tags["promotion"]) == ("3", "2", "promoted")
     assert aliases["champion"] == int(again.version)
     assert tags_of(user, waiting[3])["promotion"] == "judged again"
 

@@ -33,4 +33,4 @@ def test_each_gets_a_number_and_the_last_is_the_champion(workspace: Any) -> None
     aliases, found = workspace.registry()
     champion = found[aliases["champion"] - 1]
     assert (champion.tags["serving_version"], champion.tags["promotion"]) == (str(live[-1]), "promoted")
-    assert champion.tags["champion"] == str(live[-2])
+    assert champion.tags["judged_beside"] == str(live[-2])
