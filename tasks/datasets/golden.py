@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.datasets.rows import Array, fit_to_inputs
+from tasks.datasets.rows import Array, fit_shape, fit_to_inputs
 from tasks.errors import DataError
 from tasks.records import Signature, TensorSpec
 
@@ -20,6 +20,8 @@ FORMS = (
 )
 Columns = dict[str, list[Any]]
 """Name to one value a row: nested lists of numbers, booleans or text."""
+
+OUTPUT_RULE = "expected answers must fit the model's output"
 
 
 def read_golden(file: Path, signature: Signature) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -41,7 +43,7 @@ def read_golden(file: Path, signature: Signature) -> tuple[dict[str, Array], dic
         _check_lengths({**inputs, **{f"output {name}": rows for name, rows in outputs.items()}})
         arrays = {spec.name: _array("input", inputs[spec.name], spec) for spec in signature.inputs}
         expected = {
-            spec.name: _fitted(_array("output", outputs[spec.name], spec), spec)
+            spec.name: fit_shape(_array("output", outputs[spec.name], spec), spec, OUTPUT_RULE)
             for spec in signature.outputs
             if spec.name in outputs
         }
@@ -228,22 +230,6 @@ def _fits(value: Any, dtype: np.dtype[Any]) -> bool:
     if not float(limits.min) <= value <= float(limits.max):  # which NaN is not either
         return False
     return dtype.kind == "f" or (value == int(value) and int(limits.min) <= int(value) <= int(limits.max))
-
-
-def _fitted(array: Array, spec: TensorSpec) -> Array:
-    """Return expected answers in the shape of the output, (n,) against (n, 1) as with inputs."""
-    if spec.shape is None:
-        return array
-    if array.ndim == 1 and len(spec.shape) == 2 and spec.shape[1] in (1, None):
-        array = array[:, None]
-    elif array.ndim == 2 and array.shape[1] == 1 and len(spec.shape) == 1:
-        array = array[:, 0]
-    fits = array.ndim == len(spec.shape) and all(
-        want in (None, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
-    )
-    if not fits:
-        raise DataError(f"expected answers must fit the model's output: it is {spec}, the rows have {array.shape}")
-    return array
 
 
 def _short(value: Any) -> str:

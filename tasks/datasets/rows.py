@@ -175,17 +175,31 @@ def fit_to_inputs(features: Mapping[str, Array], specs: Sequence[TensorSpec]) ->
     return {spec.name: _fitted(features[spec.name], spec) for spec in specs}
 
 
+def fit_shape(array: Array, spec: TensorSpec, rule: str) -> Array:
+    """Return rows in the shape of an input or output, (n,) against (n, 1).
+
+    Args:
+        rule: what is broken if they do not fit, for the message.
+
+    Raises:
+        DataError: another rank or extent.
+    """
+    if spec.shape is None:
+        return array
+    if array.ndim == 1 and len(spec.shape) == 2 and spec.shape[1] in (1, None):
+        array = array[:, None]
+    elif array.ndim == 2 and array.shape[1] == 1 and len(spec.shape) == 1:
+        array = array[:, 0]
+    fits = array.ndim == len(spec.shape) and all(
+        want in (None, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
+    )
+    if not fits:
+        raise DataError(f"{rule}: it is {spec}, the rows have shape {array.shape}")
+    return array
+
+
 def _fitted(array: Array, spec: TensorSpec) -> Array:
-    if spec.shape is not None:
-        if array.ndim == 1 and len(spec.shape) == 2 and spec.shape[1] in (1, None):
-            array = array[:, None]
-        elif array.ndim == 2 and array.shape[1] == 1 and len(spec.shape) == 1:
-            array = array[:, 0]
-        fits = array.ndim == len(spec.shape) and all(
-            want in (None, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
-        )
-        if not fits:
-            raise DataError(f"features must fit the model's input: it is {spec}, the rows have shape {array.shape}")
+    array = fit_shape(array, spec, "features must fit the model's input")
     if (spec.dtype == "string") != (array.dtype.kind in "US"):
         raise DataError(f"features must fit the model's input: it is {spec}, the rows are {array.dtype}")
     if spec.dtype == "string":
