@@ -8,20 +8,15 @@ contract, parity and quality over REST, from the start of the server to the verd
 """
 
 import argparse
-import multiprocessing
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
-
-from configs.digits import load
-from configs.loading import load_config
+from benchmarks.digits import exported
 from configs.schema import Gates, Serving
 from tasks.datasets.rows import load_arrays
 from tasks.gates.judge import judge, judge_files
@@ -33,29 +28,6 @@ from tasks.store.champion import find_champion
 T = TypeVar("T")
 FEW = ("contract", "parity", "quality")
 ACCURACY = {"accuracy": {"min": 0.9}}
-
-
-def tiled(rows: int) -> tuple[Any, Any]:
-    """Return digits over and over: float32 (rows, 64) and int64 (rows,)."""
-    images, digits = load()
-    index = np.arange(rows) % len(images)
-    return images[index], digits[index]
-
-
-def exported(directory: Path, version: int, overrides: list[str]) -> Candidate:
-    """Train and export the digits example; runs in a process of its own, for it loads TensorFlow."""
-    from tasks.datasets.prepare import prepare_splits
-    from tasks.savedmodel.exporter import export_savedmodel
-    from tasks.training.fit import fit_model
-
-    config = load_config(Path("configs/digits.yaml"), [f"work_dir={directory}", *overrides])
-    splits = prepare_splits(config.data, directory / "data")
-    trained = fit_model(config, splits, directory / "model.keras", show_bar=False)
-    version_dir = directory / str(version)
-    version_dir.mkdir()
-    found = export_savedmodel(config, splits, trained, version_dir, directory)
-    files = directory / "requests.npz", directory / "reference.npz", splits.test
-    return Candidate("digits", version, version_dir, found.digest, found.signature, found.size_bytes, *files)
 
 
 def timed(seconds: dict[str, float], part: str, work: Callable[[], T]) -> T:
@@ -132,14 +104,11 @@ def main() -> None:
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="benchmark-"))
     total = options.rows + 2000
-    many = ["data.load=benchmarks.gates:tiled", f"data.params={{rows: {total}}}", "data.stratify=false",
+    many = ["data.load=benchmarks.digits:tiled", f"data.params={{rows: {total}}}", "data.stratify=false",
             f"data.test_fraction={options.rows / total}", f"data.validation_fraction={500 / total}"]  # fmt: skip
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            champion, candidate, large = (
-                pool.submit(exported, scratch / name, version, ["training.epochs=15", *overrides]).result()
-                for name, version, overrides in (("old", 1, ["training.epochs=5"]), ("new", 2, []), ("large", 3, many))
-            )
+        short = "training.epochs=15"
+        champion, candidate, large = exported(scratch, {1: ["training.epochs=5"], 2: [short], 3: [short, *many]})
         model_dir = scratch / "models" / "digits"
         shutil.copytree(champion.version_dir, model_dir / "1")
         for backend in (Backend("embedded"), *([Backend("docker", options.image)] if options.image else [])):

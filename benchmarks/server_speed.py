@@ -2,26 +2,27 @@
 
     python -m benchmarks.server_speed [--seconds 3] [--requests 20000]
 
-Everything runs on loopback for a bounded time. The echo is a Starlette route that returns the same
-answer to the same body under the same uvicorn settings, so the ratio says what the model costs.
+The model is the digits example. Everything runs on loopback for a bounded time. The echo is a Starlette route that
+returns the same answer to the same body under the same uvicorn settings.
 """
 
 import argparse
 import asyncio
-import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import orjson
 
+from benchmarks.digits import exported, tiled
+
 ROOT = Path(__file__).parents[1]
-MODELS = ROOT / "tests" / "data" / "tfs_rest" / "models"
 ECHO = """
 import socket, sys, uvicorn
 from starlette.applications import Starlette
@@ -41,6 +42,7 @@ print(f"localhost:{listening.getsockname()[1]} ready", file=sys.stderr, flush=Tr
 uvicorn.Server(config).run(sockets=[listening])
 """
 ROUNDS = 5
+PREDICT = "/v1/models/digits:predict"
 
 
 @contextmanager
@@ -57,10 +59,10 @@ def process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def server(model: str) -> Iterator[tuple[int, int, float]]:
-    """Serve a recorded model; yield its port, its process number and the seconds until it was ready."""
+def server(model_dir: Path) -> Iterator[tuple[int, int, float]]:
+    """Serve a model; yield its port, its process number and the seconds until it was ready."""
     begin = time.perf_counter()
-    flags = ["--port=0", "--rest_api_port=0", f"--model_name={model}", f"--model_base_path={MODELS / model}"]
+    flags = ["--port=0", "--rest_api_port=0", f"--model_name={model_dir.name}", f"--model_base_path={model_dir}"]
     with process([sys.executable, "-m", "tasks.model_server", *flags]) as child:
         port = _port_of(child, "Exporting HTTP/REST API")
         yield port, child.pid, time.perf_counter() - begin
@@ -108,51 +110,52 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def one_row_rates(seconds: float) -> tuple[float, float]:
+def one_row_rates(model_dir: Path, body: bytes, seconds: float) -> tuple[float, float]:
     """Return one-row requests/s at 8 connections of the server and of the bare echo, the best of each.
 
     The two take turns, so that what else the machine does falls on both.
     """
-    path, body = "/v1/models/half:predict", b'{"instances": [[1.0]]}'
     ours, echo = [], []
-    with (
-        server("half") as (port, _pid, _start),
-        process([sys.executable, "-c", ECHO, '{"predictions":[[2.5]]}']) as child,
-    ):
-        echo_port = _port_of(child, "ready")
-        for _ in range(ROUNDS):
-            ours.append(requests_per_second(port, path, body, 8, seconds / ROUNDS))
-            echo.append(requests_per_second(echo_port, path, body, 8, seconds / ROUNDS))
+    with server(model_dir) as (port, _pid, _start):
+        answer = urllib.request.urlopen(f"http://127.0.0.1:{port}{PREDICT}", body, timeout=30).read()
+        with process([sys.executable, "-c", ECHO, answer.decode()]) as child:
+            echo_port = _port_of(child, "ready")
+            for _ in range(ROUNDS):
+                ours.append(requests_per_second(port, PREDICT, body, 8, seconds / ROUNDS))
+                echo.append(requests_per_second(echo_port, PREDICT, body, 8, seconds / ROUNDS))
     return max(ours), max(echo)
 
 
-def main() -> None:
+def measure(model_dir: Path, seconds: float, requests: int) -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
-    parser.add_argument("--requests", type=int, default=20_000, help="requests between two looks at memory")
-    options = parser.parse_args()
     starts = []
     for _ in range(3):
-        with server("half") as (_port, _pid, start_s):
+        with server(model_dir) as (_port, _pid, start_s):
             starts.append(start_s)
-    ours, echo = one_row_rates(options.seconds)
-    rows = np.random.default_rng(0).random((128, 64), dtype=np.float32)
-    wide = orjson.dumps({"signature_name": "f32", "instances": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
-    with server("zoo") as (port, pid, _start):
-        rate = requests_per_second(port, "/v1/models/zoo:predict", wide, 4, options.seconds)
-        small = json.dumps({"signature_name": "f32", "instances": [1.0]}).encode()
-        seconds = options.requests / 3000
-        requests_per_second(port, "/v1/models/zoo:predict", small, 8, seconds)
+    one, many = (orjson.dumps({"instances": tiled(rows)[0].tolist()}) for rows in (1, 128))
+    ours, echo = one_row_rates(model_dir, one, seconds)
+    with server(model_dir) as (port, pid, _start):
+        rate = max(requests_per_second(port, PREDICT, many, 4, seconds / ROUNDS) for _ in range(ROUNDS))
+        requests_per_second(port, PREDICT, one, 8, requests / ours)
         before = resident_mb(pid)
-        requests_per_second(port, "/v1/models/zoo:predict", small, 8, seconds)
+        requests_per_second(port, PREDICT, one, 8, requests / ours)
         after = resident_mb(pid)
     print(f"{'exec to first answer, s (best of 3)':50}{min(starts):>10.2f}")
     print(f"{'one-row requests/s, 8 connections':50}{ours:>10.0f}")
     print(f"{'bare echo requests/s, 8 connections':50}{echo:>10.0f}")
     print(f"{'ratio':50}{ours / echo:>10.2f}")
-    print(f"{'rows/s in bodies of 128 x 64 floats, 4 connections':50}{rate * 128:>10.0f}")
-    print(f"{f'memory growth over {options.requests} requests, MB':50}{after - before:>10.1f}")
+    print(f"{'rows/s in bodies of 128 rows, 4 connections':50}{rate * 128:>10.0f}")
+    print(f"{f'memory growth over {requests} requests, MB':50}{after - before:>10.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement")
+    parser.add_argument("--requests", type=int, default=20_000, help="about how many between two looks at memory")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        (candidate,) = exported(Path(directory), {1: ["training.epochs=5"]})
+        measure(candidate.version_dir.parent, options.seconds, options.requests)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tasks.model_server import grpc_service
 from tasks.model_server.flags import Flags
+from tasks.model_server.http_protocol import HttpProtocol
 from tasks.model_server.log import log
 from tasks.model_server.rest_app import RestApp
 from tasks.model_server.servables import Servables
@@ -22,44 +21,6 @@ _KEEP_ALIVE_S = 60
 """An idle connection is closed after this time; libevent, under TensorFlow Serving, waits 50 s."""
 _STOP_S = 5
 """How long requests in flight may take after SIGTERM before their connections are cut."""
-
-
-class _JoinedWrites:
-    """A transport that sends what is written in one turn of the event loop at once.
-
-    uvicorn writes the head of an answer and its body apart; a second system call, with the second wake of
-    the client behind it, would cost a seventh of a one-row request.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._call_soon = loop.call_soon
-        self._pending: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Send `data` at the end of this turn, after what was written before it."""
-        if not self._pending:
-            self._call_soon(self._flush)
-        self._pending.append(data)
-
-    def close(self) -> None:
-        """Close the connection once everything written is sent."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        pending, self._pending = self._pending, []
-        self._transport.write(b"".join(pending))
-
-
-class _Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with joined writes."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
 
 
 class _Server(uvicorn.Server):
@@ -91,7 +52,7 @@ def serve(servables: Servables, host: str, flags: Flags) -> None:
     config = uvicorn.Config(
         RestApp(servables, flags.rest_api_timeout_in_ms),
         interface="asgi3",
-        http=_Protocol,
+        http=HttpProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,

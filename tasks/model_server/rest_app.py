@@ -15,10 +15,11 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from tasks.model_server import metadata
-from tasks.model_server.rest_json import decode_predict
+from tasks.model_server.rest_json import PredictBody, decode_predict
 from tasks.model_server.rest_output import encode_error, encode_predict
 from tasks.model_server.servables import ModelSpec, Servables
 from tasks.model_server.status import HTTP_STATUS, Code, StatusError, invalid_argument
+from tasks.model_server.tf_runtime import SavedModel
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -99,14 +100,35 @@ class RestApp:
                 Code.UNIMPLEMENTED,
                 f"This server does not implement :{verb}; use :predict or TensorFlow Serving.",
             )
-        request = decode_predict(body, lambda name: self._servables.find(spec)[1].signature(name).inputs)
-        model = self._servables.find(spec)[1]
+        request, model = self._decode(spec, body)
         name, inputs = request.signature_name, request.inputs
         if model.is_quick(name, inputs):  # then a change of threads would cost more than the run
             outputs = model.predict(name, inputs, self._timeout_ms, in_caller_thread=True)
         else:
             outputs = await asyncio.to_thread(model.predict, name, inputs, self._timeout_ms)
         return encode_predict(outputs, request.is_row_format)
+
+    def answer_at_once(self, path: bytes, body: bytes) -> bytes | None:
+        """Return the answer to a POST if it is a prediction known to be quick, else None.
+
+        What is wrong with a request is left to the usual way to say.
+        """
+        try:
+            route = None if _refusal("POST", text := path.decode("latin-1")) else _route("POST", text)
+            if route is None or route[1] != "predict" or not self._servables.find(route[0])[1].has_quick_runs:
+                return None
+            request, model = self._decode(route[0], body)
+            name, inputs = request.signature_name, request.inputs
+            if not model.is_quick(name, inputs):
+                return None
+            outputs = model.predict(name, inputs, self._timeout_ms, in_caller_thread=True)
+            return encode_predict(outputs, request.is_row_format)
+        except StatusError:
+            return None
+
+    def _decode(self, spec: ModelSpec, body: bytes) -> tuple[PredictBody, SavedModel]:
+        request = decode_predict(body, lambda name: self._servables.find(spec)[1].signature(name).inputs)
+        return request, self._servables.find(spec)[1]
 
 
 @lru_cache(maxsize=256)  # clients ask the same few paths again and again

@@ -55,12 +55,17 @@ def _reason(transcript: dict[str, Any]) -> str | None:
 @pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=[entry["name"] for entry in TRANSCRIPTS])
 def test_recorded_answer(recorded_server: Any, transcript: dict[str, Any]) -> None:
     """A recorded request gets the recorded status and the recorded values."""
-    status, headers, body = recorded_server.request(
-        transcript["method"],
-        transcript["path"],
-        _body(transcript, "request") if transcript["method"] in ("POST", "PUT") else None,
-        transcript.get("request_headers"),
-    )
+    for _ in range(2):  # the second time the server knows the head, and what the prediction takes
+        status, headers, body = recorded_server.request(
+            transcript["method"],
+            transcript["path"],
+            _body(transcript, "request") if transcript["method"] in ("POST", "PUT") else None,
+            transcript.get("request_headers"),
+        )
+        _check(transcript, status, headers, body)
+
+
+def _check(transcript: dict[str, Any], status: int, headers: dict[str, str], body: bytes) -> None:
     if _reason(transcript):
         assert (status, list(_parsed(body))) == (501, ["error"])
         return
