@@ -12,20 +12,20 @@ from functools import partial
 from pathlib import Path
 
 from configs.schema import Config
-from tasks.errors import ManifestMismatch, StoreError, TrackingError
+from tasks.errors import StoreError, TrackingError
 from tasks.records import Candidate, Champion, Change, Promotion, TrackedRun
 from tasks.registry.changes import record_change
-from tasks.savedmodel.manifest import verify_manifest
-from tasks.store.champion import champion_version, find_champion, predecessor
+from tasks.store.champion import champion_version, find_champion
 from tasks.store.history import SERVED, read, served_digest
 from tasks.store.layout import next_number, versions
 from tasks.store.live_check import Expected, is_there, live_problem
 from tasks.store.lock import model_lock
-from tasks.store.rehearsals import Rehearsed, recall
+from tasks.store.rehearsals import recall_or_warn
 from tasks.store.repair import Finding, mend, repair
 from tasks.store.retention import prune
 from tasks.store.serving_config import CONFIG, ensure_config, labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
+from tasks.store.way_back import bytes_of, way_back
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _verify(config: Config, change: Change) -> str:
     promote = config.promote
     if not promote.live_url:
         return ""
-    known = _known(config, change.digest)
+    known = recall_or_warn(candidates_dir(config), change.digest)
     expected = None
     if known is not None and known.report.served is not None:
         candidate, answers = known.report.candidate, known.report.served.answers
@@ -102,15 +102,6 @@ def _verify(config: Config, change: Change) -> str:
         log.warning("version %d only has to be AVAILABLE: its validated answers are gone", change.version)
     log.info("waiting for version %d at %s, at most %g s", change.version, promote.live_url, promote.live_timeout_s)
     return live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
-
-
-def _known(config: Config, digest: str) -> Rehearsed | None:
-    """Return what is kept of a rehearsal; without it, or with a damaged one, a way back must still be open."""
-    try:
-        return recall(candidates_dir(config), digest)
-    except StoreError as exc:
-        log.warning("%s", exc)
-        return None
 
 
 @contextlib.contextmanager
@@ -177,10 +168,10 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
         champion = champion_version(found.model_dir, found.layout)  # not its bytes: they may be what is wrong
         if champion is None:
             raise StoreError(f"a rollback needs a version that serves, and '{found.model_dir}' has none")
-        target = _way_back(found.model_dir, champion) if to is None else to
+        target = way_back(found.model_dir, champion) if to is None else to
         if target == champion:
             raise StoreError(f"a rollback goes to another version, and version {champion} of '{config.name}' serves")
-        digest, source = _bytes_of(config, target, live_only=found.layout == "labels")
+        digest, source = bytes_of(found.model_dir, target, candidates_dir(config) if found.layout == "latest" else None)
         reason = f"rollback from version {champion} to the bytes of version {target}"
         change = Change(
             "publish", target, str(target), digest, str(source.resolve()), previous=champion,
@@ -192,29 +183,6 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
         with next_number(candidates_dir(config), found.model_dir) as number:
             directory = f"{number:0{config.export.version_width}d}"
         return _done(config, found, replace(change, version=number, directory=directory))
-
-
-def _way_back(model_dir: Path, champion: int) -> int:
-    """Return the version that a rollback goes back to where none is named.
-
-    Raises:
-        StoreError: there is none.
-    """
-    target = predecessor(model_dir, champion)
-    if target is not None:
-        return target
-    entries = read(model_dir)
-    own = served_digest(entries, champion)
-    others = ", ".join(str(version) for version in _served(model_dir) if served_digest(entries, version) != own)
-    found = f"nothing else did; --to N takes one that was rolled back itself: {others}" if others else "nothing did"
-    raise StoreError(
-        f"a rollback goes back to what served well before, and before version {champion} of '{model_dir.name}' {found}"
-    )
-
-
-def _served(model_dir: Path) -> list[int]:
-    """Return every version that has served, in rising order."""
-    return sorted({entry.version for entry in read(model_dir) if entry.state in SERVED})
 
 
 def inform(config: Config) -> None:
@@ -238,7 +206,7 @@ def move_label(config: Config, actor: str) -> Promotion:
         if version is None or version == stable:
             beside = f"version {stable}, which is stable" if stable else "it"
             raise StoreError(f"--to stable makes the canary stable, and '{config.name}' has no canary beside {beside}")
-        digest, source = _bytes_of(config, version, live_only=True)
+        digest, source = bytes_of(found.model_dir, version)
         change = Change(
             "label", version, source.name, digest, previous=stable,
             previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE, actor=actor,
@@ -289,40 +257,3 @@ def _number(config: Config, candidate: Candidate) -> tuple[int, str]:
         return candidate.version, served.name  # the same canary once more; without labels only the highest serves
     with next_number(candidates_dir(config), model_dir) as number:
         return number, f"{number:0{config.export.version_width}d}"
-
-
-def _bytes_of(config: Config, version: int, *, live_only: bool) -> tuple[str, Path]:
-    """Return digest and directory of the bytes that served under a number.
-
-    Args:
-        live_only: look only where a label can point to.
-
-    Raises:
-        StoreError: it never served, or its bytes are gone.
-    """
-    model_dir = live_dir(config)
-    entries, live = read(model_dir), versions(model_dir)
-    digest = served_digest(entries, version)
-    if not digest:
-        served = ", ".join(str(number) for number in _served(model_dir)) or "none"
-        raise StoreError(f"--to must be a version that has served, got {version}; those that have: {served}")
-    places = [live.get(version)]
-    if not live_only:
-        known = _known(config, digest)
-        places += [path for other, path in live.items() if served_digest(entries, other) == digest]
-        places += [known.report.candidate.version_dir] if known else []
-    for place in places:
-        if place is not None and place.is_dir() and _holds(place, digest):
-            return digest, place
-    raise StoreError(
-        f"the bytes of version {version} must still be there as they served, and were pruned or changed; "
-        "choose another --to"
-    )
-
-
-def _holds(directory: Path, digest: str) -> bool:
-    try:
-        verify_manifest(directory, digest)
-    except (ManifestMismatch, OSError):
-        return False
-    return True

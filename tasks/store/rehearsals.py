@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from tasks.errors import StoreError
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.store.journal import make_directory, write_atomically
+
+log = logging.getLogger(__name__)
 
 KEPT = ".rehearsals"
 
@@ -46,6 +49,15 @@ def recall(candidates_dir: Path, digest: str) -> Rehearsed | None:
     except (OSError, ValueError, ValidationError) as exc:
         reason = " ".join(str(exc).split())[:200]
         raise StoreError(f"'{path}' must hold a rehearsal, got {reason}; run the rehearsal again") from exc
+
+
+def recall_or_warn(candidates_dir: Path, digest: str) -> Rehearsed | None:
+    """Return what is kept of a rehearsal; without it, or with a damaged one, a way back must still be open."""
+    try:
+        return recall(candidates_dir, digest)
+    except StoreError as exc:
+        log.warning("%s", exc)
+        return None
 
 
 def _path(candidates_dir: Path, digest: str) -> Path:
