@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,6 @@ from tasks.serving.pinned import CONFIG, pinned_config
 
 REST_LINE = re.compile(rb"Exporting HTTP/REST API at:\S*?:(\d+)")
 GRPC_LINE = re.compile(rb"Running gRPC ModelServer at \S*?:(\d+)")
-STOP_S = 5.0
 
 
 class EmbeddedServer:
@@ -124,11 +122,6 @@ def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subp
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server: politely, then for sure."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_S)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    """End the server at once, as a container is ended: nobody waits for an answer any more, and it keeps nothing."""
+    process.kill()
+    process.wait()
