@@ -12,6 +12,7 @@ import docker
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException
 from docker.utils import kwargs_from_env
+from paramiko import SSHException
 from requests import RequestException
 
 from tasks.errors import ServingError, ServingUnavailable
@@ -39,7 +40,7 @@ def engine() -> Iterator[docker.DockerClient]:
         address = engine_address()
         _knock(address)
         client = docker.from_env(timeout=CONNECT_S)
-    except (DockerException, OSError) as exc:
+    except (DockerException, SSHException, OSError) as exc:
         raise ServingUnavailable(
             f"A container needs a Docker engine, and none answers at {address}: {root_cause(exc)}. "
             "Start it, set DOCKER_HOST, or use serving.backend: embedded."
@@ -89,7 +90,7 @@ def engine_errors(task: str) -> Iterator[None]:
     """Translate docker-py's errors: what the engine refuses (4xx) is final, anything else may pass."""
     try:
         yield
-    except (APIError, RequestException, DockerException) as exc:
+    except (APIError, RequestException, DockerException, SSHException) as exc:
         refused = isinstance(exc, APIError) and exc.is_client_error()
         kind, place = (ServingError, "the serving section") if refused else (ServingUnavailable, "the engine")
         raise kind(

@@ -75,7 +75,7 @@ def test_without_an_engine_there_is_one_line_with_the_address_and_the_remedy(
     )
 
 
-@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:1"])
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:1", "ssh://me@127.0.0.1:1"])
 def test_a_senseless_or_refused_address_is_an_absent_engine(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Whatever DOCKER_HOST holds, the error is the one for an absent engine."""
     monkeypatch.setenv("DOCKER_HOST", address)
