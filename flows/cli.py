@@ -50,7 +50,7 @@ def _dry_run(config: Config) -> int:
 
 
 def _run(args: argparse.Namespace, config: Config) -> int:
-    """Run the flow. TensorFlow, Prefect's server and MLflow start side by side, each in a process of its own."""
+    """Run the flow. TensorFlow and Prefect's server start side by side, each in a process of its own."""
     from tasks.training.process import shut_down, warm_up
 
     with session():
@@ -60,10 +60,8 @@ def _run(args: argparse.Namespace, config: Config) -> int:
             from flows.summary import summary
             from flows.temporary_server import prefect_server
             from flows.train_and_serve import train_and_serve
-            from tasks.registry.connection import preload
 
             with prefect_server():
-                preload()
                 # called without return_state, Prefect gives the data of the state
                 outcome = cast(Outcome, train_and_serve(str(args.config), args.set, not args.no_promote))
         finally:
