@@ -21,6 +21,8 @@ _LITERALS: Final = {b"n": (b"null", None), b"t": (b"true", True), b"f": (b"false
 _ESCAPES: Final = dict(zip(b'"\\/bfnrt', b'"\\/\b\f\n\r\t', strict=True))
 _SMALLEST_NORMAL: Final = 2.2250738585072014e-308
 _END: Final = b""
+_POWERS_OF_TEN: Final = tuple(float(f"1e{power}") for power in range(309))
+"""As in RapidJSON's internal/pow10.h: `10.0**23` and `10.0**210` are other doubles."""
 
 
 class RepeatedKeys(dict[str, Any]):
@@ -64,7 +66,7 @@ class _Reader:
         for byte in (b"\xef", b"\xbb", b"\xbf"):  # the byte-order mark, each byte optional, as there
             self._at += self._peek() == byte
         self._skip_space()
-        if self._peek() == _END:
+        if self._peek() in (_END, b"]", b"}", b",", b":"):
             raise self._error("The document is empty.")
         return self._value()
 
@@ -154,7 +156,7 @@ class _Reader:
             integer = int(sign + whole) if len(whole) < 21 else 1 << 64
             if -(1 << 63) <= integer < 1 << 64:
                 return integer
-        power = int((exponent_sign or b"") + exponent[:12]) if exponent else 0
+        power = int((exponent_sign or b"") + (exponent.lstrip(b"0")[:12] or b"0")) if exponent else 0
         value = _decimal(whole, fraction or b"", power, largest=1 << 63 if sign else (1 << 64) - 1)
         if value is None:
             raise self._error("Number too big to be stored in double.", start)
@@ -165,11 +167,18 @@ class _Reader:
         self._at += negative
         for text in (b"NaN", b"Infinity", b"Inf"):
             if self._body.startswith(text, self._at):
-                self._at += len(text)
-                if text == b"Inf" and self._peek() == b"i":
-                    raise self._error("Invalid value.")
-                return float("nan" if text == b"NaN" else "-inf" if negative else "inf")
-        raise self._error("Invalid value.")
+                break
+        else:
+            raise self._error("Invalid value.")
+        self._at += len(text)
+        if text == b"Inf" and self._peek() == b"i":
+            raise self._error("Invalid value.")
+        value = float(text)
+        if self._peek() in (b".", b"e", b"E"):  # RapidJSON reads on as if a 0 had stood there: NaN.5 is 0.5
+            rest = _Reader(b"0" + self._body[self._at :])
+            value = float(rest._number())
+            self._at += rest._at - 1
+        return -value if negative else value
 
     def _string(self) -> str:
         """Read a string whose opening quote is next. RapidJSON does not check that it is UTF-8."""
@@ -295,7 +304,7 @@ def _scale(significand: float, power: int) -> float:
         significand, power = _flush(significand / 1e308), power + 308
     if power < -308:
         return 0.0
-    return _flush(significand * 10.0**power if power >= 0 else significand / 10.0**-power)
+    return _flush(significand * _POWERS_OF_TEN[power] if power >= 0 else significand / _POWERS_OF_TEN[-power])
 
 
 def _flush(value: float) -> float:

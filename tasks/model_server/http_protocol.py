@@ -5,16 +5,20 @@ which takes longer than all the rest of a one-row request. So the bytes of a hea
 taken them for those of a plain POST: the same bytes mean the same again.
 """
 
+import re
 from typing import Any, Final, NamedTuple, Protocol
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from tasks.model_server.pages import page
 
 _HEADS: Final = 256
 _HEAD_BYTES: Final = 2048
 _BODY_BYTES: Final = 256 * 1024
 """How many heads are remembered, up to which size, and before bodies of which size."""
 _NOT_PLAIN: Final = frozenset((b"connection", b"content-encoding", b"expect", b"transfer-encoding", b"upgrade"))
+_ORIGIN: Final = re.compile(rb"^(?:[A-Za-z][A-Za-z0-9+.\-]*:)?(?://[^/?#]*)?")
 
 
 class AnswersAtOnce(Protocol):
@@ -29,6 +33,24 @@ class _Head(NamedTuple):
     body_size: int
 
 
+class _Connection(h11.Connection):
+    """h11's connection, with request targets as libevent reads them."""
+
+    def next_event(self) -> Any:
+        """Return the next event; of a target only its path and query, and an empty query too, which ASGI forgets."""
+        event = super().next_event()
+        if not isinstance(event, h11.Request):
+            return event
+        target = _ORIGIN.sub(b"", event.target)
+        if target.endswith(b"?") and target.count(b"?") == 1:
+            target = target[:-1] + b"%3F"
+        if target == event.target:
+            return event
+        return h11.Request(
+            method=event.method, target=target or b"/", headers=event.headers, http_version=event.http_version
+        )
+
+
 class HttpProtocol(H11Protocol):
     """One connection of a client."""
 
@@ -38,6 +60,7 @@ class HttpProtocol(H11Protocol):
     def __init__(self, *args: Any, **settings: Any) -> None:
         """Begin with nothing received."""
         super().__init__(*args, **settings)
+        self.conn = _Connection(h11.SERVER)
         self._held = b""  # a known head with a part of its body
 
     def data_received(self, data: bytes) -> None:
@@ -67,6 +90,14 @@ class HttpProtocol(H11Protocol):
         if held:
             super().data_received(held)
         super().shutdown()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, with libevent's page."""
+        body = page(400)
+        headers = [("content-type", "text/html"), ("connection", "close"), ("content-length", str(len(body)))]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _is_idle(self) -> bool:
         """Return whether a new request begins here and the answer to it can be sent."""

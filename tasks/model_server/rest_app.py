@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from tasks.model_server import metadata
+from tasks.model_server.pages import page
 from tasks.model_server.rest_json import PredictBody, decode_predict
 from tasks.model_server.rest_output import encode_error, encode_predict
 from tasks.model_server.servables import ModelSpec, Servables
@@ -34,9 +35,9 @@ _VERSION_OR_LABEL: Final = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
 _PREDICTION: Final = re.compile(rf"(?i:/v1/models/([^/:]+){_VERSION_OR_LABEL}:(classify|regress|predict))")
 _STATUS: Final = re.compile(rf"(?i:/v1/models(?:/([^/:]+))?{_VERSION_OR_LABEL}(?:/(metadata))?)")
 _VERBS: Final = frozenset(("classify", "regress", "predict"))
-_URI: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*(?:#.*)?")
+_URI_PART: Final = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*"
+_URI: Final = re.compile(rf"{_URI_PART}(?:#{_URI_PART})?")
 _METHODS: Final = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"))
-_REASONS: Final = {400: "Bad Request", 404: "Not Found", 413: "Payload Too Large", 501: "Not Implemented"}
 _JSON: Final = b"application/json"
 
 
@@ -70,9 +71,12 @@ class RestApp:
             path += "?" + scope["query_string"].decode("latin-1")
         if refusal := _refusal(method, path):
             return _page(refusal)
-        if method == "OPTIONS":
-            return 200, b"", b"text/html; charset=ISO-8859-1"
-        headers = dict(scope["headers"])
+        headers = dict(reversed(scope["headers"]))  # the first of two equal ones is found
+        if method == "OPTIONS":  # a CORS preflight, if its origin is a page's
+            is_preflight = re.search(rb"https?://", headers.get(b"origin", b""))
+            return 200 if is_preflight else 400, b"", b"text/html; charset=ISO-8859-1"
+        if headers.get(b"expect", b"100-continue").lower() != b"100-continue" and _announces_body(headers):
+            return _page(417)
         body = await _read_body(receive, int(headers.get(b"content-length", 0)))
         if body is None:
             return _page(413)
@@ -151,6 +155,7 @@ def _route(method: str, path: str) -> tuple[ModelSpec, str] | None:
     Raises:
         StatusError: the path matches no route of the method.
     """
+    path = path.partition("#")[0]
     match = (_PREDICTION if method == "POST" else _STATUS).fullmatch(path)
     malformed = invalid_argument(f"Malformed request: {method} {path}")
     if match is None or method not in ("GET", "POST"):
@@ -183,6 +188,10 @@ async def _read_body(receive: Receive, announced: int) -> bytes | None:
     return None
 
 
+def _announces_body(headers: dict[bytes, bytes]) -> bool:
+    return b"transfer-encoding" in headers or int(headers.get(b"content-length", 0)) > 0
+
+
 def _unzip(body: bytes) -> bytes:
     """Undo gzip; what cannot be undone is an empty body, as in TensorFlow Serving."""
     inflate = zlib.decompressobj(wbits=31)  # gzip only
@@ -190,11 +199,8 @@ def _unzip(body: bytes) -> bytes:
         text = inflate.decompress(body, MAX_UNZIPPED_BYTES)
     except zlib.error:
         return b""
-    return text if inflate.eof else b""
+    return text if inflate.eof and not inflate.unused_data else b""
 
 
 def _page(status: int) -> tuple[int, bytes, bytes]:
-    """Answer as libevent does where no handler is asked."""
-    reason = _REASONS[status]
-    page = f"<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n"
-    return status, page.encode(), b"text/html"
+    return status, page(status), b"text/html"

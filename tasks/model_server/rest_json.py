@@ -21,8 +21,11 @@ from tasks.model_server.tensors import DT_BOOL, DT_DOUBLE, DT_FLOAT, DT_STRING, 
 
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _LONG_DECIMAL: Final = re.compile(rb"[0-9.]{17}|[0-9][eE]")
+_TOO_BIG: Final = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
 _SHORT_BODY: Final = 2048
 """Up to this size, in bytes, searching the text for long decimals costs less than NumPy's checks."""
+_LARGE: Final = 1e300
+"""Where RapidJSON begins to refuse numbers that a double can still hold."""
 _INTEGER_RANGES: Final = {
     3: (-(2**31), 2**31 - 1), 4: (-(2**31), 2**31 - 1), 5: (-(2**31), 2**31 - 1), 6: (-(2**31), 2**31 - 1),
     9: (-(2**63), 2**63 - 1), 22: (0, 2**32 - 1), 23: (0, 2**64 - 1),
@@ -146,6 +149,8 @@ def _quick_tensors(
     # times faster than words, and a body of numbers has none of these there.
     lists = body[body.find(b"[") : body.rfind(b"]")]
     has_bool = (b"u" in lists or b"l" in lists) and (b"true" in lists or b"false" in lists)
+    if (b"e" in lists or b"E" in lists) and _TOO_BIG.search(lists):
+        return None  # RapidJSON refuses large exponents even of 0, and many digits whatever exponent follows
     short = (len(body) <= _SHORT_BODY or DT_DOUBLE in inputs.values()) and not _LONG_DECIMAL.search(body)
     try:
         columns = _columns(document["instances" if is_row_format else "inputs"], inputs, is_row_format)
@@ -217,6 +222,8 @@ def _number_tensor(column: Any, dtype: int, short: bool) -> Tensor | None:
 
 def _rounds_alike(doubles: np.ndarray[Any, Any]) -> bool:
     """Return whether RapidJSON's doubles, a few units off at most, round to the same float32."""
+    if np.abs(doubles).max(initial=0) > _LARGE:
+        return False
     few_units = doubles * 2.0**-50
     with np.errstate(over="ignore", under="ignore"):
         unsure = (doubles - few_units).astype(np.float32) != (doubles + few_units).astype(np.float32)
@@ -251,9 +258,10 @@ def _tensors_of_rows(rows: list[Any], inputs: Mapping[str, int]) -> dict[str, Te
 
 
 def _add_named_row(row: dict[str, Any], number: int, builders: dict[str, TensorBuilder]) -> None:
-    for name, value in exact_json.members(row):
+    pairs = [(name.partition("\0")[0], value) for name, value in exact_json.members(row)]  # a C string there
+    for name, value in pairs:
         _add(builders, name, value, f"{number} key: {name}")
-    if row.keys() != builders.keys():
+    if {name for name, _ in pairs} != builders.keys():
         raise invalid_argument(
             f"Failed to process element: {number} of 'instances' list. JSON object: {text_of(row)}"
             f" keys must be equal to: {','.join(sorted(builders))}"
