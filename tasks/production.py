@@ -28,6 +28,7 @@ from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
 from tasks.store.way_back import bytes_of, way_back
 
 log = logging.getLogger(__name__)
+ONE_TRY = "--max_num_load_retries=0"  # else a version that does not load holds up every other for five minutes
 
 
 def candidates_dir(config: Config) -> Path:
@@ -46,10 +47,11 @@ def production_command(config: Config) -> str:
     if config.promote.layout == "labels":  # the last flag: at a restart no version is loaded when the labels are read
         path = shlex.quote(str(config.models_root / CONFIG))
         return (
-            f"--rest_api_port={port} --model_config_file={path} --model_config_file_poll_wait_seconds=1 "
+            f"--rest_api_port={port} {ONE_TRY} --model_config_file={path} --model_config_file_poll_wait_seconds=1 "
             "--allow_version_labels_for_unavailable_models=true"
         )
-    return f"--rest_api_port={port} --model_name={config.name} --model_base_path={shlex.quote(str(live_dir(config)))}"
+    path = shlex.quote(str(live_dir(config)))
+    return f"--rest_api_port={port} {ONE_TRY} --model_name={config.name} --model_base_path={path}"
 
 
 def look_at_production(config: Config) -> None:

@@ -24,6 +24,7 @@ from tasks.model_server.flags import Flags, UnknownFlag, parse_flags
 from tasks.model_server.status import StatusError
 
 if TYPE_CHECKING:
+    from tasks.model_server.manager import Start
     from tasks.model_server.model_config import ModelConfig
     from tasks.model_server.servables import Servables
 
@@ -67,7 +68,7 @@ def _serve(flags: Flags) -> None:
     Raises:
         StatusError: the models cannot be loaded or a port cannot be opened.
     """
-    from tasks.model_server.manager import check_initial_loads, model_configs
+    from tasks.model_server.manager import Start, check_initial_loads, model_configs
     from tasks.model_server.servables import LoadRetries, Servables
     from tasks.model_server.warmup import load_warm
 
@@ -78,22 +79,21 @@ def _serve(flags: Flags) -> None:
     )
     configs = model_configs(flags)
     servables.configure(configs)
-    ready = threading.Event()
-    threading.Thread(target=_manage, args=(servables, configs, flags, ready), daemon=True).start()
+    start = Start()
+    threading.Thread(target=_manage, args=(servables, configs, flags, start), daemon=True).start()
     from tasks.model_server.ports import serve  # imported while the other thread loads the models
 
-    ready.wait()
-    check_initial_loads(servables.settled() or [])
+    check_initial_loads(start.wait())
     host = os.environ.get("REHEARSAL_REST_HOST", "0.0.0.0")  # noqa: S104 (inside a container it must)
     serve(servables, host, flags)
 
 
-def _manage(servables: "Servables", configs: "list[ModelConfig]", flags: Flags, ready: threading.Event) -> None:
+def _manage(servables: "Servables", configs: "list[ModelConfig]", flags: Flags, start: "Start") -> None:
     """Run the managing thread; without it the process would serve on, blind to its base paths."""
     from tasks.model_server.manager import manage
 
     try:
-        manage(servables, configs, flags, ready)
+        manage(servables, configs, flags, start)
     finally:  # it only comes to this by an error in this program
         traceback.print_exc()
         os._exit(_FAILED)

@@ -3,6 +3,7 @@
 Source: TensorFlow Serving, model_servers/main.cc (names, defaults, `--flag=value` and bare booleans).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -43,25 +44,21 @@ class Flags:
 
 
 def parse_flags(arguments: Sequence[str]) -> Flags:
-    """Read `--flag=value`, `--flag value` and, for booleans, a bare `--flag`.
+    """Read `--flag=value` and, for booleans, a bare `--flag`.
 
     Raises:
         UnknownFlag: no such flag, no value, or a value of a wrong type; the message names the flag.
     """
     types = {known.name: known.type for known in fields(Flags)}
     values: dict[str, object] = {}
-    left = list(arguments)
-    while left:
-        argument = left.pop(0)
+    for argument in arguments:
         name, equals, text = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or name not in types:
             raise UnknownFlag(f"unknown argument: {argument}. Known flags: --{', --'.join(types)}.")
         if types[name] is bool and not equals:
             text = "true"
         elif not equals:
-            if not left:
-                raise UnknownFlag(f"No value for --{name}.")
-            text = left.pop(0)
+            raise UnknownFlag(f"No value for --{name}: --{name}=VALUE is one argument.")
         values[name] = _value(name, types[name], text)
     return Flags(**values)  # type: ignore[arg-type]  # _value has made each fit its field
 
@@ -71,9 +68,6 @@ def _value(name: str, kind: object, text: str) -> object:
         return text.lower() in ("true", "1")
     if kind is str:
         return text
-    try:
-        if kind is int:
-            return int(text)
-    except ValueError:
-        pass
+    if kind is int and re.fullmatch(r"[+-]?[0-9]+", text):
+        return int(text)
     raise UnknownFlag(f"Couldn't interpret value {text} for flag --{name}.")

@@ -126,8 +126,12 @@ def _model_spec(request: Any) -> ModelSpec:
     if not request.HasField("model_spec"):
         raise invalid_argument("Missing ModelSpec")
     spec = request.model_spec
-    version = spec.version.value if spec.HasField("version") else None
-    return ModelSpec(spec.name, version, spec.version_label)
+    choice = spec.WhichOneof("version_choice")
+    return ModelSpec(
+        spec.name,
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
 
 
 def _fill_spec(spec: Any, name: str, version: int) -> None:

@@ -20,27 +20,53 @@ _LONGEST_NAP_S: Final = 1.0
 """A load that is to be tried again may fall due between two looks at the disk."""
 
 
-def model_configs(flags: Flags) -> list[ModelConfig]:
+def model_configs(flags: Flags, *, is_first: bool = True) -> list[ModelConfig]:
     """Return the models that the command line names, by itself or in a file.
+
+    Args:
+        is_first: whether nothing was configured before.
 
     Raises:
         StatusError: none at all, or a wrong configuration.
     """
     if flags.model_config_file:
-        return read_config_file(Path(flags.model_config_file))
+        return read_config_file(Path(flags.model_config_file), is_first=is_first)
     if not flags.model_base_path:
         raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
     return [ModelConfig(flags.model_name, Path(flags.model_base_path))]
 
 
-def manage(servables: Servables, configs: list[ModelConfig], flags: Flags, ready: Event) -> None:
+class Start:
+    """The start of a server: over once every version that was found has come to AVAILABLE or END."""
+
+    def __init__(self) -> None:
+        """Begin with nothing loaded."""
+        self._over = Event()
+        self._reached: list[tuple[str, VersionState]] | None = None
+
+    def look(self, servables: Servables) -> None:
+        """Note the version that each model came to first, and whether all is loaded."""
+        if self._over.is_set():
+            return
+        self._reached = self._reached or servables.settled()
+        if self._reached is not None and not servables.is_loading:
+            servables.start()
+            self._over.set()
+
+    def wait(self) -> list[tuple[str, VersionState]]:
+        """Return the version that each model came to first, once all is loaded."""
+        self._over.wait()
+        return self._reached or []
+
+
+def manage(servables: Servables, configs: list[ModelConfig], flags: Flags, start: Start) -> None:
     """Poll, load and unload until the process ends.
 
     Args:
         servables: the models.
         configs: what they have been configured with.
         flags: how often to look at the base paths and at the configuration file.
-        ready: set once every model has a version that came to AVAILABLE or END.
+        start: is told what has been loaded.
     """
     poll_s, reload_s = flags.file_system_poll_wait_seconds, flags.model_config_file_poll_wait_seconds
     config_file = _ConfigFile(flags, configs)
@@ -50,21 +76,16 @@ def manage(servables: Servables, configs: list[ModelConfig], flags: Flags, ready
         now = time.monotonic()
         if now >= next_reload:
             next_reload = now + reload_s
-            if config_file.reload(servables):
-                next_poll = min(next_poll, now)
+            if config_file.reload(servables) and poll_s > 0:
+                next_poll = now
         if now >= next_poll:
             next_poll = now + poll_s if poll_s > 0 else _NEVER
             servables.poll()
         while servables.act():
-            _announce(servables, ready)
-        _announce(servables, ready)
+            start.look(servables)
+        start.look(servables)
         wake = min(next_poll, next_reload, now + _LONGEST_NAP_S)
         time.sleep(max(wake - time.monotonic(), 0.01))
-
-
-def _announce(servables: Servables, ready: Event) -> None:
-    if not ready.is_set() and servables.settled() is not None:
-        ready.set()
 
 
 class _ConfigFile:
@@ -76,9 +97,14 @@ class _ConfigFile:
         self._complaint = ""
 
     def reload(self, servables: Servables) -> bool:
-        """Take a changed file over; a wrong one changes nothing and is logged once."""
+        """Take a changed file over; a wrong one changes nothing and is logged once.
+
+        While a model that it added has not come to a version, nobody looks at it again.
+        """
+        if servables.has_new_models:
+            return False
         try:
-            configs = model_configs(self._flags)
+            configs = model_configs(self._flags, is_first=False)
             if configs == self._accepted:
                 return False
             servables.configure(configs)

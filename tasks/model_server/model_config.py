@@ -14,14 +14,6 @@ from tasks.model_server.status import Code, StatusError, invalid_argument
 from tasks.model_server.tf_protos import proto
 
 
-class VersionClash(StatusError):
-    """Two version directories with the same number."""
-
-    def __init__(self, version: int, message: str) -> None:
-        super().__init__(Code.INVALID_ARGUMENT, message)
-        self.version = version
-
-
 @dataclass(frozen=True)
 class VersionPolicy:
     """Chooses which of the versions on disk are served: the `latest` few, or the `specific` ones."""
@@ -59,8 +51,11 @@ class ModelConfig:
             )
 
 
-def read_config_file(path: Path) -> list[ModelConfig]:
+def read_config_file(path: Path, *, is_first: bool = True) -> list[ModelConfig]:
     """Read a ModelServerConfig in protobuf text format.
+
+    Args:
+        is_first: whether nothing was configured before: only then it may name no list at all.
 
     Raises:
         StatusError: unreadable, not such a message, or a model that this server cannot hold.
@@ -69,13 +64,22 @@ def read_config_file(path: Path) -> list[ModelConfig]:
 
     messages = proto("tensorflow_serving.config.model_server_config_pb2")
     try:
-        parsed = text_format.Parse(path.read_text(encoding="utf-8"), messages.ModelServerConfig())
+        text = path.read_bytes()
+        if not text:  # TensorFlow maps the file into memory, and nothing cannot be mapped
+            raise invalid_argument(f"{path}; Invalid argument")
+        parsed = text_format.Parse(text.decode(), messages.ModelServerConfig())
     except OSError as error:
         raise StatusError(Code.NOT_FOUND, f"{path}; {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise invalid_argument(f"Invalid protobuf file: '{path}': {error}") from error
     if parsed.WhichOneof("config") == "custom_model_config":
         raise invalid_argument("ModelServer does not yet support custom model config.")
+    if parsed.WhichOneof("config") is None and not is_first:
+        raise StatusError(
+            Code.FAILED_PRECONDITION,
+            "Cannot transition to requested config."
+            " It is only legal to transition from one ModelConfigList to another.",
+        )
     models = [_model_config(config) for config in parsed.model_config_list.config]
     names = [model.name for model in models]
     for name in names:
@@ -99,17 +103,18 @@ def _model_config(config: Any) -> ModelConfig:
     return ModelConfig(config.name, Path(config.base_path), policy, dict(config.version_labels))
 
 
-def version_dirs(base_path: Path) -> dict[int, Path]:
-    """Return the versions below a base path.
+def version_dirs(base_path: Path) -> tuple[dict[int, Path], str]:
+    """Return the versions below a base path, and what is wrong with them or an empty string.
 
     Every child counts whose whole name parses as a 64-bit integer, `00000123` for 123 and even a file;
-    all others are passed over in silence.
+    all others are passed over in silence. Of two children of one version the last by name is taken, `1` and not
+    `00001`.
 
     Raises:
-        FileNotFoundError: no such directory.
-        VersionClash: two children are the same version, as `1` and `00001` are.
+        OSError: no such directory, or it cannot be read.
     """
     found: dict[int, Path] = {}
+    complaints = []
     for child in sorted(base_path.iterdir()):
         if not re.fullmatch(r"[+-]?[0-9]+", child.name):
             continue
@@ -117,10 +122,9 @@ def version_dirs(base_path: Path) -> dict[int, Path]:
         if not -(2**63) <= version < 2**63:
             continue
         if version in found:
-            raise VersionClash(
-                version,
-                f"{found[version].name!r} and {child.name!r} under {base_path} are both version {version}:"
-                " which of them is served would be chance. Remove one.",
+            complaints.append(
+                f"Duplicate version directories detected. Version {version} will be loaded from {child.name},"
+                f" {found[version].name} will be ignored."
             )
         found[version] = child
-    return found
+    return found, "; ".join(complaints)

@@ -160,7 +160,7 @@ def _route(method: str, path: str) -> tuple[ModelSpec, str] | None:
     malformed = invalid_argument(f"Malformed request: {method} {path}")
     if match is None or method not in ("GET", "POST"):
         raise malformed
-    name, version, label = _unquote(match[1] or ""), match[2], _unquote(match[3] or "")
+    name, version, label = _unquote(match[1] or ""), match[2], _unquote(match[3]) if match[3] else None
     if version and int(version) >= 2**63:
         return None
     if method == "POST" and match[4] not in _VERBS:  # the pattern ignores case, the dispatch behind it does not

@@ -13,13 +13,13 @@ sources/storage_path/file_system_storage_path_source.cc.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
 from tasks.model_server.log import log
-from tasks.model_server.model_config import ModelConfig, VersionClash, version_dirs
+from tasks.model_server.model_config import ModelConfig, version_dirs
 from tasks.model_server.status import Code, StatusError, invalid_argument, not_found
 from tasks.model_server.tf_runtime import SavedModel
 
@@ -48,7 +48,7 @@ class ModelSpec(NamedTuple):
 
     name: str
     version: int | None = None
-    label: str = ""
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,14 @@ class _Load:
 
 @dataclass
 class _Stream:
-    """One model: the versions on disk that shall be served, and what has become of each."""
+    """One model: the versions on disk that shall be served, and what has become of each.
+
+    It is new until, after it was configured, one of its versions has come to AVAILABLE or END.
+    """
 
     config: ModelConfig
     is_configured: bool = True
+    is_new: bool = True
     aspired: dict[int, Path] = field(default_factory=dict)
     models: dict[int, SavedModel] = field(default_factory=dict)
     states: dict[int, VersionState] = field(default_factory=dict)
@@ -97,6 +101,22 @@ class Servables:
         self._retries = retries
         self._allow_unavailable_labels = allow_unavailable_labels
         self._streams: dict[str, _Stream] = {}
+        self._started = False
+
+    def start(self) -> None:
+        """Load one version at a time from now on."""
+        self._started = True
+
+    @property
+    def is_loading(self) -> bool:
+        """Return whether a version is still to be loaded, perhaps after failed tries."""
+        streams = self._streams.values()
+        return any(s.states[version].state is not State.END for s in streams for version in s.loads)
+
+    @property
+    def has_new_models(self) -> bool:
+        """Return whether a configured model has not come to a version since it was configured."""
+        return any(stream.is_configured and stream.is_new for stream in self._streams.values())
 
     def find(self, spec: ModelSpec) -> tuple[int, SavedModel]:
         """Return the version that serves a request, and its model.
@@ -108,7 +128,7 @@ class Servables:
             raise invalid_argument("ModelSpec has no name specified")
         stream = self._streams.get(spec.name)
         version = spec.version
-        if spec.label:
+        if spec.label is not None:
             if stream is None or spec.label not in stream.config.labels:
                 raise invalid_argument(f"Unrecognized servable version label: {spec.label}")
             version = stream.config.labels[spec.label]
@@ -149,11 +169,14 @@ class Servables:
         streams = dict(self._streams)
         for name in streams.keys() - {config.name for config in configs}:
             streams[name].is_configured = False
+            streams[name].config = replace(streams[name].config, labels={})
             self._aspire(streams[name], {})
         for config in configs:
             if config.name in streams:
-                streams[config.name].config = config
-                streams[config.name].is_configured = True
+                stream = streams[config.name]
+                stream.config = config
+                stream.is_new = stream.is_new or not stream.is_configured
+                stream.is_configured = True
             else:
                 streams[config.name] = _Stream(config)
         self._streams = streams
@@ -171,33 +194,48 @@ class Servables:
                 )
 
     def poll(self) -> None:
-        """Look at every base path once and note which versions shall be served."""
+        """Look at every base path once and note which versions shall be served.
+
+        One that cannot be read stops it for all models, and so does a load that is between two tries.
+        """
+        if self._retrying():
+            return
+        looked: list[tuple[_Stream, dict[int, Path], str]] = []
         for name, stream in self._streams.items():
             if not stream.is_configured:
                 continue
+            base_path = stream.config.base_path
             try:
-                on_disk = version_dirs(stream.config.base_path)
-            except OSError as error:
-                self._complain(
-                    stream, f"Could not find base path {stream.config.base_path} for servable {name}: {error}"
-                )
-                continue
-            except VersionClash as clash:
-                if clash.version not in stream.models:
-                    stream.states[clash.version] = VersionState(clash.version, State.END, clash.code, clash.message)
-                self._complain(stream, str(clash))
-                continue
+                looked.append((stream, *version_dirs(base_path)))
+            except (OSError, ValueError) as error:
+                self._complain(stream, f"Could not find base path {base_path} for servable {name}: {error}")
+                return
+        for stream, on_disk, complaint in looked:
             wanted = stream.config.policy.choose(on_disk)
-            self._complain(
-                stream,
-                ""
-                if wanted
-                else f"No versions of servable {name} found under base path {stream.config.base_path}."
-                " Did you forget to name your leaf directory as a number (eg. '/1/')?",
+            nothing = (
+                f"No versions of servable {stream.config.name} found under base path {stream.config.base_path}."
+                " Did you forget to name your leaf directory as a number (eg. '/1/')?"
             )
+            self._complain(stream, complaint if wanted else nothing)
             self._aspire(stream, {version: on_disk[version] for version in wanted})
 
+    def _retrying(self) -> dict[str, int]:
+        """Return the version by its model whose load is to be tried again, once the server has started.
+
+        Until then loads run side by side; afterwards one at a time, and nothing else happens between its tries.
+        """
+        if not self._started:
+            return {}
+        return {
+            name: version
+            for name, stream in self._streams.items()
+            for version, load in stream.loads.items()
+            if load.failures and stream.states[version].state is not State.END
+        }
+
     def _aspire(self, stream: _Stream, aspired: dict[int, Path]) -> None:
+        if aspired.keys() & (stream.models.keys() - stream.aspired.keys()):
+            return  # a version that is loaded though it is not wanted must be gone before it can be wanted again
         stream.aspired = aspired
         for version in stream.loads.keys() - aspired.keys():  # no longer wanted: gives up its retries
             del stream.loads[version]
@@ -213,20 +251,29 @@ class Servables:
         Returns:
             Whether there was anything to do.
         """
-        acted = [self._act(name, stream) for name, stream in self._streams.items()]  # every model, not until one acts
+        retrying = self._retrying()
+        acted = [  # every model, not until one acts
+            self._act(name, stream) for name, stream in self._streams.items() if not retrying or name in retrying
+        ]
         return any(acted)
 
     def _act(self, name: str, stream: _Stream) -> bool:
+        if self._retrying():
+            return self._load_due(name, stream)
         unwanted = stream.models.keys() - stream.aspired.keys()
         serves_wanted = bool(stream.models.keys() & stream.aspired.keys())
         if unwanted and (not stream.aspired or serves_wanted or len(unwanted) > 1):
             self._unload_version(name, stream, min(unwanted))
             return True
+        return self._load_due(name, stream)
+
+    def _load_due(self, name: str, stream: _Stream) -> bool:
         now = time.monotonic()
+        retried = self._retrying().get(name)
         due = [
             version
             for version, load in stream.loads.items()
-            if stream.states[version].state is not State.END and load.not_before <= now
+            if stream.states[version].state is not State.END and load.not_before <= now and retried in (None, version)
         ]
         if due:
             self._load_version(name, stream, max(due))
@@ -249,12 +296,14 @@ class Servables:
             log(f"Loading servable: {servable} failed: {error}")
             if load.failures > self._retries.count:
                 stream.states[version] = VersionState(version, State.END, error.code, error.message)
+                stream.is_new = False
             else:
                 load.not_before = time.monotonic() + self._retries.interval_s
             return
         del stream.loads[version]
         stream.models = {**stream.models, version: model}
         stream.states[version] = VersionState(version, State.AVAILABLE)
+        stream.is_new = False
         log(f"Successfully loaded servable version {servable}")
 
     def settled(self) -> list[tuple[str, VersionState]] | None:

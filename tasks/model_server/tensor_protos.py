@@ -3,6 +3,7 @@
 Source: tensorflow/core/framework/tensor.proto, tensor.cc.
 """
 
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ def from_proto(name: str, message: Any) -> Tensor:
     shape = tuple(dim.size for dim in message.tensor_shape.dim)
     well_formed = (
         dtype in _FIELDS
-        and not message.tensor_shape.unknown_rank
+        and not (message.tensor_shape.unknown_rank and shape)
         and len(shape) <= MAX_DIMENSIONS
         and all(size >= 0 for size in shape)
         and prod(shape) < 2**40
@@ -53,6 +54,8 @@ def _values(message: Any, dtype: int, count: int) -> npt.NDArray[Any] | list[byt
     """Return the elements, or None if there is no telling them."""
     sent = getattr(message, _FIELDS[dtype])
     if dtype == DT_STRING:
+        if message.tensor_content:
+            return _packed_strings(message.tensor_content, count)
         strings = list(sent)[:count]
         return strings + (strings[-1:] or [b""]) * (count - len(strings))
     target = NUMPY_DTYPES[dtype]
@@ -69,6 +72,26 @@ def _values(message: Any, dtype: int, count: int) -> npt.NDArray[Any] | list[byt
     # Fewer values than elements: the last one is repeated; more: the first ones count.
     rest = np.broadcast_to(array[-1:] if array.size else np.zeros(1, target), max(count - array.size, 0))
     return np.concatenate([array[:count], rest])
+
+
+def _packed_strings(content: bytes, count: int) -> list[bytes] | None:
+    """Return strings that are packed as the length of each as a varint, then all their bytes."""
+    at, lengths = 0, []
+    for _ in range(count):
+        length = shift = 0
+        while True:
+            if at >= len(content) or shift > 63:
+                return None
+            byte = content[at]
+            length |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 0x80:
+                break
+        lengths.append(length)
+    if at + sum(lengths) != len(content):
+        return None
+    ends = list(accumulate(lengths, initial=at))
+    return [content[start:end] for start, end in pairwise(ends)]
 
 
 def to_proto(tensor: Tensor) -> Any:

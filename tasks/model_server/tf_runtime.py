@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from tasks.model_server.status import Code, StatusError, invalid_argument
+from tasks.model_server.status import invalid_argument
 from tasks.model_server.tensors import Tensor
 from tasks.model_server.tf_library import Buffer, Output, Status, library
 from tasks.model_server.tf_protos import proto
@@ -22,7 +22,6 @@ _SERVE_TAG: Final = b"serve"
 _QUICK_S: Final = 0.001
 _LOOPS: Final = frozenset(("While", "StatelessWhile", "Enter", "RefEnter", "MapDefun", "PyFunc"))
 """Operations whose work is not bounded by the size of their inputs."""
-_PREDICT_METHODS: Final = tuple(f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress"))
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,12 @@ class Signature:
 
     Attributes:
         inputs: DataType of each input by its name.
-        method_name: as in the SignatureDef.
         feeds: an array of the graph's outputs that the inputs replace, in their order.
         fetches: the graph's output that each output is read from.
         all_fetches: an array of them, for a request that names none.
     """
 
     inputs: dict[str, int]
-    method_name: str
     feeds: ctypes.Array[Output]
     fetches: dict[str, Output]
     all_fetches: ctypes.Array[Output]
@@ -179,7 +176,6 @@ class SavedModel:
                 fetches = {alias: self._output(info.name) for alias, info in definition.outputs.items()}
                 signatures[name] = Signature(
                     inputs={alias: info.dtype for alias, info in definition.inputs.items()},
-                    method_name=definition.method_name,
                     feeds=_outputs(self._output(info.name) for info in definition.inputs.values()),
                     fetches=fetches,
                     all_fetches=_outputs(fetches.values()),
@@ -239,12 +235,6 @@ _run_options = lru_cache(maxsize=256)(_RunOptions)
 
 def _check_predictable(signature: Signature, inputs: Mapping[str, Tensor]) -> None:
     """Refuse what TensorFlow Serving refuses before it runs a graph. Source: predict_util.cc."""
-    if signature.method_name not in _PREDICT_METHODS:
-        raise StatusError(
-            Code.INTERNAL,
-            "Expected prediction signature method_name to be one of {"
-            f"{', '.join(_PREDICT_METHODS)}}}. Was: {signature.method_name}",
-        )
     if inputs.keys() == signature.inputs.keys():
         return
     expected, sent = _listed(signature.inputs), _listed(inputs)

@@ -4,6 +4,7 @@ Source: TensorFlow Serving, servables/tensorflow/saved_model_warmup_util.cc; the
 tensorflow/core/lib/io/record_reader.cc.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from functools import cache
@@ -28,9 +29,14 @@ def load_warm(version_dir: Path) -> SavedModel:
     """
     model = SavedModel(version_dir)
     path = version_dir / WARMUP_FILE
-    if path.exists():
+    try:
         with path.open("rb") as file:
             count = _replay(model, file, path)
+    except FileNotFoundError:
+        return model
+    except OSError as error:
+        raise StatusError(Code.FAILED_PRECONDITION, f"{path}; {error.strerror}") from error
+    else:
         log(f"Finished reading warmup data for model at {path}. Number of warmup records read: {count}.")
     return model
 
@@ -64,11 +70,13 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
     Raises:
         StatusError: the file is cut short or a checksum does not match.
     """
-    while header := file.read(12):
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    while len(header := file.read(12)) == 12:  # fewer bytes than that are the end
         offset = file.tell() - len(header)
         length = int.from_bytes(header[:8], "little")
         record, checksum = b"", b""
-        if len(header) == 12 and header[8:] == _masked_crc(header[:8]):
+        if header[8:] == _masked_crc(header[:8]) and length <= size:
             record, checksum = file.read(length), file.read(4)
         if not checksum or checksum != _masked_crc(record):
             raise StatusError(

@@ -21,6 +21,7 @@ from tasks.model_server.tf_protos import message_module
 from tasks.store.journal import write_atomically
 
 CONFIG = "models.config"
+EMPTY = "model_config_list {}\n"
 LOCK_S = 30
 
 
@@ -64,15 +65,16 @@ def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, 
 
 
 def ensure_config(models_root: Path) -> Path:
-    """Return `models.config`, made empty where it is missing, so that production can be started on it.
+    """Return `models.config`, made with an empty list where it is missing, so that production can be started on it.
 
-    Source: core/server_core.cc, ReloadConfig: an empty file is taken, and a later one with models replaces it.
+    Sources: model_servers/server_core.cc, ReloadConfig: a list may follow a list; tensorflow's posix_file_system.cc:
+    a file of no bytes cannot be mapped, and a server that is started on one ends.
     """
     path = models_root / CONFIG
     if not path.exists():
         try:
             models_root.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            write_atomically(path, EMPTY)
         except OSError as exc:
             raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
     return path

@@ -116,6 +116,47 @@ def test_unreadable_reload_changes_nothing(starter: Any, tmp_path: Path, half: P
     assert _value(server, "half") == 5.0
 
 
+@pytest.mark.parametrize(("text", "words"), [("", "; Invalid argument"), ("# none\n", "Cannot transition")])
+def test_reload_without_a_list_changes_nothing(starter: Any, tmp_path: Path, half: Path, text: str, words: str) -> None:
+    """A file that was cut short to nothing, or names no list, is logged; an empty list unloads."""
+    config = tmp_path / "models.config"
+    server = starter.start(_write(config, _entry("half", half)), POLL)
+    config.write_text(text)
+    server.wait_for(lambda: words in server.log)
+    assert _value(server, "half") == 5.0
+    _write(config)
+    server.wait_for(lambda: _value(server, "half") == 404)
+
+
+def test_empty_file_at_the_start(starter: Any, tmp_path: Path) -> None:
+    """A file of no bytes cannot be read; one that names an empty list, or none, starts a server without models."""
+    config = tmp_path / "models.config"
+    config.touch()
+    server = starter.spawn(f"--model_config_file={config}")
+    assert server.process.wait(timeout=60) == 255
+    server.wait_for(lambda: "models.config; Invalid argument" in server.log)
+    for text in ("model_config_list {}", "# none"):
+        config.write_text(text)
+        assert starter.start(f"--model_config_file={config}").request("GET", "/v1/models/half")[0] == 404
+
+
+def test_model_that_does_not_come_holds_up_the_next_reload(starter: Any, tmp_path: Path, half: Path) -> None:
+    """Until an added model has a version, nobody reads the file again; that of the others goes on."""
+    config = tmp_path / "models.config"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    server = starter.start(_write(config, _entry("half", half, "specific { versions: 1 }")), POLL)
+    _write(config, _entry("half", half, "specific { versions: 1 }"), _entry("other", empty))
+    server.wait_for(lambda: "No versions of servable other" in server.log)
+    _write(config, _entry("half", half))
+    server.wait_for(lambda: server.log.count("half version: 1") >= 1)
+    shutil.copytree(half / "1", tmp_path / "staging")
+    assert _value(server, "half") == 3.0
+    (tmp_path / "staging").rename(empty / "1")
+    server.wait_for(lambda: _value(server, "half") == 5.0)
+    assert "Successfully loaded servable version {name: other version: 1}" in server.log
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [

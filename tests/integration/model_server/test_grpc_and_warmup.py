@@ -103,6 +103,29 @@ def test_strings_and_short_values(api: Any, channel: Any) -> None:
     assert list(api.prediction_stub(channel).Predict(short, timeout=30).outputs["y"].float_val) == [1, 2, 2]
 
 
+def test_packed_strings(api: Any, channel: Any) -> None:
+    """Strings may come as C++ clients pack them: all lengths, then all bytes; what does not add up is an error."""
+    strings = [b"a", b"", b"x" * 300, b"bc"]
+    request = api.predict_request("zoo", "string", x=strings)
+    request.inputs["x"].ClearField("string_val")
+    request.inputs["x"].tensor_content = b"\x01\x00\xac\x02\x02" + b"".join(strings)
+    predict = api.prediction_stub(channel).Predict
+    assert list(predict(request, timeout=30).outputs["y"].string_val) == strings
+    for broken in (b"\x01\x00\xac\x02", b"\x01\x00\x01\x03abcd", b"\xff" * 20):
+        request.inputs["x"].tensor_content = broken
+        assert api.error(predict, request) == ("INVALID_ARGUMENT", "tensor parsing error: x")
+
+
+def test_empty_label_is_a_label(api: Any, channel: Any) -> None:
+    """A label that is set to nothing is not the same as none."""
+    request = api.predict_request("twov", x=np.array([[2.0]], np.float32))
+    request.model_spec.version_label = ""
+    assert api.error(api.prediction_stub(channel).Predict, request) == (
+        "INVALID_ARGUMENT",
+        "Unrecognized servable version label: ",
+    )
+
+
 def test_output_filter(api: Any, channel: Any) -> None:
     """Only the outputs that were asked for come back."""
     request = api.predict_request("multi", a=np.ones((1, 3), np.float32), b=np.array([1], np.int32))

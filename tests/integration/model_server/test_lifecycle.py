@@ -124,14 +124,17 @@ def test_bad_new_version_ends_and_the_old_one_serves(starter: Any, store: Store)
 
 
 def test_bad_new_version_stays_loading_while_retries_are_left(starter: Any, store: Store) -> None:
-    """With the default retries a bad version stays at LOADING, and giving it up loads the next one."""
+    """While a bad version is tried again it stays at LOADING, and not even its successor is looked at."""
     store.publish("1")
-    server = starter.start(*store.flags)
+    server = starter.start(*store.flags, "--max_num_load_retries=1", "--load_retry_interval_micros=3000000")
     store.publish_broken("2")
     server.wait_for(lambda: "version: 2} failed: DATA_LOSS" in server.log)
-    assert server.states("half") == {"1": "AVAILABLE", "2": "LOADING"}
+    shutil.rmtree(store.base_path / "2")
     store.publish("3")
+    assert server.states("half") == {"1": "AVAILABLE", "2": "LOADING"}
+    server.wait_for(lambda: server.log.count("version: 2} failed: ") == 2)
     server.wait_for(lambda: _value(server) == 5.0)
+    assert server.states("half") == {"1": "END", "2": "END", "3": "AVAILABLE"}
 
 
 def test_load_is_tried_again(starter: Any, store: Store) -> None:
@@ -164,13 +167,34 @@ def test_unknown_op_fails_the_load(starter: Any, store: Store) -> None:
     server.wait_for(lambda: "Op type not registered 'MatMux'" in server.log)
 
 
-def test_one_version_under_two_names_is_refused(starter: Any, store: Store) -> None:
-    """`1` and `00001` together end the start with a message that names both."""
+def test_one_version_under_two_names(starter: Any, store: Store) -> None:
+    """Of `1` and `00001` together `1` is served, and the log names both."""
     store.publish("1")
     store.publish("00001", "2")
-    server = starter.spawn(*store.flags, "--max_num_load_retries=0")
-    assert server.process.wait(timeout=60) == 255
-    server.wait_for(lambda: "'00001' and '1'" in server.log and "both version 1" in server.log)
+    server = starter.start(*store.flags)
+    assert "Version 1 will be loaded from 1, 00001 will be ignored." in server.log
+
+
+def test_warmup_file_that_cannot_be_read(starter: Any, store: Store) -> None:
+    """The version that brings it fails to load, and the one before serves on."""
+    store.publish("1")
+    server = starter.start(*store.flags, "--max_num_load_retries=0")
+    (store.publish("2") / "assets.extra" / "tf_serving_warmup_requests").mkdir(parents=True)
+    server.wait_for(lambda: server.states("half") == {"2": "END", "1": "AVAILABLE"})
+    assert "tf_serving_warmup_requests; Is a directory" in server.log
+
+
+def test_ports_open_when_every_version_has_come(starter: Any, store: Store) -> None:
+    """With several versions to serve all are there, or have failed, when the port opens."""
+    versions = [store.publish(str(number), "1") for number in range(1, 6)]
+    (versions[2] / "saved_model.pb").write_bytes(b"damaged")
+    config = store.base_path.parent / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "half" base_path: "{store.base_path}" model_platform: "tensorflow"'
+        " model_version_policy { all {} } } }"
+    )
+    server = starter.start(f"--model_config_file={config}", "--max_num_load_retries=0")
+    assert server.states("half") == {str(n): "END" if n == 3 else "AVAILABLE" for n in range(1, 6)}
 
 
 def test_poll_once(starter: Any, store: Store) -> None:
@@ -227,9 +251,7 @@ def test_sigterm_while_waiting_for_a_version(starter: Any, store: Store) -> None
 
 def test_slow_prediction_times_out(starter: Any, odd_models: Path) -> None:
     """A prediction that takes longer than --rest_api_timeout_in_ms is answered with 504."""
-    server = starter.start(
-        "--model_name", "odd", "--model_base_path", str(odd_models / "odd"), "--rest_api_timeout_in_ms", "50"
-    )
+    server = starter.start("--model_name=odd", f"--model_base_path={odd_models / 'odd'}", "--rest_api_timeout_in_ms=50")
     status, answer = server.predict("odd", {"signature_name": "slow", "inputs": 10_000_000})
     assert status == 504
     assert list(answer) == ["error"]

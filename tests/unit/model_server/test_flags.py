@@ -5,9 +5,9 @@ import pytest
 from tasks.model_server.flags import Flags, UnknownFlag, parse_flags
 
 
-def test_both_spellings() -> None:
-    """A value follows its flag after an equals sign or as the next argument."""
-    flags = parse_flags(["--port=1", "--rest_api_port", "2", "--model_base_path=/a=b"])
+def test_values() -> None:
+    """A value follows its flag after an equals sign."""
+    flags = parse_flags(["--port=1", "--rest_api_port=2", "--model_base_path=/a=b"])
     assert flags == Flags(port=1, rest_api_port=2, model_base_path="/a=b")
 
 
@@ -29,6 +29,8 @@ def test_booleans(argument: str, value: bool) -> None:
         (["--enable_batching=true"], "unknown argument: --enable_batching=true"),
         (["model"], "unknown argument: model"),
         (["--port"], "No value for --port"),
+        (["--port", "1"], "No value for --port"),
+        (["--port=1_0"], "Couldn't interpret value 1_0 for flag --port"),
         (["--port=x"], "Couldn't interpret value x for flag --port"),
         (["--allow_version_labels_for_unavailable_models=maybe"], "Couldn't interpret value maybe"),
     ],

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tasks.model_server.model_config import ModelConfig, VersionClash, VersionPolicy, version_dirs
+from tasks.model_server.model_config import ModelConfig, VersionPolicy, version_dirs
 from tasks.model_server.servables import LoadRetries, ModelSpec, Servables, State
 from tasks.model_server.status import Code, StatusError
 
@@ -205,36 +205,99 @@ def test_settled_means_each_model_has_come_to_something(disk: Disk) -> None:
 def test_what_counts_as_a_version(tmp_path: Path, name: str, version: int) -> None:
     """A child whose whole name is a 64-bit integer is a version, even a file."""
     (tmp_path / name).touch()
-    assert version_dirs(tmp_path) == {version: tmp_path / name}
+    assert version_dirs(tmp_path) == ({version: tmp_path / name}, "")
 
 
 @pytest.mark.parametrize("name", ["1.0", "v1", "1_", ".1", "٣", "9223372036854775808", "1e3", ".staging-1"])
 def test_what_does_not_count_as_a_version(tmp_path: Path, name: str) -> None:
     """Every other name is passed over."""
     (tmp_path / name).touch()
-    assert version_dirs(tmp_path) == {}
+    assert version_dirs(tmp_path) == ({}, "")
 
 
 def test_one_version_twice(tmp_path: Path) -> None:
-    """Two names of one version are refused, with both names."""
+    """Of two names of one version the last is taken, and both are named."""
     (tmp_path / "1").touch()
     (tmp_path / "0001").touch()
-    with pytest.raises(VersionClash, match="'0001' and '1'"):
-        version_dirs(tmp_path)
+    found, complaint = version_dirs(tmp_path)
+    assert found == {1: tmp_path / "1"}
+    assert complaint.endswith("Version 1 will be loaded from 1, 0001 will be ignored.")
 
 
-def test_clash_keeps_what_is_served(disk: Disk) -> None:
-    """A second directory of a served version changes nothing; of a new one it is an error in the status."""
+def test_base_path_that_is_missing_stops_every_model(disk: Disk, tmp_path: Path) -> None:
+    """While one base path cannot be read, no model's versions change."""
     disk.put(1)
     disk.settle()
-    (disk.base_path / "01").mkdir()
+    missing = ModelConfig("o", tmp_path / "missing")
+    disk.servables.configure([ModelConfig("m", disk.base_path), missing])
+    disk.put(2)
     assert disk.settle() == {1: AVAILABLE}
-    (disk.base_path / "01").rmdir()
-    (disk.base_path / "2").mkdir()
-    (disk.base_path / "02").mkdir()
-    assert disk.settle() == {1: AVAILABLE, 2: END}
-    (disk.base_path / "02").rmdir()
+    missing.base_path.mkdir()
     assert disk.settle() == {1: END, 2: AVAILABLE}
+
+
+def test_retries_hold_everything_up_once_started(tmp_path: Path) -> None:
+    """A load that is to be tried again lets nothing else happen, not even its own removal; before the start it does."""
+    (tmp_path / "a").mkdir()
+    disk = Disk(tmp_path / "a", retries=1)
+    disk.configure()
+    disk.bad = {2}
+    disk.put(1)
+    disk.settle()
+    disk.servables.start()
+    disk.put(2)
+    disk.servables.poll()
+    disk.servables.act()
+    assert disk.servables.is_loading
+    (disk.base_path / "2").rmdir()
+    disk.put(3)
+    disk.servables.poll()
+    assert disk.servables.states(ModelSpec("m"))[0][:2] == (2, LOADING)
+    assert disk.settle() == {1: AVAILABLE, 2: END}
+    (failed,) = disk.servables.states(ModelSpec("m", version=2))
+    assert failed.message == "damaged"
+    assert disk.settle() == {1: END, 2: END, 3: AVAILABLE}
+    assert disk.loaded == [1, 2, 2, 3]
+
+
+def test_loaded_version_that_is_not_wanted_any_more_cannot_be_wanted_again(disk: Disk) -> None:
+    """It waits to be unloaded; a bad successor that goes and comes back mended is not loaded until it is gone."""
+    disk.put(1)
+    disk.settle()
+    disk.put(2)
+    disk.bad = {2}
+    disk.settle()
+    (disk.base_path / "2").rmdir()
+    assert disk.settle() == {1: AVAILABLE, 2: END}
+    disk.bad = set()
+    disk.put(2)
+    assert disk.settle() == {1: AVAILABLE, 2: END}
+    disk.put(3)
+    assert disk.settle() == {1: END, 2: END, 3: AVAILABLE}
+
+
+def test_labels_go_with_their_model(disk: Disk) -> None:
+    """Labels of a model that was left out are unknown, and may name any version when it comes back."""
+    disk.put(1)
+    disk.configure(labels={"stable": 1})
+    disk.settle()
+    disk.servables.configure([])
+    with pytest.raises(StatusError, match="Unrecognized servable version label: stable"):
+        disk.servables.find(ModelSpec("m", label="stable"))
+    disk.configure(labels={"stable": 2})
+
+
+def test_model_is_new_until_a_version_has_come_to_something(disk: Disk) -> None:
+    """Until then the configuration is not read again."""
+    assert disk.servables.has_new_models
+    disk.put(1)
+    disk.settle()
+    assert not disk.servables.has_new_models
+    disk.configure(VersionPolicy(latest=2))
+    assert not disk.servables.has_new_models
+    disk.servables.configure([])
+    disk.configure()
+    assert disk.servables.has_new_models
 
 
 def test_model_that_went_before_it_came_keeps_nobody_waiting(disk: Disk, tmp_path: Path) -> None:

@@ -27,7 +27,20 @@ def test_records_are_read_in_order() -> None:
     assert list(_records(io.BytesIO(b"".join(map(_record, data))))) == data
 
 
-@pytest.mark.parametrize("cut", [1, 4, 5, 14, 18])
+@pytest.mark.parametrize("stray", [1, 11])
+def test_few_stray_bytes_are_the_end(stray: int) -> None:
+    """What is too short for the head of a record ends the file, as record_reader.cc has it."""
+    assert list(_records(io.BytesIO(_record(b"one") + b"x" * stray))) == [b"one"]
+
+
+def test_absurd_length() -> None:
+    """A length beyond the file's end is an error, not an attempt to read as much."""
+    length = struct.pack("<Q", 2**62)
+    with pytest.raises(StatusError, match="corrupted record at 0"):
+        list(_records(io.BytesIO(length + _masked_crc(length) + b"x")))
+
+
+@pytest.mark.parametrize("cut", [1, 4, 5])
 def test_cut_file(cut: int) -> None:
     """A file that ends within a record is an error at that record's place, after the whole ones."""
     records = _records(io.BytesIO(_record(b"one") + _record(b"two")[:-cut]))
