@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from configs.schema import Config
+from tasks.production import ONE_TRY
 from tasks.records import Outcome, ServerFacts, ValidationReport
 
 GREEN, RED, YELLOW = "32", "31", "33"
@@ -103,9 +104,9 @@ def _server(config: Config, judge: ServerFacts, tools: str) -> str:
     name, model_dir = config.name, config.models_root / config.name
     if judge.backend == "docker":
         mount = f"{shlex.quote(str(model_dir))}:/models/{name}:ro"
-        return f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} -v {mount} {judge.image}"
+        return f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} -v {mount} {judge.image} {ONE_TRY}"
     return (
-        f"{tools}/python -m tasks.model_server --port=0 --rest_api_port=8501 "
+        f"{tools}/python -m tasks.model_server --port=0 --rest_api_port=8501 {ONE_TRY} "
         f"--model_name={name} --model_base_path={_absolute(model_dir)}"
     )
 
