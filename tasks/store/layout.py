@@ -28,11 +28,11 @@ def version_number(name: str) -> int | None:
     """Return the version that TensorFlow Serving sees in a child's name, or None.
 
     Source: `strings::safe_strto64` on the whole name in
-    tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc: a file counts, too.
+    tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc: a file counts, too, and so does a sign.
     """
-    if not re.fullmatch(r"\d+", name, flags=re.ASCII):
+    if not re.fullmatch(r"[+-]?\d+", name, flags=re.ASCII):
         return None
-    return int(name) if int(name) <= MAX_VERSION else None
+    return int(name) if -MAX_VERSION <= int(name) <= MAX_VERSION else None
 
 
 def versions(model_dir: Path) -> dict[int, Path]:
