@@ -18,5 +18,5 @@ def train_model(config: Config, splits: Splits, run_dir: Path) -> TrainedModel:
     """Build and fit the model in the TensorFlow process."""
     trained = submit(fit_model, config, splits, run_dir / "model.keras", show_bar=sys.stdout.isatty())
     with progress_shown(f"{artifact_key(config.name)}-training", f"Training of {config.name}"):
-        preload(config)  # while the other process fits
+        preload()  # while the other process fits
         return trained()

@@ -17,18 +17,11 @@ SQLITE = "sqlite:///"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its pages then show training, not prompts
 
 
-def preload(config: Config) -> None:
-    """Make ready for logging a run, at a time when this process has nothing else to do: it takes seconds.
-
-    Imports what that needs and opens a database file, whose tables MLflow makes at its first use. What fails here is
-    said when the run is logged.
-    """
+def preload() -> None:
+    """Import what logging a run needs (seconds), at a time when this process has nothing else to do."""
     import mlflow.data
     import mlflow.pyfunc
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
-    with contextlib.suppress(TrackingError):
-        connect(config)
 
 
 def check_tracking(uri: str) -> None:
