@@ -119,11 +119,22 @@ def _check_reference(reference: str) -> None:
     if not found.origin or not found.origin.endswith(".py"):
         return
     try:
-        names = _top_level_names(ast.parse(Path(found.origin).read_bytes()))
+        names = _top_level_names(_parsed(Path(found.origin).read_bytes()))
     except (SyntaxError, ValueError) as exc:
         raise ConfigError(f"'{reference}': module '{module}' does not compile: {exc}") from exc
     if function not in names and not names & {"*", "__getattr__"}:
         raise ConfigError(f"'{reference}': module '{module}' has no '{function}'; {_nearest(function, sorted(names))}")
+
+
+def _parsed(source: bytes) -> ast.Module:
+    """Parse a module; once more where another thread, such as one of Prefect's, parsed at the same time.
+
+    Source: https://github.com/python/cpython/issues/106905, `recursion depth mismatch`; seen with Python 3.11.7.
+    """
+    try:
+        return ast.parse(source)
+    except SystemError:
+        return ast.parse(source)
 
 
 def _top_level_names(module: ast.Module) -> set[str]:

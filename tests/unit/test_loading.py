@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 from pathlib import Path
 
 import pytest
 
-from configs.loading import ConfigError, load_config
+from configs.loading import ConfigError, _parsed, load_config
 from configs.schema import METRICS
 from tasks.gates import metrics
 
@@ -121,3 +123,21 @@ def test_metric_names_are_those_that_exist() -> None:
 def test_examples_load(example: str) -> None:
     """The shipped examples are valid."""
     assert load_config(Path("configs") / f"{example}.yaml").name == example
+
+
+def test_another_parse_in_the_middle_of_ours(tmp_path: Path) -> None:
+    """What another thread parses while a module is looked at does not fail the run (CPython issue 106905).
+
+    A collection of garbage in the middle of the parse stands for the switch of threads.
+    """
+    (tmp_path / "long.py").write_text("def load(): ...\n" + "x = [1, (2, {3: 4})]\n" * 5000)
+
+    def parse_once(_phase: str, _info: dict[str, int]) -> None:
+        if parse_once in gc.callbacks:
+            gc.callbacks.remove(parse_once)
+            parses.append((lambda: (lambda: ast.parse("x"))())())  # at another depth than ours
+
+    parses: list[ast.Module] = []
+    gc.callbacks.append(parse_once)
+    assert isinstance(_parsed((tmp_path / "long.py").read_bytes()), ast.Module)
+    assert parses
