@@ -9,7 +9,7 @@ import re
 from typing import Any, Final, NamedTuple, Protocol
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from tasks.model_server.pages import page
 
@@ -24,8 +24,8 @@ _ORIGIN: Final = re.compile(rb"^(?:[A-Za-z][A-Za-z0-9+.\-]*:)?(?://[^/?#]*)?")
 class AnswersAtOnce(Protocol):
     """An ASGI application that knows some answers without waiting for anything."""
 
-    def answer_at_once(self, path: bytes, body: bytes) -> bytes | None:
-        """Return the JSON text that answers a POST with status 200, or None where it takes the usual way."""
+    def answer_at_once(self, path: bytes, body: bytes) -> tuple[int, bytes] | None:
+        """Return status and JSON text of the answer to a POST, or None where it takes the usual way."""
 
 
 class _Head(NamedTuple):
@@ -78,7 +78,7 @@ class HttpProtocol(H11Protocol):
         if known and len(body) == known.body_size:
             answer = self.app.answer_at_once(known.path, body)
             if answer is not None:
-                self._write(answer)
+                self._write(*answer)
                 return
         super().data_received(data)
         if end and not known and len(head) <= _HEAD_BYTES:
@@ -118,8 +118,8 @@ class HttpProtocol(H11Protocol):
             self._heads.clear()
         self._heads[head] = _Head(self.scope["raw_path"], size)
 
-    def _write(self, answer: bytes) -> None:
+    def _write(self, status: int, answer: bytes) -> None:
         head = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         head.append(b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer))
-        self.transport.write(b"HTTP/1.1 200 OK\r\n" + b"".join(head) + answer)
+        self.transport.write(b"HTTP/1.1 %d %b\r\n" % (status, STATUS_PHRASES[status]) + b"".join(head) + answer)
         self.on_response_complete()

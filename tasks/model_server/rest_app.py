@@ -96,7 +96,7 @@ class RestApp:
                 return 200, metadata.encode(spec.name, *self._servables.find(spec))
             return 200, metadata.encode_states(self._servables.states(spec))
         except StatusError as error:
-            return HTTP_STATUS[error.code], encode_error(error.message)
+            return _failure(error)
 
     async def _predict(self, spec: ModelSpec, verb: str, body: bytes) -> bytes:
         if verb != "predict":
@@ -105,30 +105,39 @@ class RestApp:
                 f"This server does not implement :{verb}; use :predict or TensorFlow Serving.",
             )
         request, model = self._decode(spec, body)
-        name, inputs = request.signature_name, request.inputs
-        if model.is_quick(name, inputs):  # then a change of threads would cost more than the run
-            outputs = model.predict(name, inputs, self._timeout_ms, in_caller_thread=True)
-        else:
-            outputs = await asyncio.to_thread(model.predict, name, inputs, self._timeout_ms)
+        answer = self._quick_answer(request, model)
+        if answer is not None:
+            return answer
+        outputs = await asyncio.to_thread(model.predict, request.signature_name, request.inputs, self._timeout_ms)
         return encode_predict(outputs, request.is_row_format)
 
-    def answer_at_once(self, path: bytes, body: bytes) -> bytes | None:
-        """Return the answer to a POST if it is a prediction known to be quick, else None.
-
-        What is wrong with a request is left to the usual way to say.
-        """
-        try:
-            route = None if _refusal("POST", text := path.decode("latin-1")) else _route("POST", text)
-            if route is None or route[1] != "predict" or not self._servables.find(route[0])[1].has_quick_runs:
-                return None
-            request, model = self._decode(route[0], body)
-            name, inputs = request.signature_name, request.inputs
-            if not model.is_quick(name, inputs):
-                return None
-            outputs = model.predict(name, inputs, self._timeout_ms, in_caller_thread=True)
-            return encode_predict(outputs, request.is_row_format)
-        except StatusError:
+    def answer_at_once(self, path: bytes, body: bytes) -> tuple[int, bytes] | None:
+        """Return status and body of the answer to a POST, or None where it has to be waited for."""
+        text = path.decode("latin-1")
+        if _refusal("POST", text):
             return None
+        try:
+            route = _route("POST", text)
+            if route is None or route[1] != "predict" or not self._may_be_quick(route[0]):
+                return None
+            answer = self._quick_answer(*self._decode(route[0], body))
+        except StatusError as error:
+            return _failure(error)
+        return None if answer is None else (200, answer)
+
+    def _may_be_quick(self, spec: ModelSpec) -> bool:
+        """Return whether reading the body is worth it; that there is no such model is said after it was read."""
+        try:
+            return self._servables.find(spec)[1].has_quick_runs
+        except StatusError:
+            return False
+
+    def _quick_answer(self, request: PredictBody, model: SavedModel) -> bytes | None:
+        """Return the answer if the run is known to take less than a change of threads would cost, else None."""
+        if not model.is_quick(request.signature_name, request.inputs):
+            return None
+        outputs = model.predict(request.signature_name, request.inputs, self._timeout_ms, in_caller_thread=True)
+        return encode_predict(outputs, request.is_row_format)
 
     def _decode(self, spec: ModelSpec, body: bytes) -> tuple[PredictBody, SavedModel]:
         request = decode_predict(body, lambda name: self._servables.find(spec)[1].signature(name).inputs)
@@ -200,6 +209,10 @@ def _unzip(body: bytes) -> bytes:
     except zlib.error:
         return b""
     return text if inflate.eof and not inflate.unused_data else b""
+
+
+def _failure(error: StatusError) -> tuple[int, bytes]:
+    return HTTP_STATUS[error.code], encode_error(error.message)
 
 
 def _page(status: int) -> tuple[int, bytes, bytes]:

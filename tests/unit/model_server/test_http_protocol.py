@@ -20,8 +20,9 @@ class Echo:
 
     knows_answers = True
 
-    def answer_at_once(self, path: bytes, body: bytes) -> bytes | None:
-        return b"at once " + path + b" " + body if self.knows_answers else None
+    def answer_at_once(self, path: bytes, body: bytes) -> tuple[int, bytes] | None:
+        status = 400 if body == b"bad" else 200
+        return (status, b"at once " + path + b" " + body) if self.knows_answers else None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body, more = b"", True
@@ -49,8 +50,8 @@ class Client:
             self.socket.sendall(part)
             time.sleep(0.02)
 
-    def answer(self) -> bytes:
-        assert self.file.readline() == b"HTTP/1.1 200 OK\r\n"
+    def answer(self, status: bytes = b"200 OK") -> bytes:
+        assert self.file.readline() == b"HTTP/1.1 %b\r\n" % status
         headers = dict(line.rstrip().split(b": ", 1) for line in iter(self.file.readline, b"\r\n"))
         assert headers[b"content-type"] == b"application/json"
         assert b"date" in headers
@@ -101,6 +102,15 @@ def test_second_request_takes_the_short_way(running: Any) -> None:
     assert client.ask(request(b"two")) == b"at once /v1/models/m:predict two"
     assert running[2]().ask(request(b"six")) == b"at once /v1/models/m:predict six"
     assert client.ask(request(b"four")) == b"usual /v1/models/m:predict four"  # its length makes another head
+
+
+def test_a_failure_is_answered_at_once_too(running: Any) -> None:
+    """What is wrong with a request is found out once, not again on the usual way."""
+    client = running[2]()
+    client.ask(request(b"one"))
+    client.send(request(b"bad"))
+    assert client.answer(b"400 Bad Request") == b"at once /v1/models/m:predict bad"
+    assert client.ask(request(b"two")) == b"at once /v1/models/m:predict two"
 
 
 @pytest.mark.parametrize("size", [1, 2, 30, 60])
