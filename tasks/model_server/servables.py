@@ -251,15 +251,13 @@ class Servables:
         Returns:
             Whether there was anything to do.
         """
-        retrying = self._retrying()
-        acted = [  # every model, not until one acts
-            self._act(name, stream) for name, stream in self._streams.items() if not retrying or name in retrying
-        ]
-        return any(acted)
+        if retrying := self._retrying():
+            acted = [self._load_due(name, self._streams[name], only) for name, only in retrying.items()]
+        else:
+            acted = [self._act(name, stream) for name, stream in self._streams.items()]
+        return any(acted)  # of every model, not until one acts
 
     def _act(self, name: str, stream: _Stream) -> bool:
-        if self._retrying():
-            return self._load_due(name, stream)
         unwanted = stream.models.keys() - stream.aspired.keys()
         serves_wanted = bool(stream.models.keys() & stream.aspired.keys())
         if unwanted and (not stream.aspired or serves_wanted or len(unwanted) > 1):
@@ -267,13 +265,12 @@ class Servables:
             return True
         return self._load_due(name, stream)
 
-    def _load_due(self, name: str, stream: _Stream) -> bool:
+    def _load_due(self, name: str, stream: _Stream, only: int | None = None) -> bool:
         now = time.monotonic()
-        retried = self._retrying().get(name)
         due = [
             version
             for version, load in stream.loads.items()
-            if stream.states[version].state is not State.END and load.not_before <= now and retried in (None, version)
+            if stream.states[version].state is not State.END and load.not_before <= now and only in (None, version)
         ]
         if due:
             self._load_version(name, stream, max(due))
