@@ -41,7 +41,7 @@ from tasks.serving.engine import (
     root_cause,
 )
 from tasks.serving.exits import explain_exit
-from tasks.serving.pinned import CONFIG, pinned_config
+from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
 from tasks.serving.reaper import owner_labels, remove_orphans
 
 P = ParamSpec("P")
@@ -52,9 +52,6 @@ log = logging.getLogger(__name__)
 REST_PORT, GRPC_PORT = 8501, 8500
 MODELS_DIR = "/models"  # TensorFlow Serving's image looks for $MODEL_NAME here
 NOBODY = "65534:65534"
-# A broken version must end the process at once: by default it is tried again 5 times, 60 s apart.
-# Source: tensorflow_serving/model_servers/main.cc.
-ONE_TRY = ["--max_num_load_retries=0", "--file_system_poll_wait_seconds=0"]
 # What tensorflow/serving's image says about itself. Source: its Dockerfile.
 VERSION_LABEL = "tensorflow_serving_github_branchtag"
 
@@ -126,7 +123,7 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
                 container = _to_its_end(
                     client.containers.create,
                     str(image.id),
-                    [*ONE_TRY, f"--model_config_file={MODELS_DIR}/{CONFIG}"] if len(version_dirs) > 1 else ONE_TRY,
+                    [*ONE_TRY, *([f"--model_config_file={MODELS_DIR}/{CONFIG}"] if len(version_dirs) > 1 else [])],
                     name=name,
                     labels=owner_labels(run_id, time.time()),
                     environment={"MODEL_NAME": model_name},

@@ -14,7 +14,7 @@ from typing import IO
 
 from tasks.errors import PipelineError
 from tasks.serving.exits import explain_exit
-from tasks.serving.pinned import CONFIG, pinned_config
+from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
 
 REST_LINE = re.compile(rb"Exporting HTTP/REST API at:\S*?:(\d+)")
 GRPC_LINE = re.compile(rb"Running gRPC ModelServer at \S*?:(\d+)")
@@ -98,8 +98,7 @@ def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subp
         "--port=0",
         "--rest_api_port=0",
         f"--model_config_file={config}",
-        "--max_num_load_retries=0",
-        "--file_system_poll_wait_seconds=0",
+        *ONE_TRY,
     ]
     try:
         process = subprocess.Popen(

@@ -1,10 +1,13 @@
-"""Several versions of one model in one server, each pinned."""
+"""What a throwaway server is started with: one try a version, and several versions of one model each pinned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 CONFIG = "models.config"
+# A broken version must end the process at once: by default it is tried again 5 times, 60 s apart.
+# Source: tensorflow_serving/model_servers/main.cc.
+ONE_TRY = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=0")
 
 
 def pinned_config(model_name: str, base_path: str, versions: Sequence[int]) -> str:
