@@ -126,7 +126,12 @@ class Serving(Section):
     request_timeout_s: float = Field(30, gt=0, description="seconds for one request")
     memory_mb: int = Field(2048, ge=64, description="memory limit of the container in MiB")
     cpus: float = Field(0, ge=0, description="processor limit of the container; 0 is none")
-    pids_limit: int = Field(512, ge=16, description="most processes and threads in the container")
+    pids_limit: int = Field(
+        4096,
+        ge=16,
+        description="most processes and threads in the container; TensorFlow Serving starts hundreds, and more of them "
+        "the more processors there are",
+    )
 
     @property
     def all_images(self) -> tuple[str, ...]:

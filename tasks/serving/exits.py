@@ -16,6 +16,12 @@ _REFUSAL = re.compile(r"Failed to start server\. Error: (.*)")
 # A log line's severity, time, thread and place: `2026-11-22 11:23:45.678901: E a/b.cc:12] ` and
 # `E0000 00:00:1795346658.257957       1 cuda_platform.cc:52] `.
 _PREFIX = re.compile(r"^(?:[\d-]+ [\d:.]+: [IWEF] |[IWEF]\d{4} [\d:.]+\s+\d+ )\S+\] ")
+# What a process says before it ends itself: a line of severity F, a failed check, an exception that nobody caught.
+_FATAL = re.compile(r"^(?:[\d-]+ [\d:.]+: F |F\d{4} )|Check failed|^\s*what\(\): ")
+# What a shell says about a child that a signal ended: `entrypoint.sh: line 3:     8 Aborted   (core dumped) ...`.
+_SHELL = re.compile(r"^\S+: line \d+:\s+\d+ |^(?:Aborted|Segmentation fault|Killed)\b")
+_NO_THREAD = re.compile(r"pthread_create|Resource temporarily unavailable|can't start new thread")
+_XLA = re.compile(r"XLA", re.IGNORECASE)
 
 
 def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0) -> ServingError:
@@ -41,23 +47,43 @@ def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0)
             "serving.backend: embedded.",
             tail,
         )
+    words = server_words(log)
+    if _NO_THREAD.search(words):
+        return ServingError(
+            f"The server of {model_name!r} could start no further thread and ended with exit status {code}: {words}. "
+            "Raise serving.pids_limit.",
+            tail,
+        )
     if code == 255 or _REFUSAL.search(log):
         return ModelLoadError(
             f"A candidate must load in the server, and {model_name!r} was refused (exit status {code}): "
-            f"{server_words(log)}. Export it again, or read the server log below.",
+            f"{words}. {remedy(words) or 'Export it again'}, or read the server log below.",
             tail,
         )
     return ServingError(
         f"The server of {model_name!r} ended with exit status {code} before it gave a judgement: "
-        f"{server_words(log)}. Read the server log below.",
+        f"{words}. Read the server log below.",
         tail,
     )
 
 
+def remedy(words: str) -> str:
+    """Return what to do about a model that a server refused in these words, empty where they do not tell."""
+    if _XLA.search(words):
+        return "TensorFlow Serving compiles no graph with XLA: build the model without jit_compile"
+    return ""
+
+
 def server_words(log: str) -> str:
-    """Return the server's own reason: its refusal if it printed one, else its last line, without prefixes."""
+    """Return the server's own reason without prefixes.
+
+    It is the refusal that the server printed; else, the last fatal line; else, the last line that is not a shell's
+    word about its child.
+    """
     refusals: list[str] = _REFUSAL.findall(log)
     lines = [line for line in log.splitlines() if line.strip()]
-    words = refusals[-1] if refusals else _PREFIX.sub("", lines[-1]) if lines else "it printed nothing"
-    words = words.strip().rstrip(".")
+    fatal = [line for line in lines if _FATAL.search(line)]
+    own = [line for line in lines if not _SHELL.search(line)]
+    words = refusals[-1] if refusals else _PREFIX.sub("", [*lines, *own, *fatal][-1]) if lines else "it printed nothing"
+    words = " ".join(words.split()).rstrip(".")
     return words if len(words) <= MAX_WORDS else words[: MAX_WORDS - 3] + "..."

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.errors import ModelLoadError, ServingError
-from tasks.serving.exits import LOG_TAIL_LINES, MAX_WORDS, explain_exit, server_words
+from tasks.serving.exits import LOG_TAIL_LINES, MAX_WORDS, explain_exit, remedy, server_words
 
 REFUSED = (
     "2026-11-22 11:23:45.678901: I tensorflow_serving/model_servers/server.cc:77] Building single model\n"
@@ -59,3 +59,60 @@ def test_the_message_stays_one_short_line_and_the_log_a_tail() -> None:
     assert "\n" not in str(error)
     assert len(server_words(log)) == MAX_WORDS
     assert len(error.detail.splitlines()) == LOG_TAIL_LINES
+
+
+PREFIX = "2026-11-25 10:00:00.000001: "
+THREADS = (
+    f"{PREFIX}I tensorflow_serving/model_servers/server_core.cc:474] Adding/updating models.\n"
+    f"{PREFIX}F external/org_tensorflow/tensorflow/tsl/platform/default/env.cc:74] Check failed: ret == 0 (11 vs. 0) "
+    "Thread tf_ModelDiskSizePool creation via pthread_create() failed.\n"
+)
+SHELL = "/usr/bin/tf_serving_entrypoint.sh: line 3:     8 Aborted                 (core dumped) tensorflow_model_server\n"
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        THREADS + SHELL,
+        THREADS + f"{PREFIX}I tensorflow_serving/core/loader.cc:1] another thread goes on\n" + SHELL,
+        "terminate called after throwing an instance of 'std::system_error'\n"
+        "  what():  Resource temporarily unavailable\n" + SHELL,
+        "F0000 00:00:1795346657.986475       1 env.cc:74] Check failed: ret == 0 (11 vs. 0) Thread x creation via "
+        "pthread_create() failed.\n*** Check failure stack trace: ***\n    @     0x55d  main\n" + SHELL,
+    ],
+)
+@pytest.mark.parametrize("code", [134, 139])
+def test_a_server_without_further_threads_names_the_setting(code: int, log: str) -> None:
+    """A thread that could not be started is one of our limits: an error that names it, whatever is printed behind it."""
+    error = explain_exit(code, log, "half")
+    assert type(error) is ServingError
+    assert "Raise serving.pids_limit." in str(error)
+    assert "Aborted" not in str(error)
+
+
+@pytest.mark.parametrize("code", [134, 139])
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (f"{PREFIX}F tensorflow/core/a.cc:9] Check failed: dims == 2 (3 vs. 2) \n{SHELL}", "dims == 2 (3 vs. 2)"),
+        (f"{PREFIX}F tensorflow/core/a.cc:9] Non-OK-status: it broke\nmore\n{SHELL}", "Non-OK-status: it broke"),
+        (f"{PREFIX}I tensorflow/core/a.cc:9] loading half\n{SHELL}", "loading half"),
+        ("serve.sh: line 1:    12 Segmentation fault      tensorflow_model_server\n", "Segmentation fault"),
+    ],
+)
+def test_the_last_fatal_line_is_the_reason(code: int, log: str, words: str) -> None:
+    """Of a server that ended itself the fatal line is the reason; a shell's word about it only where there is no other."""
+    error = explain_exit(code, log, "half")
+    assert type(error) is ServingError
+    assert words in str(error)
+    assert f"exit status {code}" in str(error)
+    assert "pids_limit" not in str(error)
+
+
+def test_advice_fits_the_cause() -> None:
+    """A graph for XLA is told to leave jit_compile; any other refusal to be exported again."""
+    xla = REFUSED.replace("DATA_LOSS: file is too short to be an sstable", "UNIMPLEMENTED: XLA compilation disabled")
+    assert "build the model without jit_compile" in str(explain_exit(255, xla, "half"))
+    assert "Export it again" not in str(explain_exit(255, xla, "half"))
+    assert "Export it again" in str(explain_exit(255, REFUSED, "half"))
+    assert remedy("DATA_LOSS") == ""
