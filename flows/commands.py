@@ -163,8 +163,8 @@ def _report(exc: Exception, debug: bool, line: str = "") -> int:
     """Print an error as one line, with its evidence below, and return its exit code."""
     if debug:
         traceback.print_exception(exc)
+    print(f"error: {line or exc}", file=sys.stderr)
     detail = getattr(exc, "detail", "")
     if detail:
         print(detail.rstrip(), file=sys.stderr)
-    print(f"error: {line or exc}", file=sys.stderr)
     return USAGE if isinstance(exc, ConfigError) else FAILED

@@ -64,7 +64,8 @@ def _judged_by(report: ValidationReport) -> str:
     """Return which server judged, how fast, and beside whom."""
     served = report.served
     if served is None:
-        return "judged by its files alone: no server has loaded it"
+        refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
+        return refused or "judged by its files alone: no server has loaded it"
     server = served.server
     beside = f", beside version {report.champion.version}, which is live" if report.champion else ""
     return (
@@ -106,7 +107,7 @@ def _server(config: Config, judge: ServerFacts, tools: str) -> str:
         mount = f"{shlex.quote(str(model_dir))}:/models/{name}:ro"
         return f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} -v {mount} {judge.image} {ONE_TRY}"
     return (
-        f"{tools}/python -m tasks.model_server --port=0 --rest_api_port=8501 {ONE_TRY} "
+        f"{tools}/python -m tasks.model_server --port=8500 --rest_api_port=8501 {ONE_TRY} "
         f"--model_name={name} --model_base_path={_absolute(model_dir)}"
     )
 

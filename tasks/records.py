@@ -295,6 +295,11 @@ class ValidationReport:
         """Return the gates that did not pass."""
         return tuple(gate for gate in self.gates if not gate.passed)
 
+    @property
+    def refusals(self) -> tuple[GateResult, ...]:
+        """Return the verdicts of the servers that refused the candidate (`gates.serving`)."""
+        return tuple(gate for gate in self.gates if gate.name.partition(".")[0] == "serving")
+
 
 @dataclass(frozen=True)
 class TrackedRun:

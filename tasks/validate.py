@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.schema import Config
+from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
+from tasks.gates.serving import judge_refusal
 from tasks.policy import artifact_key, progress_shown, stage
 from tasks.production import look_at_production
-from tasks.records import Backend, Candidate, ValidationReport
+from tasks.records import Backend, Candidate, GateResult, ServedAnswers, ValidationReport
 from tasks.registry.connection import check_tracking
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import check_engine, choose_backends
@@ -36,7 +38,8 @@ def validate_serving(
 ) -> ValidationReport:
     """Judge the candidate's files, then what throwaway servers answer with it; a failed gate is a value.
 
-    A graph that is not safe is never loaded. The champion is the version that serves now, not the last that passed.
+    A graph that is not safe is never loaded. A server that refuses the candidate rejects it; one that could not be
+    asked is an error. The champion is the version that serves now, not the last that passed.
     """
     graph, champion = (
         read_graph(candidate.version_dir),
@@ -46,9 +49,21 @@ def validate_serving(
     if not all(gate.passed for gate in gates if gate.name == "safety"):
         return ValidationReport(candidate, graph, None, gates, champion)
     with progress_shown(f"{artifact_key(config.name)}-validation", f"Validation of {config.name}"):
-        served = [
-            rehearse(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
+        answers = [
+            _asked(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
             for n, backend in enumerate(backends, start=1)
         ]
-    gates += judge(config.gates, candidate, *served, keras_names=config.export.outputs)
-    return ValidationReport(candidate, graph, served[0], gates, champion)
+    gates += judge(config.gates, candidate, *answers, keras_names=config.export.outputs)
+    served = next((found for found in answers if isinstance(found, ServedAnswers)), None)
+    return ValidationReport(candidate, graph, served, gates, champion)
+
+
+def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:
+    """Return what a server answered, or its refusal: that is a verdict, not an error."""
+    try:
+        return rehearse(rehearsal)
+    except (ModelLoadError, PredictionError) as exc:
+        from tasks.report.sections import log_tail  # the report's modules take a second to import
+
+        server = f"{rehearsal.backend.kind} {rehearsal.backend.image}".rstrip()
+        return judge_refusal(server, str(exc), log_tail(rehearsal.directory / "server.log"))

@@ -44,19 +44,32 @@ def judge_files(gates: Gates, graph: GraphFacts, champion: Champion | None) -> t
 
 
 def judge(
-    gates: Gates, candidate: Candidate, *served: ServedAnswers, keras_names: Mapping[str, str] | None = None
+    gates: Gates,
+    candidate: Candidate,
+    *served: ServedAnswers | GateResult,
+    keras_names: Mapping[str, str] | None = None,
 ) -> tuple[GateResult, ...]:
     """Return every gate's verdict on what each server answered; from the second on, names say which server.
+
+    Args:
+        served: a server that refused the candidate has given its verdict already.
 
     Raises:
         DataError: the configured metrics or the golden file do not fit the answers.
     """
     results: list[GateResult] = []
     for number, answers in enumerate(served, start=1):
-        evidence = Evidence(gates, candidate, answers, keras_names or {})
-        found = (result for name in gates.judging if name in JUDGES for result in JUDGES[name](evidence))
+        if isinstance(answers, GateResult):
+            found = [answers]
+        else:
+            found = _judged(Evidence(gates, candidate, answers, keras_names or {}))
         results += found if number == 1 else [replace(result, name=f"{result.name}.{number}") for result in found]
     return tuple(results)
+
+
+def _judged(evidence: Evidence) -> list[GateResult]:
+    judging = evidence.gates.judging
+    return [result for name in judging if name in JUDGES for result in JUDGES[name](evidence)]
 
 
 def _contract(evidence: Evidence) -> Iterator[GateResult]:

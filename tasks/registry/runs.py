@@ -187,6 +187,8 @@ def _fill_artifacts(directory: Path, config: Config, trained: TrainedModel, repo
     (directory / "report.json").write_text(json.dumps(report_document(report), indent=1))
     if report.served is not None:
         (directory / "server.log").write_bytes(report.served.server.log.read_bytes())
+    for gate in report.refusals:
+        (directory / f"{gate.name}.log").write_text(gate.evidence["log"], encoding="utf-8")
     draw_pictures(config, trained, report, directory)
     (directory / "model").mkdir()
     build_package(report.candidate, directory / "model")

@@ -52,7 +52,7 @@ def render_page(
         probes=probes_table(report),
         signature=_signature_table(report),
         server=server_lines(served) if served else {},
-        log=log_tail(served.server.log) if served else "",
+        log=_server_log(report),
         provenance=provenance_lines(splits, trained, report, facts),
         config=config_yaml(config),
     )
@@ -81,13 +81,20 @@ def _held_against(report: ValidationReport) -> str:
     """Return what was judged, by what and beside what, in one line."""
     parts = [file_size(report.candidate.size_bytes), f"{report.graph.parameters:,} weights"]
     if report.served is None:
-        parts.append("no server loaded it")
+        refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
+        parts.append(refused or "no server loaded it")
     else:
         parts.append(
             f"{report.served.rows:,} test rows served by {report.served.server.image or 'the embedded server'}"
         )
     parts.append(f"beside version {report.champion.version}" if report.champion else "no champion is live")
     return " · ".join(clip(part, 200) for part in parts)
+
+
+def _server_log(report: ValidationReport) -> str:
+    """Return the end of the log of each server that refused the candidate, else of the one that served it."""
+    refusals = "\n\n".join(str(gate.evidence["log"]) for gate in report.refusals)
+    return refusals or (log_tail(report.served.server.log) if report.served else "")
 
 
 def _signature_table(report: ValidationReport) -> Table:

@@ -19,6 +19,7 @@ from tasks.datasets.bodies import predict_body
 from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec
+from tasks.serving.exits import remedy
 from tasks.serving.streaming import CONNECTIONS, in_order, joined, row_blocks, with_progress
 
 TRANSIENT = {503, 504}
@@ -152,7 +153,9 @@ class RestClient:
         if answer.ok:
             return answer.content
         kind = ServingUnavailable if answer.status_code in TRANSIENT else PredictionError
-        raise kind(f"{method} {url} must be accepted, got {answer.status_code}: {_words(answer.content)}")
+        words = _words(answer.content)
+        advice = f". {remedy(words)}" if remedy(words) else ""
+        raise kind(f"{method} {url} must be accepted, got {answer.status_code}: {words}{advice}")
 
 
 def _words(body: bytes) -> str:

@@ -18,6 +18,7 @@ from tasks.model_server.tensor_protos import from_proto
 from tasks.model_server.tf_protos import message_module
 from tasks.records import TensorSpec
 from tasks.serving.client import DTYPES, MAX_WORDS, RETRY_WAITS_S
+from tasks.serving.exits import remedy
 from tasks.serving.streaming import in_order, joined, row_blocks, with_progress
 
 # grpc's own default refuses messages over 4 MiB; the server's limit is its own
@@ -116,7 +117,8 @@ class GrpcClient:
                 f"the server must answer within {self._timeout_s:g} s, and {self._target} did not; "
                 "raise serving.request_timeout_s"
             )
-        return PredictionError(f"gRPC at {self._target} must accept the request, got {code}: {words}")
+        advice = f". {remedy(words)}" if remedy(words) else ""
+        return PredictionError(f"gRPC at {self._target} must accept the request, got {code}: {words}{advice}")
 
 
 def _api(module: str) -> Any:

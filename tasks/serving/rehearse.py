@@ -16,6 +16,7 @@ from typing import TypeVar
 from configs.schema import Gates, Serving
 from tasks.datasets.golden import read_golden
 from tasks.datasets.rows import Array, load_arrays, save_arrays
+from tasks.errors import ModelLoadError, PredictionError, ServingError
 from tasks.records import (
     Backend,
     Candidate,
@@ -63,12 +64,22 @@ def rehearse(rehearsal: Rehearsal) -> ServedAnswers:
     """Return what a real server answered to everything that the gates judge.
 
     Raises:
-        ServingError: the server gave no judgement; a refused model is a `ModelLoadError`.
+        ModelLoadError, PredictionError: the server refused the candidate, or its rows.
+        ServingError: the server gave no judgement.
         DataError: the golden file cannot be used.
     """
     rows = load_arrays(rehearsal.candidate.requests)
     alone = _phase_a(rehearsal, rows)
-    return alone if rehearsal.champion is None else _phase_b(rehearsal, rehearsal.champion, rows, alone)
+    if rehearsal.champion is None:
+        return alone
+    try:
+        return _phase_b(rehearsal, rehearsal.champion, rows, alone)
+    except (ModelLoadError, PredictionError) as exc:  # not the candidate's fault: alone it was served
+        raise ServingError(
+            f"'{rehearsal.candidate.name}' version {rehearsal.candidate.version} was served alone, and could not be "
+            f"compared with version {rehearsal.champion.version}, which is live, in one server: {exc}",
+            detail=exc.detail,
+        ) from exc
 
 
 def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:

@@ -313,7 +313,7 @@ def unbounded(_features: Mapping[str, Any], function: str, clamped: bool) -> Any
 def with_layer(_features: Mapping[str, Any], layer: str, **params: Any) -> Any:
     """Return `ruled` behind one of the layers below."""
     x, group = _x_and_group()
-    make = {"slow": _slow, "counting": _counting, "writing": _writing}[layer]
+    make = {"slow": _slow, "counting": _counting, "writing": _writing, "compiled": _jit_compiled}[layer]
     return _compiled([x, group], {"score": make()(**params)(_rule(x, group, 0.5, 0.0))})
 
 
@@ -340,6 +340,24 @@ def _slow() -> Any:
             return score + 1e-30 * tf.stop_gradient(tf.reduce_mean(worked))
 
     return Slow
+
+
+def _jit_compiled() -> Any:
+    import keras
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True, autograph=False)
+    def doubled(score: Any) -> Any:
+        return score + tf.stop_gradient(score * 0)
+
+    @keras.saving.register_keras_serializable("user_models")
+    class Compiled(keras.layers.Layer):
+        """Asks to be compiled by XLA, which TensorFlow Serving does not do."""
+
+        def call(self, score: Any) -> Any:
+            return doubled(score)
+
+    return Compiled
 
 
 def _counting() -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import struct
+import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,7 +186,7 @@ def test_the_servers_log_reaches_mlflow(workspace: Any) -> None:
         *("--set", "training.epochs=1", "--set", "serving.startup_timeout_s=0.05", "--set", "serving.backend=embedded")
     )
     assert run.returncode == 1
-    assert "not AVAILABLE after 0.05 s" in run.stderr.splitlines()[-1]
+    assert "not AVAILABLE after 0.05 s" in next(line for line in run.stderr.splitlines() if line.startswith("error: "))
     client = MlflowClient(tracking_uri=workspace.tracking_uri)
     (logged,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     assert logged.info.status == "FAILED"
@@ -192,3 +194,103 @@ def test_the_servers_log_reaches_mlflow(workspace: Any) -> None:
     assert "not AVAILABLE" in logged.data.tags["mlflow.note.content"]
     assert [entry.path for entry in client.list_artifacts(logged.info.run_id)] == ["server.log"]
     assert workspace.versions() == []
+
+
+COMPILED = """
+name: compiled
+data: {load: "tests.data.user_models:groups"}
+model: {build: "tests.data.user_models:with_layer", params: {layer: compiled}}
+training: {epochs: 1}
+"""
+
+
+# MLflow's own use of SQLAlchemy
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("warmup_rows", [8, 0])
+def test_a_refused_model_is_a_verdict(backend: str, warmup_rows: int, workspace: Any, image: str) -> None:
+    """A model that a server refuses, at load or at its first request, is rejected: exit 3, what to do, its log kept."""
+    config = workspace.directory / "cfg.yaml"
+    config.write_text(COMPILED)
+    settings = {"export.warmup_rows": warmup_rows, "serving.backend": backend, "serving.image": image or "none"}
+    overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    done = workspace.run(*overrides, config=config)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert done.stderr == ""
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("  serving ")]
+    assert "FAIL" in line
+    assert "XLA compilation disabled" in line
+    assert "without jit_compile" in line
+    client = MlflowClient(tracking_uri=workspace.tracking_uri)
+    (logged,) = client.search_runs([client.get_experiment_by_name("compiled").experiment_id])
+    assert (logged.data.tags["validation_status"], logged.data.tags["failed_gates"]) == ("rejected", "serving")
+    paths = [entry.path for entry in client.list_artifacts(logged.info.run_id)]
+    assert ("serving.log" in paths, "server.log" in paths) == (True, False)
+    assert f"refused by {backend}" in done.stdout
+    assert workspace.versions("compiled") == []
+    (version,) = client.search_model_versions("name='compiled'")
+    assert version.tags["validation_status"] == "rejected"
+
+
+THREADS = """
+import ctypes, resource, runpy, sys, threading
+stop = threading.Event()
+try:
+    for _ in range(1200):
+        threading.Thread(target=stop.wait, daemon=True).start()
+except RuntimeError:
+    sys.stderr.write("2026-11-25 10:00:00.000001: F external/tsl/platform/default/env.cc:74] Check failed: ret == 0 "
+                     "(11 vs. 0) Thread tf_ModelDiskSizePool creation via pthread_create() failed.\\n")
+    sys.stderr.flush()
+    ctypes.CDLL(None).abort()
+sys.argv = ["tasks.model_server", *sys.argv[1:]]
+runpy.run_module("tasks.model_server", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def many_threads() -> Iterator[str]:
+    """Build an image whose server starts 1,200 threads, as TensorFlow Serving does on a machine of many processors.
+
+    Without them it ends as that one does: by a failed check and a signal, and a shell has the last word.
+    """
+    base = os.environ["REHEARSAL_TEST_IMAGE"]
+    start = (
+        "/opt/serving/bin/python /app/threads.py --port=8500 --rest_api_port=8501 --model_name=$MODEL_NAME "
+        '--model_base_path=$MODEL_BASE_PATH/$MODEL_NAME "$@"\nstatus=$?\n'
+        '[ $status = 134 ] && echo "$0: line 3:     8 Aborted                 (core dumped) python" >&2\nexit $status\n'
+    )
+    files = {
+        "Dockerfile": f'FROM {base}\nCOPY threads.py entrypoint.sh /app/\nENTRYPOINT ["/bin/sh", "/app/entrypoint.sh"]\n',
+        "threads.py": THREADS,
+        "entrypoint.sh": start,
+    }
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(text.encode()), 0o644
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    client = docker.from_env()
+    built, _ = client.images.build(fileobj=io.BytesIO(archive.getvalue()), custom_context=True, rm=True)
+    yield str(built.id)
+    client.images.remove(built.id)
+    client.close()
+
+
+@pytest.mark.docker
+def test_the_limits_suit_a_server_of_many_threads(tmp_path: Path, many_threads: str) -> None:
+    """The default limits hold for a server with over a thousand threads, two versions included."""
+    candidate = make_candidate("half", tmp_path)
+    serving = Serving(image=many_threads)
+    with throwaway_server(Backend("docker", many_threads), serving, candidate, tmp_path / "log") as (_, client):
+        assert client.states() == {1: ("AVAILABLE", "")}
+
+
+@pytest.mark.docker
+def test_too_few_threads_name_the_limit(tmp_path: Path, many_threads: str) -> None:
+    """Below what it starts, the server's end is an error, not a verdict, that names serving.pids_limit."""
+    candidate = make_candidate("half", tmp_path)
+    with pytest.raises(ServingError, match=r"pthread_create.*Raise serving\.pids_limit\.") as caught:
+        serve("docker", candidate, tmp_path, many_threads, pids_limit=512)
+    assert type(caught.value) is ServingError
