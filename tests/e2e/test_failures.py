@@ -261,9 +261,9 @@ def many_threads() -> Iterator[str]:
         '[ $status = 134 ] && echo "$0: line 3:     8 Aborted                 (core dumped) python" >&2\nexit $status\n'
     )
     files = {
-        "Dockerfile": f'FROM {base}\nCOPY threads.py entrypoint.sh /app/\nENTRYPOINT ["/bin/sh", "/app/entrypoint.sh"]\n',
+        "Dockerfile": f'FROM {base}\nCOPY threads.py start.sh /app/\nENTRYPOINT ["/bin/sh", "/app/start.sh"]\n',
         "threads.py": THREADS,
-        "entrypoint.sh": start,
+        "start.sh": start,
     }
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:

@@ -67,7 +67,7 @@ THREADS = (
     f"{PREFIX}F external/org_tensorflow/tensorflow/tsl/platform/default/env.cc:74] Check failed: ret == 0 (11 vs. 0) "
     "Thread tf_ModelDiskSizePool creation via pthread_create() failed.\n"
 )
-SHELL = "/usr/bin/tf_serving_entrypoint.sh: line 3:     8 Aborted                 (core dumped) tensorflow_model_server\n"
+SHELL = "/usr/bin/tf_serving_entrypoint.sh: line 3:     8 Aborted                 tensorflow_model_server\n"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ SHELL = "/usr/bin/tf_serving_entrypoint.sh: line 3:     8 Aborted               
 )
 @pytest.mark.parametrize("code", [134, 139])
 def test_a_server_without_further_threads_names_the_setting(code: int, log: str) -> None:
-    """A thread that could not be started is one of our limits: an error that names it, whatever is printed behind it."""
+    """A thread that could not be started is one of our limits: an error that names it, whatever stands behind it."""
     error = explain_exit(code, log, "half")
     assert type(error) is ServingError
     assert "Raise serving.pids_limit." in str(error)
@@ -101,7 +101,7 @@ def test_a_server_without_further_threads_names_the_setting(code: int, log: str)
     ],
 )
 def test_the_last_fatal_line_is_the_reason(code: int, log: str, words: str) -> None:
-    """Of a server that ended itself the fatal line is the reason; a shell's word about it only where there is no other."""
+    """Of a server that ended itself the fatal line is the reason; a shell's word only where there is no other."""
     error = explain_exit(code, log, "half")
     assert type(error) is ServingError
     assert words in str(error)
