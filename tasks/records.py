@@ -69,14 +69,12 @@ class Reading:
         scores: what the answers are: `labels` are numbers of classes, `margins` what a hinge loss trains, `values`
             the numbers of a regression.
         reason: what it follows from, for people.
-        said: whether `gates.scores` says what the scores are.
     """
 
     task: Task = ""
     scores: Scores = ""
     reason: str = ""
     clues: Clues = Clues()
-    said: bool = False
 
     def __str__(self) -> str:
         """Return the short form that summaries use, such as `multiclass logits`."""

@@ -14,7 +14,7 @@ from tasks.gates.golden import judge_golden
 from tasks.gates.latency import judge_latency
 from tasks.gates.parity import Tolerance, judge_parity, tolerances
 from tasks.gates.quality import Rows, judge_quality
-from tasks.gates.reading import reading_of, reading_of_champion, why_not_compared
+from tasks.gates.reading import of_own_metrics, reading_of, reading_of_champion, why_not_compared
 from tasks.gates.robustness import judge_robustness
 from tasks.gates.safety import judge_safety
 from tasks.gates.size import judge_size
@@ -161,11 +161,6 @@ def judged_output(gates: Gates, outputs: Sequence[str]) -> str:
     if name not in outputs:
         raise DataError(f"gates.metric_output must be one of {', '.join(outputs)}, got '{name}'")
     return name
-
-
-def of_own_metrics(gates: Gates) -> bool:
-    """Return whether the user's own metrics alone judge: they are given what was served, however it is read."""
-    return bool(gates.metrics) and all(":" in name for name in gates.metrics)
 
 
 def check_slices(gates: Gates, features: Mapping[str, object]) -> None:

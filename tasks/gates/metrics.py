@@ -161,13 +161,19 @@ def _auc(scored: Scored) -> float:
     from sklearn.metrics import roc_auc_score
 
     scores, marks = scored.scores, scored.marks
-    if (marks.min(axis=0) == marks.max(axis=0)).any():
+    if without_rows(scored):
         return float("nan")
     if scored.reading.task == "multilabel":
         return float(roc_auc_score(marks, scores, average="macro"))
     if scores.shape[1] == 2:
         return float(roc_auc_score(scored.true, scores[:, 1]))
     return float(roc_auc_score(scored.true, scores, multi_class="ovr", labels=np.arange(scores.shape[1])))
+
+
+def without_rows(scored: Scored) -> list[int]:
+    """Return the classes that no row is of, and the labels that all rows or none have: they cannot be ranked."""
+    marks = scored.marks
+    return [int(column) for column in np.flatnonzero(marks.min(axis=0) == marks.max(axis=0))]
 
 
 def _numbers(scored: Scored) -> tuple[Array, Array]:

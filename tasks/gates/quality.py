@@ -82,12 +82,11 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     shown = tuple(gates.metrics) or default_metrics(own.reading)
     # Without bounds the first metric that suits the task is still held against the champion.
     bounds = dict(gates.metrics) or {name: Bound() for name in shown[:1]}
-    evidence = {"task": own.reading.task, "scores": own.reading.scores, "reading": own.reading.reason}
-    if any(":" not in name for name in shown):  # what is the user's own is given what was served, whatever it is
+    if any(":" not in name for name in shown):  # the user's own are given what was served, whatever it is
         fault = not_finite(rows.served)
         if fault:
             summary = f"output '{rows.output}' must answer with finite numbers: {fault}"
-            return GateResult("quality", False, summary, evidence={**evidence, "missed": list(bounds)})
+            return GateResult("quality", False, summary, evidence={**_evidence(own), "missed": list(bounds)})
         own.check()
     figures = {name: measure(name, own) for name in shown}
     champion = {name: measure(name, beside) for name in shown} if beside else {}
@@ -111,12 +110,17 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
         bounds={name: _bound_text(bound, bool(champion)) for name, bound in bounds.items()},
         champion=champion,
         evidence={
-            **evidence,
+            **_evidence(own),
             "missed": missed,
             "slices": slices,
             "bounds": {name: bound.model_dump() for name, bound in gates.metrics.items()},
         },
     )
+
+
+def _evidence(own: Scored) -> dict[str, Any]:
+    """Return how the answers were read."""
+    return {"task": own.reading.task, "scores": own.reading.scores, "reading": own.reading.reason}
 
 
 def _gain(name: str, bound: Bound, rows: Rows, confidence: float) -> Interval:

@@ -31,6 +31,8 @@ def decide(clues: Clues, target: Array, answers: Array) -> Reading:
     """
     said = clues.loss or "no loss that is known"
     ending = f" on a {clues.ends_in}" if clues.ends_in else ""
+    if clues.family == "binary" and are_numbers(target) and not _are_between_0_and_1(target):
+        return Reading("", "", f"{said}{ending} wants targets from 0 to 1, got {_range(target)}", clues)
     wanted = _wanted(clues, target, answers)
     problems = [misfit(task, target, answers) for task in wanted]
     for task, problem in zip(wanted, problems, strict=True):
@@ -79,7 +81,7 @@ def settle(gates: Gates, found: Reading, target: Array, answers: Array, output: 
         )
     names = [f"gates.{name}" for name in ("task", "scores") if getattr(gates, name)]
     reason = found.reason if (task, scores) == (found.task, found.scores) else f"{' and '.join(names)}"
-    return Reading(task, scores, reason, found.clues, said=bool(gates.scores))
+    return Reading(task, scores, reason, found.clues)
 
 
 def reading_of(gates: Gates, candidate: Candidate, output: str, target: Array, served: Array) -> Reading:
@@ -90,8 +92,14 @@ def reading_of(gates: Gates, candidate: Candidate, output: str, target: Array, s
     """
     kept = read_readings(candidate.version_dir).get(output)
     found = settle(gates, kept or undeclared(gates, target, served), target, served, output)
-    refuse_misfit(found, target, served, output)
+    if not of_own_metrics(gates):
+        refuse_misfit(found, target, served, output)
     return found
+
+
+def of_own_metrics(gates: Gates) -> bool:
+    """Return whether the user's own metrics alone judge: they are given what was served, however it is read."""
+    return bool(gates.metrics) and all(":" in name for name in gates.metrics)
 
 
 def refuse_misfit(found: Reading, target: Array, served: Array, output: str) -> None:
@@ -189,7 +197,7 @@ def _wanted(clues: Clues, target: Array, answers: Array) -> tuple[Task, ...]:
     width = _width(answers)
     classes: Task = "binary" if width in (1, 2) else "multiclass"
     each: Task = "multilabel" if width > 1 else "binary"
-    soft: tuple[Task, ...] = () if clues.from_logits else ("regression",)  # targets between 0 and 1
+    soft: tuple[Task, ...] = ("regression",) if not clues.from_logits and _are_between_0_and_1(target) else ()
     if are_labels(answers):
         few = are_numbers(target) and _are_whole(target) and len(np.unique(target)) <= MOST_LABELS
         return ("binary", "multiclass", "regression") if few else ("regression",)
@@ -252,6 +260,13 @@ def _size(array: Array) -> int:
 def _width(array: Array) -> int:
     """Return the number of columns, 1 for one number a row however it is shaped, 0 for more than two axes."""
     return _size(array) if array.ndim <= 2 or _size(array) == 1 else 0
+
+
+def _are_between_0_and_1(target: Array) -> bool:
+    if not are_numbers(target):
+        return False
+    values = as_float(target)
+    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def _are_whole(target: Array) -> bool:

@@ -17,7 +17,6 @@ ADD_UP = {"float16": 0.03, "bfloat16": 0.09}
 USUAL_ADD_UP = 2.0**-7
 BEYOND = {"float16": 4e-3, "bfloat16": 4e-2}  # how far below 0 or above 1 one may lie: four steps of the type
 USUAL_BEYOND = 1e-6
-ENOUGH = 20  # as many logits do not all lie between 0 and 1 by accident
 
 
 @dataclass(frozen=True)
@@ -115,21 +114,18 @@ class Scored:
             DataError: a probability outside 0..1, classes that do not add up to 1, logits that are probabilities.
         """
         where = f"output '{self.output}'" if self.output else "the judged output"
-        served = self.served
         if self.reading.scores == "probabilities":
-            wrong = improbable(served, add_up=not self.each)
+            wrong = improbable(self.served, add_up=not self.each)
             if wrong:
                 raise DataError(
                     f"the scores of {where} must be probabilities ({self.reading.reason}), got {wrong}; set "
                     f"gates.scores: logits if they are logits, gates.task if these are no classes, or end the model "
                     f"in a {'sigmoid' if self.each else 'softmax'}"
                 )
-        sure = not self.each or (served.size >= ENOUGH and not self.reading.said)
-        if self.reading.scores == "logits" and sure and self.probable():
+        if self.reading.scores == "logits" and not self.each and self.probable():
             raise DataError(
                 f"the scores of {where} must be logits ({self.reading.reason}), got probabilities: each lies between 0 "
-                f"and 1{'' if self.each else ', and each row adds up to 1'}; set gates.scores: "
-                f"{'probabilities, or logits if they are all the same' if self.each else 'probabilities'}"
+                "and 1, and each row adds up to 1; set gates.scores: probabilities"
             )
 
 

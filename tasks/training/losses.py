@@ -135,4 +135,7 @@ def _function_of(loss: Any) -> tuple[Any, Mapping[str, Any], str]:
 
 
 def _is_keras(function: Any) -> bool:
-    return getattr(function, "__module__", "") == "keras.src.losses.losses"
+    """Return whether a function is Keras' own: its name and its module can be those of what wraps it."""
+    from keras.src.losses import losses
+
+    return function is not None and getattr(losses, getattr(function, "__name__", ""), None) is function

@@ -12,12 +12,12 @@ from configs.schema import Config, Gates
 from tasks.datasets.references import describe
 from tasks.datasets.rows import Array, Rows, load_rows
 from tasks.errors import DataError, TrainingError
-from tasks.gates.judge import judged_output, of_own_metrics
-from tasks.gates.metrics import OF_NUMBERS, unfit
-from tasks.gates.reading import decide, refuse_misfit, settle, shape_of
+from tasks.gates.judge import judged_output
+from tasks.gates.metrics import OF_NUMBERS, unfit, without_rows
+from tasks.gates.reading import decide, of_own_metrics, refuse_misfit, settle, shape_of
 from tasks.gates.scores import Scored
 from tasks.records import Reading, Splits
-from tasks.savedmodel.structure import name_outputs, pack_features, served_names
+from tasks.savedmodel.structure import name_outputs, output_names, pack_features, served_names
 from tasks.training.losses import clues_of, ending_of, losses_by_output
 
 FEW_ROWS = 256  # that the untrained model answers
@@ -46,7 +46,7 @@ def decide_readings(model: Any, config: Config, rows: Rows, splits: Splits) -> d
     answers, endings = _answers(model, rows.take(np.arange(min(len(rows), FEW_ROWS))))
     losses, test = losses_by_output(model), load_rows(splits.test).targets
     readings: dict[str, Reading] = {}
-    judged = _judged(config, list(answers))
+    judged = _judged(config, output_names(model))
     for name, served in answers.items():
         target = _target(rows.targets, name)
         if target is not None and served.ndim:
@@ -71,6 +71,13 @@ def _settled(gates: Gates, found: Reading, output: _Output) -> Reading:
         return found
     refuse_misfit(found, output.test, output.answers, output.name)
     few.check()
+    test = Scored(output.test, np.zeros((len(output.test), *output.answers.shape[1:])), found, output.name)
+    if "auc" in gates.metrics and without_rows(test):
+        missing = ", ".join(map(str, without_rows(test)))
+        raise DataError(
+            f"metric 'auc' needs test rows with and without every class of output '{output.name}', and those of "
+            f"{missing} are all alike; bring more rows, or bound another metric"
+        )
     return found
 
 
@@ -100,7 +107,7 @@ def _answers(model: Any, rows: Rows) -> tuple[dict[str, Array], dict[str, str]]:
 
     fed = pack_features(model, rows.features)
     try:
-        answers = tf.function(answer, autograph=False)(fed)
+        answers = tf.function(answer, autograph=False).get_concrete_function(fed)(fed)
         dense = {name: tensor for name, tensor in answers.items() if tf.is_tensor(tensor) and hasattr(tensor, "numpy")}
         return {name: np.asarray(tensor) for name, tensor in dense.items()}, endings
     except Exception as exc:  # Keras and TensorFlow raise many classes for a model that does not fit its data

@@ -189,6 +189,7 @@ def test_tags_and_alias(logged: Callable[[str], Logged], rehearsed: Callable[[st
         assert tags["digest"] == rehearsed("digits").candidate.digest
         assert tags["serving_version"] == "1"
         assert tags["backend"] == "embedded"
+        assert (tags["task"], tags["scores"]) == ("multiclass", "probabilities")
         assert tags["validation_status"] == "passed"
         assert tags.get("git_commit", "") == git_commit()
         assert re.fullmatch(r"([0-9a-f]{40}(-dirty)?)?", tags.get("git_commit", ""))

@@ -1,4 +1,4 @@
-"""Scoring against scikit-learn: each metric is its figure on the decoded answers, whatever the task, scores and dtype."""
+"""Scoring against scikit-learn: each metric is its figure on the decoded answers, of every task, scores and dtype."""
 
 from __future__ import annotations
 
