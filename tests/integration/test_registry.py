@@ -76,7 +76,7 @@ def logged(
     @cache
     def logging(name: str, bound: float = 0.0) -> Logged:
         made = rehearsed(name)
-        gates = made.config.gates.model_copy(update={"metrics": _bounds(bound)})
+        gates = made.config.gates.model_copy(update={"metrics": {} if name == "one_number" else _bounds(bound)})
         config = made.config.model_copy(
             update={"tracking": made.config.tracking.model_copy(update={"uri": tracking_uri}), "gates": gates}
         )
