@@ -35,16 +35,16 @@ def net(
     units: int = 3,
     end: str = "",
     dtype: str = "float32",
-    rate: float = 0.05,
+    served: str = "float32",
 ) -> Any:
     """Return one dense layer, compiled with a loss by its name in keras.losses, or `own`, which is the user's own."""
     import keras
 
     x = keras.Input((13,), name="x")
     y = keras.layers.Dense(units, activation=end or None, dtype=dtype)(x)
-    y = keras.layers.Activation("linear", dtype="float32", name="scores")(y)  # computed in `dtype`, served in float32
+    y = keras.layers.Activation("linear", dtype=served, name="scores")(y)  # computed in `dtype`
     model = keras.Model(x, y)
-    model.compile(keras.optimizers.Adam(rate), _loss(loss, logits))
+    model.compile(keras.optimizers.Adam(0.05), _loss(loss, logits))
     return model
 
 

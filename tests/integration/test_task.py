@@ -141,7 +141,9 @@ def test_one_hot_targets_are_classes(exported: Callable[..., Trained], tmp_path:
 
 def test_several_labels(exported: Callable[..., Trained], tmp_path: Path) -> None:
     """A model of two labels a row, trained by logits: each is cut at 0, and a row is right where both are."""
-    made = exported("labels", p_loss="BinaryCrossentropy", p_logits=True, p_units=2)
+    renamed = "{grades: scores}"
+    made = exported("labels", p_loss="BinaryCrossentropy", p_logits=True, p_units=2, export__outputs=renamed)
+    assert list(read_readings(made.candidate.version_dir)) == ["grades"]
     quality, report = judged(made, tmp_path)
     assert report.served is not None
     [logits] = load_arrays(report.served.answers).values()
@@ -149,6 +151,21 @@ def test_several_labels(exported: Callable[..., Trained], tmp_path: Path) -> Non
     assert quality.figures["accuracy"] == sk.accuracy_score(true, logits >= 0)
     assert quality.figures["auc"] == pytest.approx(sk.roc_auc_score(true, expit(logits.astype(np.float64))))
     assert "read as multilabel logits" in quality.summary
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_short_floats_over_grpc(exported: Callable[..., Trained], tmp_path: Path, dtype: str) -> None:
+    """Case 06: answers of two bytes, which REST does not carry, are the model's own, and scored in float64."""
+    made = exported("numbers", p_end="softmax", p_served=dtype, serving__protocol="grpc")
+    quality, report = judged(made, tmp_path)
+    [own] = load_arrays(made.candidate.reference).values()
+    true = load_rows(made.splits.test).targets["target"]
+    shares = own.astype(np.float64) / own.astype(np.float64).sum(axis=1, keepdims=True)
+    assert quality.passed, quality.summary
+    assert quality.figures["log_loss"] == pytest.approx(sk.log_loss(true, shares))
+    assert report.served is not None
+    [served] = load_arrays(report.served.answers).values()
+    np.testing.assert_array_equal(served.astype(np.float64), own.astype(np.float64))
 
 
 def test_each_is_read_by_its_own_record(exported: Callable[..., Trained], tmp_path: Path) -> None:
