@@ -91,10 +91,10 @@ def unfit(name: str, reading: Reading) -> str:
     if name in OF_CLASSES and reading.task == "regression":
         return f"a regression ({reading.reason}); set gates.task if the targets are classes"
     if name in ("log_loss", "brier") and reading.scores not in ("probabilities", "logits"):
-        return f"{reading.scores} ({reading.reason}); it needs probabilities or logits"
+        return f"{reading.scores} ({reading.reason}); it needs probabilities or logits: gates.scores"
     several_margins = reading.scores == "margins" and reading.task == "multiclass"
     if name == "auc" and (reading.scores == "labels" or several_margins):
-        return f"{reading.scores} ({reading.reason}); it needs probabilities or logits"
+        return f"{reading.scores} ({reading.reason}); it needs probabilities or logits: gates.scores"
     if name in OF_NUMBERS and reading.scores == "margins":
         return f"margins ({reading.reason}), which are no values of the targets"
     return ""

@@ -43,15 +43,26 @@ def decide(clues: Clues, target: Array, answers: Array) -> Reading:
 
 
 def undeclared(gates: Gates, target: Array, answers: Array) -> Reading:
-    """Return how answers are read of an export that does not say it: probabilities where they look like them."""
-    ends_in = ""
-    if not gates.scores and are_numbers(answers) and answers.dtype.kind not in "biu" and len(answers):
-        if _width(answers) > 1 and not improbable(answers, add_up=True):
-            ends_in = "softmax"
-        elif not improbable(answers, add_up=False):
-            ends_in = "sigmoid"
+    """Return how answers are read of an export that does not say it: by what they look like.
+
+    They are probabilities where they look so. Other scores of classes are ranked only, and one number a row that is no
+    probability is a value.
+    """
+    ends_in = "" if gates.scores or not are_numbers(answers) else _looks(answers)
     found = decide(Clues(ends_in=ends_in), target, answers)  # type: ignore[arg-type]
-    return replace(found, reason=f"by the answers: {_words(target, answers)}", clues=Clues())
+    scores, task = found.scores, found.task
+    if scores == "probabilities" and not Scored(target, answers, found).probable():
+        task, scores = ("regression", "values") if _width(answers) == 1 else (task, "margins")
+    return Reading(task, scores, f"by the answers: {_words(target, answers)}")
+
+
+def _looks(answers: Array) -> str:
+    """Return what answers look like the end of."""
+    if are_labels(answers) or not len(answers):
+        return ""
+    if _width(answers) > 1 and not improbable(answers, add_up=True):
+        return "softmax"
+    return "" if improbable(answers, add_up=False) else "sigmoid"
 
 
 def settle(gates: Gates, found: Reading, target: Array, answers: Array, output: str) -> Reading:

@@ -14,7 +14,7 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
-from configs.schema import Config
+from configs.schema import Bound, Config
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.readings import READINGS, read_readings
 from tasks.datasets.rows import load_arrays, load_rows
@@ -205,8 +205,10 @@ def test_a_candidate_without_a_record(exported: Callable[..., Trained], tmp_path
     (old / READINGS).unlink()
     assert read_readings(old) == {}
     bare = made._replace(candidate=replace(made.candidate, version=3, version_dir=old))
-    with pytest.raises(DataError, match=r"must be probabilities .*set gates\.scores: logits"):
-        judged(bare, tmp_path / "unsaid")
+    unsaid, _ = judged(bare, tmp_path / "unsaid")
+    assert set(unsaid.figures) == {"accuracy", "macro_f1"}  # ranked only: whether they are logits cannot be seen
+    with pytest.raises(DataError, match=r"'log_loss' must fit .*gates\.scores"):
+        judged(with_gates(bare, metrics={"log_loss": Bound(max=1)}), tmp_path / "bound")
     said, _ = judged(with_gates(bare, scores="logits"), tmp_path / "said")
     whole, _ = judged(made, tmp_path / "whole")
     assert said.figures == whole.figures

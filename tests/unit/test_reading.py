@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
+from sklearn import metrics as sk
 
 from configs.schema import Bound, Gates
 from tasks.datasets.readings import LARGEST, READINGS, read_readings, write_readings
@@ -103,7 +104,7 @@ def test_an_answer_that_is_no_number_fails_the_gate(bad: float) -> None:
 
 
 def test_without_a_reading_the_answers_speak() -> None:
-    """Probabilities are seen to be some; what is not is taken for them, and refused."""
+    """Probabilities are seen to be some; other scores of classes are ranked only, and one number a row is a value."""
     assert undeclared(Gates(), TRUE, SHARES).scores == "probabilities"
     assert undeclared(Gates(), np.eye(3)[TRUE], SHARES).task == "multiclass"
     assert undeclared(Gates(), TRUE == 1, SHARES[:, :1]).task == "binary"
@@ -111,8 +112,18 @@ def test_without_a_reading_the_answers_speak() -> None:
     assert undeclared(Gates(), LOGITS[:, 0], LOGITS[:, :1]).task == "regression"
     assert undeclared(Gates(), TRUE, TRUE).scores == "labels"
     assert undeclared(Gates(), TRUE.astype(str), SHARES).task == ""
-    with pytest.raises(DataError, match=r"gates\.scores: logits"):
-        Scored(TRUE, LOGITS, undeclared(Gates(), TRUE, LOGITS)).check()
+    assert undeclared(Gates(), TRUE > 0, LOGITS[:, :1]).task == "regression"
+    found = judge_quality(Gates(), Rows(TRUE, LOGITS))
+    assert found.passed
+    assert found.figures == {
+        "accuracy": sk.accuracy_score(TRUE, LOGITS.argmax(axis=1)),
+        "macro_f1": sk.f1_score(TRUE, LOGITS.argmax(axis=1), average="macro"),
+    }
+    with pytest.raises(DataError, match=r"margins \(by the answers.*gates\.scores"):
+        judge_quality(Gates(metrics={"auc": Bound(min=0)}), Rows(TRUE, LOGITS))  # type: ignore[dict-item]
+    for said in (Gates(scores="logits"), Gates(task="binary", scores="logits")):
+        target, served = (TRUE, LOGITS) if not said.task else (TRUE > 0, LOGITS[:, :1])
+        assert settle(said, undeclared(said, target, served), target, served, "p").scores == "logits"
 
 
 def test_said_twice_is_settled_once() -> None:
