@@ -82,7 +82,7 @@ def settle(gates: Gates, found: Reading, target: Array, answers: Array, output: 
     problem = misfit(task, target, answers)
     if problem:
         raise DataError(f"gates.task is {task}, and output '{output}' cannot be: {problem}; change it or leave it out")
-    scores: Scores = gates.scores or _scores(found.clues, task, answers)
+    scores: Scores = gates.scores or (found.scores if task == found.task else _scores(found.clues, task, answers))
     if gates.scores and are_labels(answers):
         raise DataError(f"gates.scores is {gates.scores}, and output '{output}' answers with integers; leave it empty")
     if gates.scores == "logits" and _shares(found.clues, task, answers):
@@ -91,7 +91,7 @@ def settle(gates: Gates, found: Reading, target: Array, answers: Array, output: 
             "probabilities; leave it empty"
         )
     names = [f"gates.{name}" for name in ("task", "scores") if getattr(gates, name)]
-    reason = found.reason if (task, scores) == (found.task, found.scores) else f"{' and '.join(names)}"
+    reason = found.reason if (task, scores) == (found.task, found.scores) else " and ".join(names)
     return Reading(task, scores, reason, found.clues)
 
 
@@ -249,6 +249,8 @@ def _shares(clues: Clues, task: Task, answers: Array) -> bool:
     """Return whether the output is made of probabilities whatever its loss says.
 
     Keras itself takes what went into a softmax or a sigmoid where a loss wants logits.
+
+    Source: `_get_logits` in keras/src/backend/tensorflow/nn.py.
     """
     each = task == "multilabel" or (task == "binary" and _width(answers) == 1)
     return clues.ends_in == "softmax" or (clues.ends_in == "sigmoid" and each)

@@ -72,11 +72,12 @@ def _settled(gates: Gates, found: Reading, output: _Output) -> Reading:
     refuse_misfit(found, output.test, output.answers, output.name)
     few.check()
     test = Scored(output.test, np.zeros((len(output.test), *output.answers.shape[1:])), found, output.name)
-    if "auc" in gates.metrics and without_rows(test):
-        missing = ", ".join(map(str, without_rows(test)))
+    missing = without_rows(test) if "auc" in gates.metrics else []
+    if missing:
+        some = f"{', '.join(map(str, missing[:5]))}{' and more' if len(missing) > 5 else ''}"
         raise DataError(
             f"metric 'auc' needs test rows with and without every class of output '{output.name}', and those of "
-            f"{missing} are all alike; bring more rows, or bound another metric"
+            f"{some} are all alike; bring more rows, or bound another metric"
         )
     return found
 

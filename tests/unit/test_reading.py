@@ -133,6 +133,8 @@ def test_said_twice_is_settled_once() -> None:
     said = settle(Gates(task="multiclass", scores="logits"), found, TRUE, LOGITS, "p")
     assert (said.task, said.scores, said.reason) == (found.task, found.scores, found.reason)
     assert settle(Gates(task="multiclass", scores="logits"), said, TRUE, LOGITS, "p") == said
+    ranked = undeclared(Gates(), TRUE, LOGITS)
+    assert settle(Gates(task="multiclass"), ranked, TRUE, LOGITS, "p").scores == "margins"
     other = settle(Gates(scores="probabilities"), found, TRUE, SHARES, "p")
     assert (other.scores, other.reason) == ("probabilities", "gates.scores")
 
