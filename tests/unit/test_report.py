@@ -23,6 +23,7 @@ from tasks.records import (
     GateResult,
     GraphFacts,
     Probe,
+    Reading,
     ServedAnswers,
     ServedChampion,
     ServedLatency,
@@ -505,6 +506,26 @@ def test_calibration_error_of_known_answers() -> None:
     assert found.rows.tolist() == [100]
     assert found.error == pytest.approx(0.35, abs=1e-6)
     assert calibrate(read(np.array([0, 1]), np.array([[3.0, -1.0], [0.0, 2.0]], np.float32))) is None
+
+
+def test_pictures_follow_the_gates_reading() -> None:
+    """Logits have the calibration and confusion of their probabilities; several labels have a calibration only."""
+    target, shares = digits()
+    of_shares = read(target, shares)
+    of_logits = Scored(target, np.log(shares.astype(np.float64)), Reading("multiclass", "logits"))
+    ours, theirs = calibrate(of_logits), calibrate(of_shares)
+    assert ours is not None
+    assert theirs is not None
+    assert ours.error == pytest.approx(theirs.error, abs=1e-6)
+    found, expected = confuse(of_logits), confuse(of_shares)
+    assert found is not None
+    assert expected is not None
+    assert found.counts.tolist() == expected.counts.tolist()
+    labels = Scored(np.eye(10)[target], np.full((len(target), 10), 0.1), Reading("multilabel", "probabilities"))
+    assert confuse(labels) is None
+    calibration = calibrate(labels)
+    assert calibration is not None
+    assert (calibration.error, calibration.rows.sum()) == (pytest.approx(0, abs=1e-9), 10 * len(target))
 
 
 def test_gate_rows_begin_with_the_summary(classified: tuple[ValidationReport, str]) -> None:
