@@ -251,6 +251,12 @@ class Gates(Section):
         "Names: accuracy, macro_f1, log_loss, auc, brier, rmse, mae, r2, or `module:function`(target, served)",
     )
     metric_output: str = Field("", description="the output that the metrics judge; needed where there are several")
+    task: Literal["", "binary", "multiclass", "multilabel", "regression"] = Field(
+        "", description="what the judged output answers; empty is decided from the loss, the targets and the output"
+    )
+    scores: Literal["", "probabilities", "logits"] = Field(
+        "", description="what the scores of classes are; empty is decided from the loss and the output"
+    )
     slices: tuple[str, ...] = Field((), description="features by whose values the metrics are judged once more")
     min_slice_rows: int = Field(30, ge=2, description="rows that a slice needs to be judged")
     confidence: float = Field(0.95, ge=0.5, lt=1, description="of the bootstrap intervals, two-sided")

@@ -38,6 +38,49 @@ class Signature:
     name: str = "serving_default"
 
 
+Task = Literal["binary", "multiclass", "multilabel", "regression", ""]
+Scores = Literal["probabilities", "logits", "margins", "labels", "values", ""]
+
+
+@dataclass(frozen=True)
+class Clues:
+    """What a model says about one output before it has answered.
+
+    Attributes:
+        loss: the loss that it is trained by, for people, such as `BinaryCrossentropy(from_logits=True)`; or empty.
+        family: what targets that loss takes: `binary` 0 or 1 for each number, `classes` a number of a class, `one-hot`
+            a row of classes, `margin` and `one-hot margin` the same of a hinge, `numbers`; empty is not known.
+        from_logits: whether that loss takes logits.
+        ends_in: the operation that the output comes from: `softmax`, `sigmoid`, `log_softmax`, or empty.
+    """
+
+    loss: str = ""
+    family: Literal["binary", "classes", "one-hot", "margin", "one-hot margin", "numbers", ""] = ""
+    from_logits: bool = False
+    ends_in: Literal["softmax", "sigmoid", "log_softmax", ""] = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the answers of one output are read; decided once, and kept in the version directory.
+
+    Attributes:
+        task: in scikit-learn's words; empty where no metric of ours fits.
+        scores: what the answers are: `labels` are numbers of classes, `margins` what a hinge loss trains, `values`
+            the numbers of a regression.
+        reason: what it follows from, for people.
+    """
+
+    task: Task = ""
+    scores: Scores = ""
+    reason: str = ""
+    clues: Clues = Clues()
+
+    def __str__(self) -> str:
+        """Return the short form that summaries use, such as `multiclass logits`."""
+        return f"{self.task} {self.scores}" if self.task else "no task of ours"
+
+
 @dataclass(frozen=True)
 class Splits:
     """Where the prepared rows lie.
@@ -68,12 +111,14 @@ class TrainedModel:
         history: per metric one number an epoch, as `fit` reported them.
         parameters: number of trainable and fixed weights.
         best_epoch: the epoch (from 1) whose weights were kept.
+        readings: by Keras' name of an output that has a target.
     """
 
     keras_file: Path
     history: Mapping[str, tuple[float, ...]]
     parameters: int
     best_epoch: int
+    readings: Mapping[str, Reading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,10 +262,12 @@ class ServedChampion:
     Attributes:
         signature: as its `/metadata` reports it.
         answers: `.npz` of its answers to the same test rows, None where its signature does not take them.
+        readings: by name of an output, as its own export kept them; empty for one exported before they were kept.
     """
 
     signature: Signature
     answers: Path | None
+    readings: Mapping[str, Reading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

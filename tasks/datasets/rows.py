@@ -127,6 +127,8 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         # not by np.savez, which has parameters of its own that an array may be called as
         with zipfile.ZipFile(path, "w") as archive:
             for name, array in arrays.items():
+                if array.dtype.name == "bfloat16":  # the format has no name for it, and float32 takes every value
+                    array = array.astype(np.float32)  # noqa: PLW2901
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
     except OSError as exc:

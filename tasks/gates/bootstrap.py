@@ -9,6 +9,7 @@ import numpy as np
 
 from tasks.datasets.rows import Array
 from tasks.gates.metrics import MEAN_METRICS, measure, row_statistics
+from tasks.gates.scores import Scored
 
 RESAMPLES = 999
 FEW_RESAMPLES = 199  # of a metric that is computed anew for each, or of so many rows that noise is small
@@ -27,24 +28,24 @@ class Interval(NamedTuple):
         return f"{self.value:+.2g} [{self.low:+.2g}, {self.high:+.2g}]"
 
 
-def metric_interval(name: str, confidence: float, target: Array, served: Array, other: Array | None = None) -> Interval:
+def metric_interval(name: str, confidence: float, scored: Scored, other: Scored | None = None) -> Interval:
     """Return a metric, or by how much it is larger than another model's on the same rows, with its interval.
 
     The rows are drawn with replacement, the same for both models; the same rows give the same interval.
 
     Args:
-        target, served, other: aligned arrays, first axis the row. confidence: two-sided, such as 0.95.
+        scored, other: answers to the same rows, each with its own reading. confidence: two-sided, such as 0.95.
 
     Raises:
         DataError: the metric does not fit the answers.
 
     Source: percentile intervals of Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
-    models = [served] if other is None else [served, other]
-    value = _gap([measure(name, target, answers) for answers in models])
-    drawn = _gap(_resampled(name, target, models))
+    models = [scored] if other is None else [scored, other]
+    value = _gap([measure(name, answers) for answers in models])
+    drawn = _gap(_resampled(name, models))
     drawn = drawn[~np.isnan(drawn)]
-    if len(target) < 2 or len(drawn) < FEW_RESAMPLES // 2:
+    if len(scored) < 2 or len(drawn) < FEW_RESAMPLES // 2:
         return Interval(float(value), np.nan, np.nan)
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(value), float(low), float(high))
@@ -54,18 +55,18 @@ def _gap(values: Sequence[Any]) -> Any:
     return values[0] - values[1] if len(values) > 1 else values[0]
 
 
-def _resampled(name: str, target: Array, models: Sequence[Array]) -> list[Array]:
+def _resampled(name: str, models: Sequence[Scored]) -> list[Array]:
     """Return each model's metric on the same resamples, float64 of shape (resamples,)."""
-    n_rows, rng = len(target), np.random.default_rng(0)
+    n_rows, rng = len(models[0]), np.random.default_rng(0)
     if name not in MEAN_METRICS:
         picks = [rng.integers(0, n_rows, n_rows) for _ in range(FEW_RESAMPLES)]
-        return [np.array([measure(name, target[index], answers[index]) for index in picks]) for answers in models]
+        return [np.array([measure(name, answers.take(index)) for index in picks]) for answers in models]
     finish = MEAN_METRICS[name].finish
-    statistics = [row_statistics(name, target, answers) for answers in models]
+    statistics = [row_statistics(name, answers) for answers in models]
     drawn: list[list[Array]] = [[] for _ in models]
     for counts in _draws(n_rows, rng):
         for values, of_rows in zip(drawn, statistics, strict=True):
-            values.append(finish(counts @ of_rows / n_rows))
+            values.append(finish(counts @ of_rows / n_rows, models[0].reading))
     return [np.concatenate(values) for values in drawn]
 
 

@@ -14,6 +14,7 @@ from tasks.gates.golden import judge_golden
 from tasks.gates.latency import judge_latency
 from tasks.gates.parity import Tolerance, judge_parity, tolerances
 from tasks.gates.quality import Rows, judge_quality
+from tasks.gates.reading import of_own_metrics, reading_of, reading_of_champion, why_not_compared
 from tasks.gates.robustness import judge_robustness
 from tasks.gates.safety import judge_safety
 from tasks.gates.size import judge_size
@@ -153,7 +154,14 @@ def judged_rows(evidence: Evidence) -> Rows | None:
     champion = load_arrays(beside.answers).get(name) if beside and beside.answers else None
     if champion is not None and champion.shape[1:] != answers[name].shape[1:]:
         champion = None  # another shape cannot be scored alike; the contract gate names it
-    return Rows(target, answers[name], champion, {feature: rows.features[feature] for feature in gates.slices})
+    reading = reading_of(gates, evidence.candidate, name, target, answers[name])
+    slices = {feature: rows.features[feature] for feature in gates.slices}
+    alone = Rows(target, answers[name], None, slices, reading, None, name)
+    if champion is None or beside is None:
+        return alone
+    its = reading_of_champion(beside.readings.get(name), reading, target, champion)
+    note = "" if of_own_metrics(gates) else why_not_compared(reading, its, target, champion)
+    return replace(alone, note=note) if note else replace(alone, champion=champion, champion_reading=its)
 
 
 def judged_output(gates: Gates, outputs: Sequence[str]) -> str:

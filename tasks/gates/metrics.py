@@ -2,6 +2,14 @@
 
 Most are a function of means over rows, which is what makes thousands of resamples cheap: `rows` gives float64 of
 shape (n, m), and `finish` turns means of shape (..., m) into the metric. Tests hold each against scikit-learn.
+
+    metric      of classes                                   of several labels
+    accuracy    accuracy_score                               accuracy_score: every label of a row is right
+    macro_f1    f1_score(average="macro")                    the same, a mean over labels
+    log_loss    log_loss                                     the mean of log_loss over labels
+    auc         roc_auc_score, several classes "ovr"         roc_auc_score(average="macro")
+    brier       brier_score_loss                             the mean of brier_score_loss over labels
+    rmse, mae, r2: root_mean_squared_error, mean_absolute_error, r2_score
 """
 
 from __future__ import annotations
@@ -15,52 +23,81 @@ from configs.schema import LESS_IS_BETTER, Bound
 from tasks.datasets.references import describe, resolve
 from tasks.datasets.rows import Array
 from tasks.errors import DataError
+from tasks.gates.scores import Scored, as_float
+from tasks.records import Reading
+
+OF_CLASSES = ("accuracy", "macro_f1", "log_loss", "auc", "brier")
+OF_NUMBERS = ("rmse", "mae", "r2")
 
 
 @dataclass(frozen=True)
 class MeanMetric:
     """A metric that needs only means over the rows."""
 
-    rows: Callable[[Array, Array], Array]
-    finish: Callable[[Array], Array] = lambda means: means[..., 0]
+    rows: Callable[[Scored], Array]
+    finish: Callable[[Array, Reading], Array] = lambda means, reading: means[..., 0]
 
 
-def measure(name: str, target: Array, served: Array) -> float:
-    """Return one metric by its name or `module:function`.
-
-    Args:
-        target: shape (n,) or (n, ...), the true values. served: shape (n, ...), the answers to the same rows.
+def measure(name: str, scored: Scored) -> float:
+    """Return one metric by its name or `module:function`; the user's own is given what was served, untouched.
 
     Raises:
         DataError: no such metric, or it does not fit these answers.
     """
     if name in MEAN_METRICS:
-        return float(MEAN_METRICS[name].finish(row_statistics(name, target, served).mean(axis=0)))
-    function = _auc if name == "auc" else resolve(name, "gates.metrics", DataError) if ":" in name else None
-    if function is None:
+        return float(MEAN_METRICS[name].finish(row_statistics(name, scored).mean(axis=0), scored.reading))
+    function = resolve(name, "gates.metrics", DataError) if ":" in name else None
+    if name != "auc" and function is None:
         raise DataError(f"gates.metrics knows {', '.join([*MEAN_METRICS, 'auc'])} and module:function, got '{name}'")
+    _refuse_unfit(name, scored)
     try:
-        return float(function(target, served))
+        return float(function(scored.target, scored.served)) if function else _auc(scored)
     except Exception as exc:  # scikit-learn and users' metrics raise many classes for answers that do not fit
-        raise _misfit(name, target, served, describe(exc)) from exc
+        raise _misfit(name, scored, describe(exc)) from exc
 
 
-def row_statistics(name: str, target: Array, served: Array) -> Array:
+def row_statistics(name: str, scored: Scored) -> Array:
     """Return what a metric of `MEAN_METRICS` needs of each row, float64 of shape (n, m).
 
     Raises:
         DataError: it does not fit these answers.
     """
+    _refuse_unfit(name, scored)
     try:
-        return MEAN_METRICS[name].rows(target, served)
+        return MEAN_METRICS[name].rows(scored)
     except (ValueError, IndexError, TypeError) as exc:  # NumPy's, for shapes and dtypes that do not fit
-        raise _misfit(name, target, served, describe(exc)) from exc
+        raise _misfit(name, scored, describe(exc)) from exc
 
 
-def _misfit(name: str, target: Array, served: Array, reason: str) -> DataError:
+def _refuse_unfit(name: str, scored: Scored) -> None:
+    reason = unfit(name, scored.reading)
+    if reason:
+        raise _misfit(name, scored, reason)
+
+
+def _misfit(name: str, scored: Scored, reason: str) -> DataError:
     return DataError(
-        f"metric '{name}' must fit targets of shape {target.shape} and answers of shape {served.shape}, got {reason}"
+        f"metric '{name}' must fit targets of shape {scored.target.shape} and answers of shape "
+        f"{scored.served.shape}, got {reason}"
     )
+
+
+def unfit(name: str, reading: Reading) -> str:
+    """Return why a metric cannot judge answers that are read so, or an empty string."""
+    if ":" in name:
+        return ""
+    if not reading.task:
+        return f"no task that it is for ({reading.reason})"
+    if name in OF_CLASSES and reading.task == "regression":
+        return f"a regression ({reading.reason}); set gates.task if the targets are classes"
+    if name in ("log_loss", "brier") and reading.scores not in ("probabilities", "logits"):
+        return f"{reading.scores} ({reading.reason}); it needs probabilities or logits: gates.scores"
+    several_margins = reading.scores == "margins" and reading.task == "multiclass"
+    if name == "auc" and (reading.scores == "labels" or several_margins):
+        return f"{reading.scores} ({reading.reason}); it needs probabilities or logits: gates.scores"
+    if name in OF_NUMBERS and reading.scores == "margins":
+        return f"margins ({reading.reason}), which are no values of the targets"
+    return ""
 
 
 def less_is_better(name: str, bound: Bound) -> bool:
@@ -68,113 +105,100 @@ def less_is_better(name: str, bound: Bound) -> bool:
     return name in LESS_IS_BETTER or (":" in name and bound.max is not None and bound.min is None)
 
 
-def is_classification(target: Array, served: Array) -> bool:
-    """Return whether answers are scores of classes: (n, k) for integers, or a probability for 0 and 1."""
-    if target.dtype.kind not in "biu" or target.size != len(target) or served.dtype.kind not in "biuf":
-        return False
-    if served.ndim == 2 and served.shape[1] > 1:
-        return bool(target.size and target.min() >= 0 and target.max() < served.shape[1])
-    if served.size != len(served):
-        return False
-    return bool(np.isin(target, (0, 1)).all() and ((served >= 0) & (served <= 1)).all())
-
-
-def default_metrics(target: Array, served: Array) -> tuple[str, ...]:
+def default_metrics(reading: Reading) -> tuple[str, ...]:
     """Return the metrics that suit the answers, the first one for the comparison with a champion."""
-    if is_classification(target, served):
-        return ("accuracy", "macro_f1", "log_loss", "auc", "brier")
-    fits = target.dtype.kind in "biuf" and served.dtype.kind in "biuf" and target.size == served.size
-    return ("rmse", "mae", "r2") if fits else ()
+    names = OF_NUMBERS if reading.task == "regression" else OF_CLASSES
+    return tuple(name for name in names if not unfit(name, reading))
 
 
-def labels(served: Array) -> Array:
-    """Return the class that each answer names, as int64 of shape (n,).
-
-    (n, k) are scores of k classes; (n,) and (n, 1) are labels when integer, else a probability of class 1.
-    """
-    if served.ndim == 2 and served.shape[1] > 1:
-        return np.asarray(served.argmax(axis=1), np.int64)
-    flat = served.reshape(len(served))
-    return flat.astype(np.int64) if flat.dtype.kind in "biu" else (flat >= 0.5).astype(np.int64)
+def _hits(scored: Scored) -> Array:
+    right = np.asarray(scored.true == scored.named, np.float64).reshape(len(scored), -1)
+    return np.asarray(right.min(axis=1, keepdims=True))
 
 
-def class_scores(served: Array) -> Array:
-    """Return a score for each class as float64 of shape (n, k), rows adding up to 1; k is 2 for one probability."""
-    scores = served.astype(np.float64)
-    if scores.size == len(scores):
-        scores = np.stack([1 - scores.reshape(-1), scores.reshape(-1)], axis=1)
-    return np.asarray(scores / scores.sum(axis=1, keepdims=True))  # float32 probabilities add up to 1 only nearly
-
-
-def _flat(target: Array) -> Array:
-    """Return one class number a row."""
-    return target.reshape(len(target))
-
-
-def _hits(target: Array, served: Array) -> Array:
-    return np.asarray(_flat(target) == labels(served), np.float64)[:, None]
-
-
-def _class_counts(target: Array, served: Array) -> Array:
-    """Return for each class whether it was hit, named, and meant: shape (n, 3 k)."""
-    meant, named = _flat(target), labels(served)
-    classes = np.union1d(meant, named)
-    is_meant, is_named = meant[:, None] == classes, named[:, None] == classes
+def _class_counts(scored: Scored) -> Array:
+    """Return for each class, or label, whether it was hit, named, and meant: shape (n, 3 k)."""
+    if scored.reading.task == "multilabel":
+        is_meant, is_named = scored.true == 1, scored.named == 1
+    else:
+        classes = np.union1d(scored.true, scored.named)
+        is_meant, is_named = scored.true[:, None] == classes, scored.named[:, None] == classes
     return np.concatenate([is_meant & is_named, is_named, is_meant], axis=1).astype(np.float64)
 
 
-def _f1(means: Array) -> Array:
-    """Return the mean F1 of the classes that were meant or named; one of which none was hit counts 0."""
+def _f1(means: Array, reading: Reading) -> Array:
+    """Return the mean F1 of the classes that were meant or named, or of all labels; where none was hit it is 0."""
     hit, named, meant = np.split(means, 3, axis=-1)
-    there = named + meant > 0
-    f1 = np.divide(2 * hit, named + meant, out=np.zeros_like(hit), where=there)
-    return np.asarray(f1.sum(axis=-1) / there.sum(axis=-1))
+    counts = (named + meant > 0) | (reading.task == "multilabel")
+    f1 = np.divide(2 * hit, named + meant, out=np.zeros_like(hit), where=named + meant > 0)
+    return np.asarray(f1.sum(axis=-1) / counts.sum(axis=-1))
 
 
-def _surprise(target: Array, served: Array) -> Array:
+def _surprise(scored: Scored) -> Array:
     """Return minus the logarithm of the score of the true class, cut at float64's epsilon as scikit-learn does."""
-    of_true = class_scores(served)[np.arange(len(target)), _flat(target)]
     epsilon = np.finfo(np.float64).eps
-    return np.asarray(-np.log(np.clip(of_true, epsilon, 1 - epsilon)))[:, None]
+    if scored.reading.task == "multilabel":
+        of_true = np.where(scored.marks == 1, scored.scores, 1 - scored.scores)
+    else:
+        of_true = scored.scores[np.arange(len(scored)), scored.true][:, None]
+    return np.asarray(-np.log(np.clip(of_true, epsilon, 1 - epsilon)).mean(axis=1, keepdims=True))
 
 
-def _brier(target: Array, served: Array) -> Array:
+def _brier(scored: Scored) -> Array:
     """Return squared distances to the true class: 0 to 1 for two classes, 0 to 2 for more, as scikit-learn scales."""
-    scores = class_scores(served)
-    distance = np.square(scores - np.eye(scores.shape[1])[_flat(target)]).sum(axis=1, keepdims=True)
-    return np.asarray(distance / 2 if scores.shape[1] == 2 else distance)
+    squared = np.square(scored.scores - scored.marks)
+    if scored.reading.task == "multilabel":
+        return np.asarray(squared.mean(axis=1, keepdims=True))
+    distance = squared.sum(axis=1, keepdims=True)
+    return np.asarray(distance / 2 if scored.scores.shape[1] == 2 else distance)
 
 
-def _auc(target: Array, served: Array) -> float:
+def _auc(scored: Scored) -> float:
     """Return the area under the ROC curve, of several classes the mean of each against the rest.
 
-    It is NaN where a class has no row.
+    It is NaN where a class has no row, or a label has rows of one kind only.
     """
     from sklearn.metrics import roc_auc_score
 
-    scores, flat = class_scores(served), _flat(target)
-    if len(np.unique(flat)) < scores.shape[1]:
+    scores, marks = scored.scores, scored.marks
+    if without_rows(scored):
         return float("nan")
+    if scored.reading.task == "multilabel":
+        return float(roc_auc_score(marks, scores, average="macro"))
     if scores.shape[1] == 2:
-        return float(roc_auc_score(flat, scores[:, 1]))
-    return float(roc_auc_score(flat, scores, multi_class="ovr", labels=np.arange(scores.shape[1])))
+        return float(roc_auc_score(scored.true, scores[:, 1]))
+    return float(roc_auc_score(scored.true, scores, multi_class="ovr", labels=np.arange(scores.shape[1])))
 
 
-def _residuals(target: Array, served: Array) -> Array:
-    wanted, got = target.reshape(len(target), -1).astype(np.float64), served.reshape(len(served), -1)
-    if wanted.shape != got.shape:
+def without_rows(scored: Scored) -> list[int]:
+    """Return the classes that no row is of, and the labels that all rows or none have: they cannot be ranked."""
+    marks = scored.marks
+    return [int(column) for column in np.flatnonzero(marks.min(axis=0) == marks.max(axis=0))]
+
+
+def _numbers(scored: Scored) -> tuple[Array, Array]:
+    """Return what was wanted and what was answered, both float64 of shape (n, k); of logits, what they mean."""
+    if not scored.same_size:
         raise ValueError("shapes differ")
+    if scored.reading.scores in ("probabilities", "logits"):
+        return scored.marks[:, -scored.width :], scored.scores[:, -scored.width :]
+    wanted, got = (as_float(array).reshape(len(scored), -1) for array in (scored.target, scored.served))
+    return wanted, got
+
+
+def _residuals(scored: Scored) -> Array:
+    wanted, got = _numbers(scored)
     return wanted - got
 
 
-def _explained(target: Array, served: Array) -> Array:
+def _explained(scored: Scored) -> Array:
     """Return squared residuals, values and squared values of each column: shape (n, 3 k)."""
-    values = target.reshape(len(target), -1).astype(np.float64)
-    values = values - values.mean(axis=0)  # the figure does not change, and its digits are kept
-    return np.concatenate([np.square(_residuals(target, served)), values, np.square(values)], axis=1)
+    values, got = _numbers(scored)
+    centred = values - values.mean(axis=0)  # the figure does not change, and its digits are kept
+    return np.concatenate([np.square(values - got), centred, np.square(centred)], axis=1)
 
 
-def _r2(means: Array) -> Array:
+def _r2(means: Array, _reading: Reading) -> Array:
     squared, value, value_squared = np.split(means, 3, axis=-1)
     variance = value_squared - np.square(value)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -188,9 +212,9 @@ MEAN_METRICS: dict[str, MeanMetric] = {
     "log_loss": MeanMetric(_surprise),
     "brier": MeanMetric(_brier),
     "rmse": MeanMetric(
-        lambda target, served: np.square(_residuals(target, served)).mean(axis=1, keepdims=True),
-        lambda means: np.sqrt(means[..., 0]),
+        lambda scored: np.square(_residuals(scored)).mean(axis=1, keepdims=True),
+        lambda means, reading: np.sqrt(means[..., 0]),
     ),
-    "mae": MeanMetric(lambda target, served: np.abs(_residuals(target, served)).mean(axis=1, keepdims=True)),
+    "mae": MeanMetric(lambda scored: np.abs(_residuals(scored)).mean(axis=1, keepdims=True)),
     "r2": MeanMetric(_explained, _r2),
 }

@@ -13,7 +13,9 @@ from configs.schema import Bound, Gates
 from tasks.datasets.rows import Array
 from tasks.gates.bootstrap import Interval, metric_interval
 from tasks.gates.metrics import default_metrics, less_is_better, measure
-from tasks.records import GateResult
+from tasks.gates.reading import undeclared
+from tasks.gates.scores import Scored, not_finite
+from tasks.records import GateResult, Reading
 
 MAX_SLICES = 20  # of one feature; one with more values is cut at its quartiles, or left out if it is text
 
@@ -25,12 +27,19 @@ class Rows:
     Attributes:
         target: shape (n,) or (n, ...). served: shape (n, ...). champion: the same, or None without one.
         features: what the slices are cut by.
+        reading, champion_reading: how the answers of each are read; None: by themselves.
+        output: name of what was judged.
+        note: what a reader must know of the comparison with the champion.
     """
 
     target: Array
     served: Array
     champion: Array | None = None
     features: Mapping[str, Array] = field(default_factory=dict)
+    reading: Reading | None = None
+    champion_reading: Reading | None = None
+    output: str = ""
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.target)
@@ -38,7 +47,21 @@ class Rows:
     def take(self, index: Array) -> Rows:
         """Return the rows at `index`, int64 of shape (k,)."""
         champion = None if self.champion is None else self.champion[index]
-        return Rows(self.target[index], self.served[index], champion)
+        own, other = self.own.reading, self.beside.reading if self.beside else None
+        return Rows(self.target[index], self.served[index], champion, {}, own, other, self.output)
+
+    @property
+    def own(self) -> Scored:
+        """Return the candidate's answers as they are read."""
+        reading = self.reading or undeclared(Gates(), self.target, self.served)
+        return Scored(self.target, self.served, reading, self.output)
+
+    @property
+    def beside(self) -> Scored | None:
+        """Return the champion's answers as they are read, each by its own reading; None without a champion."""
+        if self.champion is None:
+            return None
+        return Scored(self.target, self.champion, self.champion_reading or self.own.reading, self.output)
 
 
 def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
@@ -55,18 +78,27 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     """
     if rows is None:
         return GateResult("quality", True, "no metric bound is configured (gates.metrics), and no one output is named")
-    shown = tuple(gates.metrics) or default_metrics(rows.target, rows.served)
+    own, beside = rows.own, rows.beside
+    shown = tuple(gates.metrics) or default_metrics(own.reading)
     # Without bounds the first metric that suits the task is still held against the champion.
     bounds = dict(gates.metrics) or {name: Bound() for name in shown[:1]}
-    figures = {name: measure(name, rows.target, rows.served) for name in shown}
-    champion = {name: measure(name, rows.target, rows.champion) for name in shown} if rows.champion is not None else {}
+    if any(":" not in name for name in shown):  # the user's own are given what was served, whatever it is
+        fault = not_finite(rows.served)
+        if fault:
+            summary = f"output '{rows.output}' must answer with finite numbers: {fault}"
+            return GateResult("quality", False, summary, evidence={**_evidence(own), "missed": list(bounds)})
+        own.check()
+    figures = {name: measure(name, own) for name in shown}
+    champion = {name: measure(name, beside) for name in shown} if beside else {}
     gains = {name: _gain(name, bound, rows, gates.confidence) for name, bound in bounds.items() if champion}
     missed = [name for name, bound in bounds.items() if not _holds(figures[name], bound, gains.get(name))]
     slices = list(_slices(gates, bounds, rows))
     failed = [found for found in slices if not found["passed"]]
     lines = [_line(name, figures[name], bounds.get(name, Bound()), champion, gains) for name in shown]
+    lines.append(f"read as {own.reading}" if own.reading.task else f"{own.reading}: {own.reading.reason}")
     if not gates.metrics:
         lines.insert(0, "no metric bound is configured (gates.metrics)")
+    lines += [rows.note] if rows.note else []
     lines += [f"slice {found['slice']}: {found['reason']}" for found in failed]
     for name, gain in gains.items():
         figures |= {f"{name}.gain": gain.value, f"{name}.gain_low": gain.low, f"{name}.gain_high": gain.high}
@@ -78,6 +110,7 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
         bounds={name: _bound_text(bound, bool(champion)) for name, bound in bounds.items()},
         champion=champion,
         evidence={
+            **_evidence(own),
             "missed": missed,
             "slices": slices,
             "bounds": {name: bound.model_dump() for name, bound in gates.metrics.items()},
@@ -85,10 +118,14 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     )
 
 
+def _evidence(own: Scored) -> dict[str, Any]:
+    """Return how the answers were read."""
+    return {"task": own.reading.task, "scores": own.reading.scores, "reading": own.reading.reason}
+
+
 def _gain(name: str, bound: Bound, rows: Rows, confidence: float) -> Interval:
     """Return how much better than the champion the candidate is, positive for better whatever the metric."""
-    assert rows.champion is not None
-    found = metric_interval(name, confidence, rows.target, rows.served, rows.champion)
+    found = metric_interval(name, confidence, rows.own, rows.beside)
     return Interval(-found.value, -found.high, -found.low) if less_is_better(name, bound) else found
 
 
@@ -139,8 +176,8 @@ def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[d
         for label, index in cut(rows.features[feature]):
             part, title = rows.take(index), f"{feature}={label}"
             names = [name for name in bounds if len(part) >= gates.min_slice_rows]
-            metrics = {name: measure(name, part.target, part.served) for name in names}
-            beside = {} if part.champion is None else {n: measure(n, part.target, part.champion) for n in names}
+            metrics = {name: measure(name, part.own) for name in names}
+            beside = {name: measure(name, part.beside) for name in names} if part.beside else {}
             reasons = [_missed_in(name, bounds[name], part, gates.confidence) for name in names]
             reason = "; ".join(filter(None, reasons))
             yield {
@@ -151,7 +188,7 @@ def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[d
 
 def _missed_in(name: str, bound: Bound, part: Rows, confidence: float) -> str:
     """Return what the rows of a slice prove against it, or an empty string."""
-    found = metric_interval(name, confidence, part.target, part.served)
+    found = metric_interval(name, confidence, part.own)
     below = bound.min is not None and (found.high < bound.min or math.isnan(found.value))
     above = bound.max is not None and (found.low > bound.max or math.isnan(found.value))
     if below or above:

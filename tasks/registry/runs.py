@@ -113,6 +113,8 @@ def _tags(report: ValidationReport) -> dict[str, str]:
         "validation_status": "passed" if report.passed else "rejected",
         "failed_gates": ", ".join(gate.name for gate in report.failed),
     }
+    quality = next((gate.evidence for gate in report.gates if gate.name == "quality"), {})
+    tags |= {name: str(quality.get(name, "")) for name in ("task", "scores")}
     if report.served is not None:
         server = report.served.server
         tags |= {

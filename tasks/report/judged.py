@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -11,28 +10,20 @@ from configs.schema import Config
 from tasks.datasets.rows import Array, load_arrays, load_rows
 from tasks.errors import DataError
 from tasks.gates.judge import judged_output
-from tasks.gates.metrics import is_classification, labels
+from tasks.gates.reading import reading_of
+from tasks.gates.scores import Scored, not_finite
 from tasks.records import ValidationReport
 
 MOST_CLASSES = 30  # a larger confusion matrix cannot be read
 BINS = 10
 
-Kind = Literal["classification", "regression", ""]
-
 
 @dataclass(frozen=True)
 class Judged:
-    """One output and its target, row by row.
-
-    Attributes:
-        kind: what kind of picture they make; empty is none.
-        target, served: arrays of n rows each.
-    """
+    """One output beside its target, row by row, as the quality gate reads it."""
 
     output: str
-    kind: Kind
-    target: Array
-    served: Array
+    scored: Scored
 
 
 @dataclass(frozen=True)
@@ -76,38 +67,22 @@ def judged_answers(config: Config, report: ValidationReport) -> Judged | None:
         return None
     # as the quality gate does: the only target belongs to it whatever its name
     target = next(iter(targets.values())) if len(targets) == 1 else targets.get(config.export.outputs.get(name, name))
-    return None if target is None else Judged(name, kind_of(target, answers[name]), target, answers[name])
-
-
-def kind_of(target: Array, served: Array) -> Kind:
-    """Return what kind of answers these are: classes by integer targets, else numbers of one size, else neither."""
-    if not (target.ndim and served.ndim and len(target) == len(served) and len(target)):
-        return ""
-    if {target.dtype.kind, served.dtype.kind} - set("biuf"):
-        return ""
-    if is_classification(target, served) or _are_classes(target, served):
-        return "classification"
-    return "regression" if target.size == served.size else ""
-
-
-def _are_classes(target: Array, served: Array) -> bool:
-    """Return whether the model answers with class numbers instead of scores."""
-    integers = target.dtype.kind in "biu" and served.dtype.kind in "biu"
-    one_a_row = target.size == served.size == len(target)
-    return integers and one_a_row and len(np.unique(served)) <= MOST_CLASSES
-
-
-def _are_probabilities(scores: Array) -> bool:
-    return bool(((scores >= 0) & (scores <= 1 + 1e-6)).all())  # a NaN is none
-
-
-def confuse(target: Array, served: Array) -> Confusion | None:
-    """Count how often each class was taken for which; None where these are no classes, or too many."""
-    if kind_of(target, served) != "classification":
+    if target is None or len(target) != len(answers[name]):
         return None
-    wanted, got = target.reshape(-1).astype(np.int64), labels(served)
-    possible = np.arange(served.shape[1] if served.ndim == 2 and served.shape[1] > 1 else 2)
-    classes = np.unique(np.concatenate([wanted, got, possible if served.dtype.kind == "f" else wanted]))
+    try:
+        reading = reading_of(config.gates, report.candidate, name, target, answers[name])
+    except DataError:
+        return None
+    return Judged(name, Scored(target, answers[name], reading, name))
+
+
+def confuse(scored: Scored) -> Confusion | None:
+    """Count how often each class was taken for which; None where these are no classes, or too many."""
+    if scored.reading.task not in ("binary", "multiclass") or not_finite(scored.served):
+        return None
+    wanted, got = scored.true, scored.named
+    possible = wanted if scored.reading.scores == "labels" else np.arange(max(scored.width, 2))
+    classes = np.unique(np.concatenate([wanted, got, possible]))
     if len(classes) > MOST_CLASSES:
         return None
     counts = np.zeros((len(classes), len(classes)), np.int64)
@@ -115,22 +90,24 @@ def confuse(target: Array, served: Array) -> Confusion | None:
     return Confusion(tuple(int(name) for name in classes), counts)
 
 
-def calibrate(target: Array, served: Array) -> Calibration | None:
-    """Compare the probabilities served with what came true; None where the answers are no probabilities."""
-    if kind_of(target, served) != "classification" or served.dtype.kind != "f" or not _are_probabilities(served):
+def calibrate(scored: Scored) -> Calibration | None:
+    """Compare the probabilities served, or meant by logits, with what came true; None where there are none."""
+    kind = scored.reading.scores
+    if kind not in ("probabilities", "logits") or not_finite(scored.served) or not len(scored):
         return None
-    wanted, scores = target.reshape(-1), served.reshape(len(served), -1).astype(np.float64)
-    if scores.shape[1] > 1 and np.abs(scores.sum(axis=1) - 1).max() > 1e-2:  # float16 adds up no better
+    if kind == "probabilities" and not scored.probable():
         return None
-    if scores.shape[1] <= 2:
-        probability, true, meaning = scores[:, -1], wanted == 1, "share of class 1"
+    if scored.reading.task == "multilabel":
+        probability, true, meaning = scored.scores.ravel(), scored.true.ravel() == 1, "share of labels that were there"
+    elif scored.reading.task == "binary":
+        probability, true, meaning = scored.scores[:, -1], scored.true == 1, "share of class 1"
     else:
-        probability, true, meaning = scores.max(axis=1), scores.argmax(axis=1) == wanted, "share that was right"
+        probability, true, meaning = scored.scores.max(axis=1), scored.named == scored.true, "share that was right"
     bins = np.minimum((probability * BINS).astype(np.int64), BINS - 1)
     rows = np.bincount(bins, minlength=BINS)
     full = rows > 0
     served_mean, observed = (np.bincount(bins, of, BINS)[full] / rows[full] for of in (probability, true))
-    error = float(np.sum(np.abs(served_mean - observed) * rows[full]) / len(wanted))
+    error = float(np.sum(np.abs(served_mean - observed) * rows[full]) / len(true))
     return Calibration(np.minimum(served_mean, 1), observed, rows[full], error, meaning)
 
 

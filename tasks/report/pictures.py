@@ -48,11 +48,11 @@ def draw_pictures(config: Config, trained: TrainedModel, report: ValidationRepor
     if report.served.latency is not None:
         plots.draw_latency(load_arrays(report.served.latency.samples), directory / "latency.png")
     judged = judged_answers(config, report)
-    if judged and judged.kind == "classification":
-        plots.draw_confusion(judged.target, judged.served, directory / "confusion.png")
-        plots.draw_calibration(judged.target, judged.served, directory / "calibration.png")
-    elif judged and judged.kind == "regression":
-        plots.draw_residuals(judged.target, judged.served, directory / "residuals.png")
+    if judged and judged.scored.reading.task == "regression":
+        plots.draw_residuals(judged.scored.target, judged.scored.served, directory / "residuals.png")
+    elif judged:
+        plots.draw_confusion(judged.scored, directory / "confusion.png")
+        plots.draw_calibration(judged.scored, directory / "calibration.png")
 
 
 def training_pictures(trained: TrainedModel) -> Iterator[Picture]:
@@ -71,10 +71,10 @@ def answer_pictures(config: Config, report: ValidationReport) -> Iterator[Pictur
     if report.served is None:
         return
     judged = judged_answers(config, report)
-    if judged and judged.kind == "classification":
-        yield from _classification(judged)
-    elif judged and judged.kind == "regression":
+    if judged and judged.scored.reading.task == "regression":
         yield from _regression(judged)
+    elif judged:
+        yield from _classification(judged)
     served, in_process = load_arrays(report.served.answers), load_arrays(report.candidate.reference)
     for index, name in enumerate(plots.numeric_outputs(served, in_process)):
         with np.errstate(invalid="ignore"):
@@ -101,7 +101,7 @@ def latency_pictures(report: ValidationReport) -> Iterator[Picture]:
 
 
 def _classification(judged: Judged) -> Iterator[Picture]:
-    confusion = confuse(judged.target, judged.served)
+    confusion = confuse(judged.scored)
     if confusion is not None:
         right, rows = int(np.trace(confusion.counts)), int(confusion.counts.sum())
         sentence = f"{right:,} of {rows:,} rows ({right / rows:.1%}) were served as the class that they are"
@@ -115,7 +115,7 @@ def _classification(judged: Judged) -> Iterator[Picture]:
         figure = plots.confusion_figure(confusion)
         wide = len(confusion.classes) > 12
         yield _picture("confusion", f"Confusion matrix of {clip(judged.output, 60)}", f"{sentence}.", figure, wide)
-    calibration = calibrate(judged.target, judged.served)
+    calibration = calibrate(judged.scored)
     if calibration is not None:
         sentence = (
             f"Probabilities served and what came true lie {calibration.error:.3f} apart on average "
@@ -125,9 +125,9 @@ def _classification(judged: Judged) -> Iterator[Picture]:
 
 
 def _regression(judged: Judged) -> Iterator[Picture]:
-    served, residual = residuals(judged.target, judged.served)
+    served, residual = residuals(judged.scored.target, judged.scored.served)
     if len(residual):
-        left_out = judged.target.size - len(residual)
+        left_out = judged.scored.target.size - len(residual)
         sentence = (
             f"Target minus served over {len(residual):,} numbers: root mean square "
             f"{number(float(np.sqrt(np.mean(residual**2))))}, mean {number(float(residual.mean()))}"

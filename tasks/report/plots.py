@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.datasets.rows import Array
+from tasks.gates.scores import Scored
 from tasks.report.canvas import CANDIDATE, CHAMPION, INK, panels, save_png, styled
 from tasks.report.judged import Calibration, Confusion, calibrate, confuse, residuals
 
@@ -38,9 +39,9 @@ def draw_latency(samples: Mapping[str, Array], path: Path) -> bool:
     return _save(latency_figure(samples) if any(len(times) for times in samples.values()) else None, path)
 
 
-def draw_confusion(target: Array, served: Array, path: Path) -> bool:
+def draw_confusion(scored: Scored, path: Path) -> bool:
     """Draw how often each class was taken for which."""
-    found = confuse(target, served)
+    found = confuse(scored)
     return _save(confusion_figure(found) if found else None, path)
 
 
@@ -50,9 +51,9 @@ def draw_residuals(target: Array, served: Array, path: Path) -> bool:
     return _save(residuals_figure(x, residual) if len(x) else None, path)
 
 
-def draw_calibration(target: Array, served: Array, path: Path) -> bool:
+def draw_calibration(scored: Scored, path: Path) -> bool:
     """Draw how often answers of about each probability were right."""
-    found = calibrate(target, served)
+    found = calibrate(scored)
     return _save(calibration_figure(found) if found else None, path)
 
 

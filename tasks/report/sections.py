@@ -45,6 +45,14 @@ def evidence_list(report: ValidationReport, gate: str, key: str) -> list[Mapping
     return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list | tuple) else []
 
 
+def reading_text(report: ValidationReport) -> str:
+    """Return how the quality gate read the judged output, and why; empty where it judged none."""
+    found: Mapping[str, Any] = next((gate.evidence for gate in report.gates if gate.name == "quality"), {})
+    if "task" not in found:
+        return ""
+    return f"{_text(found['task']) or 'none of ours'} {_text(found.get('scores'))} ({_text(found.get('reading'))})"
+
+
 def slices_table(report: ValidationReport) -> Table | None:
     """Return the metrics by slice, beside the champion's."""
     slices = evidence_list(report, "quality", "slices")
@@ -162,6 +170,7 @@ def provenance_lines(
         "files": f"{candidate.size_bytes:,} bytes in {candidate.version_dir}",
         "weights": f"{trained.parameters:,}",
         "champion": f"version {champion.version}, digest {champion.digest}" if champion else "none was live",
+        "task": reading_text(report),
         "data": splits.source,
         "rows": rows,
         "features and targets": features,

@@ -11,6 +11,7 @@ import numpy as np
 
 from configs.schema import Config, Export
 from tasks.datasets.bodies import predict_body
+from tasks.datasets.readings import write_readings
 from tasks.datasets.references import describe
 from tasks.datasets.rows import Array, fit_to_inputs, load_rows, save_arrays
 from tasks.errors import ExportError
@@ -61,6 +62,8 @@ def export_savedmodel(
         _write(model, serve, signature, directory)
     except Exception as exc:  # Keras, TensorFlow and the file system raise many classes here
         raise ExportError(f"the model must export as a SavedModel, got {describe(exc)}") from exc
+    outputs = served_names(config.export.outputs, output_names(model), "export.outputs")
+    write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
     write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)

@@ -158,7 +158,10 @@ def _array(message: Any, spec: TensorSpec) -> Array:
     """Read a TensorProto; as over REST, strings are text but for outputs named `*_bytes`."""
     tensor = from_proto(spec.name, message)
     if not isinstance(tensor.values, list):
-        return tensor.values.reshape(tensor.shape)
+        values = tensor.values
+        if spec.dtype == "bfloat16" and values.dtype == np.uint16:  # its bits, which are the upper half of a float32's
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return values.reshape(tensor.shape)
     if spec.name.endswith("_bytes"):
         return np.asarray(tensor.values, np.bytes_).reshape(tensor.shape)
     return np.asarray([value.decode(errors="replace") for value in tensor.values], np.str_).reshape(tensor.shape)

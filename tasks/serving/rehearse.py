@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from configs.schema import Gates, Serving
 from tasks.datasets.golden import read_golden
+from tasks.datasets.readings import read_readings
 from tasks.datasets.rows import Array, load_arrays, save_arrays
 from tasks.errors import ModelLoadError, PredictionError, ServingError
 from tasks.records import (
@@ -120,7 +121,8 @@ def _phase_b(
             versions = {"candidate": candidate.version, "champion": champion.version}
             samples, rates = _time(rehearsal, server, versions, rows)
             latency = replace(latency, samples=samples, requests_per_s=rates)
-    return replace(alone, champion=ServedChampion(signature, answers), latency=latency)
+    readings = read_readings(champion.version_dir)
+    return replace(alone, champion=ServedChampion(signature, answers, readings), latency=latency)
 
 
 def _ask(

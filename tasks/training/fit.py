@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tasks.errors import PipelineError, TrainingError
 from tasks.gates.judge import check_slices, judged_output
 from tasks.records import Splits, TrainedModel
 from tasks.savedmodel.structure import input_specs, output_names, pack_features, served_names
+from tasks.training.readings import decide_readings
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     rows = load_rows(splits.train)
     model = build_model(config, rows)
     _check_names(model, config, rows)
+    readings = decide_readings(model, config, rows, splits)
     stopper = keras.callbacks.EarlyStopping(
         config.training.monitor,
         patience=config.training.patience,
@@ -52,7 +55,7 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     keras_file.parent.mkdir(parents=True, exist_ok=True)
     model.save(keras_file)
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
-    return _summary(model, history, best_epoch, keras_file)
+    return replace(_summary(model, history, best_epoch, keras_file), readings=readings)
 
 
 def _check_names(model: Any, config: Config, rows: Rows) -> None:

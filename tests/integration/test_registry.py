@@ -76,7 +76,7 @@ def logged(
     @cache
     def logging(name: str, bound: float = 0.0) -> Logged:
         made = rehearsed(name)
-        gates = made.config.gates.model_copy(update={"metrics": _bounds(bound)})
+        gates = made.config.gates.model_copy(update={"metrics": {} if name == "one_number" else _bounds(bound)})
         config = made.config.model_copy(
             update={"tracking": made.config.tracking.model_copy(update={"uri": tracking_uri}), "gates": gates}
         )
@@ -189,6 +189,7 @@ def test_tags_and_alias(logged: Callable[[str], Logged], rehearsed: Callable[[st
         assert tags["digest"] == rehearsed("digits").candidate.digest
         assert tags["serving_version"] == "1"
         assert tags["backend"] == "embedded"
+        assert (tags["task"], tags["scores"]) == ("multiclass", "probabilities")
         assert tags["validation_status"] == "passed"
         assert tags.get("git_commit", "") == git_commit()
         assert re.fullmatch(r"([0-9a-f]{40}(-dirty)?)?", tags.get("git_commit", ""))

@@ -151,3 +151,14 @@ def test_features_that_do_not_fit(features: dict[str, np.ndarray], spec: TensorS
     with pytest.raises(DataError) as caught:
         fit_to_inputs(features, [spec])
     assert words in str(caught.value)
+
+
+def test_bfloat16_comes_back_as_the_same_numbers(tmp_path: Path) -> None:
+    """Saved bfloat16 is read back as float32 of the same values, not as nameless bytes."""
+    import ml_dtypes
+
+    values = np.array([0.1, -3e38, 1e-40, np.nan]).astype(ml_dtypes.bfloat16)
+    save_arrays(tmp_path / "a.npz", {"x": values})
+    found = load_arrays(tmp_path / "a.npz")["x"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, values.astype(np.float32))

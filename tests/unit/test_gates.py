@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sklearn import metrics as sk
 
 from configs.schema import Bound, Gates, Latency
 from tasks.errors import DataError
 from tasks.gates.contract import judge_contract
 from tasks.gates.latency import judge_latency
-from tasks.gates.metrics import labels, measure
+from tasks.gates.metrics import measure
 from tasks.gates.parity import TOLERANCES, Tolerance, judge_parity, tolerances
 from tasks.gates.quality import Rows, judge_quality
-from tasks.records import GateResult, Signature, TensorSpec, ValidationReport
+from tasks.gates.scores import Scored
+from tasks.records import GateResult, Reading, Signature, TensorSpec, ValidationReport
 
 PIXELS = TensorSpec("pixels", "float32", (None, 64))
 OUT = TensorSpec("probabilities", "float32", (None, 10))
@@ -95,56 +95,13 @@ def test_parity_names_output_and_shape() -> None:
     assert result.summary.startswith("output 't'")
 
 
-def test_metrics_agree_with_scikit_learn() -> None:
-    """Each metric is scikit-learn's figure on the same answers."""
-    rng = np.random.default_rng(0)
-    scores = rng.dirichlet(np.ones(4), 200).astype(np.float32).astype(np.float64)
-    target = rng.integers(0, 4, 200)
-    picked = scores.argmax(1)
-    assert measure("accuracy", target, scores) == sk.accuracy_score(target, picked)
-    assert measure("macro_f1", target, scores) == sk.f1_score(target, picked, average="macro")
-    assert measure("log_loss", target, scores) == pytest.approx(
-        sk.log_loss(target, scores / scores.sum(1, keepdims=True))
-    )
-    y, guess = rng.normal(size=50), rng.normal(size=(50, 1))
-    assert measure("rmse", y, guess) == pytest.approx(sk.root_mean_squared_error(y, guess[:, 0]))
-    assert measure("mae", y, guess) == pytest.approx(sk.mean_absolute_error(y, guess[:, 0]))
-    assert measure("r2", y, guess) == pytest.approx(sk.r2_score(y, guess[:, 0]))
-    assert measure("auc", target, scores) == pytest.approx(
-        sk.roc_auc_score(target, scores / scores.sum(1, keepdims=True), multi_class="ovr")
-    )
-    assert measure("brier", target, scores) == pytest.approx(
-        sk.brier_score_loss(target, (scores / scores.sum(1, keepdims=True)).astype(np.float64))
-    )
-    binary = rng.random((80, 1))
-    assert measure("brier", target[:80] % 2, binary) == pytest.approx(
-        sk.brier_score_loss(target[:80] % 2, binary[:, 0])
-    )
-    assert measure("auc", target[:80] % 2, binary) == pytest.approx(sk.roc_auc_score(target[:80] % 2, binary[:, 0]))
-    assert measure("log_loss", target[:80] % 2, binary) == pytest.approx(sk.log_loss(target[:80] % 2, binary[:, 0]))
-
-
-@pytest.mark.parametrize(
-    ("served", "expected"),
-    [
-        (np.array([[0.1, 0.9], [0.8, 0.2]]), [1, 0]),
-        (np.array([0.2, 0.7]), [0, 1]),
-        (np.array([[0.2], [0.7]]), [0, 1]),
-        (np.array([2, 0]), [2, 0]),
-    ],
-)
-def test_labels(served: np.ndarray, expected: list[int]) -> None:
-    """Scores name their highest class, probabilities are cut at one half, integers are labels."""
-    assert labels(served).tolist() == expected
-
-
 def test_quality_bounds() -> None:
     """A metric below its minimum, above its maximum, or NaN fails; the summary shows figure and bound."""
     rows = Rows(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]))
     assert quality(rows, accuracy=Bound(min=0.75)).passed
     failed = quality(rows, accuracy=Bound(min=0.76))
     assert not failed.passed
-    assert failed.summary == "accuracy 0.75 (at least 0.76)"
+    assert failed.summary == "accuracy 0.75 (at least 0.76), read as binary labels"
     assert not quality(rows, rmse=Bound(max=0.1)).passed
     assert not quality(Rows(rows.target, np.full(4, np.nan)), mae=Bound(max=9)).passed
 
@@ -250,8 +207,8 @@ def test_quality_without_bounds_says_so() -> None:
 
 def test_metric_that_does_not_fit_is_an_error() -> None:
     """A metric that cannot be computed is an error with both shapes, not a verdict."""
-    with pytest.raises(DataError, match=r"shape \(3,\).*shape \(2, 2\)"):
-        measure("rmse", np.zeros(3), np.zeros((2, 2)))
+    with pytest.raises(DataError, match=r"shape \(3,\).*shape \(3, 2\)"):
+        measure("rmse", Scored(np.zeros(3), np.zeros((3, 2)), Reading("regression", "values")))
 
 
 def test_no_gates_is_no_approval() -> None:
@@ -363,4 +320,4 @@ def test_latency_without_a_champion() -> None:
 def test_residuals_are_never_broadcast() -> None:
     """One target column against three output columns is an error, not a figure."""
     with pytest.raises(DataError, match="shapes differ"):
-        measure("rmse", np.zeros(4), np.zeros((4, 3)))
+        measure("rmse", Scored(np.zeros(4), np.zeros((4, 3)), Reading("regression", "values")))

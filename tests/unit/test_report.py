@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Config
+from configs.schema import Config, Gates
 from tasks.datasets.rows import Rows, save_arrays, save_rows
+from tasks.gates.reading import undeclared
+from tasks.gates.scores import Scored
 from tasks.records import (
     Candidate,
     Champion,
     GateResult,
     GraphFacts,
     Probe,
+    Reading,
     ServedAnswers,
     ServedChampion,
     ServedLatency,
@@ -31,7 +34,7 @@ from tasks.records import (
     TrainedModel,
     ValidationReport,
 )
-from tasks.report.judged import calibrate, confuse, kind_of
+from tasks.report.judged import calibrate, confuse
 from tasks.report.page import render_page
 from tasks.report.pictures import draw_pictures
 from tasks.report.plots import (
@@ -85,6 +88,11 @@ def digits(n_rows: int = 359, n_classes: int = 10) -> tuple[np.ndarray, np.ndarr
     scores[np.arange(n_rows), target] += 4
     shares = np.exp(scores)
     return target, (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def read(target: np.ndarray, served: np.ndarray) -> Scored:
+    """Return answers that are read by themselves."""
+    return Scored(target, served, undeclared(Gates(), target, served))
 
 
 def build(
@@ -482,22 +490,10 @@ def test_odd_evidence_leaves_a_page(classified: tuple[ValidationReport, str]) ->
     assert "not a number" in outline.sections["Gates"]
 
 
-def test_kinds_of_answers() -> None:
-    """Integer targets with scores, probabilities or classes are a classification, numbers a regression."""
-    target, served = digits()
-    binary = (target == 1).astype(np.int64)
-    assert kind_of(target, served) == "classification"
-    assert kind_of(binary, served[:, 1]) == "classification"
-    assert kind_of(binary == 1, served[:, 1:2]) == "classification"
-    assert kind_of(target, target) == "classification"
-    assert kind_of(target, served[:, 0]) == "regression"  # target has more classes than one probability can name
-    assert kind_of(target.astype(np.float32), served[:, 0]) == "regression"
-
-
 def test_confusion_counts_rows_by_target() -> None:
     """Rows of the matrix are targets, columns what was served, and a class that never occurs has its place."""
     scores = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.3, 0.7, 0]], np.float32)
-    found = confuse(np.array([0, 0, 1]), scores)
+    found = confuse(read(np.array([0, 0, 1]), scores))
     assert found is not None
     assert found.classes == (0, 1, 2)
     assert found.counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
@@ -505,11 +501,31 @@ def test_confusion_counts_rows_by_target() -> None:
 
 def test_calibration_error_of_known_answers() -> None:
     """Answers of 0.85 that come true half of the time are 0.35 off; logits have no calibration."""
-    found = calibrate(np.array([0, 1] * 50), np.full(100, 0.85, np.float32))
+    found = calibrate(read(np.array([0, 1] * 50), np.full(100, 0.85, np.float32)))
     assert found is not None
     assert found.rows.tolist() == [100]
     assert found.error == pytest.approx(0.35, abs=1e-6)
-    assert calibrate(np.array([0, 1]), np.array([[3.0, -1.0], [0.0, 2.0]], np.float32)) is None
+    assert calibrate(read(np.array([0, 1]), np.array([[3.0, -1.0], [0.0, 2.0]], np.float32))) is None
+
+
+def test_pictures_follow_the_gates_reading() -> None:
+    """Logits have the calibration and confusion of their probabilities; several labels have a calibration only."""
+    target, shares = digits()
+    of_shares = read(target, shares)
+    of_logits = Scored(target, np.log(shares.astype(np.float64)), Reading("multiclass", "logits"))
+    ours, theirs = calibrate(of_logits), calibrate(of_shares)
+    assert ours is not None
+    assert theirs is not None
+    assert ours.error == pytest.approx(theirs.error, abs=1e-6)
+    found, expected = confuse(of_logits), confuse(of_shares)
+    assert found is not None
+    assert expected is not None
+    assert found.counts.tolist() == expected.counts.tolist()
+    labels = Scored(np.eye(10)[target], np.full((len(target), 10), 0.1), Reading("multilabel", "probabilities"))
+    assert confuse(labels) is None
+    calibration = calibrate(labels)
+    assert calibration is not None
+    assert (calibration.error, calibration.rows.sum()) == (pytest.approx(0, abs=1e-9), 10 * len(target))
 
 
 def test_gate_rows_begin_with_the_summary(classified: tuple[ValidationReport, str]) -> None:
@@ -558,9 +574,9 @@ def test_png_pictures(tmp_path: Path) -> None:
     draw_parity({"y": served, "z": numbers}, {"y": served, "z": numbers}, tmp_path / "parity.png")
     drawn = [
         draw_latency({"candidate": numbers, "champion": numbers * 100}, tmp_path / "latency.png"),
-        draw_confusion(target, served, tmp_path / "confusion.png"),
+        draw_confusion(read(target, served), tmp_path / "confusion.png"),
         draw_residuals(numbers, numbers**2, tmp_path / "residuals.png"),
-        draw_calibration(target, served, tmp_path / "calibration.png"),
+        draw_calibration(read(target, served), tmp_path / "calibration.png"),
     ]
     assert drawn == [True] * 4
     written = sorted(tmp_path.glob("*.png"))
@@ -570,9 +586,9 @@ def test_png_pictures(tmp_path: Path) -> None:
         assert path.stat().st_size > 5000, path
     nothing = [
         draw_latency({"candidate": np.empty(0)}, tmp_path / "none.png"),
-        draw_confusion(numbers, numbers, tmp_path / "none.png"),
+        draw_confusion(read(numbers, numbers), tmp_path / "none.png"),
         draw_residuals(numbers, numbers[:3], tmp_path / "none.png"),
-        draw_calibration(target, served * 100, tmp_path / "none.png"),
+        draw_calibration(read(target, served * 100), tmp_path / "none.png"),
     ]
     assert nothing == [False] * 4
     assert not (tmp_path / "none.png").exists()

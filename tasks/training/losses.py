@@ -1,0 +1,141 @@
+"""What a compiled Keras model says about its outputs: its losses, and the operations that they end in.
+
+Runs in the TensorFlow process. A loss is known by Keras' own function of it; what is written by the user, or wrapped
+in a function of the user's, says nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.records import Clues
+from tasks.savedmodel.structure import output_names
+
+# By the name of the function in keras.losses. Dice and Tversky are overlaps of masks of 0 and 1; Circle and CTC judge
+# embeddings and sequences, which no metric of ours does.
+FAMILIES = {
+    "binary_crossentropy": "binary",
+    "binary_focal_crossentropy": "binary",
+    "dice": "binary",
+    "tversky": "binary",
+    "sparse_categorical_crossentropy": "classes",
+    "categorical_generalized_cross_entropy": "classes",
+    "categorical_crossentropy": "one-hot",
+    "categorical_focal_crossentropy": "one-hot",
+    "kl_divergence": "one-hot",
+    "hinge": "margin",
+    "squared_hinge": "margin",
+    "categorical_hinge": "one-hot margin",
+    "mean_squared_error": "numbers",
+    "mean_absolute_error": "numbers",
+    "mean_absolute_percentage_error": "numbers",
+    "mean_squared_logarithmic_error": "numbers",
+    "cosine_similarity": "numbers",
+    "huber": "numbers",
+    "log_cosh": "numbers",
+    "poisson": "numbers",
+    "circle": "",
+    "ctc": "",
+}
+ENDINGS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
+PASSING = {"Identity", "IdentityN", "Cast", "StopGradient", "EnsureShape"}  # what leaves the numbers as they are
+
+
+def clues_of(loss: object, ends_in: str = "", target_shape: Any = None, output_shape: Any = None) -> Clues:
+    """Return what one loss says.
+
+    Args:
+        loss: as given to `compile` for one output: an object, a class, a function, a name, or None.
+        ends_in: the operation that the output comes from.
+        target_shape, output_shape: with the batch axis; they decide what Keras takes `crossentropy` for.
+    """
+    function, options, label = _function_of(_named(loss, target_shape, output_shape))
+    name = getattr(function, "__name__", "")
+    family = FAMILIES.get(name, "") if _is_keras(function) else ""
+    from_logits = bool(family and options.get("from_logits"))
+    said = f"{label or name}{'(from_logits=True)' if from_logits else ''}" if loss is not None else ""
+    return Clues(said, family, from_logits, ends_in)  # type: ignore[arg-type]
+
+
+def losses_by_output(model: Any) -> dict[str, Any]:
+    """Return what `compile` was given for each output, by Keras' name of it; None where that cannot be told."""
+    import keras
+
+    names, loss = output_names(model), model.loss
+    if len(names) == 1:
+        found = _alone(loss, names[0])
+        return {names[0]: found}
+    struct = getattr(model, "_outputs_struct", None)
+    if isinstance(loss, Mapping):
+        keras_names = dict(zip(names, getattr(model, "output_names", names), strict=False))
+        return {name: loss.get(name, loss.get(keras_names.get(name, name))) for name in names}
+    if isinstance(loss, list | tuple) and len(loss) == len(names):
+        if isinstance(struct, Mapping):  # Keras gives a list to a dictionary's outputs in the order of its tree
+            return dict(keras.tree.pack_sequence_as(struct, list(loss)))
+        return dict(zip(names, loss, strict=True))
+    return dict.fromkeys(names)
+
+
+def ending_of(tensor: Any) -> str:
+    """Return which operation a tensor of a graph comes from: `softmax`, `sigmoid`, `log_softmax`, or empty.
+
+    Keras' own losses look at the same operation, to take the logits that went into it.
+    """
+    operation = getattr(tensor, "op", None)
+    while operation is not None and operation.type in PASSING and len(operation.inputs) == 1:
+        operation = operation.inputs[0].op
+    return ENDINGS.get(getattr(operation, "type", ""), "")
+
+
+def _alone(loss: Any, name: str) -> Any:
+    """Return the loss of the only output, however it is wrapped; None for several losses of one output."""
+    if isinstance(loss, Mapping):
+        return loss.get(name, next(iter(loss.values()))) if len(loss) == 1 else loss.get(name)
+    if isinstance(loss, list | tuple):
+        return loss[0] if len(loss) == 1 else None
+    return loss
+
+
+def _named(loss: Any, target_shape: Any, output_shape: Any) -> Any:
+    """Return what Keras takes a name or a class for; `crossentropy` is one of three."""
+    import keras
+
+    if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
+        if output_shape is None or target_shape is None:
+            return None
+        if output_shape[-1] == 1:
+            return keras.losses.binary_crossentropy
+        sparse = len(target_shape) < len(output_shape) or target_shape[-1] == 1
+        return keras.losses.sparse_categorical_crossentropy if sparse else keras.losses.categorical_crossentropy
+    if isinstance(loss, str | type):
+        try:
+            return keras.losses.get(loss)
+        except (ValueError, TypeError):  # Keras says so itself, when it trains
+            return None
+    return loss
+
+
+def _function_of(loss: Any) -> tuple[Any, Mapping[str, Any], str]:
+    """Return the function that a loss calls, its options, and what people call the loss."""
+    from keras.src.losses.losses import LossFunctionWrapper  # what all of Keras' classes of losses are
+
+    if isinstance(loss, functools.partial):
+        function, options, _ = _function_of(loss.func)
+        return function, {**options, **loss.keywords}, ""
+    if not isinstance(loss, LossFunctionWrapper):
+        return loss, {}, "" if hasattr(loss, "__name__") else type(loss).__name__
+    label = type(loss).__name__
+    plain = type(loss).call is LossFunctionWrapper.call and type(loss).__call__ is LossFunctionWrapper.__call__
+    if not plain:
+        return None, {}, label
+    function, options, name = _function_of(loss.fn)
+    return function, {**options, **loss._fn_kwargs}, name if label == "LossFunctionWrapper" else label
+
+
+def _is_keras(function: Any) -> bool:
+    """Return whether a function is Keras' own: its name and its module can be those of what wraps it."""
+    from keras.src.losses import losses
+
+    return function is not None and getattr(losses, getattr(function, "__name__", ""), None) is function

@@ -1,0 +1,115 @@
+"""How the outputs of a built model are read, decided before it is trained; runs in the TensorFlow process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from configs.schema import Config, Gates
+from tasks.datasets.references import describe
+from tasks.datasets.rows import Array, Rows, load_rows
+from tasks.errors import DataError, TrainingError
+from tasks.gates.judge import judged_output
+from tasks.gates.metrics import OF_NUMBERS, unfit, without_rows
+from tasks.gates.reading import decide, of_own_metrics, refuse_misfit, settle, shape_of
+from tasks.gates.scores import Scored
+from tasks.records import Reading, Splits
+from tasks.savedmodel.structure import name_outputs, output_names, pack_features, served_names
+from tasks.training.losses import clues_of, ending_of, losses_by_output
+
+FEW_ROWS = 256  # that the untrained model answers
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One output of the untrained model: its target in the training and in the test rows, and a few answers."""
+
+    name: str
+    target: Array
+    test: Array
+    answers: Array
+
+
+def decide_readings(model: Any, config: Config, rows: Rows, splits: Splits) -> dict[str, Reading]:
+    """Return how each output with a target is read, by Keras' name of it.
+
+    Args:
+        rows: the training rows.
+
+    Raises:
+        DataError: `gates` say what the judged output cannot be, or bound a metric that cannot judge it.
+        TrainingError: the model does not answer these rows.
+    """
+    answers, endings = _answers(model, rows.take(np.arange(min(len(rows), FEW_ROWS))))
+    losses, test = losses_by_output(model), load_rows(splits.test).targets
+    readings: dict[str, Reading] = {}
+    judged = _judged(config, output_names(model))
+    for name, served in answers.items():
+        target = _target(rows.targets, name)
+        if target is not None and served.ndim:
+            clues = clues_of(losses.get(name), endings[name], target.shape, served.shape)
+            readings[name] = decide(clues, target, served)
+        if target is not None and name == judged and name in readings:
+            output = _Output(name, target, test[name] if len(test) > 1 else next(iter(test.values())), served)
+            readings[name] = _settled(config.gates, readings[name], output)
+    return readings
+
+
+def _settled(gates: Gates, found: Reading, output: _Output) -> Reading:
+    """Return the reading of the judged output as `gates` want it, refused where it cannot hold."""
+    found = settle(gates, found, output.target, output.answers, output.name)
+    few = Scored(output.target[: len(output.answers)], output.answers, found, output.name)
+    for metric in gates.metrics:
+        reason = unfit(metric, found) or ("shapes differ" if metric in OF_NUMBERS and not few.same_size else "")
+        if reason:
+            shapes = f"answers of shape {shape_of(output.answers)} to targets of shape {shape_of(output.target)}"
+            raise DataError(f"metric '{metric}' must fit output '{output.name}', {shapes}, got {reason}")
+    if not found.task or of_own_metrics(gates):
+        return found
+    refuse_misfit(found, output.test, output.answers, output.name)
+    few.check()
+    test = Scored(output.test, np.zeros((len(output.test), *output.answers.shape[1:])), found, output.name)
+    missing = without_rows(test) if "auc" in gates.metrics else []
+    if missing:
+        some = f"{', '.join(map(str, missing[:5]))}{' and more' if len(missing) > 5 else ''}"
+        raise DataError(
+            f"metric 'auc' needs test rows with and without every class of output '{output.name}', and those of "
+            f"{some} are all alike; bring more rows, or bound another metric"
+        )
+    return found
+
+
+def _judged(config: Config, names: list[str]) -> str:
+    """Return Keras' name of the output that the metrics judge, or an empty string where none is named."""
+    outputs = served_names(config.export.outputs, names, "export.outputs")
+    if len(outputs) > 1 and not config.gates.metric_output:
+        return ""
+    return outputs[judged_output(config.gates, list(outputs))]
+
+
+def _target(targets: Mapping[str, Array], name: str) -> Array | None:
+    """Return the target of an output: the one of its name, or the only one."""
+    return targets.get(name) if len(targets) > 1 else next(iter(targets.values()))
+
+
+def _answers(model: Any, rows: Rows) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return what the untrained model answers, and which operation each output comes from, by Keras' names."""
+    import tensorflow as tf
+
+    endings: dict[str, str] = {}
+
+    def answer(fed: Any) -> Any:
+        answers = name_outputs(model, model(fed, training=False))
+        endings.update({name: ending_of(tensor) for name, tensor in answers.items()})
+        return answers
+
+    fed = pack_features(model, rows.features)
+    try:
+        answers = tf.function(answer, autograph=False).get_concrete_function(fed)(fed)
+        dense = {name: tensor for name, tensor in answers.items() if tf.is_tensor(tensor) and hasattr(tensor, "numpy")}
+        return {name: np.asarray(tensor) for name, tensor in dense.items()}, endings
+    except Exception as exc:  # Keras and TensorFlow raise many classes for a model that does not fit its data
+        raise TrainingError(f"the model must answer these rows, got {describe(exc)}") from exc
