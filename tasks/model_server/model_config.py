@@ -3,13 +3,13 @@
 Source: TensorFlow Serving, config/model_server_config.proto, model_servers/server_core.cc.
 """
 
-import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.model_server.integers import int64
 from tasks.model_server.status import Code, StatusError, invalid_argument
 from tasks.model_server.tf_protos import proto
 
@@ -116,10 +116,8 @@ def version_dirs(base_path: Path) -> tuple[dict[int, Path], str]:
     found: dict[int, Path] = {}
     complaints = []
     for child in sorted(base_path.iterdir()):
-        if not re.fullmatch(r"[+-]?[0-9]+", child.name):
-            continue
-        version = int(child.name)
-        if not -(2**63) <= version < 2**63:
+        version = int64(child.name)
+        if version is None:
             continue
         if version in found:
             complaints.append(

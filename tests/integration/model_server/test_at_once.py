@@ -18,7 +18,7 @@ from tasks.model_server.servables import LoadRetries, Servables
 from tasks.model_server.warmup import load_warm
 
 tf_runtime._QUICK_S = float("inf")  # whatever this machine takes for a run counts as quick
-name, base_path, bodies = sys.argv[1], Path(sys.argv[2]), [text.encode() for text in sys.argv[3:]]
+name, base_path, bodies = sys.argv[1], Path(sys.argv[2]), sys.stdin.buffer.read().splitlines()
 servables = Servables(load_warm, LoadRetries(0, 0.0), False)
 servables.configure([ModelConfig(name, base_path)])
 servables.poll()
@@ -42,8 +42,8 @@ for body in bodies:
 
 def _ask(name: str, base_path: Path, *bodies: str) -> list[list[object]]:
     """Return for each body what is known at once, the usual answer, and what is known at once after that."""
-    command = [sys.executable, "-c", ASK, name, str(base_path), *bodies]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100)
+    command, text = [sys.executable, "-c", ASK, name, str(base_path)], "\n".join(bodies)
+    done = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=True, timeout=300)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -60,6 +60,22 @@ def test_a_quick_model(recorded_models: Path) -> None:
         assert known == usual == again
         assert isinstance(usual, list)
         assert usual[0] == 400
+
+
+def test_what_takes_long_to_read(recorded_models: Path) -> None:
+    """The event loop reads a small body however it is written, and a larger one only where that is quick."""
+    rest = ", [2.0]" * 600 + "]}"
+    small, plain, spelt, large = _ask(
+        "half", recorded_models / "half", '{"instances": [[Inf]]}', '{"instances": [[2.0]' + rest,
+        '{"instances": [[Inf]' + rest, '{"instances": [[2.0]' + rest + " " * 2**17
+    )  # fmt: skip
+    assert small[2] == small[1] == [200, '{"predictions":[[Infinity]]}']
+    assert plain[2] == plain[1]
+    for known, usual, again in (spelt, large):
+        assert (known, again) == (None, None)
+        assert isinstance(usual, list)
+        assert usual[0] == 200
+    assert large[1] == plain[1]
 
 
 @pytest.mark.parametrize("name", ["nope", "odd"])
