@@ -138,7 +138,8 @@ class HttpProtocol(H11Protocol):
         """Refuse what is no HTTP, with libevent's page."""
         body = page(400)
         headers = [("content-type", "text/html"), ("connection", "close"), ("content-length", str(len(body)))]
-        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+        head = h11.Response(status_code=400, headers=headers, reason=STATUS_PHRASES[400])
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
