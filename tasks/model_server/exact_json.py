@@ -24,7 +24,7 @@ _SMALLEST_NORMAL: Final = 2.2250738585072014e-308
 _END: Final = b""
 _MAX_DEPTH: Final = 100_000
 """Where nesting is refused. RapidJSON descends by recursion: the stack of 8 MB ends the real server before that."""
-_POWERS_OF_TEN: Final = tuple(float(f"1e{power}") for power in range(309))
+POWERS_OF_TEN: Final = tuple(float(f"1e{power}") for power in range(309))
 """As in RapidJSON's internal/pow10.h: `10.0**23` and `10.0**210` are other doubles."""
 
 
@@ -313,7 +313,7 @@ def _scale(significand: float, power: int) -> float:
         significand, power = _flush(significand / 1e308), power + 308
     if power < -308:
         return 0.0
-    return _flush(significand * _POWERS_OF_TEN[power] if power >= 0 else significand / _POWERS_OF_TEN[-power])
+    return _flush(significand * POWERS_OF_TEN[power] if power >= 0 else significand / POWERS_OF_TEN[-power])
 
 
 def _flush(value: float) -> float:

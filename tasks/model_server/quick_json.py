@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import orjson
 
+from tasks.model_server import decimals
 from tasks.model_server.json_tensors import TensorBuilder, is_base64_object, to_numpy
 from tasks.model_server.status import StatusError
 from tasks.model_server.tensors import DT_BOOL, DT_DOUBLE, DT_FLOAT, DT_STRING, NUMPY_DTYPES, Tensor
@@ -69,11 +70,13 @@ class Document(NamedTuple):
     Attributes:
         content: what was read; a NaN or infinity is a number that stands for it.
         body: its text.
+        text: the same with the numbers that stand for NaN and infinities.
         specials: how many of those there are.
     """
 
     content: Any
     body: bytes
+    text: bytes
     specials: _Specials
 
 
@@ -86,7 +89,7 @@ def read(body: bytes) -> Document | None:
         return None
     if not isinstance(content, dict) or _repeats_keys(content, body) or (specials and _has_special_text(body)):
         return None
-    return Document(content, body, specials)
+    return Document(content, body, text, specials)
 
 
 def _with_stand_ins(body: bytes) -> tuple[bytes, _Specials]:
@@ -162,7 +165,7 @@ def tensors(document: Document, inputs: Mapping[str, int], is_row_format: bool) 
             if dtype == DT_STRING:
                 found[name] = _string_tensor(columns[name], name, is_row_format)
                 continue
-            tensor = _number_tensor(columns[name], dtype, short, specials)
+            tensor = _number_tensor(columns[name], dtype, None if short else document.text, specials)
             if tensor is None or (has_bool and dtype != DT_BOOL):
                 return None
             found[name] = tensor
@@ -217,13 +220,13 @@ def _string_tensor(column: Any, name: str, is_row_format: bool) -> Tensor:
     return builder.batch(len(column))
 
 
-def _number_tensor(column: Any, dtype: int, short: bool, specials: _Specials) -> Tensor | None:
+def _number_tensor(column: Any, dtype: int, text: bytes | None, specials: _Specials) -> Tensor | None:
     """Return the tensor of nested lists of numbers, or None where NumPy cannot be trusted with them.
 
     Args:
         column: what was sent.
         dtype: DataType number.
-        short: whether every decimal in the body is so short that all readers agree on it.
+        text: the whole body; None if every decimal in it is so short that all readers agree on it.
         specials: the NaN and infinities that are still to be put back.
 
     Raises:
@@ -231,7 +234,7 @@ def _number_tensor(column: Any, dtype: int, short: bool, specials: _Specials) ->
     """
     flat, shape = _flattened(column)
     if dtype in (DT_FLOAT, DT_DOUBLE):
-        values = _floats(flat, dtype, short, specials)
+        values = _floats(flat, dtype, text, specials)
     elif dtype == DT_BOOL:
         values = np.array(flat, np.bool_) if set(map(type, flat)) <= {bool} else None
     else:
@@ -260,16 +263,28 @@ def _flattened(column: Any) -> tuple[list[Any], tuple[int, ...]]:
     return level, tuple(shape)
 
 
-def _floats(flat: list[Any], dtype: int, short: bool, specials: _Specials) -> np.ndarray[Any, Any] | None:
-    doubles: _Doubles = np.frombuffer(array("d", flat))
-    agreed = short or (_rounds_alike(doubles) if dtype == DT_FLOAT else set(map(type, flat)) <= {int})
-    if not agreed:
+def _floats(flat: list[Any], dtype: int, text: bytes | None, specials: _Specials) -> np.ndarray[Any, Any] | None:
+    read: _Doubles = np.frombuffer(array("d", flat))
+    doubles = read if text is None else _as_rapidjson_reads(read, flat, dtype, text)
+    if doubles is None:
         return None
     if specials:
         doubles = specials.put_back(doubles)
-    if short:  # nothing too large or too small can be among them
+    if text is None:  # nothing too large or too small can be among them
         return doubles.astype(NUMPY_DTYPES[dtype], copy=False)
     return to_numpy(doubles, dtype)
+
+
+def _as_rapidjson_reads(doubles: _Doubles, flat: list[Any], dtype: int, text: bytes) -> _Doubles | None:
+    """Return the doubles of long decimals, for a float32 what rounds alike; None where they cannot be told."""
+    if dtype == DT_FLOAT:
+        return doubles if _rounds_alike(doubles) else None
+    if set(map(type, flat)) <= {int}:
+        return doubles
+    found = decimals.read(text[text.find(b"[") + 1 : text.rfind(b"]")])
+    if found is None or len(found) != len(doubles):
+        return None
+    return np.where(np.isin(np.abs(doubles), (_NAN, _INFINITY)), doubles, found)
 
 
 def _integers(flat: list[Any], dtype: int) -> np.ndarray[Any, Any] | None:

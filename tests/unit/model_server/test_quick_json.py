@@ -52,15 +52,16 @@ def _bits(body: bytes, dtype: int) -> tuple[bytes, bytes]:
         _rows(np.random.default_rng(7).standard_normal((300, 8))),
         _with("1e5", "1E+5", "-2.5e-05", "0e0", "1e22"),
         _with("NaN", " NaN ", "Infinity", "-Infinity", "\n-Infinity"),
-        _with("NaN", "5e-7", "3", "0", "-0.0", "100000000000000000000"),
+        _with("NaN", "5e-7", "3", "0", "-0.0", "12345678901234567"),
         b'{"signature_name": "N and Infinit\\"y", "instances": [{"x": NaN}, {"x": -Infinity}]}',
     ],
     ids=["normal", "exponents", "large", "as float64", "float64", "signs", "not finite", "mixed", "named"],
 )
 def test_ordinary_floats_take_the_quick_way(body: bytes) -> None:
-    """Exponents, NaN and infinities cost no other reader, and arrive with the same bits."""
-    found, expected = _bits(body, FLOAT)
-    assert found == expected
+    """Exponents, NaN and infinities cost no other reader, and arrive with the same bits, as float64 too."""
+    for dtype in (FLOAT, DOUBLE):
+        found, expected = _bits(body, dtype)
+        assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,55 @@ def test_any_text_reads_alike(parts: list[str]) -> None:
         return
     found, expected = _bits(body, FLOAT)
     assert found == expected
+
+
+_DECIMALS = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "-"]),
+    st.one_of(st.just("0"), st.integers(1, 10**18).map(str), st.integers(2**53 - 9, 2**53 + 9).map(str)),
+    st.one_of(st.just(""), st.from_regex(r"\.0{0,6}[0-9]{1,18}", fullmatch=True)),
+    st.one_of(
+        st.just(""), st.from_regex(r"[eE][+-]?0?[0-9]{1,2}", fullmatch=True), st.integers(-330, -90).map("e{}".format)
+    ),
+)
+
+
+@given(st.lists(_DECIMALS | st.floats(allow_nan=False, allow_infinity=False).map(repr), min_size=1))
+def test_decimals_become_the_doubles_of_rapidjson(numbers: list[str]) -> None:
+    """However long a decimal is, a float64 input gets the same bits by the quick way as by the exact rules."""
+    body = ('{"instances": [' + ", ".join(numbers) + "]}").encode()
+    quick = decode_quickly(body, lambda _name: {"x": DOUBLE})
+    if quick is not None:
+        found, expected = _bits(body, DOUBLE)
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "is_quick"),
+    [
+        ("0.12345678901234567", True),
+        ("9007199254740991.5", True),
+        ("9007199254740992.5", True),
+        ("90071992547409915.0", False),
+        ("12345678901234567e-9", True),
+        ("-0.0", True),
+        ("-0", True),
+        ("-0e1", True),
+        ("0e-5", True),
+        ("1e-307", True),
+        ("-99999999999999999999.5", False),
+        ("0.123456789012345678", False),
+        ("1e-309", False),
+    ],
+)
+def test_one_decimal(number: str, is_quick: bool) -> None:
+    """At the edges of 53 bits and of 17 digits the two agree, and beyond the exact rules are asked."""
+    body = f'{{"instances": [[{number}, 0.1234567890123456]]}}'.encode()
+    if not is_quick:
+        assert decode_quickly(body, lambda _name: {"x": DOUBLE}) is None
+    else:
+        found, expected = _bits(body, DOUBLE)
+        assert found == expected
 
 
 def test_long_texts_among_numbers_cost_no_memory() -> None:
