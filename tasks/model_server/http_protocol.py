@@ -16,7 +16,7 @@ from tasks.model_server.pages import page
 
 _HEADS: Final = 256
 _HEAD_BYTES: Final = 2048
-_BODY_BYTES: Final = 128 * 1024
+_BODY_BYTES: Final = 256 * 1024
 """How many heads are remembered, up to which size, and before bodies of which size."""
 _PIECES: Final = 256
 """How many pieces of a body are read in one turn of the event loop; h11 takes some 20 us for each chunk."""

@@ -37,7 +37,7 @@ MAX_UNZIPPED_BYTES: Final = 100 * 2**20
 """Source: TensorFlow Serving, util/net_http/compression/gzip_zlib.h, kMaxUncompressedBytes."""
 _SMALL_BODY: Final = 4 * 2**10
 """Up to this size, in bytes, the event loop reads a body whatever is in it: about 10 ms at worst."""
-_MEDIUM_BODY: Final = 128 * 2**10
+_MEDIUM_BODY: Final = 256 * 2**10
 """Up to this size, in bytes, the event loop reads a body if that is quick; a change of threads would cost more."""
 
 _VERSION_OR_LABEL: Final = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"

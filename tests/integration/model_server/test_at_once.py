@@ -67,7 +67,7 @@ def test_what_takes_long_to_read(recorded_models: Path) -> None:
     rest = ", [2.0]" * 600 + "]}"
     small, plain, spelt, large = _ask(
         "half", recorded_models / "half", '{"instances": [[Inf]]}', '{"instances": [[2.0]' + rest,
-        '{"instances": [[Inf]' + rest, '{"instances": [[2.0]' + rest + " " * 2**17
+        '{"instances": [[Inf]' + rest, '{"instances": [[2.0]' + rest + " " * 2**18
     )  # fmt: skip
     assert small[2] == small[1] == [200, '{"predictions":[[Infinity]]}']
     assert plain[2] == plain[1]
