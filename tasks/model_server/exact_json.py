@@ -16,12 +16,15 @@ from tasks.model_server.status import StatusError, invalid_argument
 
 _SPACE: Final = re.compile(rb"[ \n\r\t]*")
 _NUMBER: Final = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?)([0-9]+))?")
+_NUMBER_TAIL: Final = re.compile(rb"[0-9.eE+-]*")
 _PLAIN_TEXT: Final = re.compile(rb'[^"\\\x00-\x1f]*')
 _LITERALS: Final = {b"n": (b"null", None), b"t": (b"true", True), b"f": (b"false", False)}
 _ESCAPES: Final = dict(zip(b'"\\/bfnrt', b'"\\/\b\f\n\r\t', strict=True))
 _SMALLEST_NORMAL: Final = 2.2250738585072014e-308
 _END: Final = b""
-_POWERS_OF_TEN: Final = tuple(float(f"1e{power}") for power in range(309))
+_MAX_DEPTH: Final = 100_000
+"""Where nesting is refused. RapidJSON descends by recursion, and a stack of 8 MB leaves so many 84 bytes each."""
+POWERS_OF_TEN: Final = tuple(float(f"1e{power}") for power in range(309))
 """As in RapidJSON's internal/pow10.h: `10.0**23` and `10.0**210` are other doubles."""
 
 
@@ -57,10 +60,11 @@ def parse(body: bytes) -> Any:
 class _Reader:
     """One pass over one body. Containers are kept on a stack, so nesting is bounded by memory only."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, offset: int = 0) -> None:
         # RapidJSON takes a NUL byte for the end of its input.
         self._body = body.partition(b"\0")[0]
         self._at = 0
+        self._offset = offset  # of the body in a longer one
 
     def document(self) -> Any:
         for byte in (b"\xef", b"\xbb", b"\xbf"):  # the byte-order mark, each byte optional, as there
@@ -80,6 +84,8 @@ class _Reader:
                 self._skip_space()
                 is_object = opener == b"{"
                 if self._peek() != (b"}" if is_object else b"]"):
+                    if len(stack) == _MAX_DEPTH:
+                        raise self._error(f"Nested deeper than {_MAX_DEPTH} levels.")
                     stack.append(([], is_object))
                     self._name_if(is_object, stack[-1][0])
                     continue
@@ -175,9 +181,11 @@ class _Reader:
             raise self._error("Invalid value.")
         value = float(text)
         if self._peek() in (b".", b"e", b"E"):  # RapidJSON reads on as if a 0 had stood there: NaN.5 is 0.5
-            rest = _Reader(b"0" + self._body[self._at :])
-            value = float(rest._number())
-            self._at += rest._at - 1
+            rest = _NUMBER_TAIL.match(self._body, self._at)
+            assert rest is not None  # the pattern matches the empty string
+            reader = _Reader(b"0" + rest.group(), self._offset + self._at - 1)
+            value = float(reader._number())
+            self._at += reader._at - 1
         return -value if negative else value
 
     def _string(self) -> str:
@@ -233,7 +241,8 @@ class _Reader:
         return self._body[self._at : self._at + 1]
 
     def _error(self, message: str, offset: int | None = None) -> StatusError:
-        return invalid_argument(f"JSON Parse error: {message} at offset: {self._at if offset is None else offset}")
+        at = self._offset + (self._at if offset is None else offset)
+        return invalid_argument(f"JSON Parse error: {message} at offset: {at}")
 
 
 def _object(items: list[Any]) -> dict[str, Any]:
@@ -304,7 +313,7 @@ def _scale(significand: float, power: int) -> float:
         significand, power = _flush(significand / 1e308), power + 308
     if power < -308:
         return 0.0
-    return _flush(significand * _POWERS_OF_TEN[power] if power >= 0 else significand / _POWERS_OF_TEN[-power])
+    return _flush(significand * POWERS_OF_TEN[power] if power >= 0 else significand / POWERS_OF_TEN[-power])
 
 
 def _flush(value: float) -> float:

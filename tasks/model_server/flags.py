@@ -3,9 +3,13 @@
 Source: TensorFlow Serving, model_servers/main.cc (names, defaults, `--flag=value` and bare booleans).
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Final
+
+from tasks.model_server.integers import int64
+
+_PORTS: Final = range(2**16)
 
 
 class UnknownFlag(ValueError):
@@ -68,6 +72,6 @@ def _value(name: str, kind: object, text: str) -> object:
         return text.lower() in ("true", "1")
     if kind is str:
         return text
-    if kind is int and re.fullmatch(r"[+-]?[0-9]+", text):
-        return int(text)
+    if kind is int and (number := int64(text)) is not None and (number in _PORTS or not name.endswith("port")):
+        return number
     raise UnknownFlag(f"Couldn't interpret value {text} for flag --{name}.")

@@ -11,7 +11,7 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from tasks.model_server.tensors import DT_BOOL, DT_STRING, NUMPY_DTYPES, Tensor,
 
 MAX_DIMENSIONS: Final = 254
 """Source: tensorflow/core/framework/tensor_shape.h, MaxDimensions."""
+_LONGEST_TEXT: Final = 16 * 2**20
 _SMALLEST_NORMAL: Final = {1: np.finfo(np.float32).tiny, 2: np.finfo(np.float64).tiny}
 
 
@@ -202,24 +203,45 @@ def decode_base64_object(value: dict[str, Any]) -> bytes:
         raise invalid_argument("Unable to base64 decode") from None
 
 
-def text_of(value: Any, depth: int = 0) -> str:
+def text_of(value: Any) -> str:
     """Print a JSON value as TensorFlow Serving's messages show it: objects spread out, lists in a line.
 
-    What lies deeper than any tensor goes is left out: Python's stack does not reach as far.
+    What lies deeper than any tensor goes is left out: Python's stack does not reach as far. So is what goes on after
+    `_LONGEST_TEXT` characters, for a small body of deep objects would fill the memory with indentation.
     """
-    indent = "    " * depth
+    parts: list[str] = []
+    size = 0
+    for part in _printed(value, 0):
+        parts.append(part)
+        size += len(part)
+        if size > _LONGEST_TEXT:
+            return "".join([*parts, "..."])
+    return "".join(parts)
+
+
+def _printed(value: Any, depth: int) -> Iterator[str]:
     if isinstance(value, dict | list) and depth > MAX_DIMENSIONS:
-        return "..."
-    if isinstance(value, dict):
-        lines = [f"{indent}    {_quoted(name)}: {text_of(item, depth + 1)}" for name, item in members(value)]
-        return "{\n" + ",\n".join(lines) + f"\n{indent}}}" if lines else "{}"
-    if isinstance(value, list):
-        return "[" + ", ".join(text_of(item, depth + 1) for item in value) + "]"
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, float):
-        return _float_text(value)
-    return json.dumps(value)
+        yield "..."
+    elif isinstance(value, dict):
+        yield from _printed_object(members(value), depth)
+    elif isinstance(value, list):
+        yield "["
+        for number, item in enumerate(value):
+            yield ", " if number else ""
+            yield from _printed(item, depth + 1)
+        yield "]"
+    elif isinstance(value, str):
+        yield _quoted(value)
+    else:
+        yield _float_text(value) if isinstance(value, float) else json.dumps(value)
+
+
+def _printed_object(pairs: list[tuple[str, Any]], depth: int) -> Iterator[str]:
+    indent = "    " * depth
+    for number, (name, item) in enumerate(pairs):
+        yield f"{',' if number else '{'}\n{indent}    {_quoted(name)}: "
+        yield from _printed(item, depth + 1)
+    yield f"\n{indent}}}" if pairs else "{}"
 
 
 def _quoted(text: str) -> str:

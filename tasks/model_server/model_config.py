@@ -3,13 +3,14 @@
 Source: TensorFlow Serving, config/model_server_config.proto, model_servers/server_core.cc.
 """
 
-import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
+from tasks.model_server.integers import int64
 from tasks.model_server.status import Code, StatusError, invalid_argument
 from tasks.model_server.tf_protos import proto
 
@@ -116,10 +117,8 @@ def version_dirs(base_path: Path) -> tuple[dict[int, Path], str]:
     found: dict[int, Path] = {}
     complaints = []
     for child in sorted(base_path.iterdir()):
-        if not re.fullmatch(r"[+-]?[0-9]+", child.name):
-            continue
-        version = int(child.name)
-        if not -(2**63) <= version < 2**63:
+        version = int64(child.name)
+        if version is None:
             continue
         if version in found:
             complaints.append(
@@ -128,3 +127,27 @@ def version_dirs(base_path: Path) -> tuple[dict[int, Path], str]:
             )
         found[version] = child
     return found, "; ".join(complaints)
+
+
+def why_unmeasurable(version_dir: Path) -> str:
+    """Return why the size of a version on disk cannot be told, or an empty string.
+
+    A file in place of the directory, a link to nothing and a directory that cannot be read are such: TensorFlow
+    Serving reserves memory by the size before it loads, and a version for which it cannot stays at START for good.
+
+    Source: TensorFlow Serving, servables/tensorflow/util.cc, GetModelDiskSize; core/basic_manager.cc,
+    ReserveResources.
+    """
+    seen: set[tuple[int, int]] = set()
+    left = [version_dir]
+    try:
+        while left:
+            for child in left.pop().iterdir():
+                status = child.stat()
+                place = status.st_dev, status.st_ino
+                if S_ISDIR(status.st_mode) and place not in seen:  # a link may lead back
+                    seen.add(place)
+                    left.append(child)
+    except OSError as error:
+        return f"{error.filename}; {error.strerror}"
+    return ""

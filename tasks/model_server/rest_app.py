@@ -7,29 +7,38 @@ Source: TensorFlow Serving, model_servers/http_rest_api_util.cc, util/net_http/s
 """
 
 import asyncio
+import os
 import re
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from tasks.model_server import metadata
+from tasks.model_server.integers import int64
 from tasks.model_server.pages import page
-from tasks.model_server.rest_json import PredictBody, decode_predict
+from tasks.model_server.rest_json import InputsOf, PredictBody, decode_predict, decode_quickly
 from tasks.model_server.rest_output import encode_error, encode_predict
 from tasks.model_server.servables import ModelSpec, Servables
 from tasks.model_server.status import HTTP_STATUS, Code, StatusError, invalid_argument
+from tasks.model_server.tf_library import flush_subnormals_in_this_thread
 from tasks.model_server.tf_runtime import SavedModel
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+_Result = TypeVar("_Result")
 
 MAX_BODY_BYTES: Final = 512 * 2**20
 """Size of a request body beyond which it is refused, in bytes. TensorFlow Serving itself has no limit."""
 MAX_UNZIPPED_BYTES: Final = 100 * 2**20
 """Source: TensorFlow Serving, util/net_http/compression/gzip_zlib.h, kMaxUncompressedBytes."""
+_SMALL_BODY: Final = 4 * 2**10
+"""Up to this size, in bytes, the event loop reads a body whatever is in it: about 10 ms at worst."""
+_MEDIUM_BODY: Final = 256 * 2**10
+"""Up to this size, in bytes, the event loop reads a body if that is quick; a change of threads would cost more."""
 
 _VERSION_OR_LABEL: Final = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
 _PREDICTION: Final = re.compile(rf"(?i:/v1/models/([^/:]+){_VERSION_OR_LABEL}:(classify|regress|predict))")
@@ -53,6 +62,10 @@ class RestApp:
         """
         self._servables = servables
         self._timeout_ms = max(timeout_ms, 0)
+        # Not asyncio's own threads: with those busy on large bodies, predictions for small ones would have to wait.
+        self._beside_loop = ThreadPoolExecutor(
+            (os.cpu_count() or 1) + 4, "large-bodies", initializer=flush_subnormals_in_this_thread
+        )
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -81,7 +94,7 @@ class RestApp:
         if body is None:
             return _page(413)
         if b"gzip" in headers.get(b"content-encoding", b""):
-            body = _unzip(body)
+            body = await self._beside(_unzip, body)
         return *await self._answer(method, path, body), _JSON
 
     async def _answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
@@ -91,25 +104,29 @@ class RestApp:
                 return 400, b""
             spec, verb = route
             if method == "POST":
-                return 200, await self._predict(spec, verb, body)
+                return await self._predict(spec, verb, body)
             if verb == "metadata":
                 return 200, metadata.encode(spec.name, *self._servables.find(spec))
             return 200, metadata.encode_states(self._servables.states(spec))
         except StatusError as error:
             return _failure(error)
 
-    async def _predict(self, spec: ModelSpec, verb: str, body: bytes) -> bytes:
+    async def _predict(self, spec: ModelSpec, verb: str, body: bytes) -> tuple[int, bytes]:
         if verb != "predict":
             raise StatusError(
                 Code.UNIMPLEMENTED,
                 f"This server does not implement :{verb}; use :predict or TensorFlow Serving.",
             )
-        request, model = self._decode(spec, body)
+        request = self._decode_on_loop(spec, body)
+        if request is None:
+            return await self._beside(self._predict_all, spec, body)
+        model = self._servables.find(spec)[1]
         answer = self._quick_answer(request, model)
-        if answer is not None:
-            return answer
-        outputs = await asyncio.to_thread(model.predict, request.signature_name, request.inputs, self._timeout_ms)
-        return encode_predict(outputs, request.is_row_format)
+        return 200, answer if answer is not None else await asyncio.to_thread(self._run, request, model)
+
+    async def _beside(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Run a function whose time depends on what a client sent, while the event loop serves others."""
+        return await asyncio.get_running_loop().run_in_executor(self._beside_loop, function, *arguments)
 
     def answer_at_once(self, path: bytes, body: bytes) -> tuple[int, bytes] | None:
         """Return status and body of the answer to a POST, or None where it has to be waited for."""
@@ -120,7 +137,8 @@ class RestApp:
             route = _route("POST", text)
             if route is None or route[1] != "predict" or not self._may_be_quick(route[0]):
                 return None
-            answer = self._quick_answer(*self._decode(route[0], body))
+            request = self._decode_on_loop(route[0], body)
+            answer = request and self._quick_answer(request, self._servables.find(route[0])[1])
         except StatusError as error:
             return _failure(error)
         return None if answer is None else (200, answer)
@@ -139,9 +157,25 @@ class RestApp:
         outputs = model.predict(request.signature_name, request.inputs, self._timeout_ms, in_caller_thread=True)
         return encode_predict(outputs, request.is_row_format)
 
-    def _decode(self, spec: ModelSpec, body: bytes) -> tuple[PredictBody, SavedModel]:
-        request = decode_predict(body, lambda name: self._servables.find(spec)[1].signature(name).inputs)
-        return request, self._servables.find(spec)[1]
+    def _decode_on_loop(self, spec: ModelSpec, body: bytes) -> PredictBody | None:
+        """Return the request, or None where reading it could keep others waiting."""
+        if len(body) <= _SMALL_BODY:
+            return decode_predict(body, self._inputs_of(spec))
+        return decode_quickly(body, self._inputs_of(spec)) if len(body) <= _MEDIUM_BODY else None
+
+    def _predict_all(self, spec: ModelSpec, body: bytes) -> tuple[int, bytes]:
+        try:
+            request = decode_predict(body, self._inputs_of(spec))
+            return 200, self._run(request, self._servables.find(spec)[1])
+        except StatusError as error:
+            return _failure(error)
+
+    def _run(self, request: PredictBody, model: SavedModel) -> bytes:
+        outputs = model.predict(request.signature_name, request.inputs, self._timeout_ms)
+        return encode_predict(outputs, request.is_row_format)
+
+    def _inputs_of(self, spec: ModelSpec) -> InputsOf:
+        return lambda name: self._servables.find(spec)[1].signature(name).inputs
 
 
 @lru_cache(maxsize=256)  # clients ask the same few paths again and again
@@ -170,13 +204,14 @@ def _route(method: str, path: str) -> tuple[ModelSpec, str] | None:
     if match is None or method not in ("GET", "POST"):
         raise malformed
     name, version, label = _unquote(match[1] or ""), match[2], _unquote(match[3]) if match[3] else None
-    if version and int(version) >= 2**63:
+    number = int64(version) if version else None
+    if version and number is None:
         return None
     if method == "POST" and match[4] not in _VERBS:  # the pattern ignores case, the dispatch behind it does not
         raise malformed
     if not name:
         raise invalid_argument("Missing model name in request.")
-    return ModelSpec(name, int(version) if version else None, label), match[4] or ""
+    return ModelSpec(name, number, label), match[4] or ""
 
 
 def _unquote(text: str) -> str:

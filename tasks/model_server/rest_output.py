@@ -9,6 +9,7 @@ Source: TensorFlow Serving, tensorflow_serving/util/json_tensor.cc.
 import base64
 import json
 from collections.abc import Mapping
+from itertools import chain
 from math import prod
 from typing import Any, Final
 
@@ -55,17 +56,13 @@ def encode_predict(outputs: Mapping[str, Tensor], is_row_format: bool) -> bytes:
 
 def _encode(outputs: Mapping[str, Tensor], is_row_format: bool, checked: bool) -> bytes:
     answer: Any
-    if not is_row_format:
+    if not is_row_format or len(outputs) == 1:
         wholes = {name: _whole(name, tensor, checked) for name, tensor in outputs.items()}
         answer = next(iter(wholes.values())) if len(wholes) == 1 else wholes
-        return orjson.dumps({"outputs": answer}, option=_OPTIONS)
-    columns = {name: _rows(name, tensor, checked) for name, tensor in outputs.items()}
-    answer = (
-        next(iter(columns.values()))
-        if len(columns) == 1
-        else [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    )
-    return orjson.dumps({"predictions": answer}, option=_OPTIONS)
+    else:
+        columns = {name: _rows(name, tensor, checked) for name, tensor in outputs.items()}
+        answer = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return orjson.dumps({"predictions" if is_row_format else "outputs": answer}, option=_OPTIONS)
 
 
 def _check_batch(outputs: Mapping[str, Tensor]) -> None:
@@ -82,35 +79,43 @@ def _check_batch(outputs: Mapping[str, Tensor]) -> None:
 
 def _rows(name: str, tensor: Tensor, checked: bool) -> Any:
     """Return what orjson shall write for each row, as a sequence or an array."""
-    array = _plain_array(tensor, checked)
-    if array is not None:
+    array = _plain_array(tensor)
+    if array is None:
+        return [orjson.Fragment(text) for text in _nest(_tokens(name, tensor), tensor.shape, keep=1)]
+    if not checked or not array.size or tensor.dtype not in (DT_FLOAT, DT_DOUBLE):
         return array
-    return [orjson.Fragment(text) for text in _nest(_tokens(name, tensor), tensor.shape, keep=1)]
+    array = flush_subnormal(array, tensor.dtype)
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if finite.all():
+        return array
+    return [row if fine else orjson.Fragment(_text(row)) for row, fine in zip(array, finite, strict=True)]
 
 
 def _whole(name: str, tensor: Tensor, checked: bool) -> Any:
     """Return what orjson shall write for a whole tensor."""
-    array = _plain_array(tensor, checked)
-    if array is not None:
-        return array if array.ndim else array[()]
-    return orjson.Fragment(_nest(_tokens(name, tensor), tensor.shape, keep=0)[0])
-
-
-def _plain_array(tensor: Tensor, checked: bool) -> np.ndarray[Any, Any] | None:
-    """Return the array if orjson writes it as TensorFlow Serving would, else None.
-
-    Args:
-        tensor: of any kind.
-        checked: look for numbers that orjson writes otherwise.
-    """
-    values = tensor.values
-    if tensor.dtype not in _WRITABLE or isinstance(values, list) or len(tensor.shape) > _ORJSON_DIMENSIONS:
-        return None
+    array = _plain_array(tensor)
+    if array is None:
+        return orjson.Fragment(_nest(_tokens(name, tensor), tensor.shape, keep=0)[0])
     if checked and tensor.dtype in (DT_FLOAT, DT_DOUBLE):
-        values = flush_subnormal(values, tensor.dtype)
-        if not np.isfinite(values).all():
-            return None
-    return values.reshape(tensor.shape)
+        array = flush_subnormal(array, tensor.dtype)
+        if not np.isfinite(array).all():
+            return orjson.Fragment(_text(array))
+    return array if array.ndim else array[()]
+
+
+def _plain_array(tensor: Tensor) -> np.ndarray[Any, Any] | None:
+    """Return the array if orjson writes it as TensorFlow Serving would, but for numbers that are not finite."""
+    if tensor.dtype not in _WRITABLE or isinstance(tensor.values, list) or len(tensor.shape) > _ORJSON_DIMENSIONS:
+        return None
+    return tensor.values.reshape(tensor.shape)
+
+
+def _text(numbers: Any) -> bytes:
+    """Return the JSON text of numbers of any shape; where one is not finite, orjson writes null."""
+    parts = orjson.dumps(numbers, option=_OPTIONS).split(b"null")
+    special = np.extract(~np.isfinite(numbers), numbers)
+    tokens = np.where(np.isnan(special), b"NaN", np.where(special > 0, b"Infinity", b"-Infinity")).tolist()
+    return b"".join(chain.from_iterable(zip(parts, [*tokens, b""], strict=True)))
 
 
 def _tokens(name: str, tensor: Tensor) -> list[bytes]:
@@ -130,11 +135,7 @@ def _tokens(name: str, tensor: Tensor) -> list[bytes]:
     values = np.asarray(tensor.values)
     if tensor.dtype in (DT_FLOAT, DT_DOUBLE):
         values = flush_subnormal(values, tensor.dtype)
-    tokens = orjson.dumps(values, option=_OPTIONS)[1:-1].split(b",")
-    for index in np.flatnonzero(~np.isfinite(values)):  # where orjson wrote null
-        value = values[index]
-        tokens[index] = b"NaN" if np.isnan(value) else b"Infinity" if value > 0 else b"-Infinity"
-    return tokens
+    return _text(values)[1:-1].split(b",")
 
 
 def _string_token(value: bytes) -> bytes:

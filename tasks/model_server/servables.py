@@ -4,8 +4,8 @@ r"""Which versions of which models are loaded, and the thread that loads and unl
                  \______________ load failed _____/
 
 A new version is loaded before the old one is unloaded; a version that fails to load ends in END with its
-error while the old one goes on serving. Readers only ever look at whole values that the one managing
-thread has put in place, so requests take no lock.
+error while the old one goes on serving, and one whose size on disk cannot be told stays at START. Readers only
+ever look at whole values that the one managing thread has put in place, so requests take no lock.
 
 Source: TensorFlow Serving, core/availability_preserving_policy.cc, core/servable_state_monitor.cc,
 sources/storage_path/file_system_storage_path_source.cc.
@@ -16,12 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tasks.model_server.log import log
-from tasks.model_server.model_config import ModelConfig, version_dirs
+from tasks.model_server.model_config import ModelConfig, version_dirs, why_unmeasurable
 from tasks.model_server.status import Code, StatusError, invalid_argument, not_found
 from tasks.model_server.tf_runtime import SavedModel
+
+_NEVER: Final = float("inf")
 
 
 class State(IntEnum):
@@ -110,8 +112,11 @@ class Servables:
     @property
     def is_loading(self) -> bool:
         """Return whether a version is still to be loaded, perhaps after failed tries."""
-        streams = self._streams.values()
-        return any(s.states[version].state is not State.END for s in streams for version in s.loads)
+        return any(
+            load.not_before != _NEVER and stream.states[version].state is not State.END
+            for stream in self._streams.values()
+            for version, load in stream.loads.items()
+        )
 
     @property
     def has_new_models(self) -> bool:
@@ -285,6 +290,10 @@ class Servables:
     def _load_version(self, name: str, stream: _Stream, version: int) -> None:
         servable = f"{{name: {name} version: {version}}}"
         load = stream.loads[version]
+        if not load.failures and (reason := why_unmeasurable(stream.aspired[version])):
+            log(f"Error while attempting to reserve resources to load servable {servable}: {reason}")
+            load.not_before = _NEVER
+            return
         stream.states[version] = VersionState(version, State.LOADING)
         try:
             model = self._load(stream.aspired[version])

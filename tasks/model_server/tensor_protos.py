@@ -3,6 +3,7 @@
 Source: tensorflow/core/framework/tensor.proto, tensor.cc.
 """
 
+import os
 from itertools import accumulate, pairwise
 from math import prod
 from typing import Any, Final
@@ -22,6 +23,8 @@ _FIELDS: Final = {
     22: "uint32_val", 23: "uint64_val",
 }  # fmt: skip
 """The repeated field that holds the values of each DataType; half precision goes as bits."""
+_MOST_ELEMENTS: Final = min(2**40, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+"""A few bytes may ask for a terabyte of copies of one value: no more elements than the machine has bytes of memory."""
 _COMPLEX_PARTS: Final[dict[int, np.dtype[Any]]] = {8: np.dtype("f4"), 18: np.dtype("f8")}
 
 
@@ -36,15 +39,17 @@ def from_proto(name: str, message: Any) -> Tensor:
         StatusError: not a well-formed tensor.
     """
     dtype = message.dtype
-    shape = tuple(dim.size for dim in message.tensor_shape.dim)
+    shape = tuple(dim.size for dim in message.tensor_shape.dim)  # whatever unknown_rank says (tensor_shape.cc, IsValid)
     well_formed = (
         dtype in _FIELDS
-        and not (message.tensor_shape.unknown_rank and shape)
         and len(shape) <= MAX_DIMENSIONS
         and all(size >= 0 for size in shape)
-        and prod(shape) < 2**40
+        and prod(shape) <= _MOST_ELEMENTS
     )
-    values = _values(message, dtype, prod(shape)) if well_formed else None
+    try:
+        values = _values(message, dtype, prod(shape)) if well_formed else None
+    except MemoryError:
+        values = None
     if values is None:
         raise invalid_argument(f"tensor parsing error: {name}")
     return Tensor(dtype, shape, values)

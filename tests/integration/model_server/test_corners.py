@@ -81,6 +81,18 @@ def test_parts_of_a_target(zoo_server: Any, target: str, status: int) -> None:
     assert answer[:2] == (status, "application/json" if status == 200 else "text/html")
 
 
+@pytest.mark.parametrize("digits", ["9" * 5000, "9" * 19, "9223372036854775808"])
+def test_versions_that_fit_no_64_bits(zoo_server: Any, digits: str) -> None:
+    """They get a 400 without a body, however many digits they have (http_rest_api_util.cc, SimpleAtoi)."""
+    path = f"/v1/models/half/versions/{digits}"
+    for raw in (_get(path), _get(f"{path}/metadata"), _post(ROW, f"{path}:predict"), _post(ROW, f"{path}:predict")):
+        assert _ask(zoo_server, raw)[::2] == (400, b"")
+    path = "/v1/models/half/versions/" + "0" * 5000 + "1"
+    assert _ask(zoo_server, _get(path))[0] == 200
+    assert json.loads(_ask(zoo_server, _post(ROW, f"{path}:predict"))[2]) == ANSWER
+    assert _ask(zoo_server, _get(f"/v1/models/half/labels/{digits}"))[0] == 200  # a label is not looked at there
+
+
 def test_what_is_no_http_gets_a_page(zoo_server: Any) -> None:
     """A request that cannot be parsed is answered in HTML (libevent, evhttp_send_error)."""
     status, kind, body = _ask(zoo_server, b"GET /v1/models/half\r\n\r\n")

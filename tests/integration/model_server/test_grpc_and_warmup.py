@@ -167,6 +167,41 @@ def test_malformed_tensor(api: Any, channel: Any) -> None:
     )
 
 
+def test_unknown_rank_with_dimensions(api: Any, channel: Any) -> None:
+    """The dimensions of a TensorProto count, even where it says that its rank is unknown."""
+    request = api.predict_request("half", x=np.ones((2, 1), np.float32))
+    request.inputs["x"].tensor_shape.unknown_rank = True
+    response = api.prediction_stub(channel).Predict(request, timeout=30)
+    (output,) = response.outputs.values()
+    assert list(output.float_val) == [2.5, 2.5]
+
+
+@pytest.mark.parametrize("dtype", [0, 20, 21, 99, 101])
+def test_no_dtype_of_values(api: Any, channel: Any, dtype: int) -> None:
+    """What holds no values (invalid, resource, variant), is no DataType or a reference is a parsing error.
+
+    A resource ends the real server by a CHECK.
+    """
+    request = api.predict_request("half", x=np.ones((2, 1), np.float32))
+    request.inputs["x"].dtype = dtype
+    expected = ("INVALID_ARGUMENT", "tensor parsing error: x")
+    assert api.error(api.prediction_stub(channel).Predict, request) == expected
+
+
+@pytest.mark.parametrize("model", ["half", "zoo"])
+def test_a_few_bytes_that_ask_for_a_terabyte(api: Any, channel: Any, model: str) -> None:
+    """A shape beyond all memory, to be filled with copies of one value, is a parsing error."""
+    text = model == "zoo"
+    one = np.array([b"a"]) if text else np.ones(1, np.float32)
+    request = api.predict_request(model, "string" if text else "", x=one)
+    tensor = request.inputs["x"]
+    tensor.tensor_content = b""
+    (tensor.string_val if text else tensor.float_val)[:] = [b"a" if text else 1.0]
+    tensor.tensor_shape.dim[0].size = 2**39
+    expected = ("INVALID_ARGUMENT", "tensor parsing error: x")
+    assert api.error(api.prediction_stub(channel).Predict, request) == expected
+
+
 def test_deadline(api: Any, starter: Any, odd_models: Path) -> None:
     """A call whose deadline passes ends with DEADLINE_EXCEEDED, and the server goes on."""
     server = starter.start("--model_name=odd", f"--model_base_path={odd_models / 'odd'}")

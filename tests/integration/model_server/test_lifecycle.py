@@ -137,6 +137,17 @@ def test_bad_new_version_stays_loading_while_retries_are_left(starter: Any, stor
     assert server.states("half") == {"1": "END", "2": "END", "3": "AVAILABLE"}
 
 
+def test_a_file_in_place_of_a_version(starter: Any, store: Store) -> None:
+    """A plain file named 9 is at START for good, the log says why, and the version before serves on."""
+    store.publish("1")
+    server = starter.start(*store.flags)
+    (store.base_path / "9").touch()
+    server.wait_for(lambda: "Error while attempting to reserve resources to load servable" in server.log)
+    assert server.states("half") == {"1": "AVAILABLE", "9": "START"}
+    assert _value(server) == 3.0
+    assert f"{store.base_path / '9'}; Not a directory" in server.log
+
+
 def test_load_is_tried_again(starter: Any, store: Store) -> None:
     """A version that loads at a later try within the retries becomes available."""
     store.publish("1")

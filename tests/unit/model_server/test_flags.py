@@ -3,6 +3,18 @@
 import pytest
 
 from tasks.model_server.flags import Flags, UnknownFlag, parse_flags
+from tasks.model_server.integers import int64
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0" * 5000 + "7", 7), ("-" + "0" * 5000, 0), ("+9223372036854775807", 2**63 - 1),
+     ("-9223372036854775808", -(2**63)), ("9223372036854775808", None), ("9" * 5000, None), ("", None), ("+", None),
+     ("1_0", None), (" 1", None), ("1\n", None), ("\u0663", None), ("0x5", None)],
+)  # fmt: skip
+def test_integers(text: str, value: int | None) -> None:
+    """An integer of 64 bits is the whole of its text, however many digits that has."""
+    assert int64(text) == value
 
 
 def test_values() -> None:
@@ -31,6 +43,9 @@ def test_booleans(argument: str, value: bool) -> None:
         (["--port"], "No value for --port"),
         (["--port", "1"], "No value for --port"),
         (["--port=1_0"], "Couldn't interpret value 1_0 for flag --port"),
+        (["--port=65536"], "Couldn't interpret value 65536 for flag --port"),
+        (["--rest_api_port=-1"], "Couldn't interpret value -1 for flag --rest_api_port"),
+        (["--max_num_load_retries=" + "9" * 5000], "Couldn't interpret value 9999"),
         (["--port=x"], "Couldn't interpret value x for flag --port"),
         (["--allow_version_labels_for_unavailable_models=maybe"], "Couldn't interpret value maybe"),
     ],

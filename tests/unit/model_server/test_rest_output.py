@@ -69,6 +69,16 @@ def test_several_outputs() -> None:
     assert encode_predict(outputs, False) == b'{"outputs":{"a":[[1.0],[NaN]],"b":["null","e-"]}}'
 
 
+@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=4), elements=st.floats(width=32)), st.booleans())
+def test_several_outputs_are_written_as_one_is(array: np.ndarray[Any, Any], is_row_format: bool) -> None:
+    """Rows that are not finite stand beside rows that are, and each output is written as if it were alone."""
+    tensor = Tensor(FLOAT, array.shape, array.reshape(-1))
+    answer = encode_predict({"a": tensor, "b": tensor}, is_row_format)
+    written = json.loads(answer)["predictions" if is_row_format else "outputs"]
+    both = {name: [row[name] for row in written] for name in "ab"} if is_row_format else written
+    assert repr(both["a"]) == repr(both["b"]) == repr(_written(tensor, is_row_format))
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0), (2, 0, 3), (1, 1, 1)])
 @pytest.mark.parametrize("dtype", [FLOAT, STRING, HALF])
 def test_empty_dimensions(shape: tuple[int, ...], dtype: int) -> None:

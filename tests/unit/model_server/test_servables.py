@@ -1,5 +1,7 @@
 """Which versions are loaded, served and ended."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,55 @@ def test_what_does_not_count_as_a_version(tmp_path: Path, name: str) -> None:
     """Every other name is passed over."""
     (tmp_path / name).touch()
     assert version_dirs(tmp_path) == ({}, "")
+
+
+def _nothing_to_link_to(path: Path) -> None:
+    path.mkdir()
+    (path / "saved_model.pb").symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path.name),
+     lambda path: path.symlink_to("file"), _nothing_to_link_to],
+    ids=["file", "fifo", "dangling link", "link to itself", "link to a file", "dangling link inside"],
+)  # fmt: skip
+def test_what_cannot_be_measured_stays_at_start(disk: Disk, make: Callable[[Path], None]) -> None:
+    """It is never loaded, and the version before serves on until another one comes."""
+    disk.put(1)
+    disk.settle()
+    (disk.base_path / "file").touch()
+    made = disk.base_path / "9"
+    make(made)
+    assert disk.settle() == {9: START, 1: AVAILABLE}
+    assert disk.servables.states(ModelSpec("m", 9))[0].message == ""
+    assert disk.settle() == {9: START, 1: AVAILABLE}
+    assert disk.loaded == [1]
+    assert not disk.servables.is_loading
+    disk.put(10)
+    assert {version: state for version, state in disk.settle().items() if version != 9} == {10: AVAILABLE, 1: END}
+
+
+def test_links_to_what_is_there_are_followed(disk: Disk) -> None:
+    """A version may be a link, hold links, and even links that lead back; an empty directory fails in its load."""
+    real = disk.base_path / "real"
+    (real / "variables").mkdir(parents=True)
+    (real / "saved_model.pb").touch()
+    (real / "link").symlink_to("saved_model.pb")
+    (real / "loop").symlink_to(real)
+    (disk.base_path / "9").symlink_to("real")
+    assert disk.settle() == {9: AVAILABLE}
+    disk.put(10)
+    disk.bad.add(10)
+    assert disk.settle() == {10: END, 9: AVAILABLE}
+
+
+def test_only_what_cannot_be_measured(disk: Disk) -> None:
+    """With nothing else there, the server waits, as for a version that is still to come."""
+    (disk.base_path / "9").touch()
+    assert disk.settle() == {9: START}
+    assert disk.servables.settled() is None
+    assert disk.servables.has_new_models
 
 
 def test_one_version_twice(tmp_path: Path) -> None:
