@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from configs.schema import Config
+from configs.yaml_text import TextError, check_values, parse, printable, read_file
 
 
 class ConfigError(Exception):
@@ -35,9 +35,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     for item in overrides:
         _override(raw, item)
     try:
+        check_values(raw)
         config = Config.model_validate(raw)
+    except TextError as exc:
+        raise ConfigError(f"{path.name}: {exc}") from exc
     except ValidationError as exc:
-        raise ConfigError(f"{path.name}: {_explain(exc.errors()[0])}") from exc
+        raise ConfigError(f"{path.name}: {_explain(exc.errors(include_url=False)[0])}") from exc
     metrics = (name for name in config.gates.metrics if ":" in name)
     for reference in (config.data.load, config.model.build, *metrics):
         _check_reference(reference)
@@ -52,13 +55,15 @@ def arguments(path: str, overrides: Sequence[str] = ()) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_file(path)
     except OSError as exc:
         raise ConfigError(f"--config must name a readable YAML file, got '{path}': {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path.name} must be UTF-8 text; byte {exc.start} is not") from exc
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{path.name} must be YAML: {' '.join(str(exc).split())}") from exc
+    except ValueError as exc:  # TextError, and Python's own for a name with a NUL character
+        raise ConfigError(f"--config must name a readable YAML file, and {printable(str(path))} {exc}") from exc
+    try:
+        raw = parse(text)
+    except TextError as exc:
+        raise ConfigError(f"{path.name} {exc}") from exc
     if not isinstance(raw, dict):
         raise ConfigError(f"{path.name} must hold a mapping with name, data and model, got {type(raw).__name__}")
     return raw
@@ -69,11 +74,11 @@ def _override(raw: dict[str, Any], item: str) -> None:
     dotted, separator, text = item.partition("=")
     keys = dotted.strip().split(".")
     if not separator or not all(keys):
-        raise ConfigError(f"--set takes section.key=value, got '{item}'")
+        raise ConfigError(f"--set takes section.key=value, got {printable(item)}")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"--set {dotted}: the value must be YAML, got '{text}'") from exc
+        value = parse(text)
+    except TextError as exc:
+        raise ConfigError(f"--set {dotted}: the value {exc}, got {printable(text)}") from exc
     node = raw
     for key in keys[:-1]:
         node = node.setdefault(key, {})
@@ -84,16 +89,16 @@ def _override(raw: dict[str, Any], item: str) -> None:
 
 def _explain(error: ErrorDetails) -> str:
     """Turn the first of pydantic's errors into the rule, what was received, and what to do."""
-    location = [str(part) for part in error["loc"] if not str(part).startswith("function-before")]
+    location = [str(part)[:80] for part in error["loc"] if not str(part).startswith("function-before")]
     where = ".".join(location)
     if error["type"] == "extra_forbidden":
         return f"unknown key '{where}'; {_nearest(location[-1], _known_keys(location[:-1]))}"
     if error["type"] == "missing":
         return f"'{where}' is required and missing"
     if error["type"] == "string_pattern_mismatch":
-        return f"'{where}' must be module:function, got {error['input']!r}"
+        return f"'{where}' must be module:function, got {printable(error['input'])}"
     rule = error["msg"].removeprefix("Value error, ")
-    return f"'{where}': {rule[0].lower()}{rule[1:]}; got {error['input']!r}"
+    return f"'{where}': {rule[0].lower()}{rule[1:]}; got {printable(error['input'])}"
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:
@@ -112,15 +117,16 @@ def _check_reference(reference: str) -> None:
     module, _, function = reference.partition(":")
     try:
         found = importlib.util.find_spec(module)
-    except Exception as exc:
-        raise ConfigError(f"'{reference}': module '{module}' does not import: {type(exc).__name__}: {exc}") from exc
+    except (Exception, SystemExit) as exc:  # a package is imported on the way to a module in it
+        words = " ".join(f"{type(exc).__name__}: {exc}".split())[:400]
+        raise ConfigError(f"'{reference}': module '{module}' does not import: {words}") from exc
     if found is None:
         raise ConfigError(f"'{reference}': there is no module '{module}'; run from the directory it imports from")
     if not found.origin or not found.origin.endswith(".py"):
         return
     try:
         names = _top_level_names(_parsed(Path(found.origin).read_bytes()))
-    except (SyntaxError, ValueError) as exc:
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as exc:
         raise ConfigError(f"'{reference}': module '{module}' does not compile: {exc}") from exc
     if function not in names and not names & {"*", "__getattr__"}:
         raise ConfigError(f"'{reference}': module '{module}' has no '{function}'; {_nearest(function, sorted(names))}")
@@ -140,42 +146,57 @@ def _parsed(source: bytes) -> ast.Module:
 def _top_level_names(module: ast.Module) -> set[str]:
     """Return what a module's top level may define, within `if` and `try` too; `*` for a star import."""
     names: set[str] = set()
-    pending: list[ast.stmt] = list(module.body)
+    pending: list[ast.AST] = list(module.body)
     while pending:
         node = pending.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
-            continue
-        for child in ast.walk(node) if isinstance(node, ast.Assign | ast.AnnAssign) else ():
-            names |= {child.id} if isinstance(child, ast.Name) else set()
+            continue  # what stands inside is no name of the module's
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
         if isinstance(node, ast.Import | ast.ImportFrom):
             names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        pending += [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
+        pending += ast.iter_child_nodes(node)
     return names
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    shown = ", ".join(known[:40]) + (", ..." if len(known) > 40 else "")
+    return f"did you mean '{near[0]}'?" if near else f"known: {shown}"
 
 
 def _resolve(config: Config, base: Path) -> Config:
-    """Make relative paths absolute against the YAML file's directory."""
-    base = base.resolve()
+    """Make relative paths absolute against the YAML file's directory.
+
+    Raises:
+        ConfigError: a path cannot be followed, such as a link to itself.
+    """
     uri = config.tracking.uri
     prefix = "sqlite:///"
     if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
-        uri = f"{prefix}{(base / uri.removeprefix(prefix)).resolve()}"
+        uri = f"{prefix}{_absolute('tracking.uri', base, Path(uri.removeprefix(prefix)))}"
     golden = config.gates.golden
     if golden.file is not None:
-        golden = golden.model_copy(update={"file": (base / golden.file).resolve()})
-        if not (golden.file and golden.file.is_file()):
-            raise ConfigError(f"gates.golden.file must name a file, got '{golden.file}'")
+        file = _absolute("gates.golden.file", base, golden.file)
+        golden = golden.model_copy(update={"file": file})
+        if not file.is_file():
+            raise ConfigError(f"gates.golden.file must name a file, got {printable(str(file))}")
     return config.model_copy(
         update={
             "gates": config.gates.model_copy(update={"golden": golden}),
-            "work_dir": (base / config.work_dir).resolve(),
-            "models_root": (base / config.models_root).resolve(),
+            "work_dir": _absolute("work_dir", base, config.work_dir),
+            "models_root": _absolute("models_root", base, config.models_root),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
         }
     )
+
+
+def _absolute(field: str, base: Path, path: Path) -> Path:
+    try:
+        absolute = (base.resolve() / path).resolve()
+        absolute.exists()  # which a name that is too long cannot be asked
+    except (OSError, RuntimeError) as exc:  # the latter is Python's for links that lead to each other
+        reason = getattr(exc, "strerror", None) or "its links lead to each other"
+        raise ConfigError(f"'{field}' must be a path that can be followed, got {printable(str(path))}: {reason}") from exc
+    return absolute

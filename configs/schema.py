@@ -23,6 +23,11 @@ from pydantic import (
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
+LONGEST_S = 1_000_000.0  # eleven days; what is asked to wait longer never ends
+Seconds = Annotated[float, Field(le=LONGEST_S)]
+# Scheme, host or [IPv6 address], port, and nothing behind it; a user's name may stand before the host.
+ADDRESS = re.compile(r"https?://([^\s/?#@]+@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\x00-\x1f\x7f]+)(:(?P<port>[0-9]{1,5}))?")
+
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 Reference = Annotated[str, StringConstraints(pattern=f"^{REFERENCE.pattern}$")]
 
@@ -30,7 +35,7 @@ Reference = Annotated[str, StringConstraints(pattern=f"^{REFERENCE.pattern}$")]
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, and nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _model_name(value: object) -> object:
@@ -122,13 +127,14 @@ class Serving(Section):
     protocol: Literal["rest", "grpc", "both"] = Field(
         "rest", description="how the test rows are sent; both must give the same answers"
     )
-    startup_timeout_s: float = Field(60, gt=0, description="seconds from the start of the server to AVAILABLE")
-    request_timeout_s: float = Field(30, gt=0, description="seconds for one request")
-    memory_mb: int = Field(2048, ge=64, description="memory limit of the container in MiB")
+    startup_timeout_s: Seconds = Field(60, gt=0, description="seconds from the start of the server to AVAILABLE")
+    request_timeout_s: Seconds = Field(30, gt=0, description="seconds for one request")
+    memory_mb: int = Field(2048, ge=64, le=2**30, description="memory limit of the container in MiB")
     cpus: float = Field(0, ge=0, description="processor limit of the container; 0 is none")
     pids_limit: int = Field(
         4096,
         ge=16,
+        le=2**22,
         description="most processes and threads in the container; TensorFlow Serving starts hundreds, and more of them "
         "the more processors there are",
     )
@@ -145,11 +151,20 @@ class Bound(Section):
     min: float | None = Field(None, description="the metric must be at least this")
     max: float | None = Field(None, description="the metric must be at most this")
     worse_by: float = Field(
-        0, ge=0, description="how much worse than the champion is tolerated; refused where the rows prove more"
+        0,
+        ge=0,
+        allow_inf_nan=True,
+        description="how much worse than the champion is tolerated; refused where the rows prove more; .inf is any",
     )
     better_by: float | None = Field(
         None, ge=0, description="how much better than the champion the rows must prove it to be"
     )
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Bound:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min must not be above max, got min {self.min:g} and max {self.max:g}")
+        return self
 
 
 METRICS = ("accuracy", "macro_f1", "log_loss", "auc", "brier", "rmse", "mae", "r2")
@@ -297,6 +312,14 @@ class Tracking(Section):
 Layout = Literal["latest", "labels"]
 
 
+def _address(text: str) -> str:
+    """Take the address of a server, or none."""
+    found = ADDRESS.fullmatch(text)
+    if text and (found is None or not 0 < int(found["port"] or 80) < 65536):
+        raise ValueError("an address is http://HOST:PORT or https://HOST:PORT, without a path")
+    return text
+
+
 class Promote(Section):
     """How a candidate goes live."""
 
@@ -306,15 +329,14 @@ class Promote(Section):
     layout: Layout = Field(
         "latest", description="latest: the highest number serves; labels: models.config says which, stable and canary"
     )
-    live_url: str = Field(
+    live_url: Annotated[str, AfterValidator(_address)] = Field(
         "",
-        pattern=r"^(https?://[^/?#]+)?$",
         description="REST address of the production server, such as http://host:8501; a new version is verified there",
     )
-    live_timeout_s: float = Field(60, gt=0, description="seconds until production must have loaded a new version")
+    live_timeout_s: Seconds = Field(60, gt=0, description="seconds until production must have loaded a new version")
     live_rows: int = Field(100, ge=1, description="test rows whose answers production must repeat")
     keep: int = Field(0, ge=0, description="live versions, and candidates, that are kept; 0 keeps all")
-    lock_timeout_s: float = Field(60, ge=0, description="seconds to wait for another promotion of the same model")
+    lock_timeout_s: Seconds = Field(60, ge=0, description="seconds to wait for another promotion of the same model")
 
     @model_validator(mode="after")
     def _labels_need_to_look(self) -> Promote:
