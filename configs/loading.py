@@ -198,5 +198,6 @@ def _absolute(field: str, base: Path, path: Path) -> Path:
         absolute.exists()  # which a name that is too long cannot be asked
     except (OSError, RuntimeError) as exc:  # the latter is Python's for links that lead to each other
         reason = getattr(exc, "strerror", None) or "its links lead to each other"
-        raise ConfigError(f"'{field}' must be a path that can be followed, got {printable(str(path))}: {reason}") from exc
+        got = f"{printable(str(path))}: {reason}"
+        raise ConfigError(f"'{field}' must be a path that can be followed, got {got}") from exc
     return absolute

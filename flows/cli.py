@@ -60,10 +60,18 @@ def _run(args: argparse.Namespace, config: Config) -> int:
             from flows.summary import summary
             from flows.temporary_server import prefect_server
             from flows.train_and_serve import train_and_serve
+            from tasks.promote import settled
 
-            with prefect_server():
-                # called without return_state, Prefect gives the data of the state
-                outcome = cast(Outcome, train_and_serve(str(args.config), args.set, not args.no_promote))
+            try:
+                with prefect_server():
+                    # called without return_state, Prefect gives the data of the state
+                    outcome = cast(Outcome, train_and_serve(str(args.config), args.set, not args.no_promote))
+            except Exception as exc:
+                if not settled:
+                    raise
+                outcome = settled[-1]  # what has become of production is not Prefect's to say
+                words = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
+                print(f"warning: Prefect's pages do not show how it ended: {words}", file=sys.stderr, flush=True)
         finally:
             shut_down()
     print(summary(config, arguments(str(args.config), args.set), outcome, colour=in_colour()))

@@ -222,28 +222,28 @@ def _done(config: Config, found: Production, change: Change) -> Promotion:
     if result.state != "live":
         before = f"; version {change.previous} serves as before" if change.previous else ""
         return Promotion("rolled back", None, f"{result.reason}{before}")
+    is_canary = change.label == CANARY
+    what = f"version {change.version} is {'the canary' if is_canary else 'live'}"
+    if result.unwritten:
+        log.warning(
+            "%s, and that could not be written down: %s; the next change or the doctor does it", what, result.unwritten
+        )
+    keep = 0 if result.unwritten else config.promote.keep
     try:
-        for path in prune(found.model_dir, candidates_dir(config), found.layout, config.promote.keep):
+        for path in prune(found.model_dir, candidates_dir(config), found.layout, keep):
             log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
     except StoreError as exc:  # what serves is right, and MLflow must know of it; the next change prunes again
         log.warning("not every old version could be removed: %s", exc)
-    what = f"version {change.version} is {'the canary' if change.label == CANARY else 'live'}"
     reason = ", ".join(filter(None, (what, change.reason)))
-    return Promotion("canary" if change.label == CANARY else "promoted", result.live_dir, reason)
+    return Promotion("canary" if is_canary else "promoted", result.live_dir, reason)
 
 
 def _told(found: Production, promotion: Promotion) -> Promotion:
-    """Return an outcome that MLflow knows.
-
-    Raises:
-        TrackingError: production is changed, and MLflow does not know it yet.
-    """
+    """Return an outcome that MLflow was told of; that it cannot be told changes nothing in production."""
     try:
         tell(found)
-    except TrackingError as exc:
-        raise TrackingError(
-            f"{promotion.reason}; the next promotion or the doctor tells MLflow, but now: {exc}"
-        ) from exc
+    except (TrackingError, StoreError) as exc:
+        log.warning("%s; the next promotion or the doctor tells MLflow, but now: %s", promotion.reason, exc)
     return promotion
 
 

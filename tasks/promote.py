@@ -11,12 +11,14 @@ from filelock import FileLock
 from configs.schema import Config
 from tasks.policy import stage
 from tasks.production import candidates_dir, live_dir, move_label, put_live
-from tasks.records import Promotion, Splits, TrackedRun, TrainedModel, ValidationReport
+from tasks.records import Outcome, Promotion, Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
 from tasks.store.history import State, append
 from tasks.store.rehearsals import Rehearsed, keep
 
 log = logging.getLogger(__name__)
+settled: list[Outcome] = []
+"""The outcome of this process's promotion, from the moment at which production was changed."""
 RIVALS = 5  # promotions of others that may come between a validation and its promotion, each of which asks for another
 
 
@@ -42,7 +44,10 @@ def keep_rehearsal(
 
 @stage
 def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wanted: bool) -> Promotion:
-    """Publish a candidate that passed every gate, then say so in the registry."""
+    """Publish a candidate that passed every gate, then say so in the registry.
+
+    What has become of production is also in `settled`, whatever Prefect makes of this stage afterwards.
+    """
     if not report.passed:
         reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
         promotion = Promotion("rejected", None, reason)
@@ -54,6 +59,7 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
     else:
         promotion = put_live(config, report.candidate, run, report.champion, "")
         if promotion.state != "stale":
+            settled.append(Outcome(report, run, promotion, {}))
             return promotion
     record_outcome(config, run, promotion)
     return promotion

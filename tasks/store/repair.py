@@ -16,7 +16,7 @@ from tasks.store.layout import STAGING, remove_abandoned, version_number, versio
 from tasks.store.publish import PRUNED, WITHDRAWN, remove
 from tasks.store.retention import note_pruned
 from tasks.store.serving_config import labels_of
-from tasks.store.transaction import OUTBOX, Production, finish, tell, untold
+from tasks.store.transaction import OUTBOX, Production, finish, tell, unreadable, untold
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,30 @@ def repair(production: Production, candidates_dir: Path, *, only_look: bool = Fa
 def mend(production: Production, candidates_dir: Path, *, only_look: bool = False) -> list[Finding]:
     """Do the part of it that the next change needs: neither MLflow is asked nor every byte read."""
     found: list[Finding] = []
-    for step in (_leftovers(production.model_dir, candidates_dir, only_look), _open_change(production, only_look)):
+    model_dir = production.model_dir
+    for step in (
+        _leftovers(model_dir, candidates_dir, only_look),
+        _unreadable(model_dir, only_look),
+        _open_change(production, only_look),
+    ):
         try:
             found += step
         except PipelineError as exc:
             found.append(Finding("reported", str(exc)))
     return found
+
+
+def _unreadable(model_dir: Path, only_look: bool) -> Iterator[Finding]:
+    """Put aside what no change of this project has written into the outbox, so that nobody stumbles over it again."""
+    for path in unreadable(model_dir):
+        aside = path.with_suffix(".unreadable")
+        if not only_look:
+            try:
+                path.rename(aside)
+            except OSError as exc:
+                yield Finding("reported", f"'{path}' holds no change, and cannot be put aside: {exc.strerror}")
+                continue
+        yield Finding("removed", f"'{path}' holds no change that MLflow could be told of; it is kept as '{aside.name}'")
 
 
 def _tell(production: Production, only_look: bool) -> Iterator[Finding]:
@@ -98,7 +116,11 @@ def _open_change(production: Production, only_look: bool) -> Iterator[Finding]:
         yield Finding("finished", f"the {what} would be finished")
         return
     result = finish(production, change)
-    yield Finding("finished", f"the {what}: {' '.join(filter(None, (result.state, result.reason)))}")
+    words = f"the {what}: {' '.join(filter(None, (result.state, result.reason)))}"
+    if result.unwritten:
+        yield Finding("reported", f"{words}, and that cannot be written down: {result.unwritten}")
+    else:
+        yield Finding("finished", words)
 
 
 def _come_to(model_dir: Path, change: Change) -> Change | None:

@@ -50,11 +50,17 @@ class Production:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a change: `live`, or `rolled back` with the reason."""
+    """What became of a change: `live`, or `rolled back` with the reason.
+
+    Attributes:
+        unwritten: why it could not be written down that the version is live, or empty; the journal is open then, and
+            the next change or the doctor writes it down.
+    """
 
     state: str
     reason: str = ""
     live_dir: Path | None = None
+    unwritten: str = ""
 
 
 def carry_out(production: Production, change: Change) -> Result:
@@ -93,12 +99,21 @@ def finish(production: Production, change: Change) -> Result:
             return _withdraw(production, replace(change, operation="withdraw", reason=problem))
     if production.layout == "labels":
         _label(model_dir, change)
-    _note(model_dir, change, change.version, "live" if serves(change) else "canary")
-    if change.previous is not None and change.previous != change.version and serves(change):
-        _note(model_dir, change, change.previous, "rolled back" if change.rolls_back else "superseded")
-    _queue(model_dir, change)
-    commit(model_dir)
-    return Result("live", change.reason, versions(model_dir).get(change.version))
+    unwritten = _write_down(model_dir, change)
+    return Result("live", change.reason, versions(model_dir).get(change.version), unwritten)
+
+
+def _write_down(model_dir: Path, change: Change) -> str:
+    """Note that a version serves; return why that failed: it serves all the same, on a full disk, too."""
+    try:
+        _note(model_dir, change, change.version, "live" if serves(change) else "canary")
+        if change.previous is not None and change.previous != change.version and serves(change):
+            _note(model_dir, change, change.previous, "rolled back" if change.rolls_back else "superseded")
+        _queue(model_dir, change)
+        commit(model_dir)
+    except StoreError as exc:
+        return str(exc)
+    return ""
 
 
 def serves(change: Change) -> bool:
@@ -175,9 +190,23 @@ def _queue(model_dir: Path, change: Change) -> None:
 
 
 def untold(model_dir: Path) -> dict[Path, Change]:
-    """Return file to change of what MLflow does not know yet, the oldest first."""
-    files = sorted((model_dir / OUTBOX).glob("[0-9]*.json"))
-    return {path: Change(**json.loads(path.read_text())) for path in files}
+    """Return file to change of what MLflow does not know yet, the oldest first; what is no change is passed over."""
+    files = sorted(path for path in (model_dir / OUTBOX).glob("*.json") if path.stem.isdecimal())
+    read_back = ((path, _read_change(path)) for path in files)
+    return {path: change for path, change in read_back if change is not None}
+
+
+def unreadable(model_dir: Path) -> list[Path]:
+    """Return the files in the outbox that nobody can tell MLflow about, such as what was cut short."""
+    return sorted(path for path in (model_dir / OUTBOX).glob("*.json") if _read_change(path) is None)
+
+
+def _read_change(path: Path) -> Change | None:
+    try:
+        change = Change(**json.loads(path.read_text()))
+        return change if path.stem.isdecimal() and isinstance(change.version, int) else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def tell(production: Production) -> list[Change]:

@@ -140,7 +140,7 @@ def test_an_interrupt_while_production_is_asked(
 def test_mlflow_down_when_production_is_changed(
     user: Any, second: Any, production: Any, open_server: Callable[[], Any], wait_for: Poll
 ) -> None:
-    """MLflow that is gone at the last step: production stays changed, the error says so, the doctor tells it later."""
+    """MLflow that is gone at the last step: live all the same, exit 0 with a warning; the doctor tells it later."""
     late = open_server()
     run = user.start(*at(late.url), *APPROVE, flow="promote")
     assert wait_for(lambda: run.poll() is not None or len(user.versions()) == 2, 120)
@@ -150,9 +150,8 @@ def test_mlflow_down_when_production_is_changed(
     database.mkdir()  # a database that cannot be opened, by no user
     late.watch(user.models_root / "digits")
     out, err = run.communicate(timeout=200)
-    assert run.returncode == 1, out + err
-    assert f"version {version} is live" in err.splitlines()[-1]
-    assert "the next promotion or the doctor tells MLflow" in err.splitlines()[-1]
+    assert run.returncode == 0, out + err
+    assert f"version {version} is live, approved by ann; the next promotion or the doctor tells MLflow" in out
     assert production.comes_to_serve(version)
     down = user.run(*at(late.url), flow="doctor")
     assert (down.returncode, "MLflow does not know of" in down.stdout) == (1, True), down.stdout

@@ -313,17 +313,45 @@ def test_what_a_change_needs_does_not_wait_for_the_registry(store: Store) -> Non
 
 
 def test_the_outbox_cannot_be_made(store: Store) -> None:
-    """A file in the outbox's place is one clear line; without it the next run finishes what was begun."""
+    """A file in the outbox's place stops no version; the doctor names it, and without it the next run finishes."""
     store.export()
     store.live.mkdir(exist_ok=True)
     (store.live / OUTBOX).touch()
-    with pytest.raises(StoreError, match=f"{OUTBOX}' must be a directory") as caught:
-        store.promote(1)
-    assert "\n" not in str(caught.value)
+    assert store.promote(1) == "live"
+    assert pending(store.live) is not None
+    [finding] = repair(store.production, store.candidates)
+    assert finding.done == "reported"
+    assert "publish of version 1: live, and that cannot be written down" in finding.text
+    assert f"{OUTBOX}' must be a directory" in finding.text
+    assert "\n" not in finding.text
     (store.live / OUTBOX).unlink()
     assert store.promote(store.export()) == "live"
     assert states(store) == {1: "superseded", 2: "live"}
     assert store.aliases == {"champion": store.digest(2)}
+
+
+@pytest.mark.parametrize("content", ["", "{", "5", "[]", "null", '{"operation": "publish"}', '{"version": "x"}', "\xff"])
+@pytest.mark.parametrize("name", ["1.json", "99999999999999999999999.json", "1a.json", "notes.json"])
+def test_garbage_in_the_outbox(store: Store, name: str, content: str) -> None:
+    """What is no change in the outbox stops neither a promotion nor a rollback; it is put aside and named."""
+    store.promote(store.export())
+    (store.live / OUTBOX / name).write_text(content, encoding="latin-1")
+    assert store.promote(store.export()) == "live"
+    assert store.aliases == {"champion": store.digest(2)}
+    kept = (store.live / OUTBOX / name).with_suffix(".unreadable")
+    assert kept.read_text(encoding="latin-1") == content
+    assert store.rollback() == "live"
+    assert untold(store.live) == {}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 17, 40])
+def test_a_history_that_was_cut_or_overwritten(store: Store, cut: int) -> None:
+    """Lines that are no entries are passed over, and the next change is written behind them."""
+    store.promote(store.export())
+    history = store.live / ".history.jsonl"
+    history.write_bytes(history.read_bytes() + b'\x00\xff{"version": 9'[:cut] + b"[1]\n5\nnull\n")
+    assert store.promote(store.export()) == "live"
+    assert states(store) == {1: "superseded", 2: "live"}
 
 
 def test_a_change_cannot_begin_over_an_open_one(store: Store) -> None:
