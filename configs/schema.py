@@ -312,6 +312,17 @@ class Tracking(Section):
 Layout = Literal["latest", "labels"]
 
 
+def _mode(value: object) -> object:
+    """Read the mode of a file: octal digits, as text or as YAML's own octal number."""
+    digits = f"{value:04o}" if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(digits, str) or not re.fullmatch(r"0?[0-7]{3}", digits):
+        raise ValueError("a mode is four octal digits that begin with 0, such as 0755")
+    return digits.zfill(4)
+
+
+Mode = Annotated[str, BeforeValidator(_mode)]
+
+
 def _address(text: str) -> str:
     """Take the address of a server, or none."""
     found = ADDRESS.fullmatch(text)
@@ -337,6 +348,18 @@ class Promote(Section):
     live_rows: int = Field(100, ge=1, description="test rows whose answers production must repeat")
     keep: int = Field(0, ge=0, description="live versions, and candidates, that are kept; 0 keeps all")
     lock_timeout_s: Seconds = Field(60, ge=0, description="seconds to wait for another promotion of the same model")
+    directory_mode: Mode = Field(
+        "0755", description="mode of the published directories, whatever the umask of the run"
+    )
+    file_mode: Mode = Field(
+        "0644", description="mode of the published files, whatever the umask of the run"
+    )
+
+    @model_validator(mode="after")
+    def _owner_gets_in(self) -> Promote:
+        if self.directory_mode[1] != "7" or self.file_mode[1] not in "4567":
+            raise ValueError("directory_mode must begin with 07 and file_mode with 04, 05, 06 or 07, or nobody gets in")
+        return self
 
     @model_validator(mode="after")
     def _labels_need_to_look(self) -> Promote:

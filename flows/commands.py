@@ -35,6 +35,7 @@ CODES = {
 ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # its heartbeat prints `database is locked` on a temporary server
     "PREFECT_API_REQUEST_TIMEOUT": "180",  # the temporary server's first database takes a minute on a slow disk
+    "PREFECT_CLIENT_MAX_RETRIES": "2",  # 2 and 4 s apart; with Prefect's 5 tries a lost API holds a run up for minutes
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our lines tell the story; Prefect keeps its log
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",  # and gets ours, for its pages
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 tries take minutes; a stage is tried again anyway
@@ -95,6 +96,7 @@ def session() -> Iterator[None]:
     """Set the libraries' environment, show the stages' lines, and turn SIGTERM into an end that cleans up."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.raiseExceptions = False  # that a log line could not be sent to Prefect is no line of its own
     try:
         with _ending_on_sigterm(), _lines_on_stdout():
             yield

@@ -79,7 +79,10 @@ def look_at_production(config: Config) -> None:
 
 def production(config: Config) -> Production:
     """Return the production that a configuration describes."""
-    return Production(live_dir(config), config.promote.layout, partial(_verify, config), partial(record_change, config))
+    promote = config.promote
+    verify, record = partial(_verify, config), partial(record_change, config)
+    modes = int(promote.directory_mode, 8), int(promote.file_mode, 8)
+    return Production(live_dir(config), promote.layout, verify, record, *modes)
 
 
 def _verify(config: Config, change: Change) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.errors import StoreError
-from tasks.savedmodel.files import fsync_path
+from tasks.savedmodel.files import fsync_path, make_directories
 
 HISTORY = ".history.jsonl"
 State = Literal[
@@ -62,7 +62,7 @@ def append(model_dir: Path, version: int, state: State, digest: str, **details: 
     entry = Entry(now, version, state, digest, **{"actor": process_user(), **details})
     path = model_dir / HISTORY
     try:
-        model_dir.mkdir(parents=True, exist_ok=True)
+        make_directories(model_dir)
         is_new = not path.exists()
         # One write of one line: what a crash can leave is a part of it, never a mix of two.
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from dataclasses import asdict
 from pathlib import Path
 
@@ -70,8 +71,11 @@ def make_directory(path: Path) -> None:
         raise StoreError(f"'{path}' must be a directory, got {exc.strerror}") from exc
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, mode: int | None = None) -> None:
     """Replace a file as a whole, forced to the disk: a reader sees the old or the new text, never a part.
+
+    Args:
+        mode: of the file; None leaves it to the umask.
 
     Raises:
         StoreError: it cannot be written.
@@ -81,6 +85,8 @@ def write_atomically(path: Path, text: str) -> None:
         with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
+            if mode is not None and stat.S_IMODE(os.fstat(stream.fileno()).st_mode) != mode:
+                os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())
         temporary.replace(path)
         fsync_path(path.parent)

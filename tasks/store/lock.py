@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tasks.errors import LockTimeout, StoreError
-from tasks.savedmodel.files import fsync_path
+from tasks.savedmodel.files import fsync_path, make_directories
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
 
@@ -30,7 +30,7 @@ def model_lock(model_dir: Path, timeout_s: float) -> Iterator[None]:
     """
     try:
         if not model_dir.is_dir():
-            model_dir.mkdir(parents=True, exist_ok=True)
+            make_directories(model_dir)
             fsync_path(model_dir.parent)  # or a power cut could take the directory with all that is forced into it
         lock = FileLock(model_dir / LOCK, is_singleton=True)
         held = lock.acquire(timeout=timeout_s)

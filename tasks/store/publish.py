@@ -14,17 +14,18 @@ from pathlib import Path
 from tasks.datasets.references import describe
 from tasks.errors import ManifestMismatch, StoreError, VersionExists
 from tasks.records import Change
-from tasks.savedmodel.files import fsync_path, link_tree
+from tasks.savedmodel.files import fsync_path, link_tree, set_modes
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.layout import STAGING, versions
 
 WITHDRAWN, PRUNED = ".withdrawn-", ".pruned-"
 
 
-def bring_in(model_dir: Path, change: Change) -> Path:
+def bring_in(model_dir: Path, change: Change, directory_mode: int = 0o755, file_mode: int = 0o644) -> Path:
     """Make `change.source` live as `<model_dir>/<change.directory>`: link, verify, rename, force to the disk.
 
-    Where no hard link reaches, each file is copied and forced to the disk before it is verified.
+    Where no hard link reaches, each file is copied and forced to the disk before it is verified. The modes are set
+    and not inherited, for production runs as another user; a hard link shares them with the candidate.
 
     Raises:
         VersionExists: other bytes are live under the number. ManifestMismatch: they are not the judged bytes.
@@ -42,6 +43,7 @@ def bring_in(model_dir: Path, change: Change) -> Path:
     staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
     try:
         link_tree(Path(change.source), staging)
+        set_modes(staging, directory_mode, file_mode)
         verify_manifest(staging, change.digest)
         staging.rename(target)
         fsync_path(model_dir)

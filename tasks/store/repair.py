@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from tasks.errors import ManifestMismatch, PipelineError, StoreError, TrackingError
 from tasks.records import Change
+from tasks.savedmodel.files import narrow, set_modes
 from tasks.savedmodel.manifest import MANIFEST, hash_files, verify_manifest
 from tasks.store.history import read, served_digest
 from tasks.store.journal import commit, pending
@@ -39,7 +41,7 @@ def repair(production: Production, candidates_dir: Path, *, only_look: bool = Fa
         only_look: change nothing; say what would be done.
     """
     found = mend(production, candidates_dir, only_look=only_look)
-    return [*found, *_tell(production, only_look), *_reports(production)]
+    return [*found, *_modes(production, only_look), *_tell(production, only_look), *_reports(production)]
 
 
 def mend(production: Production, candidates_dir: Path, *, only_look: bool = False) -> list[Finding]:
@@ -69,6 +71,27 @@ def _unreadable(model_dir: Path, only_look: bool) -> Iterator[Finding]:
                 yield Finding("reported", f"'{path}' holds no change, and cannot be put aside: {exc.strerror}")
                 continue
         yield Finding("removed", f"'{path}' holds no change that MLflow could be told of; it is kept as '{aside.name}'")
+
+
+def _modes(production: Production, only_look: bool) -> Iterator[Finding]:
+    """Open what production's user cannot read: a version that was published under a narrow umask, above all."""
+    with contextlib.suppress(StoreError):  # which `_reports` names
+        for path in versions(production.model_dir).values():
+            try:
+                closed = narrow(path, production.directory_mode, production.file_mode) if path.is_dir() else []
+            except OSError:
+                continue  # likewise
+            if not closed:
+                continue
+            first, mode = closed[0]
+            words = f"'{first}' must have mode {mode:04o} (promote.directory_mode, promote.file_mode) and had another"
+            more = f", and {len(closed) - 1} more below '{path}'" if len(closed) > 1 else ""
+            try:
+                if not only_look:
+                    set_modes(path, production.directory_mode, production.file_mode)
+                yield Finding("finished", words + more)
+            except OSError as exc:
+                yield Finding("reported", f"{words}{more}; set it, for it cannot be set from here: {exc.strerror}")
 
 
 def _tell(production: Production, only_look: bool) -> Iterator[Finding]:

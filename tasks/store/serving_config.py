@@ -10,6 +10,7 @@ Source: tensorflow_serving/config/model_server_config.proto; model_servers/serve
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from filelock import FileLock, Timeout
 
 from tasks.errors import LockTimeout, StoreError
 from tasks.model_server.tf_protos import message_module
+from tasks.savedmodel.files import make_directories
 from tasks.store.journal import write_atomically
 
 CONFIG = "models.config"
 EMPTY = "model_config_list {}\n"
 LOCK_S = 30
+READABLE = 0o644  # of a new file: production runs as another user; one that is there keeps its mode
 
 
 def labels_of(model_dir: Path) -> dict[str, int]:
@@ -61,7 +64,8 @@ def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, 
         entry.version_labels.update(labels)
         if not versions and entry.base_path == str(model_dir.resolve()):
             models.remove(entry)  # a server that is started on a model without versions waits for one for ever
-        write_atomically(path, _text_format().MessageToString(config))
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else READABLE
+        write_atomically(path, _text_format().MessageToString(config), mode)
 
 
 def ensure_config(models_root: Path) -> Path:
@@ -73,8 +77,8 @@ def ensure_config(models_root: Path) -> Path:
     path = models_root / CONFIG
     if not path.exists():
         try:
-            models_root.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, EMPTY)
+            make_directories(models_root)
+            write_atomically(path, EMPTY, READABLE)
         except OSError as exc:
             raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
     return path

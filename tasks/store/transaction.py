@@ -40,12 +40,15 @@ class Production:
     Attributes:
         verify: asks production about a version: an empty string if it answers as was validated, else why not.
         record: tells the registry what a change has come to.
+        directory_mode, file_mode: of what is published.
     """
 
     model_dir: Path
     layout: Layout
     verify: Callable[[Change], str]
     record: Callable[[Change], None]
+    directory_mode: int = 0o755
+    file_mode: int = 0o644
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def carry_out(production: Production, change: Change) -> Result:
     begin(model_dir, change)
     if change.operation == "publish":
         try:
-            bring_in(model_dir, change)
+            bring_in(model_dir, change, production.directory_mode, production.file_mode)
         except BaseException:
             if was_there or change.version not in versions(model_dir):
                 commit(model_dir)  # nothing has happened; an interrupt just behind the rename would be another matter

@@ -330,7 +330,7 @@ def test_the_outbox_cannot_be_made(store: Store) -> None:
     assert store.aliases == {"champion": store.digest(2)}
 
 
-@pytest.mark.parametrize("content", ["", "{", "5", "[]", "null", '{"operation": "publish"}', '{"version": "x"}', "\xff"])
+@pytest.mark.parametrize("content", ["", "{", "5", "[]", "null", '{"operation": "x"}', '{"version": "x"}', "\xff"])
 @pytest.mark.parametrize("name", ["1.json", "99999999999999999999999.json", "1a.json", "notes.json"])
 def test_garbage_in_the_outbox(store: Store, name: str, content: str) -> None:
     """What is no change in the outbox stops neither a promotion nor a rollback; it is put aside and named."""
