@@ -58,7 +58,8 @@ def export_savedmodel(
     serve, signature = serving_function(model, config)
     requests = request_arrays(model, load_rows(splits.test).features, signature, config.export)
     save_arrays(evidence / "requests.npz", requests)
-    (evidence / "example.json").write_bytes(predict_body({k: v[:EXAMPLE_ROWS] for k, v in requests.items()}))
+    with translated("an example of a request must be written", ExportError):
+        (evidence / "example.json").write_bytes(predict_body({k: v[:EXAMPLE_ROWS] for k, v in requests.items()}))
     save_reference(evidence, model, requests, signature, config.export)
     write_savedmodel(model, serve, signature, directory)
     write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
@@ -78,7 +79,7 @@ def read_back(keras_file: Path) -> Any:
         return keras.saving.load_model(keras_file, compile=False)
     except FOREIGN as exc:  # Keras raises many classes, and what the user's layers raise
         raise ExportError(
-            f"Keras must read the model back from its file, got {describe(exc, without=CONFIGURATIONS)}; "
+            f"Keras must read the model back from its file, got {describe(exc, without=CONFIGURATIONS).rstrip('.')}; "
             "decorate your layers and functions with keras.saving.register_keras_serializable(), write a function "
             "with a name for a lambda, or call keras.config.enable_unsafe_deserialization() where the model is built"
         ) from exc

@@ -33,7 +33,7 @@ def check_input_names(served: Mapping[str, str]) -> None:
         raise SignatureMismatch(
             "an input must be served under a name of letters, digits, '_', '.', '-' and '/' that starts with a letter, "
             "digit or '.', is no keyword of Python nor 'self', and differs from the others in more than case and "
-            f"punctuation, got {names}; write below export: {suggestion(served)}"
+            f"punctuation, got {names}; export.inputs renames them, paste below export: {suggestion(served)}"
         )
 
 

@@ -34,7 +34,7 @@ def _ways_out(beyond: tuple[TensorSpec, ...], over_grpc: bool) -> list[str]:
     casts = ", ".join(f"{spec.name}: {CASTS[spec.dtype]}" for spec in beyond if spec.dtype in CASTS)
     ways = []
     if all(spec.dtype in CASTS for spec in beyond):
-        ways.append(f"write below export: cast: {{{casts}}},")
+        ways.append(f"let export.cast change them, paste below export: cast: {{{casts}}},")
     if over_grpc:
         ways.append(
             "set serving.protocol: grpc and leave latency and robustness, whose requests go over REST, out of gates.use"

@@ -63,7 +63,10 @@ OUTPUTS = [
     ("tuple", ["flat list", "'output_0': ...", "'output_1_0': ...", "'output_1_1': ..."]),
     ("number as name", ["printable text", "got 0"]),
     ("line break in name", ["printable text", r"'a\nb'"]),
-    ("half", ["extra: float16 (?, 1)", "export: cast: {extra: float32}", "serving.protocol: grpc", "robustness"]),
+    (
+        "half",
+        ["extra: float16 (?, 1)", "export.cast", "paste below export: cast: {extra: float32},", "protocol: grpc"],
+    ),
     ("bfloat16", ["extra: bfloat16 (?, 1)", "cast: {extra: float32}", "serving.protocol: grpc"]),
     ("uint16", ["extra: uint16 (?, 1)", "cast: {extra: int32}"]),
 ]
@@ -119,7 +122,7 @@ def test_a_name_that_cannot_be_exported(never_fitted: Prepare, name: str) -> Non
 def mending(error: PipelineError) -> dict[str, str]:
     """Return the entry that an error offers, read as the YAML that it is."""
     assert is_one_line(error)
-    found = yaml.safe_load(re.sub("^.*write below export: ", "", str(error)))
+    found = yaml.safe_load(re.sub("^.*; export.inputs renames them, paste below export: ", "", str(error)))
     assert list(found) == ["inputs"]
     entry: dict[str, str] = found["inputs"]
     return entry

@@ -15,7 +15,8 @@ from configs.schema import Config
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.rows import load_arrays, save_arrays
 from tasks.gates.judge import judge
-from tasks.records import Backend, Candidate, GateResult, ServedAnswers
+from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers
+from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import Rehearsal, rehearse
 from tasks.store.live_check import Expected, live_problem
@@ -36,16 +37,16 @@ def exported(make_config: Callable[..., Config], tmp_path: Path) -> Export:
     from tasks.savedmodel.exporter import export_savedmodel
     from tasks.training.fit import fit_model
 
-    def making(load: str, build: str, **settings: Any) -> tuple[Config, Candidate]:
+    def making(load: str, build: str, number: int = 1, **settings: Any) -> tuple[Config, Candidate]:
         written = {key: json.dumps(value) for key, value in settings.items()}
         config = make_config(f"{MODELS}:{load}", f"{MODELS}:{build}", **written)
         splits = prepare_splits(config.data, tmp_path / "data")
         trained = fit_model(config, splits, tmp_path / "model.keras", show_bar=False)
-        version_dir = tmp_path / "m" / "1"
+        version_dir = tmp_path / "m" / str(number)
         version_dir.mkdir(parents=True)
         found = export_savedmodel(config, splits, trained, version_dir, tmp_path)
         files = tmp_path / "requests.npz", tmp_path / "reference.npz", splits.test
-        return config, Candidate("m", 1, version_dir, found.digest, found.signature, found.size_bytes, *files)
+        return config, Candidate("m", number, version_dir, found.digest, found.signature, found.size_bytes, *files)
 
     return making
 
@@ -151,7 +152,9 @@ def test_a_cast_output_passes_every_gate(exported: Export, tmp_path: Path, how: 
 
 
 @pytest.mark.parametrize("how", ["half", "bfloat16", "uint16"])
-def test_an_output_beyond_rest_over_grpc(exported: Export, tmp_path: Path, how: str) -> None:
+def test_an_output_beyond_rest_over_grpc(
+    exported: Export, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
     """Over gRPC alone, without the gates that ask over REST, such an output is judged as it is."""
     settings = {
         "gates.metric_output": "score",
@@ -164,6 +167,10 @@ def test_an_output_beyond_rest_over_grpc(exported: Export, tmp_path: Path, how: 
     served, own = load_arrays(answered.answers)["extra"], load_arrays(candidate.reference)["extra"]
     np.testing.assert_array_equal(served, own)
     assert own.any()
+    expected = Expected(candidate.signature, candidate.requests, answered.answers, 9, None, None)
+    with throwaway_server(EMBEDDED, config.serving, candidate, tmp_path / "log") as (server, _):
+        assert live_problem(server.rest_url, "m", 1, expected, 30) == ""  # and says that it saw no answers
+    assert "version 1 only has to be AVAILABLE: REST cannot carry extra" in caplog.text
     save_arrays(candidate.reference, {**load_arrays(candidate.reference), "extra": own + own.dtype.type(1)})
     assert not {gate.name: gate for gate in judge(config.gates, candidate, answered)}["parity"].passed
 
@@ -176,6 +183,28 @@ def test_a_cast_input_passes(exported: Export, tmp_path: Path, how: str) -> None
     config, candidate = exported(load, "inputs", **{"model.params.how": how}, **settings)
     _, gates = judged(config, candidate, tmp_path)
     assert all(gate.passed for gate in gates.values()), [gate.summary for gate in gates.values()]
+
+
+@pytest.mark.parametrize("how", ["half", "uint16"])
+def test_an_input_beyond_rest_over_grpc(exported: Export, tmp_path: Path, how: str) -> None:
+    """Over gRPC an input is sent in the model's own dtype."""
+    settings = {"serving.protocol": "grpc", "gates.use": ["contract", "parity", "quality"], "model.params.how": how}
+    config, candidate = exported("counts" if how == "uint16" else "rows", "inputs", **settings)
+    _, gates = judged(config, candidate, tmp_path)
+    assert all(gate.passed for gate in gates.values()), [gate.summary for gate in gates.values()]
+
+
+def test_a_champion_beyond_rest(exported: Export, tmp_path: Path) -> None:
+    """A candidate that REST carries is judged over REST beside a champion that it does not carry."""
+    settings = {"model.params.how": "half", "gates.metric_output": "score", "gates.latency.requests": 20}
+    over_grpc = {"serving.protocol": "grpc", "gates.use": ["contract", "parity"]}
+    _, old = exported("rows", "outputs", **settings, **over_grpc)
+    champion = Champion(1, old.version_dir, old.digest, read_graph(old.version_dir))
+    config, candidate = exported("rows", "outputs", 2, **settings, **{"export.cast": {"extra": "float32"}})
+    rehearsal = Rehearsal(config.serving, candidate, EMBEDDED, tmp_path / "run", config.gates, champion)
+    gates = {gate.name: gate for gate in judge(config.gates, candidate, rehearse(rehearsal))}
+    assert [name for name, gate in gates.items() if not gate.passed] == ["contract"]
+    assert "output was extra: float16 (?, 1), is extra: float32 (?, 1)" in gates["contract"].summary
 
 
 def test_more_rows_than_are_answered_at_once(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.datasets.references import describe, translated
+from tasks.datasets.references import describe, resolve, translated
 from tasks.errors import DataError, TrainingError
 from tasks.words import MOST, one_line
 
@@ -75,6 +77,17 @@ def test_an_error_of_others_is_told_with_its_line(raised: BaseException, words: 
     assert str(caught.value).startswith(f"it must work, got {words}test_words.py:")
     assert str(caught.value).endswith(" in test_an_error_of_others_is_told_with_its_line)")
     assert caught.value.__cause__ is raised
+
+
+@pytest.mark.parametrize("content", ["import sys; sys.exit('no')", "raise ValueError('two\\nlines')", "def f(:", "1/0"])
+def test_a_module_that_does_not_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    """Whatever a user's module does while it is imported, even an exit, is one line that names it."""
+    (tmp_path / "broken_module.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TrainingError, match="model.build 'broken_module:f' must import, got ") as caught:
+        resolve("broken_module:f", "model.build", TrainingError)
+    assert "broken_module.py" in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_an_error_of_ours_stays_what_it_is() -> None:
