@@ -10,11 +10,17 @@ from typing import Any
 
 from configs.schema import Config
 from tasks.datasets.references import resolve, translated
-from tasks.datasets.rows import Rows, load_rows
+from tasks.datasets.rows import Rows, fit_to_inputs, load_rows
 from tasks.errors import TrainingError
 from tasks.gates.judge import check_slices, judged_output
 from tasks.records import Splits, TrainedModel
-from tasks.savedmodel.structure import check_free_batch, pack_features, served_inputs, served_outputs
+from tasks.savedmodel.structure import (
+    check_free_batch,
+    input_specs,
+    pack_features,
+    served_inputs,
+    served_outputs,
+)
 from tasks.savedmodel.trial import save_model, try_export
 
 log = logging.getLogger(__name__)
@@ -39,9 +45,11 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     keras.utils.set_random_seed(config.seed)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    rows = load_rows(splits.train)
+    rows, validation = load_rows(splits.train), load_rows(splits.validation)
     model = build_model(config, rows)
     _check_names(model, config, rows)
+    for part in (rows, validation):  # the test rows are asked of its export
+        fit_to_inputs(part.features, input_specs(model))
     try_export(model, config, splits, keras_file.parent)
     keras.utils.set_random_seed(config.seed)  # what was tried changes nothing of what is learned
     stopper = keras.callbacks.EarlyStopping(
@@ -52,7 +60,7 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     )
     callbacks = [_watch(config), *([] if show_bar else [_lines(config.training.epochs)])]
     callbacks += [stopper] if config.training.patience else []
-    history = _fit(model, rows, load_rows(splits.validation), config, callbacks=callbacks, verbose=int(show_bar))
+    history = _fit(model, rows, validation, config, callbacks=callbacks, verbose=int(show_bar))
     save_model(model, keras_file)
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
     return _summary(model, history, best_epoch, keras_file)
