@@ -53,7 +53,8 @@ def check_output_names(names: Iterable[str]) -> None:
 def suggestion(served: Mapping[str, str]) -> str:
     """Return the entry of a configuration that serves the same inputs under names that can be exported."""
     taken: set[str] = set()
-    renamed = {_free_name(name, taken, set(_alike(served))): keras_name for name, keras_name in served.items()}
+    bad = {*_not_allowed(served), *_alike(served)}
+    renamed = {_free_name(_plain(name) if name in bad else name, taken): own for name, own in served.items()}
     style: dict[str, Any] = {"default_flow_style": True, "allow_unicode": True, "sort_keys": False, "width": 10**9}
     line: str = yaml.safe_dump({"inputs": renamed}, **style)
     return line.strip().removeprefix("{").removesuffix("}")
@@ -81,15 +82,18 @@ def _parameter(name: str) -> str:
     return plain if plain[:1].isalpha() else f"arg_{plain}"
 
 
-def _free_name(name: str, taken: set[str], alike: set[str]) -> str:
-    """Return a name as it is if it can be exported, else one like it; add it to those that are taken."""
-    if _not_allowed([name]) or name in alike:
-        ascii_only = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
-        name = re.sub(r"[^A-Za-z0-9]+", "_", ascii_only).strip("_") or "input"
-        name += "_" if name in _RESERVED else ""
-    base, number = name, 1
-    while _parameter(name) in taken:
+def _plain(name: str) -> str:
+    """Return the letters and digits of a name that can be exported, as far as ASCII has them."""
+    ascii_only = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", ascii_only).strip("_") or "input"
+    return f"{plain}_" if plain in _RESERVED else plain
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """Return a name, with a number if it is taken, and add it to those that are."""
+    free, number = name, 1
+    while _parameter(free) in taken:
         number += 1
-        name = f"{base}_{number}"
-    taken.add(_parameter(name))
-    return name
+        free = f"{name}_{number}"
+    taken.add(_parameter(free))
+    return free

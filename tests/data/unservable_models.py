@@ -87,7 +87,7 @@ def outputs(_features: Mapping[str, Any], how: str) -> Any:
 
 
 def layers(_features: Mapping[str, Any], how: str) -> Any:
-    """Return a model that Keras does not read back, or TensorFlow does not export."""
+    """Return a model that Keras does not read back, or TensorFlow does not export; or that only looks like one."""
     import keras
     import tensorflow as tf
 
@@ -116,6 +116,8 @@ def layers(_features: Mapping[str, Any], how: str) -> Any:
         def compute_output_spec(self, tensor: Any) -> Any:
             return keras.KerasTensor(tensor.shape, tensor.dtype)
 
+    if how == "named":
+        register()
     if how == "table":
         initializer = tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1], tf.int64), tf.constant([5.0, 6.0]))
         TABLES[:] = [tf.lookup.StaticHashTable(initializer, 0.0)]
@@ -126,11 +128,30 @@ def layers(_features: Mapping[str, Any], how: str) -> Any:
         "activation": lambda: keras.layers.Dense(4, activation=lambda tensor: tensor * 2)(x),
         "table": lambda: Table()(x),
         "untraced": lambda: Untraced()(x),
+        "named": lambda: keras.layers.Lambda(doubled, output_shape=(3,))(x),
+        "loss": lambda: x,
+        "mixed precision": lambda: keras.layers.Dense(8, "relu", dtype="mixed_float16")(x),
     }[how]()
-    return _compiled(x, keras.layers.Dense(1)(hidden))
+
+    def loss(true: Any, served: Any) -> Any:
+        return keras.ops.mean(keras.ops.abs(true - served), -1)
+
+    return _compiled(x, keras.layers.Dense(1, name="score")(hidden), loss if how == "loss" else "mse")
 
 
 TABLES: list[Any] = []
+
+
+def doubled(tensor: Any) -> Any:
+    """Return twice a tensor: a function that Keras finds again by its name."""
+    return tensor * 2
+
+
+def register() -> None:
+    """Let Keras find `doubled`, as a decorator at the head of a user's module does."""
+    import keras
+
+    keras.saving.register_keras_serializable("unservable_models")(doubled)
 
 
 def inputs(_features: Mapping[str, Any], how: str) -> Any:

@@ -175,6 +175,14 @@ def test_an_output_beyond_rest_over_grpc(
     assert not {gate.name: gate for gate in judge(config.gates, candidate, answered)}["parity"].passed
 
 
+@pytest.mark.parametrize("how", ["named", "loss", "mixed precision"])
+def test_cases_6_and_16_that_can_be_served(exported: Export, tmp_path: Path, how: str) -> None:
+    """A Lambda of a function with a name, a loss of the user's own and mixed precision inside pass every gate."""
+    config, candidate = exported("rows", "layers", **{"model.params.how": how, "gates.latency.requests": 20})
+    _, gates = judged(config, candidate, tmp_path)
+    assert all(gate.passed for gate in gates.values()), [gate.summary for gate in gates.values()]
+
+
 @pytest.mark.parametrize("how", ["half", "bfloat16", "uint16"])
 def test_a_cast_input_passes(exported: Export, tmp_path: Path, how: str) -> None:
     """An input that REST cannot carry takes what clients can send, and the model gets its own dtype."""
