@@ -76,10 +76,15 @@ def pack_inputs(model: Any, tensors: Mapping[str, Any]) -> Any:
     import keras
 
     struct = getattr(model, "_inputs_struct", model.inputs)
-    packed = keras.tree.map_structure(lambda tensor: tensors[tensor.name], struct)
-    if isinstance(packed, list):  # never a list: tf.data would stack it into one tensor
-        return packed[0] if len(packed) == 1 else tuple(packed)
-    return packed
+    packed = _without_lists(keras.tree.map_structure(lambda tensor: tensors[tensor.name], struct))
+    return packed[0] if isinstance(packed, tuple) and len(packed) == 1 else packed
+
+
+def _without_lists(struct: Any) -> Any:
+    """Return a structure with tuples in place of lists, which tf.data would stack into one tensor."""
+    if isinstance(struct, dict):
+        return {key: _without_lists(value) for key, value in struct.items()}
+    return tuple(map(_without_lists, struct)) if isinstance(struct, list | tuple) else struct
 
 
 def pack_features(model: Any, features: Mapping[str, Array]) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +47,8 @@ def try_export(model: Any, config: Config, splits: Splits, directory: Path) -> N
         DataError: the test rows do not fit its inputs.
     """
     begun = time.monotonic()
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".untrained-", dir=directory) as scratch:
-        file, version_dir = Path(scratch) / "model.keras", Path(scratch) / "1"
+    with translated("the export must be tried", ExportError), _scratch(directory) as scratch:
+        file, version_dir = scratch / "model.keras", scratch / "1"
         save_model(model, file)
         copy = read_back(file)
         serve, signature = serving_function(copy, config)
@@ -57,3 +58,11 @@ def try_export(model: Any, config: Config, splits: Splits, directory: Path) -> N
         write_savedmodel(copy, serve, signature, version_dir)
         write_warmup(version_dir, config.name, signature, requests, config.export.warmup_rows)
     log.info("the untrained model exports, tried in %.1f s", time.monotonic() - begun)
+
+
+@contextlib.contextmanager
+def _scratch(directory: Path) -> Iterator[Path]:
+    """Give a directory that is gone afterwards."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".untrained-", dir=directory) as scratch:
+        yield Path(scratch)

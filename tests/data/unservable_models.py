@@ -166,6 +166,20 @@ def inputs(_features: Mapping[str, Any], how: str) -> Any:
     return _compiled(x, keras.layers.Dense(1, name="score")(hidden))
 
 
+def twins() -> tuple[Any, Any]:
+    """Return two features of the same width."""
+    features, target = rows()
+    return {**features, "z": features["x"] * 2}, target
+
+
+def nested_inputs(_features: Mapping[str, Any]) -> Any:
+    """Return a model whose inputs are a dictionary of a dictionary and a list."""
+    import keras
+
+    x, z = keras.Input((3,), name="x"), keras.Input((3,), name="z")
+    return _compiled({"of x": {"q": x}, "of z": [z]}, keras.layers.Dense(1, name="score")(x + z))
+
+
 def tagger(features: Mapping[str, Any], how: str = "masked") -> Any:
     """Return a model with a tag a word, as long as the longest text of the batch."""
     import keras

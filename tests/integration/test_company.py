@@ -175,6 +175,14 @@ def test_an_output_beyond_rest_over_grpc(
     assert not {gate.name: gate for gate in judge(config.gates, candidate, answered)}["parity"].passed
 
 
+def test_inputs_in_any_structure(exported: Export, tmp_path: Path) -> None:
+    """Inputs that are nested in the model are served by their names, side by side."""
+    config, candidate = exported("twins", "nested_inputs", **{"gates.latency.requests": 20})
+    assert {spec.name for spec in candidate.signature.inputs} == {"x", "z"}
+    _, gates = judged(config, candidate, tmp_path)
+    assert all(gate.passed for gate in gates.values()), [gate.summary for gate in gates.values()]
+
+
 @pytest.mark.parametrize("how", ["named", "loss", "mixed precision"])
 def test_cases_6_and_16_that_can_be_served(exported: Export, tmp_path: Path, how: str) -> None:
     """A Lambda of a function with a name, a loss of the user's own and mixed precision inside pass every gate."""
