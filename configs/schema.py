@@ -15,6 +15,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    FiniteFloat,
+    StrictBool,
+    StrictInt,
+    StrictStr,
     StringConstraints,
     field_validator,
     model_validator,
@@ -91,6 +95,9 @@ class Training(Section):
     deterministic: bool = Field(True, description="only operations that give the same numbers twice; slower on a GPU")
 
 
+CAST = ("float32", "float64", "int32", "int64", "uint32", "uint64")
+
+
 class Export(Section):
     """How the SavedModel is written."""
 
@@ -99,6 +106,16 @@ class Export(Section):
     )
     outputs: dict[str, str] = Field(
         {}, description="served name of an output: Keras' name of it; empty serves Keras' names"
+    )
+    cast: dict[str, Literal[CAST]] = Field(  # type: ignore[valid-type]
+        {},
+        description="served name of an input or output: the dtype that clients see in place of the model's own, which "
+        "it must hold without loss; for float16, bfloat16 and uint16, which REST cannot carry",
+    )
+    ragged: dict[str, StrictBool | StrictInt | FiniteFloat | StrictStr] = Field(
+        {},
+        description="served name of an output whose rows are as long as the longest of their batch: the value that "
+        "fills the shorter ones; without it the part is compared that both have",
     )
     version_width: int = Field(0, ge=0, le=18, description="digits of the version directory's name; 8 writes 00000123")
     warmup_rows: int = Field(

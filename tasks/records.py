@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+REST_DTYPES = frozenset(
+    {
+        "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "bool", "string",
+    }
+)  # fmt: skip
+"""What JSON can carry, of inputs and outputs alike. Source: TensorFlow Serving, json_tensor.cc (2.20)."""
+GRPC_DTYPES = REST_DTYPES | {"float16", "bfloat16", "uint16"}
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -16,11 +24,27 @@ class TensorSpec:
         name: the name that requests and answers use.
         dtype: NumPy's name of the element type (`float32`, `int64`, ...); strings are `string`.
         shape: extents; None is free (the first one is the batch), and None as a whole is unknown rank.
+        computed: of an output that `export.cast` changes, the dtype that the model computes it in, else empty.
+        pad: of an output that is as long as its batch makes it, what fills a row that is shorter, as `export.ragged`
+            declares; None is not declared.
+
+    A server knows nothing of the last two, so that two specs are equal without them.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+    computed: str = field(default="", compare=False)
+    pad: int | float | str | bool | None = field(default=None, compare=False)
+
+    def is_free(self, axis: int) -> bool:
+        """Return whether an axis may have any extent."""
+        return self.shape is None or (axis < len(self.shape) and self.shape[axis] is None)
+
+    @property
+    def is_ragged(self) -> bool:
+        """Return whether a row's extent may follow from the rows beside it."""
+        return self.shape is None or None in self.shape[1:]
 
     def __str__(self) -> str:
         """Return the short form that messages use, such as `pixels: float32 (?, 64)`."""
@@ -36,6 +60,11 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     name: str = "serving_default"
+
+    @property
+    def beyond_rest(self) -> tuple[TensorSpec, ...]:
+        """Return the inputs and outputs that TensorFlow Serving's REST interface cannot carry."""
+        return tuple(spec for spec in (*self.inputs, *self.outputs) if spec.dtype not in REST_DTYPES)
 
 
 Task = Literal["binary", "multiclass", "multilabel", "regression", ""]
@@ -131,7 +160,9 @@ class Candidate:
         digest: the manifest's SHA-256, in hexadecimal.
         size_bytes: total size of the manifest's files.
         requests: `.npz` of the test rows as the signature takes them, one array an input.
-        reference: `.npz` of the in-process predictions of those rows, one array an output.
+        reference: `.npz` of the in-process predictions of those rows, one array an output. Where an output is as
+            long as its batch makes it, they come from the batches that are served, and `reference_batches` beside
+            it holds those of the small ones, and of each row its extents.
         targets: `.npz` of what they should be, as `datasets.rows` saves them.
     """
 
@@ -146,9 +177,25 @@ class Candidate:
     targets: Path
 
     @property
+    def reference_batches(self) -> Path:
+        """Return the `.npz` of in-process predictions in small batches, `<rows>/<output>`; it may not be there."""
+        return self.reference.with_name("reference_batches.npz")
+
+    @property
     def run_id(self) -> str:
         """Return the name of the run that it came from: that of the directory of its rows."""
         return self.requests.parent.name
+
+
+BATCHES: Mapping[str, slice] = {
+    "1": slice(0, 1),
+    "2": slice(0, 2),
+    "7": slice(0, 7),
+    "the last 3": slice(-3, None),
+}
+"""Small batches that are asked besides all rows, by name. A sum along the batch leaves its first rows as they are."""
+EXTENT = "extent"
+"""In place of a batch's name: the extents that a row's answer has among all rows, int64 of shape (rows, axes)."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +343,7 @@ class ServedAnswers:
         answers: `.npz` of the answers to the test rows, one array an output.
         other_answers: the same over the other transport, where both were asked, else None.
         rows: number of test rows. rows_per_s: of them each second, request building and parsing included.
-        small_batches: `.npz` of the answers to the first rows in small batches: `<rows>/<output>`.
+        small_batches: `.npz` of the answers to a few rows in small batches: `<rows>/<output>`, see `BATCHES`.
         golden: `.npz` of the answers to the golden rows, one array an output, or None.
         probes: the robustness gate's requests and what became of them.
         latency: where it was measured, else None. champion: what it answered, where one is live.

@@ -1,14 +1,30 @@
-"""Calling the user's own functions, named as `module:function`."""
+"""Calling the user's own functions, named as `module:function`, and saying what went wrong in them."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import re
 import sys
-from collections.abc import Callable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import PipelineError
+from tasks.words import one_line
+
+FOREIGN = (Exception, SystemExit)
+"""What a user's function may end with; SystemExit is no end of ours."""
+
+_PROJECT = Path(__file__).parents[2]
+_NOT_THE_USERS = (
+    sysconfig.get_path("stdlib"),
+    str(_PROJECT / "tasks"),
+    str(_PROJECT / "flows"),
+    "<",  # frozen modules, code made from text
+)
 
 
 def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[..., Any]:
@@ -21,10 +37,8 @@ def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[
     module_name, _, function_name = reference.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
+    with translated(f"{field} '{reference}' must import", error):
         module = importlib.import_module(module_name)
-    except Exception as exc:  # whatever the user's module raises while it is imported
-        raise error(f"{field} '{reference}' must import, got {describe(exc)}") from exc
     function = getattr(module, function_name, None)
     if not callable(function):
         raise error(
@@ -33,7 +47,36 @@ def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[
     return function  # type: ignore[no-any-return]
 
 
-def describe(exc: BaseException) -> str:
-    """Return an error of somebody else's code in one line."""
-    text = " ".join(str(exc).split())
-    return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__
+@contextlib.contextmanager
+def translated(rule: str, error: type[PipelineError]) -> Iterator[None]:
+    """Raise whatever somebody else's code raises in the block as an error of ours: the rule, then their words."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except FOREIGN as exc:
+        raise error(f"{rule}, got {describe(exc)}") from exc
+
+
+def describe(exc: BaseException, without: str = "") -> str:
+    """Return an error of somebody else's code in one line, with the user's own line that led to it, if there is one.
+
+    Args:
+        without: a regular expression of what nobody reads.
+    """
+    try:
+        text = one_line(re.sub(without, "", str(exc)) if without else str(exc))
+    except Exception:  # noqa: BLE001  an error that cannot say what it is, is known by its class
+        text = ""
+    place = _users_line(exc)
+    return f"{type(exc).__name__}{f': {text}' if text else ''}{f' ({place})' if place else ''}"
+
+
+def _users_line(exc: BaseException) -> str:
+    """Return `FILE:LINE in FUNCTION` of the innermost call that is neither ours nor an installed package's."""
+    place = ""
+    for frame, line in traceback.walk_tb(exc.__traceback__):
+        file = frame.f_code.co_filename
+        if not file.startswith(_NOT_THE_USERS) and "-packages" not in file and "__autograph_generated" not in file:
+            place = f"{Path(file).name}:{line} in {frame.f_code.co_name}"
+    return one_line(place)

@@ -85,12 +85,14 @@ def _contract(evidence: Evidence) -> Iterator[GateResult]:
 
 def _parity(evidence: Evidence) -> Iterator[GateResult]:
     candidate, served = evidence.candidate, evidence.served
-    answers = load_arrays(served.answers)
+    answers, alike = load_arrays(served.answers), candidate.reference_batches
     yield judge_parity(
         answers,
         load_arrays(candidate.reference),
         tolerances(candidate.signature, evidence.gates.atol, evidence.gates.rtol),
         small_batches=load_arrays(served.small_batches) if served.small_batches else None,
+        same_batches=load_arrays(alike) if alike.is_file() else None,
+        outputs=candidate.signature.outputs,
         inputs=load_arrays(candidate.requests),
     )
     if served.other_answers is not None:  # the same server over the other transport: no tolerance

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tasks.datasets.blocks import filled
 from tasks.datasets.rows import Array
-from tasks.records import GateResult, Signature
+from tasks.records import BATCHES, EXTENT, GateResult, Signature, TensorSpec
 
 WORST_ROWS = 5
 TOLERANCES = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}  # absolute, and relative
@@ -26,17 +27,19 @@ def tolerances(signature: Signature, atol: float | None, rtol: float | None) -> 
     """Return the tolerance of each output: the configured one, else that of its dtype."""
     found = {}
     for spec in signature.outputs:
-        usual = TOLERANCES.get(spec.dtype, 0.0)
+        usual = TOLERANCES.get(spec.computed or spec.dtype, 0.0)
         found[spec.name] = Tolerance(usual if atol is None else atol, usual if rtol is None else rtol)
     return found
 
 
-def judge_parity(
+def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
     served: Mapping[str, Array],
     in_process: Mapping[str, Array],
     tolerance: Mapping[str, Tolerance],
     *,
     small_batches: Mapping[str, Array] | None = None,
+    same_batches: Mapping[str, Array] | None = None,
+    outputs: Sequence[TensorSpec] = (),
     inputs: Mapping[str, Array] | None = None,
 ) -> GateResult:
     """Compare every output elementwise; NaN and infinity never pass, on either side.
@@ -44,23 +47,30 @@ def judge_parity(
     Args:
         served, in_process: one array an output, same rows in the same order.
         tolerance: by output; text, integers and booleans must be equal.
-        small_batches: the answers to the first rows in batches of other sizes, `<rows>/<output>`.
-        inputs: one array an input, for the evidence.
+        small_batches: the served answers to a few rows in small batches, `<batch>/<output>`, which must be those that
+            the rows got in company.
+        same_batches: what the model answers in process to those very batches, where that is known: of outputs as
+            long as their batch makes them, even the lengths must agree with it.
+        outputs: the signature's, for which lengths are free. inputs: one array an input, for the evidence.
     """
-    batches = {"": dict(served)}
-    for key, array in (small_batches or {}).items():
-        size, _, output = key.partition("/")
-        batches.setdefault(size, {})[output] = array
-    found = [
-        _compare(size, output, answers[output], in_process[output][: int(size) if size else None], tolerance[output])
-        for size, answers in batches.items()
-        for output in in_process
-    ]
+    specs = {spec.name: spec for spec in outputs}
+    found = [_compare("", name, served[name], in_process[name], tolerance[name]) for name in in_process]
+    batches = list(dict.fromkeys(key.partition("/")[0] for key in small_batches or {}))
+    for batch in batches:
+        for name in in_process:
+            answer = (small_batches or {})[f"{batch}/{name}"]
+            alike = (same_batches or {}).get(f"{batch}/{name}")
+            if alike is not None:
+                found.append(_compare(batch, name, answer, alike, tolerance[name]))
+            rows, extents = BATCHES[batch], (same_batches or {}).get(f"{EXTENT}/{name}")
+            beside = None if extents is None else extents[rows]
+            pair = comparable(answer, in_process[name][rows], specs.get(name), beside)
+            found.append(_compare(batch, name, *pair, tolerance[name]))
     figures = {
         "max_abs_difference": max(one["difference"] for one in found),
         "rows": float(len(next(iter(in_process.values())))),
         "rows_differing": float(max(one["rows_differing"] for one in found)),
-        "batch_sizes": float(len(batches)),
+        "batch_sizes": float(1 + len(batches)),
     }
     worst = [row for output in in_process for row in _worst_rows(output, served, in_process, tolerance, inputs or {})]
     return GateResult(
@@ -77,6 +87,39 @@ def judge_parity(
             "worst": sorted(worst, key=lambda row: -row["difference"])[:WORST_ROWS],
         },
     )
+
+
+def comparable(
+    alone: Array, in_company: Array, spec: TensorSpec | None, extents: Array | None = None
+) -> tuple[Array, Array]:
+    """Return answers to the same rows from batches of different company, in one shape where that can be.
+
+    An output that is as long as its batch makes it is filled up with its declared padding; where none is declared,
+    nobody knows what stands behind the end of a row, and the part is compared that both have.
+
+    Args:
+        extents: int64 of shape (rows, axes), of each row in company the extents of its own batch; None is all.
+    """
+    if spec is None or not spec.is_ragged or alone.ndim != in_company.ndim:
+        return alone, in_company
+    pairs = list(enumerate(zip(alone.shape, in_company.shape, strict=True)))
+    if spec.pad is not None:
+        longest = [None if axis == 0 or not spec.is_free(axis) else max(sizes) for axis, sizes in pairs]
+        return filled(alone, longest, spec), filled(in_company, longest, spec)
+    common = tuple(slice(None) if axis == 0 or not spec.is_free(axis) else slice(min(sizes)) for axis, sizes in pairs)
+    alone, in_company = alone[common], in_company[common]
+    if extents is None or alone.shape != in_company.shape:
+        return alone, in_company
+    return np.where(_within(in_company.shape, extents), alone, in_company), in_company
+
+
+def _within(shape: tuple[int, ...], extents: Array) -> Array:
+    """Return where an element of a row lies within the row's own extents, bool of that shape."""
+    inside = np.ones(shape, bool)
+    for axis in range(1, len(shape)):
+        places = np.arange(shape[axis]).reshape([-1 if number == axis else 1 for number in range(len(shape))])
+        inside &= places < extents[:, axis - 1].reshape([-1] + [1] * (len(shape) - 1))
+    return inside
 
 
 def _summary(found: Sequence[Mapping[str, Any]], figures: Mapping[str, float]) -> str:

@@ -61,7 +61,8 @@ def mlflow_signature(signature: Signature) -> Any:
 def _spec(spec: TensorSpec) -> Any:
     from mlflow.types import TensorSpec as MlflowTensorSpec
 
-    dtype = np.dtype(np.str_) if spec.dtype == "string" else np.dtype(spec.dtype)
+    # NumPy has no bfloat16; every one of them is a float32
+    dtype = np.dtype({"string": "U", "bfloat16": "float32"}.get(spec.dtype, spec.dtype))
     shape = (-1,) if spec.shape is None else tuple(-1 if n is None else n for n in spec.shape)
     return MlflowTensorSpec(dtype, shape, spec.name)
 

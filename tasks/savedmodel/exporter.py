@@ -7,21 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from configs.schema import Config, Export
 from tasks.datasets.bodies import predict_body
 from tasks.datasets.readings import write_readings
-from tasks.datasets.references import describe
+from tasks.datasets.references import FOREIGN, describe, translated
 from tasks.datasets.rows import Array, fit_to_inputs, load_rows, save_arrays
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits, TensorSpec, TrainedModel
+from tasks.savedmodel.in_process import save_reference
 from tasks.savedmodel.manifest import write_manifest
-from tasks.savedmodel.structure import input_specs, name_outputs, output_names, pack_features, pack_inputs, served_names
+from tasks.savedmodel.outputs import check_cast_names, served_specs
+from tasks.savedmodel.structure import (
+    check_free_batch,
+    input_specs,
+    name_outputs,
+    pack_inputs,
+    served_inputs,
+    served_outputs,
+)
+from tasks.savedmodel.transport import check_cast, check_transport
 from tasks.savedmodel.warmup import write_warmup
 
 EXAMPLE_ROWS = 2
-PREDICT_BATCH = 1024  # rows at a time for the in-process answers
+CONFIGURATIONS = r"(?m)^config=\{.*\}\.?$| using config=\{.*\}|Full object config: \{.*\}"
+"""Keras puts whole layers into its messages, on lines of their own: pages before the cause."""
 
 
 @dataclass(frozen=True)
@@ -44,102 +53,110 @@ def export_savedmodel(
 
     Raises:
         ExportError: Keras cannot export the model.
-        SignatureMismatch: `export.inputs` or `export.outputs` name what the model does not have.
+        SignatureMismatch: the configuration's names do not fit the model, or its dtypes the transport.
     """
-    import keras
-
-    try:
-        model = keras.saving.load_model(trained.keras_file, compile=False)  # losses and optimizer stay behind
-    except Exception as exc:  # Keras raises many classes for layers that it cannot read back
-        raise ExportError(f"Keras must read the trained model back, got {describe(exc)}") from exc
-    serve, signature = serving_function(model, config.export)
-    rows = load_rows(splits.test)
-    requests = request_arrays(model, rows.features, signature, config.export)
+    model = read_back(trained.keras_file)
+    serve, signature = serving_function(model, config)
+    requests = request_arrays(model, load_rows(splits.test).features, signature, config.export)
     save_arrays(evidence / "requests.npz", requests)
-    (evidence / "example.json").write_bytes(predict_body({k: v[:EXAMPLE_ROWS] for k, v in requests.items()}))
-    save_arrays(evidence / "reference.npz", predict_in_process(model, rows.features, config.export))
-    try:
-        _write(model, serve, signature, directory)
-    except Exception as exc:  # Keras, TensorFlow and the file system raise many classes here
-        raise ExportError(f"the model must export as a SavedModel, got {describe(exc)}") from exc
-    outputs = served_names(config.export.outputs, output_names(model), "export.outputs")
+    with translated("an example of a request must be written", ExportError):
+        (evidence / "example.json").write_bytes(predict_body({k: v[:EXAMPLE_ROWS] for k, v in requests.items()}))
+    save_reference(evidence, model, requests, signature, config.export)
+    write_savedmodel(model, serve, signature, directory)
+    outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
     write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)
 
 
+def read_back(keras_file: Path) -> Any:
+    """Load a model from Keras' own file, without losses and optimizer.
+
+    Raises:
+        ExportError: Keras cannot read it, as with a Lambda or a layer that it does not know.
+    """
+    import keras
+
+    try:
+        return keras.saving.load_model(keras_file, compile=False)
+    except FOREIGN as exc:  # Keras raises many classes, and what the user's layers raise
+        raise ExportError(
+            f"Keras must read the model back from its file, got {describe(exc, without=CONFIGURATIONS).rstrip('.')}; "
+            "decorate your layers and functions with keras.saving.register_keras_serializable(), write a function "
+            "with a name for a lambda, or call keras.config.enable_unsafe_deserialization() where the model is built"
+        ) from exc
+
+
 def request_arrays(model: Any, features: Mapping[str, Array], signature: Signature, export: Export) -> dict[str, Array]:
     """Return rows as the signature takes them, one array an input, by served name."""
     fed = fit_to_inputs(features, input_specs(model))
-    keras_names = served_names(export.inputs, list(fed), "export.inputs")
-    by_served_name = {name: fed[keras_name] for name, keras_name in keras_names.items()}
+    by_served_name = {name: fed[keras_name] for name, keras_name in served_inputs(model, export).items()}
     return fit_to_inputs(by_served_name, signature.inputs)
 
 
-def serving_function(model: Any, export: Export) -> tuple[Any, Signature]:
+def serving_function(model: Any, config: Config) -> tuple[Any, Signature]:
     """Return a function of named inputs to named outputs, and its signature.
 
     A scalar feature, `(None, 1)` in Keras, is `(None,)` in the signature, so that a client sends
     `{"age": 3.0}` and not `{"age": [3.0]}`.
+
+    Raises:
+        ExportError: the model cannot be traced, or a server could not answer for it.
     """
     import tensorflow as tf
 
-    keras_inputs = {spec.name: spec for spec in input_specs(model)}
-    served_inputs = served_names(export.inputs, list(keras_inputs), "export.inputs")
-    inputs = tuple(_flat(name, keras_inputs[keras_name]) for name, keras_name in served_inputs.items())
-    served_outputs = served_names(export.outputs, output_names(model), "export.outputs")
+    export, keras_inputs = config.export, {spec.name: spec for spec in input_specs(model)}
+    check_free_batch(model)
+    inputs, outputs = served_inputs(model, export), served_outputs(model, export)
+    check_cast_names(export, inputs, outputs)
+    specs = tuple(_served_input(name, keras_inputs[keras_name], export) for name, keras_name in inputs.items())
+    found: dict[str, Any] = {}  # what the model answers with, by served name; known when the function is traced
 
     def serve(tensors: Mapping[str, Any]) -> dict[str, Any]:
-        fed = {
-            keras_name: tf.reshape(tensors[name], [-1, 1])
-            if keras_inputs[keras_name].shape == (None, 1)
-            else tensors[name]
-            for name, keras_name in served_inputs.items()
-        }
+        fed = {keras_name: _as_in_keras(tensors[name], keras_inputs[keras_name]) for name, keras_name in inputs.items()}
         answers = name_outputs(model, model(pack_inputs(model, fed), training=False))
-        return {name: answers[keras_name] for name, keras_name in served_outputs.items()}
+        named = {name: answers[keras_name] for name, keras_name in outputs.items()}
+        found.update({name: tf.type_spec_from_value(value) for name, value in named.items()})
+        return {
+            name: tf.cast(value, export.cast[name]) if name in export.cast else value for name, value in named.items()
+        }
 
-    specs = {spec.name: tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in inputs}
-    function = tf.function(serve, input_signature=[specs], autograph=False)
-    outputs = function.get_concrete_function().structured_outputs
-    return function, Signature(
-        inputs,
-        tuple(TensorSpec(name, outputs[name].dtype.name, _shape(outputs[name].shape)) for name in served_outputs),
-    )
-
-
-def _shape(shape: Any) -> tuple[int | None, ...] | None:
-    return None if shape.rank is None else tuple(shape.as_list())
-
-
-def _flat(name: str, spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(name, spec.dtype, (None,) if spec.shape == (None, 1) else spec.shape)
+    described = {spec.name: tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in specs}
+    function = tf.function(serve, input_signature=[described], autograph=False)
+    with translated("the model must export as a SavedModel", ExportError):
+        function.get_concrete_function()
+    signature = Signature(specs, served_specs(found, export))
+    check_transport(signature, config)
+    return function, signature
 
 
-def predict_in_process(model: Any, features: Mapping[str, Array], export: Export) -> dict[str, Array]:
-    """Return what the Keras model itself answers, one array an output, by served name."""
-    parts: dict[str, list[Array]] = {}
-    served = served_names(export.outputs, output_names(model), "export.outputs")
-    n_rows = len(next(iter(features.values())))
-    for start in range(0, n_rows, PREDICT_BATCH):
-        batch = {name: array[start : start + PREDICT_BATCH] for name, array in features.items()}
-        answers = name_outputs(model, model(pack_features(model, batch), training=False))
-        for name, keras_name in served.items():
-            parts.setdefault(name, []).append(_fixed(np.asarray(answers[keras_name])))
-    return {name: np.concatenate(part) for name, part in parts.items()}
+def _served_input(name: str, spec: TensorSpec, export: Export) -> TensorSpec:
+    """Return an input as clients send it."""
+    dtype = export.cast.get(name, spec.dtype)
+    if dtype != spec.dtype:
+        check_cast(name, spec.dtype, dtype)
+    return TensorSpec(name, dtype, (None,) if spec.shape == (None, 1) else spec.shape)
 
 
-def _fixed(array: Array) -> Array:
-    """Return text, which TensorFlow gives as objects, as an array of bytes that can be saved."""
-    return array.astype(np.bytes_) if array.dtype == object else array
+def _as_in_keras(tensor: Any, spec: TensorSpec) -> Any:
+    """Return what a client sent in the shape and dtype of the model's input."""
+    import tensorflow as tf
+
+    shaped = tf.reshape(tensor, [-1, 1]) if spec.shape == (None, 1) else tensor
+    return tf.cast(shaped, spec.dtype)
 
 
-def _write(model: Any, serve: Any, signature: Signature, directory: Path) -> None:
-    """Write tag `serve` with the one signature `serving_default`."""
+def write_savedmodel(model: Any, serve: Any, signature: Signature, directory: Path) -> None:
+    """Write tag `serve` with the one signature `serving_default`.
+
+    Raises:
+        ExportError: the graph needs what is not in the model, such as a table inside a Lambda, or the disk is full.
+    """
     import keras
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(signature.name, serve)
-    archive.write_out(str(directory), verbose=False)
+    with translated("the model must export as a SavedModel", ExportError):
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint(signature.name, serve)
+        archive.write_out(str(directory), verbose=False)

@@ -15,16 +15,17 @@ import orjson
 import requests
 from requests.adapters import HTTPAdapter
 
+from tasks.datasets.blocks import joined, row_blocks
 from tasks.datasets.bodies import predict_body
 from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec
 from tasks.serving.exits import remedy
-from tasks.serving.streaming import CONNECTIONS, in_order, joined, row_blocks, with_progress
+from tasks.serving.streaming import CONNECTIONS, in_order, with_progress
+from tasks.words import one_line
 
 TRANSIENT = {503, 504}
 RETRY_WAITS_S = (0.1, 0.4, 1.6)
-MAX_WORDS = 500  # characters of the server's own words in a message
 
 # TensorFlow's names of element types in /metadata, to NumPy's
 DTYPES = {
@@ -45,7 +46,13 @@ class ModelClient(Protocol):
         """Return the inputs and outputs of a signature as the server reports them, sorted by name."""
 
     def predict(
-        self, version: int, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec], signature_name: str
+        self,
+        version: int,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[TensorSpec],
+        signature_name: str,
+        *,
+        together: bool = False,
     ) -> dict[str, Array]:
         """Return the served answer to every row, one array an output, in the order of the rows."""
 
@@ -104,21 +111,27 @@ class RestClient:
             raise ServingError(f"metadata must describe '{signature_name}', got {str(answer)[:200]}") from exc
 
     def predict(
-        self, version: int, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec], signature_name: str
+        self,
+        version: int,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[TensorSpec],
+        signature_name: str,
+        *,
+        together: bool = False,
     ) -> dict[str, Array]:
         """Return the served answer to every row, one array an output, in the order of the rows.
 
         Args:
             inputs: one array an input; all with the same first axis, the row.
             outputs: which outputs to read, with their dtypes.
+            together: send all rows in one request, however large it is.
 
         Raises:
             PredictionError: the server refused a request (4xx).
             ServingUnavailable, ServingTimeout: it went away or did not answer in time.
         """
-        blocks = row_blocks(inputs, sum(_json_bytes(array) for array in inputs.values()))
-        answers = self.predict_blocks(version, blocks, outputs, signature_name)
-        return joined(with_progress(answers, len(next(iter(inputs.values())))))
+        answers = self.predict_blocks(version, [inputs] if together else row_blocks(inputs), outputs, signature_name)
+        return whole(with_progress(answers, len(next(iter(inputs.values())))), outputs)
 
     def predict_blocks(
         self, version: int, blocks: Iterable[Mapping[str, Array]], outputs: Sequence[TensorSpec], signature_name: str
@@ -164,7 +177,19 @@ def _words(body: bytes) -> str:
         text = str(orjson.loads(body)["error"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         text = body.decode(errors="replace")
-    return " ".join(text.split())[:MAX_WORDS]
+    return one_line(text)
+
+
+def whole(answers: Iterable[Mapping[str, Array]], outputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return one array an output from the answers to consecutive blocks of rows.
+
+    Raises:
+        ServingError: answers to two blocks do not fit together.
+    """
+    try:
+        return joined(answers, outputs)
+    except ValueError as exc:
+        raise ServingError(f"the answers to all rows must have one shape, got {one_line(str(exc))}") from exc
 
 
 def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
@@ -176,12 +201,6 @@ def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
         dtype = DTYPES.get(info["dtype"], info["dtype"])
         specs.append(TensorSpec(name, dtype, None if shape.get("unknown_rank") else sizes))
     return specs
-
-
-def _json_bytes(array: Array) -> int:
-    """Estimate what one row takes as JSON."""
-    values = int(np.prod(array.shape[1:], dtype=np.int64))
-    return values * (array.dtype.itemsize if array.dtype.kind in "US" else 10)
 
 
 def _parse(body: bytes) -> Any:

@@ -12,14 +12,16 @@ from typing import Any
 import grpc
 import numpy as np
 
+from tasks.datasets.blocks import row_blocks
 from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.model_server.tensor_protos import from_proto
 from tasks.model_server.tf_protos import message_module
 from tasks.records import TensorSpec
-from tasks.serving.client import DTYPES, MAX_WORDS, RETRY_WAITS_S
+from tasks.serving.client import DTYPES, RETRY_WAITS_S, whole
 from tasks.serving.exits import remedy
-from tasks.serving.streaming import in_order, joined, row_blocks, with_progress
+from tasks.serving.streaming import in_order, with_progress
+from tasks.words import one_line
 
 # grpc's own default refuses messages over 4 MiB; the server's limit is its own
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -72,7 +74,13 @@ class GrpcClient:
         return _specs(found.inputs), _specs(found.outputs)
 
     def predict(
-        self, version: int, inputs: Mapping[str, Array], outputs: Sequence[TensorSpec], signature_name: str
+        self,
+        version: int,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[TensorSpec],
+        signature_name: str,
+        *,
+        together: bool = False,
     ) -> dict[str, Array]:
         """Return the served answer to every row, one array an output, in the order of the rows."""
         stub, messages = self._prediction_stub(), _api("predict_pb2")
@@ -90,9 +98,8 @@ class GrpcClient:
                 raise ServingError(f"an answer must hold the outputs {missing}, got {list(answer.outputs)}")
             return {spec.name: _array(answer.outputs[spec.name], spec) for spec in outputs}
 
-        row_bytes = sum(array[:1].nbytes for array in inputs.values())
-        answers = in_order(ask, row_blocks(inputs, row_bytes))
-        return joined(with_progress(answers, len(next(iter(inputs.values())))))
+        answers = in_order(ask, [inputs] if together else row_blocks(inputs))
+        return whole(with_progress(answers, len(next(iter(inputs.values())))), outputs)
 
     def _prediction_stub(self) -> Any:
         return _api("prediction_service_pb2_grpc").PredictionServiceStub(self._channel)
@@ -109,7 +116,7 @@ class GrpcClient:
         raise AssertionError  # the last try returned or raised
 
     def _translated(self, exc: Any) -> ServingError:
-        code, words = exc.code().name, " ".join(str(exc.details()).split())[:MAX_WORDS]
+        code, words = exc.code().name, one_line(str(exc.details()))
         if code == "UNAVAILABLE":
             return ServingUnavailable(f"the server must be reachable at {self._target}, got {code}: {words}")
         if code == "DEADLINE_EXCEEDED":
@@ -158,10 +165,13 @@ def _array(message: Any, spec: TensorSpec) -> Array:
     """Read a TensorProto; as over REST, strings are text but for outputs named `*_bytes`."""
     tensor = from_proto(spec.name, message)
     if not isinstance(tensor.values, list):
-        values = tensor.values
-        if spec.dtype == "bfloat16" and values.dtype == np.uint16:  # its bits, which are the upper half of a float32's
-            values = (values.astype(np.uint32) << 16).view(np.float32)
+        values = bfloat16_values(tensor.values) if tensor.dtype == _types().DT_BFLOAT16 else tensor.values
         return values.reshape(tensor.shape)
     if spec.name.endswith("_bytes"):
         return np.asarray(tensor.values, np.bytes_).reshape(tensor.shape)
     return np.asarray([value.decode(errors="replace") for value in tensor.values], np.str_).reshape(tensor.shape)
+
+
+def bfloat16_values(bits: Array) -> Array:
+    """Return bfloat16, uint16 bit by bit, as float32, whose upper half they are: NumPy has no such type."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)

@@ -16,6 +16,7 @@ from configs.schema import Latency
 from tasks.datasets.bodies import predict_body
 from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingUnavailable
+from tasks.words import one_line
 
 ROUNDS = 10  # turns that each version takes, so that what else the machine does falls on both
 WARM_UP = 20  # requests to each version that are not counted
@@ -111,6 +112,6 @@ def _send(connection: http.client.HTTPConnection, path: str, bodies: Sequence[by
             raise ServingUnavailable(f"the server must answer at {path}, got {type(exc).__name__}") from exc
         taken.append(time.perf_counter() - begun)
         if answer.status != 200:
-            words = content[:200].decode(errors="replace")
+            words = one_line(content.decode(errors="replace"))
             raise PredictionError(f"POST {path} must be accepted, got {answer.status}: {words}")
     return taken

@@ -20,7 +20,7 @@ from configs.schema import Robustness
 from tasks.datasets.bodies import predict_body
 from tasks.datasets.rows import Array
 from tasks.records import Candidate, Probe
-from tasks.serving.client import MAX_WORDS
+from tasks.words import one_line
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ DEPTH = 1000  # of nested lists: no tensor has as many dimensions, and no parser
 LONG_TEXT = 10_000  # characters
 LARGE_BODY_BYTES = 64 * 2**20  # beyond it a large batch would measure the memory of whoever asks
 NO_SUCH = "no_such"
+MAX_WORDS = 500  # characters of the server's own words in a cell of the report
 SAME_RTOL, SAME_ATOL = 1e-4, 1e-6  # a processor may add up in another order, a disturbed model answers otherwise
 
 
@@ -211,4 +212,4 @@ def _parse(body: bytes) -> Any:
 
 def _words(body: bytes) -> str:
     """Return the start of a body in one line."""
-    return " ".join(body[: 4 * MAX_WORDS].decode(errors="replace").split())[:MAX_WORDS]
+    return one_line(body.decode(errors="replace"), MAX_WORDS)

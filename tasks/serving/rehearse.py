@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs.schema import Gates, Serving
+from tasks.datasets.blocks import small_batches
 from tasks.datasets.golden import read_golden
 from tasks.datasets.readings import read_readings
 from tasks.datasets.rows import Array, load_arrays, save_arrays
@@ -35,7 +36,6 @@ from tasks.serving.load import time_requests
 from tasks.serving.probes import probe
 
 T = TypeVar("T")
-SMALL_BATCHES = (1, 2, 7)  # rows; besides them all rows are sent, in large requests
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,13 @@ def _phase_b(
             signature = _signature(first, champion.version, candidate.signature.name)
             answers = None
             # A champion that takes other inputs has no answer to these rows; the contract gate says what differs.
-            if _takes(signature, alone.signature, rows):
+            # Neither has one whose dtypes the transport does not carry.
+            asked = serving.protocol == "grpc" or not signature.beyond_rest
+            if asked and _takes(signature, alone.signature, rows):
                 found = first.predict(champion.version, rows, signature.outputs, signature.name)
                 answers = rehearsal.save("champion", found)
         latency = alone.latency
-        if latency is not None and answers is not None:
+        if latency is not None and answers is not None and not signature.beyond_rest:
             versions = {"candidate": candidate.version, "champion": champion.version}
             samples, rates = _time(rehearsal, server, versions, rows)
             latency = replace(latency, samples=samples, requests_per_s=rates)
@@ -128,15 +130,14 @@ def _phase_b(
 def _ask(
     rehearsal: Rehearsal, facts: ServerFacts, clients: Sequence[ModelClient], rows: Mapping[str, Array]
 ) -> ServedAnswers:
-    """Ask for the answers to all rows, to the first few in small batches, and to the golden rows."""
+    """Ask for the answers to all rows, to a few in small batches, and to the golden rows."""
     candidate, (first, *others) = rehearsal.candidate, clients
     n_rows = len(next(iter(rows.values())))
     seconds, answers = _seconds(lambda: _predict(candidate, first, rows))
     small = {
-        f"{size}/{name}": array
-        for size in SMALL_BATCHES
-        if size <= n_rows
-        for name, array in _predict(candidate, first, _head(rows, size)).items()
+        f"{batch}/{name}": array
+        for batch, part in small_batches(rows)
+        for name, array in _predict(candidate, first, part, together=True).items()
     }
     golden = rehearsal.gates.golden.file if "golden" in rehearsal.gates.judging else None
     golden_rows = read_golden(golden, candidate.signature)[0] if golden else None
@@ -152,8 +153,11 @@ def _ask(
     )
 
 
-def _predict(candidate: Candidate, client: ModelClient, rows: Mapping[str, Array]) -> dict[str, Array]:
-    return client.predict(candidate.version, rows, candidate.signature.outputs, candidate.signature.name)
+def _predict(
+    candidate: Candidate, client: ModelClient, rows: Mapping[str, Array], *, together: bool = False
+) -> dict[str, Array]:
+    signature = candidate.signature
+    return client.predict(candidate.version, rows, signature.outputs, signature.name, together=together)
 
 
 def _signature(client: ModelClient, version: int, name: str) -> Signature:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from tasks.errors import StoreError
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.store.journal import make_directory, write_atomically
+from tasks.words import one_line
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def recall(candidates_dir: Path, digest: str) -> Rehearsed | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, ValidationError) as exc:
-        reason = " ".join(str(exc).split())[:200]
+        reason = one_line(str(exc), 400)
         raise StoreError(f"'{path}' must hold a rehearsal, got {reason}; run the rehearsal again") from exc
 
 

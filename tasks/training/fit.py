@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
-from tasks.datasets.references import describe, resolve
-from tasks.datasets.rows import Rows, load_rows
-from tasks.errors import PipelineError, TrainingError
+from tasks.datasets.references import resolve, translated
+from tasks.datasets.rows import Rows, fit_to_inputs, load_rows
+from tasks.errors import TrainingError
 from tasks.gates.judge import check_slices, judged_output
 from tasks.records import Splits, TrainedModel
-from tasks.savedmodel.structure import input_specs, output_names, pack_features, served_names
+from tasks.savedmodel.structure import (
+    check_free_batch,
+    input_specs,
+    pack_features,
+    served_inputs,
+    served_outputs,
+)
+from tasks.savedmodel.trial import save_model, try_export
 from tasks.training.readings import decide_readings
 
 log = logging.getLogger(__name__)
@@ -31,7 +38,8 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     Raises:
         TrainingError: no usable model: it does not build or fit, or its loss is not a number.
         DataError: the model's inputs do not fit the rows.
-        SignatureMismatch: `export.inputs` or `export.outputs` name what the model does not have.
+        ExportError: the model cannot be served, which is tried before it is fitted; SignatureMismatch: another
+            configuration can mend it.
     """
     import keras
     import tensorflow as tf
@@ -39,10 +47,14 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     keras.utils.set_random_seed(config.seed)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    rows = load_rows(splits.train)
+    rows, validation = load_rows(splits.train), load_rows(splits.validation)
     model = build_model(config, rows)
     _check_names(model, config, rows)
+    for part in (rows, validation):  # the test rows are asked of its export
+        fit_to_inputs(part.features, input_specs(model))
+    try_export(model, config, splits, keras_file.parent)
     readings = decide_readings(model, config, rows, splits)
+    keras.utils.set_random_seed(config.seed)  # what was tried changes nothing of what is learned
     stopper = keras.callbacks.EarlyStopping(
         config.training.monitor,
         patience=config.training.patience,
@@ -51,17 +63,18 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     )
     callbacks = [_watch(config), *([] if show_bar else [_lines(config.training.epochs)])]
     callbacks += [stopper] if config.training.patience else []
-    history = _fit(model, rows, load_rows(splits.validation), config, callbacks=callbacks, verbose=int(show_bar))
-    keras_file.parent.mkdir(parents=True, exist_ok=True)
-    model.save(keras_file)
+    history = _fit(model, rows, validation, config, callbacks=callbacks, verbose=int(show_bar))
+    save_model(model, keras_file)
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
     return replace(_summary(model, history, best_epoch, keras_file), readings=readings)
 
 
 def _check_names(model: Any, config: Config, rows: Rows) -> None:
     """Refuse now, not after an hour of training, names that the model does not have."""
-    served_names(config.export.inputs, [spec.name for spec in input_specs(model)], "export.inputs")
-    outputs = served_names(config.export.outputs, output_names(model), "export.outputs")
+    with translated(f"model.build '{config.model.build}' must return a usable model", TrainingError):
+        check_free_batch(model)
+        served_inputs(model, config.export)
+        outputs = served_outputs(model, config.export)
     if config.gates.metrics:
         judged_output(config.gates, list(outputs))
     check_slices(config.gates, rows.features)
@@ -69,7 +82,7 @@ def _check_names(model: Any, config: Config, rows: Rows) -> None:
 
 def _fit(model: Any, train: Rows, validation: Rows, config: Config, **options: Any) -> dict[str, list[float]]:
     """Fit a model and return its history."""
-    try:
+    with translated("the model must train on these rows", TrainingError):  # by the user's losses and callbacks, too
         fitted = model.fit(
             _dataset(train, model, config, shuffle=True),
             validation_data=_dataset(validation, model, config, shuffle=False),
@@ -77,12 +90,7 @@ def _fit(model: Any, train: Rows, validation: Rows, config: Config, **options: A
             shuffle=False,  # the data set does it; Keras warns of its own default
             **options,
         )
-    except PipelineError:
-        raise
-    except Exception as exc:  # Keras and TensorFlow raise many classes for a model that does not fit its data
-        raise TrainingError(f"the model must train on these rows, got {describe(exc)}") from exc
-    history: dict[str, list[float]] = fitted.history
-    return history
+        return {str(name): [float(value) for value in values] for name, values in fitted.history.items()}
 
 
 def build_model(config: Config, rows: Rows) -> Any:
@@ -94,10 +102,8 @@ def build_model(config: Config, rows: Rows) -> Any:
     features: Any = dict(rows.features)
     if list(features) == ["features"]:
         features = features["features"]  # the builder is given what the loader returned
-    try:
+    with translated(f"model.build '{reference}' must return a model", TrainingError):
         model = build(features, **config.model.params)
-    except Exception as exc:  # whatever the user's builder raises
-        raise TrainingError(f"model.build '{reference}' must return a model, got {describe(exc)}") from exc
     if not isinstance(model, keras.Model):
         raise TrainingError(f"model.build '{reference}' must return a keras.Model, got {type(model).__name__}")
     if not getattr(model, "inputs", None):
@@ -157,5 +163,5 @@ def _lines(epochs: int) -> Any:
 
 
 def _summary(model: Any, history: Mapping[str, list[float]], best_epoch: int, keras_file: Path) -> TrainedModel:
-    curves = {name: tuple(float(v) for v in values) for name, values in history.items()}
+    curves = {name: tuple(values) for name, values in history.items()}
     return TrainedModel(keras_file, curves, model.count_params(), best_epoch)

@@ -49,6 +49,18 @@ def test_one_seed_gives_one_model(fit: Fit, make_config: Callable[..., Config]) 
     assert not all(np.array_equal(a, b) for a, b in zip(weights(first), weights(other), strict=True))
 
 
+def test_what_is_tried_before_changes_nothing(
+    fit: Fit, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model is the same, bit for bit, whether its export was tried before it was fitted or not."""
+    config = make_config("configs.digits:load", "tests.data.user_models:noisy", **{"training.epochs": 2})
+    tried = fit(config, "tried.keras")
+    monkeypatch.setattr("tasks.training.fit.try_export", lambda *_: None)
+    untried = fit(config, "untried.keras")
+    assert tried.history == untried.history
+    assert all(np.array_equal(a, b) for a, b in zip(weights(tried), weights(untried), strict=True))
+
+
 def test_the_history_is_by_epoch(fit: Fit, user_config: Callable[..., Config]) -> None:
     """Without early stopping every epoch is run, recorded for training and validation, and the last is kept."""
     trained = fit(user_config("line", "one_number", **{"training.epochs": 4, "training.patience": 0}))

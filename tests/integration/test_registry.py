@@ -17,11 +17,11 @@ import pytest
 from tasks.datasets.rows import load_arrays
 from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
-from tasks.records import Backend, Change, Promotion, TrackedRun, ValidationReport
+from tasks.records import Backend, Change, Promotion, Signature, TensorSpec, TrackedRun, ValidationReport
 from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
-from tasks.registry.packaging import build_package
+from tasks.registry.packaging import build_package, mlflow_signature
 from tasks.registry.runs import log_rehearsal
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.savedmodel.safety import read_graph
@@ -303,3 +303,16 @@ def test_changed_bytes_are_never_registered(rehearsed: Callable[[str], Any], tmp
     with pytest.raises(ManifestMismatch, match=r"changed: saved_model\.pb"):
         build_package(dataclasses.replace(candidate, version_dir=changed), tmp_path / "package")
     assert not (tmp_path / "package" / "MLmodel").exists()
+
+
+def test_a_signature_of_half_precision() -> None:
+    """Types that NumPy lacks or REST does not carry have a form in MLflow that it reads back."""
+    from mlflow.models import ModelSignature
+
+    inputs, outputs = ("float16", "uint16", "string"), ("bfloat16", "float16", "float32")
+    specs = [tuple(TensorSpec(f"{name}", name, (None, 3)) for name in names) for names in (inputs, outputs)]
+    written = mlflow_signature(Signature(*specs)).to_dict()
+    assert ModelSignature.from_dict(written).to_dict() == written
+    assert [item["tensor-spec"]["dtype"] for item in json.loads(written["outputs"])] == [
+        "float32", "float16", "float32",
+    ]  # fmt: skip

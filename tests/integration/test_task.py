@@ -153,10 +153,13 @@ def test_several_labels(exported: Callable[..., Trained], tmp_path: Path) -> Non
     assert "read as multilabel logits" in quality.summary
 
 
+GRPC_GATES = "[safety, size, contract, parity, quality]"  # the others ask over REST
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_short_floats_over_grpc(exported: Callable[..., Trained], tmp_path: Path, dtype: str) -> None:
     """Case 06: answers of two bytes, which REST does not carry, are the model's own, and scored in float64."""
-    made = exported("numbers", p_end="softmax", p_served=dtype, serving__protocol="grpc")
+    made = exported("numbers", p_end="softmax", p_served=dtype, serving__protocol="grpc", gates__use=GRPC_GATES)
     quality, report = judged(made, tmp_path)
     [own] = load_arrays(made.candidate.reference).values()
     true = load_rows(made.splits.test).targets["target"]
@@ -393,6 +396,7 @@ def test_what_cannot_be_is_refused_before_training(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`:UserWarning")  # which loses go by
 def test_no_epoch_is_trained_before_the_refusal(
     configured: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

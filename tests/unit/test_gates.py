@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from configs.schema import Bound, Gates, Latency
+from tasks.datasets.blocks import joined
 from tasks.errors import DataError
 from tasks.gates.contract import judge_contract
 from tasks.gates.latency import judge_latency
@@ -16,7 +20,7 @@ from tasks.gates.metrics import measure
 from tasks.gates.parity import TOLERANCES, Tolerance, judge_parity, tolerances
 from tasks.gates.quality import Rows, judge_quality
 from tasks.gates.scores import Scored
-from tasks.records import GateResult, Reading, Signature, TensorSpec, ValidationReport
+from tasks.records import BATCHES, GateResult, Reading, Signature, TensorSpec, ValidationReport
 
 PIXELS = TensorSpec("pixels", "float32", (None, 64))
 OUT = TensorSpec("probabilities", "float32", (None, 10))
@@ -238,6 +242,69 @@ def test_small_batches_are_compared_too() -> None:
     assert not found.passed
     assert "in a batch of 2" in found.summary
     assert judge_parity({"y": own}, {"y": own}, {"y": USUAL}, small_batches={"1/y": own[:1]}).passed
+
+
+def test_a_difference_that_only_later_rows_show() -> None:
+    """A sum along the batch leaves its first rows as they are alone; the last ones give it away."""
+    rows = np.ones(9, np.float32)
+    alone = {f"{name}/y": np.cumsum(rows[part]) for name, part in BATCHES.items()}
+    found = judge_parity({"y": np.cumsum(rows)}, {"y": np.cumsum(rows)}, {"y": USUAL}, small_batches=alone)
+    assert "in a batch of the last 3: 3 of 3 rows differ" in found.summary
+
+
+RAGGED = TensorSpec("y", "float32", (None, None, 2))
+
+
+def long_as(rows: list[int], length: int, fill: float = 0.0) -> Any:
+    """Return two numbers a place for rows of some lengths, filled up; what they are follows from row and place."""
+    whole = np.full((len(rows), length, 2), fill, np.float32)
+    for row, own in enumerate(rows):
+        whole[row, :own] = np.arange(2 * own).reshape(own, 2) + own
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("pad", "company", "alone", "same"),
+    [
+        (None, long_as([2, 5], 5), long_as([2], 2), True),
+        (None, long_as([2, 5], 5, fill=7), long_as([2], 2, fill=9), True),  # whatever stands behind the end
+        (None, long_as([2, 5], 5), long_as([2], 2) + 1, False),
+        (0.0, long_as([2, 5], 5), long_as([2], 2), True),
+        (7.0, long_as([2, 5], 5, fill=7), long_as([2], 2), True),
+        (7.0, long_as([2, 5], 5, fill=8), long_as([2], 2), False),
+        (0.0, long_as([2, 5], 5), long_as([2], 2)[:, :1], False),  # cut short: the padding is not what stood there
+        (0.0, long_as([2, 5], 5), long_as([2], 9), True),
+        (0.0, long_as([2, 5], 5), long_as([2], 9, fill=1), False),
+        (None, long_as([2, 5], 5), long_as([2], 2)[..., :1], False),  # an axis that is not free
+        (None, long_as([2, 5], 5), long_as([2], 2)[..., 0], False),
+    ],
+)
+def test_outputs_as_long_as_their_batch(pad: float | None, company: Any, alone: Any, same: bool) -> None:
+    """Beside other rows an answer may be longer, by its declared padding or by what nobody declared, and not else."""
+    whole, small = {"y": company}, {"1/y": alone}
+    options: dict[str, Any] = {"small_batches": small, "outputs": (replace(RAGGED, pad=pad),)}
+    assert judge_parity(whole, whole, {"y": USUAL}, **options).passed == same
+    # in the very same batch nothing is left open, not even the length
+    for served, agrees in ((alone, True), (alone[:, :-1], False), (alone + 1, False)):
+        options |= {"small_batches": {"1/y": served}, "same_batches": small}
+        assert judge_parity(whole, whole, {"y": USUAL}, **options).passed == (same and agrees)
+    if company.shape[1] > 1:
+        cut = {"y": company[:, :-1]}
+        assert not judge_parity(cut, whole, {"y": USUAL}, **options | {"small_batches": {}}).passed
+
+
+def test_a_row_is_compared_as_far_as_its_own_block_went() -> None:
+    """Rows that were answered in two blocks of different lengths are each compared within their own."""
+    first, second = long_as([2, 1], 2), long_as([5], 5, fill=3)
+    whole = joined([{"y": first}, {"y": second}], [RAGGED])
+    extents = np.array([[2, 2], [2, 2], [5, 2]])
+    alone = long_as([2, 1, 5], 5, fill=8)
+    options: dict[str, Any] = {"small_batches": {"the last 3/y": alone}, "outputs": (RAGGED,)}
+    found = judge_parity(whole, whole, {"y": USUAL}, same_batches={"extent/y": extents}, **options)
+    assert not found.passed  # row 1 is one place long, and behind it 8 is not what stood there
+    assert "1 of 3 rows differ, worst in row 1:" in found.summary
+    options["small_batches"] = {"the last 3/y": long_as([2, 1, 5], 5, fill=0)}
+    assert judge_parity(whole, whole, {"y": USUAL}, same_batches={"extent/y": extents}, **options).passed
 
 
 def test_worst_rows_carry_their_inputs() -> None:

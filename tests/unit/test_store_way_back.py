@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tasks.records import (
     GraphFacts,
     Signature,
     Splits,
+    TensorSpec,
     TrackedRun,
     TrainedModel,
     ValidationReport,
@@ -26,7 +28,7 @@ from tasks.records import (
 from tasks.savedmodel.manifest import hash_files
 from tasks.store.history import read, state_of
 from tasks.store.layout import versions
-from tasks.store.rehearsals import KEPT, Rehearsed, keep
+from tasks.store.rehearsals import KEPT, Rehearsed, keep, recall
 from tasks.store.transaction import carry_out, untold
 from tests.store_driver import Store
 
@@ -184,3 +186,27 @@ def test_a_prune_that_fails_hides_no_promotion(config: Config, store: Store) -> 
     carry_out(store.production, change)
     (store.live.parent / "models.config").mkdir()  # cannot be read as a file, and pruning asks it
     assert go_back(keeping, None, "").state == "promoted"
+
+
+@pytest.mark.parametrize("pad", [None, 0, 0.5, True, "", "padding"])
+def test_what_is_kept_of_an_output(store: Store, pad: int | float | str | bool | None) -> None:
+    """How an output is cast and filled up is kept with its type; what was kept before there were such things reads."""
+    spec = TensorSpec("y", "float32", (None, None), "float16", pad)
+    kept = rehearsal(store, 1)
+    candidate = dataclasses.replace(kept.report.candidate, signature=Signature((), (spec,)))
+    keep(store.candidates, dataclasses.replace(kept, report=dataclasses.replace(kept.report, candidate=candidate)))
+    found = outputs_of(store)[0]
+    assert (found.computed, found.pad, type(found.pad)) == ("float16", pad, type(pad))
+    file = store.candidates / KEPT / f"{store.digest(1)}.json"
+    content = json.loads(file.read_text())
+    for old in content["report"]["candidate"]["signature"]["outputs"]:
+        del old["computed"], old["pad"]
+    file.write_text(json.dumps(content))
+    assert outputs_of(store) == (spec,)
+    assert (outputs_of(store)[0].computed, outputs_of(store)[0].pad) == ("", None)
+
+
+def outputs_of(store: Store) -> tuple[TensorSpec, ...]:
+    found = recall(store.candidates, store.digest(1))
+    assert found is not None
+    return found.report.candidate.signature.outputs

@@ -10,11 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from tasks.datasets.blocks import BODY_BYTES, MAX_ROWS, row_blocks
 from tasks.datasets.bodies import predict_body
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec
 from tasks.serving.client import RestClient
-from tasks.serving.streaming import BODY_BYTES, MAX_ROWS, in_order, row_blocks
+from tasks.serving.streaming import in_order
 
 Y = TensorSpec("y", "float32", (None,))
 Answer = tuple[int, bytes]
@@ -177,10 +178,11 @@ def test_text_and_bytes_in_requests_and_answers(
 
 def test_rows_in_a_request_follow_their_size() -> None:
     """Small rows go by the thousand, large ones by their bytes, and one huge row goes alone."""
-    sizes = [len(block["x"]) for block in row_blocks({"x": np.zeros(10_000)}, 10)]
+    sizes = [len(block["x"]) for block in row_blocks({"x": np.zeros(10_000)})]
     assert sizes == [MAX_ROWS, MAX_ROWS, 10_000 - 2 * MAX_ROWS]
-    assert [len(b["x"]) for b in row_blocks({"x": np.zeros(5)}, BODY_BYTES // 2)] == [2, 2, 1]
-    assert [len(b["x"]) for b in row_blocks({"x": np.zeros(2)}, BODY_BYTES * 3)] == [1, 1]
+    half, three = (np.zeros((5, int(BODY_BYTES * share / 10)), np.float32) for share in (0.5, 3))  # 10 bytes a number
+    assert [len(b["x"]) for b in row_blocks({"x": half})] == [2, 2, 1]
+    assert [len(b["x"]) for b in row_blocks({"x": three})] == [1] * 5
 
 
 def test_memory_stays_flat() -> None:

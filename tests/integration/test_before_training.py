@@ -1,0 +1,222 @@
+"""What cannot be served is said before the first epoch, in one line with its remedy: many models in one process."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import yaml
+
+from configs.schema import Config
+from tasks.datasets.prepare import prepare_splits
+from tasks.errors import ExportError, PipelineError, SignatureMismatch, TrainingError
+from tasks.records import TrainedModel
+
+# TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`:UserWarning"),
+]
+MODELS = "tests.data.unservable_models"
+Prepare = Callable[..., TrainedModel]
+
+
+@pytest.fixture
+def fit(make_config: Callable[..., Config], tmp_path: Path) -> Prepare:
+    """Return a function that fits a model of `unservable_models`."""
+    from tasks.training.fit import fit_model
+
+    def fitting(load: str, build: str, **settings: Any) -> TrainedModel:
+        written = {key: json.dumps(value) for key, value in settings.items()}
+        config = make_config(f"{MODELS}:{load}", f"{MODELS}:{build}", **written)
+        return fit_model(config, prepare_splits(config.data, tmp_path), tmp_path / "m" / "model.keras", show_bar=False)
+
+    return fitting
+
+
+@pytest.fixture
+def never_fitted(fit: Prepare, monkeypatch: pytest.MonkeyPatch) -> Prepare:
+    """Return the same, with a training that must not begin."""
+
+    def began(*_args: Any, **_kwargs: Any) -> NoReturn:
+        raise AssertionError("the training began")
+
+    monkeypatch.setattr("tasks.training.fit._fit", began)
+    return fit
+
+
+def is_one_line(error: PipelineError) -> bool:
+    """Return whether an error is one line without a code that a terminal obeys."""
+    return str(error).isprintable()
+
+
+OUTPUTS = [
+    ("scalar", ["'extra' of shape ()", "leave it out"]),
+    ("one row", ["'extra' of shape (1, 1)", "leave it out"]),
+    ("flattened", ["'extra' of shape (9,) for a batch of 3", "leave it out"]),
+    ("transposed", ["'extra' of shape (3, None)"]),
+    ("nested", ["flat dictionary", "'score': ...", "'more_twice': ...", "'more_deep_thrice': ..."]),
+    ("tuple", ["flat list", "'output_0': ...", "'output_1_0': ...", "'output_1_1': ..."]),
+    ("number as name", ["printable text", "got 0"]),
+    ("line break in name", ["printable text", r"'a\nb'"]),
+    (
+        "half",
+        ["extra: float16 (?, 1)", "export.cast", "paste below export: cast: {extra: float32},", "protocol: grpc"],
+    ),
+    ("bfloat16", ["extra: bfloat16 (?, 1)", "cast: {extra: float32}", "serving.protocol: grpc"]),
+    ("uint16", ["extra: uint16 (?, 1)", "cast: {extra: int32}"]),
+]
+LAYERS = [
+    ("lambda", ["Lambda", "enable_unsafe_deserialization()"]),
+    ("layer", ["Could not locate class 'Scale'", "register_keras_serializable"]),
+    ("activation", ["Could not interpret activation function", "enable_unsafe_deserialization"]),
+    ("table", ["must export as a SavedModel", "'untracked' resource", "assigning them to an attribute", "HashTable"]),
+    ("untraced", ["must export as a SavedModel", "Untraced.call()", "unservable_models.py:"]),
+]
+INPUTS = [
+    ("fixed batch", ["'x' of shape (32, 3)", "without batch_size"]),
+    ("fixed inside", ["'score' of shape (20, 1)", "not the batch"]),
+    ("half", ["x: float16 (?, 3)", "cast: {x: float32}"]),
+    ("bfloat16", ["x: bfloat16 (?, 3)", "cast: {x: float32}"]),
+    ("uint16", ["x: uint16 (?, 3)", "cast: {x: int32}"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("build", "how", "words"),
+    [
+        (build, *case)
+        for build, cases in (("outputs", OUTPUTS), ("layers", LAYERS), ("inputs", INPUTS))
+        for case in cases
+    ],
+)
+def test_what_cannot_be_served_is_never_fitted(
+    never_fitted: Prepare, tmp_path: Path, build: str, how: str, words: list[str]
+) -> None:
+    """Outputs, layers and inputs that a later stage does not take end the run before it trains, with the remedy."""
+    with pytest.raises(ExportError) as caught:
+        never_fitted("counts" if how == "uint16" else "rows", build, **{"model.params.how": how})
+    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+    assert is_one_line(caught.value)
+    assert not list(tmp_path.glob("m/*"))  # and nothing of it is left
+
+
+NAMES = ["a:0", "a b", "größe (cm)", "π", "it's", 'a"b', "_a", "self", "lambda", "None", "-a", "a/", "a%", "", "漢字"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_cannot_be_exported(never_fitted: Prepare, name: str) -> None:
+    """Such a served name is refused with the entry of `export` that mends it, ready to paste."""
+    with pytest.raises(SignatureMismatch) as caught:
+        never_fitted("rows", "inputs", **{"model.params.how": "", "export.inputs": {name: "x"}})
+    entry = mending(caught.value)
+    assert list(entry.values()) == ["x"]
+    with pytest.raises(AssertionError, match="the training began"):
+        never_fitted("rows", "inputs", **{"model.params.how": "", "export.inputs": entry})
+
+
+def mending(error: PipelineError) -> dict[str, str]:
+    """Return the entry that an error offers, read as the YAML that it is."""
+    assert is_one_line(error)
+    found = yaml.safe_load(re.sub("^.*; export.inputs renames them, paste below export: ", "", str(error)))
+    assert list(found) == ["inputs"]
+    entry: dict[str, str] = found["inputs"]
+    return entry
+
+
+TOGETHER = [
+    ["a.b", "a_b"],
+    ["A", "a", "A_"],
+    ["1st", "arg_1st"],
+    ["a b", "a_b", "a:b"],
+    ["sepal length (cm)", "sepal width (cm)", "self", "plain"],
+]
+
+
+@pytest.mark.parametrize("names", TOGETHER)
+def test_names_that_cannot_be_exported_together(never_fitted: Prepare, names: list[str]) -> None:
+    """Names that differ in case and punctuation alone are refused; the entry keeps those that are good."""
+    columns = {"data.params": {"names": names}}
+    with pytest.raises(SignatureMismatch) as caught:
+        never_fitted("columns", "by_column", **columns)
+    entry = mending(caught.value)
+    assert list(entry.values()) == names
+    with pytest.raises(AssertionError, match="the training began"):
+        never_fitted("columns", "by_column", **columns, **{"export.inputs": entry})
+
+
+def test_case_22_odd_names(never_fitted: Prepare) -> None:
+    """Names that the configuration itself gives are refused like the model's own; odd output names are served."""
+    wanted = {"input_1:0": "age", "größe (cm)": "size", "a/b": "w.x"}
+    settings = {"data.params": {"names": ["age", "size", "w.x"]}, "export.outputs": {"π": "score"}}
+    with pytest.raises(SignatureMismatch) as caught:
+        never_fitted("columns", "by_column", **settings, **{"export.inputs": wanted})
+    entry = mending(caught.value)
+    assert entry == {"input_1_0": "age", "grosse_cm": "size", "a/b": "w.x"}
+    with pytest.raises(AssertionError, match="the training began"):
+        never_fitted("columns", "by_column", **settings, **{"export.inputs": entry})
+
+
+def test_case_29_iris_column_names(never_fitted: Prepare) -> None:
+    """scikit-learn's column names are refused before training with the entry that mends them."""
+    settings = {"model.params.classes": 3}
+    with pytest.raises(SignatureMismatch) as caught:
+        never_fitted("iris", "by_column", **settings)
+    entry = mending(caught.value)
+    assert entry == {
+        f"{part}_{side}_cm": f"{part} {side} (cm)" for part in ("sepal", "petal") for side in ("length", "width")
+    }
+    with pytest.raises(AssertionError, match="the training began"):
+        never_fitted("iris", "by_column", **settings, **{"export.inputs": entry})
+
+
+GOOD = ["a/b", "a.b", "w-x", "1st", "0", ".a", "type", "args", "x" * 300]
+
+
+def test_names_that_look_odd_and_can_be_exported(never_fitted: Prepare) -> None:
+    """No name is refused that TensorFlow exports as it is."""
+    for name in GOOD:
+        with pytest.raises(AssertionError, match="the training began"):
+            never_fitted("rows", "inputs", **{"model.params.how": "", "export.inputs": {name: "x"}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"export.cast": {"nothing": "float32"}}, ["export.cast", "'nothing'", "x, score"]),
+        ({"export.cast": {"score": "int32"}}, ["export.cast must keep every value", "'score' is float32"]),
+        ({"export.cast": {"x": "int64"}}, ["export.cast must keep every value", "'x' is float32"]),
+        ({"export.ragged": {"score": 0}}, ["export.ragged", "'score'", "they are none"]),
+    ],
+)
+def test_declarations_that_do_not_fit(never_fitted: Prepare, settings: dict[str, Any], words: list[str]) -> None:
+    """`export.cast` and `export.ragged` must name what is there, and lose nothing."""
+    with pytest.raises(SignatureMismatch) as caught:
+        never_fitted("rows", "inputs", **{"model.params.how": ""}, **settings)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+FAILING = [
+    ("build", TrainingError, ["model.build", "AssertionError (unservable_models.py:", " in failing)"]),
+    ("build exits", TrainingError, ["model.build", "SystemExit: 3 (unservable_models.py:"]),
+    ("compile", TrainingError, ["no such optimizer", "unservable_models.py:"]),
+    ("loss", TrainingError, ["must train on these rows", "no such loss"]),
+    ("metric", TrainingError, ["must train on these rows", "a metric of mine"]),
+    ("exit", TrainingError, ["must train on these rows", "SystemExit: enough", " in fit)"]),
+    ("history", TrainingError, ["must train on these rows", "TypeError"]),
+    ("train_step", TrainingError, ["must train on these rows"]),
+    ("save", ExportError, ["Keras must save the model", "I will not be saved (unservable_models.py:"]),
+]
+
+
+@pytest.mark.parametrize(("how", "error", "words"), FAILING)
+def test_what_the_users_code_raises(fit: Prepare, how: str, error: type[PipelineError], words: list[str]) -> None:
+    """Whatever fails in the user's code is an error of the tree with the user's own line, and no traceback of ours."""
+    with pytest.raises(error) as caught:
+        fit("rows", "failing", **{"model.params.how": how})
+    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+    assert is_one_line(caught.value)
