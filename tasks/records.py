@@ -48,6 +48,9 @@ class Splits:
         digest: SHA-256 over the rows of all splits, in hexadecimal.
         source: the `module:function` that the rows came from.
         features: `name: dtype (shape)` of each feature and target, for people.
+        groups: `.npz` of a fingerprint a row of what `data.key` or `data.group` names, by split; else None.
+        shared: different rows that are in more than one split; None where nobody counted.
+        shares: target, label and split to the share of the split's rows that have the label.
     """
 
     train: Path
@@ -57,6 +60,9 @@ class Splits:
     digest: str
     source: str
     features: tuple[str, ...]
+    groups: Path | None = None
+    shared: int | None = None
+    shares: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ class GateResult:
         bounds: of a figure, as text such as `at least 0.95`, where it has one.
         champion: the champion's figures, by the same names, where it was measured beside.
         evidence: JSON-ready details, such as the worst row.
+        needs_person: why a person must decide although it passed, or empty.
     """
 
     name: str
@@ -127,6 +134,7 @@ class GateResult:
     bounds: Mapping[str, str] = field(default_factory=dict)
     champion: Mapping[str, float] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    needs_person: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,8 @@ class GraphFacts:
     Attributes:
         reaching_out: (operation, node's name) of every operation that leaves the graph, functions included.
         outside: files of it that are links or lie outside its directory.
-        graph_bytes: size of saved_model.pb. variables_bytes: of variables/. total_bytes: of all files.
+        graph_bytes: size of saved_model.pb. variables_bytes: of variables/.
+        total_bytes: of all files but the fingerprints of the rows that it knows.
         parameters: number of elements of all variables whose shape is known.
     """
 
@@ -155,12 +164,14 @@ class Champion:
     Attributes:
         version_dir: `<models_root>/<name>/<N>`. digest: of its bytes, in hexadecimal.
         graph: what its files hold.
+        seen: `.npz` of the rows that it knows (datasets/seen.py), or None.
     """
 
     version: int
     version_dir: Path
     digest: str
     graph: GraphFacts
+    seen: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -217,10 +228,12 @@ class ServedChampion:
     Attributes:
         signature: as its `/metadata` reports it.
         answers: `.npz` of its answers to the same test rows, None where its signature does not take them.
+        seen: `.npz` of the rows that it knows (datasets/seen.py), or None.
     """
 
     signature: Signature
     answers: Path | None
+    seen: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -277,6 +290,7 @@ class ValidationReport:
         served: what the first image answered, for pictures and tables; every image was judged. None where the
             safety gate kept the candidate from every server.
         champion: the version that serves, which it was held against, or None.
+        new_rows: different rows of all splits that the champion's data did not have; None where nobody can tell.
     """
 
     candidate: Candidate
@@ -284,6 +298,12 @@ class ValidationReport:
     served: ServedAnswers | None
     gates: tuple[GateResult, ...]
     champion: Champion | None = None
+    new_rows: int | None = None
+
+    @property
+    def needs_person(self) -> str:
+        """Return why a person must decide although every gate passed, or an empty string."""
+        return "; ".join(dict.fromkeys(gate.needs_person for gate in self.gates if gate.needs_person))
 
     @property
     def passed(self) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.schema import Config
+from tasks.datasets.seen import RECORD, new_rows
 from tasks.gates.judge import judge, judge_files
 from tasks.policy import artifact_key, progress_shown, stage
-from tasks.production import look_at_production
-from tasks.records import Backend, Candidate, ValidationReport
+from tasks.production import candidates_dir, look_at_production
+from tasks.records import Backend, Candidate, Champion, ValidationReport
 from tasks.registry.connection import check_tracking
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import check_engine, choose_backends
 from tasks.serving.rehearse import Rehearsal, rehearse
 from tasks.store.champion import find_champion
+from tasks.store.seen import with_record
 
 
 @stage
@@ -38,17 +40,23 @@ def validate_serving(
 
     A graph that is not safe is never loaded. The champion is the version that serves now, not the last that passed.
     """
-    graph, champion = (
-        read_graph(candidate.version_dir),
-        find_champion(config.models_root / config.name, config.promote.layout),
-    )
+    graph, champion = read_graph(candidate.version_dir), _champion(config, run_dir)
+    new = new_rows(candidate.version_dir / RECORD, champion.seen if champion else None)
     gates = judge_files(config.gates, graph, champion)
     if not all(gate.passed for gate in gates if gate.name == "safety"):
-        return ValidationReport(candidate, graph, None, gates, champion)
+        return ValidationReport(candidate, graph, None, gates, champion, new)
     with progress_shown(f"{artifact_key(config.name)}-validation", f"Validation of {config.name}"):
         served = [
             rehearse(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
             for n, backend in enumerate(backends, start=1)
         ]
     gates += judge(config.gates, candidate, *served, keras_names=config.export.outputs)
-    return ValidationReport(candidate, graph, served[0], gates, champion)
+    return ValidationReport(candidate, graph, served[0], gates, champion, new)
+
+
+def _champion(config: Config, run_dir: Path) -> Champion | None:
+    """Return the version that serves, with the rows that it knows where they can be told."""
+    found = find_champion(config.models_root / config.name, config.promote.layout)
+    if found is None:
+        return None
+    return with_record(found, candidates_dir(config), config.export.inputs, run_dir / "champion_seen.npz")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from configs.schema import Gates
 from tasks.datasets.golden import read_golden
 from tasks.datasets.rows import load_arrays, load_rows
+from tasks.datasets.seen import known_test_rows
 from tasks.errors import DataError
 from tasks.gates.contract import judge_contract
 from tasks.gates.golden import judge_golden
@@ -140,7 +141,11 @@ def judged_rows(evidence: Evidence) -> Rows | None:
     champion = load_arrays(beside.answers).get(name) if beside and beside.answers else None
     if champion is not None and champion.shape[1:] != answers[name].shape[1:]:
         champion = None  # another shape cannot be scored alike; the contract gate names it
-    return Rows(target, answers[name], champion, {feature: rows.features[feature] for feature in gates.slices})
+    cut_by = {feature: rows.features[feature] for feature in gates.slices}
+    if beside is None or champion is None:
+        return Rows(target, answers[name], None, cut_by)
+    seen, unknown = known_test_rows(evidence.candidate, beside.seen)
+    return Rows(target, answers[name], champion, cut_by, seen, unknown)
 
 
 def judged_output(gates: Gates, outputs: Sequence[str]) -> str:

@@ -109,7 +109,7 @@ def _phase_b(
             versions = {"candidate": candidate.version, "champion": champion.version}
             samples, rates = _time(rehearsal, server, versions, rows)
             latency = replace(latency, samples=samples, requests_per_s=rates)
-    return replace(alone, champion=ServedChampion(signature, answers), latency=latency)
+    return replace(alone, champion=ServedChampion(signature, answers, champion.seen), latency=latency)
 
 
 def _ask(
