@@ -16,6 +16,12 @@ from pydantic_core import ErrorDetails
 from configs.schema import Config
 from configs.yaml_text import TextError, check_values, parse, printable, read_file
 
+RETIRED = {
+    "data.stratify": "data.stratify is gone: it dealt rows out by position, so that one more row moved all others and "
+    "the champion was judged on rows that it was trained on; remove it (the report shows the label shares, and "
+    "data.split takes a split of your own)",
+}  # key: why it is gone, and what to do
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; nothing has been run or created."""
@@ -91,6 +97,8 @@ def _explain(error: ErrorDetails) -> str:
     """Turn the first of pydantic's errors into the rule, what was received, and what to do."""
     location = [str(part)[:80] for part in error["loc"] if not str(part).startswith("function-before")]
     where = ".".join(location)
+    if where in RETIRED:
+        return RETIRED[where]
     if error["type"] == "extra_forbidden":
         return f"unknown key '{where}'; {_nearest(location[-1], _known_keys(location[:-1]))}"
     if error["type"] == "missing":

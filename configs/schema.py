@@ -6,6 +6,7 @@ Reading it imports neither TensorFlow nor Prefect nor MLflow, creates nothing an
 from __future__ import annotations
 
 import re
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,6 +53,49 @@ def _model_name(value: object) -> object:
     return value
 
 
+def _columns(value: object) -> object:
+    """Read a bare name as a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _moment(value: object) -> object:
+    """Take a finite number or an ISO 8601 text; YAML reads a bare date as a date."""
+    if isinstance(value, date):  # a datetime is one, too
+        value = value.isoformat()
+    if isinstance(value, str):
+        read_moment(value)
+    elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0):
+        raise ValueError("a time is a number, or ISO 8601 such as 2026-01-31 or 2026-01-31T12:00:00+00:00")
+    return value
+
+
+def read_moment(text: str) -> datetime:
+    """Return the time that an ISO 8601 text says.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError as exc:
+        raise ValueError("a time is a number, or ISO 8601 such as 2026-01-31 or 2026-01-31T12:00:00+00:00") from exc
+
+
+def _check_order(validation_from: float | str, test_from: float | str) -> None:
+    """Refuse boundaries that cannot be compared, or that leave the validation rows no time."""
+    first, second = (read_moment(b) if isinstance(b, str) else b for b in (validation_from, test_from))
+    try:
+        follows: bool = first < second  # type: ignore[operator]  # a TypeError is what is looked for
+    except TypeError as exc:
+        raise ValueError("validation_from and test_from must both be numbers, or times with or without a zone") from exc
+    if not follows:
+        raise ValueError("validation_from must be earlier than test_from")
+
+
+Columns = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_columns)]
+Moment = Annotated[float | int | str | None, BeforeValidator(_moment)]
+
+
 class Data(Section):
     """Where the rows come from and how they are split."""
 
@@ -62,9 +106,20 @@ class Data(Section):
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that early stopping looks at")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that the server is judged on")
     seed: int = Field(
-        0, ge=0, lt=2**32, description="seed of the split: keep it, or the champion is judged on rows it was trained on"
+        0, ge=0, lt=2**32, description="key of the hash that deals rows out to the splits; another one deals them anew"
     )
-    stratify: bool = Field(False, description="keep the share of each target value the same in every split")
+    key: Columns = Field(
+        (),
+        description="columns that name a row: the split is dealt by their values instead of by all features. "
+        "What key, group, time and split name is taken out of the features",
+    )
+    group: Columns = Field(
+        (), description="columns that rows have in common, such as a customer: rows of equal values share a split"
+    )
+    time: str = Field("", description="column of times, ISO 8601 or numbers: the splits follow each other in time")
+    validation_from: Moment = Field(None, description="first time of the validation rows; earlier rows are trained on")
+    test_from: Moment = Field(None, description="first time of the test rows")
+    split: str = Field("", description="column that says of each row train, validation or test")
 
     @model_validator(mode="after")
     def _leaves_rows_to_train_on(self) -> Data:
@@ -73,6 +128,27 @@ class Data(Section):
                 "validation_fraction and test_fraction must leave rows to train on: their sum must be below 1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _splits_in_one_way(self) -> Data:
+        ways = [name for name in ("key", "group", "time", "split") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"rows are split in one way, and {' and '.join(ways)} are several; keep one of them")
+        shares = ("validation_fraction", "test_fraction")
+        given = [name for name in shares if getattr(self, name) != type(self).model_fields[name].default]
+        if given and (self.time or self.split):
+            raise ValueError(f"{given[0]} does nothing where {ways[0]} decides; remove one of them")
+        together = {bool(self.time), self.validation_from is not None, self.test_from is not None}
+        if len(together) > 1:
+            raise ValueError("time, validation_from and test_from belong together: give all three, or none")
+        if self.validation_from is not None and self.test_from is not None:
+            _check_order(self.validation_from, self.test_from)
+        return self
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Return the columns by which rows are dealt out; empty is by all features."""
+        return self.key or self.group
 
 
 class Model(Section):
@@ -291,6 +367,12 @@ class Gates(Section):
     )
     slices: tuple[str, ...] = Field((), description="features by whose values the metrics are judged once more")
     min_slice_rows: int = Field(30, ge=2, description="rows that a slice needs to be judged")
+    min_unseen_rows: int = Field(
+        30,
+        ge=2,
+        description="test rows that must be left to compare with the champion once those that it has seen are left "
+        "out; with fewer, absolute bounds judge alone, and without any a person decides",
+    )
     confidence: float = Field(0.95, ge=0.5, lt=1, description="of the bootstrap intervals, two-sided")
     latency: Latency = Latency()
     robustness: Robustness = Robustness()

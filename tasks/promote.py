@@ -53,9 +53,10 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
         promotion = Promotion("rejected", None, reason)
     elif not wanted:
         promotion = Promotion("not promoted", None, "every gate passed; promotion was not asked for")
-    elif config.needs_person(has_champion=report.champion is not None):
+    elif report.needs_person or config.needs_person(has_champion=report.champion is not None):
         _note(config, report, run, "awaiting review")
-        promotion = Promotion("awaiting review", None, "every gate passed; a person decides")
+        reason = "; ".join(filter(None, ("every gate passed; a person decides", report.needs_person)))
+        promotion = Promotion("awaiting review", None, reason)
     else:
         promotion = put_live(config, report.candidate, run, report.champion, "")
         if promotion.state != "stale":

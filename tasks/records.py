@@ -120,6 +120,9 @@ class Splits:
         digest: SHA-256 over the rows of all splits, in hexadecimal.
         source: the `module:function` that the rows came from.
         features: `name: dtype (shape)` of each feature and target, for people.
+        groups: `.npz` of a fingerprint a row of what `data.key` or `data.group` names, by split; else None.
+        shared: different rows that are in more than one split; None where nobody counted.
+        shares: target, label and split to the share of the split's rows that have the label.
     """
 
     train: Path
@@ -129,6 +132,9 @@ class Splits:
     digest: str
     source: str
     features: tuple[str, ...]
+    groups: Path | None = None
+    shared: int | None = None
+    shares: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,6 +215,7 @@ class GateResult:
         bounds: of a figure, as text such as `at least 0.95`, where it has one.
         champion: the champion's figures, by the same names, where it was measured beside.
         evidence: JSON-ready details, such as the worst row.
+        needs_person: why a person must decide although it passed, or empty.
     """
 
     name: str
@@ -219,6 +226,7 @@ class GateResult:
     bounds: Mapping[str, str] = field(default_factory=dict)
     champion: Mapping[str, float] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    needs_person: str = ""
 
 
 @dataclass(frozen=True)
@@ -228,7 +236,8 @@ class GraphFacts:
     Attributes:
         reaching_out: (operation, node's name) of every operation that leaves the graph, functions included.
         outside: files of it that are links or lie outside its directory.
-        graph_bytes: size of saved_model.pb. variables_bytes: of variables/. total_bytes: of all files.
+        graph_bytes: size of saved_model.pb. variables_bytes: of variables/.
+        total_bytes: of all files but the fingerprints of the rows that it knows.
         parameters: number of elements of all variables whose shape is known.
     """
 
@@ -247,12 +256,14 @@ class Champion:
     Attributes:
         version_dir: `<models_root>/<name>/<N>`. digest: of its bytes, in hexadecimal.
         graph: what its files hold.
+        seen: `.npz` of the rows that it knows (datasets/seen.py), or None.
     """
 
     version: int
     version_dir: Path
     digest: str
     graph: GraphFacts
+    seen: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -310,11 +321,13 @@ class ServedChampion:
         signature: as its `/metadata` reports it.
         answers: `.npz` of its answers to the same test rows, None where its signature does not take them.
         readings: by name of an output, as its own export kept them; empty for one exported before they were kept.
+        seen: `.npz` of the rows that it knows (datasets/seen.py), or None.
     """
 
     signature: Signature
     answers: Path | None
     readings: Mapping[str, Reading] = field(default_factory=dict)
+    seen: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -371,6 +384,7 @@ class ValidationReport:
         served: what the first image answered, for pictures and tables; every image was judged. None where the
             safety gate kept the candidate from every server.
         champion: the version that serves, which it was held against, or None.
+        new_rows: different rows of all splits that the champion's data did not have; None where nobody can tell.
     """
 
     candidate: Candidate
@@ -378,6 +392,12 @@ class ValidationReport:
     served: ServedAnswers | None
     gates: tuple[GateResult, ...]
     champion: Champion | None = None
+    new_rows: int | None = None
+
+    @property
+    def needs_person(self) -> str:
+        """Return why a person must decide although every gate passed, or an empty string."""
+        return "; ".join(dict.fromkeys(gate.needs_person for gate in self.gates if gate.needs_person))
 
     @property
     def passed(self) -> bool:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.schema import Config
+from tasks.datasets.seen import RECORD, new_rows
 from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
 from tasks.gates.serving import judge_refusal
 from tasks.policy import artifact_key, progress_shown, stage
-from tasks.production import look_at_production
-from tasks.records import Backend, Candidate, GateResult, ServedAnswers, ValidationReport
+from tasks.production import candidates_dir, look_at_production
+from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, ValidationReport
 from tasks.registry.connection import check_tracking
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import check_engine, choose_backends
 from tasks.serving.rehearse import Rehearsal, rehearse
 from tasks.store.champion import find_champion
+from tasks.store.seen import with_record
 
 
 @stage
@@ -41,13 +43,11 @@ def validate_serving(
     A graph that is not safe is never loaded. A server that refuses the candidate rejects it; one that could not be
     asked is an error. The champion is the version that serves now, not the last that passed.
     """
-    graph, champion = (
-        read_graph(candidate.version_dir),
-        find_champion(config.models_root / config.name, config.promote.layout),
-    )
+    graph, champion = read_graph(candidate.version_dir), _champion(config, run_dir)
+    new = new_rows(candidate.version_dir / RECORD, champion.seen if champion else None)
     gates = judge_files(config.gates, graph, champion)
     if not all(gate.passed for gate in gates if gate.name == "safety"):
-        return ValidationReport(candidate, graph, None, gates, champion)
+        return ValidationReport(candidate, graph, None, gates, champion, new)
     with progress_shown(f"{artifact_key(config.name)}-validation", f"Validation of {config.name}"):
         answers = [
             _asked(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
@@ -55,7 +55,7 @@ def validate_serving(
         ]
     gates += judge(config.gates, candidate, *answers, keras_names=config.export.outputs)
     served = next((found for found in answers if isinstance(found, ServedAnswers)), None)
-    return ValidationReport(candidate, graph, served, gates, champion)
+    return ValidationReport(candidate, graph, served, gates, champion, new)
 
 
 def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:
@@ -67,3 +67,11 @@ def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:
 
         server = f"{rehearsal.backend.kind} {rehearsal.backend.image}".rstrip()
         return judge_refusal(server, str(exc), log_tail(rehearsal.directory / "server.log"))
+
+
+def _champion(config: Config, run_dir: Path) -> Champion | None:
+    """Return the version that serves, with the rows that it knows where they can be told."""
+    found = find_champion(config.models_root / config.name, config.promote.layout)
+    if found is None:
+        return None
+    return with_record(found, candidates_dir(config), config.export.inputs, run_dir / "champion_seen.npz")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-import numpy as np
-
 from configs.schema import Data
+from tasks.datasets.fingerprints import fingerprints
+from tasks.datasets.overview import label_shares, shared_rows
 from tasks.datasets.references import describe, resolve
-from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, save_rows
+from tasks.datasets.rows import check_rows, digest_rows, save_arrays, save_rows
+from tasks.datasets.splitting import plain_times, split_rows, take_out
 from tasks.errors import DataError
 from tasks.records import Splits
+
+log = logging.getLogger(__name__)
 
 
 def prepare_splits(data: Data, directory: Path) -> Splits:
@@ -24,10 +28,19 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
         loaded = load(**data.params)
     except Exception as exc:  # whatever the user's loader raises
         raise DataError(f"data.load '{data.load}' must return rows, got {describe(exc)}") from exc
-    rows = check_rows(loaded, data.load)
-    parts = {name: rows.take(index) for name, index in _split(rows, data).items()}
+    rows, columns = take_out(check_rows(plain_times(loaded, data), data.load), data)
+    identity = fingerprints(rows.features, "row")
+    units = fingerprints(columns, "group") if data.identity else identity
+    index = split_rows(data, columns, units)
+    parts = {name: rows.take(numbers) for name, numbers in index.items()}
     for name, part in parts.items():
         save_rows(directory / f"{name}.npz", part)
+    shared = shared_rows(identity, index)
+    if shared:
+        log.warning("%d different rows are in more than one split, so some test rows were trained on", shared)
+    groups = directory / "groups.npz" if data.identity else None
+    if groups is not None:
+        save_arrays(groups, {name: units[numbers] for name, numbers in index.items()})
     return Splits(
         train=directory / "train.npz",
         validation=directory / "validation.npz",
@@ -38,35 +51,7 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
         features=tuple(
             f"{name}: {array.dtype} {array.shape[1:]}" for name, array in {**rows.features, **rows.targets}.items()
         ),
+        groups=groups,
+        shared=shared,
+        shares=label_shares(rows.targets, index),
     )
-
-
-def _split(rows: Rows, data: Data) -> dict[str, Array]:
-    """Return the row numbers of each split; the same seed and rows give the same numbers.
-
-    With `stratify`, rows are dealt out one target value after the other.
-    """
-    order = np.random.default_rng(data.seed).permutation(len(rows))
-    groups = [order]
-    if data.stratify:
-        if len(rows.targets) != 1 or next(iter(rows.targets.values())).ndim != 1:
-            raise DataError("data.stratify needs one target with one value a row; turn it off for this data")
-        target = next(iter(rows.targets.values()))[order]
-        groups = [order[target == value] for value in np.unique(target)]
-    parts: dict[str, list[Array]] = {"train": [], "validation": [], "test": []}
-    for group in groups:
-        n_test, n_validation = (
-            round(len(group) * data.test_fraction),
-            round(len(group) * data.validation_fraction),
-        )
-        parts["test"].append(group[:n_test])
-        parts["validation"].append(group[n_test : n_test + n_validation])
-        parts["train"].append(group[n_test + n_validation :])
-    index = {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
-    empty = [name for name, part in index.items() if not len(part)]
-    if empty:
-        raise DataError(
-            f"every split must have a row: {len(rows)} rows leave none for {', '.join(empty)}; "
-            "change data.test_fraction and data.validation_fraction or bring more rows"
-        )
-    return index

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from configs.schema import Gates
 from tasks.datasets.golden import read_golden
 from tasks.datasets.rows import load_arrays, load_rows
+from tasks.datasets.seen import known_test_rows
 from tasks.errors import DataError
 from tasks.gates.contract import judge_contract
 from tasks.gates.golden import judge_golden
@@ -162,8 +163,9 @@ def judged_rows(evidence: Evidence) -> Rows | None:
     if champion is None or beside is None:
         return alone
     its = reading_of_champion(beside.readings.get(name), reading, target, champion)
-    note = "" if of_own_metrics(gates) else why_not_compared(reading, its, target, champion)
-    return replace(alone, note=note) if note else replace(alone, champion=champion, champion_reading=its)
+    seen, unknown = known_test_rows(evidence.candidate, beside.seen)
+    apart = "" if of_own_metrics(gates) else why_not_compared(reading, its, target, champion)
+    return replace(alone, champion=champion, champion_reading=its, seen=seen, unknown=apart or unknown)
 
 
 def judged_output(gates: Gates, outputs: Sequence[str]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from configs.schema import Bound, Gates
 from tasks.datasets.rows import Array
+from tasks.gates.beside import Beside, beside_champion, person_needed
 from tasks.gates.bootstrap import Interval, metric_interval
 from tasks.gates.metrics import default_metrics, less_is_better, measure
 from tasks.gates.reading import undeclared
@@ -29,7 +30,8 @@ class Rows:
         features: what the slices are cut by.
         reading, champion_reading: how the answers of each are read; None: by themselves.
         output: name of what was judged.
-        note: what a reader must know of the comparison with the champion.
+        seen: bool (n,), which rows the champion was trained or validated on; None where it has seen none.
+        unknown: why it is not known which those are, or empty; then nothing is compared.
     """
 
     target: Array
@@ -39,16 +41,17 @@ class Rows:
     reading: Reading | None = None
     champion_reading: Reading | None = None
     output: str = ""
-    note: str = ""
+    seen: Array | None = None
+    unknown: str = ""
 
     def __len__(self) -> int:
         return len(self.target)
 
     def take(self, index: Array) -> Rows:
-        """Return the rows at `index`, int64 of shape (k,)."""
-        champion = None if self.champion is None else self.champion[index]
+        """Return the rows at `index`, int64 of shape (k,), without what slices them."""
+        champion, seen = (None if array is None else array[index] for array in (self.champion, self.seen))
         own, other = self.own.reading, self.beside.reading if self.beside else None
-        return Rows(self.target[index], self.served[index], champion, {}, own, other, self.output)
+        return Rows(self.target[index], self.served[index], champion, {}, own, other, self.output, seen)
 
     @property
     def own(self) -> Scored:
@@ -62,6 +65,11 @@ class Rows:
         if self.champion is None:
             return None
         return Scored(self.target, self.champion, self.champion_reading or self.own.reading, self.output)
+
+    @property
+    def unseen(self) -> Rows:
+        """Return the rows that the champion has not seen."""
+        return self if self.seen is None or not self.seen.any() else self.take(np.flatnonzero(~self.seen))
 
 
 def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
@@ -78,7 +86,7 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     """
     if rows is None:
         return GateResult("quality", True, "no metric bound is configured (gates.metrics), and no one output is named")
-    own, beside = rows.own, rows.beside
+    own = rows.own
     shown = tuple(gates.metrics) or default_metrics(own.reading)
     # Without bounds the first metric that suits the task is still held against the champion.
     bounds = dict(gates.metrics) or {name: Bound() for name in shown[:1]}
@@ -88,39 +96,64 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
             summary = f"output '{rows.output}' must answer with finite numbers: {fault}"
             return GateResult("quality", False, summary, evidence={**_evidence(own), "missed": list(bounds)})
         own.check()
+    beside = _beside(gates, rows)
+    if beside is not None and beside.apart:
+        rows = replace(rows, champion=None)
     figures = {name: measure(name, own) for name in shown}
-    champion = {name: measure(name, beside) for name in shown} if beside else {}
-    gains = {name: _gain(name, bound, rows, gates.confidence) for name, bound in bounds.items() if champion}
+    compared = _compared(shown, rows)
+    gains = {name: _gain(name, bound, rows.unseen, gates.confidence) for name, bound in bounds.items() if compared}
     missed = [name for name, bound in bounds.items() if not _holds(figures[name], bound, gains.get(name))]
     slices = list(_slices(gates, bounds, rows))
     failed = [found for found in slices if not found["passed"]]
-    lines = [_line(name, figures[name], bounds.get(name, Bound()), champion, gains) for name in shown]
+    lines = [] if gates.metrics else ["no metric bound is configured (gates.metrics)"]
+    lines += [_line(name, figures[name], bounds.get(name, Bound()), compared, gains) for name in shown]
     lines.append(f"read as {own.reading}" if own.reading.task else f"{own.reading}: {own.reading.reason}")
-    if not gates.metrics:
-        lines.insert(0, "no metric bound is configured (gates.metrics)")
-    lines += [rows.note] if rows.note else []
+    lines += [beside.text] if beside is not None and beside.text else []
     lines += [f"slice {found['slice']}: {found['reason']}" for found in failed]
     for name, gain in gains.items():
         figures |= {f"{name}.gain": gain.value, f"{name}.gain_low": gain.low, f"{name}.gain_high": gain.high}
+    figures |= {_beside_name(name, rows): ours for name, (ours, _) in compared.items()}
+    figures |= beside.figures if beside is not None else {}
     return GateResult(
         "quality",
         not missed and not failed,
         ", ".join(lines),
         {name: value for name, value in figures.items() if not math.isnan(value) or name in bounds},
-        bounds={name: _bound_text(bound, bool(champion)) for name, bound in bounds.items()},
-        champion=champion,
+        bounds={name: _bound_text(bound, bool(compared)) for name, bound in bounds.items()},
+        champion={_beside_name(name, rows): theirs for name, (_, theirs) in compared.items()},
         evidence={
             **_evidence(own),
             "missed": missed,
             "slices": slices,
             "bounds": {name: bound.model_dump() for name, bound in gates.metrics.items()},
         },
+        needs_person=person_needed(beside, bounds),
     )
 
 
 def _evidence(own: Scored) -> dict[str, Any]:
     """Return how the answers were read."""
     return {"task": own.reading.task, "scores": own.reading.scores, "reading": own.reading.reason}
+
+
+def _beside(gates: Gates, rows: Rows) -> Beside | None:
+    if rows.champion is None:
+        return None
+    seen = 0 if rows.seen is None else int(rows.seen.sum())
+    return beside_champion(seen, len(rows), rows.unknown, gates.min_unseen_rows)
+
+
+def _compared(shown: Sequence[str], rows: Rows) -> dict[str, tuple[float, float]]:
+    """Return each metric of candidate and champion over the rows that the champion has not seen; empty without one."""
+    part = rows.unseen
+    if part.beside is None:
+        return {}
+    return {name: (measure(name, part.own), measure(name, part.beside)) for name in shown}
+
+
+def _beside_name(name: str, rows: Rows) -> str:
+    """Return the name of a figure that is compared: another one where rows were left out."""
+    return name if rows.unseen is rows else f"{name}.unseen"
 
 
 def _gain(name: str, bound: Bound, rows: Rows, confidence: float) -> Interval:
@@ -145,11 +178,18 @@ def _holds_beside(bound: Bound, gain: Interval | None) -> bool:
     return not proven_worse and proven_better
 
 
-def _line(name: str, value: float, bound: Bound, champion: Mapping[str, float], gains: Mapping[str, Interval]) -> str:
+def _line(
+    name: str,
+    value: float,
+    bound: Bound,
+    compared: Mapping[str, tuple[float, float]],
+    gains: Mapping[str, Interval],
+) -> str:
     """Return a metric with its bound, such as `accuracy 0.97 (at least 0.95; champion 0.96, gain +0.01 [...])`."""
     words = [text for text in (_absolute_text(bound),) if text]
-    if name in champion:
-        words.append(f"champion {champion[name]:.4g}")
+    if name in compared:
+        ours, theirs = compared[name]
+        words.append((f"{ours:.4g} where compared, " if ours != value else "") + f"champion {theirs:.4g}")
     if name in gains:
         words.append(f"gain {gains[name]}")
     return f"{name} {value:.4g}" + (f" ({'; '.join(words)})" if words else "")
@@ -177,24 +217,27 @@ def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[d
             part, title = rows.take(index), f"{feature}={label}"
             names = [name for name in bounds if len(part) >= gates.min_slice_rows]
             metrics = {name: measure(name, part.own) for name in names}
-            beside = {name: measure(name, part.beside) for name in names} if part.beside else {}
-            reasons = [_missed_in(name, bounds[name], part, gates.confidence) for name in names]
+            compares = part.champion is not None and len(part.unseen) >= gates.min_slice_rows
+            beside = part.unseen if compares else None
+            compared = _compared(names, part) if compares else {}
+            reasons = [_missed_in(name, bounds[name], part, beside, gates.confidence) for name in names]
             reason = "; ".join(filter(None, reasons))
             yield {
                 "slice": title, "rows": len(part), "judged": bool(names), "passed": not reason, "reason": reason,
-                "metrics": metrics, "champion": beside,
+                "metrics": metrics, "champion": {name: theirs for name, (_, theirs) in compared.items()},
+                "compared": {name: ours for name, (ours, _) in compared.items()}, "unseen_rows": len(part.unseen),
             }  # fmt: skip
 
 
-def _missed_in(name: str, bound: Bound, part: Rows, confidence: float) -> str:
-    """Return what the rows of a slice prove against it, or an empty string."""
+def _missed_in(name: str, bound: Bound, part: Rows, beside: Rows | None, confidence: float) -> str:
+    """Return what the rows of a slice, and those that compare it with the champion, prove against it, or nothing."""
     found = metric_interval(name, confidence, part.own)
     below = bound.min is not None and (found.high < bound.min or math.isnan(found.value))
     above = bound.max is not None and (found.low > bound.max or math.isnan(found.value))
     if below or above:
         return f"{name} {found.value:.4g}, surely not {_absolute_text(bound)}"
-    if part.champion is not None:
-        gain = _gain(name, bound, part, confidence)
+    if beside is not None:
+        gain = _gain(name, bound, beside, confidence)
         if gain.high < -bound.worse_by:
             return f"{name} {found.value:.4g}, surely worse than the champion: gain {gain}"
     return ""

@@ -134,13 +134,13 @@ def reading_of_champion(kept: Reading | None, own: Reading, target: Array, serve
 def why_not_compared(own: Reading, its: Reading, target: Array, served: Array) -> str:
     """Return why a champion's answers cannot be held beside the candidate's, or an empty string."""
     if own.task != its.task:
-        return f"not compared: the champion's answers are read as {its}, {its.reason}"
+        return f"the champion's answers are read as {its}, {its.reason}"
     problem = misfit(its.task, target, served) if its.task else ""
     try:
         Scored(target, served, its, "of the champion").check()
     except DataError as exc:
         problem = str(exc)
-    return f"not compared: {problem}" if problem else ""
+    return problem
 
 
 def misfit(task: Task, target: Array, answers: Array) -> str:

@@ -19,6 +19,7 @@ from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import connect, experiment_id, tracking_errors
 from tasks.registry.packaging import build_package
+from tasks.report.data import data_document
 from tasks.report.document import report_document
 from tasks.report.page import render_page
 from tasks.report.pictures import draw_pictures
@@ -47,6 +48,7 @@ def log_rehearsal(
         with _closing(client, run_id):
             client.set_tag(run_id, "mlflow.note.content", description)  # the description on the run's page
             _log_figures(client, run_id, config, trained, report)
+            _log_rows(client, run_id, splits, report)
             _log_dataset(client, run_id, splits)
             with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
                 _fill_artifacts(Path(scratch), config, trained, report)
@@ -71,7 +73,9 @@ def describe_version(config: Config, arguments: str, report: ValidationReport, u
         gate_table_markdown(report),
         f"- try it: `python -m flows.try_out {command}`",
     ]
-    if report.passed and config.needs_person(has_champion=report.champion is not None):
+    if report.passed and report.needs_person:
+        lines.insert(1, f"\nA person decides: {report.needs_person}.")
+    if report.passed and (report.needs_person or config.needs_person(has_champion=report.champion is not None)):
         lines.append(f"- approve it: `python -m flows.promote {command} --approve --by NAME`")
     return "\n".join(lines)
 
@@ -150,6 +154,16 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
     params.append(Param("best_epoch", str(trained.best_epoch)))
     for start in range(0, max(len(metrics), len(params)), 100):  # MLflow takes 100 parameters, 1000 metrics a call
         client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])
+
+
+def _log_rows(client: Any, run_id: str, splits: Splits, report: ValidationReport) -> None:
+    """Log how the rows are split, and which of them the champion knows; labels, whose names are free, as JSON."""
+    found = data_document(splits, report)
+    client.log_dict(run_id, found, "splits.json")
+    figures = {f"{name}_rows": count for name, count in splits.rows.items()} | found
+    for name, value in figures.items():
+        if isinstance(value, int):
+            client.log_metric(run_id, f"data.{name}", float(value))
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jinja2
 
 from configs.schema import Config
 from tasks.records import Splits, TrainedModel, ValidationReport
+from tasks.report.data import data_lines, splits_table
 from tasks.report.pictures import answer_pictures, latency_pictures, training_pictures
 from tasks.report.sections import (
     Table,
@@ -47,6 +48,8 @@ def render_page(
         answers=list(answer_pictures(config, report)),
         latency=list(latency_pictures(report)),
         latency_table=latency_table(served.latency) if served and served.latency else None,
+        splits=splits_table(splits),
+        data=data_lines(splits, report),
         slices=slices_table(report),
         worst=worst_table(report),
         probes=probes_table(report),
@@ -70,7 +73,8 @@ def why(report: ValidationReport) -> str:
     """Return the reason of the verdict in one line."""
     if report.passed:
         several = len(report.gates) > 1
-        return f"All {len(report.gates)} gates passed." if several else "The only gate that judges passed."
+        passed = f"All {len(report.gates)} gates passed." if several else "The only gate that judges passed."
+        return f"{passed} A person decides: {clip(report.needs_person, 600)}." if report.needs_person else passed
     if not report.gates:
         return "No gate judged it, and that is not an approval."
     failed = "; ".join(f"{gate.name}: {' '.join(gate.summary.split())}" for gate in report.failed)

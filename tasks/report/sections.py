@@ -58,19 +58,22 @@ def slices_table(report: ValidationReport) -> Table | None:
     slices = evidence_list(report, "quality", "slices")
     metrics = list(dict.fromkeys(name for item in slices for name in _mapping(item, "metrics")))
     compared = [name for name in metrics if any(name in _mapping(item, "champion") for item in slices)]
-    head = ["slice", "verdict", "rows"]
+    fewer = compared and any(item.get("unseen_rows", item.get("rows")) != item.get("rows") for item in slices)
+    head = ["slice", "verdict", "rows", *(["rows compared"] if fewer else [])]
     for name in metrics:
-        head += [name, f"{name}, champion"] if name in compared else [name]
+        ours = [f"{name}, compared"] if fewer else []
+        head += [name, *ours, f"{name}, champion"] if name in compared else [name]
     numeric = range(2, len(head))
     head.append("reason")
     rows = []
     for item in slices[:MOST_ROWS]:
         judged, passed = item.get("judged"), item.get("passed")
         row = [_text(item.get("slice")), ("pass" if passed else "FAIL") if judged else "too few rows"]
-        row.append(_figure(item.get("rows")))
+        row += [_figure(item.get(key)) for key in (("rows", "unseen_rows") if fewer else ("rows",))]
         for name in metrics:
             row.append(_figure(_mapping(item, "metrics").get(name)))
             if name in compared:
+                row += [_figure(_mapping(item, "compared").get(name))] if fewer else []
                 row.append(_figure(_mapping(item, "champion").get(name)))
         rows.append([*row, _text(item.get("reason"))])
     return _table("Metrics by slice", head, rows, len(slices), numeric)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tasks.datasets.bodies import predict_body
 from tasks.datasets.readings import write_readings
 from tasks.datasets.references import FOREIGN, describe, translated
 from tasks.datasets.rows import Array, fit_to_inputs, load_rows, save_arrays
+from tasks.datasets.seen import keep_record
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.in_process import save_reference
@@ -45,7 +47,7 @@ class Exported:
 def export_savedmodel(
     config: Config, splits: Splits, trained: TrainedModel, directory: Path, evidence: Path
 ) -> Exported:
-    """Export a trained model into an empty directory, with warm-up requests and a manifest.
+    """Export a trained model into an empty directory, with warm-up requests, the rows that it knows and a manifest.
 
     Args:
         evidence: directory for `requests.npz`, the test rows as the signature takes them, `example.json`, the first
@@ -66,6 +68,8 @@ def export_savedmodel(
     outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
     write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
+    as_requests = partial(request_arrays, model, signature=signature, export=config.export)
+    keep_record(config, splits, as_requests, directory, evidence)
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)
 

@@ -124,7 +124,7 @@ def _phase_b(
             samples, rates = _time(rehearsal, server, versions, rows)
             latency = replace(latency, samples=samples, requests_per_s=rates)
     readings = read_readings(champion.version_dir)
-    return replace(alone, champion=ServedChampion(signature, answers, readings), latency=latency)
+    return replace(alone, champion=ServedChampion(signature, answers, readings, champion.seen), latency=latency)
 
 
 def _ask(

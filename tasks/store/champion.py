@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.schema import Layout
+from tasks.datasets.seen import RECORD
 from tasks.errors import StoreError
 from tasks.records import Champion
 from tasks.savedmodel.manifest import hash_files
@@ -42,7 +43,9 @@ def find_champion(model_dir: Path, layout: Layout = "latest") -> Champion | None
     version_dir = versions(model_dir)[version]
     if not version_dir.is_dir():
         raise StoreError(f"'{version_dir}' is a file, and a server takes it for the version that serves; remove it")
-    return Champion(version, version_dir, hash_files(version_dir).digest, read_graph(version_dir))
+    seen = version_dir / RECORD
+    digest = hash_files(version_dir).digest
+    return Champion(version, version_dir, digest, read_graph(version_dir), seen if seen.is_file() else None)
 
 
 def predecessor(model_dir: Path, champion: int | None) -> int | None:

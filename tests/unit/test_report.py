@@ -260,11 +260,12 @@ def test_sections_of_a_classifier_stand_in_the_order_of_a_review(classified: tup
     """A classifier with a champion has every section, in order, and the numbers that belong there."""
     outline = Outline(classified[1])
     assert [name for name in outline.sections if name] == [
-        "Gates", "Training", "Answers", "Latency", "Slices", "Worst rows", "Robustness", "Signature", "Server",
+        "Gates", "Data", "Training", "Answers", "Latency", "Slices", "Worst rows", "Robustness", "Signature", "Server",
         "Provenance",
     ]  # fmt: skip
     expected = {
         "Gates": ["at least 0.95", "0.961", "1.93 ms", "at most 20 ms", "2.4 ms"],
+        "Data": ["rows 1,078 360 359"],
         "Training": ["val_loss is 0.1429 at epoch 28 of 30"],
         "Answers": ["Confusion matrix of probabilities", "Calibration", "Parity of probabilities", "5.96e-08"],
         "Latency": ["712.4", "640.1", "champion"],
@@ -335,7 +336,7 @@ def test_a_candidate_that_no_server_loaded_still_has_a_page(tmp_path: Path) -> N
     refused = GateResult("safety", False, "ReadFile in node 'x' leaves the graph", {"operations": 1})
     report = replace(classification(tmp_path), served=None, gates=(refused,))
     outline = Outline(page(report))
-    assert [name for name in outline.sections if name] == ["Gates", "Training", "Signature", "Provenance"]
+    assert [name for name in outline.sections if name] == ["Gates", "Data", "Training", "Signature", "Provenance"]
     assert "no server loaded it" in outline.sections[""]
     assert "ReadFile in node 'x'" in outline.sections[""]
     assert "float32 (?, 64)" in outline.sections["Signature"]

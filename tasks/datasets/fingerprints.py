@@ -1,0 +1,97 @@
+"""Fingerprints of rows: keyed hashes of what a row holds, whatever order, dtype or container it comes in.
+
+Equal values give equal fingerprints: 3 is 3.0 of any width, -0.0 is 0.0, text is its UTF-8 bytes as `str`, `bytes`,
+NumPy text of any width or object. Columns are taken in the order of their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from tasks.datasets.rows import Array
+from tasks.errors import DataError
+
+CHUNK = 2**21  # numbers that are held at once as float64
+TEXT_CHUNK = 4096  # rows whose texts are held at once as Python's own
+
+
+def fingerprints(columns: Mapping[str, Array], key: str) -> Array:
+    """Return a 64-bit fingerprint of each row, uint64 of shape (n,).
+
+    Args:
+        columns: by name, first axis the row; of booleans, numbers, text or bytes. A row's shape does not count.
+        key: another key gives other fingerprints.
+
+    Raises:
+        DataError: an object column holds something else than text or bytes.
+    """
+    ordered = sorted(columns.items())
+    texts = [(name, array) for name, array in ordered if array.dtype.kind in "USTO"]
+    numbers = [(name, array) for name, array in ordered if array.dtype.kind not in "USTO"]
+    head = repr([(kind, [(name, math.prod(array.shape[1:])) for name, array in found])
+                 for kind, found in (("numbers", numbers), ("texts", texts))])  # fmt: skip
+    start = hashlib.blake2b(head.encode(), key=hashlib.sha256(key.encode()).digest(), digest_size=8)
+    n_rows = len(ordered[0][1]) if ordered else 0
+    digests = []
+    for number, text in zip(_number_rows(numbers, n_rows), _text_rows(texts, n_rows), strict=True):
+        row = start.copy()
+        row.update(number)
+        row.update(text)
+        digests.append(row.digest())
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def _number_rows(columns: Sequence[tuple[str, Array]], n_rows: int) -> Iterator[bytes]:
+    """Give all numbers of each row as float64, then what float64 cannot hold of its integers, if there is any."""
+    width = sum(math.prod(array.shape[1:]) for _, array in columns)
+    if not width:
+        yield from itertools.repeat(b"", n_rows)
+        return
+    step = max(1, CHUNK // width)
+    for begin in range(0, n_rows, step):
+        parts = [array[begin : begin + step] for _, array in columns]
+        parts = [part.reshape(len(part), -1) for part in parts]
+        floats = np.concatenate([part.astype("<f8") for part in parts], axis=1) + 0.0  # -0.0 becomes 0.0
+        raw, size = floats.tobytes(), 8 * width
+        rows = [raw[place : place + size] for place in range(0, len(raw), size)]
+        if any(part.dtype.kind in "iu" and part.dtype.itemsize == 8 for part in parts):
+            rest = np.concatenate([_rest(part) for part in parts], axis=1)
+            for row in np.flatnonzero(rest.any(axis=1)):
+                rows[row] += rest[row].tobytes()
+        yield from rows
+
+
+def _rest(part: Array) -> Array:
+    """Return integers minus their float64, which is off by at most 1024: int16 of the same shape."""
+    if part.dtype.kind not in "iu" or part.dtype.itemsize < 8:
+        return np.zeros(part.shape, "<i2")
+    floats = part.astype(np.float64)
+    high = np.floor(floats / 2.0**32)
+    low = floats - high * 2.0**32  # exact, and both halves fit int64
+    above = (part >> 32).astype(np.int64) - high.astype(np.int64)
+    return (above * 2**32 + (part & 0xFFFFFFFF).astype(np.int64) - low.astype(np.int64)).astype("<i2")
+
+
+def _text_rows(columns: Sequence[tuple[str, Array]], n_rows: int) -> Iterator[bytes]:
+    """Give all texts of each row, each behind its length in bytes."""
+    if not columns:
+        yield from itertools.repeat(b"", n_rows)
+        return
+    for begin in range(0, n_rows, TEXT_CHUNK):
+        chunks = [array[begin : begin + TEXT_CHUNK] for _, array in columns]
+        for parts in zip(*(chunk.reshape(len(chunk), -1).tolist() for chunk in chunks), strict=True):
+            encoded = (_encoded(item) for part in parts for item in part)
+            yield b"".join(len(item).to_bytes(8, "little") + item for item in encoded)
+
+
+def _encoded(item: object) -> bytes:
+    if isinstance(item, str):
+        return item.encode("utf-8", "surrogatepass")
+    if isinstance(item, bytes):
+        return item
+    raise DataError(f"a column of objects must hold text or bytes, got {type(item).__name__}")
