@@ -138,6 +138,8 @@ class GraphFacts:
         outside: files of it that are links or lie outside its directory.
         graph_bytes: size of saved_model.pb. variables_bytes: of variables/. total_bytes: of all files.
         parameters: number of elements of all variables whose shape is known.
+        unclear: why the graph cannot be judged: it is too large, or says one thing and may mean another.
+        reasons: for each operation of `reaching_out` what it reaches, in a few words and in a sentence.
     """
 
     reaching_out: tuple[tuple[str, str], ...]
@@ -146,6 +148,8 @@ class GraphFacts:
     variables_bytes: int
     total_bytes: int
     parameters: int
+    unclear: tuple[str, ...] = ()
+    reasons: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def validate_serving(
     A graph that is not safe is never loaded. The champion is the version that serves now, not the last that passed.
     """
     graph, champion = (
-        read_graph(candidate.version_dir),
+        read_graph(candidate.version_dir, config.gates.safety.max_graph_mb * 1e6),
         find_champion(config.models_root / config.name, config.promote.layout),
     )
     gates = judge_files(config.gates, graph, champion)
