@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.gates.judge import judge, judge_files
 from tasks.policy import artifact_key, progress_shown, stage
 from tasks.production import look_at_production
 from tasks.records import Backend, Candidate, ValidationReport
 from tasks.registry.connection import check_tracking
+from tasks.savedmodel.operations import misspelt
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import check_engine, choose_backends
 from tasks.serving.rehearse import Rehearsal, rehearse
@@ -18,7 +20,13 @@ from tasks.store.champion import find_champion
 
 @stage
 def check_services(config: Config) -> None:
-    """Fail now, not after an hour of training, where Docker or MLflow is needed and does not answer."""
+    """Fail now, not after an hour of training, where Docker or MLflow is needed and does not answer.
+
+    Raises:
+        ConfigError: `gates.safety.allow_ops` names what is almost an operation.
+    """
+    for name, meant in misspelt(config.gates.safety.allow_ops).items():
+        raise ConfigError(f"gates.safety.allow_ops: '{name}' is no operation of TensorFlow; did you mean '{meant}'?")
     check_engine(config.serving)
     check_tracking(config.tracking.uri)
     look_at_production(config)

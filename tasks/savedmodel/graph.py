@@ -27,6 +27,7 @@ from tasks.savedmodel.operations import CALLS, RESTORING, TABLES_FROM_FILES, cla
 
 MAX_DEPTH = 50  # no SavedModel hands a file name through as many nodes and functions
 MAX_CALLS = 50  # functions in functions; a server needs stack for each
+LONGEST_NAME = 200  # characters; a function's name is repeated for each of its nodes
 
 INIT_SIGNATURE = "__saved_model_init_op"
 INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
@@ -76,16 +77,17 @@ class Graph:
 
     def _look_at(self, scope: str, node: Any) -> None:
         """Note which functions a node calls, and what cannot be judged about its attributes."""
-        called = {str(node.op)} & self._functions.keys()
+        called = {str(node.op)} if node.op in self._functions else set()
         for value in attributes_of(node):
             if is_open(value):
                 self.unclear.append(f"{node.op} '{_shown(scope, node)}' leaves an attribute open")
             if holds_handles(value):
                 self.unclear.append(f"{node.op} '{_shown(scope, node)}' holds handles of resources")
-            names = {str(function.name) for function in functions_of(value)}
-            for name in names - self._functions.keys():
-                self.unclear.append(f"{node.op} '{_shown(scope, node)}' calls '{name}', which no function is named")
-            called |= names & self._functions.keys()
+            for name in {str(function.name) for function in functions_of(value)}:
+                if name in self._functions:
+                    called.add(name)
+                else:
+                    self.unclear.append(f"{node.op} '{_shown(scope, node)}' calls '{name}', which no function is named")
         if called:
             self._calls[scope, node.name] = called
             for name in called:
@@ -228,14 +230,20 @@ class Graph:
         return reached
 
     def _nests_too_deep(self) -> bool:
-        """Return whether functions call functions deeper than allowed, by going down one level after the other."""
+        """Return whether functions call functions deeper than allowed, or in a circle, where no order is the last."""
         called: defaultdict[str, set[str]] = defaultdict(set)
         for (scope, _), functions in self._calls.items():
             called[scope] |= functions
-        level = called[""] | self._functions.keys() - self.callers.keys()
-        for _ in range(MAX_CALLS):
-            level = {inner for function in level for inner in called[function]}
-        return bool(level) or any(name in called[name] for name in self._functions)
+        waiting = Counter(inner for scope, functions in called.items() if scope for inner in functions)
+        depths = {name: 1 for name in self._functions if not waiting[name]}
+        ready = list(depths)
+        for name in ready:  # grows while it is gone through
+            for inner in called[name]:
+                depths[inner] = max(depths.get(inner, 0), depths[name] + 1)
+                waiting[inner] -= 1
+                if not waiting[inner]:
+                    ready.append(inner)
+        return len(ready) < len(self._functions) or max(depths.values(), default=0) > MAX_CALLS
 
     def _all_nodes(self) -> Iterator[tuple[str, Any]]:
         return ((scope, node) for scope, body in self.bodies.items() for node in body.values())
@@ -269,7 +277,7 @@ def _by_name(items: Iterable[Any], name_of: Callable[[Any], str] = lambda node: 
         if not name:
             raise ExportError("every node and function of a graph must have a name, got none; export the model again")
         if name in found:
-            raise ExportError(f"names in a graph must be unique, got two of {name!r}; export the model again")
+            raise ExportError(f"names in a graph must be unique, got two of {name[:80]!r}; export the model again")
         found[name] = item
     return found
 
@@ -324,7 +332,9 @@ def _place(scope: str, node: Any) -> Place:
 
 
 def _shown(scope: str, node: Any) -> str:
-    return f"{scope}/{node.name}" if scope else str(node.name)
+    """Return a node's name, after that of the function that it stands in; both as long as a name may be."""
+    name = str(node.name)[:LONGEST_NAME]
+    return f"{scope[:LONGEST_NAME]}/{name}" if scope else name
 
 
 def _node_name(tensor: str) -> str:

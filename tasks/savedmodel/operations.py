@@ -19,7 +19,7 @@ Judged = Literal["harmless", "by place", "by attribute", "refused"]
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})  # input i is argument i of the function
 RESTORING = frozenset({"RestoreV2", "Restore", "RestoreSlice"})
 TABLES_FROM_FILES = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
-ALIKE = 0.85  # how much of a misspelt name is right, by difflib's measure
+ALIKE = 0.8  # how much of a misspelt name is right, by difflib's measure
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,6 @@ def group_of(op: str) -> Group:
 
 def misspelt(ops: Iterable[str]) -> dict[str, str]:
     """Return names that are no operation but almost one, each with the operation that is probably meant."""
-    known = classification()
-    near = {op: difflib.get_close_matches(op, known, 1, ALIKE) for op in ops if op not in known}
-    return {op: matches[0] for op, matches in near.items() if matches}
+    known = {op.lower(): op for op in classification()}
+    near = {op: difflib.get_close_matches(op.lower(), known, 1, ALIKE) for op in ops if op not in classification()}
+    return {op: known[matches[0]] for op, matches in near.items() if matches}

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_RECORDS = 4_000_000
-MAX_NODES = 200_000  # the largest of Keras' own models export fewer than 50,000
-MAX_FUNCTIONS = 20_000
+LIMITS = {"nodes": 200_000, "functions": 20_000}  # the largest of Keras' own models export fewer than 50,000 nodes
 MAX_DEPTH = 100  # of messages in messages: protocol buffers themselves read no further
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # kinds of record; of the others there are none in these messages
 
@@ -40,7 +39,7 @@ class Table:
     counted: str
 
 
-COUNTED = {"tensorflow.NodeDef": ("nodes", MAX_NODES), "tensorflow.FunctionDef": ("functions", MAX_FUNCTIONS)}
+COUNTED = {"tensorflow.NodeDef": "nodes", "tensorflow.FunctionDef": "functions"}
 
 
 def count_records(data: bytes, descriptor: Any) -> dict[str, int]:
@@ -69,7 +68,7 @@ def count_records(data: bytes, descriptor: Any) -> dict[str, int]:
             continue
         if inner.counted:
             counts[inner.counted] += 1
-            _hold(counts[inner.counted], dict(COUNTED.values())[inner.counted], inner.counted)
+            _hold(counts[inner.counted], LIMITS[inner.counted], inner.counted)
         outer.append((end, table))
         end, table = until, inner
         if len(outer) > MAX_DEPTH:
@@ -87,7 +86,7 @@ def _table(descriptor: Any, known: dict[str, Table]) -> Table:
     """Return the table of a type of message; `known` has those that are made already, by full name."""
     name = descriptor.full_name
     if name not in known:
-        known[name] = Table({}, COUNTED.get(name, ("", 0))[0])
+        known[name] = Table({}, COUNTED.get(name, ""))
         for field in descriptor.fields:
             if field.message_type is not None:
                 known[name].inner[field.number << 3 | LENGTH] = _table(field.message_type, known)
