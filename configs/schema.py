@@ -317,7 +317,8 @@ class Safety(Section):
     """The safety gate: what the graph may do, looked at before any server loads it."""
 
     allow_ops: tuple[str, ...] = Field(
-        (), description="operations allowed although they leave the graph: ReadFile, ..."
+        (),
+        description="operations allowed although they are refused: ReadFile, ..., or a custom one's exact name",
     )
     max_graph_mb: float = Field(256, gt=0, description="largest saved_model.pb, in MB")
     max_variables_mb: float = Field(0, ge=0, description="largest variables directory, in MB; 0 is no bound")

@@ -239,6 +239,8 @@ class GraphFacts:
         graph_bytes: size of saved_model.pb. variables_bytes: of variables/.
         total_bytes: of all files but the fingerprints of the rows that it knows.
         parameters: number of elements of all variables whose shape is known.
+        unclear: why the graph cannot be judged: it is too large, or says one thing and may mean another.
+        reasons: for each operation of `reaching_out` what it reaches, in a few words and in a sentence.
     """
 
     reaching_out: tuple[tuple[str, str], ...]
@@ -247,6 +249,8 @@ class GraphFacts:
     variables_bytes: int
     total_bytes: int
     parameters: int
+    unclear: tuple[str, ...] = ()
+    reasons: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

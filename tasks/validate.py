@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.datasets.seen import RECORD, new_rows
 from tasks.errors import ModelLoadError, PredictionError
@@ -13,6 +14,7 @@ from tasks.policy import artifact_key, progress_shown, stage
 from tasks.production import candidates_dir, look_at_production
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, ValidationReport
 from tasks.registry.connection import check_tracking
+from tasks.savedmodel.operations import misspelt
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import check_engine, choose_backends
 from tasks.serving.rehearse import Rehearsal, rehearse
@@ -22,7 +24,13 @@ from tasks.store.seen import with_record
 
 @stage
 def check_services(config: Config) -> None:
-    """Fail now, not after an hour of training, where Docker or MLflow is needed and does not answer."""
+    """Fail now, not after an hour of training, where Docker or MLflow is needed and does not answer.
+
+    Raises:
+        ConfigError: `gates.safety.allow_ops` names what is almost an operation.
+    """
+    for name, meant in misspelt(config.gates.safety.allow_ops).items():
+        raise ConfigError(f"gates.safety.allow_ops: '{name}' is no operation of TensorFlow; did you mean '{meant}'?")
     check_engine(config.serving)
     check_tracking(config.tracking.uri)
     look_at_production(config)
@@ -43,7 +51,8 @@ def validate_serving(
     A graph that is not safe is never loaded. A server that refuses the candidate rejects it; one that could not be
     asked is an error. The champion is the version that serves now, not the last that passed.
     """
-    graph, champion = read_graph(candidate.version_dir), _champion(config, run_dir)
+    graph = read_graph(candidate.version_dir, config.gates.safety.max_graph_mb * 1e6)
+    champion = _champion(config, run_dir)
     new = new_rows(candidate.version_dir / RECORD, champion.seen if champion else None)
     gates = judge_files(config.gates, graph, champion)
     if not all(gate.passed for gate in gates if gate.name == "safety"):

@@ -8,12 +8,14 @@ from configs.schema import Safety
 from tasks.records import GateResult, GraphFacts
 
 MB = 1e6
-SHOWN = 5  # names in a summary; the evidence has them all
+SHOWN = 5  # names in a summary; the evidence has more
+KEPT = 1000  # names in the evidence
+LONGEST = 160  # characters of a name, which is whatever the graph's author wrote
 
 
 def judge_safety(graph: GraphFacts, safety: Safety) -> GateResult:
-    """Refuse a graph that leaves itself, files that lie outside their directory, and what is too large to look into."""
-    refused = [f"{op} '{node}'" for op, node in graph.reaching_out if op not in safety.allow_ops]
+    """Refuse a graph that leaves itself or cannot be judged, and files that are not plain or lie elsewhere."""
+    refused = [(op, node) for op, node in graph.reaching_out if op not in safety.allow_ops]
     allowed = sorted({op for op, _ in graph.reaching_out if op in safety.allow_ops})
     figures = {
         "reaching_out": float(len(refused)),
@@ -22,7 +24,11 @@ def judge_safety(graph: GraphFacts, safety: Safety) -> GateResult:
     }
     limits = {"graph_mb": safety.max_graph_mb, "variables_mb": safety.max_variables_mb}
     limits = {name: limit for name, limit in limits.items() if limit}
-    problems = _problems(refused, graph.outside, figures, limits)
+    problems = _problems(graph, refused) + [
+        f"{name} {figures[name]:.4g} is above {limit:g}; raise gates.safety.max_{name} if that is meant"
+        for name, limit in limits.items()
+        if figures[name] > limit
+    ]
     nothing = f"nothing leaves the graph but {', '.join(allowed)} (gates.safety.allow_ops)" if allowed else ""
     return GateResult(
         "safety",
@@ -34,34 +40,48 @@ def judge_safety(graph: GraphFacts, safety: Safety) -> GateResult:
         units={"graph_mb": "MB", "variables_mb": "MB"},
         bounds={"reaching_out": "at most 0"} | {name: f"at most {limit:g}" for name, limit in limits.items()},
         evidence={
-            "reaching_out": [list(found) for found in graph.reaching_out],
+            "reaching_out": [[_shown(op), _shown(node)] for op, node in graph.reaching_out[:KEPT]],
+            "reasons": {_shown(op): reason for op, (_, reason) in sorted(graph.reasons.items())[:KEPT]},
             "allowed": allowed,
-            "outside": list(graph.outside),
+            "outside": list(map(_shown, graph.outside[:KEPT])),
+            "unclear": list(map(_shown, graph.unclear[:KEPT])),
         },
     )
 
 
-def _problems(
-    refused: Sequence[str], outside: Sequence[str], figures: dict[str, float], limits: dict[str, float]
-) -> list[str]:
+def _problems(graph: GraphFacts, refused: Sequence[tuple[str, str]]) -> list[str]:
     """Return what is wrong, each with its remedy."""
     problems = []
     if refused:
+        named = [f"{_shown(op)} '{_shown(node)}'{_reached(graph, op)}" for op, node in refused[:SHOWN]]
         problems.append(
-            f"operations must not leave the graph, got {_first(refused)}; take them out of the model, or name those "
-            "that are meant in gates.safety.allow_ops"
+            f"operations must not leave the graph, got {_first(named, len(refused))}; take them out of the model, or "
+            "name those that are meant in gates.safety.allow_ops"
         )
-    if outside:
+    if graph.outside:
         problems.append(
-            f"files must be plain and lie inside the SavedModel, got {_first(outside)}; export the model again"
+            "files must be plain and lie inside the SavedModel, got "
+            f"{_first(graph.outside, len(graph.outside))}; export the model again"
         )
-    return problems + [
-        f"{name} {figures[name]:.4g} is above {limit:g}; raise gates.safety.max_{name} if that is meant"
-        for name, limit in limits.items()
-        if figures[name] > limit
-    ]
+    if graph.unclear:
+        problems.append(
+            "a graph must be one that can be judged before it is loaded, got "
+            f"{_first(graph.unclear, len(graph.unclear))}; export the model again, or make it smaller"
+        )
+    return problems
 
 
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _reached(graph: GraphFacts, op: str) -> str:
+    """Return what an operation reaches, where that is known, in brackets."""
+    return f" ({graph.reasons[op][0]})" if op in graph.reasons else ""
+
+
+def _first(names: Sequence[str], count: int) -> str:
+    more = f" and {count - SHOWN} more" if count > SHOWN else ""
+    return ", ".join(map(_shown, names[:SHOWN])) + more
+
+
+def _shown(text: str) -> str:
+    """Return a text from the graph on one line, without control characters, at a length that can be read."""
+    plain = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: 2 * LONGEST])
+    return plain if len(plain) <= LONGEST else f"{plain[:LONGEST]}..."

@@ -1,4 +1,4 @@
-"""Files of a version directory: repeating them without copying, and forcing them to the disk."""
+"""Files of a version directory: finding them all, repeating them without copying, and forcing them to the disk."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 NO_LINKS = {
@@ -14,6 +17,71 @@ NO_LINKS = {
     errno.EMLINK,
     errno.EOPNOTSUPP,
 }  # another file system, or one without links
+
+EMPTY = frozenset({"", "assets", "variables"})  # the directory itself, and those that TensorFlow makes and may leave so
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a directory, or what has no place in one.
+
+    Attributes:
+        name: path below the directory, with slashes.
+        size: in bytes.
+        odd: what is wrong with it; empty for a plain file.
+    """
+
+    name: str
+    size: int
+    odd: str = ""
+
+
+def walk(directory: Path) -> Iterator[Entry]:
+    """Give every plain file below a directory, and whatever else is there, by name.
+
+    Links, pipes, sockets and devices are odd, and so is what a digest of files would leave out: directories without a
+    file, those that may not be read, and names that are not text. Nothing is opened.
+    """
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        try:
+            found = sorted(os.scandir(directory / inside), key=lambda entry: entry.name)
+        except OSError as exc:
+            yield Entry(inside or ".", 0, f"a directory that cannot be read ({exc.strerror})")
+            continue
+        if not found and inside not in EMPTY:
+            yield Entry(inside or ".", 0, "an empty directory")
+        for entry in found:
+            name = f"{inside}/{entry.name}" if inside else entry.name
+            status = entry.stat(follow_symlinks=False)
+            odd = _odd(entry.name, status.st_mode)
+            if stat.S_ISDIR(status.st_mode) and not odd:
+                pending.append(name)
+            else:
+                yield Entry(name, status.st_size, odd)
+
+
+def _odd(name: str, mode: int) -> str:
+    """Return what is wrong with a file or directory by its name and kind, or an empty string."""
+    if not name.isprintable():  # control characters, and bytes that are no UTF-8
+        return "a name that is not printable text"
+    if stat.S_ISLNK(mode):
+        return "a link"
+    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "neither a file nor a directory"
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a file for reading, and never wait for a pipe that has taken its place.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file any more.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "must be a plain file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def fsync_path(path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import ManifestMismatch
-from tasks.savedmodel.files import fsync_path
+from tasks.savedmodel.files import fsync_path, open_plain, walk
 
 MANIFEST = Path("assets.extra") / "manifest.json"  # TensorFlow Serving ignores what it does not know there
 
@@ -84,19 +84,24 @@ def hash_files(directory: Path) -> Manifest:
     """Return the manifest of what is on the disk now.
 
     Raises:
-        ManifestMismatch: something in it is neither a file nor a directory.
+        ManifestMismatch: something in it is no plain file, or cannot be read, so that no digest would cover it.
     """
     files = []
-    for root, names, members in os.walk(directory):
-        for name in [*names, *members]:
-            path = Path(root) / name
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise ManifestMismatch(f"a version directory must hold plain files only, got '{path}'")
-        for name in members:
-            path = Path(root) / name
-            relative = path.relative_to(directory)
-            if relative != MANIFEST:
-                with path.open("rb") as stream:
-                    sha = hashlib.file_digest(stream, "sha256").hexdigest()
-                files.append((relative.as_posix(), path.stat().st_size, sha))
+    for entry in walk(directory):
+        path = directory / entry.name
+        if entry.odd:
+            raise ManifestMismatch(
+                f"a version directory must hold plain files only, got {entry.odd}: {str(path)!r}; remove it"
+            )
+        if entry.name == MANIFEST.as_posix():
+            continue
+        try:
+            with open_plain(path) as stream:
+                sha = hashlib.file_digest(stream, "sha256").hexdigest()
+                files.append((entry.name, os.fstat(stream.fileno()).st_size, sha))
+        except OSError as exc:
+            raise ManifestMismatch(
+                f"every file of a version directory must be readable, got {str(path)!r} ({exc.strerror}); "
+                "make it readable, or remove it"
+            ) from exc
     return Manifest(tuple(sorted(files)))

@@ -1,68 +1,68 @@
-"""TensorFlow's operations that leave the graph, by what they reach.
+"""What each of TensorFlow's operations may do in a graph that is served, and why: the table of operations.toml.
 
-Source: tensorflow/core/ops/*.cc of TensorFlow 2.21, all 1,910 of them; a test fails when a new TensorFlow brings one
-that sounds like these and is not listed.
+It is a list of what is allowed. An operation that it does not name is refused: a custom one, one of a newer
+TensorFlow, a misspelt one. A test compares it with the registry of the installed TensorFlow.
 """
 
 from __future__ import annotations
 
-READS_FILES = frozenset(
-    {
-        "ReadFile", "MatchingFiles", "WholeFileReader", "WholeFileReaderV2", "TextLineReader", "TextLineReaderV2",
-        "FixedLengthRecordReader", "FixedLengthRecordReaderV2", "TFRecordReader", "TFRecordReaderV2", "LMDBReader",
-        "RecordInput", "Skipgram", "LoadAndRemapMatrix", "GenerateVocabRemapping", "DTensorRestoreV2",
-        "InitializeTRTResource",
-        # datasets over files
-        "TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset",
-        "FixedLengthRecordDatasetV2", "CSVDataset", "CSVDatasetV2", "ExperimentalCSVDataset", "LMDBDataset",
-        "ExperimentalLMDBDataset", "MatchingFilesDataset", "ExperimentalMatchingFilesDataset", "LoadDataset",
-        "SnapshotDatasetReader", "SnapshotNestedDatasetReader", "SnapshotChunkDataset", "ListSnapshotChunksDataset",
-    }
-)  # fmt: skip
-"""The file name is an input or an attribute, so a request or the graph's author chooses what is read."""
+import difflib
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
 
-WRITES_FILES = frozenset(
-    {
-        "WriteFile", "DumpTensor", "CalibrationStatisticsSaver", "SerializeTRTResource", "DatasetToTFRecord",
-        "ExperimentalDatasetToTFRecord", "SaveDataset", "SaveDatasetV2", "SnapshotDataset", "SnapshotDatasetV2",
-        "CacheDataset", "CacheDatasetV2", "DistributedSave",
-        # event files of TensorBoard
-        "SummaryWriter", "CreateSummaryFileWriter", "CreateSummaryDbWriter", "FlushSummaryWriter",
-        "CloseSummaryWriter", "ImportEvent", "WriteSummary", "WriteRawProtoSummary", "WriteScalarSummary",
-        "WriteHistogramSummary", "WriteImageSummary", "WriteAudioSummary", "WriteGraphSummary",
-        "StatsAggregatorSetSummaryWriter",
-    }
-)  # fmt: skip
-"""Whoever writes a file of a chosen name on a server owns the server."""
+Judged = Literal["harmless", "by place", "by attribute", "refused"]
 
-PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
-"""They call a function of the process that made them: a model server has no Python, and another process must not."""
-
-NETWORK = frozenset(
-    {
-        "SqlDataset", "ExperimentalSqlDataset", "DataServiceDataset", "DataServiceDatasetV2", "DataServiceDatasetV3",
-        "DataServiceDatasetV4", "RegisterDataset", "RegisterDatasetV2", "RpcServer", "RpcServerRegister",
-        "RpcServerStart", "RpcClient", "RpcCall", "RpcCheckStatus", "RpcGetValue", "DeleteRpcFutureResource",
-        "Rpc", "TryRpc", "GrpcServer", "FileSystemSetConfiguration",
-    }
-)  # fmt: skip
-"""They open connections to an address of the graph's choice, or change where files come from."""
-
-PROCESS = frozenset({"Abort", "WorkerHeartbeat", "RemoteFusedGraphExecute"})
-"""They end the server's process, or hand a graph to another one."""
-
-UNREADABLE = frozenset({"MlirPassthroughOp", "_XlaHostComputeMlir", "_TPUCompileMlir"})
-"""Their operations are text inside an attribute, which is not looked into."""
-
-# Rpc, TryRpc, GrpcServer, RemoteFusedGraphExecute, the two of TensorRT and these prefixes are not in TensorFlow 2.21
-# itself; servers built with other parts know them.
-PREFIXES = ("IO>", "Bigtable", "GcsConfigure", "LoadLibrary")
-"""tensorflow-io (object stores, queues, sockets), and what earlier TensorFlow had of that kind."""
-
-DEBUG = frozenset({"DebugIdentity", "DebugIdentityV2", "DebugIdentityV3", "DebugNanCount", "DebugNumericSummary"})
-"""They send tensors to each of their `debug_urls`, files or addresses; with none they are harmless."""
-
-REACHING_OUT = READS_FILES | WRITES_FILES | PYTHON | NETWORK | PROCESS | UNREADABLE
+CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})  # input i is argument i of the function
 RESTORING = frozenset({"RestoreV2", "Restore", "RestoreSlice"})
-CHECKPOINTS = RESTORING | {"SaveV2", "Save", "SaveSlices", "MergeV2Checkpoints"}
 TABLES_FROM_FILES = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
+ALIKE = 0.8  # how much of a misspelt name is right, by difflib's measure
+
+
+@dataclass(frozen=True)
+class Group:
+    """Operations that are judged alike.
+
+    Attributes:
+        name: in a few words. judged: what becomes of them. reason: in a sentence.
+    """
+
+    name: str
+    judged: Judged
+    reason: str
+
+
+UNKNOWN = Group(
+    "not an operation of TensorFlow 2.21", "refused", "A custom operation or a newer TensorFlow's may do anything."
+)
+
+
+@cache
+def classification() -> dict[str, Group]:
+    """Return every operation that has been looked at, with its group.
+
+    Raises:
+        ValueError: the table names an operation twice.
+    """
+    found: dict[str, Group] = {}
+    for entry in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["group"]:
+        group = Group(entry["name"], entry["judged"], entry["reason"])
+        for op in entry["operations"].split():
+            if found.setdefault(op, group) is not group:
+                raise ValueError(f"operations.toml must name an operation once, got {op} twice")
+    return found
+
+
+def group_of(op: str) -> Group:
+    """Return how an operation is judged; what the table does not name is refused."""
+    return classification().get(op, UNKNOWN)
+
+
+def misspelt(ops: Iterable[str]) -> dict[str, str]:
+    """Return names that are no operation but almost one, each with the operation that is probably meant."""
+    known = {op.lower(): op for op in classification()}
+    near = {op: difflib.get_close_matches(op.lower(), known, 1, ALIKE) for op in ops if op not in classification()}
+    return {op: known[matches[0]] for op, matches in near.items() if matches}

@@ -81,6 +81,7 @@ def test_what_the_user_brought_does_not_work(user: Any, override: str, words: li
         ("data.load=project:absent", ["project:absent"]),
         ("model.build=project:absent", ["project:absent"]),
         ("model.build=projcet:build", ["no module 'projcet'"]),
+        ("gates.safety.allow_ops=[ReadFle]", ["gates.safety.allow_ops", "'ReadFle'", "did you mean 'ReadFile'?"]),
         ("trainnig.epochs=2", ["unknown key 'trainnig'", "did you mean 'training'?"]),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from tasks.datasets.rows import Array, load_arrays
 from tasks.gates.robustness import judge_robustness
 from tasks.gates.safety import judge_safety
 from tasks.records import Backend, Candidate, GateResult, Probe, Signature
-from tasks.savedmodel import safety
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import throwaway_server
 from tasks.serving.probes import probe
@@ -199,16 +197,32 @@ def saving_by_request(tf: Any) -> Callable[[Any], Any]:
     return serve
 
 
+def memory_of_a_file(tf: Any) -> Callable[[Any], Any]:
+    return lambda x: {
+        "y": x,
+        "stolen": tf.raw_ops.ImmutableConst(dtype=tf.uint8, shape=[4], memory_region_name="/etc/passwd"),
+    }
+
+
+def a_graph_in_a_text(tf: Any) -> Callable[[Any], Any]:
+    def serve(x: Any) -> Any:
+        dataset = tf.raw_ops.DatasetFromGraph(graph_def=tf.strings.as_string(tf.reduce_sum(x)))
+        stolen = tf.raw_ops.DatasetToGraphV2(input_dataset=dataset)
+        return {"y": x, "stolen": stolen}
+
+    return serve
+
+
 @pytest.mark.parametrize(
     ("make", "op"),
     [
+        (memory_of_a_file, "ImmutableConst"),
         (python_function, "EagerPyFunc"),
         (numpy_function, "PyFunc"),
         (reading, "ReadFile"),
         (writing_in_a_nested_function, "WriteFile"),
         (writing_in_a_loop, "WriteFile"),
         (reading_in_a_branch, "ReadFile"),
-        (reading_in_a_dataset, "TextLineDataset"),
         (printing_to_a_file, "PrintV2"),
         (restoring_by_request, "RestoreV2"),
         (saving_by_request, "SaveV2"),
@@ -224,6 +238,25 @@ def test_what_tensorflow_writes_is_seen_through(
     assert {found for found, _ in graph.reaching_out} == {op}
     assert not judge_safety(graph, Safety()).passed
     assert judge_safety(graph, Safety(allow_ops=(op,))).passed
+
+
+@pytest.mark.parametrize(
+    ("make", "op", "others"),
+    [
+        (reading_in_a_dataset, "TextLineDataset", {"TensorSliceDataset", "FlatMapDataset", "ReduceDataset"}),
+        (a_graph_in_a_text, "DatasetFromGraph", {"DatasetToGraphV2"}),
+    ],
+)
+def test_datasets_are_refused(
+    make: Callable[[Any], Callable[[Any], Any]], op: str, others: set[str], tmp_path: Path
+) -> None:
+    """A dataset of files, or of a graph that arrives as text, is refused, and with it all that is done to it."""
+    import tensorflow as tf
+
+    graph = read_graph(saved(make(tf), tmp_path))
+    assert {found for found, _ in graph.reaching_out} == {op} | others
+    assert not judge_safety(graph, Safety(allow_ops=tuple(others))).passed
+    assert judge_safety(graph, Safety(allow_ops=(op, *others))).passed
 
 
 @pytest.mark.parametrize("saved_again", [False, True])
@@ -256,42 +289,3 @@ def test_vocabulary_files_are_assets(saved_again: bool, tmp_path: Path) -> None:
             tf.saved_model.save(loaded, str(version_dir), signatures=loaded.signatures)
         assert judged(version_dir).passed, judged(version_dir).summary
         assert (version_dir / "assets" / "words.txt").exists()
-
-
-# Operations that sound like files, addresses or processes, and stay in the graph. A release of TensorFlow that brings
-# another one fails the test below: look at it, then add it here or to tasks/savedmodel/safety.py.
-SOUND_ALIKE = {
-    *("AudioSummary", "AudioSummaryV2", "HistogramSummary", "ImageSummary", "MergeSummary", "ScalarSummary"),
-    *("TensorSummary", "TensorSummaryV2", "BoostedTreesMakeStatsSummary", "StatsAggregatorSummary"),
-    *("ExperimentalStatsAggregatorSummary", "Print"),  # they make a text, or a line of the server's own log
-    *("DebugGradientIdentity", "DebugGradientRefIdentity", "DebugNumericSummaryV2"),  # they send nothing
-    *("RegexFullMatch", "RegexReplace", "StaticRegexFullMatch", "StaticRegexReplace", "Snapshot"),
-    *("ShardedFilename", "ShardedFilespec"),  # they make a name, and touch no file
-    *("IdentityReader", "IdentityReaderV2", "TensorSliceDataset"),  # they give what they are given
-    *("RemoteCall", "_XlaCompileMlirPlaceholderProgramKey"),  # a function that is looked at; a key
-}
-OPERATIONS = re.compile(
-    "PyFunc|Rpc|Summary|^Debug|Dump|Reader(V2)?$|File|DataService|^Print|^Save|Snapshot|Remote|Abort|Sql|Mlir|Heartbeat"
-)
-ARGUMENTS = re.compile(
-    "file|path(?!s$)|(^|_)dir($|_)|directory|addr|url|^prefix|pattern|descriptor|ckpt|checkpoint|^writer$"
-    "|output_stream|mlir_module"
-)
-
-
-def test_every_operation_of_this_tensorflow_is_classified() -> None:
-    """What the installed TensorFlow has that sounds like files, addresses or processes is refused or known harmless."""
-    import tensorflow as tf  # noqa: F401 - registers the operations
-    from tensorflow.core.framework import op_def_pb2
-    from tensorflow.python.client import pywrap_tf_session
-
-    listed = op_def_pb2.OpList.FromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
-    assert len(listed.op) > 1500
-    refused = safety.REACHING_OUT | safety.CHECKPOINTS | safety.TABLES_FROM_FILES | safety.DEBUG
-    refused |= {"PrintV2", "DecodeProtoV2", "EncodeProto", "FixedUnigramCandidateSampler"}  # by their attributes
-    sounding = {
-        op.name
-        for op in listed.op
-        if OPERATIONS.search(op.name) or any(ARGUMENTS.search(arg.name) for arg in (*op.input_arg, *op.attr))
-    }
-    assert sounding == SOUND_ALIKE | (refused & {op.name for op in listed.op})

@@ -193,7 +193,8 @@ def test_a_champion_without_a_record(exported: Callable[..., Trained], tmp_path:
         (old / READINGS).unlink()
         quality, _ = judged(own, tmp_path / name, replace(other.candidate, version_dir=old))
         if name == "refused":
-            assert "not compared with the champion: the scores of output 'of the champion' must be probabilities" in quality.summary
+            words = "not compared with the champion: the scores of output 'of the champion' must be probabilities"
+            assert words in quality.summary
             assert not quality.champion
         else:
             assert quality.champion["accuracy"] > 0.9
