@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ import pytest
 
 from configs.schema import Gates, Serving
 from tasks.datasets.rows import load_arrays, save_arrays
-from tasks.errors import ModelLoadError
+from tasks.errors import ServingError
 from tasks.gates.judge import judge, judge_files
 from tasks.records import BATCHES, Backend, Candidate, Champion, GateResult, ServedAnswers
 from tasks.savedmodel.safety import read_graph
@@ -267,10 +268,11 @@ def test_nan_on_both_sides_is_no_agreement(exported: Export, tmp_path: Path) -> 
     assert "served nan, in process nan" in found["parity"].summary
 
 
-@pytest.mark.parametrize(("batch", "name"), [(1, "1"), (2, "2"), (7, "7"), (200, "")])
+@pytest.mark.parametrize(("batch", "name"), [(1, "1"), (2, "2"), (7, "7"), (0, "")])
 def test_a_difference_in_one_batch_size(exported: Export, tmp_path: Path, batch: int, name: str) -> None:
     """A graph that is 1e-3 off in one batch size alone fails parity, which names the size."""
     made = exported("ruled")
+    batch = batch or len(load_arrays(made.requests)["x"])  # 0: all of them at once
     other = exported("nudged", f"model.params.row={x_of(made, 0)!r}", f"model.params.batch={batch}")
     found, _ = judged(graph_of(made, other), tmp_path, gates_of("parity"))
     rows = f"1 of {batch} rows differ, worst in row 0:"
@@ -291,7 +293,7 @@ def test_answers_that_depend_on_the_other_rows(exported: Export, tmp_path: Path)
 def names_the_row(parity: GateResult, row: int, x: float) -> None:
     """Assert that one row is found, and named with its inputs."""
     assert not parity.passed
-    assert f"1 of 200 rows differ, worst in row {row}: served" in parity.summary
+    assert re.search(rf"1 of \d+ rows differ, worst in row {row}: served", parity.summary)
     assert parity.figures["rows_differing"] == 1
     assert parity.evidence["outputs"]["score"]["row"] == row
     assert parity.evidence["worst"][0]["row"] == row
@@ -393,10 +395,10 @@ def test_proven_better_than_the_champion(exported: Export, tmp_path: Path) -> No
 
 def test_a_slice_that_fails(exported: Export, tmp_path: Path) -> None:
     """A model that reaches its bound over all rows is refused for the group in which it surely does not."""
-    gates = gates_of("quality", **accuracy(min=0.8), slices=["group"])
-    found, _ = judged(exported("ruled", "model.params.shift=0.35"), tmp_path, gates)
+    gates = gates_of("quality", **accuracy(min=0.85), slices=["group"])
+    found, _ = judged(exported("ruled", "model.params.shift=0.4"), tmp_path, gates)
     twin, _ = judged(exported("ruled"), tmp_path, gates)
-    assert found["quality"].figures["accuracy"] > 0.8
+    assert found["quality"].figures["accuracy"] > 0.85
     assert not found["quality"].passed
     assert {s["slice"]: s["passed"] for s in found["quality"].evidence["slices"]} == {
         "group=0.0": True,
@@ -492,7 +494,7 @@ def test_a_champion_that_the_server_refuses(exported: Export, tmp_path: Path) ->
     """A live version that does not load is an error that names it, never a verdict on the candidate."""
     live = make_live(exported("ruled"), tmp_path / "models")
     (live.version_dir / "variables" / "variables.index").write_bytes(b"damaged")
-    with pytest.raises(ModelLoadError) as caught:
+    with pytest.raises(ServingError) as caught:
         judged(exported("ruled", "model.params.at=0.6"), tmp_path, gates_of("parity"), live)
     assert "'m' version 1, which is live, and refused it" in str(caught.value)
     assert str(live.version_dir) in str(caught.value)

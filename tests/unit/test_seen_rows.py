@@ -182,7 +182,8 @@ def compared(n_rows: int = 200, seen: Any = None, unknown: str = "", **gates: An
     known = np.zeros(n_rows, bool) if seen is None else seen
     champion = np.where(known, target, champion)
     features = {"side": np.where(np.arange(n_rows) < n_rows // 2, "left", "right")}
-    found = Rows(target, served.astype(float)[:, None], champion.astype(float)[:, None], features, seen=seen, unknown=unknown)
+    answers = [array.astype(float)[:, None] for array in (served, champion)]
+    found = Rows(target, *answers, features, seen=seen, unknown=unknown)
     return judge_quality(Gates.model_validate(gates), found)
 
 
