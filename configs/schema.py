@@ -1,6 +1,7 @@
 """The configuration of a rehearsal: every field with its unit, its default and its bound.
 
-Reading it imports neither TensorFlow nor Prefect nor MLflow, creates nothing and reads no environment.
+Reading it imports neither TensorFlow nor Prefect nor MLflow, and creates nothing. Of the environment, loading.py reads
+what a text value names as `${NAME}`, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+
+from configs.addresses import server_address, tracking_uri
 
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -27,10 +31,27 @@ REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 Reference = Annotated[str, StringConstraints(pattern=f"^{REFERENCE.pattern}$")]
 
 
+LONGEST_S = 2_000_000  # seconds, 23 days: a socket's time limit is at most 2**31 milliseconds
+MOST = 2**32 - 1  # of anything that is counted
+LARGEST = 1e38  # of anything that is measured; float32 ends at 3.4e38
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, and nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    @field_validator("*")
+    @classmethod
+    def _has_an_end(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a number that no library would take: what it would do then is not known."""
+        name = info.field_name or ""
+        if isinstance(value, int | float) and not name.startswith("max"):  # a bound is only compared with
+            seconds = name.endswith("_s") and not name.endswith("_per_s")
+            most = LONGEST_S if seconds else MOST if isinstance(value, int) else LARGEST
+            if value > most:
+                raise ValueError(f"must be at most {most:,.15g}{' seconds' if seconds else ''}")
+        return value
 
 
 def _model_name(value: object) -> object:
@@ -125,7 +146,7 @@ class Serving(Section):
     startup_timeout_s: float = Field(60, gt=0, description="seconds from the start of the server to AVAILABLE")
     request_timeout_s: float = Field(30, gt=0, description="seconds for one request")
     memory_mb: int = Field(2048, ge=64, description="memory limit of the container in MiB")
-    cpus: float = Field(0, ge=0, description="processor limit of the container; 0 is none")
+    cpus: float = Field(0, ge=0, le=10_000, description="processor limit of the container; 0 is none")
     pids_limit: int = Field(512, ge=16, description="most processes and threads in the container")
 
     @property
@@ -145,6 +166,12 @@ class Bound(Section):
     better_by: float | None = Field(
         None, ge=0, description="how much better than the champion the rows must prove it to be"
     )
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Bound:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min must not be above max: no metric is at least {self.min:g} and at most {self.max:g}")
+        return self
 
 
 METRICS = ("accuracy", "macro_f1", "log_loss", "auc", "brier", "rmse", "mae", "r2")
@@ -276,7 +303,7 @@ class Gates(Section):
 class Tracking(Section):
     """MLflow."""
 
-    uri: str = Field(
+    uri: Annotated[str, AfterValidator(tracking_uri)] = Field(
         "sqlite:///mlflow.db", description="tracking URI; a relative sqlite path lies beside the YAML file"
     )
     experiment: str = Field("", description="experiment name; empty is the model's name")
@@ -295,9 +322,8 @@ class Promote(Section):
     layout: Layout = Field(
         "latest", description="latest: the highest number serves; labels: models.config says which, stable and canary"
     )
-    live_url: str = Field(
+    live_url: Annotated[str, AfterValidator(server_address)] = Field(
         "",
-        pattern=r"^(https?://[^/?#]+)?$",
         description="REST address of the production server, such as http://host:8501; a new version is verified there",
     )
     live_timeout_s: float = Field(60, gt=0, description="seconds until production must have loaded a new version")

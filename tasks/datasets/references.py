@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from configs.redaction import redact
 from tasks.errors import PipelineError
 
 
@@ -22,8 +25,9 @@ def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        module = importlib.import_module(module_name)
-    except Exception as exc:  # whatever the user's module raises while it is imported
+        with Path(os.devnull).open() as nothing, _standard_input(nothing):  # a module that asks would wait for ever
+            module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as exc:  # whatever the user's module does while it is imported
         raise error(f"{field} '{reference}' must import, got {describe(exc)}") from exc
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -33,7 +37,16 @@ def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[
     return function  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def _standard_input(stream: TextIO) -> Iterator[None]:
+    before, sys.stdin = sys.stdin, stream
+    try:
+        yield
+    finally:
+        sys.stdin = before
+
+
 def describe(exc: BaseException) -> str:
     """Return an error of somebody else's code in one line."""
-    text = " ".join(str(exc).split())
+    text = redact(" ".join(str(exc).split()))
     return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__

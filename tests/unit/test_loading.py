@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.loading import ConfigError, _parsed, load_config
+from configs.loading import ConfigError, load_config
+from configs.references import parsed
 from configs.schema import METRICS
 from tasks.gates import metrics
 
@@ -139,5 +140,5 @@ def test_another_parse_in_the_middle_of_ours(tmp_path: Path) -> None:
 
     parses: list[ast.Module] = []
     gc.callbacks.append(parse_once)
-    assert isinstance(_parsed((tmp_path / "long.py").read_bytes()), ast.Module)
+    assert isinstance(parsed((tmp_path / "long.py").read_bytes()), ast.Module)
     assert parses
