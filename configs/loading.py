@@ -19,7 +19,7 @@ from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact,
 from configs.references import check_reference, nearest
 from configs.schema import Config
 from configs.values import PARAMS, fields, filled_in
-from configs.yaml_text import DEEPEST, in_words, parse_yaml
+from configs.yaml_text import DEEPEST, parse_yaml
 
 __all__ = ["ConfigError", "arguments", "load_config", "shown", "without_secrets"]
 
@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise ConfigError(f"--config must name a readable YAML file, got '{path}': {reason}") from exc
     except yaml.YAMLError as exc:
-        raise ConfigError(f"{path.name} must be YAML: {in_words(exc)}") from exc
+        raise ConfigError(f"{path.name} must be YAML: {exc}") from exc
     if not isinstance(raw, dict):
         raise ConfigError(f"{path.name} must hold a mapping with name, data and model, got {type(raw).__name__}")
     return raw
@@ -125,7 +125,7 @@ def _override(raw: dict[str, Any], item: str) -> None:
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as exc:
-        remedy = f"{MASK} stands for a secret that was not shown; {HOW_TO_FILL_IN}" if MASK in text else in_words(exc)
+        remedy = f"{MASK} stands for a secret that was not shown; {HOW_TO_FILL_IN}" if MASK in text else exc
         raise ConfigError(f"--set {_cut(dotted)}: the value must be YAML: {remedy}") from exc
     node = raw
     for key in keys[:-1]:

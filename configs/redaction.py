@@ -151,7 +151,7 @@ def clean(error: BaseException) -> None:
             continue
         seen.add(id(one))
         one.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in one.args)
-        for name in ("detail", "filename"):
+        for name in ("detail", "strerror", "filename", "filename2"):
             if isinstance(getattr(one, name, None), str):
                 setattr(one, name, redact(getattr(one, name)))
         if hasattr(one, "__notes__"):
@@ -180,7 +180,8 @@ def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
 
 def _without_user(found: re.Match[str]) -> str:
     user = found["user"]
-    shown = user if REFERENCES.fullmatch(user.partition(":")[2] or user) else MASK
+    password = user.partition(":")[2] or user
+    shown = user if MASK not in user and REFERENCES.fullmatch(password) else MASK
     return f"{found['scheme']}{shown}@"
 
 
@@ -206,7 +207,8 @@ def _credentials(text: str) -> Iterator[str]:
         name, colon, password = user.partition(":")
         passwords.append(password if colon else name)
         if colon:
-            yield f"{unquote(name)}:{unquote(password)}"  # of which HTTP sends the base64 form
+            pair = f"{unquote(name)}:{unquote(password)}"
+            yield base64.b64encode(pair.encode("utf-8", "replace")).decode().rstrip("=")  # as HTTP sends it
     pairs = [found for found in PAIR.finditer(unquote(text)) if _without_value(found) != found.group()]
     passwords += [found["value"].strip("'\"") for found in pairs]
     for password in passwords:

@@ -16,16 +16,18 @@ def parse_yaml(text: str) -> Any:
     """Return the one document of a text as plain Python values.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or goes beyond what a configuration may hold.
+        yaml.YAMLError: in one line, why it is no YAML, or what of it no configuration may hold. The text around it is
+            not shown: it may hold a secret.
     """
     try:
         return _Loader(text).get_single_data()
+    except yaml.YAMLError as exc:
+        raise yaml.YAMLError(_in_words(exc)) from None
     except (ValueError, OverflowError) as exc:  # an escape of a character that there is not
         raise yaml.YAMLError(f"it holds a character that there is not: {exc}") from exc
 
 
-def in_words(error: yaml.YAMLError) -> str:
-    """Return what is wrong and where, in one line; without the text around it, which may hold a secret."""
+def _in_words(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

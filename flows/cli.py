@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
-from configs.loading import arguments
+from configs.loading import arguments, shown, without_secrets
 from configs.schema import Config
 from flows.commands import CODES, DONE, FAILED, answer, config_parser, in_colour, session
 from tasks.records import Outcome
@@ -44,7 +44,7 @@ def _dry_run(config: Config) -> int:
     """Show what a run would use; nothing is run, created or asked."""
     import yaml
 
-    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+    print(yaml.safe_dump(shown(config), sort_keys=False), end="")
     print(f"# would promote to {config.models_root / config.name}/<next number>")
     return DONE
 
@@ -63,7 +63,8 @@ def _run(args: argparse.Namespace, config: Config) -> int:
 
             with prefect_server():
                 # called without return_state, Prefect gives the data of the state
-                outcome = cast(Outcome, train_and_serve(str(args.config), args.set, not args.no_promote))
+                found = train_and_serve(str(args.config), without_secrets(args.set), not args.no_promote)
+                outcome = cast(Outcome, found)
         finally:
             shut_down()
     print(summary(config, arguments(str(args.config), args.set), outcome, colour=in_colour()))

@@ -170,9 +170,10 @@ def test_file_that_is_no_file(tmp_path: Path) -> None:
 
 
 def test_what_stays_valid(tmp_path: Path) -> None:
-    """A byte order mark, merged keys, dates, sets and large numbers in params, and deep paths are as valid as ever."""
-    text = "\ufeff" + START + MODEL + "data:\n  <<: &d {load: 'configs.digits:load'}\n  params:\n    since: 2024-02-29\n"
-    text += "    kinds: !!set {a, b}\n    id: 18446744073709551616\n    price: pa$$word ${1} $NAME\n"
+    """A byte order mark, merged keys, and dates, sets and large numbers in params are as valid as ever."""
+    text = "\ufeff" + START + MODEL + "data:\n  <<: &d {load: 'configs.digits:load'}\n  params:\n"
+    text += "    since: 2024-02-29\n    kinds: !!set {a, b}\n"
+    text += "    id: 18446744073709551616\n    price: pa$$word ${1} $NAME\n"
     config = load_config(write(tmp_path, text), ["promote.live_url=http://[::1]:8501", "serving.startup_timeout_s=1e6"])
     assert config.data.params["id"] == 2**64
     assert config.data.params["price"] == "pa$$word ${1} $NAME"
@@ -191,7 +192,7 @@ def test_what_stays_valid(tmp_path: Path) -> None:
 def test_reference_that_is_no_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str, words: str
 ) -> None:
-    """What only an import can tell is a line that names the reference; the import ends no process and waits for none."""
+    """What only an import can tell is a line that names the reference; the import ends and stops no process."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / f"{name}_at_import.py").write_text(source)
     config = load_config(write(tmp_path, MINIMAL), [f"data.load={name}_at_import:load"])
@@ -228,14 +229,15 @@ WHOLE = yaml.safe_load(Path("configs/digits.yaml").read_text()) | {
     "promote": {"live_url": "http://h:1", "keep": 3, "lock_timeout_s": 1},
 }  # fmt: skip
 ODD: list[Any] = [
-    None, True, 0, -1, 10**30, 10**390, 1.5, -0.0, 1e308, math.inf, math.nan, "", " ", "a\0b", "\ud800", "\n", "\x1b[1m",
-    "é" * 3000, "x" * 5000, "../..", "/", "~", "a:b", "os:path", "numpy:array", "${HOME_OF_NOBODY}", "$${X}", "***",
-    "http://u:pw@h:99999", "sqlite:///", "sqlite:////", "9" * 5000, "2024-01-01", [], [[]], {}, {"": {}}, [None] * 50,
-    {"min": 2, "max": 1}, {"a": {"b": [1, {"c": "d"}]}}, {1: 2},
+    None, True, 0, -1, 10**30, 10**390, 1.5, -0.0, 1e308, math.inf, math.nan, "", " ", "a\0b", "\ud800", "\n",
+    "\x1b[1m", "é" * 3000, "x" * 5000, "../..", "/", "~", "a:b", "os:path", "numpy:array", "${HOME_OF_NOBODY}", "$${X}",
+    "***", "http://u:pw@h:99999", "sqlite:///", "sqlite:////", "9" * 5000, "2024-01-01", [], [[]], {}, {"": {}},
+    [None] * 50, {"min": 2, "max": 1}, {"a": {"b": [1, {"c": "d"}]}}, {1: 2},
 ]  # fmt: skip
-RAW = ["&a [*a]", "*b", "&c {<<: *c}", "2024-13-45", "!!binary /w==", "!!set {a}", "!!python/name:os.system", "'", '"', "{",
-       "[", "- ", "? ", ": ", "|", ">", "%", "@", "`", "\t", "\ufeff", "\x85", "0o7_7", "1_0", "1:60", "0b2", "<<: 1",
-       "9" * 4400, "---", "...", "#", "!!int x", "~: 1", '"\\x"', '"\\ud800"', "!", "!<x>", "&", "*"]  # fmt: skip
+RAW = ["&a [*a]", "*b", "&c {<<: *c}", "2024-13-45", "!!binary /w==", "!!set {a}", "!!python/name:os.system", "'", '"',
+       "{", "[", "- ", "? ", ": ", "|", ">", "%", "@", "`", "\t", "\ufeff", "\x85", "0o7_7", "1_0", "1:60", "0b2",
+       "<<: 1", "9" * 4400, "---", "...", "#", "!!int x", "~: 1", '"\\x"', '"\\ud800"', "!", "!<x>",
+       "&", "*"]  # fmt: skip
 
 
 def mutations(seed: int, count: int) -> Iterator[str]:
