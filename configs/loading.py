@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import ast
-import difflib
-import importlib.util
+import json
+import os
 import shlex
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticSerializationError
 
+from configs.errors import ConfigError
+from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
+from configs.references import check_reference, nearest
 from configs.schema import Config
-from configs.yaml_text import TextError, check_values, parse, printable, read_file
+from configs.values import PARAMS, fields, filled_in
+from configs.yaml_text import DEEPEST, parse_yaml
 
 RETIRED = {
     "data.stratify": "data.stratify is gone: it dealt rows out by position, so that one more row moved all others and "
@@ -22,13 +27,15 @@ RETIRED = {
     "data.split takes a split of your own)",
 }  # key: why it is gone, and what to do
 
+__all__ = ["ConfigError", "arguments", "load_config", "shown", "without_secrets"]
 
-class ConfigError(Exception):
-    """The configuration cannot be used; nothing has been run or created."""
+LARGEST_FILE = 512 * 1024  # bytes
+LONGEST_MESSAGE, LONGEST_VALUE = 700, 120  # characters
+SQLITE = "sqlite:///"
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a configuration.
+    """Read and check a configuration; from then on its secrets are hidden wherever this process writes.
 
     Args:
         path: the YAML file; relative paths in it resolve against its directory.
@@ -37,42 +44,80 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: in one line, what is wrong and what to do.
     """
-    raw = _read(path)
-    for item in overrides:
-        _override(raw, item)
     try:
-        check_values(raw)
-        config = Config.model_validate(raw)
-    except TextError as exc:
-        raise ConfigError(f"{path.name}: {exc}") from exc
-    except ValidationError as exc:
-        raise ConfigError(f"{path.name}: {_explain(exc.errors(include_url=False)[0])}") from exc
-    metrics = (name for name in config.gates.metrics if ":" in name)
-    for reference in (config.data.load, config.model.build, *metrics):
-        _check_reference(reference)
-    return _resolve(config, path.parent)
+        return _loaded(path, overrides)
+    except ConfigError as exc:
+        raise ConfigError(_one_line(str(exc))) from exc.__cause__
 
 
 def arguments(path: str, overrides: Sequence[str] = ()) -> str:
-    """Return the options that read the same configuration in another command, ready for a shell."""
-    last = {item.partition("=")[0]: item for item in overrides}  # of one key the last one holds
+    """Return the options that read the same configuration in another command, ready for a shell, without secrets."""
+    last = {item.partition("=")[0]: item for item in without_secrets(overrides)}  # of one key the last one holds
     return shlex.join(["--config", path, *(word for item in last.values() for word in ("--set", item))])
+
+
+def without_secrets(overrides: Sequence[str]) -> list[str]:
+    """Return overrides as Prefect may keep them and a screen may show them.
+
+    `load_config` takes them for what they stand for, in this process; in another one it asks for the secret.
+    """
+    return [hidden_as(item, _without_secret(item)) for item in overrides]
+
+
+def shown(config: Config) -> dict[str, Any]:
+    """Return every value of a configuration as plain JSON, without secrets."""
+    whole = config.model_dump(mode="json")
+    return {
+        section: {key: redacted(item, named=f"{section}.{key}" in PARAMS) for key, item in value.items()}
+        if isinstance(value, dict)
+        else redacted(value)
+        for section, value in whole.items()
+    }
+
+
+def _loaded(path: Path, overrides: Sequence[str]) -> Config:
+    raw = _read(path)
+    for item in overrides:
+        _override(raw, known_as(item))
+    try:
+        config = Config.model_validate(filled_in(raw))
+    except ValidationError as exc:
+        raise ConfigError(f"{path.name}: {_explain(exc.errors()[0])}") from exc
+    metrics = (name for name in config.gates.metrics if ":" in name)
+    for reference in (config.data.load, config.model.build, *metrics):
+        check_reference(reference)
+    try:
+        json.dumps(config.model_dump(mode="json"))
+    except (PydanticSerializationError, TypeError, ValueError) as exc:
+        raise ConfigError(f"{path.name}: data.params and model.params must be what JSON can write: {exc}") from exc
+    return _resolve(config, path.parent)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = read_file(path)
-    except OSError as exc:
-        raise ConfigError(f"--config must name a readable YAML file, got '{path}': {exc.strerror}") from exc
-    except ValueError as exc:  # TextError, and Python's own for a name with a NUL character
-        raise ConfigError(f"--config must name a readable YAML file, and {printable(str(path))} {exc}") from exc
-    try:
-        raw = parse(text)
-    except TextError as exc:
-        raise ConfigError(f"{path.name} {exc}") from exc
+        raw = parse_yaml(_content(path).decode("utf-8-sig"))
+    except (OSError, ValueError) as exc:
+        if isinstance(exc, UnicodeDecodeError):
+            raise ConfigError(f"{path.name} must be UTF-8 text; byte {exc.start} is not") from exc
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigError(f"--config must name a readable YAML file, got '{path}': {reason}") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path.name} must be YAML: {exc}") from exc
     if not isinstance(raw, dict):
         raise ConfigError(f"{path.name} must hold a mapping with name, data and model, got {type(raw).__name__}")
     return raw
+
+
+def _content(path: Path) -> bytes:
+    """Return a file's bytes, neither waiting for the other end of a pipe nor reading without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ConfigError(f"--config must name a readable YAML file, got '{path}': it is not a plain file")
+        content = stream.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ConfigError(f"{path.name} must have at most {LARGEST_FILE // 1024} KB, and has more")
+    return content
 
 
 def _override(raw: dict[str, Any], item: str) -> None:
@@ -80,33 +125,61 @@ def _override(raw: dict[str, Any], item: str) -> None:
     dotted, separator, text = item.partition("=")
     keys = dotted.strip().split(".")
     if not separator or not all(keys):
-        raise ConfigError(f"--set takes section.key=value, got {printable(item)}")
+        raise ConfigError(f"--set takes section.key=value, got '{_cut(item)}'")
+    if len(keys) > DEEPEST or len(text) > LARGEST_FILE:
+        raise ConfigError(f"--set takes a name of at most {DEEPEST} parts and {LARGEST_FILE // 1024} KB of value")
     try:
-        value = parse(text)
-    except TextError as exc:
-        raise ConfigError(f"--set {dotted}: the value {exc}, got {printable(text)}") from exc
+        value = parse_yaml(text)
+    except yaml.YAMLError as exc:
+        remedy = f"{MASK} stands for a secret that was not shown; {HOW_TO_FILL_IN}" if MASK in text else exc
+        raise ConfigError(f"--set {_cut(dotted)}: the value must be YAML: {remedy}") from exc
     node = raw
     for key in keys[:-1]:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {dotted}: '{key}' is a value, not a section")
+            raise ConfigError(f"--set {_cut(dotted)}: '{_cut(key)}' is a value, not a section")
     node[keys[-1]] = value
+
+
+def _without_secret(item: str) -> str:
+    """Return one override without its secrets, as YAML that reads back."""
+    dotted = item.partition("=")[0]
+    nested: dict[str, Any] = {}
+    try:
+        _override(nested, item)
+    except ConfigError:
+        return redact(item)
+    ((field, value),) = fields(nested) if "." in dotted else ((dotted, nested[dotted.strip()]),)
+    hidden = redacted(value, named=field in PARAMS)
+    if hidden == _as_lists(value):
+        return item
+    for key in dotted.strip().split(".")[2:]:
+        hidden = hidden[key]
+    return f"{dotted}={hidden if isinstance(hidden, str) else json.dumps(hidden, ensure_ascii=False)}"
+
+
+def _as_lists(value: Any) -> Any:
+    """Return a value as `redacted` returns one that holds no secret."""
+    if isinstance(value, Mapping):
+        return {str(name): _as_lists(item) for name, item in value.items()}
+    return [_as_lists(item) for item in value] if isinstance(value, list | tuple | set) else value
 
 
 def _explain(error: ErrorDetails) -> str:
     """Turn the first of pydantic's errors into the rule, what was received, and what to do."""
-    location = [str(part)[:80] for part in error["loc"] if not str(part).startswith("function-before")]
+    location = [_cut(str(part)) for part in error["loc"] if not str(part).startswith("function-before")]
     where = ".".join(location)
     if where in RETIRED:
         return RETIRED[where]
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{where}'; {_nearest(location[-1], _known_keys(location[:-1]))}"
+        return f"unknown key '{where}'; {nearest(location[-1], _known_keys(location[:-1]))}"
     if error["type"] == "missing":
         return f"'{where}' is required and missing"
+    received = _cut(repr(redacted(error["input"], named=where.startswith(PARAMS))))
     if error["type"] == "string_pattern_mismatch":
-        return f"'{where}' must be module:function, got {printable(error['input'])}"
+        return f"'{where}' must be module:function, got {received}"
     rule = error["msg"].removeprefix("Value error, ")
-    return f"'{where}': {rule[0].lower()}{rule[1:]}; got {printable(error['input'])}"
+    return f"'{where}': {rule[0].lower()}{rule[1:]}; got {received}"
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:
@@ -120,92 +193,53 @@ def _known_keys(location: Sequence[str]) -> list[str]:
     return list(section.model_fields)
 
 
-def _check_reference(reference: str) -> None:
-    """Find the function without importing its module, which may import TensorFlow."""
-    module, _, function = reference.partition(":")
-    try:
-        found = importlib.util.find_spec(module)
-    except (Exception, SystemExit) as exc:  # a package is imported on the way to a module in it
-        words = " ".join(f"{type(exc).__name__}: {exc}".split())[:400]
-        raise ConfigError(f"'{reference}': module '{module}' does not import: {words}") from exc
-    if found is None:
-        raise ConfigError(f"'{reference}': there is no module '{module}'; run from the directory it imports from")
-    if not found.origin or not found.origin.endswith(".py"):
-        return
-    try:
-        names = _top_level_names(_parsed(Path(found.origin).read_bytes()))
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as exc:
-        raise ConfigError(f"'{reference}': module '{module}' does not compile: {exc}") from exc
-    if function not in names and not names & {"*", "__getattr__"}:
-        raise ConfigError(f"'{reference}': module '{module}' has no '{function}'; {_nearest(function, sorted(names))}")
-
-
-def _parsed(source: bytes) -> ast.Module:
-    """Parse a module; once more where another thread, such as one of Prefect's, parsed at the same time.
-
-    Source: https://github.com/python/cpython/issues/106905, `recursion depth mismatch`; seen with Python 3.11.7.
-    """
-    try:
-        return ast.parse(source)
-    except SystemError:
-        return ast.parse(source)
-
-
-def _top_level_names(module: ast.Module) -> set[str]:
-    """Return what a module's top level may define, within `if` and `try` too; `*` for a star import."""
-    names: set[str] = set()
-    pending: list[ast.AST] = list(module.body)
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-            continue  # what stands inside is no name of the module's
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        pending += ast.iter_child_nodes(node)
-    return names
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    shown = ", ".join(known[:40]) + (", ..." if len(known) > 40 else "")
-    return f"did you mean '{near[0]}'?" if near else f"known: {shown}"
-
-
 def _resolve(config: Config, base: Path) -> Config:
-    """Make relative paths absolute against the YAML file's directory.
-
-    Raises:
-        ConfigError: a path cannot be followed, such as a link to itself.
-    """
+    """Make relative paths absolute against the YAML file's directory."""
     uri = config.tracking.uri
-    prefix = "sqlite:///"
-    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
-        uri = f"{prefix}{_absolute('tracking.uri', base, Path(uri.removeprefix(prefix)))}"
+    if uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
+        file, question, settings = uri.removeprefix(SQLITE).partition("?")
+        uri = f"{SQLITE}{_place(base, Path(file), 'tracking.uri')}{question}{settings}"
     golden = config.gates.golden
     if golden.file is not None:
-        file = _absolute("gates.golden.file", base, golden.file)
-        golden = golden.model_copy(update={"file": file})
-        if not file.is_file():
-            raise ConfigError(f"gates.golden.file must name a file, got {printable(str(file))}")
+        file_path = _place(base, golden.file, "gates.golden.file")
+        golden = golden.model_copy(update={"file": file_path})
+        if not file_path.is_file():
+            raise ConfigError(f"gates.golden.file must name a file, got '{_cut(str(file_path))}'")
     return config.model_copy(
         update={
             "gates": config.gates.model_copy(update={"golden": golden}),
-            "work_dir": _absolute("work_dir", base, config.work_dir),
-            "models_root": _absolute("models_root", base, config.models_root),
+            "work_dir": _place(base, config.work_dir, "work_dir"),
+            "models_root": _place(base, config.models_root, "models_root"),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
         }
     )
 
 
-def _absolute(field: str, base: Path, path: Path) -> Path:
+def _place(base: Path, path: Path, field: str) -> Path:
+    """Return where a path leads, which may be to nothing yet.
+
+    Raises:
+        ConfigError: it leads nowhere: links in a loop, a name that no file system takes.
+    """
     try:
-        absolute = (base.resolve() / path).resolve()
-        absolute.exists()  # which a name that is too long cannot be asked
-    except (OSError, RuntimeError) as exc:  # the latter is Python's for links that lead to each other
-        reason = getattr(exc, "strerror", None) or "its links lead to each other"
-        got = f"{printable(str(path))}: {reason}"
-        raise ConfigError(f"'{field}' must be a path that can be followed, got {got}") from exc
-    return absolute
+        place = (base.resolve() / path).resolve()
+        place.exists()  # False where there is nothing; an error where there never can be
+    except (OSError, RuntimeError, ValueError) as exc:
+        if isinstance(exc, PermissionError):
+            return place
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise ConfigError(f"'{field}' must be a path that can be, got '{_cut(str(path))}': {reason}") from exc
+    return place
+
+
+def _cut(text: str) -> str:
+    """Return a text without secrets, the beginning of a long one."""
+    text = redact(text)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text):,} characters)"
+
+
+def _one_line(text: str) -> str:
+    """Return a message that a terminal shows as one line of bounded length, without secrets."""
+    line = " ".join(redact(text).split())
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…"

@@ -1,10 +1,12 @@
 """The configuration of a rehearsal: every field with its unit, its default and its bound.
 
-Reading it imports neither TensorFlow nor Prefect nor MLflow, creates nothing and reads no environment.
+Reading it imports neither TensorFlow nor Prefect nor MLflow, and creates nothing. Of the environment, loading.py reads
+what a text value names as `${NAME}`, and nothing else.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import date, datetime
 from pathlib import Path
@@ -21,26 +23,42 @@ from pydantic import (
     StrictInt,
     StrictStr,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from configs.addresses import server_address, tracking_uri
+
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
-LONGEST_S = 1_000_000.0  # eleven days; what is asked to wait longer never ends
-Seconds = Annotated[float, Field(le=LONGEST_S)]
-# Scheme, host or [IPv6 address], port, and nothing behind it; a user's name may stand before the host.
-ADDRESS = re.compile(r"https?://([^\s/?#@]+@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\x00-\x1f\x7f]+)(:(?P<port>[0-9]{1,5}))?")
 
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 Reference = Annotated[str, StringConstraints(pattern=f"^{REFERENCE.pattern}$")]
 
 
+LONGEST_S = 2_000_000  # seconds, 23 days: a socket's time limit is at most 2**31 milliseconds
+MOST = 2**32 - 1  # of anything that is counted
+LARGEST = 1e38  # of anything that is measured; float32 ends at 3.4e38
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, and nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    @field_validator("*")
+    @classmethod
+    def _has_an_end(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a number that no library would take: what it would do then is not known."""
+        name = info.field_name or ""
+        if isinstance(value, int | float) and not name.startswith("max"):  # a bound is only compared with
+            seconds = name.endswith("_s") and not name.endswith("_per_s")
+            most = LONGEST_S if seconds else MOST if isinstance(value, int) else LARGEST
+            if value > most and value != math.inf:  # which a field allows or does not
+                raise ValueError(f"must be at most {most:,.15g}{' seconds' if seconds else ''}")
+        return value
 
 
 def _model_name(value: object) -> object:
@@ -220,14 +238,13 @@ class Serving(Section):
     protocol: Literal["rest", "grpc", "both"] = Field(
         "rest", description="how the test rows are sent; both must give the same answers"
     )
-    startup_timeout_s: Seconds = Field(60, gt=0, description="seconds from the start of the server to AVAILABLE")
-    request_timeout_s: Seconds = Field(30, gt=0, description="seconds for one request")
-    memory_mb: int = Field(2048, ge=64, le=2**30, description="memory limit of the container in MiB")
-    cpus: float = Field(0, ge=0, description="processor limit of the container; 0 is none")
+    startup_timeout_s: float = Field(60, gt=0, description="seconds from the start of the server to AVAILABLE")
+    request_timeout_s: float = Field(30, gt=0, description="seconds for one request")
+    memory_mb: int = Field(2048, ge=64, description="memory limit of the container in MiB")
+    cpus: float = Field(0, ge=0, le=10_000, description="processor limit of the container; 0 is none")
     pids_limit: int = Field(
         4096,
         ge=16,
-        le=2**22,
         description="most processes and threads in the container; TensorFlow Serving starts hundreds, and more of them "
         "the more processors there are",
     )
@@ -254,9 +271,9 @@ class Bound(Section):
     )
 
     @model_validator(mode="after")
-    def _can_be_met(self) -> Bound:
+    def _can_be_reached(self) -> Bound:
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min must not be above max, got min {self.min:g} and max {self.max:g}")
+            raise ValueError(f"min must not be above max: no metric is at least {self.min:g} and at most {self.max:g}")
         return self
 
 
@@ -402,7 +419,7 @@ class Gates(Section):
 class Tracking(Section):
     """MLflow."""
 
-    uri: str = Field(
+    uri: Annotated[str, AfterValidator(tracking_uri)] = Field(
         "sqlite:///mlflow.db", description="tracking URI; a relative sqlite path lies beside the YAML file"
     )
     experiment: str = Field("", description="experiment name; empty is the model's name")
@@ -423,14 +440,6 @@ def _mode(value: object) -> object:
 Mode = Annotated[str, BeforeValidator(_mode)]
 
 
-def _address(text: str) -> str:
-    """Take the address of a server, or none."""
-    found = ADDRESS.fullmatch(text)
-    if text and (found is None or not 0 < int(found["port"] or 80) < 65536):
-        raise ValueError("an address is http://HOST:PORT or https://HOST:PORT, without a path")
-    return text
-
-
 class Promote(Section):
     """How a candidate goes live."""
 
@@ -440,14 +449,14 @@ class Promote(Section):
     layout: Layout = Field(
         "latest", description="latest: the highest number serves; labels: models.config says which, stable and canary"
     )
-    live_url: Annotated[str, AfterValidator(_address)] = Field(
+    live_url: Annotated[str, AfterValidator(server_address)] = Field(
         "",
         description="REST address of the production server, such as http://host:8501; a new version is verified there",
     )
-    live_timeout_s: Seconds = Field(60, gt=0, description="seconds until production must have loaded a new version")
+    live_timeout_s: float = Field(60, gt=0, description="seconds until production must have loaded a new version")
     live_rows: int = Field(100, ge=1, description="test rows whose answers production must repeat")
     keep: int = Field(0, ge=0, description="live versions, and candidates, that are kept; 0 keeps all")
-    lock_timeout_s: Seconds = Field(60, ge=0, description="seconds to wait for another promotion of the same model")
+    lock_timeout_s: float = Field(60, ge=0, description="seconds to wait for another promotion of the same model")
     directory_mode: Mode = Field(
         "0755", description="mode of the published directories, whatever the umask of the run"
     )

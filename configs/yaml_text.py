@@ -1,136 +1,103 @@
-"""YAML from people's files as plain values, bounded: whatever the text is, reading it ends, and soon."""
+"""YAML as a configuration needs it: bounded in depth and size, every key once, and one kind of error."""
 
 from __future__ import annotations
 
-import datetime
-from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
-MAX_BYTES = 1_000_000
-MAX_VALUES = 20_000  # what aliases repeat is counted each time
-MAX_DEPTH = 50
-MERGE = "tag:yaml.org,2002:merge"
-
-
-class TextError(ValueError):
-    """The text is no YAML that can be used; the message says why, in one line."""
+DEEPEST = 40  # mappings and lists in one another, aliases followed
+MOST_VALUES = 50_000  # with each alias counted as often as it is used
+MOST_DIGITS = 400  # of a number; Python reads no integer of more than 4,300
 
 
-def read_file(path: Path) -> str:
-    """Return the text of a file.
+def parse_yaml(text: str) -> Any:
+    """Return the one document of a text as plain Python values.
 
     Raises:
-        TextError: it is no plain file, too large, or not UTF-8.
-        OSError: it cannot be read.
-    """
-    if path.exists() and not path.is_file():  # a pipe would be waited for, and a device has no end
-        raise TextError("is not a file")
-    with path.open("rb") as stream:
-        data = stream.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise TextError(f"must be at most {MAX_BYTES:,} bytes long")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise TextError(f"must be UTF-8 text; byte {exc.start} is not") from exc
-
-
-def parse(text: str) -> Any:
-    """Return the value of a YAML text.
-
-    Raises:
-        TextError: it is not YAML, names a key twice, contains itself, or is too large once its aliases are followed.
+        yaml.YAMLError: in one line, why it is no YAML, or what of it no configuration may hold. The text around it is
+            not shown: it may hold a secret.
     """
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check(node)
-        return loader.construct_document(node)
-    except TextError:
-        raise
+        return _Loader(text).get_single_data()
     except yaml.YAMLError as exc:
-        raise TextError(f"must be YAML: {' '.join(str(exc).split())[:400]}") from exc
-    except RecursionError as exc:
-        raise TextError(f"must be nested at most {MAX_DEPTH} levels deep") from exc
-    except (ValueError, OverflowError, TypeError, AttributeError) as exc:  # a date that is none, a number without end
-        raise TextError(f"must hold values that can be read: {' '.join(str(exc).split())[:200]}") from exc
+        raise yaml.YAMLError(_in_words(exc)) from None
+    except (ValueError, OverflowError) as exc:  # an escape of a character that there is not
+        raise yaml.YAMLError(f"it holds a character that there is not: {exc}") from exc
 
 
-def _check(root: yaml.Node) -> None:
-    """Walk what the text says, aliases followed, before any value is made of it."""
-    n_values = 0
-    pending: list[tuple[yaml.Node, tuple[int, ...]]] = [(root, ())]
-    while pending:
-        node, above = pending.pop()
-        n_values += 1
-        if id(node) in above:
-            raise TextError(f"must not contain itself{_where(node)}")
-        if n_values > MAX_VALUES:
-            raise TextError(f"must hold at most {MAX_VALUES:,} values, those that aliases repeat included")
-        if len(above) > MAX_DEPTH:
-            raise TextError(f"must be nested at most {MAX_DEPTH} levels deep{_where(node)}")
-        inside = (*above, id(node))
-        if isinstance(node, yaml.MappingNode):
-            _check_keys(node)
-            pending += [(child, inside) for _, child in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            pending += [(child, inside) for child in node.value]
+def _in_words(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return place + " ".join(str(problem).split())
 
 
-def _check_keys(node: yaml.MappingNode) -> None:
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise TextError(f"must have text for keys{_where(key)}")
-        if key.tag == MERGE:
-            continue
-        if key.value in seen:
-            raise TextError(f"must name each key once, got '{key.value[:80]}' twice{_where(key)}; remove one of them")
-        seen.add(key.value)
+class _Loader(yaml.SafeLoader):
+    """Knows how large a node is before anything is made of it.
 
-
-def _where(node: yaml.Node) -> str:
-    return f" (line {node.start_mark.line + 1})"
-
-
-def check_values(value: Any, where: str = "") -> None:
-    """Refuse values that no field takes, and that would be an error somewhere later.
-
-    Free parameters (`data.params`, `model.params`) may hold NUL characters and numbers of any size.
-
-    Raises:
-        TextError: a lone surrogate or a NUL character in a text, or a number beyond 64 bits.
+    An alias counts as what it stands for: ten lists of ten aliases each, a few levels deep, are a short text and more
+    values than a machine can hold.
     """
-    free = where.startswith(("data.params", "model.params"))
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            check_values(str(key), f"{where}.{key}".lstrip(".") if not isinstance(inner, dict | list) else where)
-            check_values(inner, f"{where}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for inner in value:
-            check_values(inner, where)
-    elif isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise TextError(f"{printable(where)} must be text that UTF-8 can write, got {printable(value)}")
-        if "\0" in value and not free:
-            raise TextError(f"{printable(where)} must hold no NUL character, got {printable(value)}")
-    elif isinstance(value, int) and not free and not -(2**63) <= value < 2**63:
-        raise TextError(f"{printable(where)} must be a number of at most 64 bits, got {printable(value)}")
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._open = 0
+        self._measured: dict[int, tuple[int, int]] = {}  # id of a node: values in it, and its depth
 
-def printable(value: Any) -> str:
-    """Return a value as a message shows it: one line, at most about 200 characters, whatever it holds."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**60:
-        return "a number of over 60 digits"
-    if isinstance(value, str | datetime.date):
-        text = repr(value)
-    else:
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        """Compose a node and measure it."""
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        self._open += 1
+        _check(self._open <= DEEPEST, f"mappings and lists may be {DEEPEST} levels deep, and are deeper", event)
+        node = super().compose_node(parent, index)
+        self._open -= 1
+        if isinstance(event, yaml.AliasEvent):
+            name = str(event.anchor)[:80]
+            _check(id(node) in self._measured, f"the alias '*{name}' stands within what it stands for", event)
+        elif node is not None:
+            parts = [self._measured[id(child)] for child in _children(node)]
+            size, depth = 1 + sum(part[0] for part in parts), 1 + max((part[1] for part in parts), default=0)
+            _check(size <= MOST_VALUES, f"at most {MOST_VALUES:,} values, aliases followed, and there are more", event)
+            _check(depth <= DEEPEST, f"aliases may lead {DEEPEST} levels deep, and lead deeper", event)
+            self._measured[id(node)] = size, depth
+        return node
+
+    def construct_mapping(self, node: Node, deep: bool = False) -> dict[Any, Any]:
+        """Make a mapping, unless it has a key twice: one of the two would be dropped without a word."""
+        seen = set()
+        for key, _ in node.value if isinstance(node, MappingNode) else ():
+            if not isinstance(key, ScalarNode) or key.tag.endswith((":merge", ":value")):
+                continue
+            name = self.construct_object(key)
+            _check(name not in seen, f"the key '{key.value[:80]}' must stand here once, and stands twice", key)
+            seen.add(name)
+        return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # another node is refused there
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        """Make a value; what its type cannot take (a 13th month) is an error of the text."""
+        if isinstance(node.value, str) and node.tag.endswith((":int", ":float")):
+            many = len(node.value)
+            _check(many <= MOST_DIGITS, f"a number may have {MOST_DIGITS} digits, and this one has {many:,}", node)
         try:
-            text = repr(value)
-        except (ValueError, RecursionError):  # a number of over 4,300 digits inside
-            text = f"a {type(value).__name__} that cannot be shown"
-    return text if len(text) <= 200 else f"{text[:200]}..."
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as exc:
+            kind = node.tag.rpartition(":")[2]
+            shown = str(node.value)[:80] if not isinstance(node, CollectionNode) else "a collection"
+            raise _problem(f"'{shown}' is no {kind[:80]} ({exc})", node) from exc
+
+
+def _children(node: Node) -> list[Node]:
+    if isinstance(node, MappingNode):
+        return [child for pair in node.value for child in pair]
+    return list(node.value) if isinstance(node, CollectionNode) else []
+
+
+def _check(holds: bool, problem: str, at: Node | yaml.Event) -> None:
+    if not holds:
+        raise _problem(problem, at)
+
+
+def _problem(text: str, at: Node | yaml.Event) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=text, problem_mark=at.start_mark)  # type: ignore[arg-type]  # or libyaml's

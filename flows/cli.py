@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
-from configs.loading import arguments
+from configs.loading import arguments, shown, without_secrets
+from configs.redaction import redact
 from configs.schema import Config
 from flows.commands import CODES, DONE, FAILED, answer, config_parser, in_colour, session
 from tasks.records import Outcome
@@ -44,7 +45,7 @@ def _dry_run(config: Config) -> int:
     """Show what a run would use; nothing is run, created or asked."""
     import yaml
 
-    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+    print(yaml.safe_dump(shown(config), sort_keys=False), end="")
     print(f"# would promote to {config.models_root / config.name}/<next number>")
     return DONE
 
@@ -65,12 +66,13 @@ def _run(args: argparse.Namespace, config: Config) -> int:
             try:
                 with prefect_server():
                     # called without return_state, Prefect gives the data of the state
-                    outcome = cast(Outcome, train_and_serve(str(args.config), args.set, not args.no_promote))
+                    found = train_and_serve(str(args.config), without_secrets(args.set), not args.no_promote)
+                    outcome = cast(Outcome, found)
             except Exception as exc:
                 if not settled:
                     raise
                 outcome = settled[-1]  # what has become of production is not Prefect's to say
-                words = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
+                words = redact(" ".join(f"{type(exc).__name__}: {exc}".split()))[:300]
                 print(f"warning: Prefect's pages do not show how it ended: {words}", file=sys.stderr, flush=True)
         finally:
             shut_down()

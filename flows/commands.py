@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import io
 import logging
 import os
 import signal
@@ -13,9 +14,10 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 from configs.loading import ConfigError, arguments, load_config
+from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import PipelineError
 from tasks.records import Promotion
@@ -78,7 +80,11 @@ def answer(
     action: Callable[[argparse.Namespace, Config], int],
 ) -> int:
     """Read the arguments and the configuration, do it, and return the exit code."""
-    args = parser.parse_args(argv)
+    with redacted_streams():
+        return _answer(parser.parse_args(argv), action)
+
+
+def _answer(args: argparse.Namespace, action: Callable[[argparse.Namespace, Config], int]) -> int:
     try:
         return action(args, load_config(args.config, args.set))
     except (ConfigError, PipelineError) as exc:
@@ -87,7 +93,7 @@ def answer(
         print(f"interrupted{_left_open(args)}", file=sys.stderr)
         return INTERRUPTED
     except Exception as exc:  # noqa: BLE001  the end of the program: one line whatever it was
-        words = " ".join(f"{type(exc).__name__}: {exc}".split())
+        words = redact(" ".join(f"{type(exc).__name__}: {exc}".split()))
         return _report(exc, args.debug, f"{words[:500]} (--debug shows where)")
 
 
@@ -102,6 +108,46 @@ def session() -> Iterator[None]:
             yield
     finally:
         gc.freeze()  # or the end of the process looks through every object of Prefect and MLflow again, for 0.7 s
+
+
+@contextlib.contextmanager
+def redacted_streams() -> Iterator[None]:
+    """Let nothing that is written to standard output or error show a secret, whoever writes it."""
+    with contextlib.redirect_stdout(_Redacted(sys.stdout)), contextlib.redirect_stderr(_Redacted(sys.stderr)):
+        yield
+
+
+class _Redacted(io.TextIOBase):
+    """A stream that hides secrets in what is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text without its secrets."""
+        return self._stream.write(redact(text))
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Return whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream below."""
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Return the encoding of the stream below."""
+        return self._stream.encoding
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the stream below has."""
+        return getattr(self._stream, name)
 
 
 def in_colour() -> bool:

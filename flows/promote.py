@@ -15,6 +15,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from configs.loading import arguments, load_config
+from configs.redaction import redact
 from configs.schema import Config
 from tasks.promote import RIVALS, keep_rehearsal, make_stable, turn
 from tasks.records import Promotion
@@ -48,9 +49,10 @@ def promote(
         title = f"{cfg.name} candidate {reviewed.candidate}"
         show_change(cfg.name, title, promotion)
         outcomes.append(replace(promotion, reason=f"candidate {reviewed.candidate}: {promotion.reason}"))
+    reasons = redact("; ".join(promotion.reason for promotion in outcomes))
     return Completed(
         name=outcomes[-1].state.title().replace(" ", "") if outcomes else "NothingToDo",
-        message="; ".join(promotion.reason for promotion in outcomes) or "no candidate was approved or rejected",
+        message=reasons or "no candidate was approved or rejected",
         data=outcomes,
     )
 
@@ -79,4 +81,4 @@ def to_stable(config: str, overrides: list[str] | None = None, by: str = "") -> 
     cfg = load_config(Path(config), overrides or ())
     promotion = make_stable(cfg, by)
     show_change(cfg.name, f"{cfg.name} canary to stable", promotion)
-    return Completed(name=promotion.state.title().replace(" ", ""), message=promotion.reason, data=promotion)
+    return Completed(name=promotion.state.title().replace(" ", ""), message=redact(promotion.reason), data=promotion)

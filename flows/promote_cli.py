@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import cast
 
-from configs.loading import ConfigError
+from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
 from flows.commands import DONE, FAILED, answer, config_parser, exit_code, session, version_number
 from tasks.records import Promotion
@@ -48,11 +48,12 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         from flows.promote import promote, to_stable
         from flows.temporary_server import prefect_server
 
+        overrides = without_secrets(args.set)
         with prefect_server():
             if args.to:
-                outcomes = [cast(Promotion, to_stable(str(args.config), args.set, args.by))]
+                outcomes = [cast(Promotion, to_stable(str(args.config), overrides, args.by))]
             else:
-                found = promote(str(args.config), args.set, args.version, verdict, args.by)
+                found = promote(str(args.config), overrides, args.version, verdict, args.by)
                 outcomes = cast(list[Promotion], found)
     codes = [exit_code(promotion, config.name) for promotion in outcomes]
     if not outcomes:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from configs.redaction import HOW_TO_FILL_IN, MASK, redact
 from configs.schema import Config
 from tasks.production import ONE_TRY
 from tasks.records import Outcome, ServerFacts, ValidationReport
@@ -31,7 +32,7 @@ def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = 
 
     width = max(len(gate.name) for gate in report.gates)
     verdicts = [painted("pass    ", GREEN) if gate.passed else painted("FAIL    ", RED) for gate in report.gates]
-    return "\n".join(
+    text = "\n".join(
         [
             "",
             "stage             seconds",
@@ -58,6 +59,8 @@ def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = 
             *_commands(config, arguments, outcome),
         ]
     )
+    text = redact(text)
+    return f"{text}\n  {MASK}       is a secret: {HOW_TO_FILL_IN}" if MASK in text else text
 
 
 def _judged_by(report: ValidationReport) -> str:

@@ -16,6 +16,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from configs.loading import arguments, load_config
+from configs.redaction import redact
 from tasks.data import prepare_data
 from tasks.export import export_model
 from tasks.policy import fail_early, stage_clock
@@ -57,4 +58,4 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
                 break
         show_run(report, run, promotion)
     outcome = Outcome(report, run, promotion, seconds)
-    return Completed(name=promotion.state.title().replace(" ", ""), message=promotion.reason, data=outcome)
+    return Completed(name=promotion.state.title().replace(" ", ""), message=redact(promotion.reason), data=outcome)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.loading import ConfigError, load_config
-from tasks.errors import PipelineError
+from configs.loading import ConfigError
+from configs.schema import Config
+from flows.commands import answer, config_parser
 from tasks.serving.embedded import run_embedded
 from tasks.store.layout import versions
 
@@ -18,26 +18,22 @@ POLL_S = 0.1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve a candidate until Ctrl-C, and return an exit code."""
-    args = build_parser().parse_args(argv)
-    try:
-        config = load_config(args.config, args.set)
-        return _serve(config.name, _candidate(config.work_dir / "candidates" / config.name, args.version))
-    except (ConfigError, PipelineError) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 2 if isinstance(exc, ConfigError) else 1
+    return answer(build_parser(), argv, _try_out)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.try_out",
-        description="Serve one candidate, and no other version, until Ctrl-C; nothing live changes.",
-        epilog="Exit codes: 0 stopped by Ctrl-C; 2 usage or configuration; 1 it cannot be served.",
+    parser = config_parser(
+        "flows.try_out",
+        "Serve one candidate, and no other version, until Ctrl-C; nothing live changes.",
+        "Exit codes: 0 stopped by Ctrl-C; 2 usage or configuration; 1 it cannot be served.",
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the rehearsal's YAML file")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a value")
     parser.add_argument("--version", type=int, required=True, metavar="N", help="the candidate's number")
     return parser
+
+
+def _try_out(args: argparse.Namespace, config: Config) -> int:
+    return _serve(config.name, _candidate(config.work_dir / "candidates" / config.name, args.version))
 
 
 def _candidate(model_dir: Path, version: int) -> Path:

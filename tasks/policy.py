@@ -15,6 +15,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
+from configs.redaction import clean, redact
 from tasks.errors import PipelineError
 
 P = ParamSpec("P")
@@ -48,9 +49,12 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
         begun = time.monotonic()
         try:
             return function(*args, **kwargs)
-        except PipelineError as exc:
-            if exc.retryable:
+        except Exception as exc:
+            clean(exc)  # Prefect keeps what it says
+            if isinstance(exc, PipelineError) and exc.retryable:
                 log.warning("%s: %s", function.__name__, exc)  # a try that is made again must not pass unseen
+            if redact(str(exc)) != str(exc):  # an error of a library that puts its words together anew
+                raise PipelineError(redact(f"{type(exc).__name__}: {exc}")) from None
             raise
         finally:
             seconds = _seconds.get()

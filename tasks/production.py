@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import StoreError, TrackingError
 from tasks.records import Candidate, Champion, Change, Promotion, TrackedRun
@@ -43,7 +45,7 @@ def live_dir(config: Config) -> Path:
 
 def production_command(config: Config) -> str:
     """Return the flags that a production server is started with, TensorFlow Serving or the embedded one."""
-    port = config.promote.live_url.rpartition(":")[2] if config.promote.live_url.count(":") == 2 else "8501"
+    port = urlsplit(config.promote.live_url).port or 8501
     if config.promote.layout == "labels":  # the last flag: at a restart no version is loaded when the labels are read
         path = shlex.quote(str(config.models_root / CONFIG))
         return (
@@ -106,7 +108,8 @@ def _verify(config: Config, change: Change) -> str:
     if expected is None:
         log.warning("version %d only has to be AVAILABLE: its validated answers are gone", change.version)
     log.info("waiting for version %d at %s, at most %g s", change.version, promote.live_url, promote.live_timeout_s)
-    return live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
+    problem = live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
+    return redact(problem)  # it goes into journal, history and outbox
 
 
 @contextlib.contextmanager

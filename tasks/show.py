@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from configs.redaction import redact, redacted
 from tasks.policy import artifact_key, stage
 from tasks.records import Promotion, TrackedRun, ValidationReport
 from tasks.report.tables import GateRow, gate_rows, gate_table_markdown
@@ -18,8 +19,8 @@ def show_run(report: ValidationReport, run: TrackedRun, promotion: Promotion) ->
     key = artifact_key(candidate.name)
     title = f"{candidate.name} version {candidate.version} {promotion.state}"
     markdown = f"# {title}\n\n{promotion.reason}\n\n{gate_table_markdown(report)}\n\ndigest `{candidate.digest}`"
-    create_markdown_artifact(markdown, key=f"{key}-verdict", description=title)
-    rows = [_table_row(row) for row in gate_rows(report)]
+    create_markdown_artifact(redact(markdown), key=f"{key}-verdict", description=title)
+    rows = [redacted(_table_row(row)) for row in gate_rows(report)]
     create_table_artifact(rows, key=f"{key}-gates", description=f"Gates of {title}")
     if run.url:
         create_link_artifact(run.url, link_text="MLflow run", key=f"{key}-mlflow", description=f"MLflow run of {title}")
@@ -35,4 +36,4 @@ def _table_row(row: GateRow) -> dict[str, str]:
 def show_change(name: str, title: str, promotion: Promotion) -> None:
     """Leave a markdown artifact that says what was changed in production."""
     markdown = f"# {title}: {promotion.state}\n\n{promotion.reason}"
-    create_markdown_artifact(markdown, key=f"{artifact_key(name)}-production", description=title)
+    create_markdown_artifact(redact(markdown), key=f"{artifact_key(name)}-production", description=title)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import re
 import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from configs.redaction import redact
 from tasks.errors import PipelineError
 from tasks.words import one_line
 
@@ -37,7 +39,11 @@ def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[
     module_name, _, function_name = reference.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    with translated(f"{field} '{reference}' must import", error):
+    with (
+        translated(f"{field} '{reference}' must import", error),
+        Path(os.devnull).open() as nothing,  # a module that asks would wait for ever
+        _standard_input(nothing),
+    ):
         module = importlib.import_module(module_name)
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -65,7 +71,7 @@ def describe(exc: BaseException, without: str = "") -> str:
         without: a regular expression of what nobody reads.
     """
     try:
-        text = one_line(re.sub(without, "", str(exc)) if without else str(exc))
+        text = redact(one_line(re.sub(without, "", str(exc)) if without else str(exc)))
     except Exception:  # noqa: BLE001  an error that cannot say what it is, is known by its class
         text = ""
     place = _users_line(exc)
@@ -80,3 +86,13 @@ def _users_line(exc: BaseException) -> str:
         if not file.startswith(_NOT_THE_USERS) and "-packages" not in file and "__autograph_generated" not in file:
             place = f"{Path(file).name}:{line} in {frame.f_code.co_name}"
     return one_line(place)
+
+
+@contextlib.contextmanager
+def _standard_input(stream: TextIO) -> Iterator[None]:
+    before, sys.stdin = sys.stdin, stream
+    try:
+        yield
+    finally:
+        sys.stdin = before
+

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from configs.redaction import redact
 from configs.schema import Config
 from tasks.registry.changes import MAX_TAG, all_versions
 from tasks.registry.connection import check_tracking, connect, tracking_errors
@@ -94,7 +95,7 @@ def close(config: Config, reviewed: Reviewed, state: str, reason: str) -> None:
     with tracking_errors(config.tracking.uri):
         number = str(reviewed.registry_version)
         client.set_model_version_tag(config.name, number, "promotion", state)
-        client.set_model_version_tag(config.name, number, "reason", reason[:MAX_TAG])
+        client.set_model_version_tag(config.name, number, "reason", redact(reason)[:MAX_TAG])
         client.set_tag(reviewed.run_id, "promotion", state)
         known = client.get_model_version(config.name, number).description or ""
-        client.update_model_version(config.name, number, f"**{state}: {reason}**\n\n{known}")
+        client.update_model_version(config.name, number, f"**{state}: {redact(reason)}**\n\n{known}")

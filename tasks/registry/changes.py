@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from configs.redaction import redact
 from configs.schema import Config
 from tasks.records import Change, Promotion, TrackedRun
 from tasks.registry.connection import check_tracking, connect, tracking_errors
@@ -47,7 +48,7 @@ def record_outcome(config: Config, run: TrackedRun, promotion: Promotion) -> Non
     client = connect(config)
     with tracking_errors(config.tracking.uri):
         client.set_tag(run.run_id, "promotion", promotion.state)
-        for key, value in (("promotion", promotion.state), ("reason", promotion.reason[:MAX_TAG])):
+        for key, value in (("promotion", promotion.state), ("reason", redact(promotion.reason)[:MAX_TAG])):
             client.set_model_version_tag(run.registry_name, str(run.registry_version), key, value)
 
 
@@ -73,7 +74,7 @@ def _tag(client: Any, name: str, version: int, change: Change, state: str) -> No
     if version:
         for key, value in (("promotion", state), ("serving_version", str(change.version)), ("reason", change.reason)):
             if value:
-                client.set_model_version_tag(name, str(version), key, value[:MAX_TAG])
+                client.set_model_version_tag(name, str(version), key, redact(value)[:MAX_TAG])
     run = change.run or (client.get_model_version(name, str(version)).run_id if version else "")
     if run:
         client.set_tag(run, "promotion", state)

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import TrackingError
 
@@ -40,7 +41,7 @@ def check_tracking(uri: str) -> None:
                 f"({type(exc).__name__}); start it (mlflow server) or set tracking.uri"
             ) from exc
     elif uri.startswith(SQLITE):
-        database = Path(uri.removeprefix(SQLITE))
+        database = _file(uri)
         directory = database.parent
         if not (directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)):
             raise TrackingError(f"tracking.uri must lie in a writable directory, and '{directory}' is not one")
@@ -58,7 +59,7 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as exc:
-        text = " ".join(str(exc).split())[:300]
+        text = redact(" ".join(str(exc).split()))[:300]
         raise TrackingError(f"MLflow at {uri} must answer, got {type(exc).__name__}: {text}") from exc
 
 
@@ -71,13 +72,18 @@ def connect(config: Config) -> Any:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def _file(uri: str) -> Path:
+    """Return the database file of a sqlite URI, without the settings behind its name."""
+    return Path(uri.removeprefix(SQLITE).partition("?")[0])
+
+
 @contextlib.contextmanager
 def _first_use(uri: str) -> Iterator[None]:
     """Let one process at a time open a database file: at the first use MLflow makes its tables, and two clash."""
     if not uri.startswith(SQLITE):
         yield
         return
-    with FileLock(f"{uri.removeprefix(SQLITE)}.lock"):
+    with FileLock(f"{_file(uri)}.lock"):
         yield
 
 
@@ -106,4 +112,4 @@ def experiment_id(client: Any, config: Config) -> str:
 
 def _beside(uri: str) -> str:
     """Return the artifact directory beside a sqlite file, as a URI, or nothing for a server."""
-    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else ""
+    return (_file(uri).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else ""

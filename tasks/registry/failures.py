@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import PipelineError, TrackingError
 from tasks.records import Candidate
@@ -24,14 +25,14 @@ def log_failure(config: Config, candidate: Candidate, error: PipelineError) -> N
         "git_commit": git_commit(),
         "validation_status": "error",
         "error": type(error).__name__,
-        "mlflow.note.content": f"**{type(error).__name__}**: {error}",  # the description on the run's page
+        "mlflow.note.content": redact(f"**{type(error).__name__}**: {error}"),  # the description on the run's page
     }
     try:
         client = connect(config)
         with tracking_errors(config.tracking.uri):
             name = f"{candidate.name} version {candidate.version}"
             run = client.create_run(experiment_id(client, config), run_name=name, tags=tags)
-            client.log_text(run.info.run_id, error.detail, "server.log")
+            client.log_text(run.info.run_id, redact(error.detail), "server.log")
             client.set_terminated(run.info.run_id, "FAILED")
     except TrackingError as exc:
         log.warning("the failed rehearsal is not in MLflow: %s", exc)

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
+from configs.loading import shown
+from configs.redaction import HOW_TO_FILL_IN, MASK, redact, redacted
 from configs.schema import Config
 from tasks.datasets.rows import load_arrays, load_rows
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
@@ -53,7 +56,7 @@ def log_rehearsal(
             with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
                 _fill_artifacts(Path(scratch), config, trained, report)
                 facts = {"git commit": tags.get("git_commit", ""), "MLflow run": run_id, **library_versions()}
-                page = render_page(config, splits, trained, report, facts)
+                page = redact(render_page(config, splits, trained, report, facts))
                 (Path(scratch) / "report.html").write_text(page, encoding="utf-8")
                 client.log_artifacts(run_id, scratch)
             client.log_table(run_id, _sample(config, report), "predictions.json")
@@ -77,7 +80,8 @@ def describe_version(config: Config, arguments: str, report: ValidationReport, u
         lines.insert(1, f"\nA person decides: {report.needs_person}.")
     if report.passed and (report.needs_person or config.needs_person(has_champion=report.champion is not None)):
         lines.append(f"- approve it: `python -m flows.promote {command} --approve --by NAME`")
-    return "\n".join(lines)
+    text = redact("\n".join(lines))
+    return f"{text}\n\n{MASK} is a secret: {HOW_TO_FILL_IN}" if MASK in text else text
 
 
 def library_versions() -> dict[str, str]:
@@ -101,6 +105,8 @@ def run_url(uri: str, experiment: str, run_id: str) -> str:
     """Return the run's page on a tracking server, or an empty string for a local database."""
     if not uri.startswith("http"):
         return ""
+    parts = urlsplit(uri)
+    uri = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))  # the browser asks who it is
     # MLflow opens its menu for language models else, which leads neither to the runs nor to the model registry
     return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
@@ -128,7 +134,7 @@ def _tags(report: ValidationReport) -> dict[str, str]:
             "image_id": server.image_id,
             "server_version": server.version,
         }
-    return {name: value for name, value in tags.items() if value}
+    return {name: redact(value) for name, value in tags.items() if value}
 
 
 def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
@@ -150,7 +156,7 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
     if report.served is not None:
         metrics.append(Metric("serving.startup_s", report.served.server.startup_s, now, 0))
         metrics.append(Metric("serving.rows_per_s", report.served.rows_per_s, now, 0))
-    params = [Param(name, str(value)[:6000]) for name, value in _flat(config.model_dump(mode="json")).items()]
+    params = [Param(name, str(value)[:6000]) for name, value in _flat(shown(config)).items()]
     params.append(Param("best_epoch", str(trained.best_epoch)))
     for start in range(0, max(len(metrics), len(params)), 100):  # MLflow takes 100 parameters, 1000 metrics a call
         client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])
@@ -199,12 +205,13 @@ def _log_dataset(client: Any, run_id: str, splits: Splits) -> None:
 
 
 def _fill_artifacts(directory: Path, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
-    (directory / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=1))
-    (directory / "report.json").write_text(json.dumps(report_document(report), indent=1))
+    (directory / "config.json").write_text(json.dumps(shown(config), indent=1))
+    (directory / "report.json").write_text(json.dumps(redacted(report_document(report)), indent=1))
     if report.served is not None:
-        (directory / "server.log").write_bytes(report.served.server.log.read_bytes())
+        log = report.served.server.log.read_text(encoding="utf-8", errors="surrogateescape")
+        (directory / "server.log").write_text(redact(log), encoding="utf-8", errors="surrogateescape")
     for gate in report.refusals:
-        (directory / f"{gate.name}.log").write_text(gate.evidence["log"], encoding="utf-8")
+        (directory / f"{gate.name}.log").write_text(redact(gate.evidence["log"]), encoding="utf-8")
     draw_pictures(config, trained, report, directory)
     (directory / "model").mkdir()
     build_package(report.candidate, directory / "model")

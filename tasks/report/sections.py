@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from configs.loading import shown
+from configs.redaction import redact
 from configs.schema import Config
 from tasks.datasets.rows import load_arrays
 from tasks.records import ServedAnswers, ServedLatency, Splits, TrainedModel, ValidationReport
@@ -179,18 +181,12 @@ def provenance_lines(
         "features and targets": features,
         "data digest": splits.digest,
     }
-    return _shown({name: _without_passwords(text) for name, text in {**lines, **facts}.items()})
+    return _shown({name: redact(text) for name, text in {**lines, **facts}.items()})
 
 
 def config_yaml(config: Config) -> str:
     """Return the configuration with every default."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-    return clip(_without_passwords(text), 60_000)
-
-
-def _without_passwords(text: str) -> str:
-    """Hide the password of a database's or server's address: the page is made to be passed on."""
-    return re.sub(r"(\w://[^\s/:@]*:)[^\s/@]+@", r"\1***@", text)
+    return clip(yaml.safe_dump(shown(config), sort_keys=False, allow_unicode=True, width=100), 60_000)
 
 
 def _shown(lines: Mapping[str, str]) -> dict[str, str]:

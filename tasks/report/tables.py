@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from configs.redaction import redact
 from tasks.records import GateResult, Signature, TensorSpec, ValidationReport
 
 MOST_FIGURES = 40  # of one gate; every figure is in the run
@@ -123,5 +124,6 @@ def file_size(n_bytes: float) -> str:
 
 
 def clip(text: str, most: int) -> str:
-    """Return text of at most `most` characters; what was cut shows as an ellipsis."""
+    """Return text of at most `most` characters without secrets; what was cut shows as an ellipsis."""
+    text = redact(text)  # before a cut leaves half of one
     return text if len(text) <= most else f"{text[: most - 1]}…"

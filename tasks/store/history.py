@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from configs.redaction import redacted
 from tasks.errors import StoreError
 from tasks.savedmodel.files import fsync_path, make_directories
 
@@ -59,7 +60,7 @@ def append(model_dir: Path, version: int, state: State, digest: str, **details: 
         StoreError: it cannot be written.
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    entry = Entry(now, version, state, digest, **{"actor": process_user(), **details})
+    entry = Entry(now, version, state, digest, **{"actor": process_user(), **redacted(details)})
     path = model_dir / HISTORY
     try:
         make_directories(model_dir)

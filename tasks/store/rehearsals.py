@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from configs.redaction import redacted
 from tasks.errors import StoreError
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.store.journal import make_directory, write_atomically
@@ -33,7 +34,9 @@ def keep(candidates_dir: Path, rehearsed: Rehearsed) -> None:
     """Write a rehearsal down under its candidate's digest; a later one of the same bytes replaces it."""
     path = _path(candidates_dir, rehearsed.report.candidate.digest)
     make_directory(path.parent)
-    write_atomically(path, json.dumps(asdict(rehearsed), default=str))
+    plain = asdict(rehearsed)
+    plain["report"]["gates"] = redacted(plain["report"]["gates"])  # they may quote the user's code
+    write_atomically(path, json.dumps(plain, default=str))
 
 
 def recall(candidates_dir: Path, digest: str) -> Rehearsed | None:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import IO, Any, ParamSpec, TypeVar
 
+from configs.redaction import known
 from tasks.errors import PipelineError, TrainingError
 
 P = ParamSpec("P")
@@ -54,7 +55,7 @@ class TensorFlowProcess:
     def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
         """Ask the child to run `function`; fetch the answer with `result`."""
         with contextlib.suppress(BrokenPipeError):  # result() says why
-            self._pipe.send((function, args, kwargs))
+            self._pipe.send((function, args, kwargs, known()))  # with what the child must not say either
 
     def result(self) -> Any:
         """Return the answer to the oldest open `submit`, passing the child's log records on.

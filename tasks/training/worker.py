@@ -13,6 +13,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
+from configs.redaction import hide
 from tasks.datasets.references import describe
 from tasks.errors import PipelineError
 
@@ -41,7 +42,8 @@ def main(fd: int) -> None:
     import keras  # noqa: F401  and with it TensorFlow
 
     while True:
-        function, args, kwargs = pickle.loads(calls.get())  # noqa: S301  the parent's own words
+        function, args, kwargs, secrets = pickle.loads(calls.get())  # noqa: S301  the parent's own words
+        hide(secrets)
         try:
             answer: tuple[str, Any] = ("result", function(*args, **kwargs))
         except PipelineError as exc:

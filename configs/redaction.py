@@ -1,0 +1,244 @@
+"""Secrets: which values of a configuration are some, and the one function that hides them at every edge.
+
+    load_config ── remember(value) ──> what is known here
+    screen, log record, error of a stage, MLflow, Prefect, report, history ── redact(text) ──> text without it
+
+A configuration keeps its real values: MLflow and the user's functions need them. Whatever is written where somebody
+may read it goes through `redact` (text) or `redacted` (nested values).
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import logging
+import re
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote
+
+MASK = "***"
+HOW_TO_FILL_IN = "write it there, or ${NAME}, which is read from the environment"
+SHORTEST = 6  # characters; a shorter secret is hidden where it stands, not wherever its letters come up
+LONG_LINE = 16  # of a key over several lines each such line is one secret by itself
+
+SCHEME = r"(?<![\w+.-])[A-Za-z][\w+.-]{0,40}://"
+URL = re.compile(  # the second form has a password with a slash; digits there are a port. Lengths keep a search linear.
+    rf"(?P<scheme>{SCHEME})(?P<user>[^\s/?#'\"<>]{{0,999}}|[^\s/?#:@'\"<>]{{0,99}}:(?!\d+[/?#\s])[^\s@'\"<>]{{0,999}})@"
+)
+LOOSE_URL = re.compile(rf"{SCHEME}[^:/@\s]{{0,99}}:(?P<password>[^@]{{1,999}})@")  # SQLAlchemy reads a password a/b
+PAIR = re.compile(
+    r"(?P<before>[?&]?)(?<![\w-])(?P<key>[A-Za-z_][\w-]*)=(?P<value>'[^']*'|\"[^\"]*\"|[^\s;&,'\"<>)\]]+)"
+)
+REFERENCES = re.compile(r"(\$\{\w+\}|\*\*\*|:)+")
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+KEYS = ("api", "private", "access", "account", "shared", "signing", "encryption", "ssh", "master")
+WITHIN = ("password", "passwd", "passphrase", "secret", "credential", *(f"{kind}key" for kind in KEYS))
+ENDINGS = ("token", "pwd")
+WORDS = ("token", "tokens", "pwd", "auth", "authorization", "bearer", "cookie", "jwt", "passcode")
+IN_A_QUERY = ("key", "sig", "signature", "code")
+
+_known: dict[str, str] = {}  # a text that is hidden: what stands in its place
+_pattern: re.Pattern[str] | None = None
+_stands_for: dict[str, str] = {}
+_make_record: Callable[..., logging.LogRecord] = logging.LogRecord
+
+
+def redact(text: str) -> str:
+    """Return a text without what is known to be secret, without the credentials of addresses and `password=...`."""
+    if _pattern is not None:
+        text = _pattern.sub(lambda found: _known[found.group()], text)
+    if "://" in text:
+        text = URL.sub(_without_user, text)
+    return PAIR.sub(_without_value, text) if "=" in text else text
+
+
+def redacted(value: Any, *, named: bool = False, inside: bool = False) -> Any:
+    """Return nested values without secrets.
+
+    Args:
+        named: hide what stands under a name of a secret, too: in `params`, where names are the user's.
+        inside: hide every value, whatever it is.
+    """
+    if isinstance(value, Mapping):
+        return {
+            redact(str(name)): redacted(item, named=named, inside=inside or (named and names_a_secret(str(name), item)))
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple | set):
+        return [redacted(item, named=named, inside=inside) for item in value]
+    if value is None or isinstance(value, bool) or value == "":
+        return value
+    if inside:
+        return _known.get(str(value), MASK)
+    return redact(value) if isinstance(value, str) else _known.get(str(value), value)
+
+
+def secrets_in(value: Any, *, named: bool = False, inside: bool = False) -> Iterator[str]:
+    """Give every secret that nested values hold; arguments as in `redacted`."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from secrets_in(item, named=named, inside=inside or (named and names_a_secret(str(name), item)))
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from secrets_in(item, named=named, inside=inside)
+    elif inside and value is not None and not isinstance(value, bool):
+        yield str(value)
+    if isinstance(value, str):
+        yield from _credentials(value)
+
+
+def names_a_secret(name: str, value: object = "") -> bool:
+    """Return whether a value under this name is taken for a secret: `password`, `api_key`, `dbPassword`, `HF_TOKEN`.
+
+    A number is one only where the name ends so, and a short one only under a name that means nothing else:
+    `max_tokens`, `token_dim` and `pad_token: 0` are none.
+    """
+    words = [word.lower() for word in WORD.findall(name)]
+    if any(part in "".join(words) for part in WITHIN):
+        return True
+    if isinstance(value, int | float):
+        words = words[-1:] if len(str(value)) >= SHORTEST and words[-1:] != ["tokens"] else []
+    return any(word in WORDS or word.endswith(ENDINGS) for word in words)
+
+
+def remember(secret: str, shown: str = MASK) -> None:
+    """Hide a text from now on, in the forms that programs write it in, and in every log record of this process."""
+    if not REFERENCES.fullmatch(secret):
+        hide({form: shown for form in _forms(secret) if len(form) >= SHORTEST})
+
+
+def hide(texts: Mapping[str, str]) -> None:
+    """Hide texts from now on, each as what it is mapped to; what is hidden already stays so."""
+    global _pattern, _make_record  # noqa: PLW0603  what must not be shown belongs to the process, like its log
+    if not texts.keys() - _known.keys():
+        return
+    for text, shown in texts.items():
+        _known.setdefault(text, shown)
+    longest_first = sorted(_known, key=len, reverse=True)
+    _pattern = re.compile("|".join(map(_as_pattern, longest_first)))
+    if logging.getLogRecordFactory() is not _record:
+        _make_record = logging.getLogRecordFactory()
+        logging.setLogRecordFactory(_record)
+
+
+def hidden_as(text: str, shown: str) -> str:
+    """Return what stands for a text that holds secrets; `known_as` finds it again, in this process."""
+    if shown != text:
+        _stands_for[shown] = text
+    return shown
+
+
+def known_as(shown: str) -> str:
+    """Return the text that `hidden_as` was given, or the same text."""
+    return _stands_for.get(shown, shown)
+
+
+def known() -> dict[str, str]:
+    """Return what is hidden, for another process of the same run."""
+    return dict(_known)
+
+
+def clean(error: BaseException) -> None:
+    """Take secrets out of an error, and of those that it came from."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in one.args)
+        for name in ("detail", "strerror", "filename", "filename2"):
+            if isinstance(getattr(one, name, None), str):
+                setattr(one, name, redact(getattr(one, name)))
+        if hasattr(one, "__notes__"):
+            one.__notes__ = [redact(note) for note in one.__notes__]
+        pending += [one.__cause__, one.__context__]
+
+
+def clean_record(record: logging.LogRecord) -> logging.LogRecord:
+    """Take secrets out of a log record, its traceback included; another record stays as it is."""
+    try:
+        text = record.getMessage()
+    except Exception:  # noqa: BLE001  a record that cannot be written is logging's to report
+        return record
+    if redact(text) != text:
+        record.msg, record.args = redact(text), None
+    if isinstance(record.exc_info, tuple) and record.exc_info[0]:
+        trace = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+        if redact(trace) != trace:
+            record.exc_text, record.exc_info = redact(trace), None
+    return record
+
+
+def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    return clean_record(_make_record(*args, **kwargs))
+
+
+def _without_user(found: re.Match[str]) -> str:
+    user = found["user"]
+    password = user.partition(":")[2] or user
+    shown = user if MASK not in user and REFERENCES.fullmatch(password) else MASK
+    return f"{found['scheme']}{shown}@"
+
+
+def _without_value(found: re.Match[str]) -> str:
+    value, name = found["value"].strip("'\""), found["key"]
+    words = WORD.findall(name)
+    last = "_".join(words[-2:] if words and words[-1].lower() == "key" else words[-1:])  # not `token_ids`, as any name
+    secret = names_a_secret(last, value) or (found["before"] and name.lower() in IN_A_QUERY)
+    if not secret or REFERENCES.fullmatch(value) or _is_small_number(value):
+        return found.group()
+    return f"{found['before']}{name}={MASK}"
+
+
+def _is_small_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < SHORTEST
+
+
+def _credentials(text: str) -> Iterator[str]:
+    """Give the secrets of addresses and of `key=value` settings."""
+    users = [found["user"] for found in URL.finditer(text)]
+    passwords = [found["password"] for found in LOOSE_URL.finditer(text)]
+    for user in users:
+        name, colon, password = user.partition(":")
+        passwords.append(password if colon else name)
+        if colon:
+            pair = f"{unquote(name)}:{unquote(password)}"
+            yield base64.b64encode(pair.encode("utf-8", "replace")).decode().rstrip("=")  # as HTTP sends it
+    pairs = [found for found in PAIR.finditer(unquote(text)) if _without_value(found) != found.group()]
+    passwords += [found["value"].strip("'\"") for found in pairs]
+    for password in passwords:
+        yield password
+        yield unquote(password)
+
+
+def _forms(secret: str) -> set[str]:
+    """Return a secret as JSON, HTML, addresses, Python, HTTP and one-line messages write it."""
+    if len(secret) < SHORTEST:
+        return set()
+    encoded = secret.encode("utf-8", "replace")
+    return {
+        secret,
+        secret.strip(),
+        " ".join(secret.split()),
+        *(line for line in secret.splitlines() if len(line) >= LONG_LINE),
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        repr(secret)[1:-1],
+        html.escape(secret),
+        html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),  # as Jinja writes it
+        quote(secret),
+        quote(secret, safe=""),
+        quote_plus(secret),
+        base64.b64encode(encoded).decode().rstrip("="),
+        base64.urlsafe_b64encode(encoded).decode().rstrip("="),
+    }
+
+
+def _as_pattern(form: str) -> str:
+    """Return a pattern; digits alone are no secret in the middle of a longer number."""
+    return rf"(?<!\d){form}(?!\d)" if form.isdecimal() else re.escape(form)

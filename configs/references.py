@@ -1,0 +1,85 @@
+"""Finding what `module:function` names, without importing anything of it."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+from configs.errors import ConfigError
+
+
+def check_reference(reference: str) -> None:
+    """Find the function without importing its module, which may import TensorFlow.
+
+    Raises:
+        ConfigError: there is no such module, or nothing of that name at its top level.
+    """
+    module, _, function = reference.partition(":")
+    shown = reference[:200]
+    try:
+        found = _spec(module)
+    except (Exception, SystemExit) as exc:
+        raise ConfigError(f"'{shown}': module '{module}' does not import: {type(exc).__name__}: {exc}") from exc
+    if found is None:
+        raise ConfigError(f"'{shown}': there is no module '{module[:200]}'; run from the directory it imports from")
+    if not found.origin or not found.origin.endswith(".py"):
+        return
+    try:
+        names = top_level_names(parsed(Path(found.origin).read_bytes()))
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as exc:
+        raise ConfigError(f"'{shown}': module '{module}' does not compile: {exc}") from exc
+    if function not in names and not names & {"*", "__getattr__"}:
+        raise ConfigError(f"'{shown}': module '{module}' has no '{function}'; {nearest(function, sorted(names))}")
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Return where a module is; what is above it is not imported either, unless only that can tell."""
+    name, path, spec = "", None, None
+    with contextlib.suppress(KeyError):  # of a directory without __init__.py within another, unless it is imported
+        for part in module.split("."):
+            name = f"{name}.{part}" if name else part
+            spec = next(filter(None, (finder.find_spec(name, path) for finder in sys.meta_path)), None)
+            if spec is None or spec.submodule_search_locations is None:
+                break
+            path = list(spec.submodule_search_locations)
+    return spec if spec is not None and spec.name == module else importlib.util.find_spec(module)
+
+
+def parsed(source: bytes) -> ast.Module:
+    """Parse a module; once more where another thread, such as one of Prefect's, parsed at the same time.
+
+    Source: https://github.com/python/cpython/issues/106905, `recursion depth mismatch`; seen with Python 3.11.7.
+    """
+    try:
+        return ast.parse(source)
+    except SystemError:
+        return ast.parse(source)
+
+
+def top_level_names(module: ast.Module) -> set[str]:
+    """Return what a module's top level may define, within `if` and `try` too; `*` for a star import."""
+    names: set[str] = set()
+    pending: list[ast.AST] = list(module.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+            continue  # what stands in it is its own
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        pending += ast.iter_child_nodes(node)
+    return names
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return the known word that was meant, or a few of them."""
+    near = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known[:40])}"
