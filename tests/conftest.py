@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,6 +15,48 @@ from hypothesis import settings
 # what an example takes on a busy machine proves nothing
 settings.register_profile("no-clock", deadline=None, database=None)
 settings.load_profile("no-clock")
+
+
+def reset_signals() -> None:
+    """Give signals the effect that they have by default, in this process and in those that it starts.
+
+    A suite that is started in the background, by `nohup`, cron or some CI systems, inherits SIGINT ignored, and a
+    process that is started with a signal ignored never sees it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def pytest_configure() -> None:
+    """Start from the same state, whoever started the suite."""
+    reset_signals()
+
+
+def children() -> dict[int, int]:
+    """Return pid to process group of every child of this process that is no zombie."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent, group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(parent) == os.getpid() and state != "Z":
+                found[int(stat.parent.name)] = int(group)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test() -> Iterator[None]:
+    """End what a test has started and not ended, with its group: one that failed must not disturb the next.
+
+    Fixtures of a module or of the session are made before, so their processes stay.
+    """
+    before = children()
+    yield
+    for pid, group in children().items():
+        if pid not in before:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL) if group == pid else os.kill(pid, signal.SIGKILL)
 
 
 @cache

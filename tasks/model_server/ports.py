@@ -1,6 +1,7 @@
 """The two ports: REST on uvicorn's one event loop, gRPC on threads; a clean end of both on SIGTERM."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from tasks.model_server.tf_library import flush_subnormals_in_this_thread
 
 _KEEP_ALIVE_S = 60
 """An idle connection is closed after this time; libevent, under TensorFlow Serving, waits 50 s."""
-_STOP_S = 5
+_STOP_S = float(os.environ.get("REHEARSAL_STOP_S", "5"))
 """How long requests in flight may take after SIGTERM before their connections are cut."""
 
 
@@ -60,7 +61,7 @@ def serve(servables: Servables, host: str, flags: Flags) -> None:
         proxy_headers=False,
         ws="none",
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_STOP_S,
+        timeout_graceful_shutdown=int(_STOP_S),
     )
     flush_subnormals_in_this_thread()
     _Server(config).run(sockets=[listening])

@@ -184,7 +184,7 @@ class Workspace:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
 
@@ -315,7 +315,7 @@ class ModelServer:
 
     def comes_to_serve(self, *versions: int, name: str = "digits") -> bool:
         """Return whether exactly these versions come to be AVAILABLE."""
-        return poll(lambda: self.serving(name) == sorted(versions), 60)
+        return poll(lambda: self.serving(name) == sorted(versions), 600)
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +360,7 @@ def ask_prefect(prefect_env: dict[str, str]) -> Callable[[str, dict[str, object]
             json.dumps(body).encode(),
             {"content-type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=600) as answer:
             return json.loads(answer.read())
 
     return asking

@@ -39,7 +39,7 @@ def test_one_line_and_exit_code_2(tmp_path: Path, flow: str, extra: str, words: 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, ""), done.stderr

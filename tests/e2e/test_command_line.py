@@ -37,7 +37,7 @@ def quick(repository: Path, tmp_path: Path) -> Any:
             env={**os.environ, "PYTHONPATH": str(repository), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
             check=False,
         )
 
@@ -114,7 +114,7 @@ def test_nothing_heavy_is_imported_for_a_quick_answer(repository: Path, tmp_path
         env={**os.environ, "PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=True,
     )
     assert json.loads(done.stdout) == [[0, 2, 2, 0], []]
@@ -129,7 +129,7 @@ def test_every_command_helps_at_once(flow: str, repository: Path, tmp_path: Path
         env={**os.environ, "PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=True,
     )
     assert done.stdout.startswith(f"usage: python -m flows.{flow}")
@@ -150,7 +150,7 @@ def test_every_command_refuses_a_wrong_configuration(flow: str, repository: Path
         env={**os.environ, "PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr

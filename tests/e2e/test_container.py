@@ -86,7 +86,7 @@ def test_a_model_is_copied_in_served_and_removed_without_a_trace(
         shutil.rmtree(version_dir)  # nothing is shared: the server has its own copy
         await_available(server, serving, version_dir)
         url = f"{server.rest_url}/v1/models/half/versions/12:predict"
-        answer = requests.post(url, json={"instances": [[1.0], [2.0]]}, timeout=30).json()
+        answer = requests.post(url, json={"instances": [[1.0], [2.0]]}, timeout=600).json()
         [container] = containers_of(client, run_id)
         [volume] = [mount["Name"] for mount in container.attrs["Mounts"]]
         assert server.exit_code() is None
@@ -318,7 +318,7 @@ def test_an_interrupt_while_the_engine_creates_the_container(
         interrupted.set()
 
     relay.before_create = interrupt
-    _, errors = owner.communicate(timeout=60)
+    _, errors = owner.communicate(timeout=600)
     assert interrupted.is_set()
     assert "KeyboardInterrupt" in errors
     time.sleep(0.5)  # the engine would be done by now
@@ -340,6 +340,6 @@ def test_an_engine_over_tcp(
     with run_container(serving, "half", version_dir, run_id=run_id) as server:
         await_available(server, serving, version_dir)
         url = f"{server.rest_url}/v1/models/half:predict"
-        assert requests.post(url, json={"instances": [[1.0]]}, timeout=30).json() == {"predictions": [[2.5]]}
+        assert requests.post(url, json={"instances": [[1.0]]}, timeout=600).json() == {"predictions": [[2.5]]}
     assert created.is_set()
     assert containers_of(client, run_id) == []

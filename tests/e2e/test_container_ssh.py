@@ -105,7 +105,7 @@ def test_an_engine_over_ssh(serving: Serving, tmp_path: Path) -> None:
     with run_container(serving, "half", version_dir, run_id=run_id) as server:
         wait_available(server, candidate, serving).close()
         url = f"{server.rest_url}/v1/models/half:predict"
-        assert requests.post(url, json={"instances": [[1.0]]}, timeout=30).json() == {"predictions": [[2.5]]}
+        assert requests.post(url, json={"instances": [[1.0]]}, timeout=600).json() == {"predictions": [[2.5]]}
     with engine() as client:
         assert client.containers.list(all=True, filters={"label": f"{LABEL}.run={run_id}"}) == []
 

@@ -58,7 +58,7 @@ def deployed(
         )
     yield elsewhere
     worker.terminate()
-    worker.wait(60)
+    worker.wait(600)
 
 
 @pytest.fixture

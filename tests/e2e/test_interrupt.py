@@ -54,13 +54,13 @@ def descendants(pid: int) -> dict[int, str]:
 
 def ended_cleanly(run: subprocess.Popen[str], family: set[int], workspace: Any, wait_for: Poll) -> None:
     """Assert that a run ended as an interrupted one: code, words, disk, processes."""
-    out, err = run.communicate(timeout=60)
+    out, err = run.communicate(timeout=600)
     assert run.returncode == 130, out + err
     assert err.splitlines()[-1:] == ["interrupted"], err
     assert "Traceback" not in err
     assert workspace.versions() == []
     assert not list(workspace.work_dir.rglob(".staging-*"))
-    assert wait_for(lambda: not family & set(table()), 10), {pid: table().get(pid) for pid in family}
+    assert wait_for(lambda: not family & set(table()), 600), {pid: table().get(pid) for pid in family}
 
 
 @pytest.mark.parametrize("end", WAYS)
@@ -90,7 +90,7 @@ def test_ended_in_validation(end: Callable[[Any], None], workspace: Any, wait_fo
         seen.update(descendants(run.pid))
         return run.poll() is not None or any("tasks.model_server" in command for command in seen.values())
 
-    assert wait_for(serving, 120)
+    assert wait_for(serving, 600)
     end(run)
     reader.join(60)
     ended_cleanly(run, set(seen), workspace, wait_for)

@@ -46,9 +46,9 @@ def first(user: Any, production: Any, options: tuple[str, ...], wait_for: Poll) 
     """Return what a first run said that began with no production at all; it is started as the run says."""
     run = user.start(*options)
     config = user.models_root / "models.config"
-    assert wait_for(lambda: run.poll() is not None or config.exists(), 120)
+    assert wait_for(lambda: run.poll() is not None or config.exists(), 600)
     start(production, user)
-    out, err = run.communicate(timeout=200)
+    out, err = run.communicate(timeout=600)
     assert run.returncode == 0, out + err
     return str(out)
 
@@ -99,7 +99,7 @@ def test_nothing_ran_before(user: Any, production: Any, first: str, wait_for: Po
     assert f"--model_config_file={user.models_root / 'models.config'}" in first
     assert "digits version 1 promoted: version 1 is live" in first
     assert labels(user) == {"stable": 1}
-    assert wait_for(lambda: production.ask("/labels/stable:predict", ROW) == answer_of(production, 1), 10)
+    assert wait_for(lambda: production.ask("/labels/stable:predict", ROW) == answer_of(production, 1), 600)
 
 
 def test_a_canary_is_beside(
@@ -112,7 +112,7 @@ def test_a_canary_is_beside(
     assert "--to stable" in done.stdout
     assert labels(user) == {"stable": 1, "canary": 2}
     assert production.serving() == [1, 2]
-    assert wait_for(lambda: production.ask("/labels/canary:predict", ROW) == answer_of(production, 2), 10)
+    assert wait_for(lambda: production.ask("/labels/canary:predict", ROW) == answer_of(production, 2), 600)
     assert stable_client.answers == [answer_of(production, 1)]
     assert answer_of(production, 1) != answer_of(production, 2)
     aliases, found = user.registry()
@@ -135,7 +135,7 @@ def test_the_canary_becomes_stable(
     assert done.returncode == 0, done.stdout + done.stderr
     assert labels(user)["stable"] == 2
     expected = [answer_of(production, 1), answer_of(production, 2)]
-    assert wait_for(lambda: stable_client.answers == expected, 10), stable_client.answers
+    assert wait_for(lambda: stable_client.answers == expected, 600), stable_client.answers
     assert user.registry()[0]["champion"] == 2
     again = user.run(*options, "--to", "stable", flow="promote")
     assert (again.returncode, again.stderr.count("\n")) == (1, 1), again.stderr
@@ -151,7 +151,7 @@ def test_a_rollback_moves_the_label(
     assert user.versions() == [1, 2]
     assert labels(user)["stable"] == 1
     expected = [answer_of(production, 2), answer_of(production, 1)]
-    assert wait_for(lambda: stable_client.answers == expected, 10), stable_client.answers
+    assert wait_for(lambda: stable_client.answers == expected, 600), stable_client.answers
     assert user.registry()[0]["champion"] == 1
     assert labels(user) == {"stable": 1, "canary": 1}
     again = user.run(*options, "--to", "stable", flow="promote")
@@ -182,7 +182,7 @@ def test_two_models_in_one_file(
     assert done.returncode == 0, done.stdout + done.stderr
     assert labels(user, "second") == {"stable": 1}
     assert labels(user) == before
-    assert wait_for(lambda: production.ask("/labels/stable:predict", ROW, name="second")[0] == 200, 10)
+    assert wait_for(lambda: production.ask("/labels/stable:predict", ROW, name="second")[0] == 200, 600)
     assert stable_client.answers == [answer]
 
 
@@ -191,7 +191,7 @@ def test_production_starts_again(user: Any, production: Any, first: str, wait_fo
     expected = production.ask("/labels/stable:predict", ROW)
     production.stop()
     start(production, user)
-    assert wait_for(lambda: production.ask("/labels/stable:predict", ROW) == expected, 60)
+    assert wait_for(lambda: production.ask("/labels/stable:predict", ROW) == expected, 600)
     assert production.ask("/labels/stable:predict", ROW, name="second")[0] == 200
 
 

@@ -122,10 +122,10 @@ def test_an_interrupt_while_production_is_asked(
 ) -> None:
     """Ended between the rename and the verdict: 130, and the screen names the version and the command that decides."""
     run = user.start(*at(unused_address, 300), *APPROVE, flow="promote")
-    assert wait_for(lambda: run.poll() is not None or len(user.versions()) == 2, 120)
+    assert wait_for(lambda: run.poll() is not None or len(user.versions()) == 2, 600)
     [version] = set(user.versions()) - {1}
     os.killpg(run.pid, number)
-    out, err = run.communicate(timeout=60)
+    out, err = run.communicate(timeout=600)
     assert run.returncode == 130, out + err
     assert f"interrupted; the publish of version {version} is not finished" in err.splitlines()[-1]
     assert "python -m flows.doctor --config" in err.splitlines()[-1]
@@ -143,13 +143,13 @@ def test_mlflow_down_when_production_is_changed(
     """MLflow that is gone at the last step: live all the same, exit 0 with a warning; the doctor tells it later."""
     late = open_server()
     run = user.start(*at(late.url), *APPROVE, flow="promote")
-    assert wait_for(lambda: run.poll() is not None or len(user.versions()) == 2, 120)
+    assert wait_for(lambda: run.poll() is not None or len(user.versions()) == 2, 600)
     version = max(user.versions())
     database = user.directory / "mlflow.db"
     database.rename(user.directory / "away.db")
     database.mkdir()  # a database that cannot be opened, by no user
     late.watch(user.models_root / "digits")
-    out, err = run.communicate(timeout=200)
+    out, err = run.communicate(timeout=600)
     assert run.returncode == 0, out + err
     assert f"version {version} is live, approved by ann; the next promotion or the doctor tells MLflow" in out
     assert production.comes_to_serve(version)

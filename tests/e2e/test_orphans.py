@@ -42,7 +42,7 @@ def start_until_container(workspace: Any, client: docker.DockerClient, image: st
     )
     reader = threading.Thread(target=run.stdout.read, daemon=True)  # an unread pipe would stop the run
     reader.start()
-    assert wait_for(lambda: run.poll() is not None or bool(containers_of(client, run.pid)), 120)
+    assert wait_for(lambda: run.poll() is not None or bool(containers_of(client, run.pid)), 600)
     assert run.poll() is None, run.stderr.read()
     return run
 
@@ -56,7 +56,7 @@ def test_an_ended_run_leaves_no_container(
     run = start_until_container(workspace, engine, test_image, wait_for)
     time.sleep(random.Random(attempt).uniform(0, 0.9))  # created, filled, started, loading, asked, removed
     run.send_signal(number)
-    run.wait(60)
+    run.wait(600)
     assert run.returncode in (130, 3, 0)  # the last two: it had judged before the signal came
     assert containers_of(engine, run.pid) == []
 
@@ -83,7 +83,7 @@ def test_a_killed_run_is_cleaned_up_after(
         assert containers_of(engine, other.pid)
     finally:
         os.kill(other.pid, signal.SIGCONT)
-    other.wait(60)
+    other.wait(600)
     assert containers_of(engine, other.pid) == []
 
 

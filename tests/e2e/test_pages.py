@@ -50,7 +50,7 @@ class Run:
     def artifact(self, name: str) -> bytes:
         """Download an artifact of the run."""
         query = urllib.parse.urlencode({"path": name, "run_uuid": self.run_id})
-        with urllib.request.urlopen(f"{self.mlflow}/get-artifact?{query}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.mlflow}/get-artifact?{query}", timeout=600) as answer:
             return bytes(answer.read())
 
     @property

@@ -38,7 +38,7 @@ def waiting(user: Any, first: Any) -> dict[int, int]:
     assert done.returncode == 0, done.stdout + done.stderr
     runs = [user.start(*REVIEW, "--set", f"seed={seed}") for seed in range(1, 6)]
     for run in runs:
-        out, err = run.communicate(timeout=300)
+        out, err = run.communicate(timeout=600)
         assert run.returncode == 0, out + err
     return {int(found.tags["candidate"]): int(found.version) for found in user.registry()[1]}
 

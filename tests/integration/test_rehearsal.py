@@ -38,7 +38,7 @@ def served(made: Any, log: Path) -> Iterator[Callable[[Any], Any]]:
         url = f"{server.rest_url}/v1/models/{made.candidate.name}:predict"
 
         def asking(body: Any) -> Any:
-            with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=30) as answer:
+            with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=600) as answer:
                 return json.loads(answer.read())
 
         yield asking

@@ -59,7 +59,7 @@ class Driver:
     def close(self) -> None:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=600)
         self.process.stdout.close()
 
 
@@ -98,7 +98,7 @@ class Production:
     def settle(self) -> None:
         """Wait until the server has loaded the version that serves: no client of a real one changes it faster."""
         champion = champion_version(self.store.live, self.store.layout)
-        self.server.wait_for(lambda: self.server.states("m").get(str(champion)) == "AVAILABLE", 60)
+        self.server.wait_for(lambda: self.server.states("m").get(str(champion)) == "AVAILABLE", 600)
 
     def check(self) -> None:
         """It lives, has answered every request, and has failed to load nothing."""

@@ -21,7 +21,9 @@ import docker
 import pytest
 
 DATA = Path(__file__).parents[2] / "data" / "tfs_rest"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 300.0
+# Some of TensorFlow's own texts name oneDNN's kernels, which are chosen by default only on some processors.
+KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 
 @dataclass
@@ -41,7 +43,7 @@ class RunningServer:
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         """Send one request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=600)
         try:
             connection.request(method, path, body=body, headers=headers or {})
             response = connection.getresponse()
@@ -61,7 +63,7 @@ class RunningServer:
         answer = json.loads(self.request("GET", f"/v1/models/{model}")[2])
         return {entry["version"]: entry["state"] for entry in answer.get("model_version_status", [])}
 
-    def wait_for(self, happened: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    def wait_for(self, happened: Callable[[], bool], timeout_s: float = 300.0) -> None:
         """Poll until something holds; fail with the server's log if it does not in time."""
         deadline = time.monotonic() + timeout_s
         while not happened():
@@ -73,7 +75,7 @@ class RunningServer:
         """End the process with SIGTERM and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=15)
+        return self.process.wait(timeout=600)
 
 
 def _collect(server: RunningServer) -> None:
@@ -142,7 +144,8 @@ def zoo_server(tmp_path_factory: pytest.TempPathFactory, recorded_models: Path) 
     config = tmp_path_factory.mktemp("config") / "models.config"
     config.write_text((DATA / "models.config").read_text().replace("@MODELS@", str(recorded_models)))
     starting = ServerStarter()
-    yield starting.start(f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true")
+    flags = [f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true"]
+    yield starting.start(*flags, env=KERNELS)
     starting.stop_all()
 
 
@@ -168,8 +171,9 @@ def running_image(image: str) -> Iterator[ImageServer]:
     flags = ["--model_config_file=/models/models.config", "--allow_version_labels_for_unavailable_models=true"]
     with contextlib.closing(docker.from_env()) as client:
         container = client.containers.create(
-            image, flags, volumes=["/models"], ports={"8501/tcp": ("127.0.0.1", None)}, labels={"recorded": "models"}
-        )
+            image, flags, volumes=["/models"], ports={"8501/tcp": ("127.0.0.1", None)}, labels={"recorded": "models"},
+            environment=KERNELS,
+        )  # fmt: skip
         try:
             container.put_archive("/models", archive.getvalue())
             container.start()

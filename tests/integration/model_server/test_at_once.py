@@ -43,7 +43,7 @@ for body in bodies:
 def _ask(name: str, base_path: Path, *bodies: str) -> list[list[object]]:
     """Return for each body what is known at once, the usual answer, and what is known at once after that."""
     command, text = [sys.executable, "-c", ASK, name, str(base_path)], "\n".join(bodies)
-    done = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=True, timeout=600)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

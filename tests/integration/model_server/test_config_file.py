@@ -103,7 +103,7 @@ def test_label_on_a_version_that_is_not_loaded_is_refused_whole(starter: Any, tm
 def test_labels_at_the_start_need_the_flag(starter: Any, tmp_path: Path, half: Path) -> None:
     """Without --allow_version_labels_for_unavailable_models a label in the first file ends the start."""
     server = starter.spawn(_write(tmp_path / "models.config", _entry("half", half, "all {}", {"stable": 1})))
-    assert server.process.wait(timeout=60) == 255
+    assert server.process.wait(timeout=600) == 255
     server.wait_for(lambda: "FAILED_PRECONDITION: Request to assign label to version 1" in server.log)
 
 
@@ -133,7 +133,7 @@ def test_empty_file_at_the_start(starter: Any, tmp_path: Path) -> None:
     config = tmp_path / "models.config"
     config.touch()
     server = starter.spawn(f"--model_config_file={config}")
-    assert server.process.wait(timeout=60) == 255
+    assert server.process.wait(timeout=600) == 255
     server.wait_for(lambda: "models.config; Invalid argument" in server.log)
     for text in ("model_config_list {}", "# none"):
         config.write_text(text)
@@ -173,7 +173,7 @@ def test_wrong_file_at_the_start(starter: Any, tmp_path: Path, entries: str, mes
     config = tmp_path / "models.config"
     config.write_text(f"model_config_list {{ {entries} }}")
     server = starter.spawn(f"--model_config_file={config}")
-    assert server.process.wait(timeout=60) == 255
+    assert server.process.wait(timeout=600) == 255
     server.wait_for(lambda: message in server.log)
 
 
@@ -184,5 +184,5 @@ def test_broken_second_model_ends_the_start(starter: Any, tmp_path: Path, half: 
     (broken / "1" / "variables" / "variables.index").write_bytes(b"x")
     flag = _write(tmp_path / "models.config", _entry("half", half), _entry("broken", broken))
     server = starter.spawn(flag, "--max_num_load_retries=0")
-    assert server.process.wait(timeout=60) == 255
+    assert server.process.wait(timeout=600) == 255
     server.wait_for(lambda: "{{{name: broken version: 1} due to error: DATA_LOSS" in server.log)

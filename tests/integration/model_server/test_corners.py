@@ -14,7 +14,7 @@ ANSWER = {"predictions": [[2.5]]}
 
 def _ask(server: Any, raw: bytes) -> tuple[int, str, bytes]:
     """Send bytes as they are; return status, content type and body."""
-    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=600) as client:
         client.sendall(raw)
         file = client.makefile("rb")
         status = int(file.readline().split()[1])

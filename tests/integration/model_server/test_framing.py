@@ -15,7 +15,7 @@ SMUGGLED = b"GET /v1/models/half HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\
 
 def _answers(server: Any, *requests: bytes) -> bytes:
     """Return all that comes for some bytes, until the server closes the connection."""
-    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=60) as client:
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=600) as client:
         client.sendall(b"".join(requests))
         found = b""
         while piece := client.recv(65536):

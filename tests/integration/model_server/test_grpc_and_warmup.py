@@ -50,7 +50,7 @@ class _Api:
 
     def error(self, call: Any, request: Any) -> tuple[str, str]:
         with pytest.raises(self.grpc.RpcError) as raised:
-            call(request, timeout=30)
+            call(request, timeout=600)
         return raised.value.code().name, raised.value.details()
 
 
@@ -65,7 +65,7 @@ def test_predict(api: Any, channel: Any) -> None:
     """Predict returns the outputs in their typed fields, with the version that answered."""
     request = api.predict_request("twov", x=np.array([[2.0]], np.float32))
     request.model_spec.version_label = "stable"
-    response = api.prediction_stub(channel).Predict(request, timeout=30)
+    response = api.prediction_stub(channel).Predict(request, timeout=600)
     assert response.outputs["output_0"].float_val == [3.0]
     assert response.model_spec.version.value == 1
     assert response.model_spec.signature_name == "serving_default"
@@ -84,23 +84,23 @@ def test_every_dtype_comes_back(api: Any, channel: Any, signature: str, dtype: s
     kind = api.tf.as_dtype(dtype).as_numpy_dtype
     value = np.array([[0, 1, 2], [3, 4, 100]]).astype(kind)
     as_bytes = api.predict_request("zoo", signature, x=value)
-    response = api.prediction_stub(channel).Predict(as_bytes, timeout=30)
+    response = api.prediction_stub(channel).Predict(as_bytes, timeout=600)
     assert api.tf.make_ndarray(response.outputs["y"]).tobytes() == value.tobytes()
     as_values = api.predict_request("zoo", signature)
     as_values.inputs["x"].CopyFrom(response.outputs["y"])
-    again = api.prediction_stub(channel).Predict(as_values, timeout=30)
+    again = api.prediction_stub(channel).Predict(as_values, timeout=600)
     assert again.outputs["y"] == response.outputs["y"]
 
 
 def test_strings_and_short_values(api: Any, channel: Any) -> None:
     """Bytes come back as they are; a tensor with fewer values than elements repeats the last one."""
     strings = api.predict_request("zoo", "string", x=[b"\xff\x00", b"", b"x" * 100])
-    response = api.prediction_stub(channel).Predict(strings, timeout=30)
+    response = api.prediction_stub(channel).Predict(strings, timeout=600)
     assert list(response.outputs["y"].string_val) == [b"\xff\x00", b"", b"x" * 100]
     short = api.predict_request("zoo", "f32", x=np.zeros(3, np.float32))
     short.inputs["x"].ClearField("tensor_content")
     short.inputs["x"].float_val[:] = [1.0, 2.0]
-    assert list(api.prediction_stub(channel).Predict(short, timeout=30).outputs["y"].float_val) == [1, 2, 2]
+    assert list(api.prediction_stub(channel).Predict(short, timeout=600).outputs["y"].float_val) == [1, 2, 2]
 
 
 def test_packed_strings(api: Any, channel: Any) -> None:
@@ -110,7 +110,7 @@ def test_packed_strings(api: Any, channel: Any) -> None:
     request.inputs["x"].ClearField("string_val")
     request.inputs["x"].tensor_content = b"\x01\x00\xac\x02\x02" + b"".join(strings)
     predict = api.prediction_stub(channel).Predict
-    assert list(predict(request, timeout=30).outputs["y"].string_val) == strings
+    assert list(predict(request, timeout=600).outputs["y"].string_val) == strings
     for broken in (b"\x01\x00\xac\x02", b"\x01\x00\x01\x03abcd", b"\xff" * 20):
         request.inputs["x"].tensor_content = broken
         assert api.error(predict, request) == ("INVALID_ARGUMENT", "tensor parsing error: x")
@@ -130,7 +130,7 @@ def test_output_filter(api: Any, channel: Any) -> None:
     """Only the outputs that were asked for come back."""
     request = api.predict_request("multi", a=np.ones((1, 3), np.float32), b=np.array([1], np.int32))
     request.output_filter.append("twice")
-    response = api.prediction_stub(channel).Predict(request, timeout=30)
+    response = api.prediction_stub(channel).Predict(request, timeout=600)
     assert {name: list(value.int_val) for name, value in response.outputs.items()} == {"twice": [2]}
 
 
@@ -171,7 +171,7 @@ def test_unknown_rank_with_dimensions(api: Any, channel: Any) -> None:
     """The dimensions of a TensorProto count, even where it says that its rank is unknown."""
     request = api.predict_request("half", x=np.ones((2, 1), np.float32))
     request.inputs["x"].tensor_shape.unknown_rank = True
-    response = api.prediction_stub(channel).Predict(request, timeout=30)
+    response = api.prediction_stub(channel).Predict(request, timeout=600)
     (output,) = response.outputs.values()
     assert list(output.float_val) == [2.5, 2.5]
 
@@ -210,7 +210,7 @@ def test_deadline(api: Any, starter: Any, odd_models: Path) -> None:
         with pytest.raises(api.grpc.RpcError) as raised:
             predict(api.predict_request("odd", "slow", turns=np.int64(10_000_000)), timeout=0.2)
         assert raised.value.code().name == "DEADLINE_EXCEEDED"
-        response = predict(api.predict_request("odd", "slow", turns=np.int64(5)), timeout=30)
+        response = predict(api.predict_request("odd", "slow", turns=np.int64(5)), timeout=600)
         assert response.outputs["count"].int64_val == [5]
 
 
@@ -218,7 +218,7 @@ def test_model_status_and_metadata(api: Any, channel: Any) -> None:
     """GetModelStatus and GetModelMetadata tell what the REST interface tells."""
     status = api.status.GetModelStatusRequest()
     status.model_spec.name = "twov"
-    states = api.model_stub(channel).GetModelStatus(status, timeout=30).model_version_status
+    states = api.model_stub(channel).GetModelStatus(status, timeout=600).model_version_status
     assert [(entry.version, entry.state) for entry in states] == [(2, 30), (1, 30)]
     status.model_spec.version.value = 3
     assert api.error(api.model_stub(channel).GetModelStatus, status) == (
@@ -227,7 +227,7 @@ def test_model_status_and_metadata(api: Any, channel: Any) -> None:
     )
     request = api.metadata.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "kmulti"
-    response = api.prediction_stub(channel).GetModelMetadata(request, timeout=30)
+    response = api.prediction_stub(channel).GetModelMetadata(request, timeout=600)
     signatures = api.metadata.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     assert set(signatures.signature_def["serving_default"].inputs) == {"a", "b"}
@@ -257,7 +257,7 @@ def test_bad_warmup_fails_the_load(api: Any, starter: Any, tmp_path: Path, recor
     bad = api.predict_request("half", x=np.ones((1, 2), np.float32))
     base_path = _base_path_with_warmup(api, tmp_path, recorded_models, [bad])
     server = starter.spawn("--model_name=half", f"--model_base_path={base_path}", "--max_num_load_retries=0")
-    assert server.process.wait(timeout=60) == 255
+    assert server.process.wait(timeout=600) == 255
     server.wait_for(lambda: "INVALID_ARGUMENT: Matrix size-incompatible" in server.log)
 
 
@@ -266,7 +266,7 @@ def test_too_many_warmup_records(api: Any, starter: Any, tmp_path: Path, recorde
     good = api.predict_request("half", x=np.ones((1, 1), np.float32))
     base_path = _base_path_with_warmup(api, tmp_path, recorded_models, [good] * 1001)
     server = starter.spawn("--model_name=half", f"--model_base_path={base_path}", "--max_num_load_retries=0")
-    assert server.process.wait(timeout=60) == 255
+    assert server.process.wait(timeout=600) == 255
     server.wait_for(lambda: "Number of warmup records exceeds the maximum (1000)" in server.log)
 
 
@@ -278,5 +278,5 @@ def test_damaged_warmup_file(starter: Any, tmp_path: Path, recorded_models: Path
     (base_path / "1" / "assets.extra").mkdir()
     (base_path / "1" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(content)
     server = starter.spawn("--model_name=half", f"--model_base_path={base_path}", "--max_num_load_retries=0")
-    assert server.process.wait(timeout=60) == 255
+    assert server.process.wait(timeout=600) == 255
     server.wait_for(lambda: "DATA_LOSS: corrupted record at 0" in server.log)

@@ -29,7 +29,7 @@ def _chunked(body: bytes, size: int) -> bytes:
 
 @contextlib.contextmanager
 def _connected(server: Any) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=300) as client:
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=600) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield client
 

@@ -162,7 +162,7 @@ def test_only_version_is_bad(starter: Any, store: Store) -> None:
     """A server whose only version is bad exits with 255 and TensorFlow's own words last in its log."""
     store.publish_broken("1")
     server = starter.spawn(*store.flags, "--max_num_load_retries=0")
-    assert server.process.wait(timeout=60) == 255
+    assert server.process.wait(timeout=600) == 255
     server.wait_for(lambda: "Failed to start server. Error:" in server.log)
     last = server.log[server.log.index("Failed to start server. Error:") :]
     assert "1 servable(s) did not become available: {{{name: half version: 1} due to error: DATA_LOSS" in last
@@ -174,7 +174,7 @@ def test_unknown_op_fails_the_load(starter: Any, store: Store) -> None:
     graph = store.publish("1") / "saved_model.pb"
     graph.write_bytes(graph.read_bytes().replace(b"MatMul", b"MatMux"))
     server = starter.spawn(*store.flags, "--max_num_load_retries=0")
-    assert server.process.wait(timeout=60) == 255
+    assert server.process.wait(timeout=600) == 255
     server.wait_for(lambda: "Op type not registered 'MatMux'" in server.log)
 
 
@@ -238,8 +238,9 @@ def test_lifeline(starter: Any, store: Store) -> None:
 
 def test_sigterm_answers_what_is_in_flight(starter: Any, odd_models: Path) -> None:
     """SIGTERM ends the process with 0 after the request that was running has been answered."""
-    server = starter.start("--model_name=odd", f"--model_base_path={odd_models / 'odd'}")
-    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=30)
+    flags = ["--model_name=odd", f"--model_base_path={odd_models / 'odd'}"]
+    server = starter.start(*flags, env={"REHEARSAL_STOP_S": "600"})  # a slow machine takes long for what is in flight
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=600)
     body = json.dumps({"signature_name": "slow", "inputs": 300_000})
     connection.request("POST", "/v1/models/odd:predict", body)
     answers: list[Any] = []
@@ -281,7 +282,7 @@ def test_slow_prediction_times_out(starter: Any, odd_models: Path) -> None:
 def test_wrong_command_line(starter: Any, flags: list[str], message: str) -> None:
     """A wrong command line exits with 255 and a message that names what is wrong."""
     server = starter.spawn(*flags)
-    assert server.process.wait(timeout=60) == 255
+    assert server.process.wait(timeout=600) == 255
     server.wait_for(lambda: message in server.log)
 
 
@@ -290,5 +291,5 @@ def test_taken_port(starter: Any, store: Store) -> None:
     store.publish("1")
     first = starter.start(*store.flags)
     second = starter.spawn(*store.flags, f"--rest_api_port={first.rest_port}")
-    assert second.process.wait(timeout=60) == 255
+    assert second.process.wait(timeout=600) == 255
     second.wait_for(lambda: f"Failed to start HTTP Server at 127.0.0.1:{first.rest_port}" in second.log)

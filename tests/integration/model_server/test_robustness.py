@@ -61,7 +61,7 @@ PATH_PARTS = st.sampled_from(
 @pytest.fixture(scope="module")
 def connection(zoo_server: Any) -> Any:
     """Return one kept-alive connection for thousands of requests."""
-    opened = http.client.HTTPConnection("127.0.0.1", zoo_server.rest_port, timeout=30)
+    opened = http.client.HTTPConnection("127.0.0.1", zoo_server.rest_port, timeout=600)
     yield opened
     opened.close()
 
@@ -101,7 +101,7 @@ def test_any_path(connection: Any, method: str, parts: list[str]) -> None:
 
 def test_body_over_the_limit_is_refused_before_it_is_read(zoo_server: Any) -> None:
     """A body that says it is too large gets 413 without any of it having been sent."""
-    with socket.create_connection(("127.0.0.1", zoo_server.rest_port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", zoo_server.rest_port), timeout=600) as client:
         head = f"POST /v1/models/half:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY_BYTES + 1}\r\n\r\n"
         client.sendall(head.encode())
         assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
@@ -129,7 +129,7 @@ def test_slow_and_half_closed_clients_do_not_block_others(zoo_server: Any) -> No
         b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n{",
     ):
         for _ in range(20):
-            client = socket.create_connection(("127.0.0.1", zoo_server.rest_port), timeout=30)
+            client = socket.create_connection(("127.0.0.1", zoo_server.rest_port), timeout=600)
             client.sendall(opening)
             idle.append(client)
     idle[0].shutdown(socket.SHUT_WR)
@@ -143,7 +143,7 @@ def test_slow_and_half_closed_clients_do_not_block_others(zoo_server: Any) -> No
 def test_slow_prediction_does_not_block_others(starter: Any, odd_models: Any) -> None:
     """While one prediction runs for long, states and other predictions are answered."""
     server = starter.start("--model_name=odd", f"--model_base_path={odd_models / 'odd'}")
-    busy = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
+    busy = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=600)
     assert server.predict("odd", {"signature_name": "slow", "inputs": 1}) == (200, {"outputs": 1})
     busy.request("POST", "/v1/models/odd:predict", json.dumps({"signature_name": "slow", "inputs": 2_000_000}))
     assert server.states("odd") == {"1": "AVAILABLE"}
@@ -159,7 +159,7 @@ def test_client_that_goes_away_is_no_harm(zoo_server: Any) -> None:
     rows = json.dumps({"instances": [[1.0]] * 20_000}).encode()
     head = f"POST /v1/models/half:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(rows)}\r\n\r\n".encode()
     for sent in (head, head + rows[:1000], head + rows):
-        client = socket.create_connection(("127.0.0.1", zoo_server.rest_port), timeout=30)
+        client = socket.create_connection(("127.0.0.1", zoo_server.rest_port), timeout=600)
         client.sendall(sent)
         client.close()
     assert zoo_server.predict("half", {"instances": [[2.0]]}) == (200, {"predictions": [[3.0]]})
@@ -194,7 +194,7 @@ def test_pipelined_and_split_requests(zoo_server: Any) -> None:
     """Two requests in one packet and one request in many packets are all answered."""
     body = b'{"instances": [[2.0]]}'
     request = b"POST /v1/models/half:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    with socket.create_connection(("127.0.0.1", zoo_server.rest_port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", zoo_server.rest_port), timeout=600) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.sendall(request * 2)
         for position in range(0, len(request), 7):
