@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.schema import Config
-from tasks.datasets.seen import RECORD, new_rows
+from tasks.datasets.seen import RECORD, new_rows, shared_rows
 from tasks.gates.judge import judge, judge_files
 from tasks.policy import artifact_key, progress_shown, stage
 from tasks.production import candidates_dir, look_at_production
@@ -41,17 +41,18 @@ def validate_serving(
     A graph that is not safe is never loaded. The champion is the version that serves now, not the last that passed.
     """
     graph, champion = read_graph(candidate.version_dir), _champion(config, run_dir)
-    new = new_rows(candidate.version_dir / RECORD, champion.seen if champion else None)
+    own = candidate.version_dir / RECORD
+    rows = new_rows(own, champion.seen if champion else None), shared_rows(own)
     gates = judge_files(config.gates, graph, champion)
     if not all(gate.passed for gate in gates if gate.name == "safety"):
-        return ValidationReport(candidate, graph, None, gates, champion, new)
+        return ValidationReport(candidate, graph, None, gates, champion, *rows)
     with progress_shown(f"{artifact_key(config.name)}-validation", f"Validation of {config.name}"):
         served = [
             rehearse(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
             for n, backend in enumerate(backends, start=1)
         ]
     gates += judge(config.gates, candidate, *served, keras_names=config.export.outputs)
-    return ValidationReport(candidate, graph, served[0], gates, champion, new)
+    return ValidationReport(candidate, graph, served[0], gates, champion, *rows)
 
 
 def _champion(config: Config, run_dir: Path) -> Champion | None:

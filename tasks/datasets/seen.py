@@ -122,6 +122,14 @@ def known_to(record: Record, rows: Array, groups: Array | None, columns: tuple[s
     return np.asarray(known | np.isin(groups, np.concatenate([record.groups["train"], record.groups["validation"]])))
 
 
+def shared_rows(record: Path) -> int | None:
+    """Return how many different rows, as the server is asked, are in more than one split; None without a record."""
+    if not record.is_file():
+        return None
+    distinct = np.concatenate(list(read_record(record).rows.values()))
+    return int((np.unique(distinct, return_counts=True)[1] > 1).sum())
+
+
 def new_rows(candidate: Path, champion: Path | None) -> int | None:
     """Return how many different rows of all splits the champion's data did not have; None where nobody can tell.
 
