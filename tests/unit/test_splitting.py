@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import Data
+from configs.schema import Config, Data
 from tasks.datasets import prepare
 from tasks.datasets.fingerprints import fingerprints
-from tasks.datasets.rows import Rows, load_rows
+from tasks.datasets.rows import Rows, load_arrays, load_rows
+from tasks.datasets.seen import GROUPS, RECORD, keep_record, read_record
 from tasks.datasets.splitting import split_rows, take_out
 from tasks.errors import DataError
 from tasks.records import Splits
@@ -228,3 +229,20 @@ def test_label_shares(tmp_path: Path) -> None:
         assert found.shares["kind"]["rare"][split] == pytest.approx(share)
         assert found.shares["hot"]["column 0"][split] == pytest.approx(share)
         assert sum(found.shares["kind"][label][split] for label in ("rare", "common")) == pytest.approx(1)
+
+
+def test_groups_reach_the_record(tmp_path: Path) -> None:
+    """What a version keeps of a grouped run are the customers of each split, by another key than the split's own."""
+    customer = np.array([f"c{n % 60}" for n in range(600)])
+    found = prepared(tmp_path, {"customer": customer, "x": np.arange(600.0)}, group="customer")
+    config = Config.model_validate({
+        "name": "m", "data": {"load": "m:f", "group": "customer"}, "model": {"build": "m:f"},
+    })  # fmt: skip
+    keep_record(config, found, lambda features: features, tmp_path / "1", tmp_path / "run")
+    record = read_record(tmp_path / "1" / RECORD)
+    assert record.columns == ("customer",)
+    assert len(np.unique(np.concatenate(list(record.groups.values())))) == sum(map(len, record.groups.values())) == 60
+    assert sum(map(len, record.rows.values())) == 600
+    assert found.groups is not None
+    assert not np.isin(record.groups["train"], load_arrays(found.groups)["train"]).any()
+    assert len(load_arrays(tmp_path / "run" / GROUPS)["test"]) == found.rows["test"]
