@@ -16,12 +16,12 @@ import numpy as np
 from configs.schema import Config
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.rows import Array, load_arrays, load_rows, save_arrays
+from tasks.datasets.splitting import SPLITS
 from tasks.errors import DataError
 from tasks.records import Candidate, Splits
 
 RECORD = Path("assets.extra") / "seen_rows.npz"  # beside the manifest; TensorFlow Serving passes it over
 GROUPS = "groups.npz"  # beside a candidate's requests: fingerprints of what data.key or data.group names of them
-SPLITS = ("train", "validation", "test")
 AsRequests = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 

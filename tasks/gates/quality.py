@@ -81,10 +81,8 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     lines += [_line(name, figures[name], bounds.get(name, Bound()), compared, gains) for name in shown]
     lines += [beside.text] if beside is not None and beside.text else []
     lines += [f"slice {found['slice']}: {found['reason']}" for found in failed]
-    for name, gain in gains.items():
-        figures |= {f"{name}.gain": gain.value, f"{name}.gain_low": gain.low, f"{name}.gain_high": gain.high}
     figures |= {_beside_name(name, rows): ours for name, (ours, _) in compared.items()}
-    figures |= beside.figures if beside is not None else {}
+    figures |= _gain_figures(gains) | (beside.figures if beside is not None else {})
     return GateResult(
         "quality",
         not missed and not failed,
@@ -99,6 +97,14 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
         },
         needs_person=person_needed(beside, bounds),
     )
+
+
+def _gain_figures(gains: Mapping[str, Interval]) -> dict[str, float]:
+    return {
+        f"{name}.{key}": value
+        for name, gain in gains.items()
+        for key, value in (("gain", gain.value), ("gain_low", gain.low), ("gain_high", gain.high))
+    }
 
 
 def _beside(gates: Gates, rows: Rows) -> Beside | None:
