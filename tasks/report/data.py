@@ -37,7 +37,7 @@ def splits_table(splits: Splits) -> Table:
             rows.append((f"{clip(target, 60)} {clip(label, 60)}", *(f"{shares.get(name, 0):.1%}" for name in names)))
     note = "A percentage is the share of the split's rows that have the label." if len(rows) > 1 else ""
     numeric = tuple(range(1, len(names) + 1))
-    return Table("Rows and labels by split", ("", *names), tuple(rows[:MOST_ROWS]), numeric, note)
+    return Table("Rows and labels by split", ("of each split", *names), tuple(rows[:MOST_ROWS]), numeric, note)
 
 
 def data_document(splits: Splits, report: ValidationReport) -> dict[str, Any]:
