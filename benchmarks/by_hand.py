@@ -39,7 +39,7 @@ def main(directory: Path, image: str) -> None:
         [
             keras.Input((64,)),
             keras.layers.Rescaling(1 / 16),
-            keras.layers.Dense(64, "relu"),
+            keras.layers.Dense(128, "relu"),
             keras.layers.Dense(10, "softmax"),
         ]
     )

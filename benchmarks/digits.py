@@ -20,6 +20,13 @@ def tiled(rows: int) -> tuple[Any, Any]:
     return images[index], digits[index]
 
 
+def tiled_and_split(train: int, validation: int, test: int) -> tuple[Any, Any]:
+    """Return as many digits over and over for each split as asked for; `part` says which."""
+    images, digits = tiled(train + validation + test)
+    part = np.repeat(["train", "validation", "test"], [train, validation, test])
+    return {"features": images, "part": part}, digits
+
+
 def exported(scratch: Path, versions: Mapping[int, Sequence[str]]) -> list[Candidate]:
     """Train and export each version, with overrides of the example's configuration, below `scratch`.
 

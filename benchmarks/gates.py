@@ -103,9 +103,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="benchmark-"))
-    total = options.rows + 2000
-    many = ["data.load=benchmarks.digits:tiled", f"data.params={{rows: {total}}}", "data.stratify=false",
-            f"data.test_fraction={options.rows / total}", f"data.validation_fraction={500 / total}"]  # fmt: skip
+    rows = f"{{train: 1500, validation: 500, test: {options.rows}}}"
+    many = ["data.load=benchmarks.digits:tiled_and_split", f"data.params={rows}", "data.split=part"]
     try:
         short = "training.epochs=15"
         champion, candidate, large = exported(scratch, {1: ["training.epochs=5"], 2: [short], 3: [short, *many]})

@@ -1,6 +1,6 @@
 """How many honest challengers are rejected while the data grow.
 
-    python -m benchmarks.growing_data [--runs 200] [--rows 1800]
+    python -m benchmarks.growing_data [--runs 200] [--rows 800]
 
 In each run a champion is trained on the data of yesterday, and a challenger, by the same procedure, on those of today:
 some rows more, some gone, all in another order. The challenger is honest: what it lacks beside the champion is luck.
@@ -104,7 +104,7 @@ def is_rejected(number: int, rows: int, model: Model, way: Way) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--rows", type=int, default=1800)
+    parser.add_argument("--rows", type=int, default=800)
     options = parser.parse_args()
     ways = {
         "by row": Way(),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +28,7 @@ from pydantic import (
 )
 
 from configs.addresses import server_address, tracking_uri
+from configs.times import Moment, check_order
 
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -76,42 +76,7 @@ def _columns(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-def _moment(value: object) -> object:
-    """Take a finite number or an ISO 8601 text; YAML reads a bare date as a date."""
-    if isinstance(value, date):  # a datetime is one, too
-        value = value.isoformat()
-    if isinstance(value, str):
-        read_moment(value)
-    elif value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0):
-        raise ValueError("a time is a number, or ISO 8601 such as 2026-01-31 or 2026-01-31T12:00:00+00:00")
-    return value
-
-
-def read_moment(text: str) -> datetime:
-    """Return the time that an ISO 8601 text says.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        return datetime.fromisoformat(text.strip())
-    except ValueError as exc:
-        raise ValueError("a time is a number, or ISO 8601 such as 2026-01-31 or 2026-01-31T12:00:00+00:00") from exc
-
-
-def _check_order(validation_from: float | str, test_from: float | str) -> None:
-    """Refuse boundaries that cannot be compared, or that leave the validation rows no time."""
-    first, second = (read_moment(b) if isinstance(b, str) else b for b in (validation_from, test_from))
-    try:
-        follows: bool = first < second  # type: ignore[operator]  # a TypeError is what is looked for
-    except TypeError as exc:
-        raise ValueError("validation_from and test_from must both be numbers, or times with or without a zone") from exc
-    if not follows:
-        raise ValueError("validation_from must be earlier than test_from")
-
-
 Columns = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_columns)]
-Moment = Annotated[float | int | str | None, BeforeValidator(_moment)]
 
 
 class Data(Section):
@@ -160,7 +125,7 @@ class Data(Section):
         if len(together) > 1:
             raise ValueError("time, validation_from and test_from belong together: give all three, or none")
         if self.validation_from is not None and self.test_from is not None:
-            _check_order(self.validation_from, self.test_from)
+            check_order(self.validation_from, self.test_from)
         return self
 
     @property

@@ -121,7 +121,6 @@ class Splits:
         source: the `module:function` that the rows came from.
         features: `name: dtype (shape)` of each feature and target, for people.
         groups: `.npz` of a fingerprint a row of what `data.key` or `data.group` names, by split; else None.
-        shared: different rows that are in more than one split; None where nobody counted.
         shares: target, label and split to the share of the split's rows that have the label.
     """
 
@@ -133,7 +132,6 @@ class Splits:
     source: str
     features: tuple[str, ...]
     groups: Path | None = None
-    shared: int | None = None
     shares: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
@@ -389,6 +387,7 @@ class ValidationReport:
             safety gate kept the candidate from every server.
         champion: the version that serves, which it was held against, or None.
         new_rows: different rows of all splits that the champion's data did not have; None where nobody can tell.
+        shared_rows: different rows, as the server is asked, that are in more than one split; None likewise.
     """
 
     candidate: Candidate
@@ -397,6 +396,7 @@ class ValidationReport:
     gates: tuple[GateResult, ...]
     champion: Champion | None = None
     new_rows: int | None = None
+    shared_rows: int | None = None
 
     @property
     def needs_person(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from configs.loading import ConfigError
 from configs.schema import Config
-from tasks.datasets.seen import RECORD, new_rows
+from tasks.datasets.seen import RECORD, new_rows, shared_rows
 from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
 from tasks.gates.serving import judge_refusal
@@ -52,11 +52,11 @@ def validate_serving(
     asked is an error. The champion is the version that serves now, not the last that passed.
     """
     graph = read_graph(candidate.version_dir, config.gates.safety.max_graph_mb * 1e6)
-    champion = _champion(config, run_dir)
-    new = new_rows(candidate.version_dir / RECORD, champion.seen if champion else None)
+    champion, own = _champion(config, run_dir), candidate.version_dir / RECORD
+    rows = new_rows(own, champion.seen if champion else None), shared_rows(own)
     gates = judge_files(config.gates, graph, champion)
     if not all(gate.passed for gate in gates if gate.name == "safety"):
-        return ValidationReport(candidate, graph, None, gates, champion, new)
+        return ValidationReport(candidate, graph, None, gates, champion, *rows)
     with progress_shown(f"{artifact_key(config.name)}-validation", f"Validation of {config.name}"):
         answers = [
             _asked(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
@@ -64,7 +64,7 @@ def validate_serving(
         ]
     gates += judge(config.gates, candidate, *answers, keras_names=config.export.outputs)
     served = next((found for found in answers if isinstance(found, ServedAnswers)), None)
-    return ValidationReport(candidate, graph, served, gates, champion, new)
+    return ValidationReport(candidate, graph, served, gates, champion, *rows)
 
 
 def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:

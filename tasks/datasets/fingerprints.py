@@ -55,7 +55,7 @@ def _number_rows(columns: Sequence[tuple[str, Array]], n_rows: int) -> Iterator[
     step = max(1, CHUNK // width)
     for begin in range(0, n_rows, step):
         parts = [array[begin : begin + step] for _, array in columns]
-        parts = [part.reshape(len(part), -1) for part in parts]
+        parts = [_plain(part).reshape(len(part), -1) for part in parts]
         floats = np.concatenate([part.astype("<f8") for part in parts], axis=1) + 0.0  # -0.0 becomes 0.0
         raw, size = floats.tobytes(), 8 * width
         rows = [raw[place : place + size] for place in range(0, len(raw), size)]
@@ -64,6 +64,11 @@ def _number_rows(columns: Sequence[tuple[str, Array]], n_rows: int) -> Iterator[
             for row in np.flatnonzero(rest.any(axis=1)):
                 rows[row] += rest[row].tobytes()
         yield from rows
+
+
+def _plain(part: Array) -> Array:
+    """Return what NumPy has no number for, bfloat16 above all, as the bits that are left of it in a file."""
+    return np.ascontiguousarray(part).view(f"u{part.dtype.itemsize}") if part.dtype.kind == "V" else part
 
 
 def _rest(part: Array) -> Array:

@@ -52,6 +52,5 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
             f"{name}: {array.dtype} {array.shape[1:]}" for name, array in {**rows.features, **rows.targets}.items()
         ),
         groups=groups,
-        shared=shared,
         shares=label_shares(rows.targets, index),
     )

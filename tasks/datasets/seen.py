@@ -16,12 +16,12 @@ import numpy as np
 from configs.schema import Config
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.rows import Array, load_arrays, load_rows, save_arrays
+from tasks.datasets.splitting import SPLITS
 from tasks.errors import DataError
 from tasks.records import Candidate, Splits
 
 RECORD = Path("assets.extra") / "seen_rows.npz"  # beside the manifest; TensorFlow Serving passes it over
 GROUPS = "groups.npz"  # beside a candidate's requests: fingerprints of what data.key or data.group names of them
-SPLITS = ("train", "validation", "test")
 AsRequests = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
@@ -120,6 +120,14 @@ def known_to(record: Record, rows: Array, groups: Array | None, columns: tuple[s
     if record.columns != columns:
         return None  # it may have been trained on other rows of the same customers
     return np.asarray(known | np.isin(groups, np.concatenate([record.groups["train"], record.groups["validation"]])))
+
+
+def shared_rows(record: Path) -> int | None:
+    """Return how many different rows, as the server is asked, are in more than one split; None without a record."""
+    if not record.is_file():
+        return None
+    distinct = np.concatenate(list(read_record(record).rows.values()))
+    return int((np.unique(distinct, return_counts=True)[1] > 1).sum())
 
 
 def new_rows(candidate: Path, champion: Path | None) -> int | None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Data, read_moment
+from configs.schema import Data
+from configs.times import read_moment
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.rows import Array, Rows
 from tasks.errors import DataError

@@ -110,10 +110,8 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     lines.append(f"read as {own.reading}" if own.reading.task else f"{own.reading}: {own.reading.reason}")
     lines += [beside.text] if beside is not None and beside.text else []
     lines += [f"slice {found['slice']}: {found['reason']}" for found in failed]
-    for name, gain in gains.items():
-        figures |= {f"{name}.gain": gain.value, f"{name}.gain_low": gain.low, f"{name}.gain_high": gain.high}
     figures |= {_beside_name(name, rows): ours for name, (ours, _) in compared.items()}
-    figures |= beside.figures if beside is not None else {}
+    figures |= _gain_figures(gains) | (beside.figures if beside is not None else {})
     return GateResult(
         "quality",
         not missed and not failed,
@@ -134,6 +132,14 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
 def _evidence(own: Scored) -> dict[str, Any]:
     """Return how the answers were read."""
     return {"task": own.reading.task, "scores": own.reading.scores, "reading": own.reading.reason}
+
+
+def _gain_figures(gains: Mapping[str, Interval]) -> dict[str, float]:
+    return {
+        f"{name}.{key}": value
+        for name, gain in gains.items()
+        for key, value in (("gain", gain.value), ("gain_low", gain.low), ("gain_high", gain.high))
+    }
 
 
 def _beside(gates: Gates, rows: Rows) -> Beside | None:

@@ -9,11 +9,11 @@ from tasks.report.sections import MOST_ROWS, Table
 from tasks.report.tables import clip
 
 
-def data_lines(splits: Splits, report: ValidationReport) -> dict[str, str]:
+def data_lines(report: ValidationReport) -> dict[str, str]:
     """Return what is shared between splits, new since the champion, and left out beside it; what is known of it."""
     lines = {}
-    if splits.shared is not None:
-        lines["different rows in several splits"] = f"{splits.shared:,}"
+    if report.shared_rows is not None:
+        lines["different rows in several splits"] = f"{report.shared_rows:,}"
     if report.new_rows is not None:
         lines["different rows new since the champion"] = f"{report.new_rows:,}"
     seen = seen_rows(report)
@@ -37,14 +37,14 @@ def splits_table(splits: Splits) -> Table:
             rows.append((f"{clip(target, 60)} {clip(label, 60)}", *(f"{shares.get(name, 0):.1%}" for name in names)))
     note = "A percentage is the share of the split's rows that have the label." if len(rows) > 1 else ""
     numeric = tuple(range(1, len(names) + 1))
-    return Table("Rows and labels by split", ("", *names), tuple(rows[:MOST_ROWS]), numeric, note)
+    return Table("Rows and labels by split", ("of each split", *names), tuple(rows[:MOST_ROWS]), numeric, note)
 
 
 def data_document(splits: Splits, report: ValidationReport) -> dict[str, Any]:
     """Return the same as plain data for JSON."""
     return {
         "rows": dict(splits.rows),
-        "shared_rows": splits.shared,
+        "shared_rows": report.shared_rows,
         "new_rows": report.new_rows,
         "seen_test_rows": seen_rows(report),
         "label_shares": splits.shares,

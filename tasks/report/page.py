@@ -49,7 +49,7 @@ def render_page(
         latency=list(latency_pictures(report)),
         latency_table=latency_table(served.latency) if served and served.latency else None,
         splits=splits_table(splits),
-        data=data_lines(splits, report),
+        data=data_lines(report),
         slices=slices_table(report),
         worst=worst_table(report),
         probes=probes_table(report),

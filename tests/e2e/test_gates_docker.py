@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from configs.schema import Gates, Serving
 from tasks.datasets.rows import Rows, load_arrays, save_arrays, save_rows
+from tasks.datasets.seen import RECORD, Record, write_record
 from tasks.errors import ServingError
 from tasks.gates.judge import judge
 from tasks.records import Backend, Candidate, Champion, Signature, TensorSpec
@@ -53,9 +54,11 @@ def candidate(tmp_path: Path) -> Candidate:
 
 @pytest.fixture
 def champion(tmp_path: Path) -> Champion:
-    """Return version 2, which is live, with version 1 beside it."""
+    """Return version 2, which is live and has seen no row, with version 1 beside it."""
     for version in ("1", "2"):
         shutil.copytree(TWOV / version, tmp_path / "models" / "twov" / version)
+    nothing = dict.fromkeys(("train", "validation", "test"), np.zeros(0, np.uint64))
+    write_record(tmp_path / "models" / "twov" / "2" / RECORD, Record(nothing))
     found = find_champion(tmp_path / "models" / "twov")
     assert found is not None
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,51 @@ def test_a_stage_that_cannot_tell_fails_the_run(rehearse: Callable[..., Any]) ->
     assert state.is_failed()
     with pytest.raises(DataError, match="colour"):
         state.result()
+
+
+def quality_of(state: Any) -> Any:
+    return {gate.name: gate for gate in state.result().report.gates}["quality"]
+
+
+def test_a_champion_that_has_seen_the_test_rows(rehearse: Callable[..., Any], user: Path) -> None:
+    """Of a larger test split too few rows are new to the champion: without an absolute bound a person decides."""
+    assert rehearse().name == "Promoted"
+    larger = "data.test_fraction=0.4"  # the test rows of before, and as many that were trained on
+    state = rehearse(larger)
+    assert (state.type.name, state.name) == ("COMPLETED", "AwaitingReview"), state.message
+    assert "a person decides; no absolute bound is configured" in state.message
+    assert "gates.min_unseen_rows is 30" in state.message
+    outcome: Outcome = state.result()
+    assert outcome.promotion.live_dir is None
+    assert outcome.report.new_rows == 0
+    compared = quality_of(state)
+    assert compared.figures["rows_seen"] + compared.figures["rows_unseen"] == outcome.report.served.rows  # type: ignore[union-attr]
+    bounded = rehearse(larger, "gates.metrics={rmse: {max: 1000}}", promote=False)
+    assert bounded.name == "NotPromoted"
+    assert "not compared with the champion" in quality_of(bounded).summary
+    fewer = rehearse(larger, "gates.min_unseen_rows=2", promote=False)
+    assert not fewer.result().report.needs_person
+    assert "that the champion has seen" in quality_of(fewer).summary
+
+
+def test_a_champion_of_before(rehearse: Callable[..., Any], user: Path) -> None:
+    """A champion without a record is compared by the rows that its run saved; without those a person decides."""
+    from tasks.datasets.seen import RECORD
+    from tasks.savedmodel.manifest import write_manifest
+
+    state = rehearse()
+    assert state.name == "Promoted"
+    live, digest = state.result().promotion.live_dir, state.result().report.candidate.digest
+    (live / RECORD).unlink()
+    kept = user / ".rehearsal" / "candidates" / "pair" / ".rehearsals"
+    of_before = kept / f"{write_manifest(live).digest}.json"
+    shutil.copy(kept / f"{digest}.json", of_before)  # what a run of before would have left
+    again = rehearse("gates.min_unseen_rows=2", promote=False)
+    assert quality_of(again).figures["rows_seen"] == 0
+    assert quality_of(again).champion
+    assert again.result().report.new_rows == 0
+    of_before.unlink()
+    unknown = rehearse()
+    assert unknown.name == "AwaitingReview"
+    assert "exported before that was kept" in unknown.message
+    assert unknown.result().report.new_rows is None

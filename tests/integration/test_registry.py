@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tasks.datasets.rows import load_arrays
+from tasks.datasets.seen import RECORD, shared_rows
 from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
 from tasks.records import Backend, Change, Promotion, Signature, TensorSpec, TrackedRun, ValidationReport
@@ -22,7 +23,7 @@ from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
 from tasks.registry.packaging import build_package, mlflow_signature
-from tasks.registry.runs import log_rehearsal
+from tasks.registry.runs import describe_version, log_rehearsal
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.rehearse import Rehearsal, rehearse
@@ -84,8 +85,9 @@ def logged(
             Rehearsal(config.serving, made.candidate, Backend("embedded"), tmp_path_factory.mktemp("run"))
         )
         report = ValidationReport(
-            made.candidate, read_graph(made.candidate.version_dir), served, judge(gates, made.candidate, served)
-        )
+            made.candidate, read_graph(made.candidate.version_dir), served, judge(gates, made.candidate, served),
+            shared_rows=shared_rows(made.candidate.version_dir / RECORD),
+        )  # fmt: skip
         run = log_rehearsal(config, "--config cfg.yaml", made.splits, made.trained, report)
         return Logged(made.with_(config=config), report, run, MlflowClient(tracking_uri, tracking_uri))
 
@@ -136,6 +138,32 @@ def test_datasets(logged: Callable[[str], Logged]) -> None:
         found.made.splits.rows["train"],
         64,
     ]
+
+
+def test_how_rows_are_split(logged: Callable[[str], Logged]) -> None:
+    """Rows of each split and those that several share are metrics; label shares are in splits.json."""
+    found = logged("digits")
+    metrics, splits = found.stored.data.metrics, found.made.splits
+    assert [metrics[f"data.{name}_rows"] for name in splits.rows] == list(splits.rows.values())
+    assert metrics["data.shared_rows"] == found.report.shared_rows == 0
+    assert "data.new_rows" not in metrics  # no champion was live
+    document = json.loads(found.artifact("splits.json").read_text())
+    assert document["rows"] == splits.rows
+    assert len(document["label_shares"]["target"]) == 10
+    for split in splits.rows:
+        assert sum(shares[split] for shares in document["label_shares"]["target"].values()) == pytest.approx(1)
+    assert found.artifact(f"model/saved_model/{RECORD}").is_file()
+
+
+def test_a_person_is_told_why_on_the_page(logged: Callable[[str], Logged]) -> None:
+    """The description of a version that passed but was not compared says so, with the command that approves it."""
+    found = logged("digits")
+    undecided = dataclasses.replace(found.report.gates[0], needs_person="nobody knows its rows")
+    report = dataclasses.replace(found.report, gates=(undecided, *found.report.gates[1:]))
+    text = describe_version(found.made.config, "--config cfg.yaml", report, "")
+    assert "A person decides: nobody knows its rows." in text
+    assert "--version 1 --approve --by NAME" in text
+    assert "--approve" not in describe_version(found.made.config, "--config cfg.yaml", found.report, "")
 
 
 def test_artifacts(logged: Callable[[str], Logged]) -> None:

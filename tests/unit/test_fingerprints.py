@@ -88,6 +88,15 @@ def test_chunks_leave_no_trace(width: int) -> None:
         assert fingerprints({name: array[row : row + 1] for name, array in columns.items()}, "k")[0] == together[row]
 
 
+def test_numbers_that_a_file_does_not_know() -> None:
+    """A bfloat16 has the fingerprint that its bits have when they come back from a file."""
+    import ml_dtypes
+
+    array = np.array([1.5, 2, -3], ml_dtypes.bfloat16)
+    assert of(array) == of(array.view("V2"))
+    assert len(set(of(array))) == 3
+
+
 def test_other_objects_are_refused() -> None:
     """An object column of something else than text is an error, not a guess."""
     with pytest.raises(DataError, match="text or bytes, got int"):

@@ -115,6 +115,53 @@ def test_splits_must_leave_training_rows(tmp_path: Path) -> None:
         load_config(write(tmp_path), ["data.test_fraction=0.5", "data.validation_fraction=0.5"])
 
 
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_stratify_is_gone(tmp_path: Path, value: str) -> None:
+    """A configuration of before is refused with one line that says why and what to do."""
+    with pytest.raises(ConfigError, match="stratify is gone: it dealt rows out by position.*; remove it") as caught:
+        load_config(write(tmp_path), [f"data.stratify={value}"])
+    assert "\n" not in str(caught.value)
+
+
+DATES = ("data.validation_from=2026-01-01", "data.test_from=2026-02-01")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["data.key=id", "data.group=[who]"], "key and group are several"),
+        (["data.split=part", "data.time=day", *DATES], "time and split are several"),
+        (["data.time=day"], "time, validation_from and test_from belong together"),
+        (["data.time=day", DATES[0]], "time, validation_from and test_from belong together"),
+        ([*DATES], "time, validation_from and test_from belong together"),
+        (["data.time=day", DATES[0], "data.test_from=5"], "must both be numbers, or times with or without a zone"),
+        (["data.time=day", DATES[0], "data.test_from=2026-02-01T00:00:00Z"], "must both be numbers, or times"),
+        (["data.time=day", DATES[0], "data.test_from=2026-01-01"], "validation_from must be earlier than test_from"),
+        (["data.time=day", DATES[0], "data.test_from='2026-02-30'"], "a time is a number, or ISO 8601"),
+        (["data.time=day", "data.validation_from=.nan", "data.test_from=5"], "a time is a number, or ISO 8601"),
+        (["data.time=day", "data.validation_from=true", "data.test_from=5"], "a time is a number, or ISO 8601"),
+        (["data.time=day", *DATES, "data.test_fraction=0.3"], "test_fraction does nothing where time decides"),
+        (["data.split=part", "data.validation_fraction=0.3"], "validation_fraction does nothing where split decides"),
+        (["data.key=['']"], "'data.key.0'"),
+        (["data.group=5"], "'data.group'"),
+        (["gates.min_unseen_rows=1"], "gates.min_unseen_rows"),
+    ],
+)
+def test_ways_to_split_that_contradict(tmp_path: Path, settings: list[str], words: str) -> None:
+    """Rows are split in one way, whose fields are all there and can be compared; anything else is refused."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path), settings)
+    assert words in str(caught.value)
+
+
+def test_what_a_configuration_shows_can_be_read_again(tmp_path: Path) -> None:
+    """Every way to split, with every default beside it, is a valid configuration, too."""
+    for settings in (["data.key=id"], ["data.group=[a, b]"], ["data.split=part"], ["data.time=day", *DATES]):
+        shown = load_config(write(tmp_path), settings).data
+        assert type(shown).model_validate(shown.model_dump(mode="json")) == shown
+    assert shown.validation_from == "2026-01-01"
+
+
 def test_metric_names_are_those_that_exist() -> None:
     """The schema's metric names are exactly the metrics that the quality gate can compute."""
     assert set(METRICS) == {*metrics.MEAN_METRICS, "auc"}

@@ -249,6 +249,39 @@ def test_the_verdict_and_its_reason_come_first(classified: tuple[ValidationRepor
     assert "All 4 gates passed" in passed
 
 
+def test_a_person_who_must_decide_is_told_why(classified: tuple[ValidationReport, str]) -> None:
+    """A report that passed but needs a person says so and why beside the verdict, once for several servers."""
+    undecided = GateResult("quality", True, "accuracy 0.9", {"rows_seen": 51}, needs_person="<it has seen the rows>")
+    report = replace(classified[0], gates=(undecided, replace(undecided, name="quality.2")), new_rows=1234)
+    outline = Outline(page(report))
+    assert "A person decides: <it has seen the rows>." in outline.sections[""]
+    data = " ".join(outline.sections["Data"].split())
+    assert "new since the champion 1,234" in data
+    assert "champion has seen 51" in data
+
+
+def test_labels_and_rows_that_splits_share(classified: tuple[ValidationReport, str]) -> None:
+    """The data section has the share of each label in each split, and how many rows several splits share."""
+    shares = {"species": {"<b>": {"train": 0.25, "validation": 0.5, "test": 0.125}}}
+    report = replace(classified[0], shared_rows=3)
+    html = render_page(config(), replace(SPLITS, shares=shares), TRAINED, report, {})
+    data = " ".join(Outline(html).sections["Data"].split())
+    assert "species <b> 25.0% 50.0% 12.5%" in data
+    assert "different rows in several splits 3" in data
+
+
+def test_slices_are_shown_like_with_like(classified: tuple[ValidationReport, str]) -> None:
+    """Where rows were left out beside the champion, a slice shows how many were compared, and both over those."""
+    part = {
+        "slice": "a=1", "rows": 100, "unseen_rows": 40, "judged": True, "passed": True, "reason": "",
+        "metrics": {"accuracy": 0.9}, "compared": {"accuracy": 0.8}, "champion": {"accuracy": 0.7},
+    }  # fmt: skip
+    report = replace(classified[0], gates=(GateResult("quality", True, "", evidence={"slices": [part]}),))
+    shown = " ".join(Outline(page(report)).sections["Slices"].split())
+    assert "rows rows compared accuracy accuracy, compared accuracy, champion" in shown
+    assert "100 40 0.9 0.8 0.7" in shown
+
+
 def test_no_gate_is_no_approval(classified: tuple[ValidationReport, str]) -> None:
     """A report without gates reads Rejected and says why."""
     head = Outline(page(replace(classified[0], gates=()))).sections[""]

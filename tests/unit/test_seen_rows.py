@@ -22,6 +22,7 @@ from tasks.datasets.seen import (
     new_rows,
     read_record,
     request_fingerprints,
+    shared_rows,
     write_record,
 )
 from tasks.errors import DataError
@@ -81,6 +82,8 @@ def test_the_champions_rows_are_found(tmp_path: Path) -> None:
     assert seen_of(candidate, tmp_path / "old" / "1" / RECORD) == [70, 5, 59]
     assert seen_of(candidate, candidate.version_dir / RECORD) == [70, 5]  # rows of its own, too: the loader's doing
     assert new_rows(candidate.version_dir / RECORD, tmp_path / "old" / "1" / RECORD) == 1  # 200 alone
+    assert shared_rows(candidate.version_dir / RECORD) == 2
+    assert shared_rows(tmp_path / "old" / "1" / RECORD) == 0
 
 
 def test_other_rows_of_a_customer_are_known_too(tmp_path: Path) -> None:
@@ -137,9 +140,10 @@ def before(directory: Path, candidates: Path, **changes: Any) -> Champion:
     keep(candidates, kept)
     path = next((candidates / ".rehearsals").iterdir())
     text = asdict(kept)
-    for added in ("groups", "shared", "shares"):
+    for added in ("groups", "shares"):
         del text["splits"][added]
-    del text["report"]["new_rows"]
+    for added in ("new_rows", "shared_rows"):
+        del text["report"][added]
     path.write_text(json.dumps(text, default=str))
     return Champion(1, directory / "1", "old digest", GRAPH, **changes)
 

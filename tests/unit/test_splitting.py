@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import Data
+from configs.schema import Config, Data
 from tasks.datasets import prepare
 from tasks.datasets.fingerprints import fingerprints
-from tasks.datasets.rows import Rows, load_rows
+from tasks.datasets.rows import Rows, load_arrays, load_rows
+from tasks.datasets.seen import GROUPS, RECORD, keep_record, read_record
 from tasks.datasets.splitting import split_rows, take_out
 from tasks.errors import DataError
 from tasks.records import Splits
@@ -106,7 +107,6 @@ def test_shares_are_those_asked_for() -> None:
 def test_equal_rows_share_a_split(tmp_path: Path) -> None:
     """Duplicates do not leak: no different row is in two splits, whatever its target says."""
     found = prepared(tmp_path, {"n": np.arange(3000) % 100, "m": np.arange(3000) % 3}, np.arange(3000))
-    assert found.shared == 0
     parts = [load_rows(path).features for path in (found.train, found.validation, found.test)]
     values = [set(zip(part["n"].tolist(), part["m"].tolist(), strict=True)) for part in parts]
     assert sum(map(len, values)) == len(set.union(*values)) == 300
@@ -126,8 +126,7 @@ def test_a_group_is_in_one_split_and_no_feature(tmp_path: Path) -> None:
 
 def test_rows_that_groups_share_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where another column decides, equal rows may be on both sides, and that is said."""
-    found = prepared(tmp_path, {"customer": np.arange(600), "x": np.arange(600) % 5}, group=["customer"])
-    assert found.shared == 5
+    prepared(tmp_path, {"customer": np.arange(600), "x": np.arange(600) % 5}, group=["customer"])
     assert "5 different rows are in more than one split" in caplog.text
 
 
@@ -230,3 +229,20 @@ def test_label_shares(tmp_path: Path) -> None:
         assert found.shares["kind"]["rare"][split] == pytest.approx(share)
         assert found.shares["hot"]["column 0"][split] == pytest.approx(share)
         assert sum(found.shares["kind"][label][split] for label in ("rare", "common")) == pytest.approx(1)
+
+
+def test_groups_reach_the_record(tmp_path: Path) -> None:
+    """What a version keeps of a grouped run are the customers of each split, by another key than the split's own."""
+    customer = np.array([f"c{n % 60}" for n in range(600)])
+    found = prepared(tmp_path, {"customer": customer, "x": np.arange(600.0)}, group="customer")
+    config = Config.model_validate({
+        "name": "m", "data": {"load": "m:f", "group": "customer"}, "model": {"build": "m:f"},
+    })  # fmt: skip
+    keep_record(config, found, lambda features: features, tmp_path / "1", tmp_path / "run")
+    record = read_record(tmp_path / "1" / RECORD)
+    assert record.columns == ("customer",)
+    assert len(np.unique(np.concatenate(list(record.groups.values())))) == sum(map(len, record.groups.values())) == 60
+    assert sum(map(len, record.rows.values())) == 600
+    assert found.groups is not None
+    assert not np.isin(record.groups["train"], load_arrays(found.groups)["train"]).any()
+    assert len(load_arrays(tmp_path / "run" / GROUPS)["test"]) == found.rows["test"]
