@@ -40,7 +40,8 @@ ENVIRONMENT = {
     "PREFECT_CLIENT_MAX_RETRIES": "2",  # 2 and 4 s apart; with Prefect's 5 tries a lost API holds a run up for minutes
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our lines tell the story; Prefect keeps its log
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",  # and gets ours, for its pages
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 tries take minutes; a stage is tried again anyway
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # 7 tries take minutes; a stage is tried again anyway
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the summary names the page

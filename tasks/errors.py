@@ -15,7 +15,8 @@
     |   |-- VersionExists         the number is taken
     |   |-- ManifestMismatch      the bytes are not the bytes that were judged
     |   `-- LockTimeout *         somebody else is promoting this model
-    `-- TrackingError *           MLflow could not be reached or refused
+    `-- TrackingError *           MLflow could not be reached
+        `-- TrackingRefused       it refused a request
                                   (* retryable: trying again can mend it)
 
 `ConfigError` (configs/loading.py) stands beside it: it is raised before anything runs.
@@ -104,6 +105,12 @@ class LockTimeout(StoreError):
 
 
 class TrackingError(PipelineError):
-    """MLflow could not be reached or refused a request."""
+    """MLflow could not be reached, or failed at a request."""
 
     retryable = True
+
+
+class TrackingRefused(TrackingError):
+    """MLflow refused a request: a name that it does not take, a missing right, a deleted experiment."""
+
+    retryable = False

@@ -8,7 +8,7 @@ from pathlib import Path
 from configs.schema import Config
 from tasks.policy import artifact_key, progress_shown, stage
 from tasks.records import Splits, TrainedModel
-from tasks.registry.connection import preload
+from tasks.registry.connection import check_experiment, preload
 from tasks.training.fit import fit_model
 from tasks.training.process import submit
 
@@ -19,4 +19,5 @@ def train_model(config: Config, splits: Splits, run_dir: Path) -> TrainedModel:
     trained = submit(fit_model, config, splits, run_dir / "model.keras", show_bar=sys.stdout.isatty())
     with progress_shown(f"{artifact_key(config.name)}-training", f"Training of {config.name}"):
         preload()  # while the other process fits
+        check_experiment(config)
         return trained()

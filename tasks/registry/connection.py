@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ from filelock import FileLock
 
 from configs.redaction import redact
 from configs.schema import Config
-from tasks.errors import TrackingError
+from tasks.errors import TrackingError, TrackingRefused
+from tasks.words import one_line
 
+log = logging.getLogger(__name__)
 SQLITE = "sqlite:///"
+SILENCE_S = 5.0  # until a wait is worth a line
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its pages then show training, not prompts
 
 
@@ -51,16 +56,74 @@ def check_tracking(uri: str) -> None:
 
 @contextlib.contextmanager
 def tracking_errors(uri: str) -> Iterator[None]:
-    """Turn MLflow's and its transports' errors into a `TrackingError`."""
+    """Turn MLflow's and its transports' errors into a `TrackingError`, and say so where it takes long to answer.
+
+    Raises:
+        TrackingRefused: trying again cannot help. TrackingError: it may.
+    """
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield
+        with waiting_for(f"MLflow at {redact(uri)}"):
+            yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as exc:
-        text = redact(" ".join(str(exc).split()))[:300]
-        raise TrackingError(f"MLflow at {uri} must answer, got {type(exc).__name__}: {text}") from exc
+        words = f"{type(exc).__name__}: {one_line(redact(str(exc)))}"
+        kind = TrackingError if _can_pass(exc) else TrackingRefused
+        raise kind(f"MLflow at {redact(uri)} must answer, got {words}") from exc
+
+
+def _can_pass(error: Exception) -> bool:
+    """Return whether the same request may be answered later: only what says nothing about the request itself."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+    if isinstance(error, MlflowException):  # also raised for a server that cannot be reached
+        return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED")
+    if isinstance(error, SQLAlchemyError):
+        return isinstance(error, OperationalError)  # a database that is locked, or away
+    return not isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError)
+
+
+@contextlib.contextmanager
+def waiting_for(whom: str) -> Iterator[None]:
+    """Say every few seconds for whom a block waits, until it ends."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        waited = 0.0
+        while not ended.wait(SILENCE_S):
+            waited += SILENCE_S
+            log.info("waiting for %s, %g s so far", whom, waited)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+
+
+def check_experiment(config: Config) -> None:
+    """Raise `TrackingRefused` if the experiment was deleted; a database that is not there yet is not made for it."""
+    uri = config.tracking.uri
+    if uri.startswith(SQLITE) and not _file(uri).exists():
+        return
+    client = connect(config)
+    with tracking_errors(uri):
+        found = client.get_experiment_by_name(config.tracking.experiment or config.name)
+        if found is not None:
+            _check_active(found)
+
+
+def _check_active(found: Any) -> None:
+    if found.lifecycle_stage != "active":
+        raise TrackingRefused(
+            f"experiment '{found.name}' must be active, and is deleted; restore it "
+            f"(mlflow experiments restore -x {found.experiment_id}) or set tracking.experiment"
+        )
 
 
 def connect(config: Config) -> Any:
@@ -102,11 +165,7 @@ def experiment_id(client: Any, config: Config) -> str:
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
-    if found.lifecycle_stage != "active":
-        raise TrackingError(
-            f"experiment '{name}' must be active, and is deleted; restore it "
-            f"(mlflow experiments restore -x {found.experiment_id}) or set tracking.experiment"
-        )
+    _check_active(found)
     return str(found.experiment_id)
 
 

@@ -21,6 +21,7 @@ from tasks.datasets.rows import load_arrays, load_rows
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import connect, experiment_id, tracking_errors
+from tasks.registry.names import tracked_name
 from tasks.registry.packaging import build_package
 from tasks.report.data import data_document
 from tasks.report.document import report_document
@@ -143,12 +144,12 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
 
     now = int(time.time() * 1000)
     metrics = [
-        Metric(name, value, now, epoch)
+        Metric(tracked_name(name), value, now, epoch)
         for name, values in trained.history.items()
         for epoch, value in enumerate(values, 1)
     ]
     metrics += [
-        Metric(f"gate.{gate.name}.{name}", value, now, 0)
+        Metric(tracked_name(f"gate.{gate.name}.{name}"), value, now, 0)
         for gate in report.gates
         for name, value in {**gate.figures, "passed": float(gate.passed)}.items()
     ]
@@ -156,7 +157,7 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
     if report.served is not None:
         metrics.append(Metric("serving.startup_s", report.served.server.startup_s, now, 0))
         metrics.append(Metric("serving.rows_per_s", report.served.rows_per_s, now, 0))
-    params = [Param(name, str(value)[:6000]) for name, value in _flat(shown(config)).items()]
+    params = [Param(tracked_name(name), str(value)[:6000]) for name, value in _flat(shown(config)).items()]
     params.append(Param("best_epoch", str(trained.best_epoch)))
     for start in range(0, max(len(metrics), len(params)), 100):  # MLflow takes 100 parameters, 1000 metrics a call
         client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])

@@ -20,6 +20,14 @@ def garbled():
     table = pd.read_csv("garbled.csv")
     return table[["a"]], table["b"]
 
+def named(features, metric, options=None):
+    import keras
+    inputs = keras.Input((2,), name="x")
+    model = keras.Model(inputs, {"a<b": keras.layers.Dense(2, activation="softmax", name="a_b")(inputs)})
+    model.compile("adam", "sparse_categorical_crossentropy",
+                  metrics=[keras.metrics.SparseCategoricalAccuracy(name=metric)])
+    return model
+
 def build(features, width=2):
     import keras
     inputs = keras.Input((width,))
@@ -123,3 +131,36 @@ def test_an_output_directory_that_cannot_be(user: Any, section: str) -> None:
     assert done.stderr.count("\n") == 1
     assert section in done.stderr
     assert target.read_bytes() == before
+
+
+# MLflow's own use of SQLAlchemy
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+def test_names_that_mlflow_does_not_take(user: Any) -> None:
+    """Metrics, parameters and outputs may be called as people like: MLflow gets them in a form that reads back."""
+    from mlflow import MlflowClient
+
+    overrides = ("model.build=project:named", "model.params={metric: 'recall@2', options: {'lr (max)': 0.1}}")
+    output = ("export.outputs={ab: 'a<b'}", "gates.metrics={accuracy: {min: 0}}")
+    words = [word for item in (*overrides, *output) for word in ("--set", item)]
+    done = user.run(*words, config=user.directory / "cfg.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    client = MlflowClient(user.tracking_uri, user.tracking_uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert {"recall_x40_2", "val_recall_x40_2"} <= set(run.data.metrics)
+    assert run.data.params["model.params.options.lr _x28_max_x29_"] == "0.1"
+
+
+# MLflow's own use of SQLAlchemy
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+def test_a_deleted_experiment_is_found_while_the_model_trains(user: Any) -> None:
+    """An experiment that was deleted is one line, said before the training has ended, and is not tried again."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(user.tracking_uri, user.tracking_uri)
+    client.delete_experiment(client.create_experiment("mine"))
+    words = ("--set", "training.epochs=100000", "--set", "training.patience=0")
+    done = user.run(*words, config=user.directory / "cfg.yaml")
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.startswith("error: experiment 'mine' must be active, and is deleted; restore it"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout.count("-- train_model") == 1
