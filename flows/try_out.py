@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.loading import ConfigError, load_config
-from tasks.errors import PipelineError
+from configs.schema import Safety
+from tasks.errors import PipelineError, UnsafeModel
+from tasks.gates.safety import judge_safety
+from tasks.savedmodel.safety import read_graph
 from tasks.serving.embedded import run_embedded
 from tasks.store.layout import versions
 
@@ -21,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         config = load_config(args.config, args.set)
-        return _serve(config.name, _candidate(config.work_dir / "candidates" / config.name, args.version))
+        version_dir = _candidate(config.work_dir / "candidates" / config.name, args.version)
+        _refuse_unsafe(version_dir, config.gates.safety)
+        return _serve(config.name, version_dir, config.serving.memory_mb)
     except (ConfigError, PipelineError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2 if isinstance(exc, ConfigError) else 1
@@ -48,8 +53,15 @@ def _candidate(model_dir: Path, version: int) -> Path:
     return found[version]
 
 
-def _serve(name: str, version_dir: Path) -> int:
-    with run_embedded(name, version_dir) as server:
+def _refuse_unsafe(version_dir: Path, safety: Safety) -> None:
+    """Raise `UnsafeModel` for a candidate that the safety gate refuses, for a server would do what it was made for."""
+    result = judge_safety(read_graph(version_dir, safety.max_graph_mb * 1e6), safety)
+    if not result.passed:
+        raise UnsafeModel(f"a candidate is served only if it is safe: {result.summary}")
+
+
+def _serve(name: str, version_dir: Path, memory_mb: int) -> int:
+    with run_embedded(name, version_dir, memory_mb=memory_mb) as server:
         try:
             while server.exit_code() is None and not server.rest_url:
                 time.sleep(POLL_S)
