@@ -205,7 +205,7 @@ class Serving(Section):
     )
     startup_timeout_s: float = Field(60, gt=0, description="seconds from the start of the server to AVAILABLE")
     request_timeout_s: float = Field(30, gt=0, description="seconds for one request")
-    memory_mb: int = Field(2048, ge=64, description="memory limit of the container in MiB")
+    memory_mb: int = Field(2048, ge=64, description="memory limit of the server in MiB")
     cpus: float = Field(0, ge=0, le=10_000, description="processor limit of the container; 0 is none")
     pids_limit: int = Field(
         4096,

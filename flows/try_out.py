@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.loading import ConfigError
-from configs.schema import Config
+from configs.schema import Config, Safety
 from flows.commands import answer, config_parser
+from tasks.errors import UnsafeModel
+from tasks.gates.safety import judge_safety
+from tasks.savedmodel.safety import read_graph
 from tasks.serving.embedded import run_embedded
 from tasks.store.layout import versions
 
@@ -33,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _try_out(args: argparse.Namespace, config: Config) -> int:
-    return _serve(config.name, _candidate(config.work_dir / "candidates" / config.name, args.version))
+    version_dir = _candidate(config.work_dir / "candidates" / config.name, args.version)
+    _refuse_unsafe(version_dir, config.gates.safety)
+    return _serve(config.name, version_dir, config.serving.memory_mb)
 
 
 def _candidate(model_dir: Path, version: int) -> Path:
@@ -44,8 +49,15 @@ def _candidate(model_dir: Path, version: int) -> Path:
     return found[version]
 
 
-def _serve(name: str, version_dir: Path) -> int:
-    with run_embedded(name, version_dir) as server:
+def _refuse_unsafe(version_dir: Path, safety: Safety) -> None:
+    """Raise `UnsafeModel` for a candidate that the safety gate refuses, for a server would do what it was made for."""
+    result = judge_safety(read_graph(version_dir, safety.max_graph_mb * 1e6), safety)
+    if not result.passed:
+        raise UnsafeModel(f"a candidate is served only if it is safe: {result.summary}")
+
+
+def _serve(name: str, version_dir: Path, memory_mb: int) -> int:
+    with run_embedded(name, version_dir, memory_mb=memory_mb) as server:
         try:
             while server.exit_code() is None and not server.rest_url:
                 time.sleep(POLL_S)

@@ -1,4 +1,10 @@
-"""Starting the embedded server as a child process: the stand-in where no Docker is."""
+"""Starting the embedded server as a child process: the stand-in where no Docker is.
+
+Its memory is limited as a container's is: what it has written and cannot give back is looked at twenty times a second,
+and a server above the limit is killed. The kernel's own limits for a process do not do: TensorFlow reserves 2.2 GB of
+addresses before it loads anything (RLIMIT_AS), and an allocation that RLIMIT_DATA refuses is tried again for ten
+seconds each time, and ends in one of many other errors, so that a request runs into its time-out instead.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -17,6 +24,7 @@ from tasks.serving.exits import explain_exit
 from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
 
 REST_LINE = re.compile(rb"Exporting HTTP/REST API at:\S*?:(\d+)")
+LOOK_S = 0.05  # between two looks at the memory; a core fills about 150 MB in that time
 GRPC_LINE = re.compile(rb"Running gRPC ModelServer at \S*?:(\d+)")
 
 
@@ -33,6 +41,7 @@ class EmbeddedServer:
         self._process = process
         self._output = output
         self._model_name = model_name
+        self._killed_at_mb = 0
 
     @property
     def rest_url(self) -> str:
@@ -48,7 +57,7 @@ class EmbeddedServer:
 
     def exit_code(self) -> int | None:
         """Return the exit status, or None while it runs."""
-        return self._process.poll()
+        return self._process.wait() if self._killed_at_mb else self._process.poll()
 
     def log(self) -> str:
         """Return everything that it has printed so far."""
@@ -56,25 +65,45 @@ class EmbeddedServer:
 
     def memory_mb(self) -> float:
         """Return the resident memory, in MB; 0 if the process is gone."""
-        with contextlib.suppress(OSError):
-            pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
-            return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-        return 0.0
+        return self._pages()[0] * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def _pages(self) -> tuple[int, int]:
+        """Return the pages in memory, and how many of them are files' own; none if the process is gone."""
+        with contextlib.suppress(OSError, ValueError):
+            _, resident, files, *_ = map(int, Path(f"/proc/{self._process.pid}/statm").read_text().split())
+            return resident, files
+        return 0, 0
+
+    def hold_memory(self, limit_mb: int, stop: threading.Event) -> None:
+        """Kill it once it has written more than `limit_mb` MiB of memory; return then, or when told to stop."""
+        limit = limit_mb * 2**20 // os.sysconf("SC_PAGE_SIZE")
+        while not stop.wait(LOOK_S):
+            resident, files = self._pages()
+            if resident - files > limit:
+                self._killed_at_mb = limit_mb
+                self._process.kill()
+                return
 
     def explain_exit(self) -> PipelineError:
         """Return why it ended."""
-        status = self._process.poll() or 0
-        return explain_exit(status if status >= 0 else 128 - status, self.log(), self._model_name)
+        status = self.exit_code() or 0
+        return explain_exit(
+            status if status >= 0 else 128 - status, self.log(), self._model_name, oom_limit_mb=self._killed_at_mb
+        )
 
     def _read(self) -> bytes:
         return os.pread(self._output.fileno(), 2**24, 0)
 
 
 @contextlib.contextmanager
-def run_embedded(model_name: str, *version_dirs: Path) -> Iterator[EmbeddedServer]:
+def run_embedded(model_name: str, *version_dirs: Path, memory_mb: int) -> Iterator[EmbeddedServer]:
     """Run the embedded server on version directories, each of which is served; it is gone when the block ends.
 
     It also ends, within the instant, when this process dies: a pipe that it reads from closes.
+
+    Args:
+        model_name: what it serves them as. version_dirs: named like their versions.
+        memory_mb: MiB of memory that it may write; above them it is killed.
     """
     with contextlib.ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rehearsal-")))
@@ -84,7 +113,12 @@ def run_embedded(model_name: str, *version_dirs: Path) -> Iterator[EmbeddedServe
         config.write_text(pinned_config(model_name, str(base), [int(path.name) for path in version_dirs]))
         output = stack.enter_context(tempfile.TemporaryFile())
         process = _start(config, output, stack)
-        yield EmbeddedServer(process, output, model_name)
+        server, stop = EmbeddedServer(process, output, model_name), threading.Event()
+        holder = threading.Thread(target=server.hold_memory, args=(memory_mb, stop), daemon=True)
+        holder.start()
+        stack.callback(holder.join)
+        stack.callback(stop.set)
+        yield server
 
 
 def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
@@ -112,6 +146,9 @@ def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subp
                 **os.environ,
                 "REHEARSAL_LIFELINE_FD": str(lifeline_read),
                 "REHEARSAL_REST_HOST": "127.0.0.1",
+                # oneDNN's pool else ends at the machine's memory, and waits there for ten seconds at each allocation.
+                # Source: tensorflow/core/common_runtime/mkl_cpu_allocator.h.
+                "TF_MKL_ALLOC_MAX_BYTES": str(2**46),
             },
         )
     finally:

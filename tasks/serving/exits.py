@@ -36,7 +36,7 @@ def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0)
     tail = "\n".join(log.splitlines()[-LOG_TAIL_LINES:])
     if oom_limit_mb:
         return ServingError(
-            f"The server of {model_name!r} was killed at its memory limit of {oom_limit_mb} MiB. "
+            f"The server of {model_name!r} ran out of memory: it was killed at its memory limit of {oom_limit_mb} MiB. "
             "Raise serving.memory_mb.",
             tail,
         )

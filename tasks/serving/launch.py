@@ -115,7 +115,7 @@ def throwaway_server(
             serving.model_copy(update={"image": backend.image}), candidate.name, *version_dirs, run_id=candidate.run_id
         )
     else:
-        started = run_embedded(candidate.name, *version_dirs)
+        started = run_embedded(candidate.name, *version_dirs, memory_mb=serving.memory_mb)
     with started as server, contextlib.ExitStack() as stack:
         stack.callback(lambda: _keep_log(server, log_file))
         client = wait_available(server, candidate, serving, champion)

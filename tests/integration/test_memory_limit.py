@@ -1,0 +1,62 @@
+"""The memory limit of the embedded server, with a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.schema import Serving
+from tasks.errors import ServingError
+from tasks.records import Backend, Candidate, Signature, TensorSpec
+from tasks.serving.launch import throwaway_server
+
+EMBEDDED = Backend("embedded")
+
+
+def as_asked(tf: Any) -> Callable[[Any], Any]:
+    """Return a model that makes as many million numbers as its input says."""
+    return lambda x: {"y": x + tf.reduce_max(tf.random.uniform([tf.cast(x[0], tf.int32), 1000, 1000]))}
+
+
+def a_constant(tf: Any) -> Callable[[Any], Any]:
+    """Return a model that fills 16 GB with ones at its first request, whatever its input."""
+    return lambda x: {"y": x + tf.reduce_max(tf.ones([4000, 1000, 1000]))}
+
+
+@pytest.fixture(params=[as_asked, a_constant])
+def candidate(request: pytest.FixtureRequest, tmp_path: Path) -> Candidate:
+    """Return a model that takes 16 GB for the input 4000."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.serve = tf.function(request.param(tf), input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    version_dir = tmp_path / "big" / "1"
+    tf.saved_model.save(module, str(version_dir), signatures=module.serve)
+    signature = Signature((TensorSpec("x", "float32", (None,)),), (TensorSpec("y", "float32", (None,)),))
+    return Candidate("big", 1, version_dir, "", signature, 0, version_dir, version_dir, version_dir)
+
+
+def test_sixteen_gigabytes_are_out_of_memory(candidate: Candidate, tmp_path: Path) -> None:
+    """A request that takes 16 GB ends the server at its limit, and the error names the limit and the field."""
+    limited = Serving(memory_mb=1024)
+    with (
+        pytest.raises(ServingError, match=r"ran out of memory.*limit of 1024 MiB\. Raise serving.memory_mb") as caught,
+        throwaway_server(EMBEDDED, limited, candidate, tmp_path / "log") as (_, client),
+    ):
+        client.predict(1, {"x": np.array([4000], np.float32)}, candidate.signature.outputs, "serving_default")
+    assert type(caught.value) is ServingError
+
+
+def test_a_server_that_does_not_fit_is_out_of_memory(tmp_path: Path) -> None:
+    """A server that needs more than the limit to start ends in the same class, as a container does."""
+    version_dir = Path("tests/data/tfs_rest/models/half/1").absolute()
+    small = Candidate("half", 1, version_dir, "", Signature((), ()), 0, version_dir, version_dir, version_dir)
+    with (
+        pytest.raises(ServingError, match=r"ran out of memory.*limit of 64 MiB"),
+        throwaway_server(EMBEDDED, Serving(memory_mb=64), small, tmp_path / "log"),
+    ):
+        pytest.fail("it was available")
