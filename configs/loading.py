@@ -18,7 +18,7 @@ from configs.errors import ConfigError
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
 from configs.references import check_reference, nearest
 from configs.schema import Config
-from configs.values import PARAMS, fields, filled_in
+from configs.values import PARAMS, filled_in
 from configs.yaml_text import DEEPEST, parse_yaml
 
 RETIRED = {
@@ -66,13 +66,7 @@ def without_secrets(overrides: Sequence[str]) -> list[str]:
 
 def shown(config: Config) -> dict[str, Any]:
     """Return every value of a configuration as plain JSON, without secrets."""
-    whole = config.model_dump(mode="json")
-    return {
-        section: {key: redacted(item, named=f"{section}.{key}" in PARAMS) for key, item in value.items()}
-        if isinstance(value, dict)
-        else redacted(value)
-        for section, value in whole.items()
-    }
+    return _hidden(config.model_dump(mode="json"))
 
 
 def _loaded(path: Path, overrides: Sequence[str]) -> Config:
@@ -149,13 +143,22 @@ def _without_secret(item: str) -> str:
         _override(nested, item)
     except ConfigError:
         return redact(item)
-    ((field, value),) = fields(nested) if "." in dotted else ((dotted, nested[dotted.strip()]),)
-    hidden = redacted(value, named=field in PARAMS)
-    if hidden == _as_lists(value):
+    hidden: Any = _hidden(nested)
+    if hidden == _as_lists(nested):
         return item
-    for key in dotted.strip().split(".")[2:]:
+    for key in dotted.strip().split("."):
         hidden = hidden[key]
     return f"{dotted}={hidden if isinstance(hidden, str) else json.dumps(hidden, ensure_ascii=False)}"
+
+
+def _hidden(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration, or of some of its fields, without secrets."""
+    return {
+        section: {key: redacted(item, named=f"{section}.{key}" in PARAMS) for key, item in value.items()}
+        if isinstance(value, Mapping)
+        else redacted(value)
+        for section, value in whole.items()
+    }
 
 
 def _as_lists(value: Any) -> Any:

@@ -10,6 +10,7 @@ may read it goes through `redact` (text) or `redacted` (nested values).
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import json
 import logging
@@ -37,7 +38,7 @@ WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 KEYS = ("api", "private", "access", "account", "shared", "signing", "encryption", "ssh", "master")
 WITHIN = ("password", "passwd", "passphrase", "secret", "credential", *(f"{kind}key" for kind in KEYS))
 ENDINGS = ("token", "pwd")
-WORDS = ("token", "tokens", "pwd", "auth", "authorization", "bearer", "cookie", "jwt", "passcode")
+WORDS = ("token", "tokens", "pwd", "auth", "authorization", "bearer", "cookie", "jwt", "passcode", "pw", "pass")
 IN_A_QUERY = ("key", "sig", "signature", "code")
 
 _known: dict[str, str] = {}  # a text that is hidden: what stands in its place
@@ -150,12 +151,14 @@ def clean(error: BaseException) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        one.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in one.args)
-        for name in ("detail", "strerror", "filename", "filename2"):
-            if isinstance(getattr(one, name, None), str):
-                setattr(one, name, redact(getattr(one, name)))
-        if hasattr(one, "__notes__"):
-            one.__notes__ = [redact(note) for note in one.__notes__]
+        for name in ("args", "detail", "strerror", "filename", "filename2", "__notes__"):
+            value = getattr(one, name, None)
+            with contextlib.suppress(AttributeError, TypeError):  # of a class that sets them once
+                if isinstance(value, str):
+                    setattr(one, name, redact(value))
+                elif isinstance(value, tuple | list):
+                    parts = [redact(part) if isinstance(part, str) else part for part in value]
+                    setattr(one, name, type(value)(parts))
         pending += [one.__cause__, one.__context__]
 
 

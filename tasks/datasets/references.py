@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import re
@@ -50,7 +51,20 @@ def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[
         raise error(
             f"{field} '{reference}' must name a function, but '{module_name}' has no callable '{function_name}'"
         )
-    return function  # type: ignore[no-any-return]
+    return _returning(function)
+
+
+def _returning(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of the user's whose sys.exit is an error like others, and no end of this process."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except SystemExit as exc:
+            raise RuntimeError(f"it calls sys.exit({exc.code!r})") from exc
+
+    return called
 
 
 @contextlib.contextmanager

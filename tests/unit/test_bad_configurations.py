@@ -15,6 +15,7 @@ import yaml
 
 from configs.loading import LONGEST_MESSAGE, ConfigError, load_config
 from configs.schema import Config
+from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.references import resolve
 from tasks.errors import DataError
 
@@ -199,6 +200,14 @@ def test_reference_that_is_no_use(
     with pytest.raises(DataError, match=f"data.load '{name}_at_import:load'") as caught:
         resolve(config.data.load, "data.load", DataError)
     assert words in str(caught.value)
+
+
+def test_function_that_ends_its_process(tmp_path: Path) -> None:
+    """A function that calls sys.exit is a line that names it, too, as is one that is no loader."""
+    for name, words in (("sys:exit", "it calls sys.exit"), ("numpy:array", "TypeError: array")):
+        config = load_config(write(tmp_path, MINIMAL), [f"data.load={name}"])
+        with pytest.raises(DataError, match=f"data.load '{name}' must return rows, got .*{words}"):
+            prepare_splits(config.data, tmp_path)
 
 
 def test_looking_for_a_function_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,8 @@ def test_what_looks_like_a_secret_in_a_text(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["password", "dbPassword", "HF_TOKEN", "api-key", "apikey", "clientSecret", "PWD", "auth", "password_1"]
+    "name",
+    ["password", "dbPassword", "HF_TOKEN", "api-key", "apikey", "clientSecret", "PWD", "auth", "password_1", "db_pw"],
 )
 def test_names_of_secrets(name: str) -> None:
     """A secret is known by its name, in any spelling."""
@@ -143,12 +144,14 @@ def test_values_of_the_environment(path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("data.params.password=in-an-override", "data.params.password=***"),
         ('data.params={password: "in-an\\u002doverride", rows: 5}', 'data.params={"password": "***", "rows": 5}'),
         ("data.params.deep.token.x=in-an-override", "data.params.deep.token.x=***"),
+        ("data={params: {password: pw}, load: 'configs.digits:load'}",
+         'data={"params": {"password": "***"}, "load": "configs.digits:load"}'),
         ("tracking.uri=http://ann:in-an-override@h", "tracking.uri=http://***@h"),
         ("model.params.units=[1, 2]", "model.params.units=[1, 2]"),
         ("export.inputs={token_ids: tokens}", "export.inputs={token_ids: tokens}"),
         ("training.epochs=3", "training.epochs=3"),
     ],
-)
+)  # fmt: skip
 def test_overrides_that_others_may_see(path: Path, item: str, expected: str) -> None:
     """Prefect and the printed commands get overrides without secrets; this process reads the real values from them."""
     config = load_config(path, [item])
