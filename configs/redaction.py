@@ -108,18 +108,24 @@ def names_a_secret(name: str, value: object = "") -> bool:
 def remember(secret: str, shown: str = MASK) -> None:
     """Hide a text from now on, in the forms that programs write it in, and in every log record of this process."""
     if not REFERENCES.fullmatch(secret):
+        _watch_log()  # a short one is not hidden everywhere, but in an address it is
         hide({form: shown for form in _forms(secret) if len(form) >= SHORTEST})
 
 
 def hide(texts: Mapping[str, str]) -> None:
     """Hide texts from now on, each as what it is mapped to; what is hidden already stays so."""
-    global _pattern, _make_record  # noqa: PLW0603  what must not be shown belongs to the process, like its log
+    global _pattern  # noqa: PLW0603  what must not be shown belongs to the process, like its log
     if not texts.keys() - _known.keys():
         return
     for text, shown in texts.items():
         _known.setdefault(text, shown)
     longest_first = sorted(_known, key=len, reverse=True)
     _pattern = re.compile("|".join(map(_as_pattern, longest_first)))
+    _watch_log()
+
+
+def _watch_log() -> None:
+    global _make_record  # noqa: PLW0603
     if logging.getLogRecordFactory() is not _record:
         _make_record = logging.getLogRecordFactory()
         logging.setLogRecordFactory(_record)
