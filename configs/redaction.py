@@ -86,7 +86,7 @@ def secrets_in(value: Any, *, named: bool = False, inside: bool = False) -> Iter
         for item in value:
             yield from secrets_in(item, named=named, inside=inside)
     elif inside and value is not None and not isinstance(value, bool):
-        yield str(value)
+        yield value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     if isinstance(value, str):
         yield from _credentials(value)
 
@@ -211,6 +211,8 @@ def _is_small_number(text: str) -> bool:
 def _credentials(text: str) -> Iterator[str]:
     """Give the secrets of addresses and of `key=value` settings."""
     users = [found["user"] for found in URL.finditer(text)]
+    place = re.split(r"[/?#]", text.partition("://")[2], maxsplit=1)[0]
+    users += [place.rpartition("@")[0]] if "@" in place else []  # of any length
     passwords = [found["password"] for found in LOOSE_URL.finditer(text)]
     for user in users:
         name, colon, password = user.partition(":")

@@ -102,6 +102,16 @@ def test_a_known_secret_in_every_form(form: str, secret: str) -> None:
     )
 
 
+def test_long_and_binary_secrets(path: Path) -> None:
+    """A token of some thousand characters in an address is hidden, and one that YAML writes as bytes."""
+    token = "t0ken." * 500
+    config = load_config(path, [f"tracking.uri=https://ann:{token}@host", "data.params.password=!!binary aW4tYnl0ZXM="])
+    assert token not in redact(f"no answer from {config.tracking.uri}")
+    assert redact("the password is in-bytes") == f"the password is {MASK}"
+    assert config.data.params["password"] == b"in-bytes"
+    assert shown(config)["data"]["params"] == {"password": MASK}
+
+
 def test_digits_are_no_secret_within_a_number() -> None:
     """A secret of digits alone does not cut other numbers."""
     remember("48151623")
