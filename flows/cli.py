@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 from configs.loading import arguments, shown, without_secrets
-from configs.redaction import redact
 from configs.schema import Config
 from flows.commands import CODES, DONE, FAILED, answer, config_parser, in_colour, session
+from tasks.datasets.references import describe
 from tasks.records import Outcome
 
 
@@ -63,6 +63,7 @@ def _run(args: argparse.Namespace, config: Config) -> int:
             from flows.train_and_serve import train_and_serve
             from tasks.promote import settled
 
+            settled.clear()  # of an earlier call in this process
             try:
                 with prefect_server():
                     # called without return_state, Prefect gives the data of the state
@@ -72,7 +73,7 @@ def _run(args: argparse.Namespace, config: Config) -> int:
                 if not settled:
                     raise
                 outcome = settled[-1]  # what has become of production is not Prefect's to say
-                words = redact(" ".join(f"{type(exc).__name__}: {exc}".split()))[:300]
+                words = describe(exc)
                 print(f"warning: Prefect's pages do not show how it ended: {words}", file=sys.stderr, flush=True)
         finally:
             shut_down()

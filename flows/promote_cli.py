@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import cast
 
 from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
 from flows.commands import DONE, FAILED, answer, config_parser, exit_code, session, version_number
+from tasks.datasets.references import describe
 from tasks.records import Promotion
 
 
@@ -47,14 +49,23 @@ def _run(args: argparse.Namespace, config: Config) -> int:
     with session():
         from flows.promote import promote, to_stable
         from flows.temporary_server import prefect_server
+        from tasks.production import settled
 
         overrides = without_secrets(args.set)
-        with prefect_server():
-            if args.to:
-                outcomes = [cast(Promotion, to_stable(str(args.config), overrides, args.by))]
-            else:
-                found = promote(str(args.config), overrides, args.version, verdict, args.by)
-                outcomes = cast(list[Promotion], found)
+        settled.clear()  # of an earlier call in this process
+        try:
+            with prefect_server():
+                if args.to:
+                    outcomes = [cast(Promotion, to_stable(str(args.config), overrides, args.by))]
+                else:
+                    found = promote(str(args.config), overrides, args.version, verdict, args.by)
+                    outcomes = cast(list[Promotion], found)
+        except Exception as exc:
+            if not settled:
+                raise
+            outcomes = list(settled)  # what has become of production is not Prefect's to say
+            words = f"what is not named below was not acted on: {describe(exc)}"
+            print(f"warning: {words}", file=sys.stderr, flush=True)
     codes = [exit_code(promotion, config.name) for promotion in outcomes]
     if not outcomes:
         which = f"candidate {args.version}" if args.version else "no candidate"

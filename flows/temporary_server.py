@@ -21,6 +21,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from tasks.errors import PipelineError
+from tasks.words import one_line
+
 SERVER_ENVIRONMENT = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -32,14 +35,23 @@ SERVER_ENVIRONMENT = {
 
 @contextlib.contextmanager
 def prefect_server() -> Iterator[None]:
-    """Have a Prefect API for the length of a block: the configured one, else a temporary one."""
+    """Have a Prefect API for the length of a block: the configured one, else a temporary one.
+
+    Raises:
+        PipelineError: it does not answer, or no more.
+    """
+    import httpx  # which Prefect asks its API with, and nobody else in a block
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    if PREFECT_API_URL.value():
-        yield
-        return
-    with temporary_settings({PREFECT_API_URL: _start()}):
-        yield
+    configured = PREFECT_API_URL.value()
+    url = configured or _start()
+    remedy = "start it, or unset PREFECT_API_URL to have one for this command" if configured else "run it again"
+    try:
+        with contextlib.nullcontext() if configured else temporary_settings({PREFECT_API_URL: url}):
+            yield
+    except httpx.HTTPError as exc:
+        words = one_line(f"{type(exc).__name__}: {exc}")
+        raise PipelineError(f"Prefect's API at {url} must answer, got {words}; {remedy}") from exc
 
 
 def _start() -> str:

@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 ONE_TRY = "--max_num_load_retries=0"  # else a version that does not load holds up every other for five minutes
 
 
+settled: list[Promotion] = []
+"""What this process has brought into production, whatever becomes of the stage that did it."""
+
+
 def candidates_dir(config: Config) -> Path:
     """Return `<work_dir>/candidates/<name>`."""
     return config.work_dir / "candidates" / config.name
@@ -241,7 +245,8 @@ def _done(config: Config, found: Production, change: Change) -> Promotion:
     except StoreError as exc:  # what serves is right, and MLflow must know of it; the next change prunes again
         log.warning("not every old version could be removed: %s", exc)
     reason = ", ".join(filter(None, (what, change.reason)))
-    return Promotion("canary" if is_canary else "promoted", result.live_dir, reason)
+    settled.append(Promotion("canary" if is_canary else "promoted", result.live_dir, reason))
+    return settled[-1]
 
 
 def _told(found: Production, promotion: Promotion) -> Promotion:

@@ -85,7 +85,8 @@ def describe(exc: BaseException, without: str = "") -> str:
         without: a regular expression of what nobody reads.
     """
     try:
-        text = redact(one_line(re.sub(without, "", str(exc)) if without else str(exc)))
+        text = redact(str(exc))  # before a cut leaves half of a secret
+        text = one_line(re.sub(without, "", text) if without else text)
     except Exception:  # noqa: BLE001  an error that cannot say what it is, is known by its class
         text = ""
     place = _users_line(exc)

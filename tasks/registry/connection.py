@@ -88,14 +88,14 @@ def _can_pass(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def waiting_for(whom: str) -> Iterator[None]:
-    """Say every few seconds for whom a block waits, until it ends."""
+    """Say every few seconds whom a block has to do with, until it ends."""
     ended = threading.Event()
 
     def tell() -> None:
         waited = 0.0
         while not ended.wait(SILENCE_S):
             waited += SILENCE_S
-            log.info("waiting for %s, %g s so far", whom, waited)
+            log.info("not done yet with %s, %g s so far", whom, waited)
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()

@@ -1,0 +1,100 @@
+"""A Prefect API that dies in the middle of a run: what has become of production decides, and nobody waits for long."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Poll = Callable[[Callable[[], bool], float], bool]
+
+
+@pytest.fixture
+def alone(workspace: Any) -> Any:
+    """Return a workspace without a configured Prefect API: its runs bring one along."""
+    workspace.env.pop("PREFECT_API_URL")
+    return workspace
+
+
+def kill_the_api(pid: int) -> None:
+    """Kill the temporary Prefect server of a run."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes()
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if b"flows.temporary_server" in command and parent == str(pid):
+            os.kill(int(entry.name), signal.SIGKILL)
+            return
+    pytest.fail("the run has no Prefect server of its own")
+
+
+def reading(run: Any) -> tuple[list[str], list[str], Callable[[], None]]:
+    """Read both streams of a run as they come, for an unread pipe would stop it; return them and what waits."""
+    out: list[str] = []
+    err: list[str] = []
+    readers = [threading.Thread(target=to.extend, args=(of,)) for to, of in ((out, run.stdout), (err, run.stderr))]
+    for reader in readers:
+        reader.start()
+
+    def ended() -> None:
+        run.wait(900)
+        for reader in readers:
+            reader.join()
+
+    return out, err, ended
+
+
+def test_after_the_rename(alone: Any, open_server: Callable[[], Any], wait_for: Poll) -> None:
+    """The version is live: the summary says so, exit 0, and Prefect's loss is a line of warning."""
+    late = open_server()
+    run = alone.start("--set", "training.epochs=3", "--set", "gates.metrics={accuracy: 0.1}",
+                      "--set", f"promote.live_url={late.url}", "--set", "promote.live_timeout_s=600")  # fmt: skip
+    out, err, ended = reading(run)
+    assert wait_for(lambda: run.poll() is not None or alone.versions() == [1], 600), "".join(out)
+    kill_the_api(run.pid)  # the run waits for production, which is not there yet
+    late.watch(alone.models_root / "digits")
+    ended()
+    assert run.returncode == 0, "".join(out + err)
+    assert "digits version 1 promoted: version 1 is live" in "".join(out)
+    assert [line.partition(":")[0] for line in err] == ["warning"], "".join(err)
+    assert "Prefect's API at http://127.0.0.1:" in err[0]
+    assert alone.history()[-1] == (1, "live")
+
+
+def test_after_an_approval(alone: Any, open_server: Callable[[], Any], wait_for: Poll) -> None:
+    """What a person approved and production took is live: exit 0, and Prefect's loss is a line of warning."""
+    settings = ("--set", "training.epochs=3", "--set", "gates.metrics={accuracy: 0.1}", "--set", "promote.mode=review")
+    done = alone.run(*settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    late = open_server()
+    live = ("--set", f"promote.live_url={late.url}", "--set", "promote.live_timeout_s=600")
+    run = alone.start(*settings, *live, "--version", "1", "--approve", "--by", "ann", flow="promote")
+    out, err, ended = reading(run)
+    assert wait_for(lambda: run.poll() is not None or alone.versions() == [1], 600), "".join(out)
+    kill_the_api(run.pid)
+    late.watch(alone.models_root / "digits")
+    ended()
+    assert run.returncode == 0, "".join(out + err)
+    assert "digits promoted: version 1 is live, approved by ann" in "".join(out)
+    assert [line.partition(":")[0] for line in err] == ["warning"], "".join(err)
+    assert "Prefect's API at http://127.0.0.1:" in err[0]
+
+
+def test_in_the_training(alone: Any, wait_for: Poll) -> None:
+    """Nothing has become of the run: exit 1 with one line of error, and nothing is live."""
+    run = alone.start("--set", "training.epochs=300", "--set", "training.patience=0")
+    out, err, ended = reading(run)
+    assert wait_for(lambda: run.poll() is not None or any("epoch 3/" in line for line in out), 600), "".join(out)
+    kill_the_api(run.pid)
+    ended()
+    assert run.returncode == 1, "".join(out + err)
+    assert [line.partition(":")[0] for line in err] == ["error"], "".join(err)
+    assert err[0].startswith("error: Prefect's API at http://127.0.0.1:"), err[0]
+    assert alone.versions() == []

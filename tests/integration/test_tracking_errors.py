@@ -1,0 +1,53 @@
+"""What MLflow's errors mean: which may pass by themselves, and that a long wait is said."""
+
+from __future__ import annotations
+
+import errno
+import threading
+
+import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from tasks.errors import TrackingError, TrackingRefused
+from tasks.registry import connection
+from tasks.registry.connection import tracking_errors
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MlflowException("API request failed"), TrackingError),
+        (requests.ConnectionError("refused"), TrackingError),
+        (requests.Timeout("late"), TrackingError),
+        (OperationalError("select", {}, Exception("database is locked")), TrackingError),
+        (OSError(errno.ENOSPC, "No space left on device"), TrackingError),
+        (MlflowException("bad name", INVALID_PARAMETER_VALUE), TrackingRefused),
+        (MlflowException("no right", PERMISSION_DENIED), TrackingRefused),
+        (MlflowException("gone", RESOURCE_DOES_NOT_EXIST), TrackingRefused),
+        (DatabaseError("select", {}, Exception("file is not a database")), TrackingRefused),
+        (FileNotFoundError(errno.ENOENT, "No such directory"), TrackingRefused),
+        (PermissionError(errno.EACCES, "Permission denied"), TrackingRefused),
+    ],
+)
+def test_only_what_can_pass_is_tried_again(error: Exception, kind: type[TrackingError]) -> None:
+    """An error that says nothing about the request is tried again; a refusal is not, and both are one line."""
+    with pytest.raises(TrackingError) as caught, tracking_errors("http://host:5000"):
+        raise error
+    assert type(caught.value) is kind
+    assert caught.value.retryable is (kind is TrackingError)
+    assert str(caught.value).startswith("MLflow at http://host:5000 must answer, got ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_wait_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that takes long has lines with whom and how long; its end is the end of them."""
+    monkeypatch.setattr(connection, "SILENCE_S", 0.001)
+    said = threading.Event()
+    monkeypatch.setattr(connection.log, "info", lambda *_words: said.set())
+    before = threading.active_count()
+    with tracking_errors("sqlite:///x"):
+        assert said.wait(600)
+    assert threading.active_count() == before
