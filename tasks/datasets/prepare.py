@@ -9,6 +9,7 @@ import numpy as np
 from configs.schema import Data
 from tasks.datasets.references import describe, resolve
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, save_rows
+from tasks.datasets.strings import dtype_words
 from tasks.errors import DataError
 from tasks.records import Splits
 
@@ -36,7 +37,8 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
         digest=digest_rows(list(parts.values())),
         source=data.load,
         features=tuple(
-            f"{name}: {array.dtype} {array.shape[1:]}" for name, array in {**rows.features, **rows.targets}.items()
+            f"{name}: {dtype_words(array)} {array.shape[1:]}"
+            for name, array in {**rows.features, **rows.targets}.items()
         ),
     )
 

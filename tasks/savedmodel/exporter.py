@@ -11,9 +11,10 @@ import numpy as np
 
 from configs.schema import Config, Export
 from tasks.datasets.bodies import predict_body
+from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.readings import write_readings
 from tasks.datasets.references import describe
-from tasks.datasets.rows import Array, fit_to_inputs, load_rows, save_arrays
+from tasks.datasets.rows import Array, load_rows, save_arrays
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.manifest import write_manifest
@@ -123,16 +124,11 @@ def predict_in_process(model: Any, features: Mapping[str, Array], export: Export
     served = served_names(export.outputs, output_names(model), "export.outputs")
     n_rows = len(next(iter(features.values())))
     for start in range(0, n_rows, PREDICT_BATCH):
-        batch = {name: array[start : start + PREDICT_BATCH] for name, array in features.items()}
-        answers = name_outputs(model, model(pack_features(model, batch), training=False))
+        batch = pack_features(model, features, slice(start, start + PREDICT_BATCH))
+        answers = name_outputs(model, model(batch, training=False))
         for name, keras_name in served.items():
-            parts.setdefault(name, []).append(_fixed(np.asarray(answers[keras_name])))
+            parts.setdefault(name, []).append(np.asarray(answers[keras_name]))
     return {name: np.concatenate(part) for name, part in parts.items()}
-
-
-def _fixed(array: Array) -> Array:
-    """Return text, which TensorFlow gives as objects, as an array of bytes that can be saved."""
-    return array.astype(np.bytes_) if array.dtype == object else array
 
 
 def _write(model: Any, serve: Any, signature: Signature, directory: Path) -> None:

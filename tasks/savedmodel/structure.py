@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.datasets.rows import Array, fit_to_inputs
+from tasks.datasets.fitting import fit_to_inputs
+from tasks.datasets.strings import Array, as_objects
 from tasks.errors import SignatureMismatch
 from tasks.records import TensorSpec
 
@@ -39,12 +40,17 @@ def pack_inputs(model: Any, tensors: Mapping[str, Any]) -> Any:
     return packed
 
 
-def pack_features(model: Any, features: Mapping[str, Array]) -> Any:
-    """Return features as the model's inputs; TensorFlow tensors, for Keras' array adapter takes no text."""
+def pack_features(model: Any, features: Mapping[str, Array], rows: slice = slice(None)) -> Any:
+    """Return features as the model's inputs; TensorFlow tensors, for Keras' array adapter takes no text.
+
+    Args:
+        features: all rows, since the column as a whole decides what a cast may change.
+        rows: which of them to return.
+    """
     import tensorflow as tf
 
     fed = fit_to_inputs(features, input_specs(model))
-    return pack_inputs(model, {name: tf.constant(array) for name, array in fed.items()})
+    return pack_inputs(model, {name: tf.constant(as_objects(array[rows])) for name, array in fed.items()})
 
 
 def name_outputs(model: Any, answers: Any) -> dict[str, Any]:

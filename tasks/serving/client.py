@@ -16,7 +16,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from tasks.datasets.bodies import predict_body
-from tasks.datasets.rows import Array
+from tasks.datasets.strings import Array, is_string, longest_bytes, string_array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec
 from tasks.serving.exits import remedy
@@ -181,7 +181,7 @@ def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
 def _json_bytes(array: Array) -> int:
     """Estimate what one row takes as JSON."""
     values = int(np.prod(array.shape[1:], dtype=np.int64))
-    return values * (array.dtype.itemsize if array.dtype.kind in "US" else 10)
+    return values * (longest_bytes(array) + 4 if is_string(array) else 10)
 
 
 def _parse(body: bytes) -> Any:
@@ -201,8 +201,8 @@ def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
         found = _parse(body)["outputs"]
         named = found if len(outputs) > 1 else {outputs[0].name: found}
         return {
-            spec.name: np.asarray(_unwrapped(named[spec.name]) if spec.dtype == "string" else named[spec.name],
-                                  None if spec.dtype == "string" else spec.dtype)
+            spec.name: string_array(_unwrapped(named[spec.name])) if spec.dtype == "string"
+            else np.asarray(named[spec.name], spec.dtype)
             for spec in outputs
         }  # fmt: skip
     except (KeyError, TypeError, ValueError) as exc:

@@ -53,8 +53,8 @@ def table(features: Mapping[str, Any]) -> Any:
 
 
 def byte_strings() -> tuple[Any, Any]:
-    """Return bytes that are no UTF-8, and 0 or 1."""
-    return {"blob": np.array([b"\xff\x00a", b"plain"] * (ROWS // 2))}, np.arange(ROWS) % 2
+    """Return bytes that are no UTF-8 and end in NUL, and 0 or 1."""
+    return {"blob": [b"\xff\x00a\x00", b"plain"] * (ROWS // 2)}, np.arange(ROWS) % 2
 
 
 def of_bytes(features: Mapping[str, Any]) -> Any:
