@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from configs.schema import Serving
 from tasks.datasets.rows import load_arrays
@@ -17,6 +18,7 @@ from tasks.serving.grpc_client import GrpcClient
 from tasks.serving.launch import throwaway_server
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saving a model
 def test_bytes_with_trailing_nuls_are_served(rehearsed: Callable[[str], Any], tmp_path: Path) -> None:
     """Bytes arrive whole: the server answers as the model does, whose hash sees the NUL."""
     candidate = rehearsed("of_bytes").candidate
