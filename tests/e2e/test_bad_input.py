@@ -74,7 +74,7 @@ def fail(user: Any, code: int, words: list[str], *overrides: str) -> None:
     [
         ("data.load=project:broken", ["data.load 'project:broken'", "RuntimeError: the warehouse is closed"]),
         ("data.load=project:garbled", ["data.load 'project:garbled'"]),
-        ("model.params={width: 3}", ["input", "(?, 3)", "(60, 2)"]),
+        ("model.params={width: 3}", ["input", "(?, 3)", ", 2)"]),
         ("export.inputs={x: nothing}", ["export.inputs", "nothing"]),
     ],
 )

@@ -89,7 +89,7 @@ def runs(
         "first": (0, "digits", "training.epochs=8", "gates.metrics.accuracy=0.9"),
         "second": (0, "digits", "training.epochs=15", "gates.metrics.accuracy=0.9", "seed=1"),
         "rejected": (3, "digits", "training.epochs=2", "seed=1", "model.params.hidden=2"),
-        "penguins": (0, "penguins", "gates.slices=[sex,island]", "gates.first_run=review"),
+        "penguins": (0, "penguins", "gates.slices=[sex,island]", "gates.min_slice_rows=20", "gates.first_run=review"),
     }
     found = {}
     for name, (code, example, *settings) in expected.items():
