@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.datasets.strings import Array, is_string, is_text, longest_bytes
+from tasks.datasets.strings import Array, is_string, is_text, longest_bytes, of_any_length
 from tasks.records import BATCHES, TensorSpec
 
 # What one request should carry: rates are flat from about here on, measured against TensorFlow Serving 2.20 with
@@ -81,6 +81,7 @@ def filled(array: Array, shape: Sequence[int | None], spec: TensorSpec) -> Array
     wanted = tuple(has if size is None else size for has, size in zip(array.shape, shape, strict=True))
     if wanted == array.shape:
         return array
+    array = of_any_length(array)
     longer = np.full(wanted, _padding(spec.pad, array), array.dtype)
     longer[tuple(slice(size) for size in array.shape)] = array
     return longer

@@ -74,6 +74,13 @@ def as_objects(array: Array) -> Array:
     return array.astype(object) if is_string(array) else array
 
 
+def of_any_length(array: Array) -> Array:
+    """Return text and bytes of fixed width in an array that takes longer ones; any other array itself."""
+    if array.dtype.kind == "U":
+        return array.astype(TEXT)
+    return array.astype(object) if array.dtype.kind == "S" else array
+
+
 def longest_bytes(array: Array) -> int:
     """Return how many bytes the longest item takes."""
     return max(map(len, as_bytes(array).ravel().tolist()), default=0)

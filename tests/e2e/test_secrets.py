@@ -70,7 +70,8 @@ def forms(secret: str) -> set[bytes]:
     plain = secret.encode()
     texts = {
         secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret), quote(secret, safe=""),
-        html.escape(secret), html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"), " ".join(secret.split()),
+        html.escape(secret), html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+        " ".join(secret.split()),
         *(line for line in secret.splitlines() if "BEGIN" not in line and "END" not in line),
     }  # fmt: skip
     encoded = {base64.b64encode(plain).rstrip(b"="), base64.b64encode(b"ann:" + plain).rstrip(b"=")}
