@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tasks.datasets.rows import Array
+from tasks.datasets.strings import Array, is_string, is_text
 
 
 def predict_body(inputs: Mapping[str, Array], signature_name: str = "serving_default") -> bytes:
@@ -25,9 +25,9 @@ def predict_body(inputs: Mapping[str, Array], signature_name: str = "serving_def
 
 
 def _jsonable(array: Array) -> Any:
-    if array.dtype.kind == "S":
-        return _encoded(array.tolist())
-    return array.tolist() if array.dtype.kind == "U" else np.ascontiguousarray(array)
+    if is_string(array):
+        return array.tolist() if is_text(array) else _encoded(array.tolist())
+    return np.ascontiguousarray(array)
 
 
 def _encoded(value: Any) -> Any:

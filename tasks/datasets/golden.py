@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.datasets.rows import Array, fit_shape, fit_to_inputs
+from tasks.datasets.fitting import fit_shape, fit_to_inputs
+from tasks.datasets.strings import TEXT, Array
 from tasks.errors import DataError
 from tasks.records import Signature, TensorSpec
 
@@ -188,7 +189,7 @@ def _array(kind: str, rows: list[Any], spec: TensorSpec) -> Array:
     Raises:
         DataError: a value that is not of the dtype, NaN and infinity included, or rows of different shapes.
     """
-    dtype = np.dtype({"string": "U", "bfloat16": "float32"}.get(spec.dtype, spec.dtype))
+    dtype = np.dtype({"string": TEXT, "bfloat16": "float32"}.get(spec.dtype, spec.dtype))
     shape = _shape(rows[0])
     for number, row in enumerate(rows):
         where = f"row {number} of {kind} '{spec.name}'"
@@ -220,8 +221,8 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 def _fits(value: Any, dtype: np.dtype[Any]) -> bool:
     """Return whether a value read from a file is one of the dtype; a whole float is an integer."""
-    if dtype.kind == "U":
-        return isinstance(value, str)
+    if dtype.kind == "T":
+        return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
     if dtype.kind == "b" or isinstance(value, bool):
         return dtype.kind == "b" and isinstance(value, bool)
     if not isinstance(value, int | float):

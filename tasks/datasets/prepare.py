@@ -11,6 +11,7 @@ from tasks.datasets.overview import label_shares, shared_rows
 from tasks.datasets.references import describe, resolve
 from tasks.datasets.rows import check_rows, digest_rows, save_arrays, save_rows
 from tasks.datasets.splitting import plain_times, split_rows, take_out
+from tasks.datasets.strings import dtype_words
 from tasks.errors import DataError
 from tasks.records import Splits
 
@@ -49,7 +50,8 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
         digest=digest_rows(list(parts.values())),
         source=data.load,
         features=tuple(
-            f"{name}: {array.dtype} {array.shape[1:]}" for name, array in {**rows.features, **rows.targets}.items()
+            f"{name}: {dtype_words(array)} {array.shape[1:]}"
+            for name, array in {**rows.features, **rows.targets}.items()
         ),
         groups=groups,
         shares=label_shares(rows.targets, index),

@@ -62,7 +62,8 @@ def _returning(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except SystemExit as exc:
-            raise RuntimeError(f"it calls sys.exit({exc.code!r})") from exc
+            # With the traceback of the exit, so that the user's own line can be named.
+            raise RuntimeError(f"it calls sys.exit({exc.code!r})").with_traceback(exc.__traceback__) from exc
 
     return called
 

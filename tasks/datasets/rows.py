@@ -1,4 +1,4 @@
-"""Rows as named arrays: checking what a user's loader returned, saving, loading, fitting them to a signature."""
+"""Rows as named arrays: checking what a user's loader returned, saving, loading."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tasks.datasets.columns import named_columns
+from tasks.datasets.strings import Array as Array  # noqa: PLC0414  most users of rows name it from here
+from tasks.datasets.strings import is_string, is_text, packed, unpacked
 from tasks.errors import DataError
-from tasks.records import TensorSpec
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,14 @@ def check_rows(loaded: object, source: str) -> Rows:
         loaded: `(features, target)`; each an array, or a mapping (or DataFrame) of name to array.
 
     Raises:
-        DataError: it is something else, lengths differ, or a value is missing.
+        DataError: it is something else, lengths differ, a value is missing, or no array holds it as it is.
     """
     if not isinstance(loaded, tuple) or len(loaded) != 2:
         raise DataError(f"'{source}' must return (features, target), got {type(loaded).__name__}")
-    rows = Rows(_named(loaded[0], "features", source), _named(loaded[1], "target", source))
-    lengths = {name: len(array) for name, array in {**rows.features, **rows.targets}.items()}
+    rows = Rows(named_columns(loaded[0], "features", source), named_columns(loaded[1], "target", source))
+    if not rows.features or not rows.targets:
+        raise DataError(f"'{source}' must return a feature and a target, got none")
+    lengths = {name: len(array) for name, array in _members(rows).items()}
     if len(set(lengths.values())) != 1:
         raise DataError(f"'{source}' must return as many rows in every array, got {lengths}")
     if not len(rows):
@@ -58,53 +58,13 @@ def check_rows(loaded: object, source: str) -> Rows:
     return rows
 
 
-def _named(value: Any, default_name: str, source: str) -> dict[str, Array]:
-    by_name = isinstance(value, Mapping) or hasattr(value, "columns")  # a DataFrame is not a Mapping
-    columns = value.items() if by_name else [(default_name, value)]
-    return {str(name): _checked(column, str(name), source) for name, column in columns}
-
-
-def _checked(column: object, name: str, source: str) -> Array:
-    """Return a numeric, boolean, text or bytes array without a missing value; float64 becomes float32."""
-    array = np.asarray(column)
-    where = f"'{source}': '{name}'"
-    if array.ndim == 0:
-        raise DataError(f"{where} must have one entry a row, got a single value")
-    if array.dtype.kind in "OT":
-        array = _text(array, where)
-    if array.dtype.kind not in "biufUS":
-        raise DataError(f"{where} must hold numbers, booleans or text, got dtype {array.dtype}")
-    if array.dtype == np.float64:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is looked for next
-            array = array.astype(np.float32)  # Keras' default; halves what is stored and sent
-    if array.dtype.kind == "f":
-        finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
-        if not finite.all():
-            raise DataError(
-                f"{where} must be finite, got NaN or infinity in {int((~finite).sum())} of {len(array)} "
-                f"rows, first in row {int(np.argmin(finite))}; drop or fill them in the loader"
-            )
-    return array
-
-
-def _text(array: Array, where: str) -> Array:
-    """Return an object array of str or bytes as a fixed-width one."""
-    kinds = {type(item) for item in array.ravel().tolist()}
-    if kinds <= {str}:
-        return array.astype(np.str_)
-    if kinds == {bytes} and not any(item.endswith(b"\0") for item in array.ravel().tolist()):
-        return array.astype(np.bytes_)
-    names = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise DataError(
-        f"{where} must be all text, all bytes (not ending in NUL) or all numbers, got {names}; "
-        "a missing value shows as float or NoneType"
-    )
-
-
 def save_rows(path: Path, rows: Rows) -> None:
     """Write rows as `.npz` with members `x/<feature>` and `y/<target>`."""
-    members = {f"x/{k}": v for k, v in rows.features.items()} | {f"y/{k}": v for k, v in rows.targets.items()}
-    save_arrays(path, members)
+    save_arrays(path, _members(rows))
+
+
+def _members(rows: Rows) -> dict[str, Array]:
+    return {f"x/{k}": v for k, v in rows.features.items()} | {f"y/{k}": v for k, v in rows.targets.items()}
 
 
 def load_rows(path: Path) -> Rows:
@@ -119,6 +79,9 @@ def load_rows(path: Path) -> Rows:
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write named arrays as one `.npz`.
 
+    Text and bytes are two members, `<name>.text` or `<name>.bytes`, one item after the other as uint8, and
+    `<name>.lengths`, so that neither their lengths nor NULs cost or change anything.
+
     Raises:
         DataError: the file cannot be written.
     """
@@ -129,84 +92,50 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
             for name, array in arrays.items():
                 if array.dtype.name == "bfloat16":  # the format has no name for it, and float32 takes every value
                     array = array.astype(np.float32)  # noqa: PLW2901
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+                if is_string(array):
+                    raw, lengths = packed(array)
+                    _write(archive, f"{name}.{'text' if is_text(array) else 'bytes'}", raw)
+                    _write(archive, f"{name}.lengths", lengths)
+                else:
+                    _write(archive, f"{name}.npy", array)
     except OSError as exc:
         raise DataError(f"work_dir must be writable, got '{path}': {exc.strerror}") from exc
 
 
+def _write(archive: zipfile.ZipFile, name: str, array: Array) -> None:
+    with archive.open(name, "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
 def load_arrays(path: Path) -> dict[str, Array]:
-    """Read named arrays from a `.npz`.
+    """Read named arrays from a `.npz`; text of fixed width, as it was once written, too.
 
     Raises:
         DataError: the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as members:
-            return {name: members[name] for name in members.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as exc:
+        with zipfile.ZipFile(path) as archive:
+            members = [name.rpartition(".") for name in archive.namelist()]
+            return {name: _read(archive, name, form) for name, _, form in members if form != "lengths"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
         raise DataError(f"saved arrays must be readable, got '{path}': {exc}") from exc
+
+
+def _read(archive: zipfile.ZipFile, name: str, form: str) -> Array:
+    def member(ending: str) -> Array:
+        with archive.open(f"{name}.{ending}") as file:
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
+            return array
+
+    return member("npy") if form == "npy" else unpacked(member(form), member("lengths"), text=form == "text")
 
 
 def digest_rows(splits: Sequence[Rows]) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of several splits, in hexadecimal."""
     sha = hashlib.sha256()
     for rows in splits:
-        for name, array in sorted({**rows.features, **rows.targets}.items()):
+        for name, array in sorted(_members(rows).items()):
             sha.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-            sha.update(np.ascontiguousarray(array).data)
+            for part in packed(array) if is_string(array) else (array,):
+                sha.update(np.ascontiguousarray(part).data)
     return sha.hexdigest()
-
-
-def fit_to_inputs(features: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Arrange features as a signature wants them: chosen by name, cast to its dtype, (n,) against (n, 1).
-
-    One input and one feature belong together whatever their names.
-
-    Raises:
-        DataError: an input without a feature, a shape or a dtype that does not fit.
-    """
-    if len(specs) == 1 and len(features) == 1:
-        return {specs[0].name: _fitted(next(iter(features.values())), specs[0])}
-    missing = [spec.name for spec in specs if spec.name not in features]
-    if missing:
-        raise DataError(
-            f"every model input must be a feature of the same name: no feature for "
-            f"{', '.join(map(repr, missing))}; features are {', '.join(map(repr, features))}"
-        )
-    return {spec.name: _fitted(features[spec.name], spec) for spec in specs}
-
-
-def fit_shape(array: Array, spec: TensorSpec, rule: str) -> Array:
-    """Return rows in the shape of an input or output, (n,) against (n, 1).
-
-    Args:
-        rule: what is broken if they do not fit, for the message.
-
-    Raises:
-        DataError: another rank or extent.
-    """
-    if spec.shape is None:
-        return array
-    if array.ndim == 1 and len(spec.shape) == 2 and spec.shape[1] in (1, None):
-        array = array[:, None]
-    elif array.ndim == 2 and array.shape[1] == 1 and len(spec.shape) == 1:
-        array = array[:, 0]
-    fits = array.ndim == len(spec.shape) and all(
-        want in (None, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
-    )
-    if not fits:
-        raise DataError(f"{rule}: it is {spec}, the rows have shape {array.shape}")
-    return array
-
-
-def _fitted(array: Array, spec: TensorSpec) -> Array:
-    array = fit_shape(array, spec, "features must fit the model's input")
-    if (spec.dtype == "string") != (array.dtype.kind in "US"):
-        raise DataError(f"features must fit the model's input: it is {spec}, the rows are {array.dtype}")
-    if spec.dtype == "string":
-        return np.ascontiguousarray(array)
-    cast = array.astype(spec.dtype, copy=False)
-    if cast.dtype.kind in "iub" and not np.array_equal(cast, array):
-        raise DataError(f"features must fit the model's input: it is {spec}, and cannot take every value of the rows")
-    return np.ascontiguousarray(cast)

@@ -141,7 +141,7 @@ def _one_a_row(column: Array, field: str, name: str) -> Array:
     if column.size != len(column):
         raise DataError(f"{field} must have one value a row, and '{name}' has the shape {column.shape}")
     flat = column.reshape(-1)
-    if flat.dtype.kind not in "SO":
+    if flat.dtype.kind not in "STO":
         return flat
     return np.array([i.decode("utf-8", "replace") if isinstance(i, bytes) else i for i in flat.tolist()], np.str_)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.datasets.rows import Array
+from tasks.datasets.strings import Array, as_bytes
 from tasks.records import GateResult
 
 
@@ -66,8 +66,8 @@ def _worst(served: Array | None, expected: Array, atol: float, rtol: float) -> d
 def _difference(served: Array, expected: Array) -> Array:
     """Return |served - expected| as float64; for text 0 or 1, and infinity where either is no finite number."""
     kinds = {served.dtype.kind, expected.dtype.kind}
-    if kinds & set("USb"):
-        return np.asarray(_as_bytes(served) != _as_bytes(expected), np.float64)
+    if kinds & set("UTSOb"):
+        return np.asarray(as_bytes(served) != as_bytes(expected), np.float64)
     a, b = served.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore"):
         difference = np.abs(a - b)
@@ -78,15 +78,10 @@ def _difference(served: Array, expected: Array) -> Array:
 
 def _tolerance(expected: Array, atol: float, rtol: float) -> Array:
     """Return how far each element may be off, as float64."""
-    if expected.dtype.kind in "USb":
+    if expected.dtype.kind in "UTSOb":
         return np.zeros(expected.shape)
     relative = rtol if expected.dtype.kind == "f" else 0.0
     return atol + relative * np.nan_to_num(np.abs(expected.astype(np.float64)), nan=0.0, posinf=0.0)
-
-
-def _as_bytes(array: Array) -> Array:
-    """Return text as UTF-8: one transport gives text, the other bytes."""
-    return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
 
 
 def _found(problem: str, difference: float, rows_differing: int, **evidence: Any) -> dict[str, Any]:

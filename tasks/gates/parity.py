@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tasks.datasets.blocks import filled
-from tasks.datasets.rows import Array
+from tasks.datasets.strings import Array, as_bytes, plain
 from tasks.records import BATCHES, EXTENT, GateResult, Signature, TensorSpec
 
 WORST_ROWS = 5
@@ -200,16 +200,3 @@ def _worst_rows(
             "difference": float(of_row[row].max()),
             "inputs": {key: plain(array[row]) for key, array in inputs.items()},
         }
-
-
-def plain(value: Any) -> Any:
-    """Return a NumPy value as JSON-ready lists, numbers and text."""
-    listed = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(listed, list):
-        return [plain(item) for item in listed]
-    return listed.decode(errors="replace") if isinstance(listed, bytes) else listed
-
-
-def as_bytes(array: Array) -> Array:
-    """Return text as UTF-8: one transport gives text, another bytes, TensorFlow itself bytes."""
-    return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array

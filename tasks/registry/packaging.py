@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.datasets.rows import Array, load_arrays
+from tasks.datasets.rows import load_arrays
+from tasks.datasets.strings import plain
 from tasks.records import Candidate, Signature, TensorSpec
 from tasks.savedmodel.files import link_tree
 from tasks.savedmodel.manifest import verify_manifest
@@ -69,7 +70,7 @@ def _spec(spec: TensorSpec) -> Any:
 
 def write_example(candidate: Candidate, directory: Path) -> dict[str, str]:
     """Write a few test rows as the input example, and return MLflow's description of it."""
-    rows = {name: _listed(array[:EXAMPLE_ROWS]) for name, array in load_arrays(candidate.requests).items()}
+    rows = {name: plain(array[:EXAMPLE_ROWS]) for name, array in load_arrays(candidate.requests).items()}
     (directory / "input_example.json").write_text(json.dumps(rows))
     (directory / "serving_input_example.json").write_text(json.dumps({"inputs": rows}))
     return {
@@ -77,7 +78,3 @@ def write_example(candidate: Candidate, directory: Path) -> dict[str, str]:
         "serving_input_path": "serving_input_example.json",
         "type": "ndarray",  # read back as arrays by the signature, so that it can be predicted on as it is
     }
-
-
-def _listed(array: Array) -> Any:
-    return np.char.decode(array, "utf-8", "replace").tolist() if array.dtype.kind == "S" else array.tolist()

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import numpy as np
-
 from configs.loading import shown
 from configs.redaction import HOW_TO_FILL_IN, MASK, redact, redacted
 from configs.schema import Config
 from tasks.datasets.rows import load_arrays, load_rows
+from tasks.datasets.strings import plain
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import connect, experiment_id, tracking_errors
@@ -228,15 +227,10 @@ def _sample(config: Config, report: ValidationReport) -> dict[str, list[Any]]:
         "in_process": load_arrays(report.candidate.reference),
     }
     return {
-        f"{group}.{name}": [_cell(value) for value in array[:n_rows]]
+        f"{group}.{name}": plain(array[:n_rows])
         for group, arrays in groups.items()
         for name, array in arrays.items()
     }
-
-
-def _cell(value: Any) -> Any:
-    listed = np.asarray(value).tolist()
-    return listed.decode(errors="replace") if isinstance(listed, bytes) else listed
 
 
 def _register(client: Any, run: Any, report: ValidationReport, tags: Mapping[str, str], description: str) -> int:

@@ -10,9 +10,10 @@ from typing import Any
 
 from configs.schema import Config, Export
 from tasks.datasets.bodies import predict_body
+from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.readings import write_readings
 from tasks.datasets.references import FOREIGN, describe, translated
-from tasks.datasets.rows import Array, fit_to_inputs, load_rows, save_arrays
+from tasks.datasets.rows import Array, load_rows, save_arrays
 from tasks.datasets.seen import keep_record
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits, TensorSpec, TrainedModel

@@ -74,8 +74,8 @@ def answer(model: Any, block: Mapping[str, Array], signature: Signature, export:
 def _plain(tensor: Any, spec: TensorSpec) -> Array:
     """Return an answer as an array that can be saved, in the dtype that is served."""
     array = np.asarray(tensor)
-    if array.dtype == object:  # as TensorFlow gives text
-        return array.astype(np.bytes_)
+    if array.dtype == object:  # as TensorFlow gives text: bytes of any length
+        return array
     if array.dtype.name == "bfloat16":  # which NumPy cannot save; every one of them is a float32
         array = array.astype(np.float32)
     return array.astype(spec.dtype) if spec.computed else array

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from configs.schema import Export
-from tasks.datasets.rows import Array, fit_to_inputs
+from tasks.datasets.fitting import fit_to_inputs
+from tasks.datasets.strings import Array, as_objects
 from tasks.errors import SignatureMismatch
 from tasks.records import TensorSpec
 from tasks.savedmodel.names import check_input_names, check_output_names
@@ -87,12 +88,17 @@ def _without_lists(struct: Any) -> Any:
     return tuple(map(_without_lists, struct)) if isinstance(struct, list | tuple) else struct
 
 
-def pack_features(model: Any, features: Mapping[str, Array]) -> Any:
-    """Return features as the model's inputs; TensorFlow tensors, for Keras' array adapter takes no text."""
+def pack_features(model: Any, features: Mapping[str, Array], rows: slice = slice(None)) -> Any:
+    """Return features as the model's inputs; TensorFlow tensors, for Keras' array adapter takes no text.
+
+    Args:
+        features: all rows, since the column as a whole decides what a cast may change.
+        rows: which of them to return.
+    """
     import tensorflow as tf
 
     fed = fit_to_inputs(features, input_specs(model))
-    return pack_inputs(model, {name: tf.constant(array) for name, array in fed.items()})
+    return pack_inputs(model, {name: tf.constant(as_objects(array[rows])) for name, array in fed.items()})
 
 
 def name_outputs(model: Any, answers: Any) -> dict[str, Any]:

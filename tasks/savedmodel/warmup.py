@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.datasets.references import translated
-from tasks.datasets.rows import Array
+from tasks.datasets.strings import Array, as_bytes
 from tasks.errors import ExportError
 from tasks.records import Signature
 
@@ -42,5 +42,5 @@ def write_warmup(
                 request.model_spec.name = model_name
                 request.model_spec.signature_name = signature.name
                 for name, array in feeds.items():
-                    request.inputs[name].CopyFrom(tf.make_tensor_proto(array[:n_rows]))
+                    request.inputs[name].CopyFrom(tf.make_tensor_proto(as_bytes(array[:n_rows])))
                 writer.write(record.SerializeToString())

@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 
 from tasks.datasets.blocks import joined, row_blocks
 from tasks.datasets.bodies import predict_body
-from tasks.datasets.rows import Array
+from tasks.datasets.strings import Array, string_array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec
 from tasks.serving.exits import remedy
@@ -220,8 +220,8 @@ def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
         found = _parse(body)["outputs"]
         named = found if len(outputs) > 1 else {outputs[0].name: found}
         return {
-            spec.name: np.asarray(_unwrapped(named[spec.name]) if spec.dtype == "string" else named[spec.name],
-                                  None if spec.dtype == "string" else spec.dtype)
+            spec.name: string_array(_unwrapped(named[spec.name])) if spec.dtype == "string"
+            else np.asarray(named[spec.name], spec.dtype)
             for spec in outputs
         }  # fmt: skip
     except (KeyError, TypeError, ValueError) as exc:

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 
 from tasks.datasets.blocks import row_blocks
-from tasks.datasets.rows import Array
+from tasks.datasets.strings import Array, as_bytes, bytes_array, is_string, text_array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.model_server.tensor_protos import from_proto
 from tasks.model_server.tf_protos import message_module
@@ -150,10 +150,9 @@ def _fill(message: Any, array: Array) -> None:
     """Write an array into a TensorProto: text as UTF-8, numbers as their bytes."""
     for size in array.shape:
         message.tensor_shape.dim.add().size = size
-    if array.dtype.kind in "US":
+    if is_string(array):
         message.dtype = _types().DT_STRING
-        flat = array.ravel().tolist()
-        message.string_val.extend(flat if array.dtype.kind == "S" else [text.encode() for text in flat])
+        message.string_val.extend(as_bytes(array).ravel().tolist())
     else:
         message.dtype = next(
             _types().DataType.Value(tf) for tf, np_name in DTYPES.items() if np_name == array.dtype.name
@@ -168,8 +167,8 @@ def _array(message: Any, spec: TensorSpec) -> Array:
         values = bfloat16_values(tensor.values) if tensor.dtype == _types().DT_BFLOAT16 else tensor.values
         return values.reshape(tensor.shape)
     if spec.name.endswith("_bytes"):
-        return np.asarray(tensor.values, np.bytes_).reshape(tensor.shape)
-    return np.asarray([value.decode(errors="replace") for value in tensor.values], np.str_).reshape(tensor.shape)
+        return bytes_array(tensor.values, tensor.shape)
+    return text_array((value.decode(errors="replace") for value in tensor.values), tensor.shape)
 
 
 def bfloat16_values(bits: Array) -> Array:

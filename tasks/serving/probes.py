@@ -18,7 +18,7 @@ import requests
 
 from configs.schema import Robustness
 from tasks.datasets.bodies import predict_body
-from tasks.datasets.rows import Array
+from tasks.datasets.strings import Array, is_string, is_text
 from tasks.records import Candidate, Probe
 from tasks.words import one_line
 
@@ -71,7 +71,7 @@ def _malformed(candidate: Candidate, inputs: Mapping[str, Array]) -> Iterator[Ca
     rows = {name: array[np.zeros(2, np.int64)] for name, array in inputs.items()}
     columns = json.loads(_body(candidate, rows))["inputs"]
     name = next(iter(inputs))  # the first input stands for all
-    wrong_dtype: Any = 1 if inputs[name].dtype.kind in "US" else "text"
+    wrong_dtype: Any = 1 if is_string(inputs[name]) else "text"
 
     def asking(changed: Mapping[str, Any], signature_name: str = candidate.signature.name) -> bytes:
         return orjson.dumps({"signature_name": signature_name, "inputs": changed})
@@ -111,9 +111,9 @@ def _unusual(candidate: Candidate, inputs: Mapping[str, Array], robustness: Robu
 
 def _extremes(array: Array, factor: float) -> Array:
     """Return values beyond those of an input, within its dtype; shape (k,)."""
-    if array.dtype.kind == "U":
+    if is_text(array):
         return np.array(["", "x" * LONG_TEXT, "Köln 東京 \N{SNAKE}", '\x01\n\t"\\'])
-    if array.dtype.kind == "S":
+    if is_string(array):
         return np.array([b"", b"x" * LONG_TEXT, b"\xff\xfe\x80"])
     if array.dtype.kind == "b":
         return np.array([True, False])

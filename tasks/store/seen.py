@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.datasets.rows import Array, fit_to_inputs, load_arrays, load_rows
+from tasks.datasets.fitting import fit_to_inputs
+from tasks.datasets.rows import Array, load_arrays, load_rows
 from tasks.datasets.seen import Record, request_fingerprints, write_record
 from tasks.errors import DataError
 from tasks.records import Champion, Signature

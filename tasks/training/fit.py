@@ -9,10 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from configs.schema import Config
+from tasks.datasets.fitting import fit_to_inputs, largest_changes
 from tasks.datasets.references import resolve, translated
-from tasks.datasets.rows import Rows, fit_to_inputs, load_rows
-from tasks.errors import TrainingError
+from tasks.datasets.rows import Array, Rows, load_rows
+from tasks.datasets.strings import as_objects
+from tasks.errors import DataError, TrainingError
 from tasks.gates.judge import check_slices, judged_output
 from tasks.records import Splits, TrainedModel
 from tasks.savedmodel.structure import (
@@ -53,6 +57,8 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     for part in (rows, validation):  # the test rows are asked of its export
         fit_to_inputs(part.features, input_specs(model))
     try_export(model, config, splits, keras_file.parent)
+    for name, change in largest_changes(rows.features, input_specs(model)).items():
+        log.info("input '%s' takes its values rounded to its dtype: they change by at most %.3g", name, change)
     readings = decide_readings(model, config, rows, splits)
     keras.utils.set_random_seed(config.seed)  # what was tried changes nothing of what is learned
     stopper = keras.callbacks.EarlyStopping(
@@ -99,7 +105,7 @@ def build_model(config: Config, rows: Rows) -> Any:
 
     reference = config.model.build
     build = resolve(reference, "model.build", TrainingError)
-    features: Any = dict(rows.features)
+    features: Any = {name: as_objects(array) for name, array in rows.features.items()}
     if list(features) == ["features"]:
         features = features["features"]  # the builder is given what the loader returned
     with translated(f"model.build '{reference}' must return a model", TrainingError):
@@ -120,13 +126,24 @@ def _dataset(rows: Rows, model: Any, config: Config, *, shuffle: bool) -> Any:
     """Return batches; the order of shuffled rows depends on the seed alone."""
     import tensorflow as tf
 
-    targets: Any = dict(rows.targets)
+    targets: Any = {name: _target(array, name) for name, array in rows.targets.items()}
     if list(targets) == ["target"]:
         targets = targets["target"]
     data = tf.data.Dataset.from_tensor_slices((pack_features(model, rows.features), targets))
     if shuffle:
         data = data.shuffle(len(rows), seed=config.seed, reshuffle_each_iteration=True)
     return data.batch(config.training.batch_size).prefetch(2)
+
+
+def _target(array: Array, name: str) -> Array:
+    """Return a target as Keras takes it: float64 as float32, Keras' default; text as objects."""
+    if array.dtype != np.float64:
+        return as_objects(array)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        cast = array.astype(np.float32)
+    if not np.isfinite(cast).all():
+        raise DataError(f"targets must fit float32, in which Keras trains, got larger numbers in '{name}'; scale them")
+    return cast
 
 
 def _watch(config: Config) -> Any:

@@ -43,7 +43,7 @@ def decide_readings(model: Any, config: Config, rows: Rows, splits: Splits) -> d
         DataError: `gates` say what the judged output cannot be, or bound a metric that cannot judge it.
         TrainingError: the model does not answer these rows.
     """
-    answers, endings = _answers(model, rows.take(np.arange(min(len(rows), FEW_ROWS))))
+    answers, endings = _answers(model, rows)
     losses, test = losses_by_output(model), load_rows(splits.test).targets
     readings: dict[str, Reading] = {}
     judged = _judged(config, output_names(model))
@@ -106,7 +106,7 @@ def _answers(model: Any, rows: Rows) -> tuple[dict[str, Array], dict[str, str]]:
         endings.update({name: ending_of(tensor) for name, tensor in answers.items()})
         return answers
 
-    fed = pack_features(model, rows.features)
+    fed = pack_features(model, rows.features, slice(FEW_ROWS))
     try:
         answers = tf.function(answer, autograph=False).get_concrete_function(fed)(fed)
         dense = {name: tensor for name, tensor in answers.items() if tf.is_tensor(tensor) and hasattr(tensor, "numpy")}

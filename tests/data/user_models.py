@@ -53,8 +53,8 @@ def table(features: Mapping[str, Any]) -> Any:
 
 
 def byte_strings() -> tuple[Any, Any]:
-    """Return bytes, half of them no UTF-8, and 0 or 1."""
-    return {"blob": np.array([(b"\xff\x00%d", b"plain%d")[n % 2] % n for n in range(ROWS)])}, np.arange(ROWS) % 2
+    """Return bytes, half of them no UTF-8 and ending in NUL, and 0 or 1."""
+    return {"blob": [(b"\xff\x00%d\x00", b"plain%d")[n % 2] % n for n in range(ROWS)]}, np.arange(ROWS) % 2
 
 
 def of_bytes(features: Mapping[str, Any]) -> Any:

@@ -13,6 +13,7 @@ import pytest
 from configs.schema import Config
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.rows import load_arrays, load_rows
+from tasks.datasets.strings import as_objects
 from tasks.errors import ExportError, ManifestMismatch, SignatureMismatch
 from tasks.records import Signature, TensorSpec
 from tasks.savedmodel.manifest import MANIFEST, verify_manifest
@@ -65,7 +66,7 @@ def ask(loaded: Any, arrays: dict[str, Any], start: int, stop: int) -> dict[str,
     """Call the revived signature on some rows."""
     import tensorflow as tf
 
-    fed = {name: tf.constant(array[start:stop]) for name, array in arrays.items()}
+    fed = {name: tf.constant(as_objects(array[start:stop])) for name, array in arrays.items()}
     return {name: value.numpy() for name, value in loaded.signatures["serving_default"](**fed).items()}
 
 
@@ -129,7 +130,7 @@ def _predict(model: Any, features: dict[str, Any]) -> list[Any]:
 
     fed = [features[t.name] if t.name in features else features["features"] for t in model.inputs]
     shaped = [array[:, None] if array.ndim == 1 else array for array in fed]
-    tensors = tuple(tf.constant(array) for array in shaped)
+    tensors = tuple(tf.constant(as_objects(array)) for array in shaped)
     if isinstance(getattr(model, "_inputs_struct", None), dict):
         packed: Any = {t.name: tensor for t, tensor in zip(model.inputs, tensors, strict=True)}
     else:

@@ -112,7 +112,7 @@ def _validation(trained: TrainedModel) -> tuple[Any, Any]:
         ("line", "one_number", {"model.params": "{hiden: 3}"}, TrainingError, ["TypeError", "hiden"]),
         ("line", "of_another_width", {}, DataError, ["x: float32 (?, 3)", "the rows have shape"]),
         ("line", "of_another_name", {}, DataError, ["no feature for 'z'", "features are 'x'"]),
-        ("byte_strings", "one_number", {}, DataError, ["x: float32", "the rows are |S"]),
+        ("byte_strings", "one_number", {}, DataError, ["x: float32", "the rows of 'blob' are bytes"]),
         ("people", "one_number", {}, DataError, ["no feature for 'x'", "'age', 'city'"]),
         ("pairs", "two_by_two", {"model.build": "configs.digits:build"}, TrainingError, ["configs.digits:build"]),
     ],

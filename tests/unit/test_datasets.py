@@ -11,7 +11,8 @@ import pytest
 
 from configs.schema import Data
 from tasks.datasets import prepare
-from tasks.datasets.rows import Rows, check_rows, fit_to_inputs, load_arrays, load_rows, save_arrays, save_rows
+from tasks.datasets.fitting import fit_to_inputs
+from tasks.datasets.rows import Rows, check_rows, load_arrays, load_rows, save_arrays, save_rows
 from tasks.errors import DataError
 from tasks.records import Splits, TensorSpec
 
@@ -51,7 +52,6 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
         ((np.array([1.0, np.nan]), np.zeros(2)), "NaN or infinity in 1 of 2 rows, first in row 1"),
         (({"a": [1.0, np.inf]}, np.zeros(2)), "'a' must be finite"),
         (({"city": ["x", None]}, np.zeros(2)), "NoneType"),
-        ((np.array([1.0, 1e300]), np.zeros(2)), "NaN or infinity in 1 of 2 rows"),
         ((np.array([1j, 2]), np.zeros(2)), "dtype complex128"),
         ((pd.DataFrame({"d": pd.to_datetime(["2020-01-01", "2020-01-02"])}), np.zeros(2)), "datetime64"),
         ((5, np.zeros(2)), "one entry a row"),
@@ -65,10 +65,10 @@ def test_unusable_rows(loaded: object, words: str) -> None:
 
 
 def test_table_keeps_its_columns() -> None:
-    """A DataFrame's columns are features by name, text stays text, float64 becomes float32."""
+    """A DataFrame's columns are features by name, text stays text, float64 stays float64."""
     rows = check_rows((pd.DataFrame({"age": [1.0, 2.0], "city": ["a", "bb"]}), pd.Series([0, 1])), "m:f")
-    assert {k: v.dtype.kind for k, v in rows.features.items()} == {"age": "f", "city": "U"}
-    assert rows.features["age"].dtype == np.float32
+    assert {k: v.dtype.kind for k, v in rows.features.items()} == {"age": "f", "city": "T"}
+    assert rows.features["age"].dtype == np.float64
     assert rows.targets["target"].tolist() == [0, 1]
 
 
@@ -125,7 +125,7 @@ def test_fit_to_inputs() -> None:
         ({"a": np.zeros((3, 5, 1))}, TensorSpec("x", "float32", (None, 5)), "shape (3, 5, 1)"),
         ({"a": np.array([300])}, TensorSpec("x", "uint8", (None,)), "cannot take every value"),
         ({"a": np.array([1.5])}, TensorSpec("x", "int64", (None,)), "cannot take every value"),
-        ({"a": np.array(["q"])}, TensorSpec("x", "float32", (None,)), "the rows are <U1"),
+        ({"a": np.array(["q"])}, TensorSpec("x", "float32", (None,)), "the rows of 'a' are text"),
         ({"a": np.zeros(1), "b": np.zeros(1)}, TensorSpec("x", "float32", (None,)), "no feature for 'x'"),
     ],
 )

@@ -1,0 +1,232 @@
+"""One path for whatever a loader may give as a column: to an array of numbers, booleans, text or bytes, or refused.
+
+Nothing is changed on the way, and nothing is dropped: what an array cannot hold as it is, is an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from tasks.datasets.strings import TEXT, Array, bytes_array
+from tasks.errors import DataError
+
+NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
+
+
+def named_columns(value: Any, default_name: str, source: str) -> dict[str, Array]:
+    """Return the columns of a mapping, a table or one bare array, by name.
+
+    Raises:
+        DataError: two columns with one name, a name that is none, or a column that cannot be used.
+    """
+    found: dict[str, Array] = {}
+    for key, column in _columns(value, default_name):
+        name = _name(key, source)
+        if name in found:
+            raise DataError(f"'{source}' must give each column a name of its own, got '{name}' twice; rename one")
+        found[name] = check_column(column, f"'{source}': '{name}'")
+    return found
+
+
+def check_column(column: Any, where: str) -> Array:
+    """Return a column as an array of bool, int, float, text (StringDType) or bytes (objects), values as they were.
+
+    Raises:
+        DataError: a missing value, or values that are none of these.
+    """
+    try:
+        array = _as_array(column, where)
+    except DataError:
+        raise
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as exc:
+        raise DataError(f"{where} must be readable as an array, got {type(column).__name__}: {exc}") from exc
+    if array.ndim == 0:
+        raise DataError(f"{where} must have one entry a row, got a single value")
+    if array.dtype.kind == "O":
+        array = _of_objects(array, where)
+    elif array.dtype.kind in "UTS":
+        array = _of_strings(array, where)
+    if array.dtype.kind not in "biufTO":
+        raise DataError(f"{where} must hold numbers, booleans, text or bytes, got {_dtype_words(array.dtype)}")
+    if array.dtype.kind == "f":
+        _refuse_where(~_by_row(np.isfinite(array), np.all), where, "be finite", "NaN or infinity")
+    return array
+
+
+def _columns(value: Any, default_name: str) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    if hasattr(value, "column_names"):  # a table of pyarrow, whose `columns` have no names
+        return zip(value.column_names, value.columns, strict=True)
+    if hasattr(value, "columns"):
+        items: Callable[[], Iterable[tuple[Any, Any]]] | None = getattr(value, "items", None)
+        return items() if items else [(name, value[name]) for name in value.columns]
+    return [(default_name, value)]
+
+
+def _name(key: Any, source: str) -> str:
+    if isinstance(key, tuple):
+        raise DataError(f"'{source}' must give columns of one level, got the name {key!r}; flatten them in the loader")
+    if not isinstance(key, str | Integral) or isinstance(key, bool):
+        raise DataError(f"'{source}' must name columns by text or whole numbers, got {key!r}")
+    name = str(key)
+    if not name or "\0" in name or not _is_unicode(name):
+        raise DataError(f"'{source}' must name columns by text in UTF-8 without NUL, and not empty, got {name!r}")
+    return name
+
+
+def _as_array(column: Any, where: str) -> Array:
+    """Return what a library's column holds as an array of NumPy, of any dtype."""
+    library, kind = type(column).__module__.split(".")[0], type(column).__name__
+    if library == "scipy" or kind in ("SparseTensor", "RaggedTensor") or "Sparse" in type(_dtype(column)).__name__:
+        words = "ragged" if kind == "RaggedTensor" else "sparse"
+        raise DataError(f"{where} must be a dense array, got a {words} one ({kind}); make it dense in the loader")
+    if isinstance(column, np.ma.MaskedArray):
+        _refuse_where(_by_row(np.ma.getmaskarray(column), np.any), where, "have every value", "a masked one")
+        return np.asarray(column.data)
+    if library == "pandas" and not isinstance(_dtype(column), np.dtype | None):
+        return _of_pandas(column, where)
+    if library == "pyarrow" and hasattr(column, "null_count"):
+        missing = np.asarray(column.is_null().to_pylist(), np.bool_)
+        _refuse_where(missing, where, "have every value", "a missing one")
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    if isinstance(column, list | tuple):
+        return _of_list(column, where)
+    return np.asarray(column.numpy() if library == "tensorflow" else column)
+
+
+def _dtype(column: Any) -> Any:
+    return getattr(column, "dtype", None)
+
+
+def _of_pandas(column: Any, where: str) -> Array:
+    """Return a column of one of pandas' own dtypes, all values there, in the dtype of NumPy that it stands for."""
+    _refuse_where(np.asarray(column.isna()), where, "have every value", "a missing one")
+    if column.dtype.kind in "Mm":
+        raise DataError(f"{where} must hold numbers, booleans, text or bytes, got {_dtype_words(column.dtype)}")
+    meant = getattr(column.dtype, "numpy_dtype", None)
+    if isinstance(meant, np.dtype) and meant.kind in "biuf":
+        return np.asarray(column.to_numpy(dtype=meant))
+    categories = getattr(column.dtype, "categories", None)
+    if categories is not None:
+        codes = np.asarray(getattr(column, "cat", column).codes)
+        return np.asarray(check_column(categories, where)[codes])
+    return np.asarray(column.to_numpy())
+
+
+def _of_list(column: list[Any] | tuple[Any, ...], where: str) -> Array:
+    """Return a list as an array of its own dtype; text as objects, never at the longest one's width."""
+    try:
+        if column and all(isinstance(row, np.ndarray) and row.dtype.kind != "O" for row in column):
+            return np.stack(column)
+        array = np.array(column, dtype=object)
+    except ValueError as exc:
+        raise _ragged(where, [np.shape(row) for row in column]) from exc
+    return array if array.size else np.asarray(column)
+
+
+def _of_objects(array: Array, where: str) -> Array:
+    """Return objects that are all text, all bytes or all numbers; anything else is refused by its type."""
+    items = array.ravel().tolist()
+    types = {type(item) for item in items}
+    if all(issubclass(one, list | tuple | np.ndarray) for one in types):
+        return _of_rows(items, where) if array.ndim == 1 else _refuse_types(array, items, where)
+    if all(issubclass(one, str) for one in types):
+        return _of_strings(array, where)
+    if all(issubclass(one, bytes) for one in types):
+        return bytes_array(map(bytes, items), array.shape)
+    if all(issubclass(one, NUMBERS) for one in types):
+        return _of_numbers(array, items, where)
+    return _refuse_types(array, items, where)
+
+
+def _of_rows(rows: list[Any], where: str) -> Array:
+    """Return rows that are lists or arrays of one shape as one array."""
+    shapes = [np.array(row, dtype=object).shape for row in rows]
+    if len(set(shapes)) != 1:
+        raise _ragged(where, shapes)
+    stacked = np.array([np.array(row, dtype=object).tolist() for row in rows], dtype=object)
+    if {type(item) for item in stacked.ravel().tolist()} & {list, tuple, np.ndarray}:
+        raise DataError(f"{where} must be as long in every row, got lists of different lengths within row 0; pad them")
+    return _of_objects(stacked, where)
+
+
+def _ragged(where: str, shapes: list[tuple[int, ...]]) -> DataError:
+    other = next((number for number, shape in enumerate(shapes) if shape != shapes[0]), 0)
+    return DataError(
+        f"{where} must be as long in every row, got shape {shapes[0]} in row 0 and {shapes[other]} in row {other}; "
+        "pad or cut the rows in the loader"
+    )
+
+
+def _of_numbers(array: Array, items: list[Any], where: str) -> Array:
+    """Return numbers in the dtype that takes all of them as they are."""
+    found = np.array(items)
+    if found.dtype.kind not in "biuf":
+        raise DataError(f"{where} must hold whole numbers of at most 64 bits, got larger ones")
+    unequal = [number for number, (had, has) in enumerate(zip(items, found.tolist(), strict=True))
+               if had != has and isinstance(had, Integral)]  # fmt: skip
+    if unequal:
+        row = int(np.unravel_index(unequal[0], array.shape)[0])
+        raise DataError(
+            f"{where} must hold numbers of one dtype, got {items[unequal[0]]} in row {row}, which {found.dtype} changes"
+        )
+    return found.reshape(array.shape)
+
+
+def _of_strings(array: Array, where: str) -> Array:
+    """Return text as StringDType and bytes as objects."""
+    if array.dtype.kind == "S":
+        return array.astype(object)
+    items = array.ravel().tolist()
+    bad = next((n for n, item in enumerate(items) if not isinstance(item, str) or not _is_unicode(item)), None)
+    if bad is None:
+        return array.astype(TEXT)
+    row = int(np.unravel_index(bad, array.shape)[0])
+    got = f"the lone surrogate in {items[bad][:40]!r}" if isinstance(items[bad], str) else f"missing {items[bad]}"
+    raise DataError(f"{where} must be text in UTF-8 in every row, got {got} in row {row}; mend it in the loader")
+
+
+def _refuse_types(array: Array, items: list[Any], where: str) -> Array:
+    """Raise `DataError` with the types, and the first row of the rarest."""
+    names = [type(item).__name__ for item in items]
+    usual = Counter(names).most_common(1)[0][0]  # of as many, the one that came first
+    first = next((n for n, name in enumerate(names) if name != usual), 0)
+    row = int(np.unravel_index(first, array.shape)[0])
+    raise DataError(
+        f"{where} must be all text, all bytes or all numbers, got {', '.join(sorted(set(names)))} "
+        f"(row {row}: {names[first]}); convert them in the loader (Decimal to float, dates to whole seconds as int64); "
+        "a missing value shows as float, NoneType, NAType or NaTType"
+    )
+
+
+def _refuse_where(bad: Array, where: str, rule: str, got: str) -> None:
+    """Raise `DataError` if a row is bad; `bad` is of shape (rows,)."""
+    if bad.any():
+        raise DataError(
+            f"{where} must {rule}, got {got} in {int(bad.sum())} of {len(bad)} rows, first in row "
+            f"{int(np.argmax(bad))}; drop or fill them in the loader"
+        )
+
+
+def _by_row(array: Array, join: Any) -> Array:
+    return np.asarray(join(array, axis=tuple(range(1, array.ndim)))) if array.ndim else np.atleast_1d(array)
+
+
+def _dtype_words(dtype: Any) -> str:
+    if dtype.kind in "Mm":
+        return f"dtype {dtype}; convert times in the loader, as to whole seconds in int64"
+    return f"dtype {dtype}; give each field a column of its own" if dtype.names else f"dtype {dtype}"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,123 @@
+"""Rows as a model's inputs take them: chosen by name, in their shape, cast once to their dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tasks.datasets.strings import Array, dtype_words, is_string
+from tasks.errors import DataError
+from tasks.records import TensorSpec
+
+FLOATS_ALL_WHOLE = 2.0**53
+
+
+def fit_to_inputs(features: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Arrange features as a signature wants them: chosen by name, cast to its dtype, (n,) against (n, 1).
+
+    One input and one feature belong together whatever their names.
+
+    Raises:
+        DataError: an input without a feature, a shape or a dtype that does not fit.
+    """
+    if len(specs) == 1 and len(features) == 1:
+        [(name, array)] = features.items()
+        return {specs[0].name: _fitted(array, specs[0], name)}
+    missing = [spec.name for spec in specs if spec.name not in features]
+    if missing:
+        raise DataError(
+            f"every model input must be a feature of the same name: no feature for "
+            f"{', '.join(map(repr, missing))}; features are {', '.join(map(repr, features))}"
+        )
+    return {spec.name: _fitted(features[spec.name], spec, spec.name) for spec in specs}
+
+
+def fit_shape(array: Array, spec: TensorSpec, rule: str) -> Array:
+    """Return rows in the shape of an input or output, (n,) against (n, 1).
+
+    Args:
+        rule: what is broken if they do not fit, for the message.
+
+    Raises:
+        DataError: another rank or extent.
+    """
+    if spec.shape is None:
+        return array
+    if array.ndim == 1 and len(spec.shape) == 2 and spec.shape[1] in (1, None):
+        array = array[:, None]
+    elif array.ndim == 2 and array.shape[1] == 1 and len(spec.shape) == 1:
+        array = array[:, 0]
+    fits = array.ndim == len(spec.shape) and all(
+        want in (None, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
+    )
+    if not fits:
+        raise DataError(f"{rule}: it is {spec}, the rows have shape {array.shape}")
+    return array
+
+
+def _fitted(array: Array, spec: TensorSpec, name: str) -> Array:
+    array = fit_shape(array, spec, "features must fit the model's input")
+    if (spec.dtype == "string") != is_string(array):
+        raise DataError(
+            f"features must fit the model's input: it is {spec}, the rows of '{name}' are "
+            f"{dtype_words(array)}"
+        )
+    if spec.dtype == "string":
+        return np.ascontiguousarray(array)
+    rule = f"features must fit the model's input: it is {spec}"
+    return np.ascontiguousarray(cast_exactly(array, spec.dtype, rule, name))
+
+
+def cast_exactly(array: Array, dtype: str, rule: str, name: str) -> Array:
+    """Return numbers in a dtype; only floats that are no whole numbers may be rounded, to the nearest.
+
+    Whole floats below 2^53 count as whole numbers: pandas makes them of numbers that once had a gap. From there on
+    every float64 is whole, and says nothing.
+
+    Raises:
+        DataError: a value that would be changed, or become infinite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at next
+        cast = array.astype(dtype, copy=False)
+    if cast.dtype == array.dtype:
+        return cast
+    lost = ~_survives(array, cast) if _must_survive(array, cast) else ~np.isfinite(cast)
+    if lost.any():
+        where = tuple(int(i) for i in np.argwhere(lost)[0])
+        raise DataError(
+            f"{rule}, and cannot take every value of the rows: '{name}' has {array[where]} in row {where[0]}, which "
+            f"would become {cast[where]}; give that input a dtype that takes it (int64, float64, or text for ids), or "
+            "round it in the loader"
+        )
+    return cast
+
+
+def largest_changes(features: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, float]:
+    """Return by how much the cast to its dtype changes each input's values at most; only inputs that change."""
+    fitted = fit_to_inputs(features, specs)
+    found: dict[str, float] = {}
+    for spec in specs:
+        given = next(iter(features.values())) if len(features) == len(specs) == 1 else features[spec.name]
+        cast = fitted[spec.name]
+        if given.dtype.kind == "f" and cast.dtype != given.dtype and cast.size:
+            wide = cast.astype(np.float64).reshape(given.shape)
+            found[spec.name] = float(np.abs(wide - given.astype(np.float64)).max())
+    return {name: change for name, change in found.items() if change}
+
+
+def _must_survive(array: Array, cast: Array) -> bool:
+    if array.dtype.kind in "iub" or cast.dtype.kind in "iub":
+        return True
+    return bool(np.all(array == np.floor(array)) and np.all(np.abs(array) < FLOATS_ALL_WHOLE))
+
+
+def _survives(array: Array, cast: Array) -> Array:
+    """Return for each value whether the cast one is the same number; there and back, and within both ranges."""
+    same = cast == array  # beyond 2^53 NumPy compares integers and floats as float64
+    for ints, floats in ((array, cast), (cast, array)):
+        if ints.dtype.kind in "iu" and floats.dtype.kind not in "iub":
+            limits, wide = np.iinfo(ints.dtype), floats.astype(np.float64)
+            same &= (wide >= float(limits.min)) & (wide < float(limits.max) + (1 if ints.dtype.itemsize < 8 else 0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(same & (cast.astype(array.dtype) == array))

@@ -1,0 +1,121 @@
+"""Arrays of text and of bytes at variable length, whatever their items end in.
+
+Text is kept as NumPy's StringDType (kind `T`), bytes as an array of objects (kind `O`); arrays of fixed width (`U`
+and `S`), which drop trailing NULs and take the longest item's room for each, are read but not made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+TEXT: Any = np.dtypes.StringDType()  # type: ignore[attr-defined,unused-ignore]
+
+
+def is_text(array: Array) -> bool:
+    """Return whether an array holds text."""
+    return array.dtype.kind in "UT"
+
+
+def is_string(array: Array) -> bool:
+    """Return whether an array holds text or bytes, TensorFlow's one dtype `string`."""
+    return array.dtype.kind in "UTSO"
+
+
+def dtype_words(array: Array) -> str:
+    """Return the dtype as people call it."""
+    return "text" if is_text(array) else "bytes" if is_string(array) else str(array.dtype)
+
+
+def text_array(values: Iterable[str], shape: tuple[int, ...]) -> Array:
+    """Return text as an array of a shape."""
+    array = np.empty(int(np.prod(shape, dtype=np.int64)), TEXT)
+    for number, value in enumerate(values):
+        array[number] = value
+    return array.reshape(shape)
+
+
+def bytes_array(values: Iterable[bytes], shape: tuple[int, ...]) -> Array:
+    """Return bytes as an array of a shape."""
+    array = np.empty(int(np.prod(shape, dtype=np.int64)), object)
+    for number, value in enumerate(values):
+        array[number] = value
+    return array.reshape(shape)
+
+
+def string_array(nested: Any) -> Array:
+    """Return nested lists as an array of text, or of bytes where an item is bytes.
+
+    Raises:
+        TypeError: they hold something else, or are ragged.
+    """
+    array = np.array(nested, dtype=object)
+    items = array.ravel().tolist()
+    if not all(isinstance(item, str | bytes) for item in items):
+        raise TypeError("strings must be text or bytes, in lists of one length")
+    if all(isinstance(item, str) for item in items):
+        return text_array(items, array.shape)
+    return bytes_array((item.encode() if isinstance(item, str) else item for item in items), array.shape)
+
+
+def as_bytes(array: Array) -> Array:
+    """Return text as UTF-8, bytes as they are, in an array of objects; any other array is returned itself."""
+    if is_text(array):
+        return bytes_array((item.encode() for item in array.ravel().tolist()), array.shape)
+    return array.astype(object) if array.dtype.kind == "S" else array
+
+
+def as_objects(array: Array) -> Array:
+    """Return text and bytes as an array of `str` or `bytes`, which TensorFlow takes; any other array itself."""
+    return array.astype(object) if is_string(array) else array
+
+
+def of_any_length(array: Array) -> Array:
+    """Return text and bytes of fixed width in an array that takes longer ones; any other array itself."""
+    if array.dtype.kind == "U":
+        return array.astype(TEXT)
+    return array.astype(object) if array.dtype.kind == "S" else array
+
+
+def longest_bytes(array: Array) -> int:
+    """Return how many bytes the longest item takes."""
+    return max(map(len, as_bytes(array).ravel().tolist()), default=0)
+
+
+def plain(value: Any) -> Any:
+    """Return a NumPy value as JSON-ready lists, numbers and text."""
+    listed = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(listed, list):
+        return [plain(item) for item in listed]
+    return listed.decode(errors="replace") if isinstance(listed, bytes) else listed
+
+
+def packed(array: Array) -> tuple[Array, Array]:
+    """Return the items one after the other, uint8 of shape (bytes,), and their lengths, in the array's shape."""
+    buffer, lengths = bytearray(), []
+    for item in array.flat:  # not all at once as a list, which is as large again
+        raw = item.encode() if isinstance(item, str) else bytes(item)
+        buffer += raw
+        lengths.append(len(raw))
+    smallest = np.min_scalar_type(max(lengths, default=0))
+    return np.frombuffer(buffer, np.uint8), np.array(lengths, smallest).reshape(array.shape)
+
+
+def unpacked(buffer: Array, lengths: Array, *, text: bool) -> Array:
+    """Return what `packed` was given.
+
+    Raises:
+        ValueError: the lengths do not fit the bytes, or text is no UTF-8.
+    """
+    ends = np.cumsum(lengths.ravel(), dtype=np.int64).tolist()
+    if buffer.dtype != np.uint8 or lengths.dtype.kind != "u" or (ends[-1] if ends else 0) != len(buffer):
+        raise ValueError("the lengths of its texts do not fit")
+    view = np.ascontiguousarray(buffer).data
+    items = (view[start:end] for start, end in zip([0, *ends], ends, strict=False))
+    if text:
+        return text_array((str(item, "utf-8") for item in items), lengths.shape)
+    return bytes_array(map(bytes, items), lengths.shape)
