@@ -84,9 +84,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the quick tiers first."""
+    """Run the quick tiers first, and keep together what several workers (`-n`) must not run at the same time.
+
+    The tests of a file share what they train and start. The tests of containers share one engine, and some of them
+    look at everything that runs there.
+    """
     tiers = ("unit", "integration", "e2e")
     items.sort(key=lambda item: next((n for n, tier in enumerate(tiers) if tier in item.path.parts), 0))
+    with_engine = {item.path for item in items if item.get_closest_marker("docker")}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("docker" if item.path in with_engine else str(item.path)))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tasks.datasets.rows import load_arrays
+from tasks.datasets.strings import is_text
 from tasks.datasets.seen import RECORD, shared_rows
 from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
@@ -254,7 +255,7 @@ def test_pyfunc_predicts_the_in_process_numbers(
     finally:
         mlflow.set_tracking_uri(before[0])
     requests, reference = load_arrays(found.made.candidate.requests), load_arrays(found.made.candidate.reference)
-    answers = loaded.predict(requests)
+    answers = loaded.predict({key: rows.astype("U") if is_text(rows) else rows for key, rows in requests.items()})
     [output] = reference
     np.testing.assert_allclose(_array(answers[output], reference[output]), reference[output], rtol=1e-6, atol=1e-7)
     example = loaded.input_example

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -76,8 +77,9 @@ def test_another_user_reads_it(store: Store, tmp_path: Path) -> None:
         store.promote(store.export())
     finally:
         os.umask(before)
-    for directory in [tmp_path, *tmp_path.parents[:2]]:  # pytest's own are closed to others
-        directory.chmod(0o755)
+    for directory in [tmp_path, *tmp_path.parents]:  # pytest's own are closed to others
+        if directory.is_relative_to(gettempdir()) and directory != Path(gettempdir()):
+            directory.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-c", READER, str(store.live / "1")], capture_output=True, text=True, check=False
     )
