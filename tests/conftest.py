@@ -83,6 +83,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(engine_problem())
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the quick tiers first, and keep together what several workers (`-n`) must not run at the same time.
 
