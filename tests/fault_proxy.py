@@ -31,13 +31,15 @@ class FaultProxy:
             and no other), html (a page in place of the answer), or a status such as `503`, with headers behind it:
             `429 Retry-After: 3600`.
         path: a Unix socket to listen on; empty is a port of loopback. address: where it listens, as a URL.
-        asked: method and path of every request so far. faults: of those that were not relayed as they are.
+        asked: method and path of every request so far. relayed: of those that the server has answered. faults: of
+            those that were not relayed as they are.
     """
 
     upstream: str
     rule: Rule = lambda _method, _path: ""
     path: str = ""
     asked: list[str] = field(default_factory=list)
+    relayed: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     seen_enough: threading.Event = field(default_factory=threading.Event)
     misbehaved: threading.Event = field(default_factory=threading.Event)
@@ -138,6 +140,7 @@ class FaultProxy:
             server.request(method, path, body or (b"" if method in ("POST", "PUT", "PATCH") else None), sent)
             answer = server.getresponse()
             content = answer.read()
+            self.relayed.append(f"{method} {path}")
             kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in (*WITHHELD, "content-length")]
             length = answer.getheader("Content-Length") if method == "HEAD" else str(len(content))
             kept += [("Connection", "close")]
