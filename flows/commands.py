@@ -43,7 +43,8 @@ ENVIRONMENT = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",  # and gets ours, for its pages
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # 7 tries take minutes; a stage is tried again anyway
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # or a server holds a run up for as long as it likes
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # a locked database is a page of its own else, besides our line
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the summary names the page
     "DO_NOT_TRACK": "true",
@@ -104,12 +105,20 @@ def session() -> Iterator[None]:
     """Set the libraries' environment, show the stages' lines, and turn SIGTERM into an end that cleans up."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _reach_this_machine_directly()
+    logging.getLogger().addHandler(logging.NullHandler())  # or what nobody handles is printed to standard error
     logging.raiseExceptions = False  # that a log line could not be sent to Prefect is no line of its own
     try:
         with _ending_on_sigterm(), _lines_on_stdout():
             yield
     finally:
         gc.freeze()  # or the end of the process looks through every object of Prefect and MLflow again, for 0.7 s
+
+
+def _reach_this_machine_directly() -> None:
+    """Have no HTTP_PROXY come between us and servers on this machine's loopback, which no proxy reaches."""
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost", "::1")))
 
 
 @contextlib.contextmanager

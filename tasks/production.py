@@ -23,7 +23,7 @@ from tasks.store.layout import next_number, versions
 from tasks.store.live_check import Expected, is_there, live_problem
 from tasks.store.lock import model_lock
 from tasks.store.rehearsals import recall_or_warn
-from tasks.store.repair import Finding, mend, repair
+from tasks.store.repair import Finding, catch_up, mend, repair
 from tasks.store.retention import prune
 from tasks.store.serving_config import CONFIG, ensure_config, labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
@@ -136,9 +136,10 @@ def examine(config: Config, *, only_look: bool) -> list[Finding]:
     """Return what the doctor finds, and mend it unless it shall only look."""
     found = production(config)
     if only_look:
-        return repair(found, candidates_dir(config), only_look=True)
+        return [*repair(found, candidates_dir(config), only_look=True), *catch_up(found, only_look=True)]
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
-        return repair(found, candidates_dir(config))
+        findings = repair(found, candidates_dir(config))
+    return [*findings, *catch_up(found)]
 
 
 def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str) -> Promotion:
@@ -150,22 +151,24 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
     with changing(config) as found:
         champion = find_champion(found.model_dir, found.layout)
         if champion and champion.digest == candidate.digest:  # a second try: only MLflow had not been told
-            return _told(found, Promotion("promoted", champion.version_dir, f"version {champion.version} is live"))
-        if (champion and champion.digest) != (against and against.digest):
+            promotion = Promotion("promoted", champion.version_dir, f"version {champion.version} is live")
+        elif (champion and champion.digest) != (against and against.digest):
             now = f"version {champion.version}" if champion else "none"
             was = f"version {against.version}" if against else "none"
             return Promotion("stale", None, f"held against {was} as champion, and {now} serves now")
-        number, directory = _number(config, candidate)
-        labels = labels_of(found.model_dir) if found.layout == "labels" else {}
-        change = Change(
-            "publish", number, directory, candidate.digest, str(candidate.version_dir.resolve()),
-            previous=champion.version if champion else None,
-            previous_digest=champion.digest if champion else "",
-            label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
-            run=run.run_id, registry_version=run.registry_version, actor=actor,
-            reason=f"approved by {actor}" if actor else "",
-        )  # fmt: skip
-        return _told(found, _done(config, found, change))
+        else:
+            number, directory = _number(config, candidate)
+            labels = labels_of(found.model_dir) if found.layout == "labels" else {}
+            change = Change(
+                "publish", number, directory, candidate.digest, str(candidate.version_dir.resolve()),
+                previous=champion.version if champion else None,
+                previous_digest=champion.digest if champion else "",
+                label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
+                run=run.run_id, registry_version=run.registry_version, actor=actor,
+                reason=f"approved by {actor}" if actor else "",
+            )  # fmt: skip
+            promotion = _done(config, found, change)
+    return _told(found, promotion)  # the lock is free by then: a rollback must not wait for MLflow
 
 
 def go_back(config: Config, to: int | None, actor: str) -> Promotion:
@@ -203,9 +206,7 @@ def inform(config: Config) -> None:
     Raises:
         TrackingError: it cannot be told; it will be, by the next promotion or the doctor.
     """
-    found = production(config)
-    with model_lock(found.model_dir, config.promote.lock_timeout_s):
-        tell(found)
+    tell(production(config))
 
 
 def move_label(config: Config, actor: str) -> Promotion:
@@ -223,7 +224,8 @@ def move_label(config: Config, actor: str) -> Promotion:
             "label", version, source.name, digest, previous=stable,
             previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE, actor=actor,
         )  # fmt: skip
-        return _told(found, _done(config, found, change))
+        promotion = _done(config, found, change)
+    return _told(found, promotion)
 
 
 def _done(config: Config, found: Production, change: Change) -> Promotion:

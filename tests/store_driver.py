@@ -29,7 +29,7 @@ from tasks.store.history import append, read, served_digest
 from tasks.store.layout import claim_version, next_number, version_number, versions
 from tasks.store.live_check import live_problem
 from tasks.store.lock import model_lock
-from tasks.store.repair import mend, repair
+from tasks.store.repair import catch_up, mend, repair
 from tasks.store.retention import prune
 from tasks.store.serving_config import labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
@@ -150,7 +150,8 @@ class Store:
     def repair(self) -> str:
         """Be the doctor."""
         with model_lock(self.live, 60):
-            return str(repair(self.production, self.candidates))
+            found = repair(self.production, self.candidates)
+        return str([*found, *catch_up(self.production)])
 
     def _previous(self) -> dict[str, Any]:
         champion = champion_version(self.live, self.layout)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,12 @@ from filelock import FileLock
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import TrackingError, TrackingRefused
-from tasks.words import one_line
+from tasks.registry.reasons import reason
+from tasks.waiting import waiting_for
 
-log = logging.getLogger(__name__)
 SQLITE = "sqlite:///"
-SILENCE_S = 5.0  # until a wait is worth a line
+HEALTH_S = 10.0  # for a server's first word
+FIRST_USE_S = 600.0  # until another process must have made a database's tables
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its pages then show training, not prompts
 
 
@@ -39,11 +38,14 @@ def check_tracking(uri: str) -> None:
         import requests
 
         try:
-            requests.get(f"{uri.rstrip('/')}/health", timeout=10)  # any answer will do: it may want a login here
+            with waiting_for(f"MLflow at {redact(uri)}"):
+                # any answer will do: it may want a login here
+                requests.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_S)
         except requests.RequestException as exc:
+            words, remedy = reason(exc)
             raise TrackingError(
                 f"tracking.uri must be a running MLflow server, and {uri} does not answer "
-                f"({type(exc).__name__}); start it (mlflow server) or set tracking.uri"
+                f"({type(exc).__name__}: {redact(words)}); {remedy}"
             ) from exc
     elif uri.startswith(SQLITE):
         database = _file(uri)
@@ -69,41 +71,24 @@ def tracking_errors(uri: str) -> Iterator[None]:
         with waiting_for(f"MLflow at {redact(uri)}"):
             yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as exc:
-        words = f"{type(exc).__name__}: {one_line(redact(str(exc)))}"
+        words, remedy = reason(exc)
         kind = TrackingError if _can_pass(exc) else TrackingRefused
-        raise kind(f"MLflow at {redact(uri)} must answer, got {words}") from exc
+        raise kind(f"MLflow at {redact(uri)} must answer, got {redact(words)}; {remedy}") from exc
 
 
 def _can_pass(error: Exception) -> bool:
     """Return whether the same request may be answered later: only what says nothing about the request itself."""
+    import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+    if isinstance(error, requests.HTTPError) and error.response is not None:  # of an artifact
+        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     if isinstance(error, MlflowException):  # also raised for a server that cannot be reached
         return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED")
     if isinstance(error, SQLAlchemyError):
         return isinstance(error, OperationalError)  # a database that is locked, or away
     return not isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError)
-
-
-@contextlib.contextmanager
-def waiting_for(whom: str) -> Iterator[None]:
-    """Say every few seconds whom a block has to do with, until it ends."""
-    ended = threading.Event()
-
-    def tell() -> None:
-        waited = 0.0
-        while not ended.wait(SILENCE_S):
-            waited += SILENCE_S
-            log.info("not done yet with %s, %g s so far", whom, waited)
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        teller.join()
 
 
 def check_experiment(config: Config) -> None:
@@ -146,7 +131,7 @@ def _first_use(uri: str) -> Iterator[None]:
     if not uri.startswith(SQLITE):
         yield
         return
-    with FileLock(f"{_file(uri)}.lock"):
+    with FileLock(f"{_file(uri)}.lock", timeout=FIRST_USE_S):
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -27,6 +28,8 @@ from tasks.report.document import report_document
 from tasks.report.page import render_page
 from tasks.report.pictures import draw_pictures
 from tasks.report.tables import gate_table_markdown
+
+MARK_S = 5.0  # for the mark of a run that was broken off
 
 
 def log_rehearsal(
@@ -95,10 +98,21 @@ def _closing(client: Any, run_id: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(Exception):  # the error that broke it off is the one to report
-            client.set_terminated(run_id, "FAILED")
+        _mark_failed(client, run_id)
         raise
     client.set_terminated(run_id)
+
+
+def _mark_failed(client: Any, run_id: str) -> None:
+    """Mark a run as failed, where MLflow answers at once: a server that hangs must not hold up an error or a Ctrl-C."""
+
+    def mark() -> None:
+        with contextlib.suppress(Exception):  # the error that broke it off is the one to report
+            client.set_terminated(run_id, "FAILED")
+
+    marking = threading.Thread(target=mark, daemon=True)  # ends with the process, whatever it waits for
+    marking.start()
+    marking.join(MARK_S)
 
 
 def run_url(uri: str, experiment: str, run_id: str) -> str:

@@ -17,32 +17,36 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.models.images import Image
 from docker.types import LogConfig
 from docker.utils import parse_repository_tag
-from requests import RequestException
 
 from configs.schema import Serving
 from tasks.errors import ServingError, ServingUnavailable
 from tasks.serving.archive import tar_file, tar_stream
 from tasks.serving.engine import (
+    ENGINE_ERRORS,
     LOOPBACK,
+    PULL_SILENCE_S,
     engine,
     engine_address,
     engine_errors,
     own_network,
     rest_host,
     root_cause,
+    with_limit,
 )
 from tasks.serving.exits import explain_exit
 from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
 from tasks.serving.reaper import owner_labels, remove_orphans
+from tasks.waiting import waiting_for
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,7 +77,7 @@ def _ensure_image(client: docker.DockerClient, name: str, platform: str) -> Imag
         try:
             _pull(client, name, platform)
             return client.images.get(name)
-        except (APIError, RequestException) as exc:
+        except ENGINE_ERRORS as exc:
             raise ServingUnavailable(
                 f"The image {name} is neither at hand nor to be pulled: {root_cause(exc)}. Look at "
                 "serving.image and the network, build one (docker build --target serving), or use "
@@ -86,7 +90,8 @@ def _pull(client: docker.DockerClient, name: str, platform: str) -> None:
     repository, tag = parse_repository_tag(name)
     layers: dict[str, bool] = {}  # id: complete
     log.info("Pulling %s", name)
-    for event in client.api.pull(repository, tag or "latest", stream=True, decode=True, platform=platform or None):
+    pull = partial(client.api.pull, repository, tag or "latest", stream=True, decode=True, platform=platform or None)
+    for event in with_limit(pull, PULL_SILENCE_S):
         if "error" in event:  # the status is 200 by then
             raise APIError(event["error"])
         if event.get("status") == "Pulling fs layer":
@@ -203,10 +208,11 @@ def _remove(client: docker.DockerClient, name: str, server: ContainerServer | No
     except ServingError as exc:
         log.warning("The log of container %s is lost: %s", name, exc)
     try:
-        client.api.remove_container(name, v=True, force=True)
+        with waiting_for(f"the Docker engine to remove container {name}"):
+            client.api.remove_container(name, v=True, force=True)
     except NotFound:
         pass  # it was never created
-    except (DockerException, RequestException) as exc:
+    except ENGINE_ERRORS as exc:
         log.warning("Container %s is left behind (%s); a later run removes it.", name, root_cause(exc))
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 import docker
@@ -13,12 +16,19 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException
 from docker.utils import kwargs_from_env
 from paramiko import SSHException
-from requests import RequestException
+from requests import ReadTimeout, RequestException
+from urllib3.exceptions import HTTPError
 
 from tasks.errors import ServingError, ServingUnavailable
+from tasks.waiting import waiting_for
+
+T = TypeVar("T")
 
 CONNECT_S = 5
 CALL_S = 60  # for one answer of the engine
+PULL_SILENCE_S = 300  # from one event of a pull to the next; the unpacking of a large layer is one of few
+# docker-py lets urllib3's through where it reads a stream, such as the progress of a pull
+ENGINE_ERRORS = (APIError, RequestException, DockerException, SSHException, HTTPError)
 LOOPBACK = "127.0.0.1"
 
 
@@ -38,8 +48,9 @@ def engine() -> Iterator[docker.DockerClient]:
     address = "the configured address"
     try:
         address = engine_address()
-        _knock(address)
-        client = docker.from_env(timeout=CONNECT_S)
+        with waiting_for(f"the Docker engine at {address}"):
+            _knock(address)
+            client = docker.from_env(timeout=CONNECT_S)
     except (DockerException, SSHException, OSError) as exc:
         raise ServingUnavailable(
             f"A container needs a Docker engine, and none answers at {address}: {root_cause(exc)}. "
@@ -57,6 +68,7 @@ def _knock(address: str) -> None:
     """
     if address.startswith("unix://"):
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as knock:
+            knock.settimeout(CONNECT_S)  # an engine that accepts no more leaves a knock waiting
             knock.connect(address.removeprefix("unix://"))
 
 
@@ -87,15 +99,49 @@ def own_network(client: docker.DockerClient) -> str:
 
 @contextlib.contextmanager
 def engine_errors(task: str) -> Iterator[None]:
-    """Translate docker-py's errors: what the engine refuses (4xx) is final, anything else may pass."""
+    """Translate docker-py's errors, and say so where the engine takes long.
+
+    What it refuses (4xx) is final; anything else may pass.
+    """
     try:
-        yield
-    except (APIError, RequestException, DockerException, SSHException) as exc:
+        with waiting_for(f"the Docker engine to {task}"):
+            yield
+    except ENGINE_ERRORS as exc:
         refused = isinstance(exc, APIError) and exc.is_client_error()
         kind, place = (ServingError, "the serving section") if refused else (ServingUnavailable, "the engine")
         raise kind(
             f"The Docker engine could not {task}: {root_cause(exc)}. Look at {place}, or use serving.backend: embedded."
         ) from exc
+
+
+def with_limit(stream: Callable[[], Iterable[T]], limit_s: float) -> Iterator[T]:
+    """Yield what a stream gives, and break off where it gives nothing for long; docker-py sets no limit for a pull.
+
+    Raises:
+        ReadTimeout: nothing came for `limit_s`.
+    """
+    arrived: SimpleQueue[tuple[T | None, Exception | None]] = SimpleQueue()
+
+    def read() -> None:
+        error: Exception | None = StopIteration()
+        try:
+            for item in stream():
+                arrived.put((item, None))
+        except Exception as exc:  # noqa: BLE001  raised by who reads
+            error = exc
+        arrived.put((None, error))
+
+    threading.Thread(target=read, daemon=True).start()  # of a stream that is broken off nobody hears any more
+    while True:
+        try:
+            item, error = arrived.get(timeout=limit_s)
+        except Empty:
+            raise ReadTimeout(f"not a word for {limit_s:g} s") from None
+        if isinstance(error, StopIteration):
+            return
+        if error is not None:
+            raise error
+        yield cast(T, item)
 
 
 def root_cause(exc: BaseException) -> str:

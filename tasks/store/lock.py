@@ -1,4 +1,4 @@
-"""The one lock of a live model directory, with the name of its holder beside it."""
+"""The one lock of a live model directory, with the name of its holder beside it, and the one for telling MLflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from tasks.errors import LockTimeout, StoreError
 from tasks.savedmodel.files import fsync_path, make_directories
 
-LOCK, HOLDER = ".lock", ".lock-holder.json"
+LOCK, HOLDER, TELLING = ".lock", ".lock-holder.json", ".telling.lock"
+TELLING_S = 60.0  # for another process to tell MLflow what waits before ours
 
 
 @contextlib.contextmanager
@@ -43,6 +44,25 @@ def model_lock(model_dir: Path, timeout_s: float) -> Iterator[None]:
         raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
     with held:
         _say_who(model_dir)
+        yield
+
+
+@contextlib.contextmanager
+def telling_lock(model_dir: Path) -> Iterator[None]:
+    """Hold the lock under which MLflow is told, in order; production is changed under another one.
+
+    Raises:
+        LockTimeout: somebody else has been telling it for long. StoreError: the directory cannot be written.
+    """
+    try:
+        held = FileLock(model_dir / TELLING).acquire(timeout=TELLING_S)
+    except Timeout as exc:
+        raise LockTimeout(
+            f"MLflow is told by one process at a time, and '{exc.lock_file}' was held for {TELLING_S:g} s; wait for it"
+        ) from exc
+    except OSError as exc:
+        raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
+    with held:
         yield
 
 

@@ -41,7 +41,7 @@ def repair(production: Production, candidates_dir: Path, *, only_look: bool = Fa
         only_look: change nothing; say what would be done.
     """
     found = mend(production, candidates_dir, only_look=only_look)
-    return [*found, *_modes(production, only_look), *_tell(production, only_look), *_reports(production)]
+    return [*found, *_modes(production, only_look), *_reports(production)]
 
 
 def mend(production: Production, candidates_dir: Path, *, only_look: bool = False) -> list[Finding]:
@@ -94,7 +94,8 @@ def _modes(production: Production, only_look: bool) -> Iterator[Finding]:
                 yield Finding("reported", f"{words}{more}; set it, for it cannot be set from here: {exc.strerror}")
 
 
-def _tell(production: Production, only_look: bool) -> Iterator[Finding]:
+def catch_up(production: Production, *, only_look: bool = False) -> Iterator[Finding]:
+    """Tell MLflow what it does not know yet, without the lock: a change of production must not wait for MLflow."""
     waiting = untold(production.model_dir)
     if not waiting:
         return

@@ -26,6 +26,7 @@ from tasks.store.champion import predecessor
 from tasks.store.history import State, append, process_user, read, served_digest, state_of
 from tasks.store.journal import JOURNAL, begin, commit, make_directory, write_atomically
 from tasks.store.layout import versions
+from tasks.store.lock import telling_lock
 from tasks.store.publish import bring_in, take_away
 from tasks.store.serving_config import labels_of, write_config
 
@@ -215,15 +216,20 @@ def _read_change(path: Path) -> Change | None:
 def tell(production: Production) -> list[Change]:
     """Tell the registry what it does not know yet, in order; return what it was told.
 
+    The lock of production is not needed, and must not be held: a registry that hangs would hold up a rollback.
+
     Raises:
         TrackingError: it cannot be told; what is left waits. StoreError: it was told, and that cannot be noted.
     """
-    told = []
-    for path, change in untold(production.model_dir).items():
-        production.record(change)
-        try:
-            path.unlink()
-        except OSError as exc:
-            raise StoreError(f"'{path}' must be removable, got {exc.strerror}") from exc
-        told.append(change)
+    told: list[Change] = []
+    if not untold(production.model_dir):
+        return told
+    with telling_lock(production.model_dir):
+        for path, change in untold(production.model_dir).items():
+            production.record(change)
+            try:
+                path.unlink()
+            except OSError as exc:
+                raise StoreError(f"'{path}' must be removable, got {exc.strerror}") from exc
+            told.append(change)
     return told

@@ -1,13 +1,10 @@
 """Real throwaway containers on a real engine."""
 
-import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +23,7 @@ from tasks.serving.container import ContainerServer, ensure_image, run_container
 from tasks.serving.engine import engine
 from tasks.serving.launch import wait_available
 from tasks.serving.reaper import LABEL, reap
+from tests.fault_proxy import FaultProxy
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).parents[2]
@@ -37,8 +35,23 @@ from configs.schema import Serving
 from tasks.serving.container import run_container
 with run_container(Serving(image=sys.argv[1]), "half", Path(sys.argv[2]), run_id=sys.argv[3]):
     print("started", flush=True)
-    time.sleep(300)
+    time.sleep(3000)
 """
+
+SAYING = """
+import signal
+
+def interrupt(number, frame):
+    print("interrupted", flush=True)
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, interrupt)
+"""
+
+
+def over_tcp(proxy: FaultProxy) -> str:
+    """Return a proxy's address as DOCKER_HOST takes it."""
+    return proxy.address.replace("http://", "tcp://")
 
 
 @pytest.fixture
@@ -254,79 +267,45 @@ def test_an_absent_image_is_one_clear_line(serving: Serving) -> None:
     assert "\n" not in message
 
 
-class Relay:
-    """Offers the engine's socket on a TCP port of loopback, and tells when a container is about to be created."""
-
-    def __init__(self) -> None:
-        self.before_create: Callable[[], None] = lambda: None
-        self._path = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self._opened = [self._listening]
-        self.address = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):  # until the listening socket is closed
-            while True:
-                outer, _ = self._listening.accept()
-                inner = socket.socket(socket.AF_UNIX)
-                self._opened += (outer, inner)
-                inner.connect(self._path)
-                for pair in ((outer, inner), (inner, outer)):
-                    threading.Thread(target=self._forward, args=pair, daemon=True).start()
-
-    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if b"/containers/create" in data:
-                    self.before_create()
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        for connection in self._opened:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
-
-
 @pytest.fixture
-def relay() -> Iterator[Relay]:
-    """Return a relay to the engine."""
-    relay = Relay()
-    yield relay
-    relay.close()
+def relay() -> Iterator[FaultProxy]:
+    """Return a proxy that offers the engine's socket on a TCP port of loopback."""
+    proxy = FaultProxy(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
+    yield proxy
+    proxy.close()
 
 
 def test_an_interrupt_while_the_engine_creates_the_container(
-    relay: Relay, serving: Serving, client: docker.DockerClient, version_dir: Path, run_id: str
+    relay: FaultProxy,
+    serving: Serving,
+    client: docker.DockerClient,
+    version_dir: Path,
+    run_id: str,
+    wait_for: Callable[[Callable[[], bool], float], bool],
 ) -> None:
     """A Ctrl-C that comes while the engine is still at it does not leave the container that is about to be there."""
+    relay.rule = lambda _method, path: "late" if "/containers/create" in path else ""
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, serving.image, str(version_dir), run_id],
+        [sys.executable, "-c", SAYING + OWNER, serving.image, str(version_dir), run_id],
         cwd=ROOT,
-        env={**os.environ, "DOCKER_HOST": relay.address},
+        env={**os.environ, "DOCKER_HOST": over_tcp(relay)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    interrupted = threading.Event()
-
-    def interrupt() -> None:
-        owner.send_signal(signal.SIGINT)
-        time.sleep(0.5)  # long enough to give up waiting for the engine's answer, and to look for what to remove
-        interrupted.set()
-
-    relay.before_create = interrupt
+    assert relay.misbehaved.wait(600)
+    owner.send_signal(signal.SIGINT)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "interrupted\n"
+    relay.seen_enough.set()  # only now does the engine hear of the creation
     _, errors = owner.communicate(timeout=600)
-    assert interrupted.is_set()
     assert "KeyboardInterrupt" in errors
-    time.sleep(0.5)  # the engine would be done by now
+    assert wait_for(lambda: any("/containers/create" in request for request in relay.relayed), 600)
     assert containers_of(client, run_id) == []
 
 
 def test_an_engine_over_tcp(
-    relay: Relay,
+    relay: FaultProxy,
     serving: Serving,
     version_dir: Path,
     run_id: str,
@@ -334,12 +313,10 @@ def test_an_engine_over_tcp(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With DOCKER_HOST=tcp://... a model is copied in, served and removed as over the socket."""
-    created = threading.Event()
-    relay.before_create = created.set
-    monkeypatch.setenv("DOCKER_HOST", relay.address)
+    monkeypatch.setenv("DOCKER_HOST", over_tcp(relay))
     with run_container(serving, "half", version_dir, run_id=run_id) as server:
         await_available(server, serving, version_dir)
         url = f"{server.rest_url}/v1/models/half:predict"
         assert requests.post(url, json={"instances": [[1.0]]}, timeout=600).json() == {"predictions": [[2.5]]}
-    assert created.is_set()
+    assert any("/containers/create" in request for request in relay.relayed)
     assert containers_of(client, run_id) == []

@@ -17,6 +17,8 @@ import pytest
 
 from configs.loading import load_config
 from configs.schema import Config
+from flows.commands import ENVIRONMENT
+from flows.rollback import main as rollback
 from tasks.errors import ManifestMismatch, StoreError, TrackingError
 from tasks.production import candidates_dir, examine, go_back, inform, live_dir, put_live
 from tasks.records import Candidate, Change, Signature, TrackedRun
@@ -199,6 +201,45 @@ def test_a_disk_that_becomes_read_only_behind_the_rename(disk: Path, store: Stor
     check_nothing_half_live(store)
     assert "publish of version 2: live" in store.repair()
     assert store.aliases["champion"] == store.digest(version)
+
+
+def test_a_rollback_on_a_disk_that_is_nearly_full(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 4 KB left a rollback serves, so it is exit 0, with a warning that names what could not be written.
+
+    With whatever else is left, the exit code says what serves, and the doctor then finishes what is open.
+    """
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)  # which the command sets itself, and which must not stay
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    path = tmp_path / "cfg.yaml"
+    path.write_text("name: m\ndata: {load: 'configs.digits:load'}\nmodel: {build: 'configs.digits:build'}\n")
+    places = [f"work_dir={disk}/work", f"models_root={disk}/models", f"tracking.uri=sqlite:///{path}/none.db"]
+    config = load_config(path, places)
+    store = Store(live_dir(config), candidates_dir(config), tmp_path / "aliases.json")
+    for _ in range(2):
+        store.promote(store.export())
+    command = ["--config", str(path), *(word for place in places for word in ("--set", place))]
+    codes = {}
+    for left_kb in (4, 0, 8, 12, 16):
+        before = max(versions(store.live))
+        with full(disk, left_kb):
+            codes[left_kb] = rollback([*command, "--to", str(before - 1)])
+            serving = max(versions(store.live))
+            shown = capsys.readouterr()
+        assert (codes[left_kb] == 0) is (serving == before + 1), shown
+        check_nothing_half_live(store)
+        if left_kb == 4:
+            warned = f"version {serving} is live, and that could not be written down: '{store.live}/"
+            assert warned in shown.out, shown
+            assert "No space left on device; the next change or the doctor does it" in shown.out
+        assert all(line.startswith(("warning: ", "error: ")) for line in shown.err.splitlines()), shown
+        examine(config, only_look=False)
+        assert pending(store.live) is None
+        assert state_of(read(store.live), max(versions(store.live))) == "live"
+    assert codes[4] == codes[16] == 0
 
 
 @pytest.fixture

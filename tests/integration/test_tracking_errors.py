@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from tasks import waiting
 from tasks.errors import TrackingError, TrackingRefused
-from tasks.registry import connection
 from tasks.registry.connection import tracking_errors
 
 
@@ -44,9 +44,9 @@ def test_only_what_can_pass_is_tried_again(error: Exception, kind: type[Tracking
 
 def test_a_long_wait_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block that takes long has lines with whom and how long; its end is the end of them."""
-    monkeypatch.setattr(connection, "SILENCE_S", 0.001)
+    monkeypatch.setattr(waiting, "SILENCE_S", 0.001)
     said = threading.Event()
-    monkeypatch.setattr(connection.log, "info", lambda *_words: said.set())
+    monkeypatch.setattr(waiting.log, "info", lambda *_words: said.set())
     before = threading.active_count()
     with tracking_errors("sqlite:///x"):
         assert said.wait(600)

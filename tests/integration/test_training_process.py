@@ -38,7 +38,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def wait_until_gone(pid: int, timeout_s: float = 10) -> bool:
+def wait_until_gone(pid: int, timeout_s: float = 300) -> bool:
     deadline = time.monotonic() + timeout_s
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -261,7 +261,7 @@ from pathlib import Path
 from tasks.store.lock import model_lock
 with model_lock(Path(sys.argv[1]), 1):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3000)
 """
 
 

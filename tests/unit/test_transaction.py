@@ -19,7 +19,7 @@ from tasks.store.history import append, read, state_of
 from tasks.store.journal import JOURNAL, begin, pending
 from tasks.store.layout import versions
 from tasks.store.publish import bring_in, put_aside, take_away
-from tasks.store.repair import mend, repair
+from tasks.store.repair import catch_up, mend, repair
 from tasks.store.serving_config import CONFIG, labels_of, listed_versions, write_config
 from tasks.store.transaction import OUTBOX, Production, carry_out, finish, tell, untold
 from tests.store_driver import Store
@@ -52,7 +52,8 @@ def change_to(store: Store, version: int, previous: int | None = None) -> Change
 
 
 def found(store: Store) -> list[tuple[str, str]]:
-    return [(finding.done, finding.text) for finding in repair(store.production, store.candidates)]
+    findings = [*repair(store.production, store.candidates), *catch_up(store.production)]
+    return [(finding.done, finding.text) for finding in findings]
 
 
 class Unreachable:
@@ -306,7 +307,8 @@ def test_what_a_change_needs_does_not_wait_for_the_registry(store: Store) -> Non
     carry_out(down, change_to(store, 1))
     assert mend(down, store.candidates) == []
     assert registry.asked == 0
-    [finding] = repair(down, store.candidates)
+    assert repair(down, store.candidates) == []
+    [finding] = catch_up(down)
     assert finding.done == "reported"
     assert "MLflow does not know of 1 changes yet" in finding.text
     assert registry.asked == 1
@@ -450,8 +452,9 @@ def test_the_doctor_who_only_looks_changes_nothing(labelled: Store) -> None:
 
     before = everything()
     findings = repair(labelled.production, labelled.candidates, only_look=True)
+    findings += catch_up(labelled.production, only_look=True)
     assert everything() == before
-    assert [finding.done for finding in findings] == ["removed", "removed", "finished", "finished", "reported"]
+    assert [finding.done for finding in findings] == ["removed", "removed", "finished", "reported", "finished"]
 
 
 def test_the_doctor_names_what_a_person_must_decide(labelled: Store) -> None:

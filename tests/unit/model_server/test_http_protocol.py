@@ -41,7 +41,7 @@ class Client:
     """One connection, on which bytes are sent as they are."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=300)
         self.file = self.socket.makefile("rb")
 
     def send(self, *parts: bytes) -> None:
@@ -87,7 +87,7 @@ def running() -> Iterator[tuple[uvicorn.Server, Echo, Any]]:
         client.file.close()
         client.socket.close()
     server.should_exit = True
-    thread.join(10)
+    thread.join(300)
     assert not thread.is_alive()
 
 
@@ -218,6 +218,7 @@ def test_end_of_the_server_waits_for_a_request_on_its_way(running: Any, cut: int
     if cut == 5:  # nothing to answer yet
         assert client.file.read() == b""
         return
-    time.sleep(0.3)
+    while any(listening.is_serving() for listening in server.servers):  # until it has begun to end
+        time.sleep(0.01)
     assert client.ask(whole[cut:]) == b"usual /v1/models/m:predict body"
     assert client.file.read() == b""

@@ -1,0 +1,31 @@
+"""Say whom a call waits for, once that takes long."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+SILENCE_S = 5.0  # until a wait is worth a line
+
+
+@contextlib.contextmanager
+def waiting_for(whom: str) -> Iterator[None]:
+    """Say every few seconds whom a block waits for, until it ends."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        waited = 0.0
+        while not ended.wait(SILENCE_S):
+            waited += SILENCE_S
+            log.info("waiting for %s, %g s so far", whom, waited)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
