@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Protocol
 
 from configs.schema import Serving
-from tasks.errors import ModelLoadError, PipelineError, ServingTimeout, ServingUnavailable
+from tasks.errors import ModelLoadError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import Backend, Candidate, Champion
 from tasks.serving.client import RestClient
 from tasks.serving.embedded import run_embedded
+from tasks.serving.exits import ended_by_requests
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
@@ -55,7 +56,7 @@ class ThrowawayServer(Protocol):
     def memory_mb(self) -> float:
         """Return the memory that it uses now, in MB; 0 where that is not known."""
 
-    def explain_exit(self) -> PipelineError:
+    def explain_exit(self) -> ServingError:
         """Return the error that says why it ended: its class, its own words, the remedy."""
 
 
@@ -125,7 +126,7 @@ def throwaway_server(
         except ServingUnavailable as exc:
             if server.exit_code() is None:
                 raise
-            raise server.explain_exit() from exc  # it went away: why says more than that
+            raise ended_by_requests(server.explain_exit()) from exc  # it went away: why says more than that
 
 
 def wait_available(
