@@ -107,6 +107,7 @@ def throwaway_server(
 
     Raises:
         ModelLoadError: it refused the model. ServingTimeout: it was not ready in time.
+        PredictionError: it ended itself over a request. ServingError: it ended otherwise, or did not answer in time.
     """
     version_dirs = [candidate.version_dir, *([champion.version_dir] if champion else [])]
     if backend.kind == "docker":
@@ -123,6 +124,8 @@ def throwaway_server(
         stack.callback(client.close)
         try:
             yield server, client
+        except ServingTimeout as exc:  # a model that hangs would hang again
+            raise ServingError(str(exc), server.log()) from exc
         except ServingUnavailable as exc:
             if server.exit_code() is None:
                 raise

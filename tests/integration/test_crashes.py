@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,22 @@ def test_test_rows_that_end_the_server_are_a_refusal(rehearsal: Callable[[float]
     """A server that loads a model and ends itself over its own test rows has refused it."""
     with pytest.raises(PredictionError, match=r"exit status 134.*no row is so large.*tf\.ensure_shape"):
         rehearse(rehearsal(30))
+
+
+def test_a_model_that_hangs_is_asked_once(rehearsal: Callable[[float], Rehearsal]) -> None:
+    """A request that does not end ends the rehearsal at its time limit: an error that another try would not mend."""
+    import tensorflow as tf
+
+    prepared = rehearsal(1e30)
+    module = tf.Module()
+    module.serve = tf.function(
+        lambda x: {"y": tf.while_loop(lambda _: True, lambda i: i + 1, [x])[0]},
+        input_signature=[tf.TensorSpec([None], tf.float32, name="x")],
+    )
+    tf.saved_model.save(module, str(prepared.candidate.version_dir), signatures=module.serve)
+    with pytest.raises(ServingError, match=r"answer within 1 s.*raise serving\.request_timeout_s") as caught:
+        rehearse(replace(prepared, serving=Serving(request_timeout_s=1)))
+    assert not caught.value.retryable
 
 
 def test_a_server_that_is_killed_while_it_is_probed_is_no_verdict(
