@@ -182,6 +182,8 @@ def _explain(error: ErrorDetails) -> str:
     if error["type"] == "string_pattern_mismatch":
         return f"'{where}' must be module:function, got {received}"
     rule = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_type" and not isinstance(error["input"], dict | list):
+        rule = "Must be text, in quotes where YAML reads it as something else (yes, no, null, a number, a date)"
     return f"'{where}': {rule[0].lower()}{rule[1:]}; got {received}"
 
 
@@ -208,14 +210,26 @@ def _resolve(config: Config, base: Path) -> Config:
         golden = golden.model_copy(update={"file": file_path})
         if not file_path.is_file():
             raise ConfigError(f"gates.golden.file must name a file, got '{_cut(str(file_path))}'")
+    work_dir, models_root = _place(base, config.work_dir, "work_dir"), _place(base, config.models_root, "models_root")
+    _check_apart(work_dir, models_root, config.name)
     return config.model_copy(
         update={
             "gates": config.gates.model_copy(update={"golden": golden}),
-            "work_dir": _place(base, config.work_dir, "work_dir"),
-            "models_root": _place(base, config.models_root, "models_root"),
+            "work_dir": work_dir,
+            "models_root": models_root,
             "tracking": config.tracking.model_copy(update={"uri": uri}),
         }
     )
+
+
+def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
+    """Refuse a production server that would watch what nobody has judged yet."""
+    live, candidates = models_root / name, work_dir / "candidates"
+    if live == work_dir or live in work_dir.parents or live.is_relative_to(candidates):
+        raise ConfigError(
+            f"models_root must not hold candidates: production would watch '{_cut(str(live))}', and candidates lie in "
+            f"'{_cut(str(candidates))}'; set models_root or work_dir to another directory"
+        )
 
 
 def _place(base: Path, path: Path, field: str) -> Path:
@@ -224,6 +238,8 @@ def _place(base: Path, path: Path, field: str) -> Path:
     Raises:
         ConfigError: it leads nowhere: links in a loop, a name that no file system takes.
     """
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        raise ConfigError(f"'{field}' must be a path without '~', which is no home here, got '{_cut(str(path))}'")
     try:
         place = (base.resolve() / path).resolve()
         place.exists()  # False where there is nothing; an error where there never can be

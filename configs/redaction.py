@@ -31,8 +31,13 @@ URL = re.compile(  # the second form has a password with a slash; digits there a
 )
 LOOSE_URL = re.compile(rf"{SCHEME}[^:/@\s]{{0,99}}:(?P<password>[^@]{{1,999}})@")  # SQLAlchemy reads a password a/b
 PAIR = re.compile(
-    r"(?P<before>[?&]?)(?<![\w-])(?P<key>[A-Za-z_][\w-]*)=(?P<value>'[^']*'|\"[^\"]*\"|[^\s;&,'\"<>)\]]+)"
+    r"(?P<before>[?&]?)(?<![\w-])(?P<key>[A-Za-z_][\w-]*)=(?P<value>'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s;&,'\"<>)\]]+)"
 )
+QUOTED = re.compile(  # in JSON, or a mapping of Python's
+    r"(?P<key>(?P<mark>['\"])[\w.-]{1,99}(?P=mark)\s{0,9}:\s{0,9})"
+    r"(?P<quote>['\"])(?P<value>(?:(?!(?P=quote))[^\\]|\\.){1,9999})(?P=quote)"
+)
+HEADER = re.compile(r"(?:Basic|Bearer|Token|ApiKey|Negotiate) +(\S+)", re.IGNORECASE)  # of Authorization
 REFERENCES = re.compile(r"(\$\{\w+\}|\*\*\*|:)+")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 KEYS = ("api", "private", "access", "account", "shared", "signing", "encryption", "ssh", "master")
@@ -53,6 +58,8 @@ def redact(text: str) -> str:
         text = _pattern.sub(lambda found: _known[found.group()], text)
     if "://" in text:
         text = URL.sub(_without_user, text)
+    if ":" in text:
+        text = QUOTED.sub(_without_quoted, text)
     return PAIR.sub(_without_value, text) if "=" in text else text
 
 
@@ -86,7 +93,9 @@ def secrets_in(value: Any, *, named: bool = False, inside: bool = False) -> Iter
         for item in value:
             yield from secrets_in(item, named=named, inside=inside)
     elif inside and value is not None and not isinstance(value, bool):
-        yield value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        secret = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        yield secret
+        yield from _of_header(secret)
     if isinstance(value, str):
         yield from _credentials(value)
 
@@ -204,6 +213,23 @@ def _without_value(found: re.Match[str]) -> str:
     return f"{found['before']}{name}={MASK}"
 
 
+def _without_quoted(found: re.Match[str]) -> str:
+    """Hide a value under a name that is nothing but a secret's: `token` may be the name of an input."""
+    words = "".join(WORD.findall(found["key"])).lower()
+    if not any(part in words for part in WITHIN) or REFERENCES.fullmatch(found["value"]):
+        return found.group()
+    return f"{found['key']}{found['quote']}{MASK}{found['quote']}"
+
+
+def _of_header(text: str) -> Iterator[str]:
+    """Give what a header's value holds: a token, or the password of `Basic`."""
+    header = HEADER.fullmatch(text.strip())
+    if header:
+        yield header[1]
+        with contextlib.suppress(ValueError):
+            yield base64.b64decode(header[1], validate=True).decode().partition(":")[2]
+
+
 def _is_small_number(text: str) -> bool:
     return text.isdecimal() and len(text) < SHORTEST
 
@@ -221,7 +247,10 @@ def _credentials(text: str) -> Iterator[str]:
             pair = f"{unquote(name)}:{unquote(password)}"
             yield base64.b64encode(pair.encode("utf-8", "replace")).decode().rstrip("=")  # as HTTP sends it
     pairs = [found for found in PAIR.finditer(unquote(text)) if _without_value(found) != found.group()]
-    passwords += [found["value"].strip("'\"") for found in pairs]
+    for found in pairs:
+        value = found["value"].strip("'\"")
+        passwords += [value, value[1:-1]] if value.startswith("{") else [value]  # ODBC's braces
+    passwords += [found["value"] for found in QUOTED.finditer(text) if _without_quoted(found) != found.group()]
     for password in passwords:
         yield password
         yield unquote(password)

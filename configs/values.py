@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
 from configs.errors import ConfigError
 from configs.redaction import HOW_TO_FILL_IN, MASK, remember, secrets_in
 from configs.schema import Config
+from configs.yaml_text import Octal
 
 REFERENCE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}")
+NUMBER = re.compile(r"[-+]?[0-9][0-9._]*(e[-+]?[0-9]+)?", re.IGNORECASE)
 PARAMS = ("data.params", "model.params")  # the user's own names and values
+MODES = ("promote.directory_mode", "promote.file_mode")  # octal by custom
 SHOWN = (  # what files, runs and processes are called by, and cannot be hidden
     "name", "work_dir", "models_root", "data.load", "model.build", "gates.golden.file", "tracking.experiment",
     "serving.image", "serving.images", "serving.platform",
@@ -52,6 +55,12 @@ def _filled(value: Any, where: str) -> Any:
         return {_checked(key, where): _filled(item, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
     if isinstance(value, list):
         return [_filled(item, where) for item in value]
+    if isinstance(value, Octal) and where not in MODES:
+        raise ConfigError(
+            f"'{where[:80]}' begins with 0, and YAML reads it as octal: {value:d}; write that, or quotes around a text"
+        )
+    if isinstance(value, bool) and _is_number(where):
+        raise ConfigError(f"'{where[:80]}' must be a number, got {value}; YAML reads yes and on so, too")
     if isinstance(value, str):
         return REFERENCE.sub(lambda found: _of_environment(found, where), _checked(value, where))
     return value
@@ -77,19 +86,30 @@ def _of_environment(found: re.Match[str], where: str) -> str:
             f"'{where[:80]}' takes the environment variable {name[:80]}, which is not set; "
             f"set it, or write $${{{name[:80]}}} for the text itself"
         )
-    if _may_be_secret(where):
+    if _may_be_secret(where, value):
         remember(value, f"${{{name}}}")
     return str(_checked(value, where))
 
 
-def _may_be_secret(where: str) -> bool:
-    """Return whether a field takes any text: a number, a choice or a name is no secret."""
-    if where in SHOWN:
+def _may_be_secret(where: str, value: str) -> bool:
+    """Return whether a value may be a secret: a number, a choice or a name that its field takes is none."""
+    kinds = _kinds(where)
+    if where in SHOWN or value.lower() in ("true", "false", *map(str, kinds)):
         return False
+    return not (kinds & {int, float} and NUMBER.fullmatch(value))
+
+
+def _is_number(where: str) -> bool:
+    """Return whether a field takes a number and no truth value; a metric's bounds are the user's own names."""
+    kinds = _kinds(where)
+    return where.startswith("gates.metrics.") or (bool(kinds & {int, float}) and not kinds & {bool, str})
+
+
+def _kinds(where: str) -> set[Any]:
+    """Return the types that a field takes, or those of the section or mapping that it stands in."""
     annotation: Any = Config
     for key in where.split("."):
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel) and key in annotation.model_fields):
             break
         annotation = annotation.model_fields[key].annotation
-    kinds = {annotation, get_origin(annotation), *get_args(annotation)}
-    return not kinds & {int, float, bool, Literal}
+    return {annotation, get_origin(annotation), *get_args(annotation)}

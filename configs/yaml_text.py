@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -9,7 +10,12 @@ from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 DEEPEST = 40  # mappings and lists in one another, aliases followed
 MOST_VALUES = 50_000  # with each alias counted as often as it is used
+OCTAL, BASE_60 = re.compile(r"[-+]?0[0-7_]*[0-7]"), re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 MOST_DIGITS = 400  # of a number; Python reads no integer of more than 4,300
+
+
+class Octal(int):
+    """A number that was written with a leading 0, which YAML 1.1 reads as octal: 010 is 8."""
 
 
 def parse_yaml(text: str) -> Any:
@@ -43,13 +49,14 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._open = 0
+        self._open = self._composed = 0
         self._measured: dict[int, tuple[int, int]] = {}  # id of a node: values in it, and its depth
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         """Compose a node and measure it."""
         event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
-        self._open += 1
+        self._open, self._composed = self._open + 1, self._composed + 1
+        _check(self._composed <= MOST_VALUES, f"at most {MOST_VALUES:,} values, and there are more", event)
         _check(self._open <= DEEPEST, f"mappings and lists may be {DEEPEST} levels deep, and are deeper", event)
         node = super().compose_node(parent, index)
         self._open -= 1
@@ -68,9 +75,10 @@ class _Loader(yaml.SafeLoader):
         """Make a mapping, unless it has a key twice: one of the two would be dropped without a word."""
         seen = set()
         for key, _ in node.value if isinstance(node, MappingNode) else ():
-            if not isinstance(key, ScalarNode) or key.tag.endswith((":merge", ":value")):
+            if not isinstance(key, ScalarNode):
                 continue
-            name = self.construct_object(key)
+            special = key.tag.endswith((":merge", ":value"))
+            name = (key.tag, key.value) if special else self.construct_object(key)
             _check(name not in seen, f"the key '{key.value[:80]}' must stand here once, and stands twice", key)
             seen.add(name)
         return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # another node is refused there
@@ -80,8 +88,12 @@ class _Loader(yaml.SafeLoader):
         if isinstance(node.value, str) and node.tag.endswith((":int", ":float")):
             many = len(node.value)
             _check(many <= MOST_DIGITS, f"a number may have {MOST_DIGITS} digits, and this one has {many:,}", node)
+            base_60 = f"YAML reads '{node.value}' as a number of base 60; write the number, or quotes around a text"
+            _check(not BASE_60.fullmatch(node.value), base_60, node)
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
+            written = node.tag.endswith(":int") and isinstance(node.value, str) and OCTAL.fullmatch(node.value)
+            return Octal(value) if written else value
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as exc:
             kind = node.tag.rpartition(":")[2]
             shown = str(node.value)[:80] if not isinstance(node, CollectionNode) else "a collection"

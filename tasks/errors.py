@@ -9,8 +9,9 @@
     |-- ServingError              the throwaway server gave no judgement
     |   |-- ServingUnavailable *  it could not be started or reached
     |   |-- ServingTimeout *      it did not answer within its deadline
+    |   |-- ServerCrashed         it ended itself: a failed check, a wrong address
     |   |-- ModelLoadError        it refused the model
-    |   `-- PredictionError       it refused a request
+    |   `-- PredictionError       it refused a request, or ended itself over one
     |-- StoreError                the version directories are not as they must be
     |   |-- VersionExists         the number is taken
     |   |-- ManifestMismatch      the bytes are not the bytes that were judged
@@ -78,12 +79,16 @@ class ServingTimeout(ServingError):
     retryable = True
 
 
+class ServerCrashed(ServingError):
+    """The server ended itself, by no limit of ours: a failed check in a kernel, a wrong address."""
+
+
 class ModelLoadError(ServingError):
     """The server refused the model; trying again cannot help."""
 
 
 class PredictionError(ServingError):
-    """The server refused a request (a 4xx); trying again cannot help."""
+    """The server refused a request (a 4xx), or ended itself over one; trying again cannot help."""
 
 
 class StoreError(PipelineError):

@@ -145,10 +145,16 @@ def _served_input(name: str, spec: TensorSpec, export: Export) -> TensorSpec:
 
 
 def _as_in_keras(tensor: Any, spec: TensorSpec) -> Any:
-    """Return what a client sent in the shape and dtype of the model's input."""
+    """Return what a client sent in the shape and dtype of the model's input; another shape ends the request.
+
+    No server holds a request against the signature's shape, and a kernel may end its process over it: oneDNN's
+    convolutions do, at any request of another rank.
+
+    Source: MklConvOp in tensorflow/core/kernels/mkl/mkl_conv_ops.cc, GetTensorDimIndex in core/util/tensor_format.h.
+    """
     import tensorflow as tf
 
-    shaped = tf.reshape(tensor, [-1, 1]) if spec.shape == (None, 1) else tensor
+    shaped = tf.reshape(tensor, [-1, 1]) if spec.shape == (None, 1) else tf.ensure_shape(tensor, spec.shape)
     return tf.cast(shaped, spec.dtype)
 
 

@@ -94,7 +94,7 @@ def fsync_path(path: Path) -> None:
 
 
 def make_directories(path: Path, mode: int = 0o755) -> None:
-    """Make a directory with those above it; what is made gets this mode, whatever the umask is.
+    """Make a directory with those above it; what is made gets this mode, whatever the umask is, and passes a group on.
 
     Raises:
         OSError: it cannot be made.
@@ -102,7 +102,7 @@ def make_directories(path: Path, mode: int = 0o755) -> None:
     missing = [directory for directory in (path, *path.parents) if not directory.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for directory in missing:
-        directory.chmod(mode)
+        _chmod(directory, mode)
 
 
 def narrow(tree: Path, directory_mode: int, file_mode: int) -> list[tuple[Path, int]]:
@@ -112,7 +112,7 @@ def narrow(tree: Path, directory_mode: int, file_mode: int) -> list[tuple[Path, 
         wanted += [(Path(root) / name, directory_mode) for name in names]
         wanted += [(Path(root) / name, file_mode) for name in members]
     own = [(path, mode) for path, mode in wanted if not path.is_symlink()]
-    return [(path, mode) for path, mode in own if stat.S_IMODE(path.stat().st_mode) != mode]
+    return [(path, mode) for path, mode in own if stat.S_IMODE(path.stat().st_mode) & ~stat.S_ISGID != mode]
 
 
 def set_modes(tree: Path, directory_mode: int, file_mode: int) -> None:
@@ -122,7 +122,26 @@ def set_modes(tree: Path, directory_mode: int, file_mode: int) -> None:
         OSError: a mode cannot be set, such as that of somebody else's file.
     """
     for path, mode in narrow(tree, directory_mode, file_mode):
-        path.chmod(mode)
+        _chmod(path, mode)
+
+
+def _chmod(path: Path, mode: int) -> None:
+    """Set a mode; a directory that passes its group on (setgid) goes on to do so."""
+    status = path.stat().st_mode
+    path.chmod(mode | (status & stat.S_ISGID if stat.S_ISDIR(status) else 0))
+
+
+def pass_groups_on(tree: Path) -> None:
+    """Give files the group of a directory that passes it on (setgid): a hard link came with the group that it had.
+
+    Raises:
+        OSError: the group is none of ours.
+    """
+    for root, _, members in os.walk(tree, onerror=_raise):
+        directory = Path(root).stat()
+        for member in members if directory.st_mode & stat.S_ISGID else ():
+            if os.lstat(Path(root) / member).st_gid != directory.st_gid:
+                os.chown(Path(root) / member, -1, directory.st_gid, follow_symlinks=False)
 
 
 def link_tree(source: Path, target: Path) -> None:

@@ -17,8 +17,10 @@ STREAMS = frozenset({b"", b"stderr", b"stdout", b"log(info)", b"log(warning)", b
 
 
 def leaves(node: Any) -> bool:
-    """Return whether an operation leaves the graph by itself; what is judged by its place does not."""
+    """Return whether an operation leaves the graph by itself; what is judged by its place does so with handles only."""
     judged = group_of(node.op).judged
+    if judged == "by place":  # a checkpoint is the file's own bytes, as a constant is
+        return _makes_handles(node)
     return judged == "refused" or (judged == "by attribute" and not _harmless(node))
 
 
@@ -39,7 +41,14 @@ def _harmless(node: Any) -> bool:
         return source in {b"", b"local://"} or source.startswith(b"bytes://")
     if node.op == "FixedUnigramCandidateSampler":
         return not attributes["vocab_file"].s
-    return not HANDLES & {attributes[name].type for name in ("dtype", "out_type")}
+    return not _makes_handles(node)
+
+
+def _makes_handles(node: Any) -> bool:
+    """Return whether an operation makes handles out of bytes: by the attributes that name the types of its outputs."""
+    named = {node.attr[name].type for name in ("dtype", "out_type", "dt") if name in node.attr}
+    listed = set(node.attr["dtypes"].list.type) if "dtypes" in node.attr else set()
+    return bool(HANDLES & (named | listed)) and not node.op.startswith("Save")
 
 
 def _plain_config(packed: bytes) -> bool:

@@ -19,7 +19,7 @@ from tasks.model_server.tf_protos import message_module
 from tasks.records import GraphFacts
 from tasks.savedmodel.files import walk
 from tasks.savedmodel.graph import Graph, assets
-from tasks.savedmodel.nodes import is_handle
+from tasks.savedmodel.nodes import HANDLES, is_handle
 from tasks.savedmodel.operations import group_of
 from tasks.savedmodel.prescan import DamagedError, TooMuchError, count_records
 
@@ -129,7 +129,14 @@ def _unknown(meta: Any) -> list[str]:
     meta.graph_def.DiscardUnknownFields()
     found = ["fields that TensorFlow 2.21 does not know"] if meta.graph_def.ByteSize() != size else []
     defaults = [value for signature in meta.signature_def.values() for value in signature.defaults.values()]
-    return found + (["handles of resources among a signature's defaults"] if any(map(is_handle, defaults)) else [])
+    fed = [info for signature in meta.signature_def.values() for info in signature.inputs.values()]
+    found += ["handles of resources among a signature's defaults"] if any(map(is_handle, defaults)) else []
+    return found + (["handles of resources among a signature's inputs"] if any(map(_takes_handles, fed)) else [])
+
+
+def _takes_handles(info: Any) -> bool:
+    """Return whether a client could hand a signature resources or variants, in an input or a part of it."""
+    return info.dtype in HANDLES or any(map(_takes_handles, info.composite_tensor.components))
 
 
 def _escapes(file_name: str) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from tasks.errors import PipelineError
+from tasks.errors import ServingError
 from tasks.serving.exits import explain_exit
 from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
 
@@ -84,7 +84,7 @@ class EmbeddedServer:
                 self._process.kill()
                 return
 
-    def explain_exit(self) -> PipelineError:
+    def explain_exit(self) -> ServingError:
         """Return why it ended."""
         status = self.exit_code() or 0
         return explain_exit(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import platform
 import re
 
-from tasks.errors import ModelLoadError, ServingError
+from tasks.errors import ModelLoadError, PredictionError, ServerCrashed, ServingError
 
 LOG_TAIL_LINES = 60
+CRASH_REMEDY = (
+    "In production one such request of any client ends the server, and all models with it: let the model refuse what "
+    "its kernels cannot take, by tf.ensure_shape or an assertion such as tf.debugging.assert_less before them"
+)
 MAX_WORDS = 400  # characters of the server's own words in a message
 
 # TensorFlow Serving's line when no version became available; it then exits with 255.
@@ -21,6 +25,8 @@ _FATAL = re.compile(r"^(?:[\d-]+ [\d:.]+: F |F\d{4} )|Check failed|^\s*what\(\):
 # What a shell says about a child that a signal ended: `entrypoint.sh: line 3:     8 Aborted   (core dumped) ...`.
 _SHELL = re.compile(r"^\S+: line \d+:\s+\d+ |^(?:Aborted|Segmentation fault|Killed)\b")
 _NO_THREAD = re.compile(r"pthread_create|Resource temporarily unavailable|can't start new thread")
+_NO_ROOM = re.compile(r"bad_alloc|Cannot allocate memory|[Oo]ut of memory|No space left on device|Too many open files")
+_CRASHED = {134, 136, 139}  # what a process does to itself: SIGABRT, SIGFPE, SIGSEGV
 _XLA = re.compile(r"XLA", re.IGNORECASE)
 
 
@@ -60,11 +66,19 @@ def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0)
             f"{words}. {remedy(words) or 'Export it again'}, or read the server log below.",
             tail,
         )
-    return ServingError(
+    kind = ServerCrashed if code in _CRASHED and not _NO_ROOM.search(words) else ServingError
+    return kind(
         f"The server of {model_name!r} ended with exit status {code} before it gave a judgement: "
         f"{words}. Read the server log below.",
         tail,
     )
+
+
+def ended_by_requests(error: ServingError) -> ServingError:
+    """Return what became of a server that was up and ended: its own crash was brought about by what it was asked."""
+    if not isinstance(error, ServerCrashed):
+        return error
+    return PredictionError(f"{error} It had loaded the model. {CRASH_REMEDY}.", error.detail)
 
 
 def remedy(words: str) -> str:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Protocol
 
 from configs.schema import Serving
-from tasks.errors import ModelLoadError, PipelineError, ServingTimeout, ServingUnavailable
+from tasks.errors import ModelLoadError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import Backend, Candidate, Champion
 from tasks.serving.client import RestClient
 from tasks.serving.embedded import run_embedded
+from tasks.serving.exits import ended_by_requests
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
@@ -55,7 +56,7 @@ class ThrowawayServer(Protocol):
     def memory_mb(self) -> float:
         """Return the memory that it uses now, in MB; 0 where that is not known."""
 
-    def explain_exit(self) -> PipelineError:
+    def explain_exit(self) -> ServingError:
         """Return the error that says why it ended: its class, its own words, the remedy."""
 
 
@@ -106,6 +107,7 @@ def throwaway_server(
 
     Raises:
         ModelLoadError: it refused the model. ServingTimeout: it was not ready in time.
+        PredictionError: it ended itself over a request. ServingError: it ended otherwise, or did not answer in time.
     """
     version_dirs = [candidate.version_dir, *([champion.version_dir] if champion else [])]
     if backend.kind == "docker":
@@ -122,10 +124,12 @@ def throwaway_server(
         stack.callback(client.close)
         try:
             yield server, client
+        except ServingTimeout as exc:  # a model that hangs would hang again
+            raise ServingError(str(exc), server.log()) from exc
         except ServingUnavailable as exc:
             if server.exit_code() is None:
                 raise
-            raise server.explain_exit() from exc  # it went away: why says more than that
+            raise ended_by_requests(server.explain_exit()) from exc  # it went away: why says more than that
 
 
 def wait_available(

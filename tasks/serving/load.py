@@ -15,7 +15,7 @@ import numpy as np
 from configs.schema import Latency
 from tasks.datasets.bodies import predict_body
 from tasks.datasets.rows import Array
-from tasks.errors import PredictionError, ServingUnavailable
+from tasks.errors import PredictionError, ServingTimeout, ServingUnavailable
 from tasks.words import one_line
 
 ROUNDS = 10  # turns that each version takes, so that what else the machine does falls on both
@@ -108,6 +108,11 @@ def _send(connection: http.client.HTTPConnection, path: str, bodies: Sequence[by
             connection.request("POST", path, body)
             answer = connection.getresponse()
             content = answer.read()
+        except TimeoutError as exc:
+            raise ServingTimeout(
+                f"the server must answer within {connection.timeout:g} s, and {path} did not; "
+                "raise serving.request_timeout_s"
+            ) from exc
         except (OSError, http.client.HTTPException) as exc:
             raise ServingUnavailable(f"the server must answer at {path}, got {type(exc).__name__}") from exc
         taken.append(time.perf_counter() - begun)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ LONG_TEXT = 10_000  # characters
 LARGE_BODY_BYTES = 64 * 2**20  # beyond it a large batch would measure the memory of whoever asks
 NO_SUCH = "no_such"
 MAX_WORDS = 500  # characters of the server's own words in a cell of the report
+MAX_BEGIN = 120  # of a request that was not answered
 SAME_RTOL, SAME_ATOL = 1e-4, 1e-6  # a processor may add up in another order, a disturbed model answers otherwise
 
 
@@ -64,6 +65,17 @@ def probe(
     last, after = answered[-1]
     probes = [usual, *(probed for probed, _ in answered[:-1]), _compared(last, before, after)]
     return tuple(probes)
+
+
+def up_to_the_end(probes: Sequence[Probe], words: str) -> tuple[Probe, ...]:
+    """Return the records of a server that ended itself: the last is of the request that it ended at.
+
+    Args:
+        words: why it ended, and what to do.
+    """
+    answered = max((at for at, one in enumerate(probes) if one.status), default=-1)
+    fatal = probes[answered + 1]
+    return (*probes[: answered + 1], replace(fatal, words=f"{fatal.words}. {words}"))
 
 
 def _malformed(candidate: Candidate, inputs: Mapping[str, Array]) -> Iterator[Case]:
@@ -152,7 +164,9 @@ def _ask(base_url: str, candidate: Candidate, case: Case, timeout_s: float) -> t
     except requests.Timeout:
         return Probe(case.name, case.normal, 0, False, f"no answer within {timeout_s:g} s"), b""
     except requests.RequestException as exc:
-        return Probe(case.name, case.normal, 0, False, f"{type(exc).__name__}: the connection broke"), b""
+        begins = one_line(case.body.decode(errors="replace"), MAX_BEGIN)
+        words = f"{type(exc).__name__}: the connection broke, the request was {begins or 'empty'}"
+        return Probe(case.name, case.normal, 0, False, words), b""
     finite = answer.status_code != 200 or _is_finite(answer.content)
     return Probe(case.name, case.normal, answer.status_code, finite, _words(answer.content)), answer.content
 

@@ -18,22 +18,22 @@ from tasks.datasets.blocks import small_batches
 from tasks.datasets.golden import read_golden
 from tasks.datasets.readings import read_readings
 from tasks.datasets.rows import Array, load_arrays, save_arrays
-from tasks.errors import ModelLoadError, PredictionError, ServingError
+from tasks.errors import ModelLoadError, PredictionError, ServerCrashed, ServingError, ServingUnavailable
 from tasks.records import (
     Backend,
     Candidate,
     Champion,
-    Probe,
     ServedAnswers,
     ServedChampion,
     ServedLatency,
     ServerFacts,
     Signature,
 )
-from tasks.serving.client import ModelClient
+from tasks.serving.client import ModelClient, RestClient
+from tasks.serving.exits import CRASH_REMEDY, server_words
 from tasks.serving.launch import ThrowawayServer, throwaway_server
 from tasks.serving.load import time_requests
-from tasks.serving.probes import probe
+from tasks.serving.probes import probe, up_to_the_end
 
 T = TypeVar("T")
 
@@ -96,8 +96,8 @@ def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
             cold_ms = _seconds(lambda: _predict(candidate, clients[0], _head(rows, 1)))[0] * 1e3
             memory_mb = server.memory_mb()
             served = _ask(rehearsal, facts, clients, rows)
-        served = replace(served, probes=_probes(rehearsal, server, rows))
-        if "latency" in rehearsal.gates.judging:
+        served, ended = _probed(rehearsal, server, rest, served, rows)
+        if "latency" in rehearsal.gates.judging and not ended:
             samples, rates = _time(rehearsal, server, {"candidate": candidate.version}, rows)
             served = replace(served, latency=ServedLatency(samples, rates, memory_mb, cold_ms))
     return served
@@ -187,11 +187,36 @@ def _seconds(work: Callable[[], T]) -> tuple[float, T]:
     return time.monotonic() - begun, result
 
 
-def _probes(rehearsal: Rehearsal, server: ThrowawayServer, rows: Mapping[str, Array]) -> tuple[Probe, ...]:
+def _probed(
+    rehearsal: Rehearsal, server: ThrowawayServer, rest: RestClient, served: ServedAnswers, rows: Mapping[str, Array]
+) -> tuple[ServedAnswers, bool]:
+    """Return the answers with those to the probes, and whether the server ended itself over one.
+
+    Raises:
+        ServingError: it ended for another reason, such as its memory limit.
+    """
     if "robustness" not in rehearsal.gates.judging:
-        return ()
-    timeout_s = rehearsal.serving.request_timeout_s
-    return probe(server.rest_url, rehearsal.candidate, rows, rehearsal.gates.robustness, timeout_s)
+        return served, False
+    candidate, timeout_s = rehearsal.candidate, rehearsal.serving.request_timeout_s
+    probes = probe(server.rest_url, candidate, rows, rehearsal.gates.robustness, timeout_s)
+    error = None if probes[-1].status else _end(server, rest, candidate)
+    if error is None:
+        return replace(served, probes=probes), False
+    if not isinstance(error, ServerCrashed):
+        raise error
+    words = f"The server ended itself: {server_words(server.log())}. {CRASH_REMEDY}"
+    return replace(served, probes=up_to_the_end(probes, words)), True
+
+
+def _end(server: ThrowawayServer, rest: RestClient, candidate: Candidate) -> ServingError | None:
+    """Return why a server ended, or None where it is still there."""
+    try:
+        rest.signature_def(candidate.version, candidate.signature.name)  # asks for two seconds
+    except ServingUnavailable:
+        return server.explain_exit() if server.exit_code() is not None else None
+    except ServingError:
+        return None
+    return None
 
 
 def _time(

@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.datasets.references import describe
 from tasks.errors import ManifestMismatch, StoreError, VersionExists
 from tasks.records import Change
-from tasks.savedmodel.files import fsync_path, link_tree, set_modes
+from tasks.savedmodel.files import fsync_path, link_tree, pass_groups_on, set_modes
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.layout import STAGING, versions
 
@@ -25,7 +25,8 @@ def bring_in(model_dir: Path, change: Change, directory_mode: int = 0o755, file_
     """Make `change.source` live as `<model_dir>/<change.directory>`: link, verify, rename, force to the disk.
 
     Where no hard link reaches, each file is copied and forced to the disk before it is verified. The modes are set
-    and not inherited, for production runs as another user; a hard link shares them with the candidate.
+    and not inherited, for production runs as another user; a hard link shares them with the candidate. Below a
+    directory that passes its group on (setgid), the group is that one's on either file system.
 
     Raises:
         VersionExists: other bytes are live under the number. ManifestMismatch: they are not the judged bytes.
@@ -43,6 +44,7 @@ def bring_in(model_dir: Path, change: Change, directory_mode: int = 0o755, file_
     staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
     try:
         link_tree(Path(change.source), staging)
+        pass_groups_on(staging)
         set_modes(staging, directory_mode, file_mode)
         verify_manifest(staging, change.digest)
         staging.rename(target)

@@ -58,7 +58,7 @@ SOUNDING = re.compile(
     "|serialized|graph|proto|plugin|library|shared_name|container|device|config|executor|source|region|target|handle"
     "|array_name|compression|delimiter"
 )
-DT_STRING, DT_RESOURCE = 7, 20
+DT_STRING, DT_RESOURCE, DT_VARIANT = 7, 20, 21
 
 
 @cache
@@ -109,6 +109,24 @@ def test_each_text_of_what_is_allowed_was_looked_at() -> None:
         texts |= {arg.name for arg in op.input_arg if arg.type in {DT_STRING, DT_RESOURCE}}
         sounding |= {text for text in texts if SOUNDING.search(text)}
     assert sounding == LOOKED_AT.keys()
+
+
+def test_values_of_any_type_come_from_what_is_judged_by_it() -> None:
+    """What makes values of a type that the file names, out of nothing or out of bytes, is judged by that type."""
+    making = set()
+    for op in allowed():
+        handed = {name for arg in op.input_arg for name in (arg.type_attr, arg.type_list_attr)}
+        from_handles = any(arg.type in {DT_RESOURCE, DT_VARIANT} for arg in op.input_arg)
+        free = {attr.name for attr in op.attr if {DT_RESOURCE, DT_VARIANT} & set(attr.allowed_values.list.type)}
+        free |= {attr.name for attr in op.attr if not attr.allowed_values.list.type}
+        named = {name for arg in op.output_arg for name in (arg.type_attr, arg.type_list_attr)} & free - handed - {""}
+        if named and not from_handles and group_of(op.name).name != "control flow" and op.name not in CALLS:
+            making.add(op.name)
+    by_type = {op.name for op in allowed() if group_of(op.name).name == "values of a type"}
+    numbers = {"Cast", "NonDeterministicInts", "DecodeProtoV2"}  # their kernels know numbers and text alone
+    stored = {"Variable", "VariableV2"}  # what was assigned to them, or restored
+    made = {"SerializeSparse", "SerializeManySparse"}  # a variant of what was handed in
+    assert making == (by_type - {"PlaceholderWithDefault"}) | RESTORING | numbers | stored | made
 
 
 def test_functions_are_named_by_control_flow_alone() -> None:

@@ -82,6 +82,24 @@ def bomb(levels: int, step: str) -> str:
         ("data2: {1: a, 0x1: b}", "the key '0x1' must stand here once"),
         ("1: x", "'1': keys should be strings"),
         ("training: {1: x}", "keys should be strings"),
+        ("training: {epochs: 010}", "'training.epochs' begins with 0, and YAML reads it as octal: 8"),
+        ("training: {epochs: -0_17}", "YAML reads it as octal: -15"),
+        ("training: {epochs: 1:30}", "YAML reads '1:30' as a number of base 60"),
+        ("serving: {startup_timeout_s: 1:30.5}", "as a number of base 60"),
+        ("serving: {image: 10:20}", "as a number of base 60"),
+        ("training: {epochs: yes}", "'training.epochs' must be a number, got True"),
+        ("serving: {cpus: on}", "'serving.cpus' must be a number"),
+        ("gates: {metrics: {accuracy: {min: true}}}", "'gates.metrics.accuracy.min' must be a number"),
+        ("work_dir: ~/w", "'work_dir' must be a path without '~'"),
+        ("models_root: ~ann", "'models_root' must be a path without '~'"),
+        ("tracking: {uri: 'sqlite:///~/m.db'}", "'tracking.uri' must be a path without '~'"),
+        ("tracking: {experiment: no}", "must be text, in quotes where YAML reads it as something else"),
+        ("training: {<<: {epochs: 1}, <<: {epochs: 2}}", "the key '<<' must stand here once"),
+        ("models_root: .rehearsal/candidates", "models_root must not hold candidates"),
+        ("models_root: .rehearsal/candidates/deeper", "models_root must not hold candidates"),
+        ("work_dir: models/m", "models_root must not hold candidates"),
+        ("work_dir: models/m/w", "models_root must not hold candidates"),
+        ("work_dir: up/w\nmodels_root: up/w/../w/candidates", "models_root must not hold candidates"),
         ("? [a]\n: 1", "unhashable key"),
         ("x: !!python/object/apply:os.abort []", "could not determine a constructor"),
         ("---\nname: m", "another document"),
@@ -133,6 +151,9 @@ def test_time_limit_that_never_ends(tmp_path: Path, field: str, number: str) -> 
         ("seed=" + "9" * 5000, "5,000"),
         ("data.params=&a [*a]", "stands within what it stands for"),
         ("data.params={a: 1, a: 2}", "must stand here once"),
+        ("data.params={zip: 01234}", "'data.params.zip' begins with 0, and YAML reads it as octal: 668"),
+        ("data.params.at=12:30", "as a number of base 60"),
+        ("data.params=[" + "[]," * 60_000 + "]", "at most 50,000 values"),
         ("data.params=" + "[" * 5000, "levels deep"),
         ("data.params" + ".a" * 5000 + "=1", "--set takes a name of at most 40 parts"),
         ("data.params={a: !!binary /w==}", "must be what JSON can write"),
@@ -174,9 +195,13 @@ def test_what_stays_valid(tmp_path: Path) -> None:
     """A byte order mark, merged keys, and dates, sets and large numbers in params are as valid as ever."""
     text = "\ufeff" + START + MODEL + "data:\n  <<: &d {load: 'configs.digits:load'}\n  params:\n"
     text += "    since: 2024-02-29\n    kinds: !!set {a, b}\n"
+    text += "    zip: '01234'\n    at: '12:30'\n    hex: 0x1f\n    moment: 2024-02-29T12:30:00\n    flag: yes\n"
     text += "    id: 18446744073709551616\n    price: pa$$word ${1} $NAME\n"
     config = load_config(write(tmp_path, text), ["promote.live_url=http://[::1]:8501", "serving.startup_timeout_s=1e6"])
     assert config.data.params["id"] == 2**64
+    assert [config.data.params[key] for key in ("zip", "at", "hex", "flag")] == ["01234", "12:30", 31, True]
+    assert load_config(tmp_path / "cfg.yaml", ["models_root=.", "promote.file_mode=0640"]).promote.file_mode == "0640"
+    assert load_config(tmp_path / "cfg.yaml", ["models_root=.rehearsal/models", "seed=0"]).seed == 0
     assert config.data.params["price"] == "pa$$word ${1} $NAME"
     assert config.serving.startup_timeout_s == 1e6
 

@@ -42,6 +42,11 @@ def path(tmp_path: Path) -> Path:
         ("AccountName=a;AccountKey=abc==;X=1", "AccountName=a;AccountKey=***;X=1"),
         ("--set data.params.api_key=k1 --set seed=3", "--set data.params.api_key=*** --set seed=3"),
         ("max_tokens=512 token_ids=ids tokenizer=bert", "max_tokens=512 token_ids=ids tokenizer=bert"),
+        ('{"password": "a \\" b", "user": "ann"}', '{"password": "***", "user": "ann"}'),
+        ("got {'db_password': 'p', 'port': 5}", "got {'db_password': '***', 'port': 5}"),
+        ('{"token": "int64", "password": 5}', '{"token": "int64", "password": 5}'),
+        ("'password': unknown", "'password': unknown"),
+        ("Driver=x;PWD={a;b=c};X=1", "Driver=x;PWD=***;X=1"),
         ("http://host:8501/v1/models/m@x and git@host:x", "http://host:8501/v1/models/m@x and git@host:x"),
         ("registry:5000/image@sha256:abc", "registry:5000/image@sha256:abc"),
     ],
@@ -124,6 +129,32 @@ def test_short_secret_is_hidden_where_it_stands(path: Path) -> None:
     assert shown(config)["data"]["params"] == {"password": MASK}
     assert shown(config)["tracking"]["uri"] == "http://***@host"
     assert redact("data.load") == "data.load"
+
+
+@pytest.mark.parametrize(
+    ("override", "secret"),
+    [
+        ("data.params.headers={Authorization: Bearer t0ken-of-a-header}", "t0ken-of-a-header"),
+        ("data.params.auth='basic YW5uOnBhc3N3b3JkLW9mLWFubg=='", "password-of-ann"),
+        ("data.params.options='{\"password\": \"within-json-text\"}'", "within-json-text"),
+        ("data.params.dsn='PWD={within;braces}'", "within;braces"),
+    ],
+)
+def test_secrets_within_a_value(path: Path, override: str, secret: str) -> None:
+    """A header's token, its decoded password and a password within a text are secrets by themselves."""
+    assert secret not in json.dumps(shown(load_config(path, [override])))
+    assert secret not in redact(f"login with {secret} failed")
+
+
+@pytest.mark.parametrize("field", ["training.epochs", "promote.mode", "gates.allow_breaking", "data.test_fraction"])
+def test_a_variable_that_its_field_does_not_take(path: Path, monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    """A wrong variable may hold a secret: the refusal shows its name; what the field takes is shown as it is."""
+    monkeypatch.setenv("REHEARSAL_WRONG", "a-password-by-mistake")
+    with pytest.raises(ConfigError, match=rf"'{field}'.*got '\$\{{REHEARSAL_WRONG\}}'"):
+        load_config(path, [f"{field}=${{REHEARSAL_WRONG}}"])
+    monkeypatch.setenv("REHEARSAL_MODE", "review")
+    assert shown(load_config(path, ["promote.mode=${REHEARSAL_MODE}"]))["promote"]["mode"] == "review"
+    assert redact("review") == "review"
 
 
 def test_values_of_the_environment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,6 +276,15 @@ def forged_handles_by_default(model: Model) -> None:
     model.meta.signature_def["serving_default"].defaults["x"].dtype = DT_RESOURCE
 
 
+def forged_handles_by_request(model: Model) -> None:
+    model.meta.signature_def["serving_default"].inputs["x"].dtype = DT_RESOURCE
+
+
+def forged_handles_within_an_input(model: Model) -> None:
+    part = model.meta.signature_def["other"].inputs["x"].composite_tensor.components.add()
+    part.composite_tensor.components.add(dtype=DT_VARIANT)
+
+
 def a_function_that_calls_itself(model: Model) -> None:
     model.node("StatefulPartitionedCall", "again", "input", body=function_of(model, "serving"), calls="serving")
 
@@ -311,6 +320,8 @@ def unknown_fields(model: Model) -> None:
         (forged_handles, "Identity 'const' holds handles of resources"),
         (forged_handles_in_a_list, "Identity 'const' holds handles of resources"),
         (forged_handles_by_default, "handles of resources among a signature's defaults"),
+        (forged_handles_by_request, "handles of resources among a signature's inputs"),
+        (forged_handles_within_an_input, "handles of resources among a signature's inputs"),
         (a_function_that_calls_itself, "functions call each other more than 50 deep, or themselves"),
         (functions_in_a_circle, "functions call each other more than 50 deep, or themselves"),
         (functions_in_a_tower, "functions call each other more than 50 deep, or themselves"),
@@ -331,7 +342,10 @@ def test_a_graph_that_may_mean_something_else_is_refused(
     assert words in result.summary
 
 
-@pytest.mark.parametrize("op", ["Const", "ParseTensor", "Placeholder", "PlaceholderWithDefault"])
+@pytest.mark.parametrize(
+    "op",
+    ["Const", "ParseTensor", "Placeholder", "PlaceholderWithDefault", "DeserializeSparse", "DeserializeManySparse"],
+)
 @pytest.mark.parametrize("dtype", [DT_RESOURCE, DT_VARIANT, DT_RESOURCE + 100])
 def test_handles_are_not_taken_from_outside(op: str, dtype: int, tmp_path: Path) -> None:
     """A value that a file or a client gives may be numbers and text, never a handle of a resource."""
@@ -340,6 +354,21 @@ def test_handles_are_not_taken_from_outside(op: str, dtype: int, tmp_path: Path)
     model.node(op, "good").attr[key].type = DT_STRING
     model.node(op, "bad").attr[key].type = dtype
     assert model.read(tmp_path).reaching_out == ((op, "bad"),)
+
+
+@pytest.mark.parametrize("dtype", [DT_RESOURCE, DT_VARIANT])
+@pytest.mark.parametrize("op", ["RestoreV2", "Restore", "RestoreSlice"])
+def test_handles_are_not_taken_from_a_checkpoint(op: str, dtype: int, tmp_path: Path) -> None:
+    """The restore operation reads numbers and text: a handle in the checkpoint is one that the file's author forged."""
+    model = ordinary()
+    restoring = function_of(model, "restoring")
+    good, bad = (model.node(op, name, "prefix", body=restoring) for name in ("good", "bad"))
+    for node, last in ((good, DT_STRING), (bad, dtype)):
+        if op == "RestoreV2":
+            node.attr["dtypes"].list.type.extend([DT_STRING, last])
+        else:
+            node.attr["dt"].type = last
+    assert model.read(tmp_path).reaching_out == ((op, "restoring/bad"),)
 
 
 def configured(**fields: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -84,6 +85,33 @@ def test_another_user_reads_it(store: Store, tmp_path: Path) -> None:
         [sys.executable, "-c", READER, str(store.live / "1")], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to any group")
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_group_is_passed_on(store: Store, linked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where models_root passes its group on, production's group gets every file, linked or copied, after a rollback."""
+    root = store.live.parent
+    root.mkdir(parents=True)
+    os.chown(root, -1, 54321)
+    root.chmod(0o2755)
+    if not linked:
+        monkeypatch.setattr(os, "link", no_links)
+    for _ in range(2):
+        store.promote(store.export())
+    if store.layout == "latest":
+        store.rollback()
+    found = [path for version_dir in versions(store.live).values() for path in (version_dir, *version_dir.rglob("*"))]
+    assert len(found) > 4
+    assert {path.stat().st_gid for path in (store.live, *found)} == {54321}
+    assert {mode(path) for path in found if path.is_dir()} == {0o2755}
+    assert {mode(path) for path in found if path.is_file()} == {0o644}
+    assert repair(store.production, store.candidates) == []
+
+
+def no_links(*_: object, **__: object) -> None:
+    """Stand in for a file system without hard links."""
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def test_an_existing_file_keeps_its_mode(tmp_path: Path) -> None:

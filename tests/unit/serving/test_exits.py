@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks.errors import ModelLoadError, ServingError
-from tasks.serving.exits import LOG_TAIL_LINES, MAX_WORDS, explain_exit, remedy, server_words
+from tasks.errors import ModelLoadError, PredictionError, ServerCrashed, ServingError
+from tasks.serving.exits import LOG_TAIL_LINES, MAX_WORDS, ended_by_requests, explain_exit, remedy, server_words
 
 REFUSED = (
     "2026-11-22 11:23:45.678901: I tensorflow_serving/model_servers/server.cc:77] Building single model\n"
@@ -103,10 +103,33 @@ def test_a_server_without_further_threads_names_the_setting(code: int, log: str)
 def test_the_last_fatal_line_is_the_reason(code: int, log: str, words: str) -> None:
     """Of a server that ended itself the fatal line is the reason; a shell's word only where there is no other."""
     error = explain_exit(code, log, "half")
-    assert type(error) is ServingError
+    assert type(error) is ServerCrashed
     assert words in str(error)
     assert f"exit status {code}" in str(error)
     assert "pids_limit" not in str(error)
+
+
+CRASH = f"{PREFIX}F tensorflow/core/a.cc:9] Check failed: dims == 2 (3 vs. 2) \n"
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "refusal"),
+    [
+        (134, CRASH, True),
+        (136, CRASH, True),
+        (139, "", True),
+        (134, THREADS, False),
+        (134, "terminate called\n  what():  std::bad_alloc\n", False),
+        (134, f"{PREFIX}F a.cc:9] Check failed: No space left on device\n", False),
+        (137, CRASH, False),
+        (3, CRASH, False),
+    ],
+)
+def test_a_server_that_ends_itself_over_a_request_has_refused_it(code: int, log: str, refusal: bool) -> None:
+    """A loaded server's own crash is a refusal that says what to do; its limits and other hands are none."""
+    error = ended_by_requests(explain_exit(code, log, "half"))
+    assert type(error) is (PredictionError if refusal else ServingError)
+    assert ("tf.ensure_shape" in str(error)) is refusal
 
 
 def test_advice_fits_the_cause() -> None:

@@ -16,7 +16,7 @@ import pytest
 from configs.schema import Robustness
 from tasks.gates.robustness import judge_robustness
 from tasks.records import Candidate, Probe, Signature, TensorSpec
-from tasks.serving.probes import probe
+from tasks.serving.probes import probe, up_to_the_end
 
 NOWHERE = Path("none")
 SPECS = (TensorSpec("age", "float32", (None,)), TensorSpec("city", "string", (None,)))
@@ -205,7 +205,9 @@ def test_a_server_that_breaks_off(serving: Callable[[Handler], tuple[str, Any]])
     """A broken connection is status 0 with the reason, and the other requests go on."""
     url, _ = serving(lambda path, body: None if not body else well_behaved(path, body))
     probes = ask(url)
-    assert probes["empty body"] == Probe("empty body", False, 0, False, "ConnectionError: the connection broke")
+    assert probes["empty body"] == Probe(
+        "empty body", False, 0, False, "ConnectionError: the connection broke, the request was empty"
+    )
     assert judge_robustness(tuple(probes.values())).evidence["failed"] == ["empty body"]
 
 
@@ -264,3 +266,14 @@ def test_words_are_the_start_of_the_body(serving: Callable[[Handler], tuple[str,
     for one in ask(url).values():
         assert one.words.startswith("a \N{REPLACEMENT CHARACTER} a")
         assert len(one.words) <= 500
+
+
+def test_records_end_with_the_request_that_ended_the_server() -> None:
+    """What nobody was there to answer is left out; a request without an answer before is none that ended it."""
+    slow, fine, fatal, after = (
+        Probe(name, False, status, True, "w") for name, status in (("a", 0), ("b", 400), ("c", 0), ("d", 0))
+    )
+    found = up_to_the_end([slow, fine, fatal, after], "it ended")
+    assert [one.case for one in found] == ["a", "b", "c"]
+    assert found[-1].words == "w. it ended"
+    assert up_to_the_end([fatal, after], "it ended")[0].words == "w. it ended"
