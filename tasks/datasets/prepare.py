@@ -10,7 +10,7 @@ from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.overview import label_shares, shared_rows
 from tasks.datasets.references import describe, resolve
 from tasks.datasets.rows import check_rows, digest_rows, save_arrays, save_rows
-from tasks.datasets.splitting import plain_times, split_rows, take_out
+from tasks.datasets.splitting import split_rows, take_out
 from tasks.datasets.strings import dtype_words
 from tasks.errors import DataError
 from tasks.records import Splits
@@ -29,7 +29,7 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
         loaded = load(**data.params)
     except Exception as exc:  # whatever the user's loader raises
         raise DataError(f"data.load '{data.load}' must return rows, got {describe(exc)}") from exc
-    rows, columns = take_out(check_rows(plain_times(loaded, data), data.load), data)
+    rows, columns = take_out(check_rows(loaded, data.load, data.time), data)
     identity = fingerprints(rows.features, "row")
     units = fingerprints(columns, "group") if data.identity else identity
     index = split_rows(data, columns, units)

@@ -36,23 +36,27 @@ class Rows:
         return Rows({k: v[index] for k, v in self.features.items()}, {k: v[index] for k, v in self.targets.items()})
 
 
-def check_rows(loaded: object, source: str) -> Rows:
+def check_rows(loaded: object, source: str, time: str = "") -> Rows:
     """Turn what a loader returned into rows.
 
     Args:
         loaded: `(features, target)`; each an array, or a mapping (or DataFrame) of name to array.
+        time: the name of a feature that may hold dates and times; they become ISO 8601 text.
 
     Raises:
         DataError: it is something else, lengths differ, a value is missing, or no array holds it as it is.
     """
     if not isinstance(loaded, tuple) or len(loaded) != 2:
-        raise DataError(f"'{source}' must return (features, target), got {type(loaded).__name__}")
-    rows = Rows(named_columns(loaded[0], "features", source), named_columns(loaded[1], "target", source))
+        kind = type(loaded).__name__
+        got = f"a {kind} of {len(loaded)}" if isinstance(loaded, list | tuple) else kind
+        raise DataError(f"'{source}' must return a tuple of two, (features, target), each in arrays, got {got}")
+    rows = Rows(named_columns(loaded[0], "features", source, time), named_columns(loaded[1], "target", source))
     if not rows.features or not rows.targets:
         raise DataError(f"'{source}' must return a feature and a target, got none")
-    lengths = {name: len(array) for name, array in _members(rows).items()}
+    lengths = {f"'{name[2:]}'": len(array) for name, array in _members(rows).items()}
     if len(set(lengths.values())) != 1:
-        raise DataError(f"'{source}' must return as many rows in every array, got {lengths}")
+        shown = ", ".join(f"{count} of {name}" for name, count in lengths.items())
+        raise DataError(f"'{source}' must return as many rows in every array, got {shown}")
     if not len(rows):
         raise DataError(f"'{source}' must return rows, got none")
     return rows

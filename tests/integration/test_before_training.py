@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import yaml
 
 from configs.schema import Config
 from tasks.datasets.prepare import prepare_splits
-from tasks.errors import ExportError, PipelineError, SignatureMismatch, TrainingError
+from tasks.datasets.rows import check_rows
+from tasks.errors import DataError, ExportError, PipelineError, SignatureMismatch, TrainingError
 from tasks.records import TrainedModel
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
@@ -52,6 +54,20 @@ def never_fitted(fit: Prepare, monkeypatch: pytest.MonkeyPatch) -> Prepare:
 def is_one_line(error: PipelineError) -> bool:
     """Return whether an error is one line without a code that a terminal obeys."""
     return str(error).isprintable()
+
+
+def test_what_tensorflow_has_for_rows() -> None:
+    """Tensors and variables are columns; what is no array of TensorFlow's is refused by its type."""
+    import tensorflow as tf
+
+    y, data = np.zeros(2), tf.data.Dataset.from_tensor_slices([1.5, 2.5])
+    for column in (tf.constant([1.5, 2.5]), tf.Variable([1.5, 2.5]), [tf.constant(1.5), tf.constant(2.5)]):
+        assert check_rows(({"c": column}, y), "m:f").features["c"].tolist() == [1.5, 2.5]
+    refused = [(data, "TensorSliceDataset"), (tf.ragged.constant([[1], []]), "ragged")]
+    refused += [(tf.sparse.from_dense([1.0, 0]), "sparse"), (tf.constant([1, 2], tf.bfloat16), "dtype bfloat16")]
+    for column, words in refused:
+        with pytest.raises(DataError, match=f"'c' must .*{words}"):
+            check_rows(({"c": column}, y), "m:f")
 
 
 OUTPUTS = [
