@@ -216,6 +216,63 @@ def test_declarations_that_do_not_fit(never_fitted: Prepare, settings: dict[str,
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("text", ["target of output 'score' must fit its loss, got text; give numbers"]),
+        ("too many", ["1 to 2, where sparse_categorical_crossentropy wants whole numbers from 0 to 1"]),
+        ("huge", ["targets must fit float32", "'target'"]),
+    ],
+)
+def test_targets_that_cannot_be_learned(never_fitted: Prepare, how: str, words: list[str]) -> None:
+    """A target that the loss cannot be computed from ends the run before its training, by the output's name."""
+    with pytest.raises(DataError) as caught:
+        never_fitted("targets", "learner", **{"data.params.how": how, "model.params.how": how})
+    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+    assert is_one_line(caught.value)
+
+
+def test_what_is_rounded_is_said(fit: Prepare, caplog: pytest.LogCaptureFixture) -> None:
+    """The cast to the dtype of an input, or of the loss, is on the screen and among what is kept of the training."""
+    caplog.set_level("INFO")
+    trained = fit("targets", "learner", **{"data.params.how": "long", "model.params.how": "long"})
+    said = {
+        "input 'x'": "float64 to float32, by at most 31.5 (1700000031.5 to 1700000000.0)",
+        "target 'target'": "int64 to float32, by at most 1 (20000001 to 20000000.0)",
+    }
+    assert trained.rounded == said
+    assert all(f"{name} is rounded, {change}" in caplog.text for name, change in said.items())
+
+
+def test_a_graph_that_fails_names_the_cause(fit: Prepare) -> None:
+    """An error within TensorFlow's graph is its cause and the user's line, without the stack that made the graph."""
+    with pytest.raises(TrainingError) as caught:
+        fit("rows", "failing", **{"model.params.how": "graph"})
+    text = str(caught.value)
+    assert "assertion failed: [no number of mine]" in text
+    assert "(unservable_models.py:" in text
+    assert "site-packages" not in text
+    assert "File " not in text
+    assert "{{node" not in text
+    assert is_one_line(caught.value)
+
+
+REMEDIES = [
+    ("not adapted", ["could not be loaded", "adapt preprocessing layers"]),
+    ("own arguments", ["bias", "get_config returns"]),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")  # Keras warns, and then fails
+@pytest.mark.parametrize(("how", "words"), REMEDIES)
+def test_the_remedy_fits_the_cause(never_fitted: Prepare, how: str, words: list[str]) -> None:
+    """What Keras cannot read back for another reason than a missing registration is not told to register it."""
+    with pytest.raises(ExportError) as caught:
+        never_fitted("texts" if how == "not adapted" else "rows", "unreadable", **{"model.params.how": how})
+    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+    assert "register_keras_serializable" not in str(caught.value)
+
+
 FAILING = [
     ("build", TrainingError, ["model.build", "AssertionError (unservable_models.py:", " in failing)"]),
     ("build exits", TrainingError, ["model.build", "it calls sys.exit(3) (unservable_models.py:"]),

@@ -206,10 +206,14 @@ def test_values_that_an_input_would_change(values: np.ndarray, dtype: str) -> No
 
 
 def test_fractions_are_rounded_and_said() -> None:
-    """Float64 fractions are rounded to float32; by how much at most is known."""
+    """Float64 fractions are rounded to float32; by how much at most is known, and of which value."""
     features = {"f": np.array([0.1, 20_000_001.0])}
     assert fit_to_inputs(features, [spec("float32")])["x"].tolist() == [np.float32(0.1), 20_000_000.0]
-    assert largest_changes(features, [spec("float32")]) == {"x": 1.0}
+    said = "float64 to float32, by at most 1 (20000001.0 to 20000000.0)"
+    assert largest_changes(features, [spec("float32")]) == {"x": said}
+    several = {"f": features["f"], "g": np.array([0.5, 1])}
+    specs = [TensorSpec(name, "float32", (None, 1)) for name in several]
+    assert largest_changes(several, specs) == {"f": said}
     assert largest_changes({"f": np.array([0.5])}, [spec("float32")]) == {}
 
 
