@@ -235,10 +235,8 @@ def _of_strings(array: Array, where: str) -> Array:
         return array.astype(object)
     items = array.ravel().tolist()
     bad = next((n for n, item in enumerate(items) if not isinstance(item, str) or not _is_unicode(item)), None)
-    if bad is None and all(type(item) is str for item in items):
-        return array.astype(TEXT)
-    if bad is None:  # a class of its own, as an Enum, whose str() need not be its text
-        return text_array(map(str.__str__, items), array.shape)
+    if bad is None:  # str() of a class of its own, as of an Enum, need not be its text
+        return array if array.dtype == TEXT else text_array(map(str.__str__, items), array.shape)
     row = int(np.unravel_index(bad, array.shape)[0])
     got = f"the lone surrogate in {items[bad][:40]!r}" if isinstance(items[bad], str) else f"missing {items[bad]}"
     raise DataError(f"{where} must be text in UTF-8 in every row, got {got} in row {row}; mend it in the loader")

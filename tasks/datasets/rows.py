@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from tasks.datasets.columns import named_columns
 from tasks.datasets.strings import Array as Array  # noqa: PLC0414  most users of rows name it from here
-from tasks.datasets.strings import is_string, is_text, packed, unpacked
+from tasks.datasets.strings import is_string, is_text, packed_lengths, packed_pieces, unpacked
 from tasks.errors import DataError
 
 
@@ -97,8 +97,8 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
                 if array.dtype.name == "bfloat16":  # the format has no name for it, and float32 takes every value
                     array = array.astype(np.float32)  # noqa: PLW2901
                 if is_string(array):
-                    raw, lengths = packed(array)
-                    _write(archive, f"{name}.{'text' if is_text(array) else 'bytes'}", raw)
+                    lengths = packed_lengths(array)
+                    _write_text(archive, f"{name}.{'text' if is_text(array) else 'bytes'}", array, lengths)
                     _write(archive, f"{name}.lengths", lengths)
                 else:
                     _write(archive, f"{name}.npy", array)
@@ -109,6 +109,15 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 def _write(archive: zipfile.ZipFile, name: str, array: Array) -> None:
     with archive.open(name, "w", force_zip64=True) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_text(archive: zipfile.ZipFile, name: str, array: Array, lengths: Array) -> None:
+    """Write the bytes of all items as one array of uint8."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (int(lengths.sum(dtype=np.int64)),)}
+    with archive.open(name, "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        for piece in packed_pieces(array):
+            member.write(piece)
 
 
 def load_arrays(path: Path) -> dict[str, Array]:
@@ -134,12 +143,13 @@ def _read(archive: zipfile.ZipFile, name: str, form: str) -> Array:
     return member("npy") if form == "npy" else unpacked(member(form), member("lengths"), text=form == "text")
 
 
-def digest_rows(splits: Sequence[Rows]) -> str:
+def digest_rows(splits: Iterable[Rows]) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of several splits, in hexadecimal."""
     sha = hashlib.sha256()
     for rows in splits:
         for name, array in sorted(_members(rows).items()):
             sha.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-            for part in packed(array) if is_string(array) else (array,):
-                sha.update(np.ascontiguousarray(part).data)
+            for piece in packed_pieces(array) if is_string(array) else ():
+                sha.update(piece)
+            sha.update(np.ascontiguousarray(packed_lengths(array) if is_string(array) else array).data)
     return sha.hexdigest()
