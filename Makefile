@@ -11,7 +11,7 @@ run: .venv/run  ## Train, judge and promote the digits example (CONFIG=file for 
 	$(BIN)/python -m flows.train_and_serve --config $(CONFIG)
 
 test: .venv/dev  ## Run the whole test suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: .venv/dev  ## Lint, types and import rules
 	$(BIN)/ruff check .

@@ -145,6 +145,7 @@ class TrainedModel:
         parameters: number of trainable and fixed weights.
         best_epoch: the epoch (from 1) whose weights were kept.
         readings: by Keras' name of an output that has a target.
+        rounded: what a cast to the dtype of an input or a loss changes most, in words, by input and target.
     """
 
     keras_file: Path
@@ -152,6 +153,7 @@ class TrainedModel:
     parameters: int
     best_epoch: int
     readings: Mapping[str, Reading] = field(default_factory=dict)
+    rounded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -83,18 +84,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(engine_problem())
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the quick tiers first, and keep together what several workers (`-n`) must not run at the same time.
-
-    The tests of a file share what they train and start. The tests of containers share one engine, and some of them
-    look at everything that runs there.
-    """
+    """Run the quick tiers first."""
     tiers = ("unit", "integration", "e2e")
     items.sort(key=lambda item: next((n for n, tier in enumerate(tiers) if tier in item.path.parts), 0))
-    with_engine = {item.path for item in items if item.get_closest_marker("docker")}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("docker" if item.path in with_engine else str(item.path)))
+
+
+@cache
+def unit_of_work(file: Path) -> str:
+    """Return what keeps tests on one worker (`-n`): their file, or the engine that some files share.
+
+    The tests of a file share what they train and start. Some tests of containers look at everything that runs.
+    """
+    sources = [path for path in (file, file.with_name("conftest.py")) if path.exists()]
+    return "the engine" if any("mark.docker" in path.read_text() for path in sources) else str(file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole units of work."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByUnit(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of_work(config.rootpath / nodeid.partition("::")[0])
+
+    return ByUnit(config, log)
 
 
 @pytest.fixture(scope="session")

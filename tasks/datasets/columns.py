@@ -12,14 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from tasks.datasets.strings import TEXT, Array, bytes_array
+from tasks.datasets.strings import TEXT, Array, bytes_array, text_array
+from tasks.datasets.times import plain_times
 from tasks.errors import DataError
 
+MISSING = {"float", "NoneType", "NAType", "NaTType"}
+"""What a missing value is in a column of objects."""
 NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 
 
-def named_columns(value: Any, default_name: str, source: str) -> dict[str, Array]:
+def named_columns(value: Any, default_name: str, source: str, time: str = "") -> dict[str, Array]:
     """Return the columns of a mapping, a table or one bare array, by name.
+
+    Args:
+        time: the column, if there is one, that may hold dates and times; they become ISO 8601 text.
 
     Raises:
         DataError: two columns with one name, a name that is none, or a column that cannot be used.
@@ -29,12 +35,15 @@ def named_columns(value: Any, default_name: str, source: str) -> dict[str, Array
         name = _name(key, source)
         if name in found:
             raise DataError(f"'{source}' must give each column a name of its own, got '{name}' twice; rename one")
-        found[name] = check_column(column, f"'{source}': '{name}'")
+        where = f"'{source}': '{name}'"
+        found[name] = check_column(plain_times(column, where) if name == time else column, where)
     return found
 
 
 def check_column(column: Any, where: str) -> Array:
     """Return a column as an array of bool, int, float, text (StringDType) or bytes (objects), values as they were.
+
+    Numbers are in the byte order of this machine, and in no type that is wider than 64 bits.
 
     Raises:
         DataError: a missing value, or values that are none of these.
@@ -46,13 +55,17 @@ def check_column(column: Any, where: str) -> Array:
     except (ValueError, TypeError, OverflowError, NotImplementedError) as exc:
         raise DataError(f"{where} must be readable as an array, got {type(column).__name__}: {exc}") from exc
     if array.ndim == 0:
-        raise DataError(f"{where} must have one entry a row, got a single value")
+        raise DataError(
+            f"{where} must be an array or a list with one entry a row, got {type(column).__name__}; make one of it in "
+            "the loader"
+        )
     if array.dtype.kind == "O":
         array = _of_objects(array, where)
     elif array.dtype.kind in "UTS":
         array = _of_strings(array, where)
     if array.dtype.kind not in "biufTO":
         raise DataError(f"{where} must hold numbers, booleans, text or bytes, got {_dtype_words(array.dtype)}")
+    array = _of_64_bits(array, where)
     if array.dtype.kind == "f":
         _refuse_where(~_by_row(np.isfinite(array), np.all), where, "be finite", "NaN or infinity")
     return array
@@ -87,21 +100,33 @@ def _as_array(column: Any, where: str) -> Array:
         words = "ragged" if kind == "RaggedTensor" else "sparse"
         raise DataError(f"{where} must be a dense array, got a {words} one ({kind}); make it dense in the loader")
     if isinstance(column, np.ma.MaskedArray):
-        _refuse_where(_by_row(np.ma.getmaskarray(column), np.any), where, "have every value", "a masked one")
-        return np.asarray(column.data)
+        return _unmasked(column, where)
     if library == "pandas" and not isinstance(_dtype(column), np.dtype | None):
         return _of_pandas(column, where)
     if library == "pyarrow" and hasattr(column, "null_count"):
-        missing = np.asarray(column.is_null().to_pylist(), np.bool_)
-        _refuse_where(missing, where, "have every value", "a missing one")
-        return np.asarray(column.to_numpy(zero_copy_only=False))
+        return _of_arrow(column, where)
     if isinstance(column, list | tuple):
         return _of_list(column, where)
-    return np.asarray(column.numpy() if library == "tensorflow" else column)
+    return np.asarray(column.numpy() if _is_tensor(column) else column)
 
 
 def _dtype(column: Any) -> Any:
     return getattr(column, "dtype", None)
+
+
+def _unmasked(column: np.ma.MaskedArray[Any, Any], where: str) -> Array:
+    _refuse_where(_by_row(np.ma.getmaskarray(column), np.any), where, "have every value", "a masked one")
+    return np.asarray(column.data)
+
+
+def _of_arrow(column: Any, where: str) -> Array:
+    """Return an array of pyarrow; of its own extensions those that know how they become one of NumPy."""
+    missing = np.asarray(column.is_null().to_pylist(), np.bool_)
+    _refuse_where(missing, where, "have every value", "a missing one")
+    chunks = getattr(column, "chunks", [column])
+    if chunks and all(hasattr(chunk, "to_numpy_ndarray") for chunk in chunks):  # a tensor a row
+        return np.concatenate([chunk.to_numpy_ndarray() for chunk in chunks])
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _of_pandas(column: Any, where: str) -> Array:
@@ -121,6 +146,8 @@ def _of_pandas(column: Any, where: str) -> Array:
 
 def _of_list(column: list[Any] | tuple[Any, ...], where: str) -> Array:
     """Return a list as an array of its own dtype; text as objects, never at the longest one's width."""
+    column = [_plain_row(row) for row in column]
+    _refuse_masked(column, where)
     try:
         if column and all(isinstance(row, np.ndarray) and row.dtype.kind != "O" for row in column):
             return np.stack(column)
@@ -128,6 +155,17 @@ def _of_list(column: list[Any] | tuple[Any, ...], where: str) -> Array:
     except ValueError as exc:
         raise _ragged(where, [np.shape(row) for row in column]) from exc
     return array if array.size else np.asarray(column)
+
+
+def _plain_row(row: Any) -> Any:
+    """Return a row that is text, bytes or a tensor as NumPy takes it whole."""
+    if isinstance(row, bytearray):
+        return bytes(row)
+    return row.numpy() if _is_tensor(row) else row
+
+
+def _is_tensor(value: Any) -> bool:
+    return type(value).__module__.startswith("tensorflow.") and hasattr(value, "numpy")
 
 
 def _of_objects(array: Array, where: str) -> Array:
@@ -138,7 +176,7 @@ def _of_objects(array: Array, where: str) -> Array:
         return _of_rows(items, where) if array.ndim == 1 else _refuse_types(array, items, where)
     if all(issubclass(one, str) for one in types):
         return _of_strings(array, where)
-    if all(issubclass(one, bytes) for one in types):
+    if all(issubclass(one, bytes | bytearray) for one in types):
         return bytes_array(map(bytes, items), array.shape)
     if all(issubclass(one, NUMBERS) for one in types):
         return _of_numbers(array, items, where)
@@ -147,6 +185,7 @@ def _of_objects(array: Array, where: str) -> Array:
 
 def _of_rows(rows: list[Any], where: str) -> Array:
     """Return rows that are lists or arrays of one shape as one array."""
+    _refuse_masked(rows, where)
     shapes = [np.array(row, dtype=object).shape for row in rows]
     if len(set(shapes)) != 1:
         raise _ragged(where, shapes)
@@ -154,6 +193,17 @@ def _of_rows(rows: list[Any], where: str) -> Array:
     if {type(item) for item in stacked.ravel().tolist()} & {list, tuple, np.ndarray}:
         raise DataError(f"{where} must be as long in every row, got lists of different lengths within row 0; pad them")
     return _of_objects(stacked, where)
+
+
+def _refuse_masked(rows: Iterable[Any], where: str) -> None:
+    masked = np.array([_is_masked(row) for row in rows], np.bool_)
+    _refuse_where(masked, where, "have every value", "a masked one")
+
+
+def _is_masked(row: Any) -> bool:
+    if isinstance(row, list | tuple) and row and isinstance(row[0], list | tuple | np.ma.MaskedArray):
+        return any(map(_is_masked, row))
+    return isinstance(row, np.ma.MaskedArray) and bool(np.ma.getmaskarray(row).any())
 
 
 def _ragged(where: str, shapes: list[tuple[int, ...]]) -> DataError:
@@ -185,11 +235,24 @@ def _of_strings(array: Array, where: str) -> Array:
         return array.astype(object)
     items = array.ravel().tolist()
     bad = next((n for n, item in enumerate(items) if not isinstance(item, str) or not _is_unicode(item)), None)
-    if bad is None:
-        return array.astype(TEXT)
+    if bad is None:  # str() of a class of its own, as of an Enum, need not be its text
+        return array if array.dtype == TEXT else text_array(map(str.__str__, items), array.shape)
     row = int(np.unravel_index(bad, array.shape)[0])
     got = f"the lone surrogate in {items[bad][:40]!r}" if isinstance(items[bad], str) else f"missing {items[bad]}"
     raise DataError(f"{where} must be text in UTF-8 in every row, got {got} in row {row}; mend it in the loader")
+
+
+def _of_64_bits(array: Array, where: str) -> Array:
+    """Return numbers as TensorFlow takes them."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        with np.errstate(over="ignore"):  # what is too large is refused next
+            narrow = array.astype(np.float64)
+        lost = (narrow != array) & np.isfinite(array)
+        if lost.any():
+            row = int(np.argwhere(lost)[0][0])
+            raise DataError(f"{where} must fit float64, got a longer number in row {row}; round it in the loader")
+        return narrow
+    return array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.kind in "iuf" else array
 
 
 def _refuse_types(array: Array, items: list[Any], where: str) -> Array:
@@ -198,10 +261,11 @@ def _refuse_types(array: Array, items: list[Any], where: str) -> Array:
     usual = Counter(names).most_common(1)[0][0]  # of as many, the one that came first
     first = next((n for n, name in enumerate(names) if name != usual), 0)
     row = int(np.unravel_index(first, array.shape)[0])
+    missing = " or ".join(sorted(set(names) & MISSING))
     raise DataError(
         f"{where} must be all text, all bytes or all numbers, got {', '.join(sorted(set(names)))} "
-        f"(row {row}: {names[first]}); convert them in the loader (Decimal to float, dates to whole seconds as int64); "
-        "a missing value shows as float, NoneType, NAType or NaTType"
+        f"(row {row}: {names[first]}); convert them in the loader (Decimal to float, dates to whole seconds as int64, "
+        f"others to text){f'; {missing} may be a missing value' if missing else ''}"
     )
 
 
@@ -221,7 +285,9 @@ def _by_row(array: Array, join: Any) -> Array:
 def _dtype_words(dtype: Any) -> str:
     if dtype.kind in "Mm":
         return f"dtype {dtype}; convert times in the loader, as to whole seconds in int64"
-    return f"dtype {dtype}; give each field a column of its own" if dtype.names else f"dtype {dtype}"
+    if dtype.names:
+        return f"dtype {dtype}; give each field a column of its own"
+    return f"dtype {dtype}; convert it in the loader, as to float32 or int32"
 
 
 def _is_unicode(text: str) -> bool:

@@ -17,7 +17,7 @@ from tasks.datasets.rows import Array
 from tasks.errors import DataError
 
 CHUNK = 2**21  # numbers that are held at once as float64
-TEXT_CHUNK = 4096  # rows whose texts are held at once as Python's own
+TEXT_CHUNK = 256  # rows whose texts are held at once as Python's own
 
 
 def fingerprints(columns: Mapping[str, Array], key: str) -> Array:

@@ -93,17 +93,30 @@ def cast_exactly(array: Array, dtype: str, rule: str, name: str) -> Array:
     return cast
 
 
-def largest_changes(features: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, float]:
-    """Return by how much the cast to its dtype changes each input's values at most; only inputs that change."""
+def largest_changes(features: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, str]:
+    """Return by input name what the cast to its dtype changes most, in words; only inputs of which values change."""
     fitted = fit_to_inputs(features, specs)
-    found: dict[str, float] = {}
+    found: dict[str, str] = {}
     for spec in specs:
         given = next(iter(features.values())) if len(features) == len(specs) == 1 else features[spec.name]
-        cast = fitted[spec.name]
-        if given.dtype.kind == "f" and cast.dtype != given.dtype and cast.size:
-            wide = cast.astype(np.float64).reshape(given.shape)
-            found[spec.name] = float(np.abs(wide - given.astype(np.float64)).max())
+        found[spec.name] = largest_change(given, fitted[spec.name])
     return {name: change for name, change in found.items() if change}
+
+
+def largest_change(given: Array, cast: Array) -> str:
+    """Return what a cast changes most, such as `float64 to float32, by at most 1e-09 (0.1 to 0.1)`; empty for nothing.
+
+    Args:
+        given, cast: the same numbers in two dtypes; of one size.
+    """
+    if given.dtype.kind not in "iuf" or cast.dtype == given.dtype or not cast.size:
+        return ""
+    before, after = given.reshape(-1), cast.reshape(-1)
+    changes = np.abs(after.astype(np.float64) - before.astype(np.float64))
+    most = int(np.argmax(changes))
+    if not changes[most]:
+        return ""
+    return f"{given.dtype} to {cast.dtype}, by at most {changes[most]:.3g} ({before[most]} to {after[most]})"
 
 
 def _must_survive(array: Array, cast: Array) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from configs.schema import Data
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.overview import label_shares, shared_rows
 from tasks.datasets.references import describe, resolve
-from tasks.datasets.rows import check_rows, digest_rows, save_arrays, save_rows
-from tasks.datasets.splitting import plain_times, split_rows, take_out
+from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, save_arrays, save_rows
+from tasks.datasets.splitting import split_rows, take_out
 from tasks.datasets.strings import dtype_words
 from tasks.errors import DataError
 from tasks.records import Splits
@@ -24,18 +25,11 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
     Raises:
         DataError: the loader failed, or its rows cannot be used.
     """
-    load = resolve(data.load, "data.load", DataError)
-    try:
-        loaded = load(**data.params)
-    except Exception as exc:  # whatever the user's loader raises
-        raise DataError(f"data.load '{data.load}' must return rows, got {describe(exc)}") from exc
-    rows, columns = take_out(check_rows(plain_times(loaded, data), data.load), data)
+    rows, columns = take_out(check_rows(_loaded(data), data.load, data.time), data)
     identity = fingerprints(rows.features, "row")
     units = fingerprints(columns, "group") if data.identity else identity
     index = split_rows(data, columns, units)
-    parts = {name: rows.take(numbers) for name, numbers in index.items()}
-    for name, part in parts.items():
-        save_rows(directory / f"{name}.npz", part)
+    digest = digest_rows(_saved(rows, index, directory))
     shared = shared_rows(identity, index)
     if shared:
         log.warning("%d different rows are in more than one split, so some test rows were trained on", shared)
@@ -46,8 +40,8 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
         train=directory / "train.npz",
         validation=directory / "validation.npz",
         test=directory / "test.npz",
-        rows={name: len(part) for name, part in parts.items()},
-        digest=digest_rows(list(parts.values())),
+        rows={name: len(numbers) for name, numbers in index.items()},
+        digest=digest,
         source=data.load,
         features=tuple(
             f"{name}: {dtype_words(array)} {array.shape[1:]}"
@@ -56,3 +50,20 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
         groups=groups,
         shares=label_shares(rows.targets, index),
     )
+
+
+def _loaded(data: Data) -> object:
+    """Return what the user's loader returns; nothing of ours keeps it once it has been checked."""
+    load = resolve(data.load, "data.load", DataError)
+    try:
+        return load(**data.params)
+    except Exception as exc:  # whatever the user's loader raises
+        raise DataError(f"data.load '{data.load}' must return rows, got {describe(exc)}") from exc
+
+
+def _saved(rows: Rows, index: Mapping[str, Array], directory: Path) -> Iterator[Rows]:
+    """Save each split, and give it; one at a time, for each is a copy."""
+    for name, numbers in index.items():
+        part = rows.take(numbers)
+        save_rows(directory / f"{name}.npz", part)
+        yield part

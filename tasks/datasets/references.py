@@ -21,6 +21,10 @@ from tasks.words import one_line
 FOREIGN = (Exception, SystemExit)
 """What a user's function may end with; SystemExit is no end of ours."""
 
+_CALL = r'(?m)^ *File "(.*)", line (\d+), in (.*)$'
+_STACK = rf"{_CALL}| defined at \(most recent call last\)|\[\[\{{\{{node .*?\}}\}}\]\]|\[Op:\w+\]"
+"""Where TensorFlow says that an operation of a graph comes from: pages before the cause."""
+
 _PROJECT = Path(__file__).parents[2]
 _NOT_THE_USERS = (
     sysconfig.get_path("stdlib"),
@@ -87,10 +91,12 @@ def describe(exc: BaseException, without: str = "") -> str:
     """
     try:
         text = redact(str(exc))  # before a cut leaves half of a secret
-        text = one_line(re.sub(without, "", text) if without else text)
+        place = _users_line(exc) or _users_line_in(text)
+        for nobody_reads in (without, _STACK):
+            text = re.sub(nobody_reads, "", text) if nobody_reads else text
+        text = one_line(text)
     except Exception:  # noqa: BLE001  an error that cannot say what it is, is known by its class
-        text = ""
-    place = _users_line(exc)
+        text, place = "", _users_line(exc)
     return f"{type(exc).__name__}{f': {text}' if text else ''}{f' ({place})' if place else ''}"
 
 
@@ -98,10 +104,19 @@ def _users_line(exc: BaseException) -> str:
     """Return `FILE:LINE in FUNCTION` of the innermost call that is neither ours nor an installed package's."""
     place = ""
     for frame, line in traceback.walk_tb(exc.__traceback__):
-        file = frame.f_code.co_filename
-        if not file.startswith(_NOT_THE_USERS) and "-packages" not in file and "__autograph_generated" not in file:
-            place = f"{Path(file).name}:{line} in {frame.f_code.co_name}"
+        if _is_users(frame.f_code.co_filename):
+            place = f"{Path(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name}"
     return one_line(place)
+
+
+def _users_line_in(text: str) -> str:
+    """Return the same of a stack that TensorFlow writes into its message: of what a graph was made by."""
+    found = [call for call in re.findall(_CALL, text) if _is_users(call[0])]
+    return one_line("{}:{} in {}".format(Path(found[-1][0]).name, *found[-1][1:])) if found else ""
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith(_NOT_THE_USERS) and "-packages" not in file and "__autograph_generated" not in file
 
 
 @contextlib.contextmanager

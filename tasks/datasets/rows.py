@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from tasks.datasets.columns import named_columns
 from tasks.datasets.strings import Array as Array  # noqa: PLC0414  most users of rows name it from here
-from tasks.datasets.strings import is_string, is_text, packed, unpacked
+from tasks.datasets.strings import is_string, is_text, packed_lengths, packed_pieces, unpacked
 from tasks.errors import DataError
 
 
@@ -36,23 +36,27 @@ class Rows:
         return Rows({k: v[index] for k, v in self.features.items()}, {k: v[index] for k, v in self.targets.items()})
 
 
-def check_rows(loaded: object, source: str) -> Rows:
+def check_rows(loaded: object, source: str, time: str = "") -> Rows:
     """Turn what a loader returned into rows.
 
     Args:
         loaded: `(features, target)`; each an array, or a mapping (or DataFrame) of name to array.
+        time: the name of a feature that may hold dates and times; they become ISO 8601 text.
 
     Raises:
         DataError: it is something else, lengths differ, a value is missing, or no array holds it as it is.
     """
     if not isinstance(loaded, tuple) or len(loaded) != 2:
-        raise DataError(f"'{source}' must return (features, target), got {type(loaded).__name__}")
-    rows = Rows(named_columns(loaded[0], "features", source), named_columns(loaded[1], "target", source))
+        kind = type(loaded).__name__
+        got = f"a {kind} of {len(loaded)}" if isinstance(loaded, list | tuple) else kind
+        raise DataError(f"'{source}' must return a tuple of two, (features, target), each in arrays, got {got}")
+    rows = Rows(named_columns(loaded[0], "features", source, time), named_columns(loaded[1], "target", source))
     if not rows.features or not rows.targets:
         raise DataError(f"'{source}' must return a feature and a target, got none")
-    lengths = {name: len(array) for name, array in _members(rows).items()}
+    lengths = {f"'{name[2:]}'": len(array) for name, array in _members(rows).items()}
     if len(set(lengths.values())) != 1:
-        raise DataError(f"'{source}' must return as many rows in every array, got {lengths}")
+        shown = ", ".join(f"{count} of {name}" for name, count in lengths.items())
+        raise DataError(f"'{source}' must return as many rows in every array, got {shown}")
     if not len(rows):
         raise DataError(f"'{source}' must return rows, got none")
     return rows
@@ -93,8 +97,8 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
                 if array.dtype.name == "bfloat16":  # the format has no name for it, and float32 takes every value
                     array = array.astype(np.float32)  # noqa: PLW2901
                 if is_string(array):
-                    raw, lengths = packed(array)
-                    _write(archive, f"{name}.{'text' if is_text(array) else 'bytes'}", raw)
+                    lengths = packed_lengths(array)
+                    _write_text(archive, f"{name}.{'text' if is_text(array) else 'bytes'}", array, lengths)
                     _write(archive, f"{name}.lengths", lengths)
                 else:
                     _write(archive, f"{name}.npy", array)
@@ -105,6 +109,15 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 def _write(archive: zipfile.ZipFile, name: str, array: Array) -> None:
     with archive.open(name, "w", force_zip64=True) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_text(archive: zipfile.ZipFile, name: str, array: Array, lengths: Array) -> None:
+    """Write the bytes of all items as one array of uint8."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (int(lengths.sum(dtype=np.int64)),)}
+    with archive.open(name, "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        for piece in packed_pieces(array):
+            member.write(piece)
 
 
 def load_arrays(path: Path) -> dict[str, Array]:
@@ -130,12 +143,13 @@ def _read(archive: zipfile.ZipFile, name: str, form: str) -> Array:
     return member("npy") if form == "npy" else unpacked(member(form), member("lengths"), text=form == "text")
 
 
-def digest_rows(splits: Sequence[Rows]) -> str:
+def digest_rows(splits: Iterable[Rows]) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of several splits, in hexadecimal."""
     sha = hashlib.sha256()
     for rows in splits:
         for name, array in sorted(_members(rows).items()):
             sha.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-            for part in packed(array) if is_string(array) else (array,):
-                sha.update(np.ascontiguousarray(part).data)
+            for piece in packed_pieces(array) if is_string(array) else ():
+                sha.update(piece)
+            sha.update(np.ascontiguousarray(packed_lengths(array) if is_string(array) else array).data)
     return sha.hexdigest()

@@ -23,28 +23,6 @@ SPLITS = ("train", "validation", "test")
 RARELY = 0.01  # the chance of an empty split that the advice about more rows leaves
 
 
-def plain_times(loaded: object, data: Data) -> object:
-    """Return what a loader returned with the column `data.time`, where it holds dates, as ISO 8601 text."""
-    if not data.time or not isinstance(loaded, tuple) or not loaded:
-        return loaded
-    features: Any = loaded[0]
-    is_table = hasattr(features, "columns") and hasattr(features, "assign")
-    if not (is_table or isinstance(features, Mapping)) or list(features).count(data.time) != 1:
-        return loaded
-    column = features[data.time]
-    array = np.asarray(column)
-    if isinstance(column, np.ma.MaskedArray):
-        return loaded
-    if array.dtype.kind == "M":
-        texts = np.datetime_as_string(array)
-    elif array.dtype.kind == "O" and all(hasattr(item, "isoformat") for item in array.flat):
-        texts = np.array([item.isoformat() for item in array.flat], np.str_).reshape(array.shape)
-    else:
-        return loaded
-    plain = {data.time: texts}
-    return (features.assign(**plain) if is_table else {**features, **plain}, *loaded[1:])
-
-
 def take_out(rows: Rows, data: Data) -> tuple[Rows, dict[str, Array]]:
     """Return the rows without the columns that decide about their split, and those columns.
 

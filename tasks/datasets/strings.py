@@ -6,13 +6,14 @@ and `S`), which drop trailing NULs and take the longest item's room for each, ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+PIECE = 2**16  # bytes of text that are held at once
 TEXT: Any = np.dtypes.StringDType()  # type: ignore[attr-defined,unused-ignore]
 
 
@@ -35,7 +36,8 @@ def text_array(values: Iterable[str], shape: tuple[int, ...]) -> Array:
     """Return text as an array of a shape."""
     array = np.empty(int(np.prod(shape, dtype=np.int64)), TEXT)
     for number, value in enumerate(values):
-        array[number] = value
+        # NumPy reads UTF-8, which Python would keep beside a text that is not ASCII for as long as the text lives
+        array[number] = value if value.isascii() else str(value.encode(), "utf-8")
     return array.reshape(shape)
 
 
@@ -94,19 +96,32 @@ def plain(value: Any) -> Any:
     return listed.decode(errors="replace") if isinstance(listed, bytes) else listed
 
 
-def packed(array: Array) -> tuple[Array, Array]:
-    """Return the items one after the other, uint8 of shape (bytes,), and their lengths, in the array's shape."""
-    buffer, lengths = bytearray(), []
-    for item in array.flat:  # not all at once as a list, which is as large again
-        raw = item.encode() if isinstance(item, str) else bytes(item)
-        buffer += raw
-        lengths.append(len(raw))
-    smallest = np.min_scalar_type(max(lengths, default=0))
-    return np.frombuffer(buffer, np.uint8), np.array(lengths, smallest).reshape(array.shape)
+def packed_lengths(array: Array) -> Array:
+    """Return how many bytes each item takes in UTF-8, in the smallest unsigned integers, in the array's shape."""
+    lengths = np.fromiter((len(raw) for raw in _raw(array)), np.int64, array.size)
+    return lengths.astype(np.min_scalar_type(int(lengths.max(initial=0)))).reshape(array.shape)
+
+
+def packed_pieces(array: Array) -> Iterator[bytes]:
+    """Give the items one after the other in UTF-8, in pieces of about `PIECE` bytes, for all are as large again."""
+    held: list[bytes] = []
+    size = 0
+    for raw in _raw(array):
+        if held and size + len(raw) > PIECE:
+            yield b"".join(held)
+            held, size = [], 0
+        held.append(raw)
+        size += len(raw)
+    yield b"".join(held)
+
+
+def _raw(array: Array) -> Iterator[bytes]:
+    for item in array.flat:  # not as a list, for the same reason
+        yield item.encode() if isinstance(item, str) else bytes(item)
 
 
 def unpacked(buffer: Array, lengths: Array, *, text: bool) -> Array:
-    """Return what `packed` was given.
+    """Return what `packed_lengths` and `packed_pieces` were given.
 
     Raises:
         ValueError: the lengths do not fit the bytes, or text is no UTF-8.

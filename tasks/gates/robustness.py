@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.records import GateResult, Probe
+from tasks.words import one_line
 
 SHOWN = 5  # cases in a summary; the evidence has them all
 
@@ -41,7 +42,8 @@ def _words(probe: Probe) -> str:
     if probe.status == 0:
         return f"no answer ({probe.words})"
     kind = "" if probe.finite else ", not what it should be"
-    return f"{probe.status}{kind} ({probe.words})"
+    words = one_line(probe.words, 200) if probe.status == 200 else probe.words  # an answer goes on for pages
+    return f"{probe.status}{kind} ({words})"
 
 
 def _summary(cases: int, shown: str, failed: int) -> str:

@@ -179,6 +179,7 @@ def provenance_lines(
         "data": splits.source,
         "rows": rows,
         "features and targets": features,
+        "rounded": "; ".join(f"{name} from {change}" for name, change in trained.rounded.items()),
         "data digest": splits.digest,
     }
     return _shown({name: redact(text) for name, text in {**lines, **facts}.items()})

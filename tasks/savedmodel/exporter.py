@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -86,11 +87,22 @@ def read_back(keras_file: Path) -> Any:
     try:
         return keras.saving.load_model(keras_file, compile=False)
     except FOREIGN as exc:  # Keras raises many classes, and what the user's layers raise
-        raise ExportError(
-            f"Keras must read the model back from its file, got {describe(exc, without=CONFIGURATIONS).rstrip('.')}; "
+        cause = describe(exc, without=CONFIGURATIONS).rstrip(".")
+        raise ExportError(f"Keras must read the model back from its file, got {cause}; {_remedy(cause)}") from exc
+
+
+def _remedy(cause: str) -> str:
+    """Return what makes a model readable from its file."""
+    if re.search("objects? could not be loaded", cause):
+        return (
+            "adapt preprocessing layers on the features in model.build, and make each layer's weights in its build()"
+        )
+    if re.search("Could not (locate|interpret)|Lambda", cause):
+        return (
             "decorate your layers and functions with keras.saving.register_keras_serializable(), write a function "
             "with a name for a lambda, or call keras.config.enable_unsafe_deserialization() where the model is built"
-        ) from exc
+        )
+    return "make layers and models of your own again from what their get_config returns, as Keras does"
 
 
 def request_arrays(model: Any, features: Mapping[str, Array], signature: Signature, export: Export) -> dict[str, Array]:

@@ -219,14 +219,18 @@ def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
     try:
         found = _parse(body)["outputs"]
         named = found if len(outputs) > 1 else {outputs[0].name: found}
-        return {
-            spec.name: string_array(_unwrapped(named[spec.name])) if spec.dtype == "string"
-            else np.asarray(named[spec.name], spec.dtype)
-            for spec in outputs
-        }  # fmt: skip
+        return {spec.name: _array(named[spec.name], spec) for spec in outputs}
     except (KeyError, TypeError, ValueError) as exc:
         names = ", ".join(spec.name for spec in outputs)
         raise ServingError(f"an answer must hold the outputs {names}, got {body[:200]!r}") from exc
+
+
+def _array(value: Any, spec: TensorSpec) -> Array:
+    """Return nested lists as an array; what JSON cannot say of an empty one, its later axes, is as in the signature."""
+    array = string_array(_unwrapped(value)) if spec.dtype == "string" else np.asarray(value, spec.dtype)
+    if array.size or spec.shape is None:
+        return array
+    return array.reshape(array.shape + tuple(size or 0 for size in spec.shape[array.ndim :]))
 
 
 def _unwrapped(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Config
-from tasks.datasets.fitting import fit_to_inputs, largest_changes
+from tasks.datasets.fitting import fit_to_inputs, largest_change, largest_changes
 from tasks.datasets.references import resolve, translated
 from tasks.datasets.rows import Array, Rows, load_rows
 from tasks.datasets.strings import as_objects
@@ -57,8 +57,7 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     for part in (rows, validation):  # the test rows are asked of its export
         fit_to_inputs(part.features, input_specs(model))
     try_export(model, config, splits, keras_file.parent)
-    for name, change in largest_changes(rows.features, input_specs(model)).items():
-        log.info("input '%s' takes its values rounded to its dtype: they change by at most %.3g", name, change)
+    rounded = _rounded(rows, model)
     readings = decide_readings(model, config, rows, splits)
     keras.utils.set_random_seed(config.seed)  # what was tried changes nothing of what is learned
     stopper = keras.callbacks.EarlyStopping(
@@ -72,7 +71,21 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     history = _fit(model, rows, validation, config, callbacks=callbacks, verbose=int(show_bar))
     save_model(model, keras_file)
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
-    return replace(_summary(model, history, best_epoch, keras_file), readings=readings)
+    return replace(_summary(model, history, best_epoch, keras_file), readings=readings, rounded=rounded)
+
+
+def _rounded(rows: Rows, model: Any) -> dict[str, str]:
+    """Return, and say, which numbers the model does not get as the loader gave them."""
+    inputs = largest_changes(rows.features, input_specs(model))
+    found = {f"input '{name}'": change for name, change in inputs.items()}
+    for name, array in rows.targets.items():
+        if array.dtype.kind in "iuf" and array.dtype.itemsize > 2:
+            cast = _target(array, name) if array.dtype == np.float64 else array.astype(np.float32)
+            change = largest_change(array, cast)
+            found |= {f"target '{name}'": change} if change else {}
+    for name, change in found.items():
+        log.info("%s is rounded, %s", name, change)
+    return found
 
 
 def _check_names(model: Any, config: Config, rows: Rows) -> None:

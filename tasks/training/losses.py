@@ -10,6 +10,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from tasks.datasets.strings import Array, is_string
 from tasks.records import Clues
 from tasks.savedmodel.structure import output_names
 
@@ -60,13 +63,18 @@ def clues_of(loss: object, ends_in: str = "", target_shape: Any = None, output_s
 
 
 def losses_by_output(model: Any) -> dict[str, Any]:
-    """Return what `compile` was given for each output, by Keras' name of it; None where that cannot be told."""
+    """Return what `compile` was given for each output, by Keras' name of it; None where that cannot be told.
+
+    One loss for several outputs is each one's.
+    """
     import keras
 
     names, loss = output_names(model), model.loss
     if len(names) == 1:
         found = _alone(loss, names[0])
         return {names[0]: found}
+    if not isinstance(loss, Mapping | list | tuple):
+        return dict.fromkeys(names, loss)
     struct = getattr(model, "_outputs_struct", None)
     if isinstance(loss, Mapping):
         keras_names = dict(zip(names, getattr(model, "output_names", names), strict=False))
@@ -76,6 +84,40 @@ def losses_by_output(model: Any) -> dict[str, Any]:
             return dict(keras.tree.pack_sequence_as(struct, list(loss)))
         return dict(zip(names, loss, strict=True))
     return dict.fromkeys(names)
+
+
+def unfit_target(loss: object, target: Array, answers: Array) -> str:
+    """Return why a loss of Keras cannot be computed from a target, and what mends it, or an empty string.
+
+    Args:
+        loss: as given to `compile` for one output.
+        target: shape (n, ...), true values. answers: shape (m, ...), of which only the shape counts.
+    """
+    function, options, label = _function_of(_named(loss, target.shape, answers.shape))
+    name = getattr(function, "__name__", "")
+    if not _is_keras(function) or not answers.ndim:
+        return ""
+    if is_string(target):
+        return "text; give numbers, as numpy.unique(target, return_inverse=True) makes them of names"
+    classes, own = answers.shape[-1], target.shape[-1] if target.ndim == answers.ndim else 1
+    if name.startswith("categorical") and "crossentropy" in name and own == 1 < classes:
+        return (
+            f"the number of a class, where {label or name} wants a row of {classes} numbers; use "
+            "sparse_categorical_crossentropy"
+        )
+    if name != "sparse_categorical_crossentropy" or options.get("axis", -1) != -1:
+        return ""
+    if own == classes > 1:
+        return f"{own} numbers, where {label or name} wants the number of a class; use categorical_crossentropy"
+    if options.get("ignore_class") is not None:
+        return ""
+    values = target.astype(np.float64)
+    low, high = values.min(), values.max()
+    if low >= 0 and high < classes and np.array_equal(values, np.floor(values)):
+        return ""
+    whole = "whole numbers, all of them 0, for" if classes == 1 else f"whole numbers from 0 to {classes - 1}, as"
+    mend = "use binary_crossentropy" if classes == 1 else "number the classes from 0, or give the model more numbers"
+    return f"{low:g} to {high:g}, where {label or name} wants {whole} the model answers {classes} a row; {mend}"
 
 
 def ending_of(tensor: Any) -> str:

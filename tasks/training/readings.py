@@ -18,7 +18,7 @@ from tasks.gates.reading import decide, of_own_metrics, refuse_misfit, settle, s
 from tasks.gates.scores import Scored
 from tasks.records import Reading, Splits
 from tasks.savedmodel.structure import name_outputs, output_names, pack_features, served_names
-from tasks.training.losses import clues_of, ending_of, losses_by_output
+from tasks.training.losses import clues_of, ending_of, losses_by_output, unfit_target
 
 FEW_ROWS = 256  # that the untrained model answers
 
@@ -40,7 +40,8 @@ def decide_readings(model: Any, config: Config, rows: Rows, splits: Splits) -> d
         rows: the training rows.
 
     Raises:
-        DataError: `gates` say what the judged output cannot be, or bound a metric that cannot judge it.
+        DataError: `gates` say what the judged output cannot be, or bound a metric that cannot judge it; or a loss
+            cannot be computed from its target.
         TrainingError: the model does not answer these rows.
     """
     answers, endings = _answers(model, rows)
@@ -50,12 +51,20 @@ def decide_readings(model: Any, config: Config, rows: Rows, splits: Splits) -> d
     for name, served in answers.items():
         target = _target(rows.targets, name)
         if target is not None and served.ndim:
+            _check_target(losses.get(name), {"training": target, "test": _target(test, name)}, served, name)
             clues = clues_of(losses.get(name), endings[name], target.shape, served.shape)
             readings[name] = decide(clues, target, served)
         if target is not None and name == judged and name in readings:
             output = _Output(name, target, test[name] if len(test) > 1 else next(iter(test.values())), served)
             readings[name] = _settled(config.gates, readings[name], output)
     return readings
+
+
+def _check_target(loss: object, targets: Mapping[str, Array | None], served: Array, name: str) -> None:
+    for rows, target in targets.items():
+        problem = unfit_target(loss, target, served) if target is not None else ""
+        if problem:
+            raise DataError(f"the target of output '{name}' must fit its loss, got {problem} ({rows} rows)")
 
 
 def _settled(gates: Gates, found: Reading, output: _Output) -> Reading:

@@ -30,6 +30,54 @@ def texts() -> tuple[Any, Any]:
     return {"text": np.array([" ".join(draw.choice(words, n)) for n in lengths])}, {"label": lengths.astype(np.float32)}
 
 
+def targets(how: str) -> tuple[Any, Any]:
+    """Return rows whose target, or whose values, a model does not take as they are."""
+    place = np.arange(ROWS)
+    found: dict[str, Any] = {
+        "text": np.array(["low", "mid", "high"])[place % 3],
+        "too many": 1 + place % 2,
+        "huge": np.where(place % 2, 1e300, 1.0),
+        "long": np.full(ROWS, 20_000_001),
+    }
+    seconds = np.where(place % 2, 1_700_000_031.5, place.astype(np.float64))
+    return {"x": (seconds if how == "long" else place)[:, None] * np.ones((1, 3))}, found[how]
+
+
+def learner(_features: Mapping[str, Any], how: str) -> Any:
+    """Return a model for one of `targets`."""
+    import keras
+
+    x = keras.Input((3,), name="x")
+    classes = how == "too many"
+    y = keras.layers.Dense(2 if classes else 1, "softmax" if classes else None, name="score")(x)
+    return _compiled(x, y, "sparse_categorical_crossentropy" if classes else "mse")
+
+
+def unreadable(features: Mapping[str, Any], how: str) -> Any:
+    """Return a model whose file Keras cannot read back, though every class of it is registered."""
+    import keras
+
+    if how == "not adapted":
+        x = keras.Input((), name="text", dtype="string")
+        words = keras.layers.Embedding(9, 1)(keras.layers.TextVectorization()(x))
+        return _compiled(x, keras.layers.GlobalAveragePooling1D()(words))
+
+    @keras.saving.register_keras_serializable("unservable_models")
+    class Own(keras.layers.Layer):  # type: ignore[misc]
+        def __init__(self, bias: float, **options: Any) -> None:
+            super().__init__(**options)
+            self.bias = bias
+
+        def call(self, x: Any) -> Any:
+            return x + self.bias
+
+        def get_config(self) -> dict[str, Any]:
+            return {"name": self.name}
+
+    x = keras.Input((3,), name="x")
+    return _compiled(x, Own(1.0)(x))
+
+
 def columns(names: Sequence[str]) -> tuple[Any, Any]:
     """Return a column of numbers a name."""
     draw = np.random.default_rng(0)
@@ -211,8 +259,13 @@ def failing(_features: Mapping[str, Any], how: str) -> Any:
     x = keras.Input((3,), name="x")
     y = keras.layers.Dense(1, name="y")(x)
 
-    def loss(_true: Any, _served: Any) -> Any:
-        raise KeyError("no such loss")
+    def loss(_true: Any, served: Any) -> Any:
+        if how == "loss":
+            raise KeyError("no such loss")
+        import tensorflow as tf
+
+        tf.debugging.assert_greater(served, 1e30, "no number of mine")  # known when the graph runs
+        return served
 
     class Metric(keras.metrics.Mean):
         def update_state(self, *_args: Any, **_kwargs: Any) -> None:
@@ -244,5 +297,5 @@ def failing(_features: Mapping[str, Any], how: str) -> Any:
     if how == "compile":
         keras.Model(x, y).compile("no such optimizer")
     model = (Model if how in ("exit", "history", "save", "train_step") else keras.Model)(x, y)
-    model.compile("adam", loss if how == "loss" else "mse", metrics=[Metric()] if how == "metric" else [])
+    model.compile("adam", loss if how in ("loss", "graph") else "mse", metrics=[Metric()] if how == "metric" else [])
     return model

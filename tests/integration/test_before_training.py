@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import yaml
 
 from configs.schema import Config
 from tasks.datasets.prepare import prepare_splits
-from tasks.errors import ExportError, PipelineError, SignatureMismatch, TrainingError
+from tasks.datasets.rows import check_rows
+from tasks.errors import DataError, ExportError, PipelineError, SignatureMismatch, TrainingError
 from tasks.records import TrainedModel
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
@@ -52,6 +54,20 @@ def never_fitted(fit: Prepare, monkeypatch: pytest.MonkeyPatch) -> Prepare:
 def is_one_line(error: PipelineError) -> bool:
     """Return whether an error is one line without a code that a terminal obeys."""
     return str(error).isprintable()
+
+
+def test_what_tensorflow_has_for_rows() -> None:
+    """Tensors and variables are columns; what is no array of TensorFlow's is refused by its type."""
+    import tensorflow as tf
+
+    y, data = np.zeros(2), tf.data.Dataset.from_tensor_slices([1.5, 2.5])
+    for column in (tf.constant([1.5, 2.5]), tf.Variable([1.5, 2.5]), [tf.constant(1.5), tf.constant(2.5)]):
+        assert check_rows(({"c": column}, y), "m:f").features["c"].tolist() == [1.5, 2.5]
+    refused = [(data, "TensorSliceDataset"), (tf.ragged.constant([[1], []]), "ragged")]
+    refused += [(tf.sparse.from_dense([1.0, 0]), "sparse"), (tf.constant([1, 2], tf.bfloat16), "dtype bfloat16")]
+    for column, words in refused:
+        with pytest.raises(DataError, match=f"'c' must .*{words}"):
+            check_rows(({"c": column}, y), "m:f")
 
 
 OUTPUTS = [
@@ -198,6 +214,63 @@ def test_declarations_that_do_not_fit(never_fitted: Prepare, settings: dict[str,
     with pytest.raises(SignatureMismatch) as caught:
         never_fitted("rows", "inputs", **{"model.params.how": ""}, **settings)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("text", ["target of output 'score' must fit its loss, got text; give numbers"]),
+        ("too many", ["1 to 2, where sparse_categorical_crossentropy wants whole numbers from 0 to 1"]),
+        ("huge", ["targets must fit float32", "'target'"]),
+    ],
+)
+def test_targets_that_cannot_be_learned(never_fitted: Prepare, how: str, words: list[str]) -> None:
+    """A target that the loss cannot be computed from ends the run before its training, by the output's name."""
+    with pytest.raises(DataError) as caught:
+        never_fitted("targets", "learner", **{"data.params.how": how, "model.params.how": how})
+    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+    assert is_one_line(caught.value)
+
+
+def test_what_is_rounded_is_said(fit: Prepare, caplog: pytest.LogCaptureFixture) -> None:
+    """The cast to the dtype of an input, or of the loss, is on the screen and among what is kept of the training."""
+    caplog.set_level("INFO")
+    trained = fit("targets", "learner", **{"data.params.how": "long", "model.params.how": "long"})
+    said = {
+        "input 'x'": "float64 to float32, by at most 31.5 (1700000031.5 to 1700000000.0)",
+        "target 'target'": "int64 to float32, by at most 1 (20000001 to 20000000.0)",
+    }
+    assert trained.rounded == said
+    assert all(f"{name} is rounded, {change}" in caplog.text for name, change in said.items())
+
+
+def test_a_graph_that_fails_names_the_cause(fit: Prepare) -> None:
+    """An error within TensorFlow's graph is its cause and the user's line, without the stack that made the graph."""
+    with pytest.raises(TrainingError) as caught:
+        fit("rows", "failing", **{"model.params.how": "graph"})
+    text = str(caught.value)
+    assert "assertion failed: [no number of mine]" in text
+    assert "(unservable_models.py:" in text
+    assert "site-packages" not in text
+    assert "File " not in text
+    assert "{{node" not in text
+    assert is_one_line(caught.value)
+
+
+REMEDIES = [
+    ("not adapted", ["could not be loaded", "adapt preprocessing layers"]),
+    ("own arguments", ["bias", "get_config returns"]),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")  # Keras warns, and then fails
+@pytest.mark.parametrize(("how", "words"), REMEDIES)
+def test_the_remedy_fits_the_cause(never_fitted: Prepare, how: str, words: list[str]) -> None:
+    """What Keras cannot read back for another reason than a missing registration is not told to register it."""
+    with pytest.raises(ExportError) as caught:
+        never_fitted("texts" if how == "not adapted" else "rows", "unreadable", **{"model.params.how": how})
+    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+    assert "register_keras_serializable" not in str(caught.value)
 
 
 FAILING = [

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from tasks.training.losses import FAMILIES, clues_of, ending_of, losses_by_output
+from tasks.training.losses import FAMILIES, clues_of, ending_of, losses_by_output, unfit_target
 
 L = keras.losses
 CLASSES = sorted(
@@ -127,9 +127,66 @@ def test_a_loss_belongs_to_its_output(outputs: str) -> None:
     assert losses_by_output(model) == in_keras
 
 
+@pytest.mark.parametrize("outputs", ["list", "dict"])
+@pytest.mark.parametrize("loss", ["mse", L.BinaryCrossentropy(from_logits=True), L.mean_absolute_error, None])
+def test_one_loss_is_that_of_every_output(outputs: str, loss: Any) -> None:
+    """Keras computes one loss for each of several outputs, so its logits are known for each."""
+    model = two(outputs, loss)
+    assert losses_by_output(model) == {"zeta": loss, "alpha": loss}
+    if loss is not None:
+        zeros = np.zeros((4, 1), np.float32)
+        targets = {"zeta": zeros, "alpha": zeros}
+        model.fit(np.zeros((4, 2)), targets if outputs == "dict" else [zeros, zeros], verbose=0)
+        assert len(model._compile_loss._flat_losses) == 2
+
+
+SPARSE = L.SparseCategoricalCrossentropy
+UNFIT = [
+    ("mse", np.array(["a", "b"]), 1, "text; give numbers"),
+    ("mse", np.array([b"a", b"b"], object), 1, "text; give numbers"),
+    (SPARSE(), np.array([1, 2, 3]), 3, "1 to 3, where SparseCategoricalCrossentropy wants whole numbers from 0 to 2,"),
+    (SPARSE(from_logits=True), np.array([-1, 0]), 2, "-1 to 0"),
+    (SPARSE(), np.array([0.5, 1]), 2, "0.5 to 1"),
+    ("sparse_categorical_crossentropy", np.array([0, 1]), 1, "use binary_crossentropy"),
+    ("sparse_categorical_crossentropy", np.array([False, True]), 1, "use binary_crossentropy"),
+    (SPARSE, np.eye(3), 3, "3 numbers, where SparseCategoricalCrossentropy wants the number of a class"),
+    ("categorical_crossentropy", np.array([0, 1]), 3, "use sparse_categorical_crossentropy"),
+    (L.CategoricalFocalCrossentropy(), np.array([[0], [1]]), 3, "use sparse_categorical_crossentropy"),
+    (functools.partial(L.sparse_categorical_crossentropy, from_logits=True), np.array([5, 0]), 5, "0 to 5"),
+]
+
+
+@pytest.mark.parametrize(("loss", "target", "width", "words"), UNFIT, ids=range(len(UNFIT)))
+def test_targets_that_a_loss_cannot_read(loss: Any, target: Any, width: int, words: str) -> None:
+    """What Keras fails at in the training, or counts wrongly where a graphics card looks it up, is known before."""
+    assert words in unfit_target(loss, target, np.zeros((2, width)))
+    assert unfit_target(lambda y, p: y, target, np.zeros((2, width))) == ""
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "shape"),
+    [
+        ("mse", np.array([1.5, 2]), (2, 1)),
+        ("mse", np.array([True, False]), (2, 1)),
+        (SPARSE(), np.array([0.0, 2.0]), (2, 3)),
+        (SPARSE(), np.array([False, True]), (2, 2)),
+        (SPARSE(), np.array([[0], [2]], np.uint8), (2, 3)),
+        (SPARSE(), np.array([[0, 2], [1, 1]]), (2, 2, 3)),
+        (SPARSE(ignore_class=255), np.array([0, 255]), (2, 3)),
+        (SPARSE(axis=1), np.array([[0, 4], [1, 1]]), (2, 5, 2)),
+        ("categorical_crossentropy", np.eye(3), (2, 3)),
+        ("binary_crossentropy", np.array([0, 1]), (2, 1)),
+        ("kl_divergence", np.eye(2), (2, 2)),
+        (None, np.array(["a"]), (2, 1)),
+    ],
+)
+def test_targets_that_a_loss_reads(loss: Any, target: Any, shape: tuple[int, ...]) -> None:
+    """No target is refused that Keras computes its loss from."""
+    assert unfit_target(loss, target, np.zeros(shape)) == ""
+
+
 def test_losses_that_cannot_be_told_apart() -> None:
-    """One loss for two outputs, several for one, and none are not known; one in a list or by name is."""
-    assert losses_by_output(two("list", "mse")) == {"zeta": None, "alpha": None}
+    """Several losses for one output, and none, are not known; one in a list or by name is."""
     x = keras.Input((2,), name="x")
     for loss, found in ((["mse", "mae"], None), (["mse"], "mse"), ({"y": "mse"}, "mse"), (None, None), ("mse", "mse")):
         model = keras.Model(x, keras.layers.Dense(1, name="y")(x))

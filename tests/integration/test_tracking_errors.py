@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import threading
 
@@ -43,11 +44,19 @@ def test_only_what_can_pass_is_tried_again(error: Exception, kind: type[Tracking
 
 
 def test_a_long_wait_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that takes long has lines with whom and how long; its end is the end of them."""
+    """A block that takes long has lines with whom and how long, in its own context; its end is the end of them."""
     monkeypatch.setattr(waiting, "SILENCE_S", 0.001)
-    said = threading.Event()
-    monkeypatch.setattr(waiting.log, "info", lambda *_words: said.set())
+    run = contextvars.ContextVar("run", default="none")
+    said, runs = threading.Event(), set()
+
+    def info(*_words: object) -> None:
+        runs.add(run.get())
+        said.set()
+
+    monkeypatch.setattr(waiting.log, "info", info)
     before = threading.active_count()
+    run.set("this one")  # as Prefect keeps which run it is
     with tracking_errors("sqlite:///x"):
         assert said.wait(600)
+    assert runs == {"this one"}
     assert threading.active_count() == before

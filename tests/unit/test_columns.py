@@ -6,9 +6,11 @@ import base64
 import json
 from datetime import date
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -24,6 +26,15 @@ from tasks.errors import DataError
 from tasks.records import TensorSpec
 
 Y = [0, 1]
+
+
+class Color(str, Enum):  # noqa: UP042  what users have; str() of it is "Color.RED"
+    """Text by the name of a color."""
+
+    RED = "r"
+    BLUE = "b"
+
+
 TEXT: Any = np.dtypes.StringDType()  # type: ignore[attr-defined,unused-ignore]
 
 
@@ -61,8 +72,18 @@ def column(values: Any) -> np.ndarray:
         ([2**53 + 1, 0.5], "9007199254740993 in row 0, which float64 changes"),
         ([2**63 + 1, -1], "in row 0, which float64 changes"),
         (pd.Series(pd.period_range("2020", periods=2, freq="D")), "Period"),
+        ([np.ma.masked_array([1, 2], mask=[False, True]), np.zeros(2)], "masked one in 1 of 2 rows, first in row 0"),
+        ([[np.ma.masked_array([1.5], mask=[True])], [[2.5]]], "masked one in 1 of 2 rows, first in row 0"),
+        (pd.Series([np.zeros(1), np.ma.masked_array([1], mask=[True])]), "masked one in 1 of 2 rows, first in row 1"),
+        ([1, np.ma.masked], "masked one in 1 of 2 rows, first in row 1"),
+        (["a", None], "NoneType may be a missing value"),
+        pytest.param(
+            np.array([1 + np.finfo(np.longdouble).eps] * 2, np.longdouble), "longer number in row 0; round it",
+            marks=pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="no such numbers here"),
+        ),
+        (np.array([1, 2], ml_dtypes.bfloat16), "dtype bfloat16; convert it in the loader"),
     ],
-)
+)  # fmt: skip
 def test_refused_columns(values: Any, words: str) -> None:
     """What no array holds as it is, is refused by loader, column and, where one is to blame, row."""
     with pytest.raises(DataError) as caught:
@@ -70,6 +91,23 @@ def test_refused_columns(values: Any, words: str) -> None:
     assert "'m:f': 'c'" in str(caught.value)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_column_is_called_by_its_type() -> None:
+    """A generator, a set, a single text and what has no rows at all are refused by the name of their type."""
+    for value, kind in (((n for n in Y), "generator"), ({0, 1}, "set"), ("ab", "str"), (None, "NoneType"), (5, "int")):
+        with pytest.raises(DataError, match=f"'c' must be an array or a list with one entry a row, got {kind};"):
+            check_rows(({"c": value}, Y), "m:f")
+    for loaded, got in (([Y, Y], "a list of 2"), ((Y, Y, Y), "a tuple of 3"), ({"c": Y}, "dict")):
+        with pytest.raises(DataError, match=rf"must return a tuple of two, \(features, target\), .* got {got}"):
+            check_rows(loaded, "m:f")
+
+
+def test_a_missing_value_is_no_guess() -> None:
+    """Only where a type can stand for a missing value is it said."""
+    with pytest.raises(DataError) as caught:
+        column(["a", 1])
+    assert "missing" not in str(caught.value)
 
 
 def test_sparse_matrix_is_refused() -> None:
@@ -117,6 +155,16 @@ def test_refused_names(features: Any, words: str) -> None:
         ([["a", "b"], ["c", "d"]], TEXT, None),
         (np.array([1, 2], dtype=object), "int64", [1, 2]),
         ([np.zeros(2), np.ones(2)], "float64", [[0, 0], [1, 1]]),
+        ([Color.RED, Color.BLUE], TEXT, ["r", "b"]),
+        ([np.str_("a\0"), np.str_("b")], TEXT, ["a\0", "b"]),
+        ([bytearray(b"a\0"), bytearray(b"b\0")], "object", [b"a\0", b"b\0"]),
+        (pd.Series([bytearray(b"a"), b"b\0"]), "object", [b"a", b"b\0"]),
+        (np.array([1, 2], ">i4"), "int32", [1, 2]),
+        (np.array([1.5, 2], ">f8"), "float64", [1.5, 2.0]),
+        (np.array([1.5, 2], np.longdouble), "float64", [1.5, 2.0]),
+        (np.ma.masked_array(["a", "b"]), TEXT, ["a", "b"]),
+        ([np.ma.masked_array([1, 2]), np.ma.masked_array([3, 4])], "int64", [[1, 2], [3, 4]]),
+        (pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((2, 1, 2), "f4")), "float32", [[[1, 1]], [[1, 1]]]),
     ],
 )
 def test_kept_columns(values: Any, dtype: Any, kept: list[Any] | None, tmp_path: Path) -> None:
@@ -158,10 +206,14 @@ def test_values_that_an_input_would_change(values: np.ndarray, dtype: str) -> No
 
 
 def test_fractions_are_rounded_and_said() -> None:
-    """Float64 fractions are rounded to float32; by how much at most is known."""
+    """Float64 fractions are rounded to float32; by how much at most is known, and of which value."""
     features = {"f": np.array([0.1, 20_000_001.0])}
     assert fit_to_inputs(features, [spec("float32")])["x"].tolist() == [np.float32(0.1), 20_000_000.0]
-    assert largest_changes(features, [spec("float32")]) == {"x": 1.0}
+    said = "float64 to float32, by at most 1 (20000001.0 to 20000000.0)"
+    assert largest_changes(features, [spec("float32")]) == {"x": said}
+    several = {"f": features["f"], "g": np.array([0.5, 1])}
+    specs = [TensorSpec(name, "float32", (None, 1)) for name in several]
+    assert largest_changes(several, specs) == {"f": said}
     assert largest_changes({"f": np.array([0.5])}, [spec("float32")]) == {}
 
 

@@ -270,6 +270,14 @@ def test_labels_and_rows_that_splits_share(classified: tuple[ValidationReport, s
     assert "different rows in several splits 3" in data
 
 
+def test_rounded_numbers_are_said(classified: tuple[ValidationReport, str]) -> None:
+    """What a cast changes most is among what the candidate is made of; where nothing changes, there is no such line."""
+    rounded = {"input 'x'": "float64 to float32, by at most 64 (1.5 to <b>)"}
+    html = render_page(config(), SPLITS, replace(TRAINED, rounded=rounded), classified[0], {})
+    assert "input &#39;x&#39; from float64 to float32, by at most 64 (1.5 to &lt;b&gt;)" in html
+    assert "rounded" not in render_page(config(), SPLITS, TRAINED, classified[0], {})
+
+
 def test_slices_are_shown_like_with_like(classified: tuple[ValidationReport, str]) -> None:
     """Where rows were left out beside the champion, a slice shows how many were compared, and both over those."""
     part = {

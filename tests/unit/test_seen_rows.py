@@ -246,7 +246,7 @@ def test_too_few_rows_are_left(settings: dict[str, Any], n_seen: int, person: bo
     assert found.passed, found.summary
     assert not found.champion
     assert bool(found.needs_person) == person
-    assert f"it has seen {n_seen} of 200 test rows" in found.summary
+    assert f"the champion has seen {n_seen} of 200 test rows" in found.summary
     assert (found.needs_person.count("gates.min_unseen_rows") == 1) == person
 
 

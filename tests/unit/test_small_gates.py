@@ -96,6 +96,13 @@ def test_robustness_names_the_case(bad: Probe, words: str) -> None:
     assert result.evidence["failed"] == [bad.case]
 
 
+def test_an_answer_of_pages_is_cut() -> None:
+    """Of an answer with thousands of numbers the beginning and the end are shown."""
+    result = judge_robustness([Probe("a large batch", True, 200, False, f'{{"outputs":[{"NaN," * 9000}NaN]}}')])
+    assert '200, not what it should be ({"outputs":[NaN,' in result.summary
+    assert len(result.summary) < 400
+
+
 def test_robustness_of_nothing_is_no_approval() -> None:
     """Where nothing was asked, nothing passed."""
     assert not judge_robustness([]).passed

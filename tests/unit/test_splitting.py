@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,6 +166,58 @@ def test_time_splits_at_fixed_boundaries(tmp_path: Path, column: Any, boundaries
         assert list(part.features) == ["x"]
 
 
+MOMENTS = [datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(days=n) for n in range(90)]
+IN_UTC = {"validation_from": "2026-02-01T00:00Z", "test_from": "2026-03-01T00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("column", "boundaries"),
+    [
+        (pa.array(DAYS), BOUNDARIES),
+        (pa.chunked_array([DAYS[:40], DAYS[40:]]), BOUNDARIES),
+        (pa.array(MOMENTS, pa.timestamp("us", "Asia/Tokyo")), IN_UTC),
+        (pd.Series(MOMENTS).astype(pd.ArrowDtype(pa.timestamp("ns", "UTC"))), IN_UTC),
+        (pd.Series(DAYS).astype("category"), BOUNDARIES),
+        (pd.DataFrame({"day": pd.to_datetime(pd.Series(DAYS))}), BOUNDARIES),
+        (np.ma.masked_array(np.array(DAYS, "M8[D]")), BOUNDARIES),
+        (np.array(DAYS, object)[:, None], BOUNDARIES),
+        (MOMENTS, IN_UTC),
+    ],
+    ids=["arrow", "chunks", "arrow zoned", "pandas arrow", "categories", "table", "masked", "column", "datetimes"],
+)
+@pytest.mark.parametrize("as_table", [True, False], ids=["arrow table", "dict"])
+def test_times_of_every_library(tmp_path: Path, column: Any, boundaries: Any, as_table: bool) -> None:
+    """Whatever a library keeps times in, they are read with the zone that they have."""
+    features: Any = {"x": np.arange(90.0), "day": column}
+    if as_table and isinstance(column, pa.Array | pa.ChunkedArray):
+        features = pa.table(features)
+    found = prepared(tmp_path, features, time="day", **boundaries)
+    assert found.rows == {"train": 31, "validation": 28, "test": 31}
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ([[1, 2], [3]] * 45, "must be as long in every row"),
+        ([np.zeros(2), np.zeros(3)] * 45, "must be as long in every row"),
+        ((day for day in DAYS), "got generator"),
+        ([None, *DAYS[1:]], "a missing one in 1 of 90 rows, first in row 0"),
+        (pd.to_datetime(pd.Series(DAYS)).where(np.arange(90) != 7), "a missing one in 1 of 90 rows, first in row 7"),
+        (pd.to_datetime(pd.Series(DAYS)).where(np.arange(90) != 7).to_numpy(), "in 1 of 90 rows, first in row 7"),
+        (pa.array([*DAYS[:89], None]), "a missing one in 1 of 90 rows, first in row 89"),
+        (np.ma.masked_array(np.array(DAYS, "M8[D]"), mask=np.arange(90) == 3), "a masked one in 1 of 90 rows"),
+        ([*DAYS[:89], "2026-01-01"], "date, str (row 89: str)"),
+        (pa.array(MOMENTS, pa.timestamp("us", "UTC")), "must hold times without a time zone"),
+    ],
+)
+def test_times_that_cannot_be_read(tmp_path: Path, column: Any, words: str) -> None:
+    """A column of `data.time` is refused as any other is, in one line with its name."""
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, {"x": np.arange(90.0), "day": column}, time="day", **BOUNDARIES)
+    assert words in str(caught.value)
+    assert "'day'" in str(caught.value)
+
+
 def test_the_loaders_own_split(tmp_path: Path) -> None:
     """A column says where each row belongs, as text or bytes."""
     words = np.array(["train", "test", "validation", "train"])
@@ -188,7 +241,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"x": X, "d": X}, IN_TIME, "holds numbers, and data.test_from is a time"),
     ({"x": X, "d": [*DAY, ""]}, {"time": "d", "validation_from": 1, "test_from": 2}, "data.test_from is a number"),
     ({"x": X, "d": [*DAY, "soon"]}, IN_TIME, "must hold numbers or ISO 8601, got 'soon'"),
-    ({"x": X, "d": np.array([*DAY, "NaT"], "M8[D]")}, IN_TIME, "ISO 8601, got 'NaT'"),
+    ({"x": X, "d": np.array([*DAY, "NaT"], "M8[D]")}, IN_TIME, "a missing one in 1 of 40 rows, first in row 39"),
     ({"x": X, "d": ["2026-01-01T00:00Z"] * 40}, IN_TIME, "must hold times without a time zone"),
     ({"x": X, "d": [*DAY, *DAY[:1]]}, IN_TIME, "test would have none: move data.validation_from (2026-02-01)"),
     ({"x": X % 2}, {}, "40 rows have 2 different rows, and a split of 0.2 takes about 21;"),

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,6 +156,25 @@ def test_numbers_that_json_does_not_have(served: Callable[..., tuple[Scripted, R
     """NaN and Infinity stand bare in TensorFlow Serving's answers and are read as such."""
     _, client, _ = served((200, b'{"outputs": [NaN, Infinity, -Infinity, 1.5]}'))
     np.testing.assert_array_equal(ask(client, np.ones(4)), [np.nan, np.inf, -np.inf, 1.5])
+
+
+EMPTY = [
+    ("float32", (None, None, 3), b"[[], []]", (2, 0, 3)),
+    ("float32", (None, None, None), b"[[], []]", (2, 0, 0)),
+    ("int64", (None, 3), b"[]", (0, 3)),
+    ("string", (None, None, 2), b"[[]]", (1, 0, 2)),
+    ("string", (None,), b"[]", (0,)),
+    ("float32", None, b"[[]]", (1, 0)),
+]
+
+
+@pytest.mark.parametrize(("dtype", "shape", "body", "wanted"), EMPTY)
+def test_an_empty_answer_has_the_axes_of_its_signature(
+    served: Callable[..., tuple[Scripted, RestClient, list[float]]], dtype: str, shape: Any, body: bytes, wanted: Any
+) -> None:
+    """JSON says nothing of the axes behind an empty one, as of the tags of a text without a word."""
+    _, client, _ = served((200, b'{"outputs": ' + body + b"}"))
+    assert client.predict(1, {"x": np.ones(1)}, (TensorSpec("o", dtype, shape),), "s")["o"].shape == wanted
 
 
 def test_float32_reads_back_exactly() -> None:
