@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails, PydanticSerializationError
 
 from configs.errors import ConfigError
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
-from configs.references import check_reference, nearest
+from configs.references import check_reference, is_reference, located, nearest
 from configs.schema import Config
 from configs.values import PARAMS, filled_in
 from configs.yaml_text import DEEPEST, parse_yaml
@@ -77,14 +77,14 @@ def _loaded(path: Path, overrides: Sequence[str]) -> Config:
         config = Config.model_validate(filled_in(raw))
     except ValidationError as exc:
         raise ConfigError(f"{path.name}: {_explain(exc.errors()[0])}") from exc
-    metrics = (name for name in config.gates.metrics if ":" in name)
-    for reference in (config.data.load, config.model.build, *metrics):
-        check_reference(reference)
     try:
         json.dumps(config.model_dump(mode="json"))
     except (PydanticSerializationError, TypeError, ValueError) as exc:
         raise ConfigError(f"{path.name}: data.params and model.params must be what JSON can write: {exc}") from exc
-    return _resolve(config, path.parent)
+    config = _resolve(config, path.parent)
+    for reference in (config.data.load, config.model.build, *filter(is_reference, config.gates.metrics)):
+        check_reference(reference)
+    return config
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _explain(error: ErrorDetails) -> str:
         return f"'{where}' is required and missing"
     received = _cut(repr(redacted(error["input"], named=where.startswith(PARAMS))))
     if error["type"] == "string_pattern_mismatch":
-        return f"'{where}' must be module:function, got {received}"
+        return f"'{where}' must be module:function or FILE.py:function, got {received}"
     rule = error["msg"].removeprefix("Value error, ")
     return f"'{where}': {rule[0].lower()}{rule[1:]}; got {received}"
 
@@ -208,9 +208,12 @@ def _resolve(config: Config, base: Path) -> Config:
         golden = golden.model_copy(update={"file": file_path})
         if not file_path.is_file():
             raise ConfigError(f"gates.golden.file must name a file, got '{_cut(str(file_path))}'")
+    metrics = {located(name, base): bound for name, bound in config.gates.metrics.items()}
     return config.model_copy(
         update={
-            "gates": config.gates.model_copy(update={"golden": golden}),
+            "data": config.data.model_copy(update={"load": located(config.data.load, base)}),
+            "model": config.model.model_copy(update={"build": located(config.model.build, base)}),
+            "gates": config.gates.model_copy(update={"golden": golden, "metrics": metrics}),
             "work_dir": _place(base, config.work_dir, "work_dir"),
             "models_root": _place(base, config.models_root, "models_root"),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
