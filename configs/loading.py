@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError
 
 from configs.errors import ConfigError
+from configs.parameters import check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
 from configs.references import check_reference, is_reference, located, nearest
 from configs.schema import Config
@@ -84,6 +85,8 @@ def _loaded(path: Path, overrides: Sequence[str]) -> Config:
     config = _resolve(config, path.parent)
     for reference in (config.data.load, config.model.build, *filter(is_reference, config.gates.metrics)):
         check_reference(reference)
+    check_parameters(config.data.load, config.data.params, "data.params", given=0)
+    check_parameters(config.model.build, config.model.params, "model.params", given=1)
     return config
 
 

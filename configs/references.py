@@ -56,6 +56,15 @@ def file_of(reference: str) -> Path | None:
     return reference.file if isinstance(reference, UserFunction) else None
 
 
+def origin_of(reference: str) -> Path | None:
+    """Return the Python file of a reference that `check_reference` has found, if it has one."""
+    file = file_of(reference)
+    if file is None:
+        found = _spec(reference.rpartition(":")[0])
+        file = Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
+    return file
+
+
 def check_reference(reference: str) -> None:
     """Find the function without importing its module, which may import TensorFlow.
 

@@ -175,6 +175,8 @@ def test_what_stays_valid(tmp_path: Path) -> None:
     text = "\ufeff" + START + MODEL + "data:\n  <<: &d {load: 'configs.digits:load'}\n  params:\n"
     text += "    since: 2024-02-29\n    kinds: !!set {a, b}\n"
     text += "    id: 18446744073709551616\n    price: pa$$word ${1} $NAME\n"
+    (tmp_path / "rows.py").write_text("def load(**params): return None\n")
+    text = text.replace("configs.digits:load", "./rows.py:load")
     config = load_config(write(tmp_path, text), ["promote.live_url=http://[::1]:8501", "serving.startup_timeout_s=1e6"])
     assert config.data.params["id"] == 2**64
     assert config.data.params["price"] == "pa$$word ${1} $NAME"

@@ -80,9 +80,9 @@ def test_a_module_within_packages(tmp_path: Path) -> None:
     config = written(tmp_path, "shop/models/late.py", "x")
     for package in ("shop", "shop/models"):
         (tmp_path / package / "__init__.py").write_text("")
-    (tmp_path / "shop" / "models" / "late.py").write_text("from .helper_x import value\ndef load(): return value\n")
+    (tmp_path / "shop" / "models" / "late.py").write_text(CODE.format(helper=".helper_x"))
     assert file_of(located("shop.models.late:load", tmp_path)) == tmp_path / "shop/models/late.py"
-    found = load_config(config, ["data.load=shop.models.late:load", "model.build=shop.models.late:load"])
+    found = load_config(config, ["data.load=shop.models.late:load", "model.build=shop.models.late:build"])
     assert resolve(found.data.load, "data.load", DataError)() == "x"
 
 
@@ -102,4 +102,57 @@ def test_files_that_are_none(tmp_path: Path, reference: str, words: str) -> None
     (tmp_path / "broken.py").write_text("def load(:\n")
     with pytest.raises(ConfigError) as caught:
         load_config(config, [f"data.load={reference}"])
+    assert words in str(caught.value)
+
+
+FUNCTIONS = """
+import functools
+def load(path, rows=10, /, *, seed=0): return None
+def plain(rows=10): return None
+def any_of_them(**params): return None
+def build(features, hidden=32, *, rate): return None
+def no_features(): return None
+def all_of_them(*args, **params): return None
+@functools.lru_cache
+def decorated(): return None
+if True:
+    def twice(): return None
+else:
+    def twice(rows): return None
+other = functools.partial(plain, rows=3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("load", "build", "words"),
+    [
+        ("plain", "build", ""),
+        ("any_of_them", "all_of_them", ""),
+        ("decorated", "build", ""),
+        ("twice", "build", ""),
+        ("other", "build", ""),
+        ("plain {rwos: 2}", "build", "data.params: './f.py:plain' has no parameter 'rwos'; did you mean 'rows'?"),
+        ("load {rows: 1}", "build", "has no parameter 'rows'; known: seed"),
+        ("load", "build", "data.params must give './f.py:load' its parameter 'path', which has no default"),
+        ("plain", "build {hiden: 3, rate: 1}", "has no parameter 'hiden'; did you mean 'hidden'?"),
+        ("plain", "build {features: 3, rate: 1}", "has no parameter 'features'"),
+        ("plain", "build {hidden: 3}", "model.params must give './f.py:build' its parameter 'rate'"),
+        ("plain", "no_features", "must take the training features as its first argument"),
+        ("plain", "no_features {a: 1}", "has no parameter 'a'; it has none"),
+    ],
+)
+def test_parameters_are_compared_with_the_definition(tmp_path: Path, load: str, build: str, words: str) -> None:
+    """A misspelt or a missing parameter is found before anything is imported; what cannot be known is left alone."""
+    (tmp_path / "f.py").write_text(FUNCTIONS)
+    sections = []
+    for field, text in (("data: {load", load), ("model: {build", build)):
+        function, _, params = text.partition(" ")
+        rate = "{rate: 1}" if function == "build" and not params else params or "{}"
+        sections.append(f"{field}: './f.py:{function}', params: {rate}}}")
+    (tmp_path / "cfg.yaml").write_text("\n".join(["name: m", *sections]))
+    if not words:
+        load_config(tmp_path / "cfg.yaml")
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "cfg.yaml")
     assert words in str(caught.value)
