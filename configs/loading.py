@@ -15,8 +15,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError
 
 from configs.errors import ConfigError
+from configs.parameters import check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
-from configs.references import check_reference, nearest
+from configs.references import check_reference, is_reference, located, nearest
 from configs.schema import Config
 from configs.values import PARAMS, filled_in
 from configs.yaml_text import DEEPEST, parse_yaml
@@ -77,14 +78,16 @@ def _loaded(path: Path, overrides: Sequence[str]) -> Config:
         config = Config.model_validate(filled_in(raw))
     except ValidationError as exc:
         raise ConfigError(f"{path.name}: {_explain(exc.errors()[0])}") from exc
-    metrics = (name for name in config.gates.metrics if ":" in name)
-    for reference in (config.data.load, config.model.build, *metrics):
-        check_reference(reference)
     try:
         json.dumps(config.model_dump(mode="json"))
     except (PydanticSerializationError, TypeError, ValueError) as exc:
         raise ConfigError(f"{path.name}: data.params and model.params must be what JSON can write: {exc}") from exc
-    return _resolve(config, path.parent)
+    config = _resolve(config, path.parent)
+    for reference in (config.data.load, config.model.build, *filter(is_reference, config.gates.metrics)):
+        check_reference(reference)
+    check_parameters(config.data.load, config.data.params, "data.params", given=0)
+    check_parameters(config.model.build, config.model.params, "model.params", given=1)
+    return config
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -180,7 +183,7 @@ def _explain(error: ErrorDetails) -> str:
         return f"'{where}' is required and missing"
     received = _cut(repr(redacted(error["input"], named=where.startswith(PARAMS))))
     if error["type"] == "string_pattern_mismatch":
-        return f"'{where}' must be module:function, got {received}"
+        return f"'{where}' must be module:function or FILE.py:function, got {received}"
     rule = error["msg"].removeprefix("Value error, ")
     if error["type"] == "string_type" and not isinstance(error["input"], dict | list):
         rule = "Must be text, in quotes where YAML reads it as something else (yes, no, null, a number, a date)"
@@ -210,11 +213,14 @@ def _resolve(config: Config, base: Path) -> Config:
         golden = golden.model_copy(update={"file": file_path})
         if not file_path.is_file():
             raise ConfigError(f"gates.golden.file must name a file, got '{_cut(str(file_path))}'")
+    metrics = {located(name, base): bound for name, bound in config.gates.metrics.items()}
     work_dir, models_root = _place(base, config.work_dir, "work_dir"), _place(base, config.models_root, "models_root")
     _check_apart(work_dir, models_root, config.name)
     return config.model_copy(
         update={
-            "gates": config.gates.model_copy(update={"golden": golden}),
+            "data": config.data.model_copy(update={"load": located(config.data.load, base)}),
+            "model": config.model.model_copy(update={"build": located(config.model.build, base)}),
+            "gates": config.gates.model_copy(update={"golden": golden, "metrics": metrics}),
             "work_dir": work_dir,
             "models_root": models_root,
             "tracking": config.tracking.model_copy(update={"uri": uri}),

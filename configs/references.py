@@ -1,4 +1,4 @@
-"""Finding what `module:function` names, without importing anything of it."""
+"""Finding what `module:function` or `FILE.py:function` names, without importing anything of it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,88 @@ from pathlib import Path
 from configs.errors import ConfigError
 
 
+def is_reference(name: str) -> bool:
+    """Return whether a metric's name is one of the user's functions."""
+    return ":" in name
+
+
+class UserFunction(str):
+    """The name of a user's function as the configuration says it, and the file that it is in.
+
+    Attributes:
+        file: None for a module that is found where the command runs, or installed.
+    """
+
+    file: Path | None
+
+    def __new__(cls, text: str, file: Path | None = None) -> UserFunction:
+        """Return the name with its file."""
+        made = super().__new__(cls, text)
+        made.file = file
+        return made
+
+
+def located(reference: str, base: Path) -> str:
+    """Return a reference with its file, if the reference names it or it lies beside the configuration.
+
+    A module beside the configuration comes before one of that name elsewhere, wherever the command runs.
+    """
+    module, colon, _ = reference.rpartition(":")
+    if not colon:
+        return reference
+    if module.endswith(".py"):
+        return UserFunction(reference, base.resolve() / module)
+    beside = base.resolve().joinpath(*module.split("."))
+    files = (beside.with_suffix(".py"), beside / "__init__.py")
+    return UserFunction(reference, next((file for file in files if file.is_file()), None))
+
+
+def file_of(reference: str) -> Path | None:
+    """Return the file of a reference that has been located."""
+    return reference.file if isinstance(reference, UserFunction) else None
+
+
+def origin_of(reference: str) -> Path | None:
+    """Return the Python file of a reference that `check_reference` has found, if it has one."""
+    file = file_of(reference)
+    if file is None:
+        found = _spec(reference.rpartition(":")[0])
+        file = Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
+    return file
+
+
 def check_reference(reference: str) -> None:
     """Find the function without importing its module, which may import TensorFlow.
 
     Raises:
         ConfigError: there is no such module, or nothing of that name at its top level.
     """
-    module, _, function = reference.partition(":")
+    module, _, function = reference.rpartition(":")
     shown = reference[:200]
+    file = file_of(reference)
+    if file is not None:
+        _check_names(file, function, f"'{shown}'", f"module '{module}'")
+        return
     try:
         found = _spec(module)
     except (Exception, SystemExit) as exc:
         raise ConfigError(f"'{shown}': module '{module}' does not import: {type(exc).__name__}: {exc}") from exc
     if found is None:
         raise ConfigError(f"'{shown}': there is no module '{module[:200]}'; run from the directory it imports from")
-    if not found.origin or not found.origin.endswith(".py"):
-        return
+    if found.origin and found.origin.endswith(".py"):
+        _check_names(Path(found.origin), function, f"'{shown}'", f"module '{module}'")
+
+
+def _check_names(file: Path, function: str, shown: str, called: str) -> None:
+    """Raise `ConfigError` if a file cannot be parsed, or has nothing of that name at its top level."""
     try:
-        names = _names_in(found.origin, Path(found.origin).stat().st_mtime_ns)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as exc:
-        raise ConfigError(f"'{shown}': module '{module}' does not compile: {exc}") from exc
+        names = _names_in(str(file), file.stat().st_mtime_ns)
+    except OSError as exc:
+        raise ConfigError(f"{shown} must name a Python file, got '{file}': {exc.strerror}") from exc
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
+        raise ConfigError(f"{shown}: {called} does not compile: {exc}") from exc
     if function not in names and not names & {"*", "__getattr__"}:
-        raise ConfigError(f"'{shown}': module '{module}' has no '{function}'; {nearest(function, sorted(names))}")
+        raise ConfigError(f"{shown}: {called} has no '{function}'; {nearest(function, sorted(names))}")
 
 
 def _spec(module: str) -> ModuleSpec | None:

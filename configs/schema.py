@@ -34,7 +34,7 @@ from configs.times import Moment, check_order
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
-REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+REFERENCE = re.compile(r"([A-Za-z_][\w.]*|[^:]+\.py):[A-Za-z_]\w*")
 Reference = Annotated[str, StringConstraints(pattern=f"^{REFERENCE.pattern}$")]
 
 
@@ -82,7 +82,10 @@ Columns = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...],
 class Data(Section):
     """Where the rows come from and how they are split."""
 
-    load: Reference = Field(description="`module:function` returning (features, target); see README, Your own model")
+    load: Reference = Field(
+        description="`module:function`, beside this file or importable where the command runs, or "
+        "`./FILE.py:function`; it returns (features, target)"
+    )
     params: dict[str, Any] = Field(
         {}, description="keyword arguments of the function; a relative path here is not resolved"
     )
@@ -138,7 +141,8 @@ class Model(Section):
     """How the model is built."""
 
     build: Reference = Field(
-        description="`module:function` returning a compiled keras.Model; it is given the training features"
+        description="`module:function` or `./FILE.py:function` returning a compiled keras.Model; it is given the "
+        "training features"
     )
     params: dict[str, Any] = Field({}, description="further keyword arguments of the function")
 
@@ -250,7 +254,7 @@ GATES = ("safety", "size", "contract", "parity", "golden", "quality", "latency",
 def _metric(name: str) -> str:
     """Take a known metric or a `module:function`."""
     if name not in METRICS and not REFERENCE.fullmatch(name):
-        raise ValueError(f"a metric is one of {', '.join(METRICS)} or module:function")
+        raise ValueError(f"a metric is one of {', '.join(METRICS)}, module:function or FILE.py:function")
     return name
 
 

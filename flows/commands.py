@@ -20,6 +20,7 @@ from configs.loading import ConfigError, arguments, load_config
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import PipelineError
+from tasks.program import command_here, command_name
 from tasks.records import Promotion
 
 DONE, FAILED, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -47,13 +48,14 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # a locked database is a page of its own else, besides our line
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the summary names the page
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a thread that says what it waits for is in none
     "DO_NOT_TRACK": "true",
 }
 
 
 def config_parser(module: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every command takes."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description, epilog=epilog)
+    parser = argparse.ArgumentParser(prog=command_name(module), description=description, epilog=epilog)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the rehearsal's YAML file")
     parser.add_argument(
         "--set",
@@ -205,7 +207,7 @@ def _left_open(args: argparse.Namespace) -> str:
         config = load_config(args.config, args.set)
         change = pending(config.models_root / config.name)
         if change is not None:
-            command = f"python -m flows.doctor {arguments(str(args.config), args.set)}"
+            command = f"{command_here('flows.doctor')} {arguments(str(args.config), args.set)}"
             return f"; the {change.operation} of version {change.version} is not finished, and may serve: {command}"
     return ""
 

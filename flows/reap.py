@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 
 from tasks.errors import ServingError
+from tasks.program import command_name
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Remove throwaway containers whose owner is gone or whose time is up, say which, and return an exit code."""
-    build_parser().parse_args()
+    build_parser().parse_args(argv)
     from tasks.serving.reaper import reap
 
     try:
@@ -28,7 +30,7 @@ def main() -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the arguments."""
     return argparse.ArgumentParser(
-        prog="python -m flows.reap",
+        prog=command_name("flows.reap"),
         description="Remove the throwaway containers, with their volumes, whose run is gone or whose time is up, "
         "and nothing else. Every run with Docker does the same at its start.",
         epilog="Exit codes: 0 done; 1 no Docker engine answers or it refuses.",

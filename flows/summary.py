@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from configs.redaction import HOW_TO_FILL_IN, MASK, redact
 from configs.schema import Config
 from tasks.production import ONE_TRY
+from tasks.program import command_here, short_path
 from tasks.records import Outcome, ServerFacts, ValidationReport
 
 GREEN, RED, YELLOW = "32", "31", "33"
@@ -51,8 +51,8 @@ def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = 
                 COLOURS.get(promotion.state, ""),
             ),
             f"  digest    {candidate.digest}",
-            f"  candidate {_short(candidate.version_dir)} ({candidate.size_bytes:,} bytes)",
-            f"  live      {_short(promotion.live_dir) if promotion.live_dir else 'unchanged'}",
+            f"  candidate {short_path(candidate.version_dir)} ({candidate.size_bytes:,} bytes)",
+            f"  live      {short_path(promotion.live_dir) if promotion.live_dir else 'unchanged'}",
             f"  registry  {outcome.run.registry_name} version {outcome.run.registry_version}",
             "",
             "next",
@@ -79,54 +79,48 @@ def _judged_by(report: ValidationReport) -> str:
 
 def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
     """Return the commands that a user wants now, ready to be copied."""
-    tools = _short(Path(sys.executable).parent)
-    look = outcome.run.url or f"{tools}/mlflow ui --backend-store-uri {_uri(config.tracking.uri)}"
+    mlflow = f"{short_path(Path(sys.executable).parent)}/mlflow"
+    look = outcome.run.url or f"{mlflow} ui --backend-store-uri {_uri(config.tracking.uri)}"
     lines = [f"  review    {look}"]
     version = f"{arguments} --version {outcome.report.candidate.version}"
     if outcome.report.served is not None and outcome.promotion.live_dir is None:
-        lines.append(f"  try it    {tools}/python -m flows.try_out {version}")
+        lines.append(f"  try it    {command_here('flows.try_out')} {version}")
     state, live_url = outcome.promotion.state, config.promote.live_url
     if state in ("awaiting review", "not promoted", "rolled back"):
-        lines.append(f"  approve   {tools}/python -m flows.promote {version} --approve --by NAME")
+        lines.append(f"  approve   {command_here('flows.promote')} {version} --approve --by NAME")
     if state == "canary":
-        lines.append(f"  stable    {tools}/python -m flows.promote {arguments} --to stable")
+        lines.append(f"  stable    {command_here('flows.promote')} {arguments} --to stable")
     if outcome.promotion.live_dir is None or outcome.report.served is None:
         return lines
     if outcome.report.champion is not None and state == "promoted":
-        lines.append(f"  undo      {tools}/python -m flows.rollback {arguments}")
+        lines.append(f"  undo      {command_here('flows.rollback')} {arguments}")
     example = outcome.report.candidate.requests.with_name("example.json")
     url = f"{live_url or 'localhost:8501'}/v1/models/{config.name}"
     if config.promote.layout == "labels":  # without one the highest version answers, canary or not
         url += f"/labels/{'canary' if state == 'canary' else 'stable'}"
     if not live_url:  # otherwise production is there, and has just been seen to serve it
-        lines.append(f"  serve     {_server(config, outcome.report.served.server, tools)}")
-    return [*lines, f"  ask       curl -d @{_short(example)} {url}:predict"]
+        lines.append(f"  serve     {_server(config, outcome.report.served.server)}")
+    return [*lines, f"  ask       curl -d @{short_path(example)} {url}:predict"]
 
 
-def _server(config: Config, judge: ServerFacts, tools: str) -> str:
+def _server(config: Config, judge: ServerFacts) -> str:
     """Return the command of a production server, of the kind that judged."""
     name, model_dir = config.name, config.models_root / config.name
     if judge.backend == "docker":
         mount = f"{shlex.quote(str(model_dir))}:/models/{name}:ro"
         return f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} -v {mount} {judge.image} {ONE_TRY}"
     return (
-        f"{tools}/python -m tasks.model_server --port=8500 --rest_api_port=8501 {ONE_TRY} "
+        f"{command_here('tasks.model_server')} --port=8500 --rest_api_port=8501 {ONE_TRY} "
         f"--model_name={name} --model_base_path={_absolute(model_dir)}"
     )
 
 
-def _short(path: Path) -> str:
-    """Return a path as a user in this directory would type it."""
-    relative = os.path.relpath(path)
-    return shlex.quote(str(path) if relative.startswith("..") else relative)
-
-
 def _absolute(path: Path) -> str:
     """Return an absolute path, which a model server asks for, still short where it lies in this directory."""
-    short = _short(path)
+    short = short_path(path)
     return short if short.startswith(("/", "'")) else f"$PWD/{short}"
 
 
 def _uri(uri: str) -> str:
     prefix = "sqlite:///"
-    return f"{prefix}{_short(Path(uri.removeprefix(prefix)))}" if uri.startswith(prefix) else shlex.quote(uri)
+    return f"{prefix}{short_path(Path(uri.removeprefix(prefix)))}" if uri.startswith(prefix) else shlex.quote(uri)

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import PipelineError
+from tasks.program import own_process
 from tasks.words import one_line
 
 SERVER_ENVIRONMENT = {
@@ -59,7 +60,7 @@ def _start() -> str:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         lifeline, _ours = os.pipe()  # our end closes when this process ends, and not before
         subprocess.Popen(
-            [sys.executable, "-m", "flows.temporary_server", str(listening.fileno()), str(lifeline)],
+            own_process("flows.temporary_server", str(listening.fileno()), str(lifeline)),
             pass_fds=[listening.fileno(), lifeline],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import hashlib
+import importlib.util
 import os
 import re
 import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
 from configs.redaction import redact
+from configs.references import file_of
 from tasks.errors import PipelineError
 from tasks.words import one_line
 
@@ -35,27 +39,70 @@ _NOT_THE_USERS = (
 
 
 def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[..., Any]:
-    """Import `module:function`.
+    """Import `module:function` or `FILE.py:function`.
 
     Args:
         field: the configuration's field that names it, for the message.
         error: the class to raise.
     """
-    module_name, _, function_name = reference.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    module_name, _, function_name = reference.rpartition(":")
+    _prefer(Path.cwd())
     with (
         translated(f"{field} '{reference}' must import", error),
         Path(os.devnull).open() as nothing,  # a module that asks would wait for ever
         _standard_input(nothing),
     ):
-        module = importlib.import_module(module_name)
+        file = file_of(reference)
+        module = import_file(file) if file else import_module(module_name)
     function = getattr(module, function_name, None)
     if not callable(function):
         raise error(
             f"{field} '{reference}' must name a function, but '{module_name}' has no callable '{function_name}'"
         )
     return _returning(function)
+
+
+def import_file(file: Path) -> ModuleType:
+    """Import a Python file under the name that it has within its packages, with its directory to import from.
+
+    Where another module has that name already, one of ours or of an installed package, the file gets a name of its own.
+    """
+    root, parts = file.parent, [file.stem]
+    while (root / "__init__.py").is_file():
+        root, parts = root.parent, [root.name, *parts]
+    _prefer(root)
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    if _is_free(parts[0], root):
+        found = import_module(name)
+        if Path(found.__file__ or "").resolve() == file.resolve():
+            return found
+    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec and spec.loader
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sys.modules[name])
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return sys.modules[name]
+
+
+def _is_free(package: str, root: Path) -> bool:
+    """Return whether a module's or package's name is not taken by one that lies elsewhere."""
+    taken = sys.modules.get(package)
+    if taken is None:
+        return True
+    places = [taken.__file__] if getattr(taken, "__file__", None) else list(getattr(taken, "__path__", ()))
+    return any(Path(place).resolve().is_relative_to(root.resolve()) for place in places if place)
+
+
+def _prefer(directory: Path) -> None:
+    """Let modules be found in a directory first."""
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
 
 
 def _returning(function: Callable[..., Any]) -> Callable[..., Any]:

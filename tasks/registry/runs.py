@@ -18,6 +18,7 @@ from configs.redaction import HOW_TO_FILL_IN, MASK, redact, redacted
 from configs.schema import Config
 from tasks.datasets.rows import load_arrays, load_rows
 from tasks.datasets.strings import plain
+from tasks.program import command_name
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import connect, experiment_id, tracking_errors
@@ -77,12 +78,12 @@ def describe_version(config: Config, arguments: str, report: ValidationReport, u
         f"The whole page is `report.html` among the artifacts of [the run]({url}).".replace("[the run]()", "the run"),
         "",
         gate_table_markdown(report),
-        f"- try it: `python -m flows.try_out {command}`",
+        f"- try it: `{command_name('flows.try_out')} {command}`",
     ]
     if report.passed and report.needs_person:
         lines.insert(1, f"\nA person decides: {report.needs_person}.")
     if report.passed and (report.needs_person or config.needs_person(has_champion=report.champion is not None)):
-        lines.append(f"- approve it: `python -m flows.promote {command} --approve --by NAME`")
+        lines.append(f"- approve it: `{command_name('flows.promote')} {command} --approve --by NAME`")
     text = redact("\n".join(lines))
     return f"{text}\n\n{MASK} is a secret: {HOW_TO_FILL_IN}" if MASK in text else text
 

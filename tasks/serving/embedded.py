@@ -12,7 +12,6 @@ import contextlib
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from tasks.errors import ServingError
+from tasks.program import own_process
 from tasks.serving.exits import explain_exit
 from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
 
@@ -125,15 +125,8 @@ def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subp
     """Start the child and leave its end with `stack`."""
     lifeline_read, lifeline_write = os.pipe()
     stack.callback(os.close, lifeline_write)
-    command = [
-        sys.executable,
-        "-m",
-        "tasks.model_server",
-        "--port=0",
-        "--rest_api_port=0",
-        f"--model_config_file={config}",
-        *ONE_TRY,
-    ]
+    flags = ("--port=0", "--rest_api_port=0", f"--model_config_file={config}", *ONE_TRY)
+    command = own_process("tasks.model_server", *flags)
     try:
         process = subprocess.Popen(
             command,

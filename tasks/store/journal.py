@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tasks.errors import StoreError
+from tasks.program import command_name
 from tasks.records import Change
 from tasks.savedmodel.files import fsync_path
 from tasks.store.layout import STAGING
@@ -28,7 +29,7 @@ def begin(model_dir: Path, change: Change) -> None:
         StoreError: it cannot be written, or another change is still open.
     """
     if (model_dir / JOURNAL).exists():
-        raise StoreError(f"'{model_dir}' has an unfinished change; run python -m flows.doctor")
+        raise StoreError(f"'{model_dir}' has an unfinished change; run {command_name('flows.doctor')}")
     write_atomically(model_dir / JOURNAL, json.dumps(asdict(change), indent=1))
 
 

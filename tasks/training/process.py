@@ -19,7 +19,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -27,6 +26,7 @@ from typing import IO, Any, ParamSpec, TypeVar
 
 from configs.redaction import known
 from tasks.errors import PipelineError, TrainingError
+from tasks.program import own_process
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ class TensorFlowProcess:
         self._scratch = tempfile.TemporaryDirectory(prefix="rehearsal-")
         with theirs:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "tasks.training.worker", str(theirs.fileno())],
+                own_process("tasks.training.worker", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=self._stderr,

@@ -9,8 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 from configs.schema import METRICS, Bound, Config
-from flows import cli, doctor, promote_cli, reap, rollback, try_out
+from flows import cli, doctor, init, promote_cli, reap, rollback, try_out
 from tasks import errors
+from tasks.program import SCRIPT, SUBCOMMANDS
 
 README = Path("README.md").read_text()
 CONFIGURATION = Path("docs/configuration.md").read_text()
@@ -39,6 +40,7 @@ PARSERS = {
     "doctor": doctor.build_parser(),
     "try_out": try_out.build_parser(),
     "reap": reap.build_parser(),
+    "init": init.build_parser(),
 }
 
 
@@ -58,7 +60,8 @@ def test_every_command_and_its_own_options_are_in_the_readme(name: str) -> None:
     own = options_of(name) - {"--help", "--config", "--set", "--debug"}
     if name == "train_and_serve":
         own = set()  # they have a table
-    lines = [line for line in README.splitlines() if f"flows.{name}" in line]
+    word = next(word for word, module in SUBCOMMANDS.items() if module == f"flows.{name}")
+    lines = [line for line in README.splitlines() if f"flows.{name}" in line or f"{SCRIPT} {word}" in line]
     assert lines
     assert {option for option in own if not any(option in line for line in lines)} == set()
 

@@ -75,7 +75,7 @@ def test_missing_module_is_found_without_importing(tmp_path: Path) -> None:
         load_config(write(tmp_path), ["data.load=nowhere:load"])
     with pytest.raises(ConfigError, match="'configs.digits' has no 'laod'; did you mean 'load'"):
         load_config(write(tmp_path), ["data.load=configs.digits:laod"])
-    with pytest.raises(ConfigError, match="must be module:function, got 'nowhere'"):
+    with pytest.raises(ConfigError, match="must be module:function or FILE.py:function, got 'nowhere'"):
         load_config(write(tmp_path), ["data.load=nowhere"])
 
 

@@ -1,0 +1,167 @@
+"""Begin a project: write a configuration and a model's code that run as they are."""
+
+from __future__ import annotations
+
+import argparse
+import keyword
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from configs.errors import ConfigError
+from flows.commands import DONE, USAGE
+from tasks.program import command_here, command_name, short_path
+from tasks.words import one_line
+
+MOST_CLASSES = 100
+LIKE_AN_ID = 0.5  # share of different texts from which a column of text names rows and does not describe them
+FEW = 20  # different whole numbers that are taken for classes, and different texts that never are an id
+LARGEST_EXACT = 2**24  # float32 holds every whole number up to here
+EXAMPLE: dict[str, Any] = {
+    "name": "late_payment",
+    "csv": None,
+    "numbers": ["amount", "days_since_last_order"],
+    "texts": ["country"],
+    "classes": [0, 1],
+    "output": "probabilities",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the two files and return the exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        settings = _of_csv(args.csv, args.target, args.directory) if args.csv else EXAMPLE
+        _write(args.directory, settings)
+    except ConfigError as exc:
+        print(f"error: {one_line(str(exc))}", file=sys.stderr)
+        return USAGE
+    config = short_path(args.directory / "cfg.yaml")
+    print(f"Wrote {config} and {short_path(args.directory / 'my_model.py')}.")
+    for column, reason in settings.get("left_out", {}).items():
+        print(f"The column {column} is left out: {reason}.")
+    print(f"Train, judge and promote the model: {command_here('flows.train_and_serve')} --config {config}")
+    return DONE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(
+        prog=command_name("flows.init"),
+        description="Write cfg.yaml and my_model.py, which run as they are, for made-up rows or for a table of yours.",
+        epilog="Exit codes: 0 written; 2 the table cannot be used, or there is a file already.",
+    )
+    parser.add_argument("directory", nargs="?", type=Path, default=Path(), help="where to write them (default: here)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="a table with a header, a row each line")
+    parser.add_argument("--target", metavar="COLUMN", help="the column that the model is to predict")
+    return parser
+
+
+def _write(directory: Path, settings: dict[str, Any]) -> None:
+    """Write both files, or none where one is there already."""
+    environment = Environment(  # noqa: S701  Python and YAML, no page
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
+    )
+    texts = {}
+    for name in ("cfg.yaml", "my_model.py"):
+        template = environment.from_string((files("flows") / "templates" / f"{name}.j2").read_text("utf-8"))
+        texts[directory / name] = template.render(**settings)
+    there = [path for path in texts if path.exists()]
+    if there:
+        raise ConfigError(f"init replaces no file, and '{there[0]}' exists; move it, or name another directory")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"the directory must be writable, got '{directory}': {exc.strerror}") from exc
+
+
+def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
+    """Return the settings for a table.
+
+    Raises:
+        ConfigError: it cannot be read, or nothing can be learned from it.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(file)
+    except (OSError, ValueError) as exc:  # pandas' errors of parsing are ValueErrors
+        raise ConfigError(f"--csv must name a readable table with a header, got '{file}': {exc}") from exc
+    if target not in table:
+        listed = ", ".join(f"'{column}'" for column in table.columns[:40])
+        raise ConfigError(f"--target must name a column of '{file}', got {target!r}; they are {listed}")
+    left_out = {column: reason for column in table.columns if column != target and (reason := _unfit(table[column]))}
+    kept = [column for column in table.columns if column != target and column not in left_out]
+    if not kept:
+        raise ConfigError(f"'{file}' must have a column beside '{target}' that a model can learn from")
+    rows = table[[*kept, target]].dropna()
+    if not len(rows):
+        raise ConfigError(f"'{file}' must have rows without a missing value, and it has none")
+    names = _input_names(kept)
+    is_text = {column: not pd.api.types.is_numeric_dtype(table[column]) for column in kept}
+    return {
+        "name": re.sub(r"[^A-Za-z0-9_]+", "_", file.stem).strip("_") or "model",
+        "csv": repr(os.path.relpath(file.resolve(), directory.resolve())),
+        "columns": {repr(column): repr(names[column]) for column in kept},
+        "left_out": {repr(column): reason for column, reason in left_out.items()},
+        "target": repr(target),
+        "numbers": [names[column] for column in kept if not is_text[column]],
+        "texts": [names[column] for column in kept if is_text[column]],
+        **_of_target(rows[target]),
+    }
+
+
+def _unfit(column: Any) -> str:
+    """Return why nothing can be learned from a column, or an empty text."""
+    import pandas as pd
+
+    known = column.dropna()
+    if known.nunique() < 2:
+        return "it has one value"
+    if column.isna().mean() > LIKE_AN_ID:
+        return "it is empty in most rows"
+    if pd.api.types.is_numeric_dtype(column):
+        too_large = pd.api.types.is_integer_dtype(column) and known.abs().max() > LARGEST_EXACT
+        return "its numbers are larger than float32 holds exactly, as those of an id are" if too_large else ""
+    if known.nunique() > max(FEW, LIKE_AN_ID * len(known)):
+        return "nearly every row has a text of its own, as an id, a date or a description has"
+    return ""
+
+
+def _of_target(column: Any) -> dict[str, Any]:
+    """Return what is predicted: classes, or a number with its mean and spread."""
+    import pandas as pd
+
+    values = sorted(column.unique().tolist())
+    is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if is_number and not (pd.api.types.is_integer_dtype(column) and len(values) <= FEW):
+        scale = round(float(column.std()), 6) or 1.0
+        return {"classes": None, "output": "prediction", "scale": scale, "offset": round(float(column.mean()), 6)}
+    if not 2 <= len(values) <= MOST_CLASSES:
+        raise ConfigError(f"--target must have 2 to {MOST_CLASSES} different values or be a number, got {len(values)}")
+    return {"classes": values, "output": "probabilities"}
+
+
+def _input_names(columns: Sequence[str]) -> dict[str, str]:
+    """Return for each column a name that TensorFlow takes for an input, all different."""
+    found: dict[str, str] = {}
+    for column in columns:
+        name = re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_").lower() or "input"
+        name = name if name[0].isalpha() and not keyword.iskeyword(name) and name != "self" else f"input_{name}"
+        number, given = 2, name
+        while given in found.values():
+            given, number = f"{name}_{number}", number + 1
+        found[column] = given
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,158 @@
+"""The user's functions: beside the configuration, by the name of a file, and beside modules of the same name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs.loading import ConfigError, load_config, shown
+from configs.references import file_of, located
+from tasks.datasets.references import resolve
+from tasks.errors import DataError
+
+CODE = "from {helper} import value\ndef load():\n    return value\ndef build(features):\n    return None\n"
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Forget what a test imports."""
+    modules, path = set(sys.modules), list(sys.path)
+    yield
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+    sys.path[:] = path
+
+
+def written(directory: Path, name: str, value: str) -> Path:
+    """Write a module, a helper that it imports, and a configuration that names it."""
+    helper = f"helper_{value}"
+    (directory / name).parent.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_text(CODE.format(helper=helper))
+    (directory / name).with_name(f"{helper}.py").write_text(f"value = {value!r}\n")
+    config = directory / "cfg.yaml"
+    config.write_text(f"name: m\ndata: {{load: './{name}:load'}}\nmodel: {{build: './{name}:build'}}\n")
+    return config
+
+
+NAMES = ["my_model.py", "tasks.py", "configs/loading.py", "json.py", "with space.py", "a/b.py"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_by_its_name(tmp_path: Path, name: str) -> None:
+    """A file is imported whatever it is called, with what lies beside it."""
+    config = load_config(written(tmp_path, name, "here"))
+    assert (config.data.load, file_of(config.data.load)) == (f"./{name}:load", tmp_path / name)
+    assert resolve(config.data.load, "data.load", DataError)() == "here"
+    import json
+
+    import tasks.errors
+
+    assert yaml.safe_load(yaml.safe_dump(shown(config)))["data"]["load"] == f"./{name}:load"
+    assert json.dumps([tasks.errors.DataError.__name__]) == '["DataError"]'  # ours and Python's are what they were
+
+
+def test_two_projects_in_one_process(tmp_path: Path) -> None:
+    """Two files of one name, in two projects, are two modules."""
+    for value in ("one", "two", "one"):
+        config = load_config(written(tmp_path / value, "my_model.py", value))
+        assert resolve(config.data.load, "data.load", DataError)() == value
+
+
+def test_beside_the_configuration_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`module:function` is looked for beside the YAML file, then where the command runs."""
+    beside, here = tmp_path / "beside", tmp_path / "here"
+    config = written(beside, "my_model.py", "beside")
+    written(here, "my_model.py", "here")
+    written(here, "other.py", "other")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(str(here))
+    found = load_config(config, ["data.load=my_model:load", "model.build=other:build"])
+    assert (file_of(found.data.load), file_of(found.model.build)) == (beside / "my_model.py", None)
+    assert resolve(found.data.load, "data.load", DataError)() == "beside"
+
+
+def test_a_module_within_packages(tmp_path: Path) -> None:
+    """A package beside the YAML file is imported as one, so that its modules reach each other."""
+    config = written(tmp_path, "shop/models/late.py", "x")
+    for package in ("shop", "shop/models"):
+        (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / "shop" / "models" / "late.py").write_text(CODE.format(helper=".helper_x"))
+    assert file_of(located("shop.models.late:load", tmp_path)) == tmp_path / "shop/models/late.py"
+    found = load_config(config, ["data.load=shop.models.late:load", "model.build=shop.models.late:build"])
+    assert resolve(found.data.load, "data.load", DataError)() == "x"
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("./none.py:load", "must name a Python file"),
+        ("./my_model.py:laod", "module './my_model.py' has no 'laod'; did you mean 'load'?"),
+        ("./my_model.py", "must be module:function or FILE.py:function"),
+        ("./broken.py:load", "module './broken.py' does not compile"),
+        (".:load", "must be module:function or FILE.py:function"),
+    ],
+)
+def test_files_that_are_none(tmp_path: Path, reference: str, words: str) -> None:
+    """A file that is not there, or has no such function, is one line before anything is imported."""
+    config = written(tmp_path, "my_model.py", "x")
+    (tmp_path / "broken.py").write_text("def load(:\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(config, [f"data.load={reference}"])
+    assert words in str(caught.value)
+
+
+FUNCTIONS = """
+import functools
+def load(path, rows=10, /, *, seed=0): return None
+def plain(rows=10): return None
+def any_of_them(**params): return None
+def build(features, hidden=32, *, rate): return None
+def no_features(): return None
+def all_of_them(*args, **params): return None
+@functools.lru_cache
+def decorated(): return None
+if True:
+    def twice(): return None
+else:
+    def twice(rows): return None
+other = functools.partial(plain, rows=3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("load", "build", "words"),
+    [
+        ("plain", "build", ""),
+        ("any_of_them", "all_of_them", ""),
+        ("decorated", "build", ""),
+        ("twice", "build", ""),
+        ("other", "build", ""),
+        ("plain {rwos: 2}", "build", "data.params: './f.py:plain' has no parameter 'rwos'; did you mean 'rows'?"),
+        ("load {rows: 1}", "build", "has no parameter 'rows'; known: seed"),
+        ("load", "build", "data.params must give './f.py:load' its parameter 'path', which has no default"),
+        ("plain", "build {hiden: 3, rate: 1}", "has no parameter 'hiden'; did you mean 'hidden'?"),
+        ("plain", "build {features: 3, rate: 1}", "has no parameter 'features'"),
+        ("plain", "build {hidden: 3}", "model.params must give './f.py:build' its parameter 'rate'"),
+        ("plain", "no_features", "must take the training features as its first argument"),
+        ("plain", "no_features {a: 1}", "has no parameter 'a'; it has none"),
+    ],
+)
+def test_parameters_are_compared_with_the_definition(tmp_path: Path, load: str, build: str, words: str) -> None:
+    """A misspelt or a missing parameter is found before anything is imported; what cannot be known is left alone."""
+    (tmp_path / "f.py").write_text(FUNCTIONS)
+    sections = []
+    for field, text in (("data: {load", load), ("model: {build", build)):
+        function, _, params = text.partition(" ")
+        rate = "{rate: 1}" if function == "build" and not params else params or "{}"
+        sections.append(f"{field}: './f.py:{function}', params: {rate}}}")
+    (tmp_path / "cfg.yaml").write_text("\n".join(["name: m", *sections]))
+    if not words:
+        load_config(tmp_path / "cfg.yaml")
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "cfg.yaml")
+    assert words in str(caught.value)
