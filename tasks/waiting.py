@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ def waiting_for(whom: str) -> Iterator[None]:
             waited += SILENCE_S
             log.info("waiting for %s, %g s so far", whom, waited)
 
-    teller = threading.Thread(target=tell, daemon=True)
+    # in the context of who waits, or Prefect does not know which run its line belongs to
+    teller = threading.Thread(target=contextvars.copy_context().run, args=(tell,), daemon=True)
     teller.start()
     try:
         yield
