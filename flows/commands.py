@@ -37,10 +37,10 @@ CODES = {
 
 ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # its heartbeat prints `database is locked` on a temporary server
-    "PREFECT_API_REQUEST_TIMEOUT": "180",  # the temporary server's first database takes a minute on a slow disk
     "PREFECT_CLIENT_MAX_RETRIES": "2",  # 2 and 4 s apart; with Prefect's 5 tries a lost API holds a run up for minutes
     "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # or each event that a lost API does not take is a page of its own
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our lines tell the story; Prefect keeps its log
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a line outside a run is for the screen alone
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",  # and gets ours, for its pages
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # 7 tries take minutes; a stage is tried again anyway
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",

@@ -20,11 +20,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from configs.redaction import redact
 from tasks.errors import PipelineError
 from tasks.program import own_process
+from tasks.waiting import waiting_for
 from tasks.words import one_line
 
+ANSWER_S = 30.0  # for an answer of a configured API; three tries
+FIRST_START_S = 180.0  # the temporary server's first database takes a minute on a slow disk
 SERVER_ENVIRONMENT = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -42,17 +47,42 @@ def prefect_server() -> Iterator[None]:
         PipelineError: it does not answer, or no more.
     """
     import httpx  # which Prefect asks its API with, and nobody else in a block
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_API_URL, temporary_settings
 
     configured = PREFECT_API_URL.value()
     url = configured or _start()
     remedy = "start it, or unset PREFECT_API_URL to have one for this command" if configured else "run it again"
+    limit_s = ANSWER_S if configured else FIRST_START_S
+    if os.environ.get("PREFECT_API_REQUEST_TIMEOUT"):
+        limit_s = PREFECT_API_REQUEST_TIMEOUT.value()
     try:
-        with contextlib.nullcontext() if configured else temporary_settings({PREFECT_API_URL: url}):
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_API_REQUEST_TIMEOUT: limit_s}), _waits_said(url):
             yield
-    except httpx.HTTPError as exc:
-        words = one_line(f"{type(exc).__name__}: {exc}")
+    except (httpx.HTTPError, RuntimeError) as exc:
+        # of an API that does not answer its first question Prefect makes a RuntimeError
+        lost = next((link for link in (exc, exc.__cause__, exc.__context__) if isinstance(link, httpx.HTTPError)), None)
+        if lost is None:
+            raise
+        words = one_line(f"{type(lost).__name__}: {lost}")
         raise PipelineError(f"Prefect's API at {url} must answer, got {words}; {remedy}") from exc
+
+
+@contextlib.contextmanager
+def _waits_said(url: str) -> Iterator[None]:
+    """Say so where Prefect's API takes long to answer the flow or one of its tasks; Prefect says nothing of it."""
+    from prefect.client.base import PrefectHttpxSyncClient
+
+    send = PrefectHttpxSyncClient.send
+
+    def saying(client: PrefectHttpxSyncClient, *args: Any, **options: Any) -> Any:
+        with waiting_for(f"Prefect's API at {redact(url)}"):
+            return send(client, *args, **options)
+
+    PrefectHttpxSyncClient.send = saying  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        PrefectHttpxSyncClient.send = send  # type: ignore[method-assign]
 
 
 def _start() -> str:

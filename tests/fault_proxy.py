@@ -125,7 +125,9 @@ class FaultProxy:
                 self.seen_enough.wait()
                 return
             if not self._closed:
-                connection.sendall(answer[: -(len(answer) // 8) - 1] if fault == "cut" else answer)
+                head, _, content = answer.partition(b"\r\n\r\n")
+                cut = head + b"\r\n\r\n" + content[: len(content) // 2] if content else head[:8]
+                connection.sendall(cut if fault == "cut" else answer)
 
     def _relayed(self, method: str, path: str, headers: http.client.HTTPMessage, body: bytes) -> bytes:
         """Return the server's own answer, head and body."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+
+from tests.fault_proxy import FaultProxy
 
 Poll = Callable[[Callable[[], bool], float], bool]
 
@@ -98,3 +101,46 @@ def test_in_the_training(alone: Any, wait_for: Poll) -> None:
     assert [line.partition(":")[0] for line in err] == ["error"], "".join(err)
     assert err[0].startswith("error: Prefect's API at http://127.0.0.1:"), err[0]
     assert alone.versions() == []
+
+
+@pytest.fixture
+def hanging(workspace: Any) -> Iterator[FaultProxy]:
+    """Return a proxy between a workspace and the configured Prefect API, which a run gives a few seconds to answer."""
+    address = urlsplit(workspace.env["PREFECT_API_URL"])
+    proxy = FaultProxy(address.netloc)
+    workspace.env |= {
+        "PREFECT_API_URL": f"{proxy.address}{address.path}",
+        "PREFECT_API_REQUEST_TIMEOUT": "8",
+        "PREFECT_CLIENT_MAX_RETRIES": "0",
+    }
+    yield proxy
+    proxy.close()
+
+
+def from_then_on(happened: Callable[[], bool]) -> Callable[[str, str], str]:
+    """Return a rule by which an API hangs once something has come to hold; its stream of events never opens."""
+    return lambda _method, path: "503" if "/events/" in path else "hang" if happened() else ""
+
+
+def test_an_api_that_hangs_after_the_rename(workspace: Any, hanging: FaultProxy) -> None:
+    """The version is live, so it is exit 0 with one line of warning; the screen says who is waited for."""
+    hanging.rule = from_then_on(lambda: workspace.versions() == [1])
+    done = workspace.run("--set", "training.epochs=3", "--set", "gates.metrics={accuracy: 0.1}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "digits version 1 promoted: version 1 is live" in done.stdout
+    assert f"waiting for Prefect's API at {workspace.env['PREFECT_API_URL']}, 5 s so far" in done.stdout
+    [line] = done.stderr.splitlines() if done.stderr.count("\n") == 1 else pytest.fail(done.stderr)
+    assert line.startswith("warning: ")
+    assert f"Prefect's API at {workspace.env['PREFECT_API_URL']} must answer, got ReadTimeout" in line
+
+
+def test_an_api_that_hangs_from_the_start(workspace: Any, hanging: FaultProxy) -> None:
+    """Nothing is trained: exit 1 with one line that names the address and the way out."""
+    hanging.rule = from_then_on(lambda: True)
+    done = workspace.run("--set", "training.epochs=3")
+    assert done.returncode == 1, done.stdout + done.stderr
+    [line] = done.stderr.splitlines() if done.stderr.count("\n") == 1 else pytest.fail(done.stderr)
+    assert line.startswith(f"error: Prefect's API at {workspace.env['PREFECT_API_URL']} must answer, got ")
+    assert line.endswith("; start it, or unset PREFECT_API_URL to have one for this command")
+    assert "epoch" not in done.stdout
+    assert workspace.versions() == []
