@@ -58,10 +58,10 @@ class Graph:
         self._functions = _by_name(library.function, lambda function: str(function.signature.name))
         self.bodies = {"": _by_name(meta.graph_def.node)}
         self.bodies |= {name: _by_name(function.node_def) for name, function in self._functions.items()}
-        self._partners = _partners(library)
+        self._partners = _partners(library, self._functions)
         self.callers: defaultdict[str, list[tuple[str, Any]]] = defaultdict(list)
         self._calls: dict[tuple[str, str], set[str]] = {}
-        self.unclear = list(_unclear_functions(self._functions))
+        self.unclear = [*_unclear_functions(self._functions), *_unclear_gradients(library, self._functions)]
         for scope, node in self._all_nodes():
             self._look_at(scope, node)
         self._variable_names = Counter(_variable_name(n) for _, n in self._all_nodes() if n.op == "VarHandleOp")
@@ -292,12 +292,20 @@ def _unclear_functions(functions: dict[str, Any]) -> Iterator[str]:
             yield f"function '{name}' takes other arguments from each caller"
 
 
-def _partners(library: Any) -> dict[str, list[set[str]]]:
+def _unclear_gradients(library: Any, functions: dict[str, Any]) -> Iterator[str]:
+    """Say which gradients belong to, or are, what no function is named."""
+    for gradient in library.gradient:
+        for name in (gradient.function_name, gradient.gradient_func):
+            if name not in functions:
+                yield f"a gradient names '{name[:LONGEST_NAME]}', which no function is named"
+
+
+def _partners(library: Any, functions: dict[str, Any]) -> dict[str, list[set[str]]]:
     """Return the functions that TensorFlow may run in each other's place: gradients, other implementations.
 
     Source: tensorflow/core/grappler/optimizers/implementation_selector.h (`api_implements`).
     """
-    groups = [{gradient.function_name, gradient.gradient_func} for gradient in library.gradient]
+    groups = [{gradient.function_name, gradient.gradient_func} & functions.keys() for gradient in library.gradient]
     alike: defaultdict[bytes, set[str]] = defaultdict(set)
     for function in library.function:
         if "api_implements" in function.attr:

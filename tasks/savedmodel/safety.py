@@ -124,10 +124,10 @@ def _parsed(path: Path, max_bytes: float) -> Any:
 
 
 def _unknown(meta: Any) -> list[str]:
-    """Say what in a graph's own bytes this TensorFlow does not know, and what a signature would forge by default."""
-    size = meta.graph_def.ByteSize()
-    meta.graph_def.DiscardUnknownFields()
-    found = ["fields that TensorFlow 2.21 does not know"] if meta.graph_def.ByteSize() != size else []
+    """Say what in a meta graph's bytes this TensorFlow does not know, and what a signature would forge."""
+    size = meta.ByteSize()
+    meta.DiscardUnknownFields()
+    found = ["fields that TensorFlow 2.21 does not know"] if meta.ByteSize() != size else []
     defaults = [value for signature in meta.signature_def.values() for value in signature.defaults.values()]
     fed = [info for signature in meta.signature_def.values() for info in signature.inputs.values()]
     found += ["handles of resources among a signature's defaults"] if any(map(is_handle, defaults)) else []
@@ -140,6 +140,6 @@ def _takes_handles(info: Any) -> bool:
 
 
 def _escapes(file_name: str) -> bool:
-    """Return whether a path below `assets/` leads out of it."""
+    """Return whether a path below `assets/` leads out of it, or is another to whoever stops at a control character."""
     path = PurePosixPath(file_name)
-    return path.is_absolute() or ".." in path.parts or not path.parts
+    return path.is_absolute() or ".." in path.parts or not path.parts or not file_name.isprintable()

@@ -242,14 +242,14 @@ def test_debugging_is_refused_and_the_log_is_not(tmp_path: Path) -> None:
     assert model.read(tmp_path).reaching_out == (("DebugIdentity", "quiet"), ("DebugIdentityV3", "loud"))
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../2/words.txt", "a/../../b", ""])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../2/words.txt", "a/../../b", "", "a\0b", "a\nb"])
 def test_an_asset_outside_is_refused(name: str, tmp_path: Path) -> None:
     """An asset's name that is absolute or climbs out of `assets/` is refused; the twin inside is not."""
     model = Model()
     model.asset("path:0", name)
     result = judge_safety(model.read(tmp_path / "bad"), Safety())
     assert not result.passed
-    assert f"asset '{name}'" in result.summary
+    assert f"asset '{ascii(name)[1:-1]}'" in result.summary
     model.meta.asset_file_def[0].filename = "a/b.txt"
     assert judge_safety(model.read(tmp_path / "good"), Safety()).passed
 

@@ -301,6 +301,19 @@ def functions_in_a_tower(model: Model) -> None:
         model.node("StatefulPartitionedCall", "up", "input", body=body, calls=f"f{number + 1}")
 
 
+def a_gradient_that_is_none(model: Model) -> None:
+    model.graph.library.gradient.add(function_name="serving", gradient_func="nowhere")
+
+
+def a_gradient_of_an_operation(model: Model) -> None:
+    model.graph.library.gradient.add(function_name="Identity", gradient_func="filling")
+
+
+def unknown_fields_of_a_signature(model: Model) -> None:
+    signature = model.meta.signature_def["other"]
+    signature.ParseFromString(b"\xea\x04\x03abc")  # field 77, three bytes
+
+
 def unknown_fields(model: Model) -> None:
     node = message_module("tensorflow.core.framework.node_def_pb2").NodeDef()
     node.ParseFromString(model.graph.node[0].SerializeToString() + b"\xfa\x7f\x03new")
@@ -325,6 +338,9 @@ def unknown_fields(model: Model) -> None:
         (a_function_that_calls_itself, "functions call each other more than 50 deep, or themselves"),
         (functions_in_a_circle, "functions call each other more than 50 deep, or themselves"),
         (functions_in_a_tower, "functions call each other more than 50 deep, or themselves"),
+        (a_gradient_that_is_none, "a gradient names 'nowhere', which no function is named"),
+        (a_gradient_of_an_operation, "a gradient names 'Identity', which no function is named"),
+        (unknown_fields_of_a_signature, "fields that TensorFlow 2.21 does not know"),
         (unknown_fields, "fields that TensorFlow 2.21 does not know"),
     ],
 )
