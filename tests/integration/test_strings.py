@@ -23,7 +23,7 @@ def test_bytes_with_trailing_nuls_are_served(rehearsed: Callable[[str], Any], tm
     """Bytes arrive whole: the server answers as the model does, whose hash sees the NUL."""
     candidate = rehearsed("of_bytes").candidate
     requests, reference = load_arrays(candidate.requests), load_arrays(candidate.reference)
-    assert b"\xff\x000\x00" in as_bytes(requests["blob"]).tolist()
+    assert any(blob.endswith(b"\0") for blob in as_bytes(requests["blob"]).tolist())
     outputs = candidate.signature.outputs
     with (
         throwaway_server(Backend("embedded", ""), Serving(image="-"), candidate, tmp_path / "log") as (running, rest),
