@@ -26,7 +26,8 @@ FOREIGN = (Exception, SystemExit)
 """What a user's function may end with; SystemExit is no end of ours."""
 
 _CALL = r'(?m)^ *File "(.*)", line (\d+), in (.*)$'
-_STACK = rf"{_CALL}| defined at \(most recent call last\)|\[\[\{{\{{node .*?\}}\}}\]\]|\[Op:\w+\]"
+_MADE_AT = " defined at (most recent call last)"
+_STACK = rf"{_CALL}|{re.escape(_MADE_AT)}|\[\[\{{\{{node .*?\}}\}}\]\]|\[Op:\w+\]"
 """Where TensorFlow says that an operation of a graph comes from: pages before the cause."""
 
 _PROJECT = Path(__file__).parents[2]
@@ -138,8 +139,8 @@ def describe(exc: BaseException, without: str = "") -> str:
     """
     try:
         text = redact(str(exc))  # before a cut leaves half of a secret
-        place = _users_line(exc) or _users_line_in(text)
-        for nobody_reads in (without, _STACK):
+        place = _users_line(exc) or (_users_line_in(text) if _MADE_AT in text else "")
+        for nobody_reads in (without, _STACK if _MADE_AT in text else ""):
             text = re.sub(nobody_reads, "", text) if nobody_reads else text
         text = one_line(text)
     except Exception:  # noqa: BLE001  an error that cannot say what it is, is known by its class

@@ -22,6 +22,7 @@ from tasks.records import Splits, TrainedModel
 from tasks.savedmodel.structure import (
     check_free_batch,
     input_specs,
+    output_names,
     pack_features,
     served_inputs,
     served_outputs,
@@ -97,6 +98,20 @@ def _check_names(model: Any, config: Config, rows: Rows) -> None:
     if config.gates.metrics:
         judged_output(config.gates, list(outputs))
     check_slices(config.gates, rows.features)
+    _check_target_names(model, list(rows.targets))
+
+
+def _check_target_names(model: Any, targets: list[str]) -> None:
+    """Refuse targets of which Keras would not know whose they are; a training step of the user's own may."""
+    import keras
+
+    outputs = output_names(model)
+    unknown = [name for name in targets if name not in outputs and targets != ["target"]]
+    if unknown and len(outputs) + len(targets) > 2 and type(model).train_step is keras.Model.train_step:
+        raise DataError(
+            f"every target must be named as an output of the model, got {', '.join(map(repr, unknown))}; outputs are "
+            f"{', '.join(map(repr, outputs))}"
+        )
 
 
 def _fit(model: Any, train: Rows, validation: Rows, config: Config, **options: Any) -> dict[str, list[float]]:
@@ -140,8 +155,9 @@ def _dataset(rows: Rows, model: Any, config: Config, *, shuffle: bool) -> Any:
     import tensorflow as tf
 
     targets: Any = {name: _target(array, name) for name, array in rows.targets.items()}
-    if list(targets) == ["target"]:
-        targets = targets["target"]
+    outputs = output_names(model)
+    if list(targets) == ["target"] or (len(targets) == len(outputs) == 1 and list(targets) != outputs):
+        [targets] = targets.values()  # the only ones belong together whatever their names
     data = tf.data.Dataset.from_tensor_slices((pack_features(model, rows.features), targets))
     if shuffle:
         data = data.shuffle(len(rows), seed=config.seed, reshuffle_each_iteration=True)

@@ -78,6 +78,12 @@ def unreadable(features: Mapping[str, Any], how: str) -> Any:
     return _compiled(x, Own(1.0)(x))
 
 
+def named(targets: Sequence[str]) -> tuple[Any, Any]:
+    """Return three numbers a row, and targets by name."""
+    features, total = rows()
+    return features, dict.fromkeys(targets, total)
+
+
 def columns(names: Sequence[str]) -> tuple[Any, Any]:
     """Return a column of numbers a name."""
     draw = np.random.default_rng(0)
@@ -119,6 +125,7 @@ def outputs(_features: Mapping[str, Any], how: str) -> Any:
     x = keras.Input((3,), name="x")
     score = keras.layers.Dense(1, name="score")(x)
     found: dict[str, Any] = {
+        "two": lambda: {"score": score, "extra": score * 2},
         "scalar": lambda: {"score": score, "extra": ops.mean(score)},
         "one row": lambda: {"score": score, "extra": ops.mean(score, axis=0, keepdims=True)},
         "flattened": lambda: {"score": score, "extra": ops.reshape(x, (-1,))},

@@ -232,6 +232,31 @@ def test_targets_that_cannot_be_learned(never_fitted: Prepare, how: str, words: 
     assert is_one_line(caught.value)
 
 
+NAMED = [
+    ("rows", ["other"], ""),
+    ("outputs", ["extra", "score"], ""),
+    ("outputs", ["extra", "scores"], "named as an output of the model, got 'scores'; outputs are 'score', 'extra'"),
+    ("outputs", ["scores"], "got 'scores'; outputs are 'score', 'extra'"),
+    ("rows", ["y", "other"], "got 'other'; outputs are 'y'"),
+    ("own step", ["y", "other"], ""),
+]
+
+
+@pytest.mark.parametrize(("model", "names", "words"), NAMED)
+def test_whose_a_target_is(never_fitted: Prepare, model: str, names: list[str], words: str) -> None:
+    """A target is that of the output of its name, the only one that of the only output; another is refused by name."""
+    how = {"own step": "train_step", "outputs": "two"}.get(model, "")
+    params = {"data.params.targets": names, "model.params.how": how}
+    error, said = (DataError, words) if words else (AssertionError, "the training began")
+    with pytest.raises(error, match=re.escape(said)):
+        never_fitted("named", "outputs" if model == "outputs" else "failing", **params)
+
+
+def test_the_only_target_is_learned_whatever_its_name(fit: Prepare) -> None:
+    """Keras itself takes a dictionary with another name for no target."""
+    assert fit("named", "failing", **{"data.params.targets": ["other"], "model.params.how": ""}).history["loss"]
+
+
 def test_what_is_rounded_is_said(fit: Prepare, caplog: pytest.LogCaptureFixture) -> None:
     """The cast to the dtype of an input, or of the loss, is on the screen and among what is kept of the training."""
     caplog.set_level("INFO")

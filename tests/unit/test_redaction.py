@@ -18,7 +18,7 @@ from configs.redaction import MASK, clean, clean_record, names_a_secret, redact,
 from flows.commands import redacted_streams
 from tasks.datasets.references import describe
 
-MINIMAL = "name: m\ndata: {load: 'configs.digits:load'}\nmodel: {build: 'configs.digits:build'}\n"
+MINIMAL = "name: m\ndata: {load: 'tests.data.any_parameters:load'}\nmodel: {build: 'tests.data.any_parameters:build'}\n"
 
 
 @pytest.fixture
@@ -185,8 +185,8 @@ def test_values_of_the_environment(path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("data.params.password=in-an-override", "data.params.password=***"),
         ('data.params={password: "in-an\\u002doverride", rows: 5}', 'data.params={"password": "***", "rows": 5}'),
         ("data.params.deep.token.x=in-an-override", "data.params.deep.token.x=***"),
-        ("data={params: {password: pw}, load: 'configs.digits:load'}",
-         'data={"params": {"password": "***"}, "load": "configs.digits:load"}'),
+        ("data={params: {password: pw}, load: 'tests.data.any_parameters:load'}",
+         'data={"params": {"password": "***"}, "load": "tests.data.any_parameters:load"}'),
         ("tracking.uri=http://ann:in-an-override@h", "tracking.uri=http://***@h"),
         ("model.params.units=[1, 2]", "model.params.units=[1, 2]"),
         ("export.inputs={token_ids: tokens}", "export.inputs={token_ids: tokens}"),
