@@ -48,7 +48,6 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # a locked database is a page of its own else, besides our line
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the summary names the page
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a thread that says what it waits for is in none
     "DO_NOT_TRACK": "true",
 }
 
