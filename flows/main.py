@@ -18,6 +18,7 @@ COMMAND_LINES = {"flows.train_and_serve": "flows.cli", "flows.promote": "flows.p
 HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
 
   init      write a configuration and a model's code that run as they are
+  check     try your functions, rows and model, and what a run needs, in seconds
   run       train a model, judge it in a throwaway model server, log it to MLflow, promote it
   try-out   serve one candidate until Ctrl-C
   promote   act on what reviewers decided, or decide here

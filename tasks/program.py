@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = "keras-rehearsal"
 SUBCOMMANDS = {
     "init": "flows.init",
+    "check": "flows.check",
     "run": "flows.train_and_serve",
     "try-out": "flows.try_out",
     "promote": "flows.promote",

@@ -47,19 +47,9 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
             configuration can mend it.
     """
     import keras
-    import tensorflow as tf
 
-    keras.utils.set_random_seed(config.seed)
-    if config.training.deterministic:
-        tf.config.experimental.enable_op_determinism()
     rows, validation = load_rows(splits.train), load_rows(splits.validation)
-    model = build_model(config, rows)
-    _check_names(model, config, rows)
-    for part in (rows, validation):  # the test rows are asked of its export
-        fit_to_inputs(part.features, input_specs(model))
-    try_export(model, config, splits, keras_file.parent)
-    rounded = _rounded(rows, model)
-    readings = decide_readings(model, config, rows, splits)
+    model, readings, rounded = _tried(config, splits, rows, validation, keras_file.parent)
     keras.utils.set_random_seed(config.seed)  # what was tried changes nothing of what is learned
     stopper = keras.callbacks.EarlyStopping(
         config.training.monitor,
@@ -73,6 +63,37 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
     save_model(model, keras_file)
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
     return replace(_summary(model, history, best_epoch, keras_file), readings=readings, rounded=rounded)
+
+
+def try_model(config: Config, splits: Splits, directory: Path) -> str:
+    """Build the model and try all that can be known before it is fitted; return its inputs and outputs in words.
+
+    Raises:
+        PipelineError: as `fit_model` does before the first epoch.
+    """
+    rows, validation = load_rows(splits.train), load_rows(splits.validation)
+    model, _, _ = _tried(config, splits, rows, validation, directory)
+    inputs = ", ".join(map(str, input_specs(model)))
+    return f"takes {inputs}; answers {', '.join(output_names(model))}; {model.count_params():,} parameters"
+
+
+def _tried(
+    config: Config, splits: Splits, rows: Rows, validation: Rows, directory: Path
+) -> tuple[Any, Any, dict[str, str]]:
+    """Return the built model, what its metrics read, and what is rounded, once it has been exported and asked."""
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(config.seed)
+    if config.training.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    model = build_model(config, rows)
+    _check_names(model, config, rows)
+    for part in (rows, validation):  # the test rows are asked of its export
+        fit_to_inputs(part.features, input_specs(model))
+    try_export(model, config, splits, directory)
+    rounded = _rounded(rows, model)
+    return model, decide_readings(model, config, rows, splits), rounded
 
 
 def _rounded(rows: Rows, model: Any) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from configs.schema import METRICS, Bound, Config
-from flows import cli, doctor, init, promote_cli, reap, rollback, try_out
+from flows import check, cli, doctor, init, promote_cli, reap, rollback, try_out
 from tasks import errors
 from tasks.program import SCRIPT, SUBCOMMANDS
 
@@ -41,6 +41,7 @@ PARSERS = {
     "try_out": try_out.build_parser(),
     "reap": reap.build_parser(),
     "init": init.build_parser(),
+    "check": check.build_parser(),
 }
 
 

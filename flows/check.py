@@ -1,0 +1,55 @@
+"""Try a configuration and the code it names in seconds, before a run: `python -m flows.check --config cfg.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.loading import ConfigError
+from configs.schema import Config
+from flows.commands import DONE, FAILED, USAGE, answer, config_parser, session
+from tasks.errors import PipelineError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make every check and return the exit code."""
+    return answer(build_parser(), argv, _check)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the arguments."""
+    return config_parser(
+        "flows.check",
+        "Try what a run needs before its training: your functions and their parameters, the rows, the untrained "
+        "model and its export, the directories, MLflow, Prefect and Docker. Nothing is kept.",
+        "Exit codes: 0 a run can begin; 1 something is not as it must be; 2 usage or configuration.",
+    )
+
+
+def _check(args: argparse.Namespace, config: Config) -> int:
+    """Make all checks, so that one look shows every mistake, and return the exit code of the worst."""
+    from tasks.training.process import tensorflow_process
+
+    code = DONE
+    with session(), tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch, tensorflow_process():
+        from tasks.check import checks
+
+        for name, make in checks(config, Path(scratch)):
+            try:
+                print(f"{name:<12} {make()}", flush=True)
+            except (ConfigError, PipelineError) as exc:
+                if args.debug:
+                    traceback.print_exception(exc)
+                print(f"error: {exc}", file=sys.stderr, flush=True)
+                code = max(code, USAGE if isinstance(exc, ConfigError) else FAILED)
+    if code == DONE:
+        print(f"'{config.name}' is ready for a run")
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
