@@ -28,7 +28,7 @@ RETIRED = {
     "data.split takes a split of your own)",
 }  # key: why it is gone, and what to do
 
-__all__ = ["ConfigError", "arguments", "load_config", "shown", "without_secrets"]
+__all__ = ["ConfigError", "arguments", "load_config", "require", "shown", "without_secrets"]
 
 LARGEST_FILE = 512 * 1024  # bytes
 LONGEST_MESSAGE, LONGEST_VALUE = 700, 120  # characters
@@ -49,6 +49,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         return _loaded(path, overrides)
     except ConfigError as exc:
         raise ConfigError(_one_line(str(exc))) from exc.__cause__
+
+
+def require(config: Config, *fields: str) -> None:
+    """Raise `ConfigError` if a field that not every command needs is empty: `data.load`, `model.build`."""
+    for field in fields:
+        section, key = field.split(".")
+        if not getattr(getattr(config, section), key):
+            raise ConfigError(f"'{field}' is required and missing")
 
 
 def arguments(path: str, overrides: Sequence[str] = ()) -> str:
@@ -83,10 +91,12 @@ def _loaded(path: Path, overrides: Sequence[str]) -> Config:
     except (PydanticSerializationError, TypeError, ValueError) as exc:
         raise ConfigError(f"{path.name}: data.params and model.params must be what JSON can write: {exc}") from exc
     config = _resolve(config, path.parent)
-    for reference in (config.data.load, config.model.build, *filter(is_reference, config.gates.metrics)):
+    for reference in filter(is_reference, (config.data.load, config.model.build, *config.gates.metrics)):
         check_reference(reference)
-    check_parameters(config.data.load, config.data.params, "data.params", given=0)
-    check_parameters(config.model.build, config.model.params, "model.params", given=1)
+    if config.data.load:
+        check_parameters(config.data.load, config.data.params, "data.params", given=0)
+    if config.model.build:
+        check_parameters(config.model.build, config.model.params, "model.params", given=1)
     return config
 
 

@@ -35,7 +35,7 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 REFERENCE = re.compile(r"([A-Za-z_][\w.]*|[^:]+\.py):[A-Za-z_]\w*")
-Reference = Annotated[str, StringConstraints(pattern=f"^{REFERENCE.pattern}$")]
+Reference = Annotated[str, StringConstraints(pattern=f"^({REFERENCE.pattern})?$")]
 
 
 LONGEST_S = 2_000_000  # seconds, 23 days: a socket's time limit is at most 2**31 milliseconds
@@ -83,6 +83,7 @@ class Data(Section):
     """Where the rows come from and how they are split."""
 
     load: Reference = Field(
+        "",
         description="`module:function`, beside this file or importable where the command runs, or "
         "`./FILE.py:function`; it returns (features, target)"
     )
@@ -141,6 +142,7 @@ class Model(Section):
     """How the model is built."""
 
     build: Reference = Field(
+        "",
         description="`module:function` or `./FILE.py:function` returning a compiled keras.Model; it is given the "
         "training features"
     )
@@ -455,8 +457,8 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights and the shuffling")
     work_dir: Path = Field(Path(".rehearsal"), description="candidates and everything in between")
     models_root: Path = Field(Path("models"), description="production TensorFlow Serving watches <models_root>/<name>")
-    data: Data
-    model: Model
+    data: Data = Data()
+    model: Model = Model()
     training: Training = Training()
     export: Export = Export()
     serving: Serving = Serving()

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.loading import ConfigError
+from configs.loading import ConfigError, require
 from configs.schema import Config
 from flows.commands import DONE, FAILED, USAGE, answer, config_parser, session
 from tasks.errors import PipelineError
@@ -34,6 +34,7 @@ def _check(args: argparse.Namespace, config: Config) -> int:
     """Make all checks, so that one look shows every mistake, and return the exit code of the worst."""
     from tasks.training.process import tensorflow_process
 
+    require(config, "data.load", "model.build")
     code = DONE
     with session(), tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch, tensorflow_process():
         from tasks.check import checks

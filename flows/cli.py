@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
-from configs.loading import arguments, shown, without_secrets
+from configs.loading import arguments, require, shown, without_secrets
 from configs.schema import Config
 from flows.commands import CODES, DONE, FAILED, answer, config_parser, in_colour, session
 from tasks.datasets.references import describe
@@ -51,7 +51,23 @@ def _dry_run(config: Config) -> int:
 
 
 def _run(args: argparse.Namespace, config: Config) -> int:
-    """Run the flow. TensorFlow and Prefect's server start side by side, each in a process of its own."""
+    """Train a model, and all that follows."""
+    require(config, "data.load", "model.build")
+
+    def flow() -> Outcome:
+        from flows.train_and_serve import train_and_serve
+
+        # called without return_state, Prefect gives the data of the state
+        return cast(Outcome, train_and_serve(str(args.config), without_secrets(args.set), not args.no_promote))
+
+    return run_and_report(args, config, flow)
+
+
+def run_and_report(args: argparse.Namespace, config: Config, flow: Callable[[], Outcome]) -> int:
+    """Run a flow, show its summary and return its exit code.
+
+    TensorFlow and Prefect's server start side by side, each in a process of its own.
+    """
     from tasks.training.process import shut_down, warm_up
 
     with session():
@@ -60,15 +76,12 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         try:
             from flows.summary import summary
             from flows.temporary_server import prefect_server
-            from flows.train_and_serve import train_and_serve
             from tasks.promote import settled
 
             settled.clear()  # of an earlier call in this process
             try:
                 with prefect_server():
-                    # called without return_state, Prefect gives the data of the state
-                    found = train_and_serve(str(args.config), without_secrets(args.set), not args.no_promote)
-                    outcome = cast(Outcome, found)
+                    outcome = flow()
             except Exception as exc:
                 if not settled:
                     raise

@@ -13,13 +13,18 @@ import configs  # noqa: F401
 from tasks.program import SCRIPT, SUBCOMMANDS
 
 # Of two flows the command line is a module of its own, so that it answers before Prefect is imported.
-COMMAND_LINES = {"flows.train_and_serve": "flows.cli", "flows.promote": "flows.promote_cli"}
+COMMAND_LINES = {
+    "flows.train_and_serve": "flows.cli",
+    "flows.promote": "flows.promote_cli",
+    "flows.rehearse": "flows.rehearse_cli",
+}
 
 HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
 
   init      write a configuration and a model's code that run as they are
   check     try your functions, rows and model, and what a run needs, in seconds
   run       train a model, judge it in a throwaway model server, log it to MLflow, promote it
+  rehearse  judge a model that was trained elsewhere, log it, promote it
   try-out   serve one candidate until Ctrl-C
   promote   act on what reviewers decided, or decide here
   rollback  put the version that served before back

@@ -1,10 +1,11 @@
-"""Stage 1: rows in, three saved splits out."""
+"""Stage 1: rows in, three saved splits out; of a model that was trained elsewhere, all of them are test rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from configs.schema import Config
+from tasks.datasets.given import prepare_given
 from tasks.datasets.prepare import prepare_splits
 from tasks.policy import stage
 from tasks.records import Splits
@@ -15,3 +16,9 @@ from tasks.training.process import call
 def prepare_data(config: Config, run_dir: Path) -> Splits:
     """Load, check and split the rows; in the TensorFlow process, for a user's module may import it."""
     return call(prepare_splits, config.data, run_dir / "data")
+
+
+@stage
+def prepare_rows(config: Config, file: str, target: str, run_dir: Path) -> Splits:
+    """Read the rows that are judged, from a file or by `data.load`."""
+    return call(prepare_given, config.data, config.gates, file, target, run_dir / "data")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from configs.loading import ConfigError
 from configs.schema import Config
+from tasks.errors import ExportError
+from tasks.gates.safety import judge_safety
 from tasks.policy import stage
+from tasks.production import candidates_dir, live_dir
 from tasks.records import Candidate, Splits, TrainedModel
-from tasks.savedmodel.exporter import export_savedmodel
+from tasks.savedmodel.adopted import adopt_savedmodel, save_own_answers
+from tasks.savedmodel.exporter import Exported, export_savedmodel
+from tasks.savedmodel.files import walk
+from tasks.savedmodel.manifest import MANIFEST
+from tasks.savedmodel.safety import read_graph
 from tasks.store.history import append
 from tasks.store.layout import claim_version, version_number
 from tasks.training.process import call
@@ -16,13 +25,50 @@ from tasks.training.process import call
 @stage
 def export_model(config: Config, splits: Splits, trained: TrainedModel, run_dir: Path) -> Candidate:
     """Export into a staging directory, which gets the next number only when it is complete."""
-    model_dir, live_dir = config.work_dir / "candidates" / config.name, config.models_root / config.name
-    with claim_version(model_dir, live_dir, config.export.version_width) as claim:
+    with claim_version(candidates_dir(config), live_dir(config), config.export.version_width) as claim:
         exported = call(export_savedmodel, config, splits, trained, claim.staging, run_dir)
         version_dir = claim.publish()
+    return new_candidate(config, splits, exported, version_dir, run_dir)
+
+
+@stage
+def adopt_model(config: Config, splits: Splits, given: TrainedModel, signature: str, run_dir: Path) -> Candidate:
+    """Make a candidate of a SavedModel's own bytes, or of a `.keras` file by exporting it."""
+    if signature and given.keras_file.suffix == ".keras":
+        raise ConfigError("--signature chooses among those of a SavedModel, and a .keras file has none")
+    with claim_version(candidates_dir(config), live_dir(config), config.export.version_width) as claim:
+        if given.keras_file.suffix == ".keras":
+            exported = call(export_savedmodel, config, splits, given, claim.staging, run_dir)
+        else:
+            _copy(given.keras_file, claim.staging)
+            exported = _adopted(config, splits, claim.staging, run_dir, signature)
+        version_dir = claim.publish()
+    return new_candidate(config, splits, exported, version_dir, run_dir)
+
+
+def _copy(model: Path, staging: Path) -> None:
+    """Copy a SavedModel as it is, but for a manifest of ours, which is written anew."""
+    odd = [entry for entry in walk(model) if entry.odd]
+    if odd:  # no digest would cover it
+        raise ExportError(f"a SavedModel must hold plain files only, got {odd[0].odd}: '{odd[0].name}'; remove it")
+    shutil.copytree(model, staging, dirs_exist_ok=True)
+    (staging / MANIFEST).unlink(missing_ok=True)
+
+
+def _adopted(config: Config, splits: Splits, staging: Path, run_dir: Path, signature: str) -> Exported:
+    """Ask a SavedModel by itself, where its graph is harmless; the gate refuses one that is not."""
+    graph = read_graph(staging, config.gates.safety.max_graph_mb * 1e6)
+    exported = call(adopt_savedmodel, config, splits, staging, run_dir, signature)
+    if judge_safety(graph, config.gates.safety).passed:
+        call(save_own_answers, staging, exported.signature, run_dir)
+    return exported
+
+
+def new_candidate(config: Config, splits: Splits, exported: Exported, version_dir: Path, run_dir: Path) -> Candidate:
+    """Return the record of a version directory that has got its number, and note it in the history."""
     number = version_number(version_dir.name)
     assert number is not None
-    append(live_dir, number, "exported", exported.digest)
+    append(live_dir(config), number, "exported", exported.digest)
     return Candidate(
         config.name,
         number,

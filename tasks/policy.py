@@ -9,13 +9,17 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from uuid import uuid4
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
 from configs.redaction import clean, redact
+from configs.schema import Config
 from tasks.errors import PipelineError
 
 P = ParamSpec("P")
@@ -64,6 +68,11 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
 
     policy = task(retries=2, retry_delay_seconds=[1, 5], retry_condition_fn=can_be_mended, cache_policy=NO_CACHE)
     return policy(timed)
+
+
+def new_run_dir(config: Config) -> Path:
+    """Return a directory for one run's files, which is not there yet; its name begins with the time."""
+    return config.work_dir / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
 
 
 def artifact_key(name: str) -> str:

@@ -146,6 +146,7 @@ class TrainedModel:
         best_epoch: the epoch (from 1) whose weights were kept.
         readings: by Keras' name of an output that has a target.
         rounded: what a cast to the dtype of an input or a loss changes most, in words, by input and target.
+        source: of a model that was trained elsewhere, where it came from.
     """
 
     keras_file: Path
@@ -154,6 +155,7 @@ class TrainedModel:
     best_epoch: int
     readings: Mapping[str, Reading] = field(default_factory=dict)
     rounded: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True)

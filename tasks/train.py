@@ -1,4 +1,4 @@
-"""Stage 2: a trained model on disk."""
+"""Stage 2: a trained model on disk, trained here or given."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from configs.schema import Config
 from tasks.policy import artifact_key, progress_shown, stage
 from tasks.records import Splits, TrainedModel
 from tasks.registry.connection import check_experiment, preload
+from tasks.registry.fetched import fetch, find_model, is_uri
 from tasks.training.fit import fit_model
 from tasks.training.process import submit
 
@@ -21,3 +22,14 @@ def train_model(config: Config, splits: Splits, run_dir: Path) -> TrainedModel:
         preload()  # while the other process fits
         check_experiment(config)
         return trained()
+
+
+@stage
+def fetch_model(config: Config, model: str, run_dir: Path) -> TrainedModel:
+    """Find the given model's SavedModel directory or `.keras` file; one that MLflow has is copied here first.
+
+    Raises:
+        ExportError: there is neither, or there are several.
+    """
+    place = fetch(config, model, run_dir / "given") if is_uri(model) else Path(model)
+    return TrainedModel(find_model(place), {}, 0, 0, source=model)

@@ -25,7 +25,7 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
     Raises:
         DataError: the loader failed, or its rows cannot be used.
     """
-    rows, columns = take_out(check_rows(_loaded(data), data.load, data.time), data)
+    rows, columns = take_out(check_rows(call_loader(data), data.load, data.time), data)
     identity = fingerprints(rows.features, "row")
     units = fingerprints(columns, "group") if data.identity else identity
     index = split_rows(data, columns, units)
@@ -43,16 +43,19 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
         rows={name: len(numbers) for name, numbers in index.items()},
         digest=digest,
         source=data.load,
-        features=tuple(
-            f"{name}: {dtype_words(array)} {array.shape[1:]}"
-            for name, array in {**rows.features, **rows.targets}.items()
-        ),
+        features=columns_in_words(rows),
         groups=groups,
         shares=label_shares(rows.targets, index),
     )
 
 
-def _loaded(data: Data) -> object:
+def columns_in_words(rows: Rows) -> tuple[str, ...]:
+    """Return `name: dtype (shape)` of each feature and target."""
+    columns = {**rows.features, **rows.targets}
+    return tuple(f"{name}: {dtype_words(array)} {array.shape[1:]}" for name, array in columns.items())
+
+
+def call_loader(data: Data) -> object:
     """Return what the user's loader returns; nothing of ours keeps it once it has been checked."""
     load = resolve(data.load, "data.load", DataError)
     try:

@@ -29,19 +29,20 @@ class Rows:
     targets: Mapping[str, Array]
 
     def __len__(self) -> int:
-        return len(next(iter(self.targets.values())))
+        return len(next(iter({**self.features, **self.targets}.values())))
 
     def take(self, index: Array) -> Rows:
         """Return the rows at `index`, an int array of shape (k,)."""
         return Rows({k: v[index] for k, v in self.features.items()}, {k: v[index] for k, v in self.targets.items()})
 
 
-def check_rows(loaded: object, source: str, time: str = "") -> Rows:
+def check_rows(loaded: object, source: str, time: str = "", *, needs_target: bool = True) -> Rows:
     """Turn what a loader returned into rows.
 
     Args:
         loaded: `(features, target)`; each an array, or a mapping (or DataFrame) of name to array.
         time: the name of a feature that may hold dates and times; they become ISO 8601 text.
+        needs_target: False lets the target be None: rows that are served, and not scored.
 
     Raises:
         DataError: it is something else, lengths differ, a value is missing, or no array holds it as it is.
@@ -50,8 +51,10 @@ def check_rows(loaded: object, source: str, time: str = "") -> Rows:
         kind = type(loaded).__name__
         got = f"a {kind} of {len(loaded)}" if isinstance(loaded, list | tuple) else kind
         raise DataError(f"'{source}' must return a tuple of two, (features, target), each in arrays, got {got}")
-    rows = Rows(named_columns(loaded[0], "features", source, time), named_columns(loaded[1], "target", source))
-    if not rows.features or not rows.targets:
+    is_served_only = loaded[1] is None and not needs_target
+    targets = {} if is_served_only else named_columns(loaded[1], "target", source)
+    rows = Rows(named_columns(loaded[0], "features", source, time), targets)
+    if not rows.features or not (rows.targets or is_served_only):
         raise DataError(f"'{source}' must return a feature and a target, got none")
     lengths = {f"'{name[2:]}'": len(array) for name, array in _members(rows).items()}
     if len(set(lengths.values())) != 1:

@@ -109,6 +109,9 @@ def _golden(evidence: Evidence) -> Iterator[GateResult]:
 
 
 def _quality(evidence: Evidence) -> Iterator[GateResult]:
+    if not load_rows(evidence.candidate.targets).targets:
+        yield GateResult("quality", True, "nothing could be scored: the rows have no target")
+        return
     result = judge_quality(evidence.gates, judged_rows(evidence))
     beside = evidence.served.champion
     if beside is not None and beside.answers is None:

@@ -167,12 +167,13 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
         for gate in report.gates
         for name, value in {**gate.figures, "passed": float(gate.passed)}.items()
     ]
-    metrics.append(Metric("parameters", trained.parameters, now, 0))
+    metrics.append(Metric("parameters", trained.parameters or report.graph.parameters, now, 0))
     if report.served is not None:
         metrics.append(Metric("serving.startup_s", report.served.server.startup_s, now, 0))
         metrics.append(Metric("serving.rows_per_s", report.served.rows_per_s, now, 0))
     params = [Param(tracked_name(name), str(value)[:6000]) for name, value in _flat(shown(config)).items()]
-    params.append(Param("best_epoch", str(trained.best_epoch)))
+    params.append(Param("model.source", redact(trained.source)) if trained.source else
+                  Param("best_epoch", str(trained.best_epoch)))  # fmt: skip
     for start in range(0, max(len(metrics), len(params)), 100):  # MLflow takes 100 parameters, 1000 metrics a call
         client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])
 
@@ -207,6 +208,8 @@ def _log_dataset(client: Any, run_id: str, splits: Splits) -> None:
     inputs = []
     for context, path in (("training", splits.train), ("testing", splits.test)):
         rows = load_rows(path)
+        if not len(rows):  # of a model that was trained elsewhere
+            continue
         # MLflow's digest is at most 36 characters long
         dataset = mlflow.data.from_numpy(
             dict(rows.features),

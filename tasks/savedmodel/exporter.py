@@ -18,7 +18,7 @@ from tasks.datasets.rows import Array, load_rows, save_arrays
 from tasks.datasets.seen import keep_record
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits, TensorSpec, TrainedModel
-from tasks.savedmodel.in_process import save_reference
+from tasks.savedmodel.in_process import answer, save_reference
 from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.outputs import check_cast_names, served_specs
 from tasks.savedmodel.structure import (
@@ -65,13 +65,14 @@ def export_savedmodel(
     save_arrays(evidence / "requests.npz", requests)
     with translated("an example of a request must be written", ExportError):
         (evidence / "example.json").write_bytes(predict_body({k: v[:EXAMPLE_ROWS] for k, v in requests.items()}))
-    save_reference(evidence, model, requests, signature, config.export)
+    save_reference(evidence, partial(answer, model, signature=signature, export=config.export), requests, signature)
     write_savedmodel(model, serve, signature, directory)
     outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
     write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
-    as_requests = partial(request_arrays, model, signature=signature, export=config.export)
-    keep_record(config, splits, as_requests, directory, evidence)
+    if splits.rows["train"]:  # of a model that was trained elsewhere nobody knows which rows it has seen
+        as_requests = partial(request_arrays, model, signature=signature, export=config.export)
+        keep_record(config, splits, as_requests, directory, evidence)
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)
 

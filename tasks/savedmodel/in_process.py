@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from tasks.savedmodel.structure import name_outputs, pack_features, served_input
 PREDICT_BATCH = 1024  # rows at a time
 
 
-def save_reference(
-    evidence: Path, model: Any, requests: Mapping[str, Array], signature: Signature, export: Export
-) -> None:
+Answer = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Turns a batch of requests into the model's own answers, by served name."""
+
+
+def save_reference(evidence: Path, answers_to: Answer, requests: Mapping[str, Array], signature: Signature) -> None:
     """Write `reference.npz`, one array an output, and for outputs as long as their batch `reference_batches.npz`.
 
     Such outputs are computed in the very batches that are served, so that lengths can be compared, too. Any other
@@ -32,14 +34,14 @@ def save_reference(
     """
     ragged = [spec.name for spec in signature.outputs if spec.is_ragged]
     blocks = row_blocks(requests, 0 if ragged else PREDICT_BATCH)
-    answers = [answer(model, block, signature, export) for block in blocks]
+    answers = [answers_to(block) for block in blocks]
     with translated("the model must answer the test rows alike", ExportError):
         save_arrays(evidence / "reference.npz", joined(answers, signature.outputs))
     if ragged:
         batches = {
             f"{name}/{output}": array
             for name, part in small_batches(requests)
-            for output, array in answer(model, part, signature, export).items()
+            for output, array in answers_to(part).items()
         }
         extents = {f"{EXTENT}/{name}": np.concatenate([_extents(part[name]) for part in answers]) for name in ragged}
         save_arrays(evidence / "reference_batches.npz", batches | extents)

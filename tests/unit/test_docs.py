@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from configs.schema import METRICS, Bound, Config
-from flows import check, cli, doctor, init, promote_cli, reap, rollback, try_out
+from flows import check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, try_out
 from tasks import errors
 from tasks.program import SCRIPT, SUBCOMMANDS
 
@@ -41,6 +41,7 @@ PARSERS = {
     "try_out": try_out.build_parser(),
     "reap": reap.build_parser(),
     "init": init.build_parser(),
+    "rehearse": rehearse_cli.build_parser(),
     "check": check.build_parser(),
 }
 
@@ -70,7 +71,7 @@ def test_every_command_and_its_own_options_are_in_the_readme(name: str) -> None:
 def test_every_command_line_is_looked_at() -> None:
     """There is no command line in flows/ whose options are not looked at here."""
     commands = {path.stem for path in Path("flows").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()}
-    assert commands - {"temporary_server", "promote_cli", "cli"} == set(PARSERS)
+    assert commands - {"temporary_server", "promote_cli", "rehearse_cli", "cli"} == set(PARSERS)
 
 
 def test_every_metric_and_error_is_in_the_readme() -> None:
