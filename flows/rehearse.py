@@ -7,18 +7,28 @@ if __name__ == "__main__":  # before Prefect is imported: --help and a config er
 
     raise SystemExit(main())
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 from prefect import State, flow
+from prefect.context import FlowRunContext
 from prefect.states import Completed
 
 from configs.loading import arguments, load_config, require
 from configs.redaction import redact
+from flows.commands import session
 from flows.judging import judge_and_promote
+from flows.temporary_server import prefect_server
 from tasks.data import prepare_rows
+from tasks.datasets.given import ROWS
+from tasks.datasets.rows import check_rows, save_rows
 from tasks.export import adopt_model
 from tasks.policy import fail_early, new_run_dir, stage_clock
 from tasks.records import Outcome
+from tasks.savedmodel.exporter import export_here
 from tasks.train import fetch_model
 from tasks.training.process import tensorflow_process
 from tasks.validate import check_services, fetch_servers
@@ -60,3 +70,37 @@ def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
         )
     outcome = Outcome(report, run, promotion, seconds)
     return Completed(name=promotion.state.title().replace(" ", ""), message=redact(promotion.reason), data=outcome)
+
+
+def rehearse_model(
+    model: Any, features: Any, target: Any = None, *, config: str | Path, promote: bool = True
+) -> Outcome:
+    """Judge a model and rows that this process has, as `rehearse` does; within a Prefect flow, as a flow of its own.
+
+    Args:
+        model: a keras.Model, which is exported here, or what `rehearse` takes.
+        features: rows, by input name: a DataFrame, a mapping of arrays, or one array.
+        target: what should be answered, or None.
+        config: path of the YAML file, which the commands that follow (approve, roll back) read as well.
+
+    Raises:
+        PipelineError: there is no verdict. One that is a rejection is returned, not raised.
+    """
+    cfg = load_config(Path(config))
+    rows = check_rows((features, target), "rehearse_model", needs_target=False)
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch, _with_prefect():
+        save_rows(Path(scratch) / ROWS, rows)
+        given = str(model)
+        if not isinstance(model, str | Path):
+            given = str(export_here(cfg, model, Path(scratch) / "model"))
+        return cast(Outcome, rehearse(str(config), given, rows=str(Path(scratch) / ROWS), promote=promote))
+
+
+@contextlib.contextmanager
+def _with_prefect() -> Iterator[None]:
+    """Have a Prefect server, but within a flow, which has one."""
+    if FlowRunContext.get() is not None:
+        yield
+        return
+    with session(), prefect_server():
+        yield

@@ -12,10 +12,11 @@ from configs.schema import Data, Gates
 from tasks.datasets.overview import label_shares
 from tasks.datasets.prepare import call_loader, columns_in_words
 from tasks.datasets.references import translated
-from tasks.datasets.rows import check_rows, digest_rows, save_rows
+from tasks.datasets.rows import check_rows, digest_rows, load_rows, save_rows
 from tasks.errors import DataError
 from tasks.records import Splits
 
+ROWS = "rows-in-python.npz"  # of rows that have been checked already
 KINDS = (".parquet", ".csv", ".json", ".npz")
 
 
@@ -29,8 +30,11 @@ def prepare_given(data: Data, gates: Gates, file: str, target: str, directory: P
     Raises:
         DataError: the rows cannot be read or used, or there is nothing to hold the configured metrics against.
     """
-    loaded, source = (read_table(Path(file), target), file) if file else (call_loader(data), data.load)
-    rows = check_rows(loaded, source, needs_target=False)
+    if Path(file).name == ROWS:
+        rows, source = load_rows(Path(file)), "rows that were given in Python"
+    else:
+        loaded, source = (read_table(Path(file), target), file) if file else (call_loader(data), data.load)
+        rows = check_rows(loaded, source, needs_target=False)
     if gates.metrics and not rows.targets:
         raise DataError("gates.metrics needs a target to hold the answers against; name its column by --target")
     index = {"train": np.arange(0), "validation": np.arange(0), "test": np.arange(len(rows))}

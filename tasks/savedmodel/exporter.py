@@ -77,6 +77,17 @@ def export_savedmodel(
     return Exported(signature, manifest.digest, manifest.size_bytes)
 
 
+def export_here(config: Config, model: Any, directory: Path) -> Path:
+    """Export a Keras model of this process, whatever layers it has, and return the directory.
+
+    Raises:
+        ExportError: Keras cannot export it. SignatureMismatch: the configuration's names do not fit it.
+    """
+    serve, signature = serving_function(model, config)
+    write_savedmodel(model, serve, signature, directory)
+    return directory
+
+
 def read_back(keras_file: Path) -> Any:
     """Load a model from Keras' own file, without losses and optimizer.
 

@@ -101,3 +101,19 @@ def test_a_signature_by_its_name(project: Any, models: Path) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     [example] = project.work_dir.glob("runs/*/example.json")
     assert json.loads(example.read_text())["signature_name"] == "other"
+
+
+def test_the_flow_in_the_documentation(workspace: Any) -> None:
+    """The documented flow, which trains by its own loop, gets a verdict on its model and promotes it."""
+    text = (ROOT / "docs" / "your-project.md").read_text(encoding="utf-8")
+    code, config = (text.split(f"```{kind}\n", 1)[1].split("```", 1)[0] for kind in ("python", "yaml"))
+    (workspace.directory / "nightly.py").write_text(code)
+    places = "work_dir: work\nmodels_root: models\nserving: {backend: embedded}\n"
+    (workspace.directory / "cfg.yaml").write_text(config + places)
+    done = subprocess.run(
+        [sys.executable, "nightly.py"], cwd=workspace.directory, env=workspace.env, capture_output=True, text=True,
+        timeout=1200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "promoted version 1 is live" in done.stdout
+    assert workspace.versions("orders") == [1]
