@@ -102,13 +102,14 @@ class _ProgressHandler(logging.Handler):
     def __init__(self, artifact_id: Any) -> None:
         super().__init__()
         self._artifact_id, self._shown_at = artifact_id, time.monotonic()
+        # Only records that have progress take this handler's lock, which is held for as long as Prefect's server takes.
+        self.addFilter(lambda record: hasattr(record, "progress"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record's progress, where it has one."""
-        share = getattr(record, "progress", None)
-        if share is not None and time.monotonic() - self._shown_at >= PROGRESS_S:
+        """Show a record's progress."""
+        if time.monotonic() - self._shown_at >= PROGRESS_S:
             self._shown_at = time.monotonic()
-            self.show(share)
+            self.show(record.__dict__["progress"])
 
     def show(self, share: float) -> None:
         """Show a share of 0 to 1."""

@@ -24,10 +24,9 @@ def waiting_for(whom: str) -> Iterator[None]:
             log.info("waiting for %s, %g s so far", whom, waited)
 
     # in the context of the caller, by which Prefect knows whose the line is
-    teller = threading.Thread(target=contextvars.copy_context().run, args=(tell,), daemon=True)
+    teller = threading.Thread(target=contextvars.copy_context().run, args=(tell,), name="waiting", daemon=True)
     teller.start()
     try:
         yield
     finally:
-        ended.set()
-        teller.join()
+        ended.set()  # it is not waited for: its line may wait for a lock that the caller holds, as a log handler does

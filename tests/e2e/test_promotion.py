@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.datasets.rows import load_arrays
+from tasks.datasets.strings import as_bytes
+
 # TensorFlow and MLflow warn while they are imported and used, about the next NumPy, protobuf or Python;
 # these tests look at files with them and judge neither.
 pytestmark = [
@@ -40,12 +43,12 @@ def served_equals_in_process(live_dir: Path, evidence: Path) -> None:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(live_dir))
-    with np.load(evidence / "requests.npz") as requests, np.load(evidence / "reference.npz") as reference:
-        fed = {name: tf.constant(requests[name]) for name in requests.files}
-        answers = loaded.signatures["serving_default"](**fed)
-        assert sorted(answers) == sorted(reference.files)
-        for name in reference.files:
-            np.testing.assert_allclose(answers[name].numpy(), reference[name], rtol=1e-5, atol=1e-6)
+    requests, reference = load_arrays(evidence / "requests.npz"), load_arrays(evidence / "reference.npz")
+    fed = {name: tf.constant(as_bytes(rows)) for name, rows in requests.items()}
+    answers = loaded.signatures["serving_default"](**fed)
+    assert sorted(answers) == sorted(reference)
+    for name, rows in reference.items():
+        np.testing.assert_allclose(answers[name].numpy(), rows, rtol=1e-5, atol=1e-6)
 
 
 def evidence_of(workspace: Any, number: int) -> Path:

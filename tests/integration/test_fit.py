@@ -109,7 +109,6 @@ def _validation(trained: TrainedModel) -> tuple[Any, Any]:
         ("line", "uncompiled", {}, TrainingError, ["must return a compiled model"]),
         ("line", "shapeless", {}, TrainingError, ["start a Sequential with keras.Input"]),
         ("line", "raising", {}, TrainingError, ["ValueError: layers must be positive"]),
-        ("line", "one_number", {"model.params": "{hiden: 3}"}, TrainingError, ["TypeError", "hiden"]),
         ("line", "of_another_width", {}, DataError, ["x: float32 (?, 3)", "the rows have shape"]),
         ("line", "of_another_name", {}, DataError, ["no feature for 'z'", "features are 'x'"]),
         ("byte_strings", "one_number", {}, DataError, ["x: float32", "the rows of 'blob' are bytes"]),

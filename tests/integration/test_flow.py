@@ -93,7 +93,7 @@ def test_promotion_that_is_not_wanted(rehearse: Callable[..., Any], user: Path) 
 
 def test_a_stage_that_cannot_tell_fails_the_run(rehearse: Callable[..., Any]) -> None:
     """An error of a stage, raised in the TensorFlow process, fails the run with its class and is not tried again."""
-    state = rehearse("data.params={colour: red}")
+    state = rehearse("data.split=colour")
     assert state.is_failed()
     with pytest.raises(DataError, match="colour"):
         state.result()

@@ -112,7 +112,7 @@ def test_an_unsafe_graph_is_never_loaded(exported: Export, user_config: Callable
     mark = tmp_path / "mark"
     writer = exported("with_layer", "model.params.layer=writing", f"model.params.file={mark}")
     mark.unlink(missing_ok=True)  # training ran the graph, too
-    report = validate_serving.fn(user_config("groups", "with_layer"), writer, (EMBEDDED,), tmp_path / "run")
+    report = validate_serving.fn(user_config("groups", "ruled"), writer, (EMBEDDED,), tmp_path / "run")
     assert (report.passed, report.served, [gate.name for gate in report.failed]) == (False, None, ["safety"])
     assert not mark.exists()
     assert not (tmp_path / "run").exists()

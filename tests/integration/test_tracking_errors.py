@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import errno
+import logging
 import threading
 
 import pytest
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from tasks import waiting
 from tasks.errors import TrackingError, TrackingRefused
 from tasks.registry.connection import tracking_errors
+from tasks.waiting import waiting_for
 
 
 @pytest.mark.parametrize(
@@ -54,9 +56,36 @@ def test_a_long_wait_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         said.set()
 
     monkeypatch.setattr(waiting.log, "info", info)
-    before = threading.active_count()
     run.set("this one")  # as Prefect keeps which run it is
     with tracking_errors("sqlite:///x"):
         assert said.wait(600)
+        [teller] = [thread for thread in threading.enumerate() if thread.name == "waiting"]
     assert runs == {"this one"}
-    assert threading.active_count() == before
+    teller.join(600)
+    assert not teller.is_alive()
+
+def test_a_wait_within_a_log_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that waits for somebody, as that of the progress does, is not waited for by the line that says so."""
+    monkeypatch.setattr(waiting, "SILENCE_S", 0.001)
+    logger, entered = logging.getLogger("tasks"), threading.Event()
+
+    class Asking(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.threadName != "waiting":
+                with waiting_for("a server"):
+                    entered.set()
+                    tellers.extend(thread for thread in threading.enumerate() if thread.name == "waiting")
+
+    handler, tellers = Asking(), list[threading.Thread]()
+    logger.addHandler(handler)
+    try:
+        asking = threading.Thread(target=logger.warning, args=("progress",), daemon=True)
+        asking.start()
+        asking.join(600)
+        assert not asking.is_alive()
+    finally:
+        logger.removeHandler(handler)
+    assert entered.is_set()
+    for teller in tellers:
+        teller.join(600)
+        assert not teller.is_alive()

@@ -47,9 +47,11 @@ def wait_until_gone(pid: int, timeout_s: float = 300) -> bool:
 
 @pytest.fixture(scope="module")
 def child() -> Iterator[None]:
-    """Have one TensorFlow process for the tests that leave it alive."""
-    with process.tensorflow_process():
-        yield
+    """Have one TensorFlow process for the tests that leave it alive, which finds this module."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        with process.tensorflow_process():
+            yield
 
 
 @pytest.fixture
