@@ -10,10 +10,12 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NoReturn, TextIO
 
 from configs.loading import ConfigError, arguments, load_config
@@ -110,7 +112,7 @@ def session() -> Iterator[None]:
     logging.getLogger().addHandler(logging.NullHandler())  # or what nobody handles is printed to standard error
     logging.raiseExceptions = False  # that a log line could not be sent to Prefect is no line of its own
     try:
-        with _ending_on_sigterm(), _lines_on_stdout():
+        with _ending_on_sigterm(), _no_interrupt_lost(), _lines_on_stdout():
             yield
     finally:
         gc.freeze()  # or the end of the process looks through every object of Prefect and MLflow again, for 0.7 s
@@ -182,6 +184,38 @@ def _ending_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Deliver an interrupt again that came where Python drops exceptions, as in a destructor or a weak reference.
+
+    Prefect's own handler of SIGTERM raises an exception that names the signal; the others raise KeyboardInterrupt.
+    """
+    before = sys.unraisablehook
+
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        exc = dropped.exc_value
+        number = getattr(exc, "signal", signal.SIGINT if isinstance(exc, KeyboardInterrupt) else None)
+        if number is None or isinstance(exc, Exception):
+            before(dropped)
+        else:
+            threading.Thread(target=_send_again, args=(number, again.__code__), daemon=True).start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _send_again(number: int, hook: CodeType) -> None:
+    """Send a signal to the main thread once it has left the hook, where what a handler raises is dropped, too."""
+    main = threading.main_thread().ident
+    assert main is not None
+    while any(frame.f_code is hook for frame, _ in traceback.walk_stack(sys._current_frames().get(main))):
+        time.sleep(0.001)
+    signal.pthread_kill(main, number)
 
 
 @contextlib.contextmanager
