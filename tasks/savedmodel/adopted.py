@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from tasks.datasets.references import translated
 from tasks.datasets.rows import Array, load_arrays, load_rows, save_arrays
 from tasks.datasets.strings import as_bytes
 from tasks.errors import DataError, ExportError, SignatureMismatch
-from tasks.model_server.tf_protos import message_module
 from tasks.records import Signature, Splits, TensorSpec
 from tasks.savedmodel.exporter import EXAMPLE_ROWS, Exported
 from tasks.savedmodel.in_process import save_reference
 from tasks.savedmodel.manifest import write_manifest
+from tasks.savedmodel.prescan import TooMuchError
+from tasks.savedmodel.safety import MB, graph_file, parse_graph
 from tasks.savedmodel.transport import check_transport
 from tasks.savedmodel.warmup import WARMUP, write_warmup
 
@@ -43,7 +45,7 @@ def adopt_savedmodel(
         ExportError: the SavedModel cannot be read.
         SignatureMismatch: there is no such signature. DataError: the rows do not fit its inputs.
     """
-    signature = read_signature(directory, signature_name)
+    signature = read_signature(directory, signature_name, config.gates.safety.max_graph_mb * MB)
     check_transport(signature, config)
     requests = fit_to_inputs(_features(config, splits, signature), signature.inputs)
     save_arrays(evidence / "requests.npz", requests)
@@ -79,16 +81,17 @@ def _features(config: Config, splits: Splits, signature: Signature) -> dict[str,
             if renamed.get(spec.name, spec.name) in features}  # fmt: skip
 
 
-def read_signature(directory: Path, name: str) -> Signature:
+def read_signature(directory: Path, name: str, max_bytes: float = inf) -> Signature:
     """Return a signature of a SavedModel as its file says it; the graph is not loaded.
 
     Raises:
-        ExportError: there is no graph with the tag `serve`.
+        ExportError: there is no graph with the tag `serve`, or saved_model.pb is larger than `max_bytes`.
         SignatureMismatch: there is no such signature, or none can be chosen.
     """
-    with translated(f"'{directory}' must hold a SavedModel", ExportError):
-        saved = message_module("tensorflow.core.protobuf.saved_model_pb2").SavedModel()
-        saved.ParseFromString((directory / "saved_model.pb").read_bytes())
+    try:
+        saved = parse_graph(graph_file(directory), max_bytes)
+    except TooMuchError as exc:  # its size is judged before its contents, here as by the gate
+        raise ExportError(f"a SavedModel must be small enough to look into, and saved_model.pb has {exc}") from exc
     graph = next((meta for meta in saved.meta_graphs if "serve" in meta.meta_info_def.tags), None)
     if graph is None:
         tags = [", ".join(meta.meta_info_def.tags) or "no tag" for meta in saved.meta_graphs]

@@ -51,9 +51,9 @@ def read_graph(version_dir: Path, max_bytes: float = inf) -> GraphFacts:
         total_bytes=sum(size for path, size in sizes.items() if path != RECORD.as_posix()),  # grows with the data
         parameters=0,
     )
-    path = _graph_file(version_dir)
+    path = graph_file(version_dir)
     try:
-        meta_graphs = _parsed(path, max_bytes).meta_graphs
+        meta_graphs = parse_graph(path, max_bytes).meta_graphs
     except TooMuchError as exc:
         return replace(files, unclear=(f"saved_model.pb has {exc}",))
     reaching_out: set[tuple[str, str]] = set()
@@ -75,7 +75,7 @@ def read_graph(version_dir: Path, max_bytes: float = inf) -> GraphFacts:
     )
 
 
-def _graph_file(version_dir: Path) -> Path:
+def graph_file(version_dir: Path) -> Path:
     """Return `saved_model.pb`.
 
     Raises:
@@ -94,7 +94,7 @@ def _graph_file(version_dir: Path) -> Path:
     return path
 
 
-def _parsed(path: Path, max_bytes: float) -> Any:
+def parse_graph(path: Path, max_bytes: float) -> Any:
     """Read `saved_model.pb`.
 
     Raises:
