@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -110,18 +111,26 @@ def prefect_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     end_group(process)
 
 
-@pytest.fixture(scope="module")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextlib.contextmanager
+def running_mlflow(directory: Path) -> Iterator[str]:
     """Run an MLflow server on SQLite that keeps the artifacts, too; give its address."""
-    directory = tmp_path_factory.mktemp("mlflow")
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(directory / "artifacts")]
     address = f"http://127.0.0.1:{port}"
     process = start_server(command, f"{address}/health", directory / "server.log", clean_environment(directory))
-    yield address
-    end_group(process)
+    try:
+        yield address
+    finally:
+        end_group(process)
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the address of an MLflow server."""
+    with running_mlflow(tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from tasks.savedmodel.safety import read_graph
 from tasks.serving.rehearse import Rehearsal, rehearse
 from tasks.store.lock import LOCK
 from tasks.store.transaction import untold
-from tests.e2e.conftest import clean_environment, end_group, free_port, start_server
+from tests.e2e.conftest import running_mlflow
 from tests.fault_proxy import FaultProxy
 from tests.store_driver import Store
 
@@ -60,15 +59,8 @@ REVIEWS = (("GET", "/health"), ("GET", "/model-versions/search"))
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run an MLflow server; give its host and port."""
-    directory = tmp_path_factory.mktemp("mlflow")
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(directory / "artifacts")]
-    health = f"http://127.0.0.1:{port}/health"
-    server = start_server(command, health, directory / "server.log", clean_environment(directory))
-    yield f"127.0.0.1:{port}"
-    end_group(server)
+    with running_mlflow(tmp_path_factory.mktemp("mlflow")) as address:
+        yield address.removeprefix("http://")
 
 
 @pytest.fixture(autouse=True)
