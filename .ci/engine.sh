@@ -5,11 +5,21 @@
 
 # start_engine DIR: start dockerd with everything it owns below DIR and export DOCKER_HOST.
 start_engine() {
-    local dir=$1 net=0
+    local dir=$1 net
+    ENGINE_BRIDGE=
     ENGINE_DIR=$dir
-    ENGINE_BRIDGE=rehearsal-$((RANDOM % 1000))
-    while ip -4 -o addr | grep -q " 10.213.$net\."; do net=$((net + 1)); done
-    ip link add name "$ENGINE_BRIDGE" type bridge
+    # The bridge's name says its network, so that the kernel refuses a second one. Addresses of other bridges are
+    # compared without a pipe: a `grep -q` that has seen enough would end `ip`, and pipefail call that "not found".
+    for net in $(seq 0 255); do
+        [[ $(ip -4 -o addr) != *" 10.213.$net."* ]] || continue
+        ip link add name "rehearsal-$net" type bridge 2>/dev/null || continue
+        ENGINE_BRIDGE=rehearsal-$net
+        break
+    done
+    if [ -z "${ENGINE_BRIDGE:-}" ]; then
+        echo "No network of 10.213.0.0/16 is free for the container engine's bridge (see: ip addr)." >&2
+        return 1
+    fi
     ip addr add "10.213.$net.1/24" dev "$ENGINE_BRIDGE"
     ip link set "$ENGINE_BRIDGE" up
     export DOCKER_HOST="unix://$dir/docker.sock"
