@@ -43,7 +43,7 @@ from tasks.serving.engine import (
     root_cause,
     with_limit,
 )
-from tasks.serving.exits import explain_exit
+from tasks.serving.exits import KILLED, explain_exit
 from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
 from tasks.serving.reaper import owner_labels, remove_orphans
 from tasks.waiting import waiting_for
@@ -54,6 +54,7 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 REST_PORT, GRPC_PORT = 8501, 8500
+OOM_LOOKS, OOM_LOOK_S = 10, 0.2
 MODELS_DIR = "/models"  # TensorFlow Serving's image looks for $MODEL_NAME here
 NOBODY = "65534:65534"
 # What tensorflow/serving's image says about itself. Source: its Dockerfile.
@@ -270,8 +271,20 @@ class ContainerServer:
 
     def explain_exit(self) -> ServingError:
         """Return the error that says why it ended."""
-        oom_mb = self._memory_mb if self._state().get("OOMKilled") else 0
-        return explain_exit(self.exit_code() or 0, self.log(), self._model_name, oom_limit_mb=oom_mb)
+        code = self.exit_code() or 0
+        oom_mb = self._memory_mb if code == KILLED and self._killed_at_its_limit() else 0
+        return explain_exit(code, self.log(), self._model_name, oom_limit_mb=oom_mb)
+
+    def _killed_at_its_limit(self) -> bool:
+        """Return whether the kernel ended it at its memory limit, as the engine says; it may hear that after the end.
+
+        Source: moby's daemon/monitor.go, where the exit and the lack of memory are two events.
+        """
+        for _ in range(OOM_LOOKS):
+            if self._state().get("OOMKilled") or self._kept is not None:
+                break
+            time.sleep(OOM_LOOK_S)
+        return bool(self._state().get("OOMKilled"))
 
     def memory_mb(self) -> float:
         """Return the memory in use, in MB, without what only caches files; 0 if the engine does not say."""

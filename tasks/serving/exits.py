@@ -26,6 +26,7 @@ _FATAL = re.compile(r"^(?:[\d-]+ [\d:.]+: F |F\d{4} )|Check failed|^\s*what\(\):
 _SHELL = re.compile(r"^\S+: line \d+:\s+\d+ |^(?:Aborted|Segmentation fault|Killed)\b")
 _NO_THREAD = re.compile(r"pthread_create|Resource temporarily unavailable|can't start new thread")
 _NO_ROOM = re.compile(r"bad_alloc|Cannot allocate memory|[Oo]ut of memory|No space left on device|Too many open files")
+KILLED = 137  # SIGKILL, which only others send
 _CRASHED = {134, 136, 139}  # what a process does to itself: SIGABRT, SIGFPE, SIGSEGV
 _XLA = re.compile(r"XLA", re.IGNORECASE)
 
@@ -64,6 +65,13 @@ def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0)
         return ModelLoadError(
             f"A candidate must load in the server, and {model_name!r} was refused (exit status {code}): "
             f"{words}. {remedy(words) or 'Export it again'}, or read the server log below.",
+            tail,
+        )
+    if code == KILLED:  # the last line says nothing of it: the process had no chance to speak
+        return ServingError(
+            f"The server of {model_name!r} was killed from outside (exit status {code}, SIGKILL) before it gave a "
+            "judgement. A kernel does that where memory runs out: raise serving.memory_mb or free memory on the "
+            "engine's machine, or look for who ended it.",
             tail,
         )
     kind = ServerCrashed if code in _CRASHED and not _NO_ROOM.search(words) else ServingError

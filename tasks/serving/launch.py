@@ -170,10 +170,13 @@ def wait_available(
                 )
         time.sleep(POLL_S)
     waiting, state = next((v, state) for v, (state, _) in states.items() if state != "AVAILABLE")
+    used = 0.0
+    with contextlib.suppress(ServingError):
+        used = server.memory_mb() * 1e6 / 2**20
     raise ServingTimeout(
-        f"'{candidate.name}' version {waiting} not AVAILABLE after "
-        f"{serving.startup_timeout_s:g} s (last state: {state}). Raise serving.startup_timeout_s or "
-        "read the server log below.",
+        f"'{candidate.name}' version {waiting} not AVAILABLE after {serving.startup_timeout_s:g} s (last state: "
+        f"{state}; memory in use: {used:.0f} of {serving.memory_mb} MiB). Raise serving.startup_timeout_s, or "
+        "serving.memory_mb where the memory is nearly full, or read the server log below.",
         detail=server.log(),
     )
 

@@ -36,6 +36,14 @@ def test_the_memory_limit_is_named_with_its_remedy() -> None:
     assert "64 MiB. Raise serving.memory_mb." in str(error)
 
 
+def test_a_server_that_was_killed_is_not_blamed_on_its_last_line() -> None:
+    """Where the engine does not say who sent SIGKILL, the message names both that do, and no line of the log."""
+    error = explain_exit(137, "Could not find cuda drivers on your machine", "half")
+    assert type(error) is ServingError
+    assert "SIGKILL" in str(error) and "serving.memory_mb" in str(error) and "who ended it" in str(error)
+    assert "cuda" not in str(error) and "cuda" in error.detail
+
+
 @pytest.mark.parametrize(("code", "log"), [(132, ""), (1, "exec /usr/bin/serve: Exec format error")])
 def test_an_image_of_another_processor_is_told_apart_from_a_bad_model(code: int, log: str) -> None:
     """An illegal instruction or a foreign executable blames the image, not the model."""
