@@ -466,6 +466,16 @@ class Config(Section):
     tracking: Tracking = Tracking()
     promote: Promote = Promote()
 
+    @property
+    def candidates_dir(self) -> Path:
+        """Return `<work_dir>/candidates/<name>`, the numbered directories of what is judged."""
+        return self.work_dir / "candidates" / self.name
+
+    @property
+    def live_dir(self) -> Path:
+        """Return `<models_root>/<name>`, the directory that production watches."""
+        return self.models_root / self.name
+
     def needs_person(self, *, has_champion: bool) -> bool:
         """Return whether a candidate that passed needs a person's approval."""
         return self.promote.mode == "review" or (not has_champion and self.gates.first_run == "review")

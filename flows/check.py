@@ -11,8 +11,9 @@ from pathlib import Path
 
 from configs.loading import ConfigError, require
 from configs.schema import Config
-from flows.commands import DONE, FAILED, USAGE, answer, config_parser, session
+from flows.commands import answer, config_parser, session
 from tasks.errors import PipelineError
+from tasks.outcomes import DONE, FAILED, USAGE
 
 
 def main(argv: Sequence[str] | None = None) -> int:

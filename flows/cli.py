@@ -10,9 +10,9 @@ from typing import cast
 
 from configs.loading import arguments, require, shown, without_secrets
 from configs.schema import Config
-from flows.commands import CODES, DONE, FAILED, answer, config_parser, in_colour, session
+from flows.commands import answer, config_parser, in_colour, session
 from tasks.datasets.references import describe
-from tasks.records import Outcome
+from tasks.outcomes import DONE, FAILED, Outcome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def _dry_run(config: Config) -> int:
     import yaml
 
     print(yaml.safe_dump(shown(config), sort_keys=False), end="")
-    print(f"# would promote to {config.models_root / config.name}/<next number>")
+    print(f"# would promote to {config.live_dir}/<next number>")
     return DONE
 
 
@@ -91,7 +91,7 @@ def run_and_report(args: argparse.Namespace, config: Config, flow: Callable[[], 
         finally:
             shut_down()
     print(summary(config, arguments(str(args.config), args.set), outcome, colour=in_colour()))
-    code = CODES.get(outcome.promotion.state, FAILED)
+    code = outcome.promotion.state.exit_code
     if code == FAILED:
         print(f"error: {config.name} {outcome.promotion.state}: {outcome.promotion.reason}", file=sys.stderr)
     return code

@@ -22,20 +22,8 @@ from configs.loading import ConfigError, arguments, load_config
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import PipelineError
+from tasks.outcomes import FAILED, INTERRUPTED, USAGE, Promotion
 from tasks.program import command_here, command_name
-from tasks.records import Promotion
-
-DONE, FAILED, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
-
-# what has become of a candidate: the exit code; anything else is a failure
-CODES = {
-    "promoted": DONE,
-    "canary": DONE,
-    "awaiting review": DONE,
-    "not promoted": DONE,
-    "rejected": REJECTED,
-    "refused": REJECTED,
-}
 
 ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # its heartbeat prints `database is locked` on a temporary server
@@ -238,7 +226,7 @@ def _left_open(args: argparse.Namespace) -> str:
 
     with contextlib.suppress(ConfigError, PipelineError):
         config = load_config(args.config, args.set)
-        change = pending(config.models_root / config.name)
+        change = pending(config.live_dir)
         if change is not None:
             command = f"{command_here('flows.doctor')} {arguments(str(args.config), args.set)}"
             return f"; the {change.operation} of version {change.version} is not finished, and may serve: {command}"
@@ -247,7 +235,7 @@ def _left_open(args: argparse.Namespace) -> str:
 
 def exit_code(promotion: Promotion, what: str) -> int:
     """Say what has become of a version, on stderr if it is a failure, and return the exit code."""
-    code = CODES.get(promotion.state, FAILED)
+    code = promotion.state.exit_code
     line = f"{what} {promotion.state}: {promotion.reason}"
     print(f"error: {line}" if code == FAILED else line, file=sys.stderr if code == FAILED else sys.stdout, flush=True)
     return code

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from configs.schema import Config
-from flows.commands import DONE, FAILED, answer, config_parser, session
+from flows.commands import answer, config_parser, session
+from tasks.outcomes import DONE, FAILED
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from configs.errors import ConfigError
-from flows.commands import DONE, USAGE
+from tasks.outcomes import DONE, USAGE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
 

@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from configs.schema import Config
+from tasks.outcomes import Promotion, PromotionState
 from tasks.promote import RIVALS, keep_rehearsal, promote_model, turn
-from tasks.records import Backend, Candidate, Promotion, Splits, TrackedRun, TrainedModel, ValidationReport
+from tasks.records import Backend, Candidate, Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.show import show_run
 from tasks.track import errors_logged, log_run
 from tasks.validate import validate_serving
@@ -37,7 +38,7 @@ def judge_and_promote(  # noqa: PLR0913, PLR0917  what the stages before have ma
             run = log_run(config, options, splits, trained, report)
             keep_rehearsal(config, splits, trained, report, run)
             promotion = promote_model(config, report, run, promote)
-        if promotion.state != "stale":
+        if promotion.state is not PromotionState.STALE:
             break
     show_run(report, run, promotion)
     return report, run, promotion

@@ -17,8 +17,8 @@ from prefect.states import Completed
 from configs.loading import arguments, load_config
 from configs.redaction import redact
 from configs.schema import Config
+from tasks.outcomes import Promotion, PromotionState
 from tasks.promote import RIVALS, keep_rehearsal, make_stable, turn
-from tasks.records import Promotion
 from tasks.registry.approvals import Reviewed
 from tasks.review import decide, find_reviewed, promote_again_judged, rehearsal_of, review
 from tasks.show import show_change
@@ -44,14 +44,14 @@ def promote(
         if version and reviewed.candidate != version:
             continue
         promotion = decide(cfg, reviewed)
-        if promotion.state == "stale":
+        if promotion.state is PromotionState.STALE:
             promotion = judge_again(cfg, arguments(config, overrides or ()), reviewed)
         title = f"{cfg.name} candidate {reviewed.candidate}"
         show_change(cfg.name, title, promotion)
         outcomes.append(replace(promotion, reason=f"candidate {reviewed.candidate}: {promotion.reason}"))
     reasons = redact("; ".join(promotion.reason for promotion in outcomes))
     return Completed(
-        name=outcomes[-1].state.title().replace(" ", "") if outcomes else "NothingToDo",
+        name=outcomes[-1].state.flow_state if outcomes else "NothingToDo",
         message=reasons or "no candidate was approved or rejected",
         data=outcomes,
     )
@@ -70,7 +70,7 @@ def judge_again(cfg: Config, options: str, reviewed: Reviewed) -> Promotion:
             run = log_run(cfg, options, known.splits, known.trained, report)
             keep_rehearsal(cfg, known.splits, known.trained, report, run)
             promotion = promote_again_judged(cfg, reviewed, report, run)
-        if promotion.state != "stale":
+        if promotion.state is not PromotionState.STALE:
             break
     return promotion
 
@@ -81,4 +81,4 @@ def to_stable(config: str, overrides: list[str] | None = None, by: str = "") -> 
     cfg = load_config(Path(config), overrides or ())
     promotion = make_stable(cfg, by)
     show_change(cfg.name, f"{cfg.name} canary to stable", promotion)
-    return Completed(name=promotion.state.title().replace(" ", ""), message=redact(promotion.reason), data=promotion)
+    return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=promotion)

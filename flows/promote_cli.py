@@ -9,9 +9,9 @@ from typing import cast
 
 from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
-from flows.commands import DONE, FAILED, answer, config_parser, exit_code, session, version_number
+from flows.commands import answer, config_parser, exit_code, session, version_number
 from tasks.datasets.references import describe
-from tasks.records import Promotion
+from tasks.outcomes import DONE, FAILED, Promotion
 
 
 def main(argv: Sequence[str] | None = None) -> int:

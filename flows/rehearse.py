@@ -26,8 +26,8 @@ from tasks.data import prepare_rows
 from tasks.datasets.given import ROWS
 from tasks.datasets.rows import check_rows, save_rows
 from tasks.export import adopt_model
+from tasks.outcomes import Outcome
 from tasks.policy import fail_early, new_run_dir, stage_clock
-from tasks.records import Outcome
 from tasks.savedmodel.exporter import export_here
 from tasks.train import fetch_model
 from tasks.training.process import tensorflow_process
@@ -69,7 +69,7 @@ def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
             cfg, options, splits, given, candidate, backends.result(), run_dir, promote
         )
     outcome = Outcome(report, run, promotion, seconds)
-    return Completed(name=promotion.state.title().replace(" ", ""), message=redact(promotion.reason), data=outcome)
+    return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=outcome)
 
 
 def rehearse_model(

@@ -12,7 +12,7 @@ from configs.schema import Config
 from flows.cli import run_and_report
 from flows.commands import answer, config_parser
 from tasks.errors import ExportError
-from tasks.records import Outcome
+from tasks.outcomes import Outcome
 from tasks.registry.fetched import find_model, is_uri
 
 

@@ -6,7 +6,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from configs.redaction import redact
-from tasks.records import Promotion
+from tasks.outcomes import Promotion
 from tasks.show import show_change
 
 
@@ -14,4 +14,4 @@ from tasks.show import show_change
 def shown(title: str, name: str, promotion: Promotion) -> State[Promotion]:
     """Leave an artifact that says what was changed."""
     show_change(name, title, promotion)
-    return Completed(name=promotion.state.title().replace(" ", ""), message=redact(promotion.reason), data=promotion)
+    return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=promotion)

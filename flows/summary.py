@@ -8,14 +8,10 @@ from pathlib import Path
 
 from configs.redaction import HOW_TO_FILL_IN, MASK, redact
 from configs.schema import Config
+from tasks.outcomes import GREEN, RED, Outcome, PromotionState
 from tasks.production import ONE_TRY
 from tasks.program import command_here, short_path
-from tasks.records import Outcome, ServerFacts, ValidationReport
-
-GREEN, RED, YELLOW = "32", "31", "33"
-COLOURS = {
-    "promoted": GREEN, "canary": GREEN, "rejected": RED, "rolled back": RED, "stale": RED, "awaiting review": YELLOW,
-}  # fmt: skip
+from tasks.records import ServerFacts, ValidationReport
 
 
 def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = False) -> str:
@@ -48,7 +44,7 @@ def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = 
             "",
             painted(
                 f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}",
-                COLOURS.get(promotion.state, ""),
+                promotion.state.colour,
             ),
             f"  digest    {candidate.digest}",
             f"  candidate {short_path(candidate.version_dir)} ({candidate.size_bytes:,} bytes)",
@@ -86,13 +82,13 @@ def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
     if outcome.report.served is not None and outcome.promotion.live_dir is None:
         lines.append(f"  try it    {command_here('flows.try_out')} {version}")
     state, live_url = outcome.promotion.state, config.promote.live_url
-    if state in ("awaiting review", "not promoted", "rolled back"):
+    if state in (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED, PromotionState.ROLLED_BACK):
         lines.append(f"  approve   {command_here('flows.promote')} {version} --approve --by NAME")
-    if state == "canary":
+    if state is PromotionState.CANARY:
         lines.append(f"  stable    {command_here('flows.promote')} {arguments} --to stable")
     if outcome.promotion.live_dir is None or outcome.report.served is None:
         return lines
-    if outcome.report.champion is not None and state == "promoted":
+    if outcome.report.champion is not None and state is PromotionState.PROMOTED:
         lines.append(f"  undo      {command_here('flows.rollback')} {arguments}")
     example = outcome.report.candidate.requests.with_name("example.json")
     url = f"{live_url or 'localhost:8501'}/v1/models/{config.name}"
@@ -105,7 +101,7 @@ def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
 
 def _server(config: Config, judge: ServerFacts) -> str:
     """Return the command of a production server, of the kind that judged."""
-    name, model_dir = config.name, config.models_root / config.name
+    name, model_dir = config.name, config.live_dir
     if judge.backend == "docker":
         mount = f"{shlex.quote(str(model_dir))}:/models/{name}:ro"
         return f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} -v {mount} {judge.image} {ONE_TRY}"

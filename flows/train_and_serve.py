@@ -17,8 +17,8 @@ from configs.redaction import redact
 from flows.judging import judge_and_promote
 from tasks.data import prepare_data
 from tasks.export import export_model
+from tasks.outcomes import Outcome
 from tasks.policy import fail_early, new_run_dir, stage_clock
-from tasks.records import Outcome
 from tasks.train import train_model
 from tasks.training.process import tensorflow_process
 from tasks.validate import check_services, fetch_servers
@@ -48,4 +48,4 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
             cfg, options, splits, trained, candidate, backends.result(), run_dir, promote
         )
     outcome = Outcome(report, run, promotion, seconds)
-    return Completed(name=promotion.state.title().replace(" ", ""), message=redact(promotion.reason), data=outcome)
+    return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=outcome)

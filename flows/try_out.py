@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _try_out(args: argparse.Namespace, config: Config) -> int:
-    version_dir = _candidate(config.work_dir / "candidates" / config.name, args.version)
+    version_dir = _candidate(config.candidates_dir, args.version)
     _refuse_unsafe(version_dir, config.gates.safety)
     return _serve(config.name, version_dir, config.serving.memory_mb)
 

@@ -10,7 +10,6 @@ from configs.schema import Config
 from tasks.errors import ExportError
 from tasks.gates.safety import judge_safety
 from tasks.policy import stage
-from tasks.production import candidates_dir, live_dir
 from tasks.records import Candidate, Splits, TrainedModel
 from tasks.savedmodel.adopted import adopt_savedmodel, save_own_answers
 from tasks.savedmodel.exporter import Exported, export_savedmodel
@@ -25,7 +24,7 @@ from tasks.training.process import call
 @stage
 def export_model(config: Config, splits: Splits, trained: TrainedModel, run_dir: Path) -> Candidate:
     """Export into a staging directory, which gets the next number only when it is complete."""
-    with claim_version(candidates_dir(config), live_dir(config), config.export.version_width) as claim:
+    with claim_version(config.candidates_dir, config.live_dir, config.export.version_width) as claim:
         exported = call(export_savedmodel, config, splits, trained, claim.staging, run_dir)
         version_dir = claim.publish()
     return new_candidate(config, splits, exported, version_dir, run_dir)
@@ -36,7 +35,7 @@ def adopt_model(config: Config, splits: Splits, given: TrainedModel, signature: 
     """Make a candidate of a SavedModel's own bytes, or of a `.keras` file by exporting it."""
     if signature and given.keras_file.suffix == ".keras":
         raise ConfigError("--signature chooses among those of a SavedModel, and a .keras file has none")
-    with claim_version(candidates_dir(config), live_dir(config), config.export.version_width) as claim:
+    with claim_version(config.candidates_dir, config.live_dir, config.export.version_width) as claim:
         if given.keras_file.suffix == ".keras":
             exported = call(export_savedmodel, config, splits, given, claim.staging, run_dir)
         else:
@@ -68,7 +67,7 @@ def new_candidate(config: Config, splits: Splits, exported: Exported, version_di
     """Return the record of a version directory that has got its number, and note it in the history."""
     number = version_number(version_dir.name)
     assert number is not None
-    append(live_dir(config), number, "exported", exported.digest)
+    append(config.live_dir, number, "exported", exported.digest)
     return Candidate(
         config.name,
         number,

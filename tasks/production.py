@@ -9,13 +9,13 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import StoreError, TrackingError
-from tasks.records import Candidate, Champion, Change, Promotion, TrackedRun
+from tasks.outcomes import Promotion, PromotionState
+from tasks.records import Candidate, Champion, Change, TrackedRun
 from tasks.registry.changes import record_change
 from tasks.store.champion import champion_version, find_champion
 from tasks.store.history import SERVED, read, served_digest
@@ -37,16 +37,6 @@ settled: list[Promotion] = []
 """What this process has brought into production, whatever becomes of the stage that did it."""
 
 
-def candidates_dir(config: Config) -> Path:
-    """Return `<work_dir>/candidates/<name>`."""
-    return config.work_dir / "candidates" / config.name
-
-
-def live_dir(config: Config) -> Path:
-    """Return `<models_root>/<name>`, the directory that production watches."""
-    return config.models_root / config.name
-
-
 def production_command(config: Config) -> str:
     """Return the flags that a production server is started with, TensorFlow Serving or the embedded one."""
     port = urlsplit(config.promote.live_url).port or 8501
@@ -56,7 +46,7 @@ def production_command(config: Config) -> str:
             f"--rest_api_port={port} {ONE_TRY} --model_config_file={path} --model_config_file_poll_wait_seconds=1 "
             "--allow_version_labels_for_unavailable_models=true"
         )
-    path = shlex.quote(str(live_dir(config)))
+    path = shlex.quote(str(config.live_dir))
     return f"--rest_api_port={port} {ONE_TRY} --model_name={config.name} --model_base_path={path}"
 
 
@@ -88,7 +78,7 @@ def production(config: Config) -> Production:
     promote = config.promote
     verify, record = partial(_verify, config), partial(record_change, config)
     modes = int(promote.directory_mode, 8), int(promote.file_mode, 8)
-    return Production(live_dir(config), promote.layout, verify, record, *modes)
+    return Production(config.live_dir, promote.layout, verify, record, *modes)
 
 
 def _verify(config: Config, change: Change) -> str:
@@ -96,7 +86,7 @@ def _verify(config: Config, change: Change) -> str:
     promote = config.promote
     if not promote.live_url:
         return ""
-    known = recall_or_warn(candidates_dir(config), change.digest)
+    known = recall_or_warn(config.candidates_dir, change.digest)
     expected = None
     if known is not None and known.report.served is not None:
         candidate, answers = known.report.candidate, known.report.served.answers
@@ -127,7 +117,7 @@ def changing(config: Config) -> Iterator[Production]:
     """
     found = production(config)
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
-        for finding in mend(found, candidates_dir(config)):
+        for finding in mend(found, config.candidates_dir):
             log.warning("%s: %s", finding.done, finding.text)
         yield found
 
@@ -136,9 +126,9 @@ def examine(config: Config, *, only_look: bool) -> list[Finding]:
     """Return what the doctor finds, and mend it unless it shall only look."""
     found = production(config)
     if only_look:
-        return [*repair(found, candidates_dir(config), only_look=True), *catch_up(found, only_look=True)]
+        return [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True)]
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
-        findings = repair(found, candidates_dir(config))
+        findings = repair(found, config.candidates_dir)
     return [*findings, *catch_up(found)]
 
 
@@ -151,11 +141,11 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
     with changing(config) as found:
         champion = find_champion(found.model_dir, found.layout)
         if champion and champion.digest == candidate.digest:  # a second try: only MLflow had not been told
-            promotion = Promotion("promoted", champion.version_dir, f"version {champion.version} is live")
+            promotion = Promotion(PromotionState.PROMOTED, champion.version_dir, f"version {champion.version} is live")
         elif (champion and champion.digest) != (against and against.digest):
             now = f"version {champion.version}" if champion else "none"
             was = f"version {against.version}" if against else "none"
-            return Promotion("stale", None, f"held against {was} as champion, and {now} serves now")
+            return Promotion(PromotionState.STALE, None, f"held against {was} as champion, and {now} serves now")
         else:
             number, directory = _number(config, candidate)
             labels = labels_of(found.model_dir) if found.layout == "labels" else {}
@@ -186,7 +176,7 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
         target = way_back(found.model_dir, champion) if to is None else to
         if target == champion:
             raise StoreError(f"a rollback goes to another version, and version {champion} of '{config.name}' serves")
-        digest, source = bytes_of(found.model_dir, target, candidates_dir(config) if found.layout == "latest" else None)
+        digest, source = bytes_of(found.model_dir, target, config.candidates_dir if found.layout == "latest" else None)
         reason = f"rollback from version {champion} to the bytes of version {target}"
         change = Change(
             "publish", target, str(target), digest, str(source.resolve()), previous=champion,
@@ -195,7 +185,7 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
         )  # fmt: skip
         if found.layout == "labels":
             return _done(config, found, replace(change, operation="label", label=STABLE, directory=source.name))
-        with next_number(candidates_dir(config), found.model_dir) as number:
+        with next_number(config.candidates_dir, found.model_dir) as number:
             directory = f"{number:0{config.export.version_width}d}"
         return _done(config, found, replace(change, version=number, directory=directory))
 
@@ -233,7 +223,7 @@ def _done(config: Config, found: Production, change: Change) -> Promotion:
     result = carry_out(found, change)
     if result.state != "live":
         before = f"; version {change.previous} serves as before" if change.previous else ""
-        return Promotion("rolled back", None, f"{result.reason}{before}")
+        return Promotion(PromotionState.ROLLED_BACK, None, f"{result.reason}{before}")
     is_canary = change.label == CANARY
     what = f"version {change.version} is {'the canary' if is_canary else 'live'}"
     if result.unwritten:
@@ -242,12 +232,12 @@ def _done(config: Config, found: Production, change: Change) -> Promotion:
         )
     keep = 0 if result.unwritten else config.promote.keep
     try:
-        for path in prune(found.model_dir, candidates_dir(config), found.layout, keep):
+        for path in prune(found.model_dir, config.candidates_dir, found.layout, keep):
             log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
     except StoreError as exc:  # what serves is right, and MLflow must know of it; the next change prunes again
         log.warning("not every old version could be removed: %s", exc)
     reason = ", ".join(filter(None, (what, change.reason)))
-    settled.append(Promotion("canary" if is_canary else "promoted", result.live_dir, reason))
+    settled.append(Promotion(PromotionState.CANARY if is_canary else PromotionState.PROMOTED, result.live_dir, reason))
     return settled[-1]
 
 
@@ -262,7 +252,7 @@ def _told(found: Production, promotion: Promotion) -> Promotion:
 
 def _number(config: Config, candidate: Candidate) -> tuple[int, str]:
     """Return the number to serve under, and its directory's name: the candidate's own unless a higher one was live."""
-    model_dir = live_dir(config)
+    model_dir = config.live_dir
     ever_live = [e.version for e in read(model_dir) if e.state in (*SERVED, "rolled back", "superseded")]
     if candidate.version > max([0, *ever_live, *versions(model_dir)]):
         return candidate.version, candidate.version_dir.name
@@ -270,5 +260,5 @@ def _number(config: Config, candidate: Candidate) -> tuple[int, str]:
     again = served_digest(read(model_dir), candidate.version) == candidate.digest
     if served is not None and again and config.promote.layout == "labels":
         return candidate.version, served.name  # the same canary once more; without labels only the highest serves
-    with next_number(candidates_dir(config), model_dir) as number:
+    with next_number(config.candidates_dir, model_dir) as number:
         return number, f"{number:0{config.export.version_width}d}"

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from filelock import FileLock
 
 from configs.schema import Config
+from tasks.outcomes import Outcome, Promotion, PromotionState
 from tasks.policy import stage
-from tasks.production import candidates_dir, live_dir, move_label, put_live
-from tasks.records import Outcome, Promotion, Splits, TrackedRun, TrainedModel, ValidationReport
+from tasks.production import move_label, put_live
+from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
 from tasks.store.history import State, append
 from tasks.store.rehearsals import Rehearsed, keep
@@ -29,7 +30,7 @@ def turn(config: Config) -> Iterator[None]:
     Side by side, each would overtake all the others but one. It keeps nothing else waiting, no rollback above all.
     """
     log.info("another version was promoted meanwhile: judging again, beside the champion of now")
-    with FileLock(live_dir(config) / ".turn"):  # let go of by the kernel, however its holder ends
+    with FileLock(config.live_dir / ".turn"):  # let go of by the kernel, however its holder ends
         yield
 
 
@@ -38,7 +39,7 @@ def keep_rehearsal(
     config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport, run: TrackedRun
 ) -> None:
     """Keep what an approval, the live verification and a rollback need to know."""
-    keep(candidates_dir(config), Rehearsed(splits, trained, report, run))
+    keep(config.candidates_dir, Rehearsed(splits, trained, report, run))
     _note(config, report, run, "validated" if report.passed else "rejected")
 
 
@@ -50,16 +51,16 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
     """
     if not report.passed:
         reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
-        promotion = Promotion("rejected", None, reason)
+        promotion = Promotion(PromotionState.REJECTED, None, reason)
     elif not wanted:
-        promotion = Promotion("not promoted", None, "every gate passed; promotion was not asked for")
+        promotion = Promotion(PromotionState.NOT_PROMOTED, None, "every gate passed; promotion was not asked for")
     elif report.needs_person or config.needs_person(has_champion=report.champion is not None):
         _note(config, report, run, "awaiting review")
         reason = "; ".join(filter(None, ("every gate passed; a person decides", report.needs_person)))
-        promotion = Promotion("awaiting review", None, reason)
+        promotion = Promotion(PromotionState.AWAITING_REVIEW, None, reason)
     else:
         promotion = put_live(config, report.candidate, run, report.champion, "")
-        if promotion.state != "stale":
+        if promotion.state is not PromotionState.STALE:
             settled.append(Outcome(report, run, promotion, {}))
             return promotion
     record_outcome(config, run, promotion)
@@ -75,4 +76,4 @@ def make_stable(config: Config, actor: str) -> Promotion:
 def _note(config: Config, report: ValidationReport, run: TrackedRun, state: State) -> None:
     reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
     candidate = report.candidate
-    append(live_dir(config), candidate.version, state, candidate.digest, run=run.run_id, reason=reason)
+    append(config.live_dir, candidate.version, state, candidate.digest, run=run.run_id, reason=reason)

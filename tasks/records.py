@@ -466,29 +466,3 @@ class Change:
     registry_version: int = 0
     actor: str = ""
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """What became of the candidate.
-
-    Attributes:
-        state: `promoted`, `canary`, `awaiting review`, `rejected`, `rolled back`, `not promoted`, or `stale`: the
-            champion that it was held against serves no more.
-        live_dir: `<models_root>/<name>/<N>` when promoted, else None.
-        reason: one line for people.
-    """
-
-    state: str
-    live_dir: Path | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """All of one rehearsal, for whoever called the flow. `seconds` is by stage."""
-
-    report: ValidationReport
-    run: TrackedRun
-    promotion: Promotion
-    seconds: Mapping[str, float]

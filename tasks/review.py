@@ -7,9 +7,10 @@ import logging
 from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.errors import ManifestMismatch, StoreError
+from tasks.outcomes import Promotion, PromotionState
 from tasks.policy import stage
-from tasks.production import candidates_dir, live_dir, look_at_production, put_live
-from tasks.records import Promotion, TrackedRun, ValidationReport
+from tasks.production import look_at_production, put_live
+from tasks.records import TrackedRun, ValidationReport
 from tasks.registry.approvals import APPROVED, ONCE_MORE, REJECTED, Reviewed, close, reviewed_versions, say
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.history import append, read, state_of
@@ -55,15 +56,15 @@ def review(config: Config, candidate: int, verdict: str, by: str) -> None:
 def decide(config: Config, reviewed: Reviewed) -> Promotion:
     """Promote what was approved, or close what was rejected or is not what was validated."""
     if reviewed.review == REJECTED:
-        return _closed(config, reviewed, "rejected", f"rejected by {reviewed.by or UNNAMED}")
+        return _closed(config, reviewed, PromotionState.REJECTED, f"rejected by {reviewed.by or UNNAMED}")
     problem = objection(config, reviewed)
     if problem:
-        return _closed(config, reviewed, "refused", problem)
+        return _closed(config, reviewed, PromotionState.REFUSED, problem)
     known = rehearsal_of(config, reviewed)
     candidate = known.report.candidate
     if _last_state(config, reviewed) != "approved":  # a second try
         append(
-            live_dir(config), candidate.version, "approved", candidate.digest,
+            config.live_dir, candidate.version, "approved", candidate.digest,
             run=reviewed.run_id, actor=reviewed.by or UNNAMED,
         )  # fmt: skip
     return put_live(config, candidate, known.run, known.report.champion, reviewed.by or UNNAMED)
@@ -74,9 +75,9 @@ def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationR
     """Promote an approved candidate that was judged anew beside the champion of today, if it passed again."""
     if not report.passed:
         reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
-        return _closed(config, reviewed, "rejected", f"judged again beside another champion: {reason}")
+        return _closed(config, reviewed, PromotionState.REJECTED, f"judged again beside another champion: {reason}")
     promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
-    if promotion.state != "stale":
+    if promotion.state is not PromotionState.STALE:
         close(config, reviewed, "judged again", f"version {run.registry_version} is what became of it")
     return promotion
 
@@ -87,7 +88,7 @@ def rehearsal_of(config: Config, reviewed: Reviewed) -> Rehearsed:
     Raises:
         StoreError: nothing is.
     """
-    known = recall(candidates_dir(config), reviewed.digest)
+    known = recall(config.candidates_dir, reviewed.digest)
     if known is None:
         raise StoreError(f"candidate {reviewed.candidate} of '{config.name}' must have been judged here, and was not")
     return known
@@ -100,13 +101,13 @@ def objection(config: Config, reviewed: Reviewed) -> str:
     history of the live directory must know of that validation: an edited tag alone approves nothing.
     """
     number, digest = reviewed.candidate, reviewed.digest
-    directory = versions(candidates_dir(config)).get(number)
-    known = recall(candidates_dir(config), digest)
-    judged = [e for e in read(live_dir(config)) if e.version == number and e.state in ("validated", "rejected")]
+    directory = versions(config.candidates_dir).get(number)
+    known = recall(config.candidates_dir, digest)
+    judged = [e for e in read(config.live_dir) if e.version == number and e.state in ("validated", "rejected")]
     if directory is None:
-        return f"candidate {number} is gone from '{candidates_dir(config)}'"
+        return f"candidate {number} is gone from '{config.candidates_dir}'"
     if _last_state(config, reviewed) == "rejected":
-        reasons = [entry.reason for entry in read(live_dir(config)) if entry.version == number and entry.reason]
+        reasons = [entry.reason for entry in read(config.live_dir) if entry.version == number and entry.reason]
         return f"candidate {number} was rejected before ({' '.join(reasons[-1:])}); run the rehearsal again"
     if known is None or not any(entry.digest == digest for entry in judged):
         return f"digest {digest[:12]} is not what was validated as candidate {number}; run the rehearsal again"
@@ -120,13 +121,13 @@ def objection(config: Config, reviewed: Reviewed) -> str:
 
 
 def _last_state(config: Config, reviewed: Reviewed) -> str:
-    return state_of(read(live_dir(config)), reviewed.candidate)
+    return state_of(read(config.live_dir), reviewed.candidate)
 
 
-def _closed(config: Config, reviewed: Reviewed, state: str, reason: str) -> Promotion:
+def _closed(config: Config, reviewed: Reviewed, state: PromotionState, reason: str) -> Promotion:
     """Say on the version's page, and in the history, that it will not go live."""
     append(
-        live_dir(config), reviewed.candidate, "rejected", reviewed.digest,
+        config.live_dir, reviewed.candidate, "rejected", reviewed.digest,
         run=reviewed.run_id, actor=reviewed.by or UNNAMED, reason=reason,
     )  # fmt: skip
     close(config, reviewed, state, reason)

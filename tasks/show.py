@@ -7,8 +7,9 @@ from dataclasses import asdict
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from configs.redaction import redact, redacted
+from tasks.outcomes import Promotion
 from tasks.policy import artifact_key, stage
-from tasks.records import Promotion, TrackedRun, ValidationReport
+from tasks.records import TrackedRun, ValidationReport
 from tasks.report.tables import GateRow, gate_rows, gate_table_markdown
 
 

@@ -11,7 +11,7 @@ from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
 from tasks.gates.serving import judge_refusal
 from tasks.policy import artifact_key, progress_shown, stage
-from tasks.production import candidates_dir, look_at_production
+from tasks.production import look_at_production
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, ValidationReport
 from tasks.registry.connection import check_tracking
 from tasks.savedmodel.operations import misspelt
@@ -80,7 +80,7 @@ def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:
 
 def _champion(config: Config, run_dir: Path) -> Champion | None:
     """Return the version that serves, with the rows that it knows where they can be told."""
-    found = find_champion(config.models_root / config.name, config.promote.layout)
+    found = find_champion(config.live_dir, config.promote.layout)
     if found is None:
         return None
-    return with_record(found, candidates_dir(config), config.export.inputs, run_dir / "champion_seen.npz")
+    return with_record(found, config.candidates_dir, config.export.inputs, run_dir / "champion_seen.npz")

@@ -7,7 +7,8 @@ from typing import Any
 
 from configs.redaction import redact
 from configs.schema import Config
-from tasks.records import Change, Promotion, TrackedRun
+from tasks.outcomes import Promotion
+from tasks.records import Change, TrackedRun
 from tasks.registry.connection import check_tracking, connect, tracking_errors
 
 CHAMPION, CANARY = "champion", "canary"
@@ -47,8 +48,8 @@ def record_outcome(config: Config, run: TrackedRun, promotion: Promotion) -> Non
     """
     client = connect(config)
     with tracking_errors(config.tracking.uri):
-        client.set_tag(run.run_id, "promotion", promotion.state)
-        for key, value in (("promotion", promotion.state), ("reason", redact(promotion.reason)[:MAX_TAG])):
+        client.set_tag(run.run_id, "promotion", promotion.state.value)
+        for key, value in (("promotion", promotion.state.value), ("reason", redact(promotion.reason)[:MAX_TAG])):
             client.set_model_version_tag(run.registry_name, str(run.registry_version), key, value)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import DataError
-from tasks.records import Outcome
+from tasks.outcomes import Outcome
 
 pytestmark = [
     # Prefect's and MLflow's own dependencies have moved on; neither is judged here.

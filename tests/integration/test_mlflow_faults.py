@@ -21,7 +21,7 @@ from flows.commands import ENVIRONMENT, session
 from tasks import waiting
 from tasks.errors import PipelineError, TrackingError, TrackingRefused
 from tasks.gates.judge import judge
-from tasks.production import candidates_dir, examine, go_back, inform, live_dir, put_live
+from tasks.production import examine, go_back, inform, put_live
 from tasks.records import Backend, Candidate, Signature, TrackedRun, ValidationReport
 from tasks.registry.approvals import reviewed_versions
 from tasks.registry.connection import check_experiment, check_tracking
@@ -204,7 +204,7 @@ def changed(proxy: FaultProxy, upstream: str, tmp_path: Path) -> tuple[Config, S
     name = tmp_path.name.replace("_", "-")
     path.write_text(f"name: {name}\ndata: {{load: 'configs.digits:load'}}\nmodel: {{build: 'configs.digits:build'}}\n")
     config = load_config(path, [f"tracking.uri={proxy.address}"])
-    store = Store(live_dir(config), candidates_dir(config), config.work_dir / "unused.json")
+    store = Store(config.live_dir, config.candidates_dir, config.work_dir / "unused.json")
     client = MlflowClient(f"http://{upstream}", f"http://{upstream}")
     client.create_registered_model(config.name)
 
@@ -278,7 +278,7 @@ def store_champion(config: Config) -> Any:
     """Return the version that serves."""
     from tasks.store.champion import find_champion
 
-    return find_champion(live_dir(config))
+    return find_champion(config.live_dir)
 
 
 @pytest.mark.parametrize("fault", ANSWERED)

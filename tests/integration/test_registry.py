@@ -19,7 +19,8 @@ from tasks.datasets.seen import RECORD, shared_rows
 from tasks.datasets.strings import is_text
 from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
-from tasks.records import Backend, Change, Promotion, Signature, TensorSpec, TrackedRun, ValidationReport
+from tasks.outcomes import Promotion, PromotionState
+from tasks.records import Backend, Change, Signature, TensorSpec, TrackedRun, ValidationReport
 from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
@@ -230,7 +231,7 @@ def test_tags_and_alias(logged: Callable[[str], Logged], rehearsed: Callable[[st
 def test_champion_only_after_promotion(logged: Callable[[str], Logged], tmp_path: Path) -> None:
     """A rejection is tagged and moves no alias; a promotion makes its version the champion."""
     found = logged("penguins")
-    record_outcome(found.made.config, found.run, Promotion("rejected", None, "quality: missed"))
+    record_outcome(found.made.config, found.run, Promotion(PromotionState.REJECTED, None, "quality: missed"))
     assert "champion" not in found.client.get_registered_model("penguins").aliases
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "rejected"
     digest = found.made.candidate.digest

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from configs.loading import load_config
-from tasks.production import candidates_dir, live_dir
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.history import read, served_digest
 from tasks.store.journal import pending
@@ -32,13 +31,13 @@ from pathlib import Path
 from filelock import FileLock
 from mlflow import MlflowClient
 from configs.loading import load_config
-from tasks.production import candidates_dir, live_dir, put_live
+from tasks.production import put_live
 from tasks.records import Candidate, Signature, TrackedRun
 from tasks.store.champion import find_champion
 from tests.store_driver import Store
 
 config = load_config(Path(sys.argv[1]))
-store = Store(live_dir(config), candidates_dir(config), config.work_dir / "unused.json")
+store = Store(config.live_dir, config.candidates_dir, config.work_dir / "unused.json")
 client = MlflowClient(config.tracking.uri, config.tracking.uri)
 
 def together(what):
@@ -90,7 +89,7 @@ def test_eight_promote_at_once(tmp_path: Path) -> None:
         out, err = rival.communicate(timeout=500)
         assert rival.returncode == 0, err
         numbers.append(int(out))
-    live, entries = versions(live_dir(config)), read(live_dir(config))
+    live, entries = versions(config.live_dir), read(config.live_dir)
     went_live = [entry.version for entry in entries if entry.state == "live"]
     assert sorted(numbers) == sorted(live) == went_live
     assert len(live) == RIVALS
@@ -102,7 +101,7 @@ def test_eight_promote_at_once(tmp_path: Path) -> None:
     last = client.get_model_version_by_alias("m", "champion")
     assert last.tags["digest"] == served_digest(entries, max(live))
     assert last.tags["serving_version"] == str(max(live))
-    store = Store(live_dir(config), candidates_dir(config), tmp_path / "unused.json")
+    store = Store(config.live_dir, config.candidates_dir, tmp_path / "unused.json")
     assert pending(store.live) is None
     assert untold(store.live) == {}
     assert repair(store.production, store.candidates) == []

@@ -20,7 +20,7 @@ from configs.schema import Config
 from flows.commands import ENVIRONMENT
 from flows.rollback import main as rollback
 from tasks.errors import ManifestMismatch, StoreError, TrackingError
-from tasks.production import candidates_dir, examine, go_back, inform, live_dir, put_live
+from tasks.production import examine, go_back, inform, put_live
 from tasks.records import Candidate, Change, Signature, TrackedRun
 from tasks.savedmodel.manifest import hash_files
 from tasks.store.champion import find_champion
@@ -218,7 +218,7 @@ def test_a_rollback_on_a_disk_that_is_nearly_full(
     path.write_text("name: m\ndata: {load: 'configs.digits:load'}\nmodel: {build: 'configs.digits:build'}\n")
     places = [f"work_dir={disk}/work", f"models_root={disk}/models", f"tracking.uri=sqlite:///{path}/none.db"]
     config = load_config(path, places)
-    store = Store(live_dir(config), candidates_dir(config), tmp_path / "aliases.json")
+    store = Store(config.live_dir, config.candidates_dir, tmp_path / "aliases.json")
     for _ in range(2):
         store.promote(store.export())
     command = ["--config", str(path), *(word for place in places for word in ("--set", place))]
@@ -262,7 +262,7 @@ def test_mlflow_is_down_at_each_step(
     from mlflow import MlflowClient
 
     down, up = mlflow_down(True), mlflow_down(False)
-    store = Store(live_dir(down), candidates_dir(down), down.work_dir / "unused.json")
+    store = Store(down.live_dir, down.candidates_dir, down.work_dir / "unused.json")
     candidates = [_candidate(store) for _ in range(2)]
     unknown: Any = TrackedRun("", "", "m", 0, "")
     for against, candidate in zip((None, 1), candidates, strict=True):

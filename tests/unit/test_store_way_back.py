@@ -12,7 +12,7 @@ import pytest
 from configs.loading import load_config
 from configs.schema import Config
 from tasks.errors import StoreError
-from tasks.production import candidates_dir, examine, go_back, live_dir, move_label, put_live
+from tasks.production import examine, go_back, move_label, put_live
 from tasks.records import (
     Candidate,
     Change,
@@ -47,7 +47,7 @@ def config(tmp_path: Path) -> Config:
 @pytest.fixture
 def store(config: Config) -> Store:
     """Return the store of that configuration, in which versions 1 and 2 have been live."""
-    store = Store(live_dir(config), candidates_dir(config), config.work_dir / "aliases.json")
+    store = Store(config.live_dir, config.candidates_dir, config.work_dir / "aliases.json")
     for _ in range(2):
         store.promote(store.export())
     return store
@@ -168,7 +168,7 @@ def test_a_label_does_not_move_to_changed_bytes(config: Config, store: Store) ->
     """A canary whose live bytes were changed does not become stable, although its candidate is as it was."""
     promote = config.promote.model_copy(update={"layout": "labels", "live_url": "http://127.0.0.1:9"})
     labels = config.model_copy(update={"name": "l", "promote": promote})
-    store = dataclasses.replace(store, live=live_dir(labels), candidates=candidates_dir(labels), layout="labels")
+    store = dataclasses.replace(store, live=labels.live_dir, candidates=labels.candidates_dir, layout="labels")
     for _ in range(2):
         store.promote(store.export())
     keep(store.candidates, rehearsal(store, 2))

@@ -1,0 +1,73 @@
+"""What became of a rehearsal: each possible end once, with all that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from tasks.records import TrackedRun, ValidationReport
+
+DONE, FAILED, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes of every command."""
+GREEN, RED, YELLOW = "32", "31", "33"  # as terminals number them. Source: ECMA-48, 8.3.117
+
+
+class PromotionState(StrEnum):
+    """What became of a candidate; the value is what MLflow's tags and people read.
+
+    Attributes:
+        exit_code: of the command that brought it about.
+        colour: of its line in a terminal.
+    """
+
+    exit_code: int
+    colour: str
+
+    def __new__(cls, value: str, exit_code: int, colour: str) -> Self:
+        """Make a member out of its line below."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.exit_code = exit_code
+        member.colour = colour
+        return member
+
+    PROMOTED = "promoted", DONE, GREEN
+    CANARY = "canary", DONE, GREEN
+    AWAITING_REVIEW = "awaiting review", DONE, YELLOW
+    NOT_PROMOTED = "not promoted", DONE, ""  # nobody asked for it
+    REJECTED = "rejected", REJECTED, RED  # by a gate or a person
+    REFUSED = "refused", REJECTED, RED  # approved, and not what was judged
+    ROLLED_BACK = "rolled back", FAILED, RED  # production did not serve it as it was judged
+    STALE = "stale", FAILED, RED  # the champion beside which it was judged is no longer live
+
+    @property
+    def flow_state(self) -> str:
+        """Return the name of Prefect's state, such as `AwaitingReview`."""
+        return self.value.title().replace(" ", "")
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What became of the candidate.
+
+    Attributes:
+        live_dir: `<models_root>/<name>/<N>` when promoted, else None.
+        reason: one line for people.
+    """
+
+    state: PromotionState
+    live_dir: Path | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All of one rehearsal, for whoever called the flow. `seconds` is by stage."""
+
+    report: ValidationReport
+    run: TrackedRun
+    promotion: Promotion
+    seconds: Mapping[str, float]
