@@ -42,6 +42,7 @@ FAMILIES = {
     "circle": "",
     "ctc": "",
 }
+ROUNDING = 1e-6  # of probabilities that were computed in float32
 ENDINGS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log_softmax"}
 PASSING = {"Identity", "IdentityN", "Cast", "StopGradient", "EnsureShape"}  # what leaves the numbers as they are
 
@@ -106,7 +107,7 @@ def unfit_target(loss: object, target: Array, answers: Array) -> str:
             "sparse_categorical_crossentropy"
         )
     if name != "sparse_categorical_crossentropy" or options.get("axis", -1) != -1:
-        return ""
+        return _out_of_range(FAMILIES.get(name, ""), target, label or name)
     if own == classes > 1:
         return f"{own} numbers, where {label or name} wants the number of a class; use categorical_crossentropy"
     if options.get("ignore_class") is not None:
@@ -118,6 +119,26 @@ def unfit_target(loss: object, target: Array, answers: Array) -> str:
     whole = "whole numbers, all of them 0, for" if classes == 1 else f"whole numbers from 0 to {classes - 1}, as"
     mend = "use binary_crossentropy" if classes == 1 else "number the classes from 0, or give the model more numbers"
     return f"{low:g} to {high:g}, where {label or name} wants {whole} the model answers {classes} a row; {mend}"
+
+
+def _out_of_range(family: str, target: Array, loss: str) -> str:
+    """Return which values of a target a family of losses does not know; Keras computes a number of any value.
+
+    Source: keras/src/losses/losses.py: targets of cross-entropies are probabilities; hinge losses take -1 and 1, and
+    turn 0 and 1 into these only where there is nothing else.
+    """
+    if family in ("binary", "one-hot"):
+        low, high = float(target.min()), float(target.max())
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            pair = set(np.unique(target).tolist()) == {-1, 1}
+            mend = "write -1 as 0" if pair else "scale it, or use a loss for numbers, such as mean_squared_error"
+            return f"{low:g} to {high:g}, where {loss} wants values from 0 to 1; {mend}"
+    if family == "margin":
+        values = sorted(set(np.unique(target).tolist()))
+        if not (set(values) <= {0, 1} or set(values) <= {-1, 1}):
+            shown = ", ".join(f"{value:g}" for value in values[:4]) + (" and more" if len(values) > 4 else "")
+            return f"the values {shown}, where {loss} wants -1 and 1 alone, or 0 and 1 alone; write it in these"
+    return ""
 
 
 def ending_of(tensor: Any) -> str:

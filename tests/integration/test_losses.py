@@ -153,6 +153,14 @@ UNFIT = [
     ("categorical_crossentropy", np.array([0, 1]), 3, "use sparse_categorical_crossentropy"),
     (L.CategoricalFocalCrossentropy(), np.array([[0], [1]]), 3, "use sparse_categorical_crossentropy"),
     (functools.partial(L.sparse_categorical_crossentropy, from_logits=True), np.array([5, 0]), 5, "0 to 5"),
+    ("binary_crossentropy", np.array([-1, 1]), 1, "-1 to 1, where binary_crossentropy wants values from 0 to 1; write"),
+    (L.BinaryCrossentropy(from_logits=True), np.array([0.0, 2.0]), 1, "0 to 2, where BinaryCrossentropy wants"),
+    (L.BinaryFocalCrossentropy(), np.array([[0, 255], [0, 1]]), 2, "scale it, or use a loss for numbers"),
+    (L.CategoricalCrossentropy(), np.array([[1, -1], [-1, 1]]), 2, "write -1 as 0"),
+    ("kl_divergence", np.array([[0.5, 1.5], [0, 1]]), 2, "0 to 1.5, where kl_divergence wants"),
+    ("dice", np.array([[0, 3], [0, 1]]), 2, "0 to 3, where dice wants"),
+    ("hinge", np.array([-1, 0, 1]), 1, "the values -1, 0, 1, where hinge wants -1 and 1 alone, or 0 and 1 alone"),
+    (L.SquaredHinge(), np.arange(9.0), 1, "the values 0, 1, 2, 3 and more, where SquaredHinge wants"),
 ]
 
 
@@ -176,6 +184,12 @@ def test_targets_that_a_loss_cannot_read(loss: Any, target: Any, width: int, wor
         (SPARSE(axis=1), np.array([[0, 4], [1, 1]]), (2, 5, 2)),
         ("categorical_crossentropy", np.eye(3), (2, 3)),
         ("binary_crossentropy", np.array([0, 1]), (2, 1)),
+        ("binary_crossentropy", np.array([False, True]), (2, 1)),
+        ("binary_crossentropy", np.array([0.25, 1.0000001]), (2, 1)),
+        ("hinge", np.array([-1, 1]), (2, 1)),
+        ("hinge", np.array([0, 1]), (2, 1)),
+        ("hinge", np.array([1.0, 1.0]), (2, 1)),
+        ("poisson", np.array([-3.0, 7.0]), (2, 1)),
         ("kl_divergence", np.eye(2), (2, 2)),
         (None, np.array(["a"]), (2, 1)),
     ],
