@@ -1,20 +1,50 @@
-"""The documentation names everything there is."""
+"""The documentation names everything there is, and nothing that there is not: commands, options, fields, links."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
+from configs.loading import load_config
 from configs.schema import METRICS, Bound, Config
+from docs.generate import escaped, page
 from flows import check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, try_out
 from tasks import errors
+from tasks.model_server.flags import parse_flags
 from tasks.program import SCRIPT, SUBCOMMANDS
+from tests.markdown import Block, Page, commands, slug
 
-README = Path("README.md").read_text()
-CONFIGURATION = Path("docs/configuration.md").read_text()
+PAGES = [Page(path) for path in [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").rglob("*.md"))]]
+TEXT = "\n".join(page.text for page in PAGES)
+CONFIGURATION = Path("docs/configuration.md").read_text(encoding="utf-8")
+PARSERS = {
+    "train_and_serve": cli.build_parser(),
+    "promote": promote_cli.build_parser(),
+    "rollback": rollback.build_parser(),
+    "doctor": doctor.build_parser(),
+    "try_out": try_out.build_parser(),
+    "reap": reap.build_parser(),
+    "init": init.build_parser(),
+    "rehearse": rehearse_cli.build_parser(),
+    "check": check.build_parser(),
+}
+OTHERS = {"bash", "cat", "curl", "docker", "echo", "export", "git", "mkdir", "pip", "pre-commit", "prefect"}
+"""Commands of others in our examples; whatever is neither among them nor ours is a mistake."""
+
+
+def blocks(*languages: str) -> list[Any]:
+    """Return the fenced blocks of these languages as parameters that say where they stand."""
+    found = [block for page in PAGES for block in page.blocks if block.language in languages]
+    return [pytest.param(block, id=block.where) for block in found]
 
 
 def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -30,20 +60,19 @@ def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
 def test_every_field_is_documented(name: str, description: str) -> None:
     """Each configuration field has a description, and stands in docs/configuration.md with exactly that description."""
     assert description
-    assert any(line.startswith(f"| `{name}` |") and description in line for line in CONFIGURATION.splitlines())
+    lines = CONFIGURATION.splitlines()
+    assert any(line.startswith(f"| `{name}` |") and escaped(description) in line for line in lines)
 
 
-PARSERS = {
-    "train_and_serve": cli.build_parser(),
-    "promote": promote_cli.build_parser(),
-    "rollback": rollback.build_parser(),
-    "doctor": doctor.build_parser(),
-    "try_out": try_out.build_parser(),
-    "reap": reap.build_parser(),
-    "init": init.build_parser(),
-    "rehearse": rehearse_cli.build_parser(),
-    "check": check.build_parser(),
-}
+def test_the_configuration_page_is_what_the_schema_gives() -> None:
+    """`make docs` would change nothing in the page, and would undo a change of a generated line."""
+    assert page(CONFIGURATION) == CONFIGURATION, "run make docs"
+    assert page(CONFIGURATION.replace("| `training.epochs` |", "| `training.rounds` |")) == CONFIGURATION
+
+
+def test_the_readme_is_short() -> None:
+    """A stranger reads at most 120 lines."""
+    assert len(PAGES[0].text.splitlines()) <= 120
 
 
 def options_of(name: str) -> set[str]:
@@ -51,33 +80,200 @@ def options_of(name: str) -> set[str]:
     return {option for action in PARSERS[name]._actions for option in action.option_strings if option.startswith("--")}
 
 
-def test_every_option_of_the_main_job_is_in_the_readme() -> None:
-    """Each option of the main job stands in the README."""
-    assert {option for option in options_of("train_and_serve") if option not in README} == set()
+def test_every_option_of_the_main_job_is_documented() -> None:
+    """Each option of the main job stands in the documentation."""
+    assert {option for option in options_of("train_and_serve") if f"`{option}" not in TEXT} == set()
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_every_command_and_its_own_options_are_in_the_readme(name: str) -> None:
-    """Each command stands in the README, with each option that it has for itself on a line that names the command."""
+def test_every_command_and_its_own_options_are_documented(name: str) -> None:
+    """Each command is documented, with each option that it has for itself on a line that names the command."""
     own = options_of(name) - {"--help", "--config", "--set", "--debug"}
     if name == "train_and_serve":
         own = set()  # they have a table
     word = next(word for word, module in SUBCOMMANDS.items() if module == f"flows.{name}")
-    lines = [line for line in README.splitlines() if f"flows.{name}" in line or f"{SCRIPT} {word}" in line]
+    lines = [line for line in TEXT.splitlines() if f"{SCRIPT} {word}" in line]
     assert lines
+    assert any(f"python -m flows.{name}`" in line for line in lines)
     assert {option for option in own if not any(option in line for line in lines)} == set()
 
 
 def test_every_command_line_is_looked_at() -> None:
     """There is no command line in flows/ whose options are not looked at here."""
-    commands = {path.stem for path in Path("flows").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()}
-    assert commands - {"temporary_server", "promote_cli", "rehearse_cli", "cli"} == set(PARSERS)
+    found = {path.stem for path in Path("flows").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()}
+    assert found - {"temporary_server", "promote_cli", "rehearse_cli", "cli"} == set(PARSERS)
 
 
-def test_every_metric_and_error_is_in_the_readme() -> None:
-    """Each metric and each direct kind of pipeline error stands in the README."""
+def test_every_metric_and_error_is_documented() -> None:
+    """Each metric and each direct kind of pipeline error stands in the documentation."""
     kinds = [kind.__name__ for kind in errors.PipelineError.__subclasses__()]
-    assert [name for name in [*METRICS, *kinds] if name not in README + CONFIGURATION] == []
+    assert [name for name in [*METRICS, *kinds] if name not in TEXT] == []
+
+
+def problem(words: list[str]) -> str:
+    """Return what is wrong with a command of an example, or an empty text."""
+    program, *rest = words
+    name = Path(program).name
+    if name == "make":
+        return "" if all(f"\n{target}:" in Path("Makefile").read_text() for target in rest) else "no such target"
+    if name == SCRIPT:
+        return problem_of_module(SUBCOMMANDS.get(rest[0], ""), rest[1:]) if rest[0][0] != "-" else ""
+    if name.startswith("python"):
+        module = rest[1] if rest[0] == "-m" else rest[0].removesuffix(".py").replace("/", ".")
+        return problem_of_module(module, rest[2:] if rest[0] == "-m" else rest[1:])
+    return "" if name in OTHERS else "no such command"
+
+
+def problem_of_module(module: str, arguments: list[str]) -> str:
+    """Return what is wrong with the arguments of one of our programs."""
+    arguments = ["1" if argument == "N" else argument for argument in arguments]
+    package, _, name = module.partition(".")
+    if module == "tasks.model_server":
+        parse_flags(arguments)
+    elif package == "flows" and name in PARSERS:
+        try:
+            PARSERS[name].parse_args(arguments)
+        except SystemExit as exc:
+            return f"exit code {exc.code}" if exc.code else ""
+    elif package == "benchmarks":
+        source = Path(f"benchmarks/{name}.py").read_text()
+        return ", ".join(word for word in arguments if word.startswith("--") and f'"{word}"' not in source)
+    elif module not in ("pytest", "docs.generate"):
+        return f"no program {module}"
+    return ""
+
+
+@pytest.mark.parametrize("block", blocks("", "sh"))
+def test_commands_of_examples(block: Block) -> None:
+    """Each command in a fenced example exists, and its command line takes all of its arguments."""
+    assert {" ".join(words): problem(words) for words in commands(block.text) if problem(words)} == {}
+
+
+def test_examples_with_mistakes() -> None:
+    """A misspelt command, option, target or flag in an example is found."""
+    wrong = [
+        "keras-rehearsal runn --config cfg.yaml", "keras-rehearsal run --confg cfg.yaml", "make tests", "mke run",
+        "keras-rehearsal run", "python -m flows.main_job", "python -m benchmarks.gates --row 3", "mkdir a && rolback",
+        "keras-rehearsal promote --config cfg.yaml --version x",
+        'C="--config cfg.yaml --sett a=1"\nkeras-rehearsal run $C',
+    ]  # fmt: skip
+    assert [text for text in wrong if not any(problem(words) for words in commands(text))] == []
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.path)) for page in PAGES])
+def test_commands_in_sentences(page: Page) -> None:
+    """Each of our commands in a sentence or a table exists, with each of its options."""
+    assert {code: problem_of_mention(code) for code in page.code_spans if problem_of_mention(code)} == {}
+
+
+def problem_of_mention(code: str) -> str:
+    """Return what is wrong with code in a sentence, which may be a part of a command; empty if it is none of ours."""
+    words = [word.strip("[]") for word in code.split()]
+    if words[:1] == ["make"] or (words[:1] == ["python"] and words[1:] and words[1].startswith("benchmarks/")):
+        return problem(words)
+    if words[:1] == [SCRIPT]:
+        module = SUBCOMMANDS.get(words[1], "nothing") if words[1:] else ""
+    else:
+        module = words[2] if words[:2] == ["python", "-m"] else ""
+    if module in ("", "flows.NAME") or code == f"{SCRIPT} COMMAND":
+        return ""
+    if module == "tasks.model_server":
+        return problem_of_module(module, [word for word in words if word.startswith("--")])
+    name = module.removeprefix("flows.")
+    if name not in PARSERS:
+        return problem_of_module(module, words[3:])
+    return ", ".join({word for word in words if word.startswith("--")} - options_of(name))
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_yaml_examples(block: Block, tmp_path: Path) -> None:
+    """Each YAML example is a configuration, or a part of one, or a deployment of a flow with parameters that it has."""
+    found = yaml.safe_load(block.text)
+    if "deployments" in found:
+        for deployment in found["deployments"]:
+            file, _, function = deployment["entrypoint"].partition(":")
+            tree = ast.parse(Path(file).read_text())
+            [flow] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
+            assert set(deployment["parameters"]) <= {argument.arg for argument in flow.args.args}
+            assert Path(deployment["parameters"]["config"]).is_file()
+        return
+    (tmp_path / "my_model.py").write_text("def load(): ...\n\ndef build(features, hidden=1): ...\n")
+    (tmp_path / "cfg.yaml").write_text(block.text if "name" in found else f"name: example\n{block.text}")
+    assert load_config(tmp_path / "cfg.yaml").name
+
+
+@pytest.mark.parametrize("block", blocks("json"))
+def test_json_examples(block: Block) -> None:
+    """Each JSON example can be read."""
+    assert json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_examples(block: Block) -> None:
+    """Each Python example compiles, and each name that it imports exists."""
+    compile(block.text, block.where, "exec")
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.Import):
+            assert all(names_in(alias.name) is not None for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert {alias.name for alias in node.names} <= (names_in(node.module) or set()), node.module
+
+
+def names_in(module: str) -> set[str] | None:
+    """Return every name that a module binds anywhere, without importing it; None where there is no such module."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or (rest and not spec.submodule_search_locations):
+        return None
+    if not rest and spec.origin in (None, "built-in", "frozen"):
+        return set()
+    base = Path(spec.submodule_search_locations[0]) if spec.submodule_search_locations else Path(spec.origin or "")
+    paths = [base] if base.is_file() else [base.joinpath(*rest, "__init__.py"), base.joinpath(*rest).with_suffix(".py")]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        return None
+    names = set()
+    for node in ast.walk(ast.parse(found.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.path)) for page in PAGES])
+def test_links(page: Page) -> None:
+    """Each relative link and picture leads to a file that is there, and to a heading that it has."""
+    broken = []
+    for link in page.links:
+        if "://" in link:
+            continue
+        file, _, heading = link.partition("#")
+        target = (page.path.parent / file) if file else page.path
+        if not target.exists() or (heading and heading not in {slug(title) for title in Page(target).headings}):
+            broken.append(link)
+    assert broken == []
+
+
+def test_every_page_and_picture_is_linked() -> None:
+    """No page and no picture lies in docs/ that nothing leads to."""
+    linked = {(page.path.parent / link.partition("#")[0]).resolve() for page in PAGES for link in page.links}
+    files = [path for path in Path("docs").rglob("*") if path.suffix in (".md", ".png")]
+    assert [str(path) for path in files if path.resolve() not in linked] == []
+
+
+def test_every_decision_has_a_number_and_a_date() -> None:
+    """The numbers of the decisions follow each other, and the index has the title and the date of each."""
+    paths = sorted(Path("docs/decisions").glob("[0-9]*.md"))
+    assert [int(path.name[:3]) for path in paths] == [*range(1, len(paths) + 1)]
+    index = Path("docs/decisions/README.md").read_text(encoding="utf-8")
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        [title] = re.findall(r"^# \d{3}: (.+)$", text, re.M)
+        [date] = re.findall(r"^Date: (\d{4}-\d\d-\d\d)$", text, re.M)
+        assert f"[{title}]({path.name}) | {date} |" in index
 
 
 def test_makefile_targets_have_help() -> None:
