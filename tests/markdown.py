@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.M | re.S)
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 ENDS_A_COMMAND = {"&&", "||", "|", ";", "&"}
 

@@ -283,6 +283,25 @@ def test_makefile_targets_have_help() -> None:
     assert [t for t in targets if f"\n{t}:" not in text or "##" not in text.split(f"\n{t}:")[1].splitlines()[0]] == []
 
 
+def test_hooks_are_those_of_make_check_and_fetch_nothing() -> None:
+    """Each hook before a commit is a tool of .venv, and what `make check` runs is among them."""
+    found = yaml.safe_load(Path(".pre-commit-config.yaml").read_text())
+    assert {repository["repo"] for repository in found["repos"]} == {"local"}
+    entries = [hook["entry"] for repository in found["repos"] for hook in repository["hooks"]]
+    assert all(entry.startswith(".venv/bin/") for entry in entries)
+    recipe = Path("Makefile").read_text().split("\ncheck:")[1].split("\n\n")[0].splitlines()[1:]
+    assert {line.strip().replace("$(BIN)", ".venv/bin").removesuffix(" .") for line in recipe} <= set(entries)
+
+
+def test_the_workflow_runs_the_whole_suite() -> None:
+    """The workflow on GitHub calls .ci/run, and each target of make that it calls exists."""
+    [job] = yaml.safe_load(Path(".github/workflows/ci.yml").read_text())["jobs"].values()
+    called = [words for step in job["steps"] if "run" in step for words in commands(step["run"])]
+    assert ["bash", ".ci/run"] in called
+    assert Path(".ci/run").is_file()
+    assert [words for words in called if words[0] == "make" and problem(words)] == []
+
+
 def test_lock_files_name_no_host() -> None:
     """Lock files carry versions and hashes, and no address."""
     for name in ("requirements.lock", "requirements-dev.lock"):
