@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -15,30 +14,16 @@ import yaml
 from pydantic import BaseModel
 
 from configs.loading import load_config
-from configs.schema import METRICS, Bound, Config
+from configs.schema import GATES, METRICS, Bound, Config
 from docs.generate import escaped, page
-from flows import check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, try_out
 from tasks import errors
-from tasks.model_server.flags import parse_flags
 from tasks.program import SCRIPT, SUBCOMMANDS
+from tests.examples import PARSERS, flow_of, names_in, options_of, problem, problem_of_mention
 from tests.markdown import Block, Page, commands, slug
 
 PAGES = [Page(path) for path in [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").rglob("*.md"))]]
 TEXT = "\n".join(page.text for page in PAGES)
 CONFIGURATION = Path("docs/configuration.md").read_text(encoding="utf-8")
-PARSERS = {
-    "train_and_serve": cli.build_parser(),
-    "promote": promote_cli.build_parser(),
-    "rollback": rollback.build_parser(),
-    "doctor": doctor.build_parser(),
-    "try_out": try_out.build_parser(),
-    "reap": reap.build_parser(),
-    "init": init.build_parser(),
-    "rehearse": rehearse_cli.build_parser(),
-    "check": check.build_parser(),
-}
-OTHERS = {"bash", "cat", "curl", "docker", "echo", "export", "git", "mkdir", "pip", "pre-commit", "prefect"}
-"""Commands of others in our examples; whatever is neither among them nor ours is a mistake."""
 
 
 def blocks(*languages: str) -> list[Any]:
@@ -75,11 +60,6 @@ def test_the_readme_is_short() -> None:
     assert len(PAGES[0].text.splitlines()) <= 120
 
 
-def options_of(name: str) -> set[str]:
-    """Return the long options of a command line."""
-    return {option for action in PARSERS[name]._actions for option in action.option_strings if option.startswith("--")}
-
-
 def test_every_option_of_the_main_job_is_documented() -> None:
     """Each option of the main job stands in the documentation."""
     assert {option for option in options_of("train_and_serve") if f"`{option}" not in TEXT} == set()
@@ -110,37 +90,18 @@ def test_every_metric_and_error_is_documented() -> None:
     assert [name for name in [*METRICS, *kinds] if name not in TEXT] == []
 
 
-def problem(words: list[str]) -> str:
-    """Return what is wrong with a command of an example, or an empty text."""
-    program, *rest = words
-    name = Path(program).name
-    if name == "make":
-        return "" if all(f"\n{target}:" in Path("Makefile").read_text() for target in rest) else "no such target"
-    if name == SCRIPT:
-        return problem_of_module(SUBCOMMANDS.get(rest[0], ""), rest[1:]) if rest[0][0] != "-" else ""
-    if name.startswith("python"):
-        module = rest[1] if rest[0] == "-m" else rest[0].removesuffix(".py").replace("/", ".")
-        return problem_of_module(module, rest[2:] if rest[0] == "-m" else rest[1:])
-    return "" if name in OTHERS else "no such command"
+def test_every_gate_and_every_word_of_the_script_is_documented() -> None:
+    """Each gate has a row on the page about gates, and each subcommand one on the page about commands."""
+    gates, table = (Path(f"docs/{name}.md").read_text(encoding="utf-8") for name in ("gates", "commands"))
+    assert [name for name in GATES if f"\n| {name} |" not in gates] == []
+    assert [word for word in SUBCOMMANDS if f"\n| `{SCRIPT} {word}" not in table] == []
 
 
-def problem_of_module(module: str, arguments: list[str]) -> str:
-    """Return what is wrong with the arguments of one of our programs."""
-    arguments = ["1" if argument == "N" else argument for argument in arguments]
-    package, _, name = module.partition(".")
-    if module == "tasks.model_server":
-        parse_flags(arguments)
-    elif package == "flows" and name in PARSERS:
-        try:
-            PARSERS[name].parse_args(arguments)
-        except SystemExit as exc:
-            return f"exit code {exc.code}" if exc.code else ""
-    elif package == "benchmarks":
-        source = Path(f"benchmarks/{name}.py").read_text()
-        return ", ".join(word for word in arguments if word.startswith("--") and f'"{word}"' not in source)
-    elif module not in ("pytest", "docs.generate"):
-        return f"no program {module}"
-    return ""
+def test_no_example_is_passed_over() -> None:
+    """Each fence is closed, and its language is one whose examples are looked at here, or plain text."""
+    languages = {block.language for page in PAGES for block in page.blocks}
+    assert languages <= {"", "sh", "text", "yaml", "json", "python"}
+    assert [page.path for page in PAGES if page.text.count("```") != 2 * len(page.blocks)] == []
 
 
 @pytest.mark.parametrize("block", blocks("", "sh"))
@@ -155,7 +116,9 @@ def test_examples_with_mistakes() -> None:
         "keras-rehearsal runn --config cfg.yaml", "keras-rehearsal run --confg cfg.yaml", "make tests", "mke run",
         "keras-rehearsal run", "python -m flows.main_job", "python -m benchmarks.gates --row 3", "mkdir a && rolback",
         "keras-rehearsal promote --config cfg.yaml --version x",
-        'C="--config cfg.yaml --sett a=1"\nkeras-rehearsal run $C',
+        'C="--config cfg.yaml --sett a=1"\nkeras-rehearsal run $C', "keras-rehearsal serve --prt=8500",
+        "prefect deployment run train-and-serve/nihgtly", "prefect deployment run promote/approvals -p versoin=3",
+        "prefect deployment run train-and-serve/nightly -p overrides=[seed=1]",
     ]  # fmt: skip
     assert [text for text in wrong if not any(problem(words) for words in commands(text))] == []
 
@@ -166,35 +129,14 @@ def test_commands_in_sentences(page: Page) -> None:
     assert {code: problem_of_mention(code) for code in page.code_spans if problem_of_mention(code)} == {}
 
 
-def problem_of_mention(code: str) -> str:
-    """Return what is wrong with code in a sentence, which may be a part of a command; empty if it is none of ours."""
-    words = [word.strip("[]") for word in code.split()]
-    if words[:1] == ["make"] or (words[:1] == ["python"] and words[1:] and words[1].startswith("benchmarks/")):
-        return problem(words)
-    if words[:1] == [SCRIPT]:
-        module = SUBCOMMANDS.get(words[1], "nothing") if words[1:] else ""
-    else:
-        module = words[2] if words[:2] == ["python", "-m"] else ""
-    if module in ("", "flows.NAME") or code == f"{SCRIPT} COMMAND":
-        return ""
-    if module == "tasks.model_server":
-        return problem_of_module(module, [word for word in words if word.startswith("--")])
-    name = module.removeprefix("flows.")
-    if name not in PARSERS:
-        return problem_of_module(module, words[3:])
-    return ", ".join({word for word in words if word.startswith("--")} - options_of(name))
-
-
 @pytest.mark.parametrize("block", blocks("yaml"))
 def test_yaml_examples(block: Block, tmp_path: Path) -> None:
     """Each YAML example is a configuration, or a part of one, or a deployment of a flow with parameters that it has."""
     found = yaml.safe_load(block.text)
     if "deployments" in found:
         for deployment in found["deployments"]:
-            file, _, function = deployment["entrypoint"].partition(":")
-            tree = ast.parse(Path(file).read_text())
-            [flow] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
-            assert set(deployment["parameters"]) <= {argument.arg for argument in flow.args.args}
+            taken = {argument.arg for argument in flow_of(deployment["entrypoint"]).args.args}
+            assert set(deployment["parameters"]) <= taken
             assert Path(deployment["parameters"]["config"]).is_file()
         return
     (tmp_path / "my_model.py").write_text("def load(): ...\n\ndef build(features, hidden=1): ...\n")
@@ -217,30 +159,6 @@ def test_python_examples(block: Block) -> None:
             assert all(names_in(alias.name) is not None for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert {alias.name for alias in node.names} <= (names_in(node.module) or set()), node.module
-
-
-def names_in(module: str) -> set[str] | None:
-    """Return every name that a module binds anywhere, without importing it; None where there is no such module."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None or (rest and not spec.submodule_search_locations):
-        return None
-    if not rest and spec.origin in (None, "built-in", "frozen"):
-        return set()
-    base = Path(spec.submodule_search_locations[0]) if spec.submodule_search_locations else Path(spec.origin or "")
-    paths = [base] if base.is_file() else [base.joinpath(*rest, "__init__.py"), base.joinpath(*rest).with_suffix(".py")]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        return None
-    names = set()
-    for node in ast.walk(ast.parse(found.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
-    return names
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.path)) for page in PAGES])
