@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import ROOT
-from tests.markdown import Page
 
 CONFIG = "name: given\ngates: {latency: {requests: 50}}\n"
 
@@ -104,43 +103,17 @@ def test_a_signature_by_its_name(project: Any, models: Path) -> None:
     assert json.loads(example.read_text())["signature_name"] == "other"
 
 
-def documented(language: str, part: str) -> str:
-    """Return the example on the page about users' projects that contains a text."""
-    [found] = [
-        block.text
-        for block in Page(ROOT / "docs" / "your-project.md").blocks
-        if block.language == language and part in block.text
-    ]
-    return found
-
-
-def run_script(workspace: Any, code: str) -> subprocess.CompletedProcess[str]:
+def test_the_flow_in_the_documentation(workspace: Any) -> None:
+    """The documented flow, which trains by its own loop, gets a verdict on its model and promotes it."""
+    text = (ROOT / "docs" / "your-project.md").read_text(encoding="utf-8")
+    code, config = (text.split(f"```{kind}\n", 1)[1].split("```", 1)[0] for kind in ("python", "yaml"))
     (workspace.directory / "nightly.py").write_text(code)
-    return subprocess.run(
+    places = "work_dir: work\nmodels_root: models\nserving: {backend: embedded}\n"
+    (workspace.directory / "cfg.yaml").write_text(config + places)
+    done = subprocess.run(
         [sys.executable, "nightly.py"], cwd=workspace.directory, env=workspace.env, capture_output=True, text=True,
         timeout=1200, check=False,
     )  # fmt: skip
-
-
-def test_the_flow_in_the_documentation(workspace: Any) -> None:
-    """The documented flow, which trains by its own loop, gets a verdict on its model and promotes it."""
-    places = "work_dir: work\nmodels_root: models\nserving: {backend: embedded}\n"
-    (workspace.directory / "cfg.yaml").write_text(documented("yaml", "name: orders") + places)
-    done = run_script(workspace, documented("python", "rehearse_model(train"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "promoted version 1 is live" in done.stdout
     assert workspace.versions("orders") == [1]
-
-
-def test_the_flow_of_single_stages_in_the_documentation(workspace: Any) -> None:
-    """The documented flow, which calls the stages one by one, promotes the project that `init` writes."""
-    subprocess.run(
-        [sys.executable, "-m", "flows.init", workspace.directory], cwd=ROOT, env=workspace.env, check=True, timeout=600,
-        capture_output=True,
-    )  # fmt: skip
-    config = workspace.directory / "cfg.yaml"
-    config.write_text(config.read_text().replace("epochs: 40", "epochs: 3") + "serving: {backend: embedded}\n")
-    done = run_script(workspace, documented("python", "validate_serving(cfg"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "promoted version 1 is live" in done.stdout
-    assert workspace.versions("late_payment") == [1]

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.markdown import Page
 
-PAGE = Path(__file__).parents[2] / "docs" / "your-project.md"
+PAGE = Path(__file__).parents[2] / "docs" / "data-and-model.md"
 
 
 def test_the_documented_functions_build_a_model() -> None:
