@@ -11,6 +11,7 @@ from configs.loading import ConfigError, require, without_secrets
 from configs.schema import Config
 from flows.cli import run_and_report
 from flows.commands import answer, config_parser
+from tasks.datasets.given import problem_of
 from tasks.errors import ExportError
 from tasks.records import Outcome
 from tasks.registry.fetched import find_model, is_uri
@@ -44,8 +45,9 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
     require(config, *([] if args.rows else ["data.load"]))
     if args.target and not args.rows:
         raise ConfigError("--target names a column of --rows FILE; data.load returns the target itself")
-    if args.rows and not Path(args.rows).is_file():
-        raise ConfigError(f"--rows must name a file, got '{args.rows}'")
+    problem = problem_of(Path(args.rows), "--rows") if args.rows else ""
+    if problem:
+        raise ConfigError(problem)
     if not is_uri(args.model):
         try:
             find_model(Path(args.model))

@@ -171,6 +171,8 @@ def _is_tensor(value: Any) -> bool:
 def _of_objects(array: Array, where: str) -> Array:
     """Return objects that are all text, all bytes or all numbers; anything else is refused by its type."""
     items = array.ravel().tolist()
+    if not items:  # a table without rows; who asked for rows says so
+        return text_array((), array.shape)
     types = {type(item) for item in items}
     if all(issubclass(one, list | tuple | np.ndarray) for one in types):
         return _of_rows(items, where) if array.ndim == 1 else _refuse_types(array, items, where)
