@@ -301,6 +301,16 @@ class Golden(Section):
     rtol: float = Field(1e-3, ge=0, allow_inf_nan=False, description="relative tolerance of the expected numbers")
 
 
+class Contract(Section):
+    """The contract gate: what the service's clients rely on, whichever version is live."""
+
+    file: Path | None = Field(
+        None,
+        description="JSON file of names, dtypes and shapes that clients rely on, as `rehearse --write-contract` writes "
+        "it; judged without a champion, too, and whatever allow_breaking says",
+    )
+
+
 class Safety(Section):
     """The safety gate: what the graph may do, looked at before any server loads it."""
 
@@ -365,6 +375,7 @@ class Gates(Section):
     confidence: float = Field(0.95, ge=0.5, lt=1, description="of the bootstrap intervals, two-sided")
     latency: Latency = Latency()
     robustness: Robustness = Robustness()
+    contract: Contract = Contract()
     golden: Golden = Golden()
     safety: Safety = Safety()
     size: Size = Size()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -10,10 +11,11 @@ from typing import cast
 from configs.loading import ConfigError, require, without_secrets
 from configs.schema import Config
 from flows.cli import run_and_report
-from flows.commands import answer, config_parser
+from flows.commands import answer, can_be_written, config_parser
+from tasks.datasets.declared import write_contract
 from tasks.datasets.given import problem_of
 from tasks.errors import ExportError
-from tasks.records import Outcome
+from tasks.records import Outcome, ValidationReport
 from tasks.registry.fetched import find_model, is_uri
 
 
@@ -37,11 +39,37 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", metavar="FILE", default="", help="rows as .csv, .parquet, .json or .npz")
     parser.add_argument("--target", metavar="COLUMN", default="", help="the column of --rows that is to be predicted")
     parser.add_argument("--signature", metavar="NAME", default="", help="of a SavedModel with several signatures")
+    parser.add_argument(
+        "--write-contract",
+        type=Path,
+        metavar="FILE",
+        help="write what clients of a candidate that passes rely on, for gates.contract.file",
+    )
     parser.add_argument("--no-promote", action="store_true", help="judge and log, and leave what is live as it is")
     return parser
 
 
 def _rehearse(args: argparse.Namespace, config: Config) -> int:
+    _check(args, config)
+    outcomes: list[Outcome] = []
+
+    def flow() -> Outcome:
+        from flows.rehearse import rehearse
+
+        overrides = without_secrets(args.set)
+        promote = not args.no_promote
+        found = rehearse(str(args.config), args.model, overrides, args.rows, args.target, args.signature, promote)
+        outcomes.append(cast(Outcome, found))
+        return outcomes[0]
+
+    code = run_and_report(args, config, flow)
+    if args.write_contract:
+        _write(args.write_contract, outcomes[0].report if outcomes else None)
+    return code
+
+
+def _check(args: argparse.Namespace, config: Config) -> None:
+    """Raise `ConfigError` for options that nothing can come of, before anything is started."""
     require(config, *([] if args.rows else ["data.load"]))
     if args.target and not args.rows:
         raise ConfigError("--target names a column of --rows FILE; data.load returns the target itself")
@@ -53,16 +81,22 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
             find_model(Path(args.model))
         except ExportError as exc:
             raise ConfigError(str(exc)) from exc
+    if args.write_contract and not can_be_written(args.write_contract):
+        raise ConfigError(
+            f"--write-contract must name a file in a directory that can be written, got '{args.write_contract}'"
+        )
 
-    def flow() -> Outcome:
-        from flows.rehearse import rehearse
 
-        overrides = without_secrets(args.set)
-        promote = not args.no_promote
-        found = rehearse(str(args.config), args.model, overrides, args.rows, args.target, args.signature, promote)
-        return cast(Outcome, found)
-
-    return run_and_report(args, config, flow)
+def _write(file: Path, report: ValidationReport | None) -> None:
+    """Write the contract of a candidate that passed; what has become of it stands, whether that succeeds or not."""
+    if report is None or report.served is None or not report.passed:
+        print(f"warning: '{file}' is not written, for the candidate did not pass", file=sys.stderr)
+        return
+    try:
+        write_contract(file, report.served.signature)
+        print(f"\nthe contract is written to {file}; gates.contract.file keeps later candidates to it")
+    except OSError as exc:
+        print(f"warning: '{file}' is not written: {exc.strerror}", file=sys.stderr)
 
 
 if __name__ == "__main__":

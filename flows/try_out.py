@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import tempfile
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from configs.loading import ConfigError
 from configs.schema import Config
-from flows.commands import DONE, answer, config_parser, session, version_number
+from flows.commands import DONE, answer, can_be_written, config_parser, session, version_number
 from tasks.datasets.answers import WRITERS, save_table, shown_table
 from tasks.datasets.given import problem_of
 from tasks.serving.launch import ThrowawayServer, throwaway_server
@@ -71,8 +70,7 @@ def _check_files(args: argparse.Namespace) -> None:
             raise ConfigError("--out keeps the answers to rows; name the rows by --rows FILE")
         if args.out.suffix not in WRITERS:
             raise ConfigError(f"--out must name a file of {', '.join(WRITERS)}, got '{args.out}'")
-        is_other = args.out.exists() and not args.out.is_file()  # a pipe, above all, which would wait
-        if is_other or not os.access(args.out.parent, os.W_OK | os.X_OK):
+        if not can_be_written(args.out):
             raise ConfigError(f"--out must name a file in a directory that can be written, got '{args.out}'")
         if args.out.exists() and args.out.samefile(args.rows):
             raise ConfigError(f"--out must be another file than --rows, got '{args.out}' twice")

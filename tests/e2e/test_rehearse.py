@@ -103,6 +103,34 @@ def test_a_signature_by_its_name(project: Any, models: Path) -> None:
     assert json.loads(example.read_text())["signature_name"] == "other"
 
 
+def test_a_declared_contract(project: Any, models: Path) -> None:
+    """What one run writes is judged by the next, without a champion; a damaged one ends before anything is started."""
+    words = ["--rows", "rows.csv", "--set", "gates.use=[safety,contract]", "--no-promote"]
+    done = run(project, "--model", str(models / "plain"), *words, "--write-contract", "contract.json")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    declared = json.loads((project.directory / "contract.json").read_text())
+    assert declared["inputs"]["city"] == {"dtype": "string", "shape": [None]}
+
+    words += ["--set", "gates.contract.file=contract.json"]
+    kept = run(project, "--model", str(models / "plain"), *words)
+    assert (kept.returncode, kept.stderr) == (0, ""), kept.stdout
+    assert "the declared contract is kept" in kept.stdout
+
+    declared["inputs"]["age"]["dtype"] = "float64"
+    (project.directory / "contract.json").write_text(json.dumps(declared))
+    before = (project.directory / "contract.json").read_bytes()
+    broken = run(project, "--model", str(models / "plain"), *words, "--write-contract", "contract.json")
+    assert broken.returncode == 3, broken.stdout + broken.stderr
+    assert "breaks the declared contract: input was age: float64 (?), is age: float32 (?)" in broken.stdout
+    assert broken.stderr == "warning: 'contract.json' is not written, for the candidate did not pass\n"
+    assert (project.directory / "contract.json").read_bytes() == before
+
+    (project.directory / "contract.json").write_bytes(before[:-10])
+    damaged = run(project, "--model", str(models / "plain"), *words)
+    assert (damaged.returncode, damaged.stdout, damaged.stderr.count("\n")) == (2, "", 1), damaged.stderr
+    assert "gates.contract.file must be a contract" in damaged.stderr
+
+
 def test_the_flow_in_the_documentation(workspace: Any) -> None:
     """The documented flow, which trains by its own loop, gets a verdict on its model and promotes it."""
     text = (ROOT / "docs" / "your-project.md").read_text(encoding="utf-8")
