@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -106,7 +107,12 @@ class Data(Section):
     time: str = Field("", description="column of times, ISO 8601 or numbers: the splits follow each other in time")
     validation_from: Moment = Field(None, description="first time of the validation rows; earlier rows are trained on")
     test_from: Moment = Field(None, description="first time of the test rows")
-    split: str = Field("", description="column that says of each row train, validation or test")
+    split: str = Field(
+        "",
+        validation_alias=AliasChoices("split", "split_column"),
+        description="column that says of each row train, validation or test; split_column is another name of this "
+        "field. Of the rows that `rehearse` reads, those are judged of which it says test",
+    )
 
     @model_validator(mode="after")
     def _leaves_rows_to_train_on(self) -> Data:

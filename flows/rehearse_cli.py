@@ -13,7 +13,7 @@ from configs.schema import Config
 from flows.cli import run_and_report
 from flows.commands import answer, can_be_written, config_parser
 from tasks.datasets.declared import write_contract
-from tasks.datasets.given import problem_of
+from tasks.datasets.row_files import problem_of
 from tasks.errors import ExportError
 from tasks.records import Outcome, ValidationReport
 from tasks.registry.fetched import find_model, is_uri
@@ -29,7 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = config_parser(
         "flows.rehearse",
         "Judge a model that was trained elsewhere in a throwaway model server, log it to MLflow, promote it. A "
-        "SavedModel's own bytes are what is judged and served; all given rows are judged.",
+        "SavedModel's own bytes are what is judged and served; all given rows are judged, or those that data.split "
+        "calls test, without those of --trained-on.",
         "Exit codes: as of the main job: 0 promoted, awaiting review, or judged with --no-promote; 3 rejected by a "
         "gate; 2 usage or configuration; 1 anything else.",
     )
@@ -38,6 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", metavar="FILE", default="", help="rows as .csv, .parquet, .json or .npz")
     parser.add_argument("--target", metavar="COLUMN", default="", help="the column of --rows that is to be predicted")
+    parser.add_argument(
+        "--trained-on", metavar="FILE", default="", help="rows that the model was trained on, which are not judged"
+    )
     parser.add_argument("--signature", metavar="NAME", default="", help="of a SavedModel with several signatures")
     parser.add_argument(
         "--write-contract",
@@ -57,8 +61,10 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
         from flows.rehearse import rehearse
 
         overrides = without_secrets(args.set)
-        promote = not args.no_promote
-        found = rehearse(str(args.config), args.model, overrides, args.rows, args.target, args.signature, promote)
+        found = rehearse(
+            str(args.config), args.model, overrides, args.rows, args.target, args.signature, not args.no_promote,
+            args.trained_on,
+        )  # fmt: skip
         outcomes.append(cast(Outcome, found))
         return outcomes[0]
 
@@ -73,9 +79,10 @@ def _check(args: argparse.Namespace, config: Config) -> None:
     require(config, *([] if args.rows else ["data.load"]))
     if args.target and not args.rows:
         raise ConfigError("--target names a column of --rows FILE; data.load returns the target itself")
-    problem = problem_of(Path(args.rows), "--rows") if args.rows else ""
-    if problem:
-        raise ConfigError(problem)
+    for option, file in (("--rows", args.rows), ("--trained-on", args.trained_on)):
+        problem = problem_of(Path(file), option) if file else ""
+        if problem:
+            raise ConfigError(problem)
     if not is_uri(args.model):
         try:
             find_model(Path(args.model))

@@ -13,7 +13,7 @@ from configs.loading import ConfigError
 from configs.schema import Config
 from flows.commands import DONE, answer, can_be_written, config_parser, session, version_number
 from tasks.datasets.answers import WRITERS, save_table, shown_table
-from tasks.datasets.given import problem_of
+from tasks.datasets.row_files import problem_of
 from tasks.serving.launch import ThrowawayServer, throwaway_server
 from tasks.try_out import Tried, ask, choose_model, first_server, invitation, read_rows
 

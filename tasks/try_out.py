@@ -11,7 +11,7 @@ from configs.loading import ConfigError
 from configs.schema import Config, Serving
 from tasks.datasets.answers import Table, with_answers
 from tasks.datasets.fitting import features_of, fit_to_inputs
-from tasks.datasets.given import read_table
+from tasks.datasets.row_files import read_table
 from tasks.datasets.rows import check_rows
 from tasks.datasets.strings import Array
 from tasks.errors import DataError, ExportError, ServingError, UnsafeModel

@@ -12,12 +12,14 @@ import numpy as np
 from configs.schema import Config
 from tasks.datasets.bodies import predict_body
 from tasks.datasets.fitting import features_of, fit_to_inputs
+from tasks.datasets.given import leave_out_trained
 from tasks.datasets.references import translated
 from tasks.datasets.rows import Array, load_arrays, load_rows, save_arrays
+from tasks.datasets.seen import AsRequests, keep_record
 from tasks.datasets.strings import as_bytes
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits
-from tasks.savedmodel.exporter import EXAMPLE_ROWS, Exported
+from tasks.savedmodel.exporter import EXAMPLE_ROWS, Exported, read_back, request_arrays, serving_function
 from tasks.savedmodel.in_process import save_reference
 from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.safety import MB
@@ -30,6 +32,8 @@ def adopt_savedmodel(
     config: Config, splits: Splits, directory: Path, evidence: Path, signature_name: str
 ) -> Exported:
     """Write the requests for a SavedModel, and into it a warm-up file, unless there is one, and a manifest.
+
+    The record of the rows that it was trained on, where that is known, lies beside them.
 
     The graph is not loaded: whether it may be is the safety gate's to say.
 
@@ -50,6 +54,8 @@ def adopt_savedmodel(
     save_arrays(evidence / "reference.npz", {})
     if not (directory / WARMUP).exists():
         write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
+    if splits.trained_on:
+        keep_record(config, splits, partial(requests_of, config, signature), directory, evidence)
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)
 
@@ -61,6 +67,26 @@ def requests_of(config: Config, signature: Signature, features: Mapping[str, Arr
         DataError: they do not fit its inputs.
     """
     return fit_to_inputs(features_of(features, config.export.inputs, signature.inputs), signature.inputs)
+
+
+def leave_out(config: Config, splits: Splits, model: Path, signature_name: str) -> Splits:
+    """Take those rows out of the test rows that the model was trained on, as it would be asked about them.
+
+    Args:
+        model: a SavedModel directory, which is not loaded, or a `.keras` file.
+
+    Raises:
+        DataError: the rows do not fit its inputs, or none would be left.
+        ExportError: the model cannot be read.
+    """
+    if model.suffix == ".keras":
+        keras_model = read_back(model)
+        signature = serving_function(keras_model, config)[1]
+        as_requests: AsRequests = partial(request_arrays, keras_model, signature=signature, export=config.export)
+    else:
+        signature = read_signature(model, signature_name, config.gates.safety.max_graph_mb * MB)
+        as_requests = partial(requests_of, config, signature)
+    return leave_out_trained(config.name, splits, as_requests)
 
 
 def save_own_answers(directory: Path, signature: Signature, evidence: Path) -> None:

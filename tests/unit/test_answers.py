@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tasks.datasets.answers import SHOWN_ROWS, save_table, shown_table, with_answers
-from tasks.datasets.given import read_table
+from tasks.datasets.row_files import read_table
 from tasks.errors import DataError
 
 ANSWERS = {"score": np.float32([0.1, np.nan]), "p": np.float32([[0.25, 0.75], [1, 0]])}

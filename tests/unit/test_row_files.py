@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.datasets.given import LARGEST, problem_of, read_table
+from tasks.datasets.row_files import LARGEST, problem_of, read_table
 from tasks.errors import DataError
 
 
