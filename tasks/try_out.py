@@ -144,8 +144,8 @@ def ask(model: Tried, client: ModelClient, asked: Asked) -> Table:
     n_rows = len(next(iter(asked.inputs.values())))
     for name, array in answers.items():
         if len(array) != n_rows:
-            shape = f"'{name}' of shape {array.shape}"
-            raise ServingError(f"every output must have an answer for each of {n_rows} rows, got {shape}")
+            got = f"{len(array)} of '{name}' for {n_rows} rows"
+            raise ServingError(f"every output must have an answer for each row, got {got}")
     return with_answers(asked.columns, answers)
 
 

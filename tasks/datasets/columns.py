@@ -219,6 +219,8 @@ def _ragged(where: str, shapes: list[tuple[int, ...]]) -> DataError:
 def _of_numbers(array: Array, items: list[Any], where: str) -> Array:
     """Return numbers in the dtype that takes all of them as they are."""
     found = np.array(items)
+    if found.dtype.kind == "f" and all(isinstance(item, Integral) and int(item) >= 0 for item in items):
+        found = np.array(items, np.uint64)  # of which NumPy makes floats where some fit int64
     if found.dtype.kind not in "biuf":
         raise DataError(f"{where} must hold whole numbers of at most 64 bits, got larger ones")
     unequal = [number for number, (had, has) in enumerate(zip(items, found.tolist(), strict=True))
