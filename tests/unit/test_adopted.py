@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import ExportError
-from tasks.savedmodel.adopted import read_signature
+from tasks.savedmodel.signature import read_signature
 
 
 def test_a_graph_that_is_too_large_is_not_parsed(tmp_path: Path) -> None:
