@@ -19,7 +19,13 @@ Schema = Mapping[str, Any]
 
 
 def page(text: str) -> str:
-    """Return the page with the tables that the schema gives."""
+    """Return the page with the tables that the schema gives.
+
+    Raises:
+        ValueError: a mark is gone or stands twice; what is written by hand would be lost.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"{PAGE.name} must have one line {BEGIN.strip()!r} and, below it, one line {END.strip()!r}")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{tables(Config.model_json_schema())}{END}{after}"

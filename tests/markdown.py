@@ -51,8 +51,10 @@ class Page:
 
     @property
     def links(self) -> list[str]:
-        """Return where links and pictures lead."""
-        return re.findall(r"\]\(([^)\s]+)\)", self.prose)
+        """Return where links and pictures lead, also those by reference and in HTML."""
+        prose = re.sub(r"`[^`]*`", "", self.prose)
+        ways = r"\]\(\s*<?([^)>\s]+)", r"^\[[^\]]+\]:\s*<?([^>\s]+)", r"""(?:src|href)=["']([^"']+)"""
+        return [link for way in ways for link in re.findall(way, prose, re.M)]
 
     @property
     def headings(self) -> list[str]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from configs.loading import load_config
 from configs.schema import GATES, METRICS, Bound, Config
-from docs.generate import escaped, page
+from docs.generate import BEGIN, END, escaped, page
 from tasks import errors
 from tasks.program import SCRIPT, SUBCOMMANDS
 from tests.examples import PARSERS, flow_of, names_in, options_of, problem, problem_of_mention
@@ -53,6 +53,13 @@ def test_the_configuration_page_is_what_the_schema_gives() -> None:
     """`make docs` would change nothing in the page, and would undo a change of a generated line."""
     assert page(CONFIGURATION) == CONFIGURATION, "run make docs"
     assert page(CONFIGURATION.replace("| `training.epochs` |", "| `training.rounds` |")) == CONFIGURATION
+
+
+@pytest.mark.parametrize(("old", "new"), [(BEGIN, ""), (END, ""), (END, END + END), (BEGIN, END), (BEGIN, BEGIN + END)])
+def test_a_page_without_its_marks_is_left_alone(old: str, new: str) -> None:
+    """Where a mark is gone, doubled or out of place, nothing that was written by hand is overwritten."""
+    with pytest.raises(ValueError, match="must have one line"):
+        page(CONFIGURATION.replace(old, new))
 
 
 def test_the_readme_is_short() -> None:
@@ -227,3 +234,13 @@ def test_lock_files_name_no_host() -> None:
         assert "--hash=sha256:" in text
         assert "://" not in text
         assert "index" not in text.lower().replace("importlib", "")
+
+
+def test_links_however_they_are_written(tmp_path: Path) -> None:
+    """A link with a title, in angle brackets, by reference, in HTML, or around a picture is looked at; code is not."""
+    written = [
+        '[a](a.md "title")', "[b](<b.md>)", "[c][1]", "[1]: c.md", '<img src="d.png">', "[![e](e.png)](f.md)",
+        "`[x](x.md)`", "```\n[y](y.md)\n```",
+    ]  # fmt: skip
+    (tmp_path / "page.md").write_text("\n".join(written))
+    assert sorted(Page(tmp_path / "page.md").links) == ["a.md", "b.md", "c.md", "d.png", "e.png", "f.md"]
