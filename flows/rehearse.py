@@ -23,7 +23,7 @@ from flows.commands import session
 from flows.judging import judge_and_promote
 from flows.temporary_server import prefect_server
 from tasks.data import prepare_rows
-from tasks.datasets.given import ROWS, GivenRows
+from tasks.datasets.given import ROWS, GivenRows, check_trained_on
 from tasks.datasets.rows import check_rows, save_rows
 from tasks.export import adopt_model
 from tasks.policy import fail_early, new_run_dir, stage_clock
@@ -103,7 +103,7 @@ def rehearse_model(  # noqa: PLR0913  a model and its rows, and what becomes of 
         known = ""
         if trained_on is not None:
             known = str(Path(scratch) / "trained_on" / ROWS)
-            save_rows(Path(known), check_rows((trained_on, None), "trained_on", needs_target=False))
+            save_rows(Path(known), check_trained_on(trained_on, rows, "trained_on"))
         given = str(model)
         if not isinstance(model, str | Path):
             given = str(export_here(cfg, model, Path(scratch) / "model"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,9 +110,19 @@ def _trained_on(file: Path, rows: Rows) -> Rows:
     """Return the rows that the model was trained on; what the judged rows do not have need not be usable."""
     if file.name == ROWS:
         return load_rows(file)
-    table = read_table(file, option="--trained-on")[0]
-    shared = {name: table[name] for name in table if name in rows.features}
-    return check_rows((shared or table, None), str(file), needs_target=False)
+    return check_trained_on(read_table(file, option="--trained-on")[0], rows, str(file))
+
+
+def check_trained_on(table: Any, rows: Rows, source: str) -> Rows:
+    """Return those columns of a table of rows that the model was trained on that the judged rows have; all if none.
+
+    Raises:
+        DataError: they cannot be used.
+    """
+    shared = {}
+    if isinstance(table, Mapping) or hasattr(table, "columns"):
+        shared = {name: table[name] for name in table if str(name) in rows.features}
+    return check_rows((shared or table, None), source, needs_target=False)
 
 
 def leave_out_trained(name: str, splits: Splits, as_requests: AsRequests) -> Splits:

@@ -46,7 +46,7 @@ def adopt_savedmodel(
         SignatureMismatch: there is no such signature. DataError: the rows do not fit its inputs.
     """
     signature = read_signature(directory, signature_name, config.gates.safety.max_graph_mb * MB)
-    check_transport(signature, config)
+    check_transport(signature, config, given=True)
     requests = requests_of(config, signature, load_rows(splits.test).features)
     save_arrays(evidence / "requests.npz", requests)
     body = predict_body({name: rows[:EXAMPLE_ROWS] for name, rows in requests.items()}, signature.name)

@@ -12,7 +12,7 @@ import pytest
 
 from configs.loading import ConfigError, load_config
 from configs.schema import Bound, Data, Gates
-from tasks.datasets.given import ROWS, GivenRows, leave_out_trained, prepare_given
+from tasks.datasets.given import ROWS, GivenRows, check_trained_on, leave_out_trained, prepare_given
 from tasks.datasets.rows import Rows, digest_rows, load_rows, save_rows
 from tasks.errors import DataError
 
@@ -126,6 +126,22 @@ def test_rows_from_python(tmp_path: Path) -> None:
     splits = leave_out_trained("m", prepare_given(Data(), Gates(), given, tmp_path / "data"), asked)
     assert load_rows(splits.test).features["x"].tolist() == [1, 2]
     assert splits.left_out == 1
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pd.DataFrame({"x": [1.0], "when": [None]}),
+        {"x": [1], "when": [None]},
+        [1],
+        pd.Series([1.0], ["x"]),
+        np.array([1], np.float32),
+    ],
+)
+def test_forms_of_rows_that_the_model_was_trained_on(table: Any) -> None:
+    """A table may have further columns, of any kind; one bare array is the only feature."""
+    found = check_trained_on(table, Rows({"x": np.zeros(1)}, {}), "trained_on").features
+    assert [array.tolist() for array in found.values()] == [[1]]
 
 
 def test_nothing_is_left_to_judge(rows: str, tmp_path: Path) -> None:
