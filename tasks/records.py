@@ -122,6 +122,8 @@ class Splits:
         features: `name: dtype (shape)` of each feature and target, for people.
         groups: `.npz` of a fingerprint a row of what `data.key` or `data.group` names, by split; else None.
         shares: target, label and split to the share of the split's rows that have the label.
+        left_out: of a model that was trained elsewhere, how many given rows are not judged because it was trained on
+            them; None where that is not known.
     """
 
     train: Path
@@ -133,6 +135,12 @@ class Splits:
     features: tuple[str, ...]
     groups: Path | None = None
     shares: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    left_out: int | None = None
+
+    @property
+    def trained_on(self) -> int:
+        """Return how many rows the model is known to have been trained or validated on; 0 is not known."""
+        return self.rows["train"] + self.rows["validation"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from configs.loading import ConfigError
 from configs.schema import Config
+from tasks.datasets.declared import check_contract
 from tasks.datasets.seen import RECORD, new_rows, shared_rows
 from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
@@ -27,10 +28,11 @@ def check_services(config: Config) -> None:
     """Fail now, not after an hour of training, where Docker or MLflow is needed and does not answer.
 
     Raises:
-        ConfigError: `gates.safety.allow_ops` names what is almost an operation.
+        ConfigError: `gates.safety.allow_ops` names what is almost an operation, or the declared contract is none.
     """
     for name, meant in misspelt(config.gates.safety.allow_ops).items():
         raise ConfigError(f"gates.safety.allow_ops: '{name}' is no operation of TensorFlow; did you mean '{meant}'?")
+    check_contract(config.gates)
     check_engine(config.serving)
     check_tracking(config.tracking.uri)
     look_at_production(config)

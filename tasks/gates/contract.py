@@ -6,12 +6,17 @@ from tasks.records import GateResult, Signature, TensorSpec
 
 
 def judge_contract(
-    exported: Signature, reported: Signature, champion: Signature | None = None, allow_breaking: bool = False
+    exported: Signature,
+    reported: Signature,
+    champion: Signature | None = None,
+    allow_breaking: bool = False,
+    declared: Signature | None = None,
 ) -> GateResult:
-    """Hold the signature that `/metadata` reports against the exported one, and against the champion's.
+    """Hold the signature that `/metadata` reports against the exported, the champion's and the declared one.
 
     As exported: names, dtypes, shapes, free batch. As the champion's, unless breaking is allowed: what clients send
-    and read today still works; an added output is fine, an added input is not.
+    and read today still works; an added output is fine, an added input is not. The same as declared, always: who
+    wants to break a declared contract changes its file.
     """
     differences = [
         *_differences("input", exported.inputs, reported.inputs),
@@ -24,20 +29,29 @@ def judge_contract(
     ]
     breaking = breaking_changes(champion, reported) if champion else []
     differences += [] if allow_breaking else [f"breaks the champion's clients: {change}" for change in breaking]
+    broken = _broken(declared, reported) if declared else []
+    differences += [f"breaks the declared contract: {change}" for change in broken]
     n_names = len(exported.inputs) + len(exported.outputs)
     summary = "; ".join(differences) or f"{n_names} names, dtypes and shapes as exported, batch free"
     if not differences and champion:
         summary += (
             f"; {len(breaking)} breaking changes, which are allowed" if breaking else "; the champion's clients fit"
         )
+    if not differences and declared:
+        summary += "; the declared contract is kept"
     return GateResult(
         "contract",
         not differences,
         summary,
-        {"differences": len(differences), **({"breaking": len(breaking)} if champion else {})},
+        {
+            "differences": len(differences),
+            **({"breaking": len(breaking)} if champion else {}),
+            **({"broken": len(broken)} if declared else {}),
+        },
         evidence={
             "differences": differences,
             "breaking": breaking,
+            "broken": broken,
             "reported": [str(spec) for spec in (*reported.inputs, *reported.outputs)],
         },
     )
@@ -53,6 +67,12 @@ def _differences(kind: str, exported: tuple[TensorSpec, ...], reported: tuple[Te
         if name in got and want[name] != got[name]
     ]
     return found
+
+
+def _broken(declared: Signature, reported: Signature) -> list[str]:
+    """Return what clients that rely on a declared contract would trip over."""
+    other = [f"the signature was '{declared.name}', is '{reported.name}'"] if declared.name != reported.name else []
+    return other + breaking_changes(declared, reported)
 
 
 def breaking_changes(champion: Signature, candidate: Signature) -> list[str]:

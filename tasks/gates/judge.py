@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from configs.schema import Gates
+from tasks.datasets.declared import read_contract
 from tasks.datasets.golden import read_golden
 from tasks.datasets.rows import load_arrays, load_rows
 from tasks.datasets.seen import known_test_rows
@@ -81,6 +82,7 @@ def _contract(evidence: Evidence) -> Iterator[GateResult]:
         evidence.served.signature,
         beside.signature if beside else None,
         evidence.gates.allow_breaking,
+        read_contract(file) if (file := evidence.gates.contract.file) else None,
     )
 
 

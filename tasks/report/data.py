@@ -47,5 +47,6 @@ def data_document(splits: Splits, report: ValidationReport) -> dict[str, Any]:
         "shared_rows": report.shared_rows,
         "new_rows": report.new_rows,
         "seen_test_rows": seen_rows(report),
+        "left_out_rows": splits.left_out,
         "label_shares": splits.shares,
     }

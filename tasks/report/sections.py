@@ -176,7 +176,8 @@ def provenance_lines(
         "weights": f"{trained.parameters or report.graph.parameters:,}",
         "champion": f"version {champion.version}, digest {champion.digest}" if champion else "none was live",
         "task": reading_text(report),
-        "trained": f"elsewhere, on rows that are not known: {trained.source}" if trained.source else "",
+        "trained": f"elsewhere: {trained.source}" if trained.source else "",
+        "trained on": _trained_on(splits) if trained.source else "",
         "data": splits.source,
         "rows": rows,
         "features and targets": features,
@@ -184,6 +185,13 @@ def provenance_lines(
         "data digest": splits.digest,
     }
     return _shown({name: redact(text) for name, text in {**lines, **facts}.items()})
+
+
+def _trained_on(splits: Splits) -> str:
+    """Return on which rows a model was trained elsewhere, and how many were not judged because of that."""
+    if splits.left_out is None:
+        return "rows that are not known: some of the judged rows may be among them"
+    return f"{splits.trained_on:,} given rows; {splits.left_out:,} rows that are among them were not judged"
 
 
 def config_yaml(config: Config) -> str:
