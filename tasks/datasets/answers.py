@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,13 @@ def with_answers(rows: Mapping[str, Any], answers: Mapping[str, Array]) -> Table
         rows: columns of any kind; earlier answers among them are replaced.
         answers: one array an output, first axis the row.
     """
-    table = {name: [_plain(value) for value in rows[name]] for name in rows}
+    table = {name: [None if _is_gap(value) else _plain(value) for value in rows[name]] for name in rows}
     return table | {f"{ANSWER}{name}": [_plain(row) for row in array] for name, array in answers.items()}
+
+
+def _is_gap(value: Any) -> bool:
+    """Return whether a cell of the rows is empty, however its library says so; an answer NaN is none."""
+    return type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value))
 
 
 def _plain(value: Any) -> Any:
@@ -132,6 +138,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         items = ", ".join(_cell(item) for item in value[:SHOWN_ITEMS])
         return f"[{items}, ... {len(value)}]" if len(value) > SHOWN_ITEMS else f"[{items}]"
+    if value is None:
+        return ""
     return f"{value:.6g}" if isinstance(value, float) else _cut(str(value))
 
 

@@ -22,7 +22,7 @@ def read_table(file: Path, target: str = "", option: str = "--rows") -> tuple[An
     """Return a file's columns, and the column `target` apart from them, or None.
 
     JSON is a list of rows (`[{"age": 3, ...}, ...]`) or one row a line. In CSV an empty cell is a missing value, and
-    nothing else is: a text may be `NA`.
+    nothing else is: a text may be `NA`. Its columns `NAME.0`, `NAME.1`, ... are one column of vectors.
 
     Args:
         option: what names the file, for messages.
@@ -76,7 +76,32 @@ def _read_csv(file: Path) -> Any:
                     f"a column with fractions or gaps is float64, which must hold every number as it is, and does not "
                     f"hold {lost[0]} of '{name}' in '{file}'; use .json or .parquet, or fill the gaps"
                 )
-    return table
+    return _with_vectors({str(name): table[name] for name in table})
+
+
+def _with_vectors(columns: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns with those called `NAME.0` to `NAME.n` as one, unless a column is called NAME."""
+    parts: dict[str, dict[int, str]] = {}
+    for name in columns:
+        head, _, number = name.rpartition(".")
+        if head and head not in columns and number.isdecimal() and number == str(int(number)):
+            parts.setdefault(head, {})[int(number)] = name
+    found: dict[str, Any] = {}
+    for name, column in columns.items():
+        head, numbers = name.rpartition(".")[0], parts.get(name.rpartition(".")[0], {})
+        if name not in numbers.values() or set(numbers) != set(range(len(numbers))):
+            found[name] = column
+        elif head not in found:
+            found[head] = _side_by_side([columns[numbers[place]] for place in range(len(numbers))])
+    return found
+
+
+def _side_by_side(columns: list[Any]) -> Any:
+    """Return a vector a row, of the columns' dtype; of several dtypes lists, which are looked at value by value."""
+    dtypes = {column.dtype for column in columns}
+    if len(dtypes) == 1 and all(isinstance(dtype, np.dtype) for dtype in dtypes):
+        return np.stack(columns, axis=1)
+    return [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def _read_json(file: Path) -> dict[str, list[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tasks.datasets.answers import SHOWN_ROWS, save_table, shown_table, with_answers
@@ -30,9 +31,18 @@ def test_what_is_saved_reads_back(tmp_path: Path, suffix: str) -> None:
     assert [int(number) for number in back["id"]] == [2**53 + 1, 2**63 - 1]
     assert list(back["text"]) == ["a,b\n", "NA"]
     np.testing.assert_array_equal(np.array(list(back["served.score"]), float), [0.1, np.nan])
-    vectors = [list(back[name]) for name in back if name.startswith("served.p")]
-    rows = np.array(vectors).T if suffix == ".csv" else np.stack(vectors[0])
-    np.testing.assert_array_equal(rows, [[0.25, 0.75], [1, 0]])
+    np.testing.assert_array_equal(np.stack(list(back["served.p"])), [[0.25, 0.75], [1, 0]])
+
+
+@pytest.mark.parametrize("gap", [None, float("nan"), pd.NA, pd.NaT])
+def test_a_gap_of_the_rows_stays_a_gap(tmp_path: Path, gap: object) -> None:
+    """A column that the model does not take may have gaps; an answer that is no number is seen as that."""
+    table = with_answers({"note": ["a", gap]}, {"y": np.float64([np.nan, 1])})
+    save_table(table, tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == "note,served.y\na,nan\n,1.0\n"
+    assert shown_table(table, 80).splitlines()[1].split() == ["a", "nan"]
+    save_table(table, tmp_path / "t.json")
+    assert '{"note": null, "served.y": 1.0}' in (tmp_path / "t.json").read_text()
 
 
 def test_deeper_answers_are_json_in_a_cell(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tasks.datasets.row_files import LARGEST, problem_of, read_table
+from tasks.datasets.rows import check_rows
 from tasks.errors import DataError
 
 
@@ -31,6 +32,33 @@ def test_values_are_as_written(tmp_path: Path, name: str, content: str, columns:
     """Large integers, texts that pandas takes for gaps, and lines within a text stay what they are."""
     table = read_table(write(tmp_path / name, content))[0]
     assert {column: list(table[column]) for column in table} == columns
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        ("id,x.1,x.0\n7,1,0\n8,3,2\n", {"id": [7, 8], "x": [[0, 1], [2, 3]]}),
+        ("x.0,x.1\n9007199254740993,1\n2,3\n", {"x": [[9007199254740993, 1], [2, 3]]}),
+        ("x.0,x.1\n1,0.5\n", {"x": [[1, 0.5]]}),
+        ("x.0,x.1\na,b\n", {"x": [["a", "b"]]}),
+        ("x.0\n1\n", {"x": [[1]]}),
+        ("x.0,x.2\n1,2\n", {"x.0": [1], "x.2": [2]}),
+        ("x.0,x\n1,2\n", {"x.0": [1], "x": [2]}),
+        ("x.00,x.1,.0,x.y\n1,2,3,4\n", {"x.00": [1], "x.1": [2], ".0": [3], "x.y": [4]}),
+    ],
+)
+def test_vectors_in_csv(tmp_path: Path, content: str, columns: dict[str, list[object]]) -> None:
+    """Columns that number the elements of NAME from 0 on are one column, in that order; others stay as they are."""
+    table = read_table(write(tmp_path / "r.csv", content))[0]
+    assert {name: np.array(list(table[name]), object).tolist() for name in table} == columns
+    assert list(table) == list(columns)
+
+
+def test_a_vector_of_several_dtypes_is_not_rounded(tmp_path: Path) -> None:
+    """An integer that float64 does not hold is refused beside a fraction, as everywhere."""
+    table = read_table(write(tmp_path / "r.csv", "x.0,x.1\n9007199254740993,0.5\n"))[0]
+    with pytest.raises(DataError, match="which float64 changes"):
+        check_rows((table, None), "r.csv", needs_target=False)
 
 
 @pytest.mark.parametrize(
