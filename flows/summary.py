@@ -11,7 +11,10 @@ from configs.schema import Config
 from tasks.production import ONE_TRY
 from tasks.program import command_here, short_path
 from tasks.records import Outcome, ServerFacts, ValidationReport
+from tasks.registry.pages import run_url, version_url
+from tasks.report.standing import WAITING
 
+LOCAL_PAGES = "http://127.0.0.1:5000"  # where `mlflow ui` serves them
 GREEN, RED, YELLOW = "32", "31", "33"
 COLOURS = {
     "promoted": GREEN, "canary": GREEN, "rejected": RED, "rolled back": RED, "stale": RED, "awaiting review": YELLOW,
@@ -53,7 +56,7 @@ def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = 
             f"  digest    {candidate.digest}",
             f"  candidate {short_path(candidate.version_dir)} ({candidate.size_bytes:,} bytes)",
             f"  live      {short_path(promotion.live_dir) if promotion.live_dir else 'unchanged'}",
-            f"  registry  {outcome.run.registry_name} version {outcome.run.registry_version}",
+            f"  MLflow    {outcome.run.registry_name}, registry version {outcome.run.registry_version}",
             "",
             "next",
             *_commands(config, arguments, outcome),
@@ -70,7 +73,7 @@ def _judged_by(report: ValidationReport) -> str:
         refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
         return refused or "judged by its files alone: no server has loaded it"
     server = served.server
-    beside = f", beside version {report.champion.version}, which is live" if report.champion else ""
+    beside = f", compared with version {report.champion.version}, which is live" if report.champion else ""
     return (
         f"judged by {' '.join(filter(None, (server.backend, server.image)))}: AVAILABLE after "
         f"{server.startup_s:.2f} s, {served.rows} rows at {served.rows_per_s:,.0f} rows/s{beside}"
@@ -80,8 +83,13 @@ def _judged_by(report: ValidationReport) -> str:
 def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
     """Return the commands that a user wants now, ready to be copied."""
     mlflow = f"{short_path(Path(sys.executable).parent)}/mlflow"
-    look = outcome.run.url or f"{mlflow} ui --backend-store-uri {_uri(config.tracking.uri)}"
-    lines = [f"  review    {look}"]
+    run, pages = outcome.run, config.tracking.uri
+    lines = []
+    if not run.url:  # a database has no pages of its own
+        lines, pages = [f"  pages     {mlflow} ui --backend-store-uri {_uri(pages)}"], LOCAL_PAGES
+    lines.append(f"  review    {run_url(pages, run.experiment_id, run.run_id)}")
+    if outcome.promotion.state in WAITING:
+        lines.append(f"  decide    {version_url(pages, run.registry_name, run.registry_version)}")
     version = f"{arguments} --version {outcome.report.candidate.version}"
     if outcome.report.served is not None and outcome.promotion.live_dir is None:
         lines.append(f"  try it    {command_here('flows.try_out')} {version}")

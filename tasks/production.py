@@ -18,7 +18,7 @@ from tasks.errors import StoreError, TrackingError
 from tasks.records import Candidate, Champion, Change, Promotion, TrackedRun
 from tasks.registry.changes import record_change
 from tasks.store.champion import champion_version, find_champion
-from tasks.store.history import SERVED, read, served_digest
+from tasks.store.history import SERVED, process_user, read, served_digest
 from tasks.store.layout import next_number, versions
 from tasks.store.live_check import Expected, is_there, live_problem
 from tasks.store.lock import model_lock
@@ -75,7 +75,7 @@ def look_at_production(config: Config) -> None:
         ensure_config(config.models_root)
     if promote.live_url and not is_there(promote.live_url, config.name):
         log.warning(
-            "nobody answers at promote.live_url %s: right before the first version is there, else start it "
+            "no server answers at promote.live_url %s: this is expected before the first version, else start one "
             "(%s); a version that it does not serve %g s (promote.live_timeout_s) after its promotion is rolled back",
             promote.live_url,
             production_command(config),
@@ -133,7 +133,7 @@ def changing(config: Config) -> Iterator[Production]:
 
 
 def examine(config: Config, *, only_look: bool) -> list[Finding]:
-    """Return what the doctor finds, and mend it unless it shall only look."""
+    """Return what the doctor finds, and mend it unless `only_look` is set."""
     found = production(config)
     if only_look:
         return [*repair(found, candidates_dir(config), only_look=True), *catch_up(found, only_look=True)]
@@ -143,7 +143,7 @@ def examine(config: Config, *, only_look: bool) -> list[Finding]:
 
 
 def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str) -> Promotion:
-    """Bring a candidate that passed into production, unless the champion that it was held against serves no more.
+    """Bring a candidate that passed into production, unless the champion that it was compared with is no longer live.
 
     Args:
         against: the champion that it was judged beside, or None.
@@ -153,9 +153,9 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
         if champion and champion.digest == candidate.digest:  # a second try: only MLflow had not been told
             promotion = Promotion("promoted", champion.version_dir, f"version {champion.version} is live")
         elif (champion and champion.digest) != (against and against.digest):
-            now = f"version {champion.version}" if champion else "none"
-            was = f"version {against.version}" if against else "none"
-            return Promotion("stale", None, f"held against {was} as champion, and {now} serves now")
+            now = f"version {champion.version}" if champion else "no version"
+            was = f"version {against.version}" if against else "no version"
+            return Promotion("stale", None, f"it was compared with {was}, but {now} is live now")
         else:
             number, directory = _number(config, candidate)
             labels = labels_of(found.model_dir) if found.layout == "labels" else {}
@@ -191,7 +191,7 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
         change = Change(
             "publish", target, str(target), digest, str(source.resolve()), previous=champion,
             previous_digest=served_digest(read(found.model_dir), champion), rolls_back=champion,
-            actor=actor, reason=reason,
+            actor=actor or process_user(), reason=reason,
         )  # fmt: skip
         if found.layout == "labels":
             return _done(config, found, replace(change, operation="label", label=STABLE, directory=source.name))
@@ -222,7 +222,8 @@ def move_label(config: Config, actor: str) -> Promotion:
         digest, source = bytes_of(found.model_dir, version)
         change = Change(
             "label", version, source.name, digest, previous=stable,
-            previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE, actor=actor,
+            previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE,
+            actor=actor or process_user(),
         )  # fmt: skip
         promotion = _done(config, found, change)
     return _told(found, promotion)
@@ -256,7 +257,9 @@ def _told(found: Production, promotion: Promotion) -> Promotion:
     try:
         tell(found)
     except (TrackingError, StoreError) as exc:
-        log.warning("%s; the next promotion or the doctor tells MLflow, but now: %s", promotion.reason, exc)
+        log.warning(
+            "%s, but MLflow could not be told; the next promotion or the doctor does it: %s", promotion.reason, exc
+        )
     return promotion
 
 

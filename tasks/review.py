@@ -10,14 +10,14 @@ from tasks.errors import ManifestMismatch, StoreError
 from tasks.policy import stage
 from tasks.production import candidates_dir, live_dir, look_at_production, put_live
 from tasks.records import Promotion, TrackedRun, ValidationReport
-from tasks.registry.approvals import APPROVED, ONCE_MORE, REJECTED, Reviewed, close, reviewed_versions, say
+from tasks.registry.approvals import ONCE_MORE, UNDECIDED, Reviewed, close, reviewed_versions, say
+from tasks.report.standing import APPROVED, REJECTED, UNNAMED
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.history import append, read, state_of
 from tasks.store.layout import versions
 from tasks.store.rehearsals import Rehearsed, recall
 
 log = logging.getLogger(__name__)
-UNNAMED = "a reviewer in MLflow"
 
 
 @stage
@@ -26,9 +26,9 @@ def find_reviewed(config: Config) -> list[Reviewed]:
     look_at_production(config)
     found = reviewed_versions(config)
     for version in found:
-        if version.waits and version.review not in ("", APPROVED, REJECTED):
+        if version.waits and version.review not in (*UNDECIDED, APPROVED, REJECTED):
             log.warning(
-                "candidate %d has the tag review=%s, which says nothing: it is %s or %s",
+                "candidate %d has the tag review=%s, which is no decision: set it to %s or %s",
                 version.candidate, version.review, APPROVED, REJECTED,
             )  # fmt: skip
     return [version for version in found if version.is_decided]
@@ -77,7 +77,7 @@ def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationR
         return _closed(config, reviewed, "rejected", f"judged again beside another champion: {reason}")
     promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
     if promotion.state != "stale":
-        close(config, reviewed, "judged again", f"version {run.registry_version} is what became of it")
+        close(config, reviewed, "judged again", f"the result is registry version {run.registry_version}")
     return promotion
 
 

@@ -27,7 +27,10 @@ class Beside:
         if self.apart:
             return f"not compared with the champion: {self.apart}"
         if self.seen:
-            return f"compared over {self.unseen:,} test rows, without {self.seen:,} that the champion has seen"
+            return (
+                f"compared with the champion on the {self.unseen:,} test rows that it has not seen; "
+                f"{self.seen:,} that it has seen are left out"
+            )
         return ""
 
     @property

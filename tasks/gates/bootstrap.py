@@ -23,9 +23,15 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def __str__(self) -> str:
-        """Return the short form that summaries use."""
-        return f"{self.value:+.2g} [{self.low:+.2g}, {self.high:+.2g}]"
+    def text(self, confidence: float) -> str:
+        """Return the bounds for people, such as `95% confidence interval 0.88 to 0.93`.
+
+        Args:
+            confidence: what they were computed for, such as 0.95.
+        """
+        if np.isnan(self.low):
+            return "too few rows for a confidence interval"
+        return f"{100 * confidence:g}% confidence interval {self.low:.2g} to {self.high:.2g}"
 
 
 def metric_interval(name: str, confidence: float, scored: Scored, other: Scored | None = None) -> Interval:

@@ -8,27 +8,32 @@ from tasks.records import GateResult, Signature, TensorSpec
 def judge_contract(
     exported: Signature, reported: Signature, champion: Signature | None = None, allow_breaking: bool = False
 ) -> GateResult:
-    """Hold the signature that `/metadata` reports against the exported one, and against the champion's.
+    """Compare the signature that `/metadata` reports with the exported one, and with the champion's.
 
-    As exported: names, dtypes, shapes, free batch. As the champion's, unless breaking is allowed: what clients send
-    and read today still works; an added output is fine, an added input is not.
+    Names, dtypes and shapes must be those of the export, with a free batch size. Unless `allow_breaking` is set, what
+    clients of the champion send and read must still work: an added output is fine, an added input is not.
     """
     differences = [
         *_differences("input", exported.inputs, reported.inputs),
         *_differences("output", exported.outputs, reported.outputs),
     ]
     differences += [
-        f"input '{spec.name}' must have a free batch dimension, is {spec}"
+        f"input '{spec.name}' must have a free batch dimension, got {spec}"
         for spec in reported.inputs
         if spec.shape is not None and spec.shape[:1] != (None,)
     ]
     breaking = breaking_changes(champion, reported) if champion else []
-    differences += [] if allow_breaking else [f"breaks the champion's clients: {change}" for change in breaking]
+    if not allow_breaking:
+        differences += [f"this would break the champion's clients: {change}" for change in breaking]
     n_names = len(exported.inputs) + len(exported.outputs)
-    summary = "; ".join(differences) or f"{n_names} names, dtypes and shapes as exported, batch free"
+    summary = "; ".join(differences) or (
+        f"names, dtypes and shapes of all {n_names} inputs and outputs are served as exported, with a free batch size"
+    )
     if not differences and champion:
         summary += (
-            f"; {len(breaking)} breaking changes, which are allowed" if breaking else "; the champion's clients fit"
+            f"; gates.allow_breaking permits what would break the champion's clients: {', '.join(breaking)}"
+            if breaking
+            else "; clients of the champion need no change"
         )
     return GateResult(
         "contract",
@@ -56,17 +61,17 @@ def _differences(kind: str, exported: tuple[TensorSpec, ...], reported: tuple[Te
 
 
 def breaking_changes(champion: Signature, candidate: Signature) -> list[str]:
-    """Return what a client of the champion would trip over: inputs and outputs gone, added inputs, other types."""
+    """Return what would break a client of the champion: removed inputs and outputs, added inputs, other types."""
     found = []
     for kind, old, new in (
         ("input", champion.inputs, candidate.inputs),
         ("output", champion.outputs, candidate.outputs),
     ):
         was, now = {s.name: s for s in old}, {s.name: s for s in new}
-        found += [f"{kind} '{name}' is gone" for name in was if name not in now]
-        found += [f"{kind} '{name}' is new" for name in now if name not in was and kind == "input"]
+        found += [f"{kind} '{name}' was removed" for name in was if name not in now]
+        found += [f"{kind} '{name}' was added" for name in now if name not in was and kind == "input"]
         found += [
-            f"{kind} was {was[name]}, is {now[name]}"
+            f"{kind} changed from {was[name]} to {now[name]}"
             for name in was
             if name in now and not _takes(was[name], now[name])
         ]

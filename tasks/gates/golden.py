@@ -28,12 +28,14 @@ def judge_golden(served: Mapping[str, Array], expected: Mapping[str, Array], ato
         "max_abs_difference": max((found["difference"] for found in worst.values()), default=0.0),
     }
     tolerance = f"at most {atol:g} + {rtol:g} x value"
-    agreed = f"{rows} golden rows answered as expected, largest difference {figures['max_abs_difference']:.2g}"
+    largest = f"the largest difference is {figures['max_abs_difference']:.2g}"
+    agreed = f"all {rows} golden rows were answered as expected; {largest}"
     return GateResult(
         "golden",
         bool(rows) and not failed,
-        "; ".join(failed) or (f"{agreed} ({tolerance})" if rows else "there are no golden rows, so nothing is known"),
+        "; ".join(failed) or (f"{agreed} ({tolerance})" if rows else "there are no golden rows to compare with"),
         figures,
+        note=f"{rows} rows" if rows and not failed else None,
         bounds={"max_abs_difference": tolerance, "rows_differing": "at most 0"},
         evidence={"outputs": worst},
     )

@@ -115,7 +115,9 @@ def _quality(evidence: Evidence) -> Iterator[GateResult]:
     result = judge_quality(evidence.gates, judged_rows(evidence))
     beside = evidence.served.champion
     if beside is not None and beside.answers is None:
-        result = replace(result, summary=f"{result.summary}, not compared: the champion does not take these rows")
+        apart = "not compared, because the champion does not accept these rows"
+        note = None if result.note is None else f"{result.note}; {apart}"
+        result = replace(result, summary=f"{result.summary}; {apart}", note=note)
     yield result
 
 

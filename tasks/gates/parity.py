@@ -73,11 +73,13 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
         "batch_sizes": float(1 + len(batches)),
     }
     worst = [row for output in in_process for row in _worst_rows(output, served, in_process, tolerance, inputs or {})]
+    failed = any(one["problem"] for one in found)
     return GateResult(
         "parity",
-        not any(one["problem"] for one in found),
+        not failed,
         _summary(found, figures),
         figures,
+        note=None if failed else f"{figures['rows']:.0f} rows{_small_batches(found)}",
         bounds={"max_abs_difference": _bound_text(tolerance)},
         evidence={
             # of each output the batch that fails, all rows rather than a few
@@ -128,9 +130,13 @@ def _summary(found: Sequence[Mapping[str, Any]], figures: Mapping[str, float]) -
     if failed:
         size = f" in a batch of {failed['batch']}" if failed["batch"] else ""
         return f"output '{failed['output']}'{size}: {failed['problem']}"
+    largest = f"the largest difference from the answers in process is {figures['max_abs_difference']:.2g}"
+    return f"{largest} over {figures['rows']:.0f} rows{_small_batches(found)}"
+
+
+def _small_batches(found: Sequence[Mapping[str, Any]]) -> str:
     sizes = dict.fromkeys(one["batch"] for one in found if one["batch"])
-    also = f", alone and in batches of {', '.join(sizes)} too" if sizes else ""
-    return f"largest difference {figures['max_abs_difference']:.2g} over {figures['rows']:.0f} rows{also}"
+    return f"; small batches ({', '.join(sizes)}) agree as well" if sizes else ""
 
 
 def _bound_text(tolerance: Mapping[str, Tolerance]) -> str:

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.redaction import redact
 from configs.schema import Config
-from tasks.registry.changes import MAX_TAG, all_versions
+from tasks.registry.changes import all_versions
 from tasks.registry.connection import check_tracking, connect, tracking_errors
+from tasks.registry.pages import update_pages
+from tasks.report.standing import APPROVED, AWAITING, BY, PENDING, REJECTED, REVIEW, REVIEWER, TIME, WAITING, now
 
-REVIEW, REVIEWER = "review", "reviewed_by"
-APPROVED, REJECTED = "approved", "rejected"
-AWAITING = "awaiting review"
-WAITING = (AWAITING, "not promoted")  # it passed every gate, and a person may decide
+UNDECIDED = ("", PENDING)
 ONCE_MORE = (*WAITING, "rolled back")  # by name only: an old tag must not bring it back again and again
 
 
@@ -84,18 +82,13 @@ def say(config: Config, reviewed: Reviewed, review: str, by: str) -> None:
     """
     client = connect(config)
     with tracking_errors(config.tracking.uri):
-        number = str(reviewed.registry_version)
-        for key, value in (("promotion", AWAITING), (REVIEWER, by), (REVIEW, review)):
-            client.set_model_version_tag(config.name, number, key, value)
+        tags = {"promotion": AWAITING, REVIEWER: by, REVIEW: review, TIME: now()}
+        update_pages(client, config.tracking.uri, config.name, reviewed.registry_version, tags)
 
 
 def close(config: Config, reviewed: Reviewed, state: str, reason: str) -> None:
     """Say on MLflow's page what became of a version that waits, and why."""
     client = connect(config)
     with tracking_errors(config.tracking.uri):
-        number = str(reviewed.registry_version)
-        client.set_model_version_tag(config.name, number, "promotion", state)
-        client.set_model_version_tag(config.name, number, "reason", redact(reason)[:MAX_TAG])
-        client.set_tag(reviewed.run_id, "promotion", state)
-        known = client.get_model_version(config.name, number).description or ""
-        client.update_model_version(config.name, number, f"**{state}: {redact(reason)}**\n\n{known}")
+        tags = {"promotion": state, "reason": reason, TIME: now(), BY: reviewed.by}
+        update_pages(client, config.tracking.uri, config.name, reviewed.registry_version, tags)

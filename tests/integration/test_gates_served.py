@@ -144,11 +144,11 @@ BREAKING = {
     "renamed input": (
         PLAIN,
         ("ruled", "export.inputs={value: x, group: group}"),
-        ["input 'x' is gone", "input 'value' is new"],
+        ["input 'x' was removed", "input 'value' was added"],
         False,
     ),
-    "removed input": (PLAIN, ("reshaped", "model.params.change=no group"), ["input 'group' is gone"], False),
-    "added input": (PLAIN, ("reshaped", "model.params.change=extra"), ["input 'extra' is new"], False),
+    "removed input": (PLAIN, ("reshaped", "model.params.change=no group"), ["input 'group' was removed"], False),
+    "added input": (PLAIN, ("reshaped", "model.params.change=extra"), ["input 'extra' was added"], False),
     "dtype of an input": (
         PLAIN,
         ("reshaped", "model.params.change=group of another dtype"),
@@ -173,8 +173,8 @@ BREAKING = {
         ["input was x: float32 (?, ?), is x: float32 (?)"],
         False,
     ),
-    "renamed output": (PLAIN, ("ruled", "export.outputs={grade: score}"), ["output 'score' is gone"], True),
-    "removed output": (("reshaped", "model.params.change=margin"), PLAIN, ["output 'margin' is gone"], True),
+    "renamed output": (PLAIN, ("ruled", "export.outputs={grade: score}"), ["output 'score' was removed"], True),
+    "removed output": (("reshaped", "model.params.change=margin"), PLAIN, ["output 'margin' was removed"], True),
     "dtype of an output": (
         PLAIN,
         ("reshaped", "model.params.change=score of another dtype"),
@@ -205,7 +205,7 @@ def test_a_change_that_breaks_the_champions_clients(
     gates = gates_of("contract", "parity", "quality", **tolerance)
     found, served = judged(made, tmp_path, gates, live)
     assert found["contract"].evidence["breaking"] == changes
-    assert all(f"breaks the champion's clients: {change}" in found["contract"].summary for change in changes)
+    assert all(f"this would break the champion's clients: {change}" in found["contract"].summary for change in changes)
     assert {name: gate.passed for name, gate in found.items()} == {"contract": False, "parity": True, "quality": True}
     assert served.champion is not None
     assert (served.champion.answers is not None) == comparable
@@ -223,7 +223,7 @@ def test_what_the_champions_clients_do_not_notice(exported: Export, tmp_path: Pa
     found, _ = judged(exported(*candidate), tmp_path, gates_of("contract"), live)
     assert found["contract"].passed, found["contract"].summary
     assert found["contract"].figures["breaking"] == 0
-    assert "the champion's clients fit" in found["contract"].summary
+    assert "clients of the champion need no change" in found["contract"].summary
 
 
 # parity ---------------------------------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ def test_proven_better_than_the_champion(exported: Export, tmp_path: Path) -> No
     assert better["quality"].passed, better["quality"].summary
     assert better["quality"].figures["accuracy.gain_low"] > 0.02
     assert not equal["quality"].passed
-    assert "proven better by 0.02" in equal["quality"].bounds["accuracy"]
+    assert "proven better than the champion by at least 0.02" in equal["quality"].bounds["accuracy"]
 
 
 def test_what_the_champion_has_seen_is_left_out(exported: Export, tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_what_the_champion_has_seen_is_left_out(exported: Export, tmp_path: Path
     assert quality.figures["rows_unseen"] == len(ours & theirs) < len(ours) / 2
     assert quality.figures["rows_seen"] == len(ours - theirs)
     assert quality.champion["accuracy.unseen"] < quality.figures["accuracy.unseen"] == 1
-    assert f"without {len(ours - theirs)} that the champion has seen" in quality.summary
+    assert f"{len(ours - theirs)} that it has seen are left out" in quality.summary
 
 
 def record_of(candidate: Candidate) -> Path:
@@ -452,7 +452,7 @@ def test_a_champion_whose_rows_nobody_knows(
 
 
 def test_a_slice_that_fails(exported: Export, tmp_path: Path) -> None:
-    """A model that reaches its bound over all rows is refused for the group in which it surely does not."""
+    """A model that reaches its bound over all rows is refused for the group in which it is proven not to."""
     gates = gates_of("quality", **accuracy(min=0.7), slices=["group"])
     found, _ = judged(exported("ruled", MANY, "model.params.shift=0.5"), tmp_path, gates)
     twin, _ = judged(exported("ruled"), tmp_path, gates)

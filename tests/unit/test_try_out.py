@@ -21,6 +21,6 @@ def test_an_unsafe_candidate_is_not_served(tmp_path: Path, capsys: pytest.Captur
     model.read(tmp_path / "candidates" / "m" / "1")
     assert try_out.main(["--config", str(tmp_path / "cfg.yaml"), "--version", "1"]) == 1
     shown = capsys.readouterr()
-    assert "error: a candidate is served only if it is safe: operations must not leave the graph" in shown.err
+    assert "error: a candidate is served only if it is safe: operations must not reach outside the graph" in shown.err
     assert "ImmutableConst 'y'" in shown.err
     assert not shown.out
