@@ -71,7 +71,7 @@ def _judged_by(report: ValidationReport) -> str:
     served = report.served
     if served is None:
         refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
-        return refused or "judged by its files alone: no server has loaded it"
+        return refused or "judged by its files alone; no server loaded it"
     server = served.server
     beside = f", compared with version {report.champion.version}, which is live" if report.champion else ""
     return (

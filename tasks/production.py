@@ -69,7 +69,7 @@ def look_at_production(config: Config) -> None:
     root = config.models_root
     there = next(path for path in (root, *root.parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise StoreError(f"models_root must lie in a writable directory, and '{there}' is not one")
+        raise StoreError(f"models_root must lie in a writable directory, but '{there}' is not one")
     promote = config.promote
     if promote.layout == "labels":
         ensure_config(config.models_root)
@@ -110,7 +110,7 @@ def _verify(config: Config, change: Change) -> str:
                 config.gates.rtol,
             )
     if expected is None:
-        log.warning("version %d only has to be AVAILABLE: its validated answers are gone", change.version)
+        log.warning("version %d is only checked for AVAILABLE, because its validated answers are gone", change.version)
     log.info("waiting for version %d at %s, at most %g s", change.version, promote.live_url, promote.live_timeout_s)
     problem = live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
     return redact(problem)  # it goes into journal, history and outbox
@@ -182,10 +182,10 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
     with changing(config) as found:
         champion = champion_version(found.model_dir, found.layout)  # not its bytes: they may be what is wrong
         if champion is None:
-            raise StoreError(f"a rollback needs a version that serves, and '{found.model_dir}' has none")
+            raise StoreError(f"a rollback needs a version that is live, but '{found.model_dir}' has none")
         target = way_back(found.model_dir, champion) if to is None else to
         if target == champion:
-            raise StoreError(f"a rollback goes to another version, and version {champion} of '{config.name}' serves")
+            raise StoreError(f"a rollback needs another version, and version {champion} of '{config.name}' is live")
         digest, source = bytes_of(found.model_dir, target, candidates_dir(config) if found.layout == "latest" else None)
         reason = f"rollback from version {champion} to the bytes of version {target}"
         change = Change(
@@ -213,12 +213,12 @@ def move_label(config: Config, actor: str) -> Promotion:
     """Make the canary the stable version."""
     with changing(config) as found:
         if found.layout != "labels":
-            raise StoreError(f"--to stable moves a label, and promote.layout of '{config.name}' is {found.layout}")
+            raise StoreError(f"--to stable moves a label, but promote.layout of '{config.name}' is {found.layout}")
         labels = labels_of(found.model_dir)
         version, stable = labels.get(CANARY), labels.get(STABLE)
         if version is None or version == stable:
             beside = f"version {stable}, which is stable" if stable else "it"
-            raise StoreError(f"--to stable makes the canary stable, and '{config.name}' has no canary beside {beside}")
+            raise StoreError(f"--to stable makes the canary stable, but '{config.name}' has no canary beside {beside}")
         digest, source = bytes_of(found.model_dir, version)
         change = Change(
             "label", version, source.name, digest, previous=stable,

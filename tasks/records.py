@@ -107,7 +107,7 @@ class Reading:
 
     def __str__(self) -> str:
         """Return the short form that summaries use, such as `multiclass logits`."""
-        return f"{self.task} {self.scores}" if self.task else "no task of ours"
+        return f"{self.task} {self.scores}" if self.task else "no known task"
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def find_reviewed(config: Config) -> list[Reviewed]:
 
 @stage
 def review(config: Config, candidate: int, verdict: str, by: str) -> None:
-    """Say on MLflow's page what a reviewer decided at a terminal.
+    """Write what a reviewer decided at a terminal on MLflow's page.
 
     Raises:
         ConfigError: no such candidate waits for a decision.
@@ -71,10 +71,10 @@ def decide(config: Config, reviewed: Reviewed) -> Promotion:
 
 @stage
 def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationReport, run: TrackedRun) -> Promotion:
-    """Promote an approved candidate that was judged anew beside the champion of today, if it passed again."""
+    """Promote an approved candidate that passed again, compared with the version that is live now."""
     if not report.passed:
         reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
-        return _closed(config, reviewed, "rejected", f"judged again beside another champion: {reason}")
+        return _closed(config, reviewed, "rejected", f"judged again, compared with another champion: {reason}")
     promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
     if promotion.state != "stale":
         close(config, reviewed, "judged again", f"the result is registry version {run.registry_version}")
@@ -89,7 +89,7 @@ def rehearsal_of(config: Config, reviewed: Reviewed) -> Rehearsed:
     """
     known = recall(candidates_dir(config), reviewed.digest)
     if known is None:
-        raise StoreError(f"candidate {reviewed.candidate} of '{config.name}' must have been judged here, and was not")
+        raise StoreError(f"candidate {reviewed.candidate} of '{config.name}' must have been judged here, but was not")
     return known
 
 
@@ -124,7 +124,7 @@ def _last_state(config: Config, reviewed: Reviewed) -> str:
 
 
 def _closed(config: Config, reviewed: Reviewed, state: str, reason: str) -> Promotion:
-    """Say on the version's page, and in the history, that it will not go live."""
+    """Note on the version's page and in the history that it will not go live."""
     append(
         live_dir(config), reviewed.candidate, "rejected", reviewed.digest,
         run=reviewed.run_id, actor=reviewed.by or UNNAMED, reason=reason,

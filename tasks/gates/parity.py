@@ -48,7 +48,7 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
         served, in_process: one array an output, same rows in the same order.
         tolerance: by output; text, integers and booleans must be equal.
         small_batches: the served answers to a few rows in small batches, `<batch>/<output>`, which must be those that
-            the rows got in company.
+            the rows got among all rows.
         same_batches: what the model answers in process to those very batches, where that is known: of outputs as
             long as their batch makes them, even the lengths must agree with it.
         outputs: the signature's, for which lengths are free. inputs: one array an input, for the evidence.
@@ -100,7 +100,7 @@ def comparable(
     nobody knows what stands behind the end of a row, and the part is compared that both have.
 
     Args:
-        extents: int64 of shape (rows, axes), of each row in company the extents of its own batch; None is all.
+        extents: int64 of shape (rows, axes), of each row among all rows the extents of its own batch; None is all.
     """
     if spec is None or not spec.is_ragged or alone.ndim != in_company.ndim:
         return alone, in_company

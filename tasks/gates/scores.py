@@ -119,7 +119,7 @@ class Scored:
             if wrong:
                 raise DataError(
                     f"the scores of {where} must be probabilities ({self.reading.reason}), got {wrong}; set "
-                    f"gates.scores: logits if they are logits, gates.task if these are no classes, or end the model "
+                    f"gates.scores: logits if they are logits, gates.task if these are not classes, or end the model "
                     f"in a {'sigmoid' if self.each else 'softmax'}"
                 )
         if self.reading.scores == "logits" and not self.each and self.probable():
@@ -150,7 +150,7 @@ def improbable(served: Array, *, add_up: bool) -> str:
         return f"{scores[tuple(outside[0])]:.6g} in row {outside[0][0]}"
     sums = scores.sum(axis=1)
     off = np.flatnonzero(add_up & (np.abs(sums - 1) > ADD_UP.get(kind, USUAL_ADD_UP)))  # NaN is not greater
-    return f"row {off[0]}, which adds up to {sums[off[0]]:.6g} and not to 1" if off.size else ""
+    return f"row {off[0]}, which adds up to {sums[off[0]]:.6g} instead of 1" if off.size else ""
 
 
 def are_numbers(array: Array) -> bool:

@@ -1,4 +1,4 @@
-"""What reviewers say on MLflow's pages: the tag `review` of a model version, `approved` or `rejected`."""
+"""What reviewers decide on MLflow's pages: the tag `review` of a model version, `approved` or `rejected`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ONCE_MORE = (*WAITING, "rolled back")  # by name only: an old tag must not bring
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A model version, and what was said of it.
+    """A model version, and what a reviewer decided about it.
 
     Attributes:
         registry_version: MLflow's number. candidate: the candidate's number.
-        digest: of the bytes that were validated, as tagged then. review: `approved`, `rejected`, or empty.
-        by: who said so, where that is known. run_id: MLflow's run. promotion: what has become of it until now.
+        digest: of the bytes that were validated, as tagged then. review: `pending`, `approved`, `rejected`, or empty.
+        by: who decided, where that is known. run_id: MLflow's run. promotion: what has become of it until now.
     """
 
     registry_version: int
@@ -41,14 +41,14 @@ class Reviewed:
 
     @property
     def is_decided(self) -> bool:
-        """Return whether something was said of it that nobody has acted on."""
+        """Return whether it has a decision that nobody has acted on."""
         if self.waits:
             return self.review in (APPROVED, REJECTED)
         return self.promotion == REJECTED and self.review == APPROVED  # which cannot be, and must be answered
 
 
 def reviewed_versions(config: Config) -> list[Reviewed]:
-    """Return every version of the model, the oldest first, with what was said of it.
+    """Return every version of the model, the oldest first, with what reviewers decided about it.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -75,7 +75,7 @@ def _reviewed(version: Any) -> Reviewed:
 
 
 def say(config: Config, reviewed: Reviewed, review: str, by: str) -> None:
-    """Say on MLflow's page what a reviewer decided at a terminal.
+    """Write what a reviewer decided at a terminal on MLflow's page.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -87,7 +87,7 @@ def say(config: Config, reviewed: Reviewed, review: str, by: str) -> None:
 
 
 def close(config: Config, reviewed: Reviewed, state: str, reason: str) -> None:
-    """Say on MLflow's page what became of a version that waits, and why."""
+    """Write what became of a waiting version, and why, on MLflow's page."""
     client = connect(config)
     with tracking_errors(config.tracking.uri):
         tags = {"promotion": state, "reason": reason, TIME: now(), BY: reviewed.by}

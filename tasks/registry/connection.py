@@ -44,14 +44,14 @@ def check_tracking(uri: str) -> None:
         except requests.RequestException as exc:
             words, remedy = reason(exc)
             raise TrackingError(
-                f"tracking.uri must be a running MLflow server, and {uri} does not answer "
+                f"tracking.uri must be a running MLflow server, but {uri} does not answer "
                 f"({type(exc).__name__}: {redact(words)}); {remedy}"
             ) from exc
     elif uri.startswith(SQLITE):
         database = _file(uri)
         directory = database.parent
         if not (directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)):
-            raise TrackingError(f"tracking.uri must lie in a writable directory, and '{directory}' is not one")
+            raise TrackingError(f"tracking.uri must lie in a writable directory, but '{directory}' is not one")
         if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
             raise TrackingError(f"tracking.uri must name a file that can be read and written, got '{database}'")
 
@@ -106,7 +106,7 @@ def check_experiment(config: Config) -> None:
 def _check_active(found: Any) -> None:
     if found.lifecycle_stage != "active":
         raise TrackingRefused(
-            f"experiment '{found.name}' must be active, and is deleted; restore it "
+            f"experiment '{found.name}' must be active, but it is deleted; restore it "
             f"(mlflow experiments restore -x {found.experiment_id}) or set tracking.experiment"
         )
 

@@ -85,7 +85,7 @@ def why(report: ValidationReport) -> str:
     if report.passed:
         several = len(report.gates) > 1
         passed = f"All {len(report.gates)} gates passed." if several else "The only gate passed."
-        return f"{passed} A person decides: {clip(report.needs_person, 600)}." if report.needs_person else passed
+        return f"{passed} A person must decide: {clip(report.needs_person, 600)}." if report.needs_person else passed
     if not report.gates:
         return "No gate judged this version, so it is not approved."
     failed = "; ".join(f"{gate.name}: {' '.join(gate.summary.split())}" for gate in report.failed)

@@ -52,7 +52,7 @@ def reading_text(report: ValidationReport) -> str:
     found: Mapping[str, Any] = next((gate.evidence for gate in report.gates if gate.name == "quality"), {})
     if "task" not in found:
         return ""
-    return f"{_text(found['task']) or 'none of ours'} {_text(found.get('scores'))} ({_text(found.get('reading'))})"
+    return f"{_text(found['task']) or 'no known task'} {_text(found.get('scores'))} ({_text(found.get('reading'))})"
 
 
 def slices_table(report: ValidationReport) -> Table | None:
@@ -174,9 +174,9 @@ def provenance_lines(
         "digest": candidate.digest,
         "files": f"{candidate.size_bytes:,} bytes in {candidate.version_dir}",
         "weights": f"{trained.parameters or report.graph.parameters:,}",
-        "champion": f"version {champion.version}, digest {champion.digest}" if champion else "none was live",
+        "champion": f"version {champion.version}, digest {champion.digest}" if champion else "no version was live",
         "task": reading_text(report),
-        "trained": f"elsewhere, on rows that are not known: {trained.source}" if trained.source else "",
+        "trained": f"elsewhere, on unknown rows: {trained.source}" if trained.source else "",
         "data": splits.source,
         "rows": rows,
         "features and targets": features,

@@ -115,7 +115,7 @@ def _cell(text: str) -> str:
 
 
 def signature_difference(candidate: Signature, champion: Signature | None) -> list[tuple[str, str, str]]:
-    """Hold a signature against the champion's.
+    """Compare a signature with the champion's.
 
     Returns:
         (name, candidate's, champion's) of every input and output that either has, such as

@@ -163,7 +163,7 @@ def test_an_edited_digest_is_refused(user: Any, waiting: dict[int, int]) -> None
         (("--version", "1", "--approve"), "--version N and --by NAME"),
         (("--approve", "--by", "ann"), "--version N and --by NAME"),
         (("--by", "ann"), "--by NAME says who decides"),
-        (("--to", "stable", "--version", "1"), "--version does not go with it"),
+        (("--to", "stable", "--version", "1"), "cannot be combined with --version"),
         (("--version", "0"), "a whole number from 1 on, got '0'"),
     ],
 )  # fmt: skip

@@ -350,7 +350,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "regression said of classes": (
         "numbers",
         {"p_logits": True, "gates__task": "regression"},
-        ["gates.task is regression", "not as many numbers"],
+        ["gates.task is regression", "not have the same number"],
     ),
     "classes said of values": (
         "alcohol",
