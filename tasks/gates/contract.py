@@ -40,6 +40,7 @@ def judge_contract(
         not differences,
         summary,
         {"differences": len(differences), **({"breaking": len(breaking)} if champion else {})},
+        bounds={"differences": "at most 0"} | ({"breaking": "at most 0"} if champion and not allow_breaking else {}),
         evidence={
             "differences": differences,
             "breaking": breaking,
