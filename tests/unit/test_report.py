@@ -255,7 +255,7 @@ def test_a_person_who_must_decide_is_told_why(classified: tuple[ValidationReport
     undecided = GateResult("quality", True, "accuracy 0.9", {"rows_seen": 51}, needs_person="<it has seen the rows>")
     report = replace(classified[0], gates=(undecided, replace(undecided, name="quality.2")), new_rows=1234)
     outline = Outline(page(report))
-    assert "A person decides: <it has seen the rows>." in outline.sections[""]
+    assert "A person must decide: <it has seen the rows>." in outline.sections[""]
     data = " ".join(outline.sections["Data"].split())
     assert "new since the champion 1,234" in data
     assert "champion has seen 51" in data
