@@ -24,14 +24,14 @@ class Interval(NamedTuple):
     high: float
 
     def text(self, confidence: float) -> str:
-        """Return the bounds for people, such as `95% confidence interval 0.88 to 0.93`.
+        """Return the bounds for people, such as `95% confidence interval: 0.88 to 0.93`.
 
         Args:
             confidence: what they were computed for, such as 0.95.
         """
         if np.isnan(self.low):
             return "too few rows for a confidence interval"
-        return f"{100 * confidence:g}% confidence interval {self.low:.2g} to {self.high:.2g}"
+        return f"{100 * confidence:g}% confidence interval: {self.low:.2g} to {self.high:.2g}"
 
 
 def metric_interval(name: str, confidence: float, scored: Scored, other: Scored | None = None) -> Interval:

@@ -202,8 +202,13 @@ def gain_text(gain: Interval, confidence: float) -> str:
         return "the same as the champion's"
     if math.isnan(gain.value):
         return "not comparable with the champion's"
-    size = f"{abs(gain.value):.2g} {'better' if gain.value > 0 else 'worse'} than" if gain.value else "as good as"
-    return f"{size} the champion's ({gain.text(confidence)})"
+    size = f"{_amount(gain.value)} than" if gain.value else "as good as"
+    sure = f"{100 * confidence:g}% confidence interval: {_amount(gain.low)} to {_amount(gain.high)}"
+    return f"{size} the champion's ({gain.text(confidence) if math.isnan(gain.low) else sure})"
+
+
+def _amount(gain: float) -> str:
+    return f"{abs(gain):.2g} {'better' if gain > 0 else 'worse'}" if gain else "0"
 
 
 def _absolute_text(bound: Bound) -> str:

@@ -33,16 +33,14 @@ class Standing:
     """What has become of a version.
 
     Attributes:
-        sentence: in one sentence, with every number that the version has. why: the reason, or empty.
-        by: who decided, or empty. when: such as `2026-11-26 02:13 UTC`, or empty.
-        steps: what a reader does to decide; text in backticks is to be typed. commands: for a terminal, each with its
-            purpose.
+        sentence: in one sentence, with every number that the version has, and when. why: the reason, or empty.
+        by: who decided, or empty.
+        steps: what a reader can do; text in backticks is to be typed. commands: for a terminal, each with its purpose.
     """
 
     sentence: str
     why: str = ""
     by: str = ""
-    when: str = ""
     steps: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
 
@@ -73,26 +71,26 @@ def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> St
         return _waiting(who, tags, reason)
     if state in ("promoted", "canary"):
         sentence = f"{who} went live{' as the canary' if state == 'canary' else ''}{on}"
-        commands = _command(tags, "flows.rollback", "", "Go back to the version before, while this one serves")
-        by = tags.get(BY) or "the gates"
-        return Standing(f"{sentence}.", reason, by, when, commands=commands if state == "promoted" else ())
+        there_is_another = state == "promoted" and tags.get("judged_beside")
+        back = _command(tags, "flows.rollback", "", "Go back to the version before, while this one serves")
+        return Standing(f"{sentence}.", reason, tags.get(BY) or "the gates", commands=back if there_is_another else ())
     if state == REJECTED and decision == REJECTED:
-        return Standing(f"{who} was rejected by {reviewer}{on}.", "", reviewer, when)
+        return Standing(f"{who} was rejected by {reviewer}{on}.", "", reviewer)
     if state == REJECTED and tags.get("validation_status") == "passed":
-        return Standing(f"{who} was rejected{on}.", reason, tags.get(BY, ""), when)
+        return Standing(f"{who} was rejected{on}.", reason, tags.get(BY, ""))
     if state == "refused":
-        return Standing(f"{who} was approved, but it was not promoted{on}.", reason, reviewer, when)
+        return Standing(f"{who} was approved, but it was not promoted{on}.", reason, reviewer)
     if state == "judged again":
         sentence = f"{who} was judged again{on}, because another version had gone live since it was judged."
-        return Standing(sentence, reason, reviewer, when)
+        return Standing(sentence, reason, reviewer)
     if state == "stale":
         return Standing(f"{who} is judged again, because another version went live while it was judged.", reason)
     if state == "rolled back":
         again = _decision(tags, "Try it once more")
-        return Standing(f"{who} was rolled back{on}.", reason, tags.get(BY, ""), when, commands=again)
+        return Standing(f"{who} was rolled back{on}.", reason, tags.get(BY, ""), commands=again)
     failed = bool(tags.get("failed_gates"))
     steps = ("Read what the failed gates say, change the model, its data or the bounds, and run again.",)
-    return Standing(f"{who} {verdict(tags)}{on}.", "" if failed else reason, "the gates", when, steps if failed else ())
+    return Standing(f"{who} {verdict(tags)}{on}.", "" if failed else reason, "the gates", steps if failed else ())
 
 
 def why_a_person(config: Config, report: ValidationReport) -> str:
@@ -119,7 +117,7 @@ def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
     at_once = _command(tags, "flows.promote", "", "Act on all decisions now")
     if decision in (APPROVED, REJECTED):
         sentence = f"{who} was {decision} by {tags.get(REVIEWER) or UNNAMED}, and nobody has acted on it yet."
-        return Standing(sentence, reason, tags.get(REVIEWER, ""), "", (effect,), at_once)
+        return Standing(sentence, reason, tags.get(REVIEWER, ""), (effect,), at_once)
     steps = (
         "Read the report and the gates.",
         f"On this version's page in MLflow, click the pencil of the tag `{REVIEW}` and replace `{PENDING}` by "
@@ -157,7 +155,7 @@ def _readable(time: str) -> str:
 def first_lines(standing: Standing, report_address: str) -> str:
     """Return the first part of a page in MLflow, as markdown, up to the rule that ends it."""
     lines = [f"**{_plain(standing.sentence)}**"]
-    details = [("Reason", standing.why), ("Decided by", standing.by), ("When", standing.when)]
+    details = [("Reason", standing.why), ("Decided by", standing.by)]
     lines.append(" \N{MIDDLE DOT} ".join(f"{name}: {_plain(text)}" for name, text in details if text))
     lines.append(f"[Open the report]({report_address})" if report_address else "")
     lines.append("\n".join(f"{number}. {step}" for number, step in enumerate(standing.steps, 1)))
@@ -184,7 +182,7 @@ def block(standing: Standing, page: str) -> Markup:
     Args:
         page: address of the version's page in MLflow, or empty.
     """
-    details = [("reason", standing.why), ("decided by", standing.by), ("when", standing.when)]
+    details = [("reason", standing.why), ("decided by", standing.by)]
     lines = Markup("").join(
         Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, redact(text)) for name, text in details if text
     )

@@ -163,9 +163,9 @@ def test_better_must_be_proven() -> None:
     ("interval", "text"),
     [
         ((0.0, 0.0, 0.0), "the same as the champion's"),
-        ((0.0, -0.01, 0.02), "as good as the champion's (95% confidence interval -0.01 to 0.02)"),
-        ((0.0031, -0.012, 0.02), "0.0031 better than the champion's (95% confidence interval -0.012 to 0.02)"),
-        ((-0.86, -0.89, -0.82), "0.86 worse than the champion's (95% confidence interval -0.89 to -0.82)"),
+        ((0.0, -0.01, 0.02), "as good as the champion's (95% confidence interval: 0.01 worse to 0.02 better)"),
+        ((0.3, -0.01, 0.7), "0.3 better than the champion's (95% confidence interval: 0.01 worse to 0.7 better)"),
+        ((-0.86, -0.89, -0.82), "0.86 worse than the champion's (95% confidence interval: 0.89 worse to 0.82 worse)"),
         ((0.5, math.nan, math.nan), "0.5 better than the champion's (too few rows for a confidence interval)"),
         ((math.nan, math.nan, math.nan), "not comparable with the champion's"),
     ],
