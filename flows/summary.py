@@ -1,4 +1,4 @@
-"""What the terminal shows at the end of a run."""
+"""Format what the terminal shows at the end of a run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = 
 
 
 def _judged_by(report: ValidationReport) -> str:
-    """Return which server judged, how fast, and beside whom."""
+    """Return which server judged, how fast, and which version it was compared with."""
     served = report.served
     if served is None:
         refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
@@ -124,7 +124,7 @@ def _server(config: Config, judge: ServerFacts) -> str:
 
 
 def _absolute(path: Path) -> str:
-    """Return an absolute path, which a model server asks for, still short where it lies in this directory."""
+    """Return an absolute path, which a model server asks for, shortened where it is below this directory."""
     short = short_path(path)
     return short if short.startswith(("/", "'")) else f"$PWD/{short}"
 

@@ -1,4 +1,4 @@
-"""What rows prove about a metric: bootstrap intervals, so that noise neither promotes nor rejects."""
+"""Bootstrap confidence intervals of metrics, so that noise neither promotes nor rejects a candidate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CELLS = 5_000_000  # of the matrix of drawn rows that is held at once, 8 bytes e
 
 
 class Interval(NamedTuple):
-    """A figure and the bounds between which the rows place it; NaN bounds: they cannot tell."""
+    """A figure and its confidence interval; the bounds are NaN where there are too few rows."""
 
     value: float
     low: float
@@ -77,7 +77,7 @@ def _resampled(name: str, models: Sequence[Scored]) -> list[Array]:
 
 
 def _draws(n_rows: int, rng: np.random.Generator) -> Iterator[Array]:
-    """Give how often each resample holds each row, float64 of shape (some resamples, n_rows), in flat memory."""
+    """Yield how often each resample holds each row, float64 of shape (some resamples, n_rows), in constant memory."""
     left = min(RESAMPLES, max(FEW_RESAMPLES, CELLS // n_rows))
     while left > 0:
         some = min(left, max(1, CELLS // n_rows))

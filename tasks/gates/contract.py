@@ -1,4 +1,4 @@
-"""Contract: what the server says it serves is what was exported."""
+"""Contract: the signature that the server reports is the one that was exported."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def breaking_changes(champion: Signature, candidate: Signature) -> list[str]:
 
 
 def _takes(was: TensorSpec, now: TensorSpec) -> bool:
-    """Return whether what fitted one spec fits the other: same dtype and rank, an extent the same or now free."""
+    """Return whether tensors that fit one spec fit the other: same dtype and rank, each extent the same or now free."""
     if was.dtype != now.dtype or (was.shape is None) != (now.shape is None):
         return False
     if was.shape is None or now.shape is None:

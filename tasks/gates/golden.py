@@ -1,4 +1,4 @@
-"""Golden: rows whose answers were written down beforehand get those answers."""
+"""Golden: rows with known answers are answered as expected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def judge_golden(served: Mapping[str, Array], expected: Mapping[str, Array], ato
     """Compare every expected output elementwise: |served - expected| <= atol + rtol * |expected|; NaN never passes.
 
     Args:
-        served: one array an output, at least those that are expected. expected: same rows in the same order.
+        served: one array per output, at least the expected ones. expected: the same rows in the same order.
         atol, rtol: tolerances; text and booleans must be equal, and integers are names as often as amounts, so
             only `atol` holds for them: class 5001 is not nearly class 5000.
     """

@@ -1,4 +1,4 @@
-"""Latency: how long requests take, by itself and beside the champion in the same server."""
+"""Latency: how long requests take, alone and compared with the champion in the same server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def judge_latency(
     """Check percentiles, rate, first request and memory against their limits; 0 is no limit.
 
     Args:
-        samples: float64 milliseconds a request of shape (n,), `candidate` and perhaps `champion`.
+        samples: float64 milliseconds per request of shape (n,), `candidate` and perhaps `champion`.
         requests_per_s: by the same names.
     """
     figures = {"cold_ms": cold_ms, **_figures(samples["candidate"], requests_per_s["candidate"])}

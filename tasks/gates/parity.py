@@ -1,4 +1,4 @@
-"""Parity: what was served is what the model answers in process, number by number."""
+"""Parity: served answers equal the model's own answers in process, number by number."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
 def comparable(
     alone: Array, in_company: Array, spec: TensorSpec | None, extents: Array | None = None
 ) -> tuple[Array, Array]:
-    """Return answers to the same rows from batches of different company, in one shape where that can be.
+    """Return answers to the same rows from different batches, in one shape where that is possible.
 
     An output that is as long as its batch makes it is filled up with its declared padding; where none is declared,
-    nobody knows what stands behind the end of a row, and the part is compared that both have.
+    the padding is unknown, so only the part that both have is compared.
 
     Args:
         extents: int64 of shape (rows, axes), of each row among all rows the extents of its own batch; None is all.
@@ -125,7 +125,7 @@ def _within(shape: tuple[int, ...], extents: Array) -> Array:
 
 
 def _summary(found: Sequence[Mapping[str, Any]], figures: Mapping[str, float]) -> str:
-    """Return the first difference beyond tolerance, or how small the largest one is."""
+    """Return the first difference beyond tolerance, or else the largest difference."""
     failed = next((one for one in found if one["problem"]), None)
     if failed:
         size = f" in a batch of {failed['batch']}" if failed["batch"] else ""
@@ -187,7 +187,7 @@ def _worst_rows(
     tolerance: Mapping[str, Tolerance],
     inputs: Mapping[str, Array],
 ) -> Iterator[dict[str, Any]]:
-    """Give the rows that differ most, with both values and the inputs that led to them."""
+    """Yield the rows that differ most, with both values and the inputs that led to them."""
     a, b = served[output], in_process[output]
     if a.shape != b.shape or not b.size:
         return

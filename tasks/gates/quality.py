@@ -1,4 +1,4 @@
-"""Quality: the metrics of the served answers reach their bounds, and the rows do not prove the champion better."""
+"""Quality: metrics of the served answers reach their bounds, and are not proven worse than the champion's."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Rows:
 def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     """Check each metric against its bounds, over all rows and in every slice that is large enough.
 
-    The absolute bounds hold for the figure over all rows. Beside the champion, and in slices, a candidate is refused
-    only for what a bootstrap interval over the same rows proves: noise neither promotes nor rejects.
+    The absolute bounds hold for the figure over all rows. Compared with the champion, and in slices, a candidate
+    is rejected only if a bootstrap interval over the same rows proves it worse.
 
     Args:
         rows: None where no one output is to be judged.
@@ -161,7 +161,7 @@ def _compared(shown: Sequence[str], rows: Rows) -> dict[str, tuple[float, float]
 
 
 def _beside_name(name: str, rows: Rows) -> str:
-    """Return the name of a figure that is compared: another one where rows were left out."""
+    """Return the name of a compared figure, which differs where rows were left out."""
     return name if rows.unseen is rows else f"{name}.unseen"
 
 
@@ -228,7 +228,7 @@ def _bound_text(bound: Bound, has_champion: bool) -> str:
 
 
 def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[dict[str, Any]]:
-    """Give the verdict on every value of every feature that the metrics are judged by."""
+    """Yield the verdict on each slice: every value of every feature in `gates.slices`."""
     for feature in gates.slices:
         for label, index in cut(rows.features[feature]):
             part, title = rows.take(index), f"{feature}={label}"
@@ -247,7 +247,7 @@ def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[d
 
 
 def _missed_in(name: str, bound: Bound, part: Rows, beside: Rows | None, confidence: float) -> str:
-    """Return what the rows of a slice, and those that compare it with the champion, prove against it, or nothing."""
+    """Return what the rows of a slice prove against the candidate, alone or compared with the champion, or nothing."""
     found = metric_interval(name, confidence, part.own)
     below = bound.min is not None and (found.high < bound.min or math.isnan(found.value))
     above = bound.max is not None and (found.low > bound.max or math.isnan(found.value))

@@ -23,7 +23,7 @@ MOST_LABELS = 30  # more values than these, answered as integers, are counts and
 
 
 def decide(clues: Clues, target: Array, answers: Array) -> Reading:
-    """Return how answers are read; the task is empty where no metric of ours fits.
+    """Return how answers are read; the task is empty where no built-in metric fits.
 
     Args:
         target: shape (n, ...), true values. answers: shape (m, ...), some answers; of these, only shape and dtype
@@ -43,7 +43,7 @@ def decide(clues: Clues, target: Array, answers: Array) -> Reading:
 
 
 def undeclared(gates: Gates, target: Array, answers: Array) -> Reading:
-    """Return how answers are read of an export that does not say it: by what they look like.
+    """Infer how answers are read from the answers themselves, for an export that does not record it.
 
     They are probabilities where they look so. Other scores of classes are ranked only, and one number a row that is no
     probability is a value.
@@ -57,7 +57,7 @@ def undeclared(gates: Gates, target: Array, answers: Array) -> Reading:
 
 
 def _looks(answers: Array) -> str:
-    """Return what answers look like the end of."""
+    """Return the final activation that the answers look like, or an empty string."""
     if are_labels(answers) or not len(answers):
         return ""
     if _width(answers) > 1 and not improbable(answers, add_up=True):
@@ -66,7 +66,7 @@ def _looks(answers: Array) -> str:
 
 
 def settle(gates: Gates, found: Reading, target: Array, answers: Array, output: str) -> Reading:
-    """Return a reading as `gates.task` and `gates.scores` want it.
+    """Return a reading that follows `gates.task` and `gates.scores`.
 
     Raises:
         DataError: they contradict the output, the targets or each other.
@@ -145,7 +145,7 @@ def why_not_compared(own: Reading, its: Reading, target: Array, served: Array) -
 
 
 def misfit(task: Task, target: Array, answers: Array) -> str:
-    """Return why targets and answers cannot be of a task, or an empty string."""
+    """Return why targets and answers do not fit a task, or an empty string."""
     shapes = f"targets of shape {shape_of(target)} and answers of shape {shape_of(answers)}"
     if not len(target):
         return "there are no rows"
@@ -205,7 +205,7 @@ def are_one_hot(target: Array) -> bool:
 
 
 def _wanted(clues: Clues, target: Array, answers: Array) -> tuple[Task, ...]:
-    """Return the tasks that come into question, the likeliest first."""
+    """Return the possible tasks, the likeliest first."""
     width = _width(answers)
     classes: Task = "binary" if width in (1, 2) else "multiclass"
     each: Task = "multilabel" if width > 1 else "binary"

@@ -1,4 +1,4 @@
-"""Robustness: malformed and extreme requests are refused or answered, and the server lives on."""
+"""Robustness: malformed and extreme requests are refused or answered, and the server keeps running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Safety: what the graph would do to the server that runs it, judged before any server loads it."""
+"""Safety: what the graph could do to a server, judged before any server loads it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def judge_safety(graph: GraphFacts, safety: Safety) -> GateResult:
 
 
 def _problems(graph: GraphFacts, refused: Sequence[tuple[str, str]]) -> list[str]:
-    """Return what is wrong, each with its remedy."""
+    """Return the problems, each with its remedy."""
     problems = []
     if refused:
         named = [f"{_shown(op)} '{_shown(node)}'{_reached(graph, op)}" for op, node in refused[:SHOWN]]

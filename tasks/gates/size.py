@@ -1,4 +1,4 @@
-"""Size: what a version takes on the disk, by itself and beside the champion."""
+"""Size: what a version takes on disk, alone and compared with the champion."""
 
 from __future__ import annotations
 

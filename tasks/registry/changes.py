@@ -1,4 +1,4 @@
-"""What MLflow is told of a change of production; a record, never a lock."""
+"""Record changes of production in MLflow; this is a record, never a lock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHAMPION, CANARY = "champion", "canary"
 
 
 def record_change(config: Config, change: Change) -> None:
-    """Move aliases and set tags for a change that is on the disk; taking it twice is the same as once.
+    """Move aliases and set tags for a change that is on the disk; recording it twice has no further effect.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -75,7 +75,7 @@ def version_of(client: Any, name: str, digest: str) -> int:
 
 
 def _tell(client: Any, config: Config, version: int, change: Change, state: str) -> None:
-    """Say on a version's pages what a change of production was for it; of bytes without a version the run alone."""
+    """Write on a version's pages what a change of production meant for it; without a version, tag the run only."""
     if version:
         tags = {
             "promotion": state, "serving_version": str(change.version), "reason": change.reason,
@@ -87,7 +87,7 @@ def _tell(client: Any, config: Config, version: int, change: Change, state: str)
 
 
 def _point(client: Any, name: str, alias: str, version: int) -> None:
-    """Set an alias, or take it away where it has nothing to point at."""
+    """Set an alias, or remove it where there is no version to point at."""
     if version:
         client.set_registered_model_alias(name, alias, str(version))
     elif alias in client.get_registered_model(name).aliases:

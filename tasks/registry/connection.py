@@ -1,4 +1,4 @@
-"""Reaching MLflow: one client, one experiment, MLflow's errors turned into ours."""
+"""Connect to MLflow: one client, one experiment, and MLflow's errors translated into ours."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_tracking(uri: str) -> None:
 
 @contextlib.contextmanager
 def tracking_errors(uri: str) -> Iterator[None]:
-    """Turn MLflow's and its transports' errors into a `TrackingError`, and say so where it takes long to answer.
+    """Translate errors of MLflow and its transports into `TrackingError`, and report a slow answer.
 
     Raises:
         TrackingRefused: trying again cannot help. TrackingError: it may.
@@ -77,7 +77,7 @@ def tracking_errors(uri: str) -> Iterator[None]:
 
 
 def _can_pass(error: Exception) -> bool:
-    """Return whether the same request may be answered later: only what says nothing about the request itself."""
+    """Return whether the same request may be answered later: only errors that do not concern the request itself."""
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError, SQLAlchemyError

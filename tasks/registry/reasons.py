@@ -1,4 +1,4 @@
-"""Why MLflow gave no answer, and what to do about it, from the errors of the libraries below it."""
+"""Explain why MLflow gave no answer and what to do, from the errors of the libraries below it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SERVER = "start it (mlflow server), read its log, or set tracking.uri"
 
 
 def reason(error: BaseException) -> tuple[str, str]:
-    """Return what was got in place of an answer, and what to do.
+    """Return what was received instead of an answer, and what to do.
 
     MLflow packs an error of its transport in up to four others; only the innermost says what happened.
     """

@@ -1,4 +1,4 @@
-"""One MLflow run a rehearsal: what was trained, what the server answered, what the gates said."""
+"""Log each rehearsal as one MLflow run: what was trained, what the server answered, what the gates decided."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def log_rehearsal(
 
 
 def describe_version(arguments: str, report: ValidationReport) -> str:
-    """Return what stays on MLflow's page of a version whatever becomes of it: commands and gates, as markdown."""
+    """Return the part of a version's page in MLflow that never changes, as markdown: how to try it, and the gates."""
     candidate = report.candidate
     beside = f"compared with version {report.champion.version}" if report.champion else "no other version was live"
     lines = [
@@ -87,7 +87,7 @@ def describe_version(arguments: str, report: ValidationReport) -> str:
 
 
 def _differences(client: Any, run_id: str, report: ValidationReport) -> Table | None:
-    """Return in what a run differs from the champion's, None where no champion was live."""
+    """Return how a run differs from the champion's run, or None where no champion was live."""
     champion = report.champion
     if champion is None:
         return None
@@ -153,7 +153,7 @@ def _tags(config: Config, arguments: str, report: ValidationReport) -> dict[str,
 
 
 def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
-    """Log parameters, one metric a name and epoch, and every gate's figures, in batches."""
+    """Log parameters, one metric per name and epoch, and every gate's figures, in batches."""
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
@@ -179,7 +179,7 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
 
 
 def _log_rows(client: Any, run_id: str, splits: Splits, report: ValidationReport) -> None:
-    """Log how the rows are split, and which of them the champion knows; labels, whose names are free, as JSON."""
+    """Log how the rows are split, and which of them the champion has seen; labels, whose names are free, as JSON."""
     found = data_document(splits, report)
     client.log_dict(run_id, found, "splits.json")
     figures = {f"{name}_rows": count for name, count in splits.rows.items()} | found

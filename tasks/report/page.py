@@ -93,7 +93,7 @@ def why(report: ValidationReport) -> str:
 
 
 def _held_against(report: ValidationReport) -> str:
-    """Return what was judged, by what and beside what, in one line."""
+    """Return in one line what was judged, by which server and compared with which version."""
     parts = [file_size(report.candidate.size_bytes), f"{report.graph.parameters:,} weights"]
     if report.served is None:
         refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
@@ -113,7 +113,7 @@ def _server_log(report: ValidationReport) -> str:
 
 
 def _signature_table(report: ValidationReport) -> Table:
-    """Return the signature, and the champion's beside it where one was served."""
+    """Return the signature, next to the champion's where one was served."""
     champion = report.served.champion if report.served else None
     ours = report.served.signature if report.served else report.candidate.signature
     found = signature_difference(ours, champion.signature if champion else None)

@@ -29,7 +29,7 @@ class Table:
     """A table of text.
 
     Attributes:
-        caption: what it holds, for whoever cannot see it. head: names of the columns.
+        caption: what it holds, for screen readers. head: names of the columns.
         numeric: columns from this one on are numbers, aligned right.
         rows: cells. note: what is left out, or empty.
     """
@@ -56,7 +56,7 @@ def reading_text(report: ValidationReport) -> str:
 
 
 def slices_table(report: ValidationReport) -> Table | None:
-    """Return the metrics by slice, beside the champion's."""
+    """Return the metrics by slice, next to the champion's."""
     slices = evidence_list(report, "quality", "slices")
     metrics = list(dict.fromkeys(name for item in slices for name in _mapping(item, "metrics")))
     compared = [name for name in metrics if any(name in _mapping(item, "champion") for item in slices)]

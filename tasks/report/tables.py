@@ -109,7 +109,7 @@ def gate_table_markdown(report: ValidationReport) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that markdown shows as it is, in one cell."""
+    """Return text for one markdown cell, with markup escaped."""
     one_line = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"([\\|`*\[\]~])", r"\\\1", one_line)
 
