@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.records import Champion
 from tasks.registry.changes import version_of
+from tasks.report.differences import DATA
 
 SPLITS = ("train", "validation", "test")
 
@@ -18,7 +19,7 @@ def facts_of(run: Any) -> dict[str, str]:
     facts |= {name: f"{data.metrics[key]:,.0f}" for name, key in counts.items() if key in data.metrics}
     digests = {item.dataset.digest for item in (run.inputs.dataset_inputs if run.inputs else ())}
     if digests:
-        facts["data digest"] = " ".join(sorted(digests))
+        facts[DATA] = " ".join(sorted(digests))
     return facts | ({"git commit": data.tags["git_commit"]} if "git_commit" in data.tags else {})
 
 

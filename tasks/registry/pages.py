@@ -52,16 +52,13 @@ def write_description(client: Any, version: Any, run: Any, known: str) -> Standi
 
 def _update_report(client: Any, run_id: str, new: Any) -> None:
     """Replace the part of the report that says what has become of the version; a report that is gone is no error."""
-    import requests
-    from mlflow.exceptions import MlflowException
-
     try:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
             report = Path(client.download_artifacts(run_id, REPORT, scratch))
             known = report.read_text(encoding="utf-8")
             client.log_text(run_id, with_block(known, new), REPORT)
-    except (MlflowException, requests.RequestException, OSError) as exc:
-        log.warning("report.html of run %s still says what it said before: %s", run_id, type(exc).__name__)
+    except Exception as exc:  # noqa: BLE001  (whatever the artifact store's own library raises: the tags are what counts)
+        log.warning("report.html of run %s could not be updated: %s", run_id, type(exc).__name__)
 
 
 def report_link(experiment: str, run_id: str) -> str:

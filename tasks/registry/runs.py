@@ -77,13 +77,12 @@ def describe_version(arguments: str, report: ValidationReport) -> str:
     candidate = report.candidate
     beside = f"compared with version {report.champion.version}" if report.champion else "no other version was live"
     lines = [
+        gate_table_markdown(report),
         f"Digest `{candidate.digest[:12]}`, {beside}. To try it, run "
         f"`{command_name('flows.try_out')} {arguments} --version {candidate.version}`.",
-        "",
-        gate_table_markdown(report),
     ]
     text = redact("\n".join(lines))
-    return f"{text}\n{MASK} is a secret: {HOW_TO_FILL_IN}" if MASK in text else text
+    return f"{text}\n\n{MASK} is a secret: {HOW_TO_FILL_IN}" if MASK in text else text
 
 
 def _differences(client: Any, run_id: str, report: ValidationReport) -> Table | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tasks.report.sections import MOST_ROWS, Table
 from tasks.report.tables import clip
 
+DATA = "data digest"
 LONGEST = 160  # characters of a value
 
 
@@ -25,7 +26,8 @@ def differences_table(ours: Mapping[str, str], theirs: Mapping[str, str] | None,
         return Table(head[2], head, (), note="Configuration, weights, data and code are the same in both runs.")
     rows = tuple((clip(name, 80), _shown(ours.get(name)), _shown(theirs.get(name))) for name in names[:MOST_ROWS])
     more = f"{len(names) - MOST_ROWS} more differ; MLflow compares the two runs." if len(names) > MOST_ROWS else ""
-    return Table(f"Differences from version {champion}", head, rows, note=more)
+    same = "The data are the same in both runs." if DATA in ours and DATA not in names else ""
+    return Table(f"Differences from version {champion}", head, rows, note=" ".join(filter(None, (more, same))))
 
 
 def _shown(value: str | None) -> str:

@@ -23,6 +23,7 @@ UNNAMED = "a reviewer in MLflow"
 TIME, BY = "promotion_time", "promotion_by"
 ARGUMENTS = "arguments"
 
+MOST_FIRST = 3000  # characters; MLflow has room for 5000 in all, and long commands give way first
 RULE = "\n\n---\n\n"  # ends what is written anew; what follows it stays as it was logged
 _ASKS = ("- approve it: ", "A person decides: ", "**")  # lines of pages that were written before there was a rule
 BEGIN, END = "<!-- what has become of it -->", "<!-- as it was judged -->"
@@ -65,7 +66,7 @@ def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> St
     """Return what the tags of a version say of it."""
     who, state = numbered(name, tags, registry_version), tags.get("promotion", "")
     reason, when = clip(tags.get("reason", ""), 600), _readable(tags.get(TIME, ""))
-    decision, reviewer = tags.get(REVIEW, "").strip().lower(), tags.get(REVIEWER) or UNNAMED
+    decision, reviewer = tags.get(REVIEW, "").strip().lower(), clip(tags.get(REVIEWER, ""), 80) or UNNAMED
     on = f" on {when}" if when else ""
     if state in WAITING or (not state and tags.get("needs_person")):
         return _waiting(who, tags, reason)
@@ -73,11 +74,12 @@ def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> St
         sentence = f"{who} went live{' as the canary' if state == 'canary' else ''}{on}"
         there_is_another = state == "promoted" and tags.get("judged_beside")
         back = _command(tags, "flows.rollback", "", "Go back to the version before, while this one serves")
-        return Standing(f"{sentence}.", reason, tags.get(BY) or "the gates", commands=back if there_is_another else ())
+        by = clip(tags.get(BY, ""), 80) or "the gates"
+        return Standing(f"{sentence}.", reason, by, commands=back if there_is_another else ())
     if state == REJECTED and decision == REJECTED:
         return Standing(f"{who} was rejected by {reviewer}{on}.", "", reviewer)
     if state == REJECTED and tags.get("validation_status") == "passed":
-        return Standing(f"{who} was rejected{on}.", reason, tags.get(BY, ""))
+        return Standing(f"{who} was rejected{on}.", reason, clip(tags.get(BY, ""), 80))
     if state == "refused":
         return Standing(f"{who} was approved, but it was not promoted{on}.", reason, reviewer)
     if state == "judged again":
@@ -87,7 +89,7 @@ def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> St
         return Standing(f"{who} is judged again, because another version went live while it was judged.", reason)
     if state == "rolled back":
         again = _decision(tags, "Try it once more")
-        return Standing(f"{who} was rolled back{on}.", reason, tags.get(BY, ""), commands=again)
+        return Standing(f"{who} was rolled back{on}.", reason, clip(tags.get(BY, ""), 80), commands=again)
     failed = bool(tags.get("failed_gates"))
     steps = ("Read what the failed gates say, change the model, its data or the bounds, and run again.",)
     return Standing(f"{who} {verdict(tags)}{on}.", "" if failed else reason, "the gates", steps if failed else ())
@@ -113,11 +115,15 @@ def verdict(tags: Mapping[str, str]) -> str:
 
 def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
     decision = tags.get(REVIEW, "").strip().lower()
-    effect = "The decision takes effect when the promote flow runs next, on its schedule or by the command below."
+    effect = (
+        "The decision takes effect when the promote flow runs next, on its schedule or when somebody runs "
+        f"`{command_name('flows.promote')}`."
+    )
     at_once = _command(tags, "flows.promote", "", "Act on all decisions now")
     if decision in (APPROVED, REJECTED):
-        sentence = f"{who} was {decision} by {tags.get(REVIEWER) or UNNAMED}, and nobody has acted on it yet."
-        return Standing(sentence, reason, tags.get(REVIEWER, ""), (effect,), at_once)
+        by = clip(tags.get(REVIEWER, ""), 80) or UNNAMED
+        sentence = f"{who} was {decision} by {by}, and nobody has acted on it yet."
+        return Standing(sentence, reason, by, (effect,), at_once)
     steps = (
         "Read the report and the gates.",
         f"On this version's page in MLflow, click the pencil of the tag `{REVIEW}` and replace `{PENDING}` by "
@@ -126,7 +132,8 @@ def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
         effect,
     )
     asked = "waits for your decision" if tags.get("promotion") != "not promoted" else "was not promoted: you can decide"
-    why = reason if tags.get("promotion") == "not promoted" else tags.get("needs_person") or reason
+    needed = clip(tags.get("needs_person", ""), 600)
+    why = reason if tags.get("promotion") == "not promoted" else needed or reason
     return Standing(
         f"{who} passed every gate and {asked}.", why, steps=steps, commands=(*at_once, *_decision(tags, "Decide here"))
     )
@@ -159,8 +166,9 @@ def first_lines(standing: Standing, report_address: str) -> str:
     lines.append(" \N{MIDDLE DOT} ".join(f"{name}: {_plain(text)}" for name, text in details if text))
     lines.append(f"[Open the report]({report_address})" if report_address else "")
     lines.append("\n".join(f"{number}. {step}" for number, step in enumerate(standing.steps, 1)))
-    lines.append("\n".join(f"- {command}" for command in standing.commands))
-    return redact("\n\n".join(filter(None, lines))) + RULE
+    commands = "\n".join(f"- {command}" for command in standing.commands)
+    text = redact("\n\n".join(filter(None, (*lines, commands))))
+    return (text if len(text) <= MOST_FIRST else redact("\n\n".join(filter(None, lines)))) + RULE
 
 
 def with_first_lines(known: str, first: str) -> str:

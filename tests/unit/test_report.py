@@ -623,6 +623,8 @@ def test_differences_from_the_champions_run(classified: tuple[ValidationReport, 
     )  # fmt: skip
     html = render_page(config(), SPLITS, TRAINED, classified[0], {}, None, table)
     assert "training.epochs 12 8" in " ".join(Outline(html).sections["Compared with the run of version 2"].split())
+    assert table.note == ""
+    assert differences_table(ours, {**theirs, "data digest": "aa"}, 2).note == "The data are the same in both runs."
     assert "the same in both runs" in differences_table(ours, ours, 2).note
     assert "is not in this MLflow" in differences_table(ours, None, 2).note
 

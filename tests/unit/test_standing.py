@@ -119,6 +119,15 @@ def test_a_page_of_an_older_release_asks_no_more() -> None:
     assert "A person decides" not in page
 
 
+def test_long_words_leave_room_for_the_gates() -> None:
+    """However long a name, a reason or the arguments are, the first lines end with their rule within MLflow's room."""
+    long = {"promotion": "awaiting review", "needs_person": "*" * 9000, "reviewed_by": "n" * 9000, "reason": "_" * 9000}
+    for more in ({}, {"arguments": "--set a=b " * 900}, {"review": "approved"}, {"promotion": "refused"}):
+        page = first_lines(standing_of("digits", {**PASSED, **long, **more}, 3), "#/report")
+        assert page.endswith(RULE)
+        assert len(page) < 4000
+
+
 def test_words_of_others_stay_words() -> None:
     """A reason or a name with markdown or HTML in it is shown as it is, on the page and in the report."""
     tags = {**PASSED, "promotion": "refused", "reason": "<b>x</b> [y](z) `q`\n\n---\n\n# big", "reviewed_by": "<i>"}
