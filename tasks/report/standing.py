@@ -145,10 +145,11 @@ def _decision(tags: Mapping[str, str], purpose: str) -> tuple[str, ...]:
 
 
 def _command(tags: Mapping[str, str], module: str, options: str, purpose: str) -> tuple[str, ...]:
-    """Return a command with its purpose; none where nobody knows with which configuration the run was made."""
-    if not tags.get(ARGUMENTS):
+    """Return a command with its purpose; none where its arguments are unknown or do not fit in one line of code."""
+    arguments = tags.get(ARGUMENTS, "")
+    if not arguments or "`" in arguments or not arguments.isprintable():
         return ()
-    return (f"{purpose}: `{command_name(module)} {tags[ARGUMENTS]}{options}`",)
+    return (f"{purpose}: `{command_name(module)} {arguments}{options}`",)
 
 
 def _readable(time: str) -> str:

@@ -115,6 +115,8 @@ def test_rejected_is_the_last_word(user: Any, waiting: dict[int, int]) -> None:
     done = user.run(*QUICK, flow="promote")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "digits rejected: candidate 4: rejected by carl" in done.stdout
+    assert tags_of(user, waiting[4])["promotion_by"] == "carl"
+    assert '"actor": "carl"' in (user.models_root / "digits" / ".history.jsonl").read_text()
     user.tag(waiting[4], review="approved")
     done = user.run(*QUICK, flow="promote")
     assert done.returncode == 3, done.stdout + done.stderr

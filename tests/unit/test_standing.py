@@ -122,9 +122,11 @@ def test_a_page_of_an_older_release_asks_no_more() -> None:
 def test_long_words_leave_room_for_the_gates() -> None:
     """However long a name, a reason or the arguments are, the first lines end with their rule within MLflow's room."""
     long = {"promotion": "awaiting review", "needs_person": "*" * 9000, "reviewed_by": "n" * 9000, "reason": "_" * 9000}
-    for more in ({}, {"arguments": "--set a=b " * 900}, {"review": "approved"}, {"promotion": "refused"}):
+    odd = {"arguments": "--set a='\n\n---\n\n'"}
+    for more in ({}, {"arguments": "--set a=b " * 900}, odd, {"review": "approved"}, {"promotion": "refused"}):
         page = first_lines(standing_of("digits", {**PASSED, **long, **more}, 3), "#/report")
         assert page.endswith(RULE)
+        assert page.count(RULE) == 1
         assert len(page) < 4000
 
 
