@@ -201,7 +201,7 @@ class Serving(Section):
     """The throwaway server."""
 
     backend: Literal["auto", "docker", "embedded"] = Field(
-        "auto", description="auto is docker where an engine and the image are at hand"
+        "auto", description="auto is docker where an engine and the image are available"
     )
     image: str = Field(
         "tensorflow/serving:2.19.1",

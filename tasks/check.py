@@ -69,7 +69,7 @@ def _writable(directory: Path, field: str) -> str:
 def _production(config: Config) -> str:
     url = config.promote.live_url
     silent = url and not is_there(url, config.name)
-    found = f"; nobody answers at promote.live_url {url}, which is right before the first version" if silent else ""
+    found = f"; no server answers at promote.live_url {url}, as before the first version" if silent else ""
     return _writable(config.models_root, "models_root") + found
 
 

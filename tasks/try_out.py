@@ -104,10 +104,10 @@ def _live(config: Config) -> tuple[int, Path]:
 
 
 def first_server(serving: Serving) -> tuple[Serving, Backend]:
-    """Return the first of the configured servers, with its image at hand.
+    """Return the first of the configured servers; its image is pulled if it is not there.
 
     Raises:
-        ServingUnavailable: docker was asked for, and no engine answers or the image is not to be had.
+        ServingUnavailable: docker was asked for, and no engine answers or the image cannot be pulled.
     """
     first = serving.model_copy(update={"image": serving.all_images[0], "images": ()})
     return first, choose_backends(first)[0]

@@ -40,7 +40,7 @@ def check_services(config: Config) -> None:
 
 @stage
 def fetch_servers(config: Config) -> tuple[Backend, ...]:
-    """Settle which servers judge, and have their images at hand; runs beside training."""
+    """Settle which servers judge, and pull their images; runs beside training."""
     return choose_backends(config.serving)
 
 
@@ -51,7 +51,7 @@ def validate_serving(
     """Judge the candidate's files, then what throwaway servers answer with it; a failed gate is a value.
 
     A graph that is not safe is never loaded. A server that refuses the candidate rejects it; one that could not be
-    asked is an error. The champion is the version that serves now, not the last that passed.
+    asked is an error. The champion is the version that is live, not the last that passed.
     """
     graph = read_graph(candidate.version_dir, config.gates.safety.max_graph_mb * 1e6)
     champion, own = _champion(config, run_dir), candidate.version_dir / RECORD

@@ -90,7 +90,7 @@ def check_engine(serving: Serving) -> None:
 
 
 def choose_backends(serving: Serving) -> tuple[Backend, ...]:
-    """Return the servers that judge, one an image; with docker, the images are at hand.
+    """Return the servers that judge, one an image; with docker, the images are available.
 
     Raises:
         ServingUnavailable: docker was asked for, and no engine answers or the image is not to be had.
@@ -105,7 +105,7 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
     except ServingUnavailable as exc:
         if serving.backend == "docker":
             raise
-        log.info("The embedded server judges, for serving.backend is auto: %s", exc)
+        log.info("Using the embedded server (serving.backend=auto): %s", exc)
         return (Backend("embedded", reason=str(exc)),)
     return tuple(Backend("docker", image) for image in serving.all_images)
 

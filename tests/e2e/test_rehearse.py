@@ -64,7 +64,7 @@ def test_a_plain_savedmodel(project: Any, models: Path) -> None:
     again = run(project, "--model", "models:/given/1", "--rows", "rows.json", "--no-promote")
     assert (again.returncode, again.stderr) == (0, ""), again.stdout
     assert "nothing could be scored: the rows have no target" in again.stdout
-    assert "beside version 1, which is live" in again.stdout
+    assert "compared with version 1, which is live" in again.stdout
     digests = [line.split()[1] for line in (done.stdout + again.stdout).splitlines() if line.startswith("  digest")]
     assert digests[0] == digests[1]
 

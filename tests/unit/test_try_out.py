@@ -51,7 +51,7 @@ def test_an_unsafe_candidate_is_not_served(project: Path, capsys: pytest.Capture
     model.read(project / "work" / "candidates" / "m" / "1")
     code, line = refused(project, capsys, "--version", "1")
     assert code == 1
-    assert "a model is served only if it is safe: operations must not leave the graph" in line
+    assert "a model is served only if it is safe: operations must not reach outside the graph" in line
     assert "ImmutableConst 'y'" in line
 
 
