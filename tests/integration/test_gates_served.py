@@ -471,25 +471,28 @@ def test_a_slice_that_fails(exported: Export, tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_really_slow(exported: Export, tmp_path: Path) -> None:
-    """A graph with a long loop is refused beside a fast champion, by figure and bound; as fast a one passes."""
+    """A graph with a long loop takes longer than its champion, and is refused by figure and bound; another passes.
+
+    The bounds are far from what any machine measures: which side a figure falls on is not the machine's to say.
+    """
     live = make_live(exported("ruled"), tmp_path / "models")
-    bounds = {"requests": 40, "max_p50_ms": 25, "max_ratio": 5}
-    gates = gates_of("parity", "latency", latency=bounds)
+    gates = gates_of("parity", "latency", latency={"requests": 40, "max_p50_ms": 1e-4, "max_ratio": 1e-4})
     slow = exported("with_layer", "model.params.layer=slow", "model.params.turns=120", "training.batch_size=600")
     found, served = judged(slow, tmp_path, gates, live)
     latency = found["latency"]
     assert found["parity"].passed
     assert not latency.passed
     assert {"p50_ms", "p95_ratio"} <= set(latency.evidence["missed"])
-    assert f"p50_ms is {latency.figures['p50_ms']:.4g} (at most 25)" in latency.summary
-    assert f"p95_ratio is {latency.figures['p95_ratio']:.4g} (at most 5)" in latency.summary
-    assert latency.champion["p50_ms"] < 25
+    assert f"p50_ms is {latency.figures['p50_ms']:.4g} (at most 0.0001)" in latency.summary
+    assert f"p95_ratio is {latency.figures['p95_ratio']:.4g} (at most 0.0001)" in latency.summary
+    assert latency.figures["p50_ms"] > latency.champion["p50_ms"]
     assert served.latency is not None
     assert {name: len(taken) for name, taken in load_arrays(served.latency.samples).items()} == {
         "candidate": 40,
         "champion": 40,
     }
-    twin, _ = judged(exported("ruled", "model.params.at=0.6"), tmp_path, gates, live)
+    wide = gates_of("parity", "latency", latency={"requests": 40, "max_p50_ms": 1e6, "max_ratio": 1e6})
+    twin, _ = judged(exported("ruled", "model.params.at=0.6"), tmp_path, wide, live)
     assert twin["latency"].passed, twin["latency"].summary
     assert twin["latency"].figures["memory_mb"] > 50
 
