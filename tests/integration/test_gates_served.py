@@ -152,25 +152,25 @@ BREAKING = {
     "dtype of an input": (
         PLAIN,
         ("reshaped", "model.params.change=group of another dtype"),
-        ["input was group: float32 (?), is group: int32 (?)"],
+        ["input changed from group: float32 (?) to group: int32 (?)"],
         False,
     ),
     "dtype of an input back": (
         ("reshaped", "model.params.change=group of another dtype"),
         PLAIN,
-        ["input was group: int32 (?), is group: float32 (?)"],
+        ["input changed from group: int32 (?) to group: float32 (?)"],
         False,
     ),
     "rank of an input": (
         PLAIN,
         ("reshaped", "model.params.change=x of another rank"),
-        ["input was x: float32 (?), is x: float32 (?, ?)"],
+        ["input changed from x: float32 (?) to x: float32 (?, ?)"],
         False,
     ),
     "rank of an input back": (
         ("reshaped", "model.params.change=x of another rank"),
         PLAIN,
-        ["input was x: float32 (?, ?), is x: float32 (?)"],
+        ["input changed from x: float32 (?, ?) to x: float32 (?)"],
         False,
     ),
     "renamed output": (PLAIN, ("ruled", "export.outputs={grade: score}"), ["output 'score' was removed"], True),
@@ -178,13 +178,13 @@ BREAKING = {
     "dtype of an output": (
         PLAIN,
         ("reshaped", "model.params.change=score of another dtype"),
-        ["output was score: float32 (?, 1), is score: float64 (?, 1)"],
+        ["output changed from score: float32 (?, 1) to score: float64 (?, 1)"],
         True,
     ),
     "rank of an output": (
         PLAIN,
         ("reshaped", "model.params.change=score of another rank"),
-        ["output was score: float32 (?, 1), is score: float32 (?)"],
+        ["output changed from score: float32 (?, 1) to score: float32 (?)"],
         True,
     ),
 }

@@ -125,10 +125,10 @@ def is_one_line(error: BaseException, address: str) -> None:
     """Assert that an error names who failed and what to do, in one line."""
     text = str(error)
     assert "\n" not in text
-    assert f"MLflow at {address} must answer, got " in text or f"and {address} does not answer" in text, text
+    assert f"MLflow at {address} must answer, got " in text or f"but {address} does not answer" in text, text
     assert "Traceback" not in text
     assert len(text) < 700, text
-    assert any(remedy in text for remedy in ("set tracking.uri", "look at")), text
+    assert any(remedy in text for remedy in ("set tracking.uri", "check ")), text
 
 
 def aliases(client: Any, name: str) -> dict[str, Any]:
