@@ -49,7 +49,7 @@ def beside_champion(seen: int, total: int, unknown: str, at_least: int) -> Besid
         at_least: rows that must be left once rows were left out.
     """
     unseen = total - seen
-    few = f"the champion has seen {seen:,} of {total:,} test rows, and gates.min_unseen_rows is {at_least}"
+    few = f"the champion has seen {seen:,} of {total:,} test rows (gates.min_unseen_rows is {at_least})"
     return Beside(seen, unseen, unknown or (few if seen and unseen < at_least else ""))
 
 

@@ -143,7 +143,7 @@ def visit(chromium: Any) -> Iterator[Callable[..., Visit]]:
         opened.append(context)
         context.add_init_script(MLFLOW_SETTLED if url.startswith("http") else "")
         found = Visit(context.new_page())
-        found.page.set_default_timeout(20_000)
+        found.page.set_default_timeout(120_000)
         found.page.on("request", lambda request: found.requests.append(request.url))
         found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
         found.page.on("console", lambda said: found.complaints.append(said.text) if said.type == "error" else None)
