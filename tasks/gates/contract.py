@@ -81,8 +81,10 @@ def _differences(kind: str, exported: tuple[TensorSpec, ...], reported: tuple[Te
 
 def _broken(declared: Signature, reported: Signature) -> list[str]:
     """Return what clients that rely on a declared contract would trip over."""
-    other = [f"the signature was '{declared.name}', is '{reported.name}'"] if declared.name != reported.name else []
-    return other + breaking_changes(declared, reported)
+    changes = breaking_changes(declared, reported)
+    if declared.name != reported.name:
+        changes.insert(0, f"the signature changed from '{declared.name}' to '{reported.name}'")
+    return changes
 
 
 def breaking_changes(champion: Signature, candidate: Signature) -> list[str]:

@@ -187,7 +187,7 @@ def test_a_declared_contract(project: Any, models: Path) -> None:
     before = (project.directory / "contract.json").read_bytes()
     broken = run(project, "--model", str(models / "plain"), *words, "--write-contract", "contract.json")
     assert broken.returncode == 3, broken.stdout + broken.stderr
-    assert "would break the declared contract: input was age: float64 (?), is age: float32 (?)" in broken.stdout
+    assert "would break the declared contract: input changed from age: float64 (?) to age: float32 (?)" in broken.stdout
     assert broken.stderr == "warning: 'contract.json' is not written, for the candidate did not pass\n"
     assert (project.directory / "contract.json").read_bytes() == before
 

@@ -8,12 +8,11 @@ import pytest
 
 from configs.schema import Config
 from flows.summary import summary
+from tasks.outcomes import Outcome, Promotion, PromotionState
 from tasks.records import (
     Candidate,
     GateResult,
     GraphFacts,
-    Outcome,
-    Promotion,
     Signature,
     TrackedRun,
     ValidationReport,
@@ -37,7 +36,8 @@ def shown(state: str, uri: str) -> list[str]:
     )
     page = f"{uri}/#/experiments/1/runs/abc{MENU}" if uri == SERVER else ""
     run = TrackedRun("abc", "1", "digits", 7, page)
-    return summary(config, "--config cfg.yaml", Outcome(report, run, Promotion(state, None, "why"), {})).splitlines()
+    outcome = Outcome(report, run, Promotion(PromotionState(state), None, "why"), {})
+    return summary(config, "--config cfg.yaml", outcome).splitlines()
 
 
 def test_the_link_leads_to_the_run_and_the_version() -> None:
