@@ -156,7 +156,7 @@ def misfit(task: Task, target: Array, answers: Array) -> str:
         return "" if same else f"{shapes} do not have the same number of values per row"
     width = _width(answers)
     if not width:
-        return f"{shapes} do not have one answer per row; judge tokens and pixels by a metric of yours (module:function)"
+        return f"{shapes} do not have one answer per row; judge tokens and pixels by your own metric (module:function)"
     if are_labels(answers) and _size(target) == 1:
         return _no_labels(task, target)
     if task == "multilabel":

@@ -22,6 +22,7 @@ from tasks.records import GRPC_DTYPES, Signature, TensorSpec
 
 AGE, CITY = TensorSpec("age", "float32", (None,)), TensorSpec("city", "string", (None, 3))
 SCORE, ANY = TensorSpec("score", "float32", (None,)), TensorSpec("any", "int64", None)
+FOUR = TensorSpec("city", "string", (None, 4))
 DOUBLE = TensorSpec("age", "float64", (None,))
 DECLARED = Signature((AGE, CITY), (SCORE,), "ask")
 DOCUMENT: dict[str, Any] = {
@@ -124,7 +125,7 @@ def test_check_reads_it(tmp_path: Path) -> None:
         (Signature((AGE,), (SCORE,), "ask"), "input 'city' was removed"),
         (Signature((AGE, CITY, ANY), (SCORE,), "ask"), "input 'any' was added"),
         (Signature((AGE, CITY), (ANY,), "ask"), "output 'score' was removed"),
-        (Signature((AGE, TensorSpec("city", "string", (None, 4))), (SCORE,), "ask"), "changed from city: string (?, 3)"),
+        (Signature((AGE, FOUR), (SCORE,), "ask"), "input changed from city: string (?, 3) to city: string (?, 4)"),
         (Signature((DOUBLE, CITY), (SCORE,), "ask"), "input changed from age: float32 (?) to age: float64 (?)"),
         (Signature((AGE, CITY), (SCORE,)), "the signature changed from 'ask' to 'serving_default'"),
     ],
