@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import io
 import logging
 import os
 import signal
@@ -16,11 +15,12 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn
 
 from configs.loading import ConfigError, arguments, load_config
 from configs.redaction import redact
 from configs.schema import Config
+from flows.streams import our_streams
 from tasks.errors import PipelineError
 from tasks.outcomes import FAILED, INTERRUPTED, USAGE, Promotion
 from tasks.program import command_here, command_name
@@ -80,7 +80,7 @@ def answer(
     action: Callable[[argparse.Namespace, Config], int],
 ) -> int:
     """Read the arguments and the configuration, do it, and return the exit code."""
-    with redacted_streams():
+    with our_streams():
         return _answer(parser.parse_args(argv), action)
 
 
@@ -116,46 +116,6 @@ def _reach_this_machine_directly() -> None:
     """Have no HTTP_PROXY come between us and servers on this machine's loopback, which no proxy reaches."""
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost", "::1")))
-
-
-@contextlib.contextmanager
-def redacted_streams() -> Iterator[None]:
-    """Let nothing that is written to standard output or error show a secret, whoever writes it."""
-    with contextlib.redirect_stdout(_Redacted(sys.stdout)), contextlib.redirect_stderr(_Redacted(sys.stderr)):
-        yield
-
-
-class _Redacted(io.TextIOBase):
-    """A stream that hides secrets in what is written to it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__()
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Write a text without its secrets."""
-        return self._stream.write(redact(text))
-
-    def flush(self) -> None:
-        """Write what waits."""
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        """Return whether it is a terminal."""
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        """Return the descriptor of the stream below."""
-        return self._stream.fileno()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """Return the encoding of the stream below."""
-        return self._stream.encoding
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what else the stream below has."""
-        return getattr(self._stream, name)
 
 
 def in_colour() -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 # Ours are imported now: what a user's directory holds under these names is found no more.
 import configs  # noqa: F401
+from flows.streams import our_streams
 from tasks.program import SCRIPT, SUBCOMMANDS
 
 # Of two flows the command line is a module of its own, so that it answers before Prefect is imported.
@@ -39,6 +40,13 @@ HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     word, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    if word == "serve":  # it says nothing but its log, and each line of that at once
+        return _run(word, rest)
+    with our_streams():
+        return _run(word, rest)
+
+
+def _run(word: str, rest: list[str]) -> int:
     if word in ("-h", "--help"):
         print(HELP, end="")
         return 0

@@ -167,3 +167,47 @@ def test_a_dry_run_shows_the_configuration_and_creates_nothing(quick: Any, repos
     for word in ("name: digits", "models_root:", "startup_timeout_s:", f"would promote to {tmp_path}/models/digits/"):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+COMMANDS = [
+    ["-m", "flows.train_and_serve", "--config", "configs/digits.yaml", "--dry-run"],
+    ["-m", "flows.train_and_serve", "--help"],
+    ["-c", "from flows.main import main; raise SystemExit(main(['--help']))"],
+    ["-c", "from flows.main import main; raise SystemExit(main(['run', '--help']))"],
+]
+
+
+def _run(words: list[str], directory: Path, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words, cwd=directory, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=600, check=False
+    )
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=["dry run", "help", "script's help", "command's help"])
+def test_a_reader_that_goes_away_is_no_error(repository: Path, words: list[str]) -> None:
+    """`| head` closes the pipe: the command ends as it does otherwise, and says nothing of it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = _run([sys.executable, *words], repository, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "1 and 2"])
+def test_closed_descriptors_are_no_error(repository: Path, closed: str) -> None:
+    """A scheduler may start a command without standard output or error."""
+    redirections = {"1": ">&-", "2": "2>&-", "1 and 2": ">&- 2>&-"}[closed]
+    line = f"{sys.executable} -m flows.train_and_serve --config configs/digits.yaml --dry-run {redirections}"
+    done = _run(["/bin/sh", "-c", line], repository)
+    assert done.returncode == 0
+    assert ("name: digits" in done.stdout, done.stderr) == (closed == "2", "")
+
+
+def test_output_that_has_no_room_is_one_warning(repository: Path) -> None:
+    """The outcome stays what it is where the disk of a redirected output is full."""
+    with Path("/dev/full").open("w") as full:
+        done = _run([sys.executable, *COMMANDS[0]], repository, stdout=full)
+    assert done.returncode == 0
+    assert done.stderr == "warning: standard output cannot be written: No space left on device\n"

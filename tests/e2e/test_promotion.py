@@ -105,6 +105,16 @@ def test_without_promotion_nothing_is_live(workspace: Any) -> None:
     assert (run.data.tags["promotion"], run.data.tags["validation_status"]) == ("not promoted", "passed")
 
 
+def test_who_reads_decides_nothing(workspace: Any) -> None:
+    """A reader that goes away after the first line (`| head -1`) changes neither exit code nor production."""
+    process = workspace.start(*EPOCHS)
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(600) == 0
+    assert workspace.versions() == [1]
+    assert "Broken pipe" not in process.stderr.read()
+
+
 def test_a_table_of_numbers_and_text_goes_live(workspace: Any, repository: Path) -> None:
     """The penguins example goes live and answers as in process, its vocabulary included."""
     done = workspace.run(config=repository / "configs" / "penguins.yaml")

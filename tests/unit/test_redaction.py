@@ -15,7 +15,7 @@ import pytest
 
 from configs.loading import ConfigError, arguments, load_config, shown, without_secrets
 from configs.redaction import MASK, clean, clean_record, names_a_secret, redact, redacted, remember
-from flows.commands import redacted_streams
+from flows.streams import our_streams
 from tasks.datasets.references import describe
 
 MINIMAL = "name: m\ndata: {load: 'tests.data.any_parameters:load'}\nmodel: {build: 'tests.data.any_parameters:build'}\n"
@@ -252,7 +252,7 @@ def test_everything_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setattr(sys, "stderr", screen)
-    with redacted_streams():
+    with our_streams():
         print("out printed-secret-1", flush=True)  # noqa: T201
         print("err printed-secret-1", file=sys.stderr)  # noqa: T201
         sys.stdout.writelines(["printed-secret-1"])

@@ -1,0 +1,80 @@
+"""Standard output and error of a command: no secret passes, and nobody has to read to the end."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from configs.redaction import redact
+
+
+@contextlib.contextmanager
+def our_streams() -> Iterator[None]:
+    """Let nothing that is written to standard output or error show a secret, whoever writes it.
+
+    A reader that goes away (`| head`), a full disk or a closed descriptor ends the output and nothing else: what a
+    command does to production, and its exit code, do not depend on who reads.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            below = getattr(sys, name)
+            if below is None:  # Python's way to say that the descriptor was closed at the start
+                below = stack.enter_context(Path(os.devnull).open("w"))
+            stream = _Stream(below, name)
+            redirect = contextlib.redirect_stdout if name == "stdout" else contextlib.redirect_stderr
+            stack.enter_context(redirect(stream))
+            stack.callback(stream.flush)  # while it is ours: Python's own flush at the end would complain
+        yield
+
+
+class _Stream(io.TextIOBase):
+    """A stream that hides secrets in what is written to it, and drops what cannot be written."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        super().__init__()
+        self._stream = stream
+        self._name = name
+
+    def write(self, text: str) -> int:
+        """Write a text without its secrets."""
+        try:
+            return self._stream.write(redact(text))
+        except OSError as exc:
+            self._give_up(exc)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        try:
+            self._stream.flush()
+        except OSError as exc:
+            self._give_up(exc)
+
+    def isatty(self) -> bool:
+        """Return whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream below."""
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Return the encoding of the stream below."""
+        return self._stream.encoding
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the stream below has."""
+        return getattr(self._stream, name)
+
+    def _give_up(self, exc: OSError) -> None:
+        """Send what comes to nowhere, what waits in the buffer included."""
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+        if self._name == "stdout" and not isinstance(exc, BrokenPipeError):
+            print(f"warning: standard output cannot be written: {exc.strerror or exc}", file=sys.stderr, flush=True)
