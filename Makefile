@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock clean
+.PHONY: help run test check docs lock clean
 PYTHON ?= python3.11
 CONFIG ?= configs/digits.yaml
 BIN := .venv/bin
@@ -17,6 +17,9 @@ check: .venv/dev  ## Lint, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/dev  ## Write docs/configuration.md anew from the configuration's schema
+	$(BIN)/python -m docs.generate
 
 lock: .venv/dev  ## Write the two lock files anew (versions and hashes, no index address)
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock

@@ -217,12 +217,12 @@ def _resolve(config: Config, base: Path) -> Config:
     if uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
         file, question, settings = uri.removeprefix(SQLITE).partition("?")
         uri = f"{SQLITE}{_place(base, Path(file), 'tracking.uri')}{question}{settings}"
-    golden = config.gates.golden
-    if golden.file is not None:
-        file_path = _place(base, golden.file, "gates.golden.file")
-        golden = golden.model_copy(update={"file": file_path})
-        if not file_path.is_file():
-            raise ConfigError(f"gates.golden.file must name a file, got '{_cut(str(file_path))}'")
+    gates = config.gates
+    found = {
+        section: getattr(gates, section).model_copy(update={"file": _file(base, file, f"gates.{section}.file")})
+        for section in ("contract", "golden")
+        if (file := getattr(gates, section).file) is not None
+    }
     metrics = {located(name, base): bound for name, bound in config.gates.metrics.items()}
     work_dir, models_root = _place(base, config.work_dir, "work_dir"), _place(base, config.models_root, "models_root")
     _check_apart(work_dir, models_root, config.name)
@@ -230,7 +230,7 @@ def _resolve(config: Config, base: Path) -> Config:
         update={
             "data": config.data.model_copy(update={"load": located(config.data.load, base)}),
             "model": config.model.model_copy(update={"build": located(config.model.build, base)}),
-            "gates": config.gates.model_copy(update={"golden": golden, "metrics": metrics}),
+            "gates": gates.model_copy(update={**found, "metrics": metrics}),
             "work_dir": work_dir,
             "models_root": models_root,
             "tracking": config.tracking.model_copy(update={"uri": uri}),
@@ -246,6 +246,14 @@ def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
             f"models_root must not hold candidates: production would watch '{_cut(str(live))}', and candidates lie in "
             f"'{_cut(str(candidates))}'; set models_root or work_dir to another directory"
         )
+
+
+def _file(base: Path, path: Path, field: str) -> Path:
+    """Return where a file is that must be there."""
+    place = _place(base, path, field)
+    if not place.is_file():
+        raise ConfigError(f"{field} must name a file, got '{_cut(str(place))}'")
+    return place
 
 
 def _place(base: Path, path: Path, field: str) -> Path:

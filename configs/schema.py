@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -106,7 +107,12 @@ class Data(Section):
     time: str = Field("", description="column of times, ISO 8601 or numbers: the splits follow each other in time")
     validation_from: Moment = Field(None, description="first time of the validation rows; earlier rows are trained on")
     test_from: Moment = Field(None, description="first time of the test rows")
-    split: str = Field("", description="column that says of each row train, validation or test")
+    split: str = Field(
+        "",
+        validation_alias=AliasChoices("split", "split_column"),
+        description="column that says of each row train, validation or test; split_column is another name of this "
+        "field. Of the rows that `rehearse` reads, those are judged of which it says test",
+    )
 
     @model_validator(mode="after")
     def _leaves_rows_to_train_on(self) -> Data:
@@ -195,7 +201,7 @@ class Serving(Section):
     """The throwaway server."""
 
     backend: Literal["auto", "docker", "embedded"] = Field(
-        "auto", description="auto is docker where an engine and the image are at hand"
+        "auto", description="auto is docker where an engine and the image are available"
     )
     image: str = Field(
         "tensorflow/serving:2.19.1",
@@ -301,6 +307,16 @@ class Golden(Section):
     rtol: float = Field(1e-3, ge=0, allow_inf_nan=False, description="relative tolerance of the expected numbers")
 
 
+class Contract(Section):
+    """The contract gate: what the service's clients rely on, whichever version is live."""
+
+    file: Path | None = Field(
+        None,
+        description="JSON file of names, dtypes and shapes that clients rely on, as `rehearse --write-contract` writes "
+        "it; judged without a champion, too, and whatever allow_breaking says",
+    )
+
+
 class Safety(Section):
     """The safety gate: what the graph may do, looked at before any server loads it."""
 
@@ -365,6 +381,7 @@ class Gates(Section):
     confidence: float = Field(0.95, ge=0.5, lt=1, description="of the bootstrap intervals, two-sided")
     latency: Latency = Latency()
     robustness: Robustness = Robustness()
+    contract: Contract = Contract()
     golden: Golden = Golden()
     safety: Safety = Safety()
     size: Size = Size()

@@ -19,8 +19,8 @@ NUMBER = re.compile(r"[-+]?[0-9][0-9._]*(e[-+]?[0-9]+)?", re.IGNORECASE)
 PARAMS = ("data.params", "model.params")  # the user's own names and values
 MODES = ("promote.directory_mode", "promote.file_mode")  # octal by custom
 SHOWN = (  # what files, runs and processes are called by, and cannot be hidden
-    "name", "work_dir", "models_root", "data.load", "model.build", "gates.golden.file", "tracking.experiment",
-    "serving.image", "serving.images", "serving.platform",
+    "name", "work_dir", "models_root", "data.load", "model.build", "gates.contract.file",
+    "gates.golden.file", "tracking.experiment", "serving.image", "serving.images", "serving.platform",
 )  # fmt: skip
 
 

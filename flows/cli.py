@@ -11,6 +11,7 @@ from typing import cast
 from configs.loading import arguments, require, shown, without_secrets
 from configs.schema import Config
 from flows.commands import answer, config_parser, in_colour, session
+from tasks.datasets.declared import check_contract
 from tasks.datasets.references import describe
 from tasks.outcomes import DONE, FAILED, Outcome
 
@@ -70,6 +71,7 @@ def run_and_report(args: argparse.Namespace, config: Config, flow: Callable[[], 
     """
     from tasks.training.process import shut_down, warm_up
 
+    check_contract(config.gates)  # again by the first stage, which a deployment begins with
     with session():
         print("starting TensorFlow and Prefect", flush=True)
         warm_up()

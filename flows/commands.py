@@ -68,6 +68,12 @@ def version_number(text: str) -> int:
     return int(text)
 
 
+def can_be_written(file: Path) -> bool:
+    """Return whether a plain file can be written there; a pipe, above all, would wait for its other end."""
+    is_other = file.exists() and not file.is_file()
+    return not is_other and os.access(file if file.exists() else file.parent, os.W_OK)
+
+
 def answer(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,

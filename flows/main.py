@@ -25,7 +25,7 @@ HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
   check     try your functions, rows and model, and what a run needs, in seconds
   run       train a model, judge it in a throwaway model server, log it to MLflow, promote it
   rehearse  judge a model that was trained elsewhere, log it, promote it
-  try-out   serve one candidate until Ctrl-C
+  try-out   serve a model until Ctrl-C, or ask it about a file of rows
   promote   act on what reviewers decided, or decide here
   rollback  put the version that served before back
   doctor    find what a crash left, and mend it

@@ -58,7 +58,7 @@ def promote(
 
 
 def judge_again(cfg: Config, options: str, reviewed: Reviewed) -> Promotion:
-    """Hold an approved candidate against the champion of today."""
+    """Judge an approved candidate again, compared with the version that is live now."""
     known = rehearsal_of(cfg, reviewed)
     candidate = known.report.candidate
     backends = fetch_servers(cfg)

@@ -45,7 +45,7 @@ def _run(args: argparse.Namespace, config: Config) -> int:
     if args.by and not (verdict or args.to):
         raise ConfigError("--by NAME says who decides, and goes with --approve, --reject or --to")
     if args.to and args.version:
-        raise ConfigError(f"--to {args.to} takes the canary, whichever it is; --version does not go with it")
+        raise ConfigError(f"--to {args.to} always means the canary and cannot be combined with --version")
     with session():
         from flows.promote import promote, to_stable
         from flows.temporary_server import prefect_server
@@ -64,7 +64,7 @@ def _run(args: argparse.Namespace, config: Config) -> int:
             if not settled:
                 raise
             outcomes = list(settled)  # what has become of production is not Prefect's to say
-            words = f"what is not named below was not acted on: {describe(exc)}"
+            words = f"nothing was done about candidates that are not listed below: {describe(exc)}"
             print(f"warning: {words}", file=sys.stderr, flush=True)
     codes = [exit_code(promotion, config.name) for promotion in outcomes]
     if not outcomes:

@@ -23,7 +23,7 @@ from flows.commands import session
 from flows.judging import judge_and_promote
 from flows.temporary_server import prefect_server
 from tasks.data import prepare_rows
-from tasks.datasets.given import ROWS
+from tasks.datasets.given import ROWS, GivenRows, check_trained_on
 from tasks.datasets.rows import check_rows, save_rows
 from tasks.export import adopt_model
 from tasks.outcomes import Outcome
@@ -43,6 +43,7 @@ def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
     target: str = "",
     signature: str = "",
     promote: bool = True,
+    trained_on: str = "",
 ) -> State[Outcome]:
     """Judge a given model's own bytes in a throwaway server, log and promote them.
 
@@ -52,6 +53,7 @@ def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
         rows: a file of rows; empty to call `data.load`. target: its column that the model is to predict.
         signature: empty for `serving_default`, or the SavedModel's only one.
         promote: False stops before anything goes live.
+        trained_on: a file of the rows that the model was trained or validated on; empty where it is not known.
     """
     cfg = load_config(Path(config), overrides or ())
     require(cfg, *([] if rows else ["data.load"]))
@@ -61,7 +63,7 @@ def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
             check_services(cfg)
             backends = fetch_servers.with_options(retries=0).submit(cfg)
             given = fetch_model(cfg, model, run_dir)
-            splits = prepare_rows(cfg, rows, target, run_dir)
+            splits = prepare_rows(cfg, GivenRows(rows, target, trained_on), given, signature, run_dir)
             fail_early(backends)
             candidate = adopt_model(cfg, splits, given, signature, run_dir)
         options = arguments(config, overrides or ())
@@ -72,8 +74,14 @@ def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
     return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=outcome)
 
 
-def rehearse_model(
-    model: Any, features: Any, target: Any = None, *, config: str | Path, promote: bool = True
+def rehearse_model(  # noqa: PLR0913  a model and its rows, and what becomes of them
+    model: Any,
+    features: Any,
+    target: Any = None,
+    *,
+    config: str | Path,
+    promote: bool = True,
+    trained_on: Any = None,
 ) -> Outcome:
     """Judge a model and rows that this process has, as `rehearse` does; within a Prefect flow, as a flow of its own.
 
@@ -81,6 +89,8 @@ def rehearse_model(
         model: a keras.Model, which is exported here, or what `rehearse` takes.
         features: rows, by input name: a DataFrame, a mapping of arrays, or one array.
         target: what should be answered, or None.
+        trained_on: features that the model was trained or validated on, or None where that is not known; rows that are
+            among them are not judged.
         config: path of the YAML file, which the commands that follow (approve, roll back) read as well.
 
     Raises:
@@ -90,10 +100,15 @@ def rehearse_model(
     rows = check_rows((features, target), "rehearse_model", needs_target=False)
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch, _with_prefect():
         save_rows(Path(scratch) / ROWS, rows)
+        known = ""
+        if trained_on is not None:
+            known = str(Path(scratch) / "trained_on" / ROWS)
+            save_rows(Path(known), check_trained_on(trained_on, rows, "trained_on"))
         given = str(model)
         if not isinstance(model, str | Path):
             given = str(export_here(cfg, model, Path(scratch) / "model"))
-        return cast(Outcome, rehearse(str(config), given, rows=str(Path(scratch) / ROWS), promote=promote))
+        rows_file = str(Path(scratch) / ROWS)
+        return cast(Outcome, rehearse(str(config), given, rows=rows_file, promote=promote, trained_on=known))
 
 
 @contextlib.contextmanager

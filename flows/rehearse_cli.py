@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -10,9 +11,12 @@ from typing import cast
 from configs.loading import ConfigError, require, without_secrets
 from configs.schema import Config
 from flows.cli import run_and_report
-from flows.commands import answer, config_parser
+from flows.commands import answer, can_be_written, config_parser
+from tasks.datasets.declared import write_contract
+from tasks.datasets.row_files import problem_of
 from tasks.errors import ExportError
 from tasks.outcomes import Outcome
+from tasks.records import ValidationReport
 from tasks.registry.fetched import find_model, is_uri
 
 
@@ -26,7 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = config_parser(
         "flows.rehearse",
         "Judge a model that was trained elsewhere in a throwaway model server, log it to MLflow, promote it. A "
-        "SavedModel's own bytes are what is judged and served; all given rows are judged.",
+        "SavedModel's own bytes are what is judged and served; all given rows are judged, or those that data.split "
+        "calls test, without those of --trained-on.",
         "Exit codes: as of the main job: 0 promoted, awaiting review, or judged with --no-promote; 3 rejected by a "
         "gate; 2 usage or configuration; 1 anything else.",
     )
@@ -35,32 +40,71 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", metavar="FILE", default="", help="rows as .csv, .parquet, .json or .npz")
     parser.add_argument("--target", metavar="COLUMN", default="", help="the column of --rows that is to be predicted")
+    parser.add_argument(
+        "--trained-on", metavar="FILE", default="", help="rows that the model was trained on, which are not judged"
+    )
     parser.add_argument("--signature", metavar="NAME", default="", help="of a SavedModel with several signatures")
+    parser.add_argument(
+        "--write-contract",
+        type=Path,
+        metavar="FILE",
+        help="write what clients of a candidate that passes rely on, for gates.contract.file",
+    )
     parser.add_argument("--no-promote", action="store_true", help="judge and log, and leave what is live as it is")
     return parser
 
 
 def _rehearse(args: argparse.Namespace, config: Config) -> int:
-    require(config, *([] if args.rows else ["data.load"]))
-    if args.target and not args.rows:
-        raise ConfigError("--target names a column of --rows FILE; data.load returns the target itself")
-    if args.rows and not Path(args.rows).is_file():
-        raise ConfigError(f"--rows must name a file, got '{args.rows}'")
-    if not is_uri(args.model):
-        try:
-            find_model(Path(args.model))
-        except ExportError as exc:
-            raise ConfigError(str(exc)) from exc
+    _check(args, config)
+    outcomes: list[Outcome] = []
 
     def flow() -> Outcome:
         from flows.rehearse import rehearse
 
         overrides = without_secrets(args.set)
-        promote = not args.no_promote
-        found = rehearse(str(args.config), args.model, overrides, args.rows, args.target, args.signature, promote)
-        return cast(Outcome, found)
+        found = rehearse(
+            str(args.config), args.model, overrides, args.rows, args.target, args.signature, not args.no_promote,
+            args.trained_on,
+        )  # fmt: skip
+        outcomes.append(cast(Outcome, found))
+        return outcomes[0]
 
-    return run_and_report(args, config, flow)
+    code = run_and_report(args, config, flow)
+    if args.write_contract:
+        _write(args.write_contract, outcomes[0].report if outcomes else None)
+    return code
+
+
+def _check(args: argparse.Namespace, config: Config) -> None:
+    """Raise `ConfigError` for options that nothing can come of, before anything is started."""
+    require(config, *([] if args.rows else ["data.load"]))
+    if args.target and not args.rows:
+        raise ConfigError("--target names a column of --rows FILE; data.load returns the target itself")
+    for option, file in (("--rows", args.rows), ("--trained-on", args.trained_on)):
+        problem = problem_of(Path(file), option) if file else ""
+        if problem:
+            raise ConfigError(problem)
+    if not is_uri(args.model):
+        try:
+            find_model(Path(args.model))
+        except ExportError as exc:
+            raise ConfigError(str(exc)) from exc
+    if args.write_contract and not can_be_written(args.write_contract):
+        raise ConfigError(
+            f"--write-contract must name a file in a directory that can be written, got '{args.write_contract}'"
+        )
+
+
+def _write(file: Path, report: ValidationReport | None) -> None:
+    """Write the contract of a candidate that passed; what has become of it stands, whether that succeeds or not."""
+    if report is None or report.served is None or not report.passed:
+        print(f"warning: '{file}' is not written, for the candidate did not pass", file=sys.stderr)
+        return
+    try:
+        write_contract(file, report.served.signature)
+        print(f"\nthe contract is written to {file}; gates.contract.file keeps later candidates to it")
+    except OSError as exc:
+        print(f"warning: '{file}' is not written: {exc.strerror}", file=sys.stderr)
 
 
 if __name__ == "__main__":

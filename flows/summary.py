@@ -1,4 +1,4 @@
-"""What the terminal shows at the end of a run."""
+"""Format what the terminal shows at the end of a run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from tasks.outcomes import GREEN, RED, Outcome, PromotionState
 from tasks.production import ONE_TRY
 from tasks.program import command_here, short_path
 from tasks.records import ServerFacts, ValidationReport
+from tasks.registry.pages import run_url, version_url
+from tasks.report.standing import WAITING
+
+LOCAL_PAGES = "http://127.0.0.1:5000"  # where `mlflow ui` serves them
 
 
 def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = False) -> str:
@@ -49,7 +53,7 @@ def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = 
             f"  digest    {candidate.digest}",
             f"  candidate {short_path(candidate.version_dir)} ({candidate.size_bytes:,} bytes)",
             f"  live      {short_path(promotion.live_dir) if promotion.live_dir else 'unchanged'}",
-            f"  registry  {outcome.run.registry_name} version {outcome.run.registry_version}",
+            f"  MLflow    {outcome.run.registry_name}, registry version {outcome.run.registry_version}",
             "",
             "next",
             *_commands(config, arguments, outcome),
@@ -60,13 +64,13 @@ def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = 
 
 
 def _judged_by(report: ValidationReport) -> str:
-    """Return which server judged, how fast, and beside whom."""
+    """Return which server judged, how fast, and which version it was compared with."""
     served = report.served
     if served is None:
         refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
-        return refused or "judged by its files alone: no server has loaded it"
+        return refused or "judged by its files alone; no server loaded it"
     server = served.server
-    beside = f", beside version {report.champion.version}, which is live" if report.champion else ""
+    beside = f", compared with version {report.champion.version}, which is live" if report.champion else ""
     return (
         f"judged by {' '.join(filter(None, (server.backend, server.image)))}: AVAILABLE after "
         f"{server.startup_s:.2f} s, {served.rows} rows at {served.rows_per_s:,.0f} rows/s{beside}"
@@ -76,8 +80,13 @@ def _judged_by(report: ValidationReport) -> str:
 def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
     """Return the commands that a user wants now, ready to be copied."""
     mlflow = f"{short_path(Path(sys.executable).parent)}/mlflow"
-    look = outcome.run.url or f"{mlflow} ui --backend-store-uri {_uri(config.tracking.uri)}"
-    lines = [f"  review    {look}"]
+    run, pages = outcome.run, config.tracking.uri
+    lines = []
+    if not run.url:  # a database has no pages of its own
+        lines, pages = [f"  pages     {mlflow} ui --backend-store-uri {_uri(pages)}"], LOCAL_PAGES
+    lines.append(f"  review    {run_url(pages, run.experiment_id, run.run_id)}")
+    if outcome.promotion.state in WAITING:
+        lines.append(f"  decide    {version_url(pages, run.registry_name, run.registry_version)}")
     version = f"{arguments} --version {outcome.report.candidate.version}"
     if outcome.report.served is not None and outcome.promotion.live_dir is None:
         lines.append(f"  try it    {command_here('flows.try_out')} {version}")
@@ -112,7 +121,7 @@ def _server(config: Config, judge: ServerFacts) -> str:
 
 
 def _absolute(path: Path) -> str:
-    """Return an absolute path, which a model server asks for, still short where it lies in this directory."""
+    """Return an absolute path, which a model server asks for, shortened where it is below this directory."""
     short = short_path(path)
     return short if short.startswith(("/", "'")) else f"$PWD/{short}"
 

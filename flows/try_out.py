@@ -1,26 +1,28 @@
-"""Serve one candidate by hand, to ask it what one likes: `python -m flows.try_out --config cfg.yaml --version N`."""
+"""Serve a model by hand, to ask it what you like: `python -m flows.try_out --config cfg.yaml [--version N]`."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from configs.loading import ConfigError
-from configs.schema import Config, Safety
-from flows.commands import answer, config_parser
-from tasks.errors import UnsafeModel
-from tasks.gates.safety import judge_safety
-from tasks.savedmodel.safety import read_graph
-from tasks.serving.embedded import run_embedded
-from tasks.store.layout import versions
+from configs.schema import Config
+from flows.commands import answer, can_be_written, config_parser, session, version_number
+from tasks.datasets.answers import WRITERS, save_table, shown_table
+from tasks.datasets.row_files import problem_of
+from tasks.outcomes import DONE
+from tasks.serving.launch import ThrowawayServer, throwaway_server
+from tasks.try_out import Tried, ask, choose_model, first_server, invitation, read_rows
 
-POLL_S = 0.1
+POLL_S = 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve a candidate until Ctrl-C, and return an exit code."""
+    """Serve a model until Ctrl-C, or ask it about a file of rows, and return an exit code."""
     return answer(build_parser(), argv, _try_out)
 
 
@@ -28,50 +30,62 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the arguments."""
     parser = config_parser(
         "flows.try_out",
-        "Serve one candidate, and no other version, until Ctrl-C; nothing live changes.",
-        "Exit codes: 0 stopped by Ctrl-C; 2 usage or configuration; 1 it cannot be served.",
+        "Serve the live version, a candidate or any SavedModel in a throwaway model server until Ctrl-C, and print a "
+        "request to paste; or, with --rows, ask it about these rows and print a table. Nothing live changes.",
+        "Exit codes: 0 the rows are answered, or you stopped the server; 2 usage, configuration or a file that cannot "
+        "be used; 130 interrupted before that; 1 it cannot be served.",
     )
-    parser.add_argument("--version", type=int, required=True, metavar="N", help="the candidate's number")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--version", type=version_number, metavar="N", help="a candidate; without it the live version")
+    which.add_argument("--model", type=Path, metavar="DIRECTORY", help="any SavedModel")
+    parser.add_argument("--signature", metavar="NAME", default="", help="of a SavedModel with several signatures")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="rows to ask about, as .csv, .json, .parquet or .npz")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="save the table as .csv, .json or .parquet")
     return parser
 
 
 def _try_out(args: argparse.Namespace, config: Config) -> int:
-    version_dir = _candidate(config.candidates_dir, args.version)
-    _refuse_unsafe(version_dir, config.gates.safety)
-    return _serve(config.name, version_dir, config.serving.memory_mb)
+    _check_files(args)
+    with session(), tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
+        model = choose_model(config, args.version, args.model, args.signature, Path(scratch))
+        asked = read_rows(config, model, args.rows) if args.rows else None
+        serving, backend = first_server(config.serving)
+        with throwaway_server(backend, serving, model, Path(scratch) / "server.log") as (server, client):
+            if asked is None:
+                return _until_stopped(server, model, Path(scratch) / "example.json")
+            table = ask(model, client, asked)
+    print(shown_table(table, shutil.get_terminal_size((120, 24)).columns))
+    if args.out:
+        save_table(table, args.out)
+        print(f"saved as {args.out}")
+    return DONE
 
 
-def _candidate(model_dir: Path, version: int) -> Path:
-    """Return a candidate's directory."""
-    found = versions(model_dir)
-    if version not in found:
-        raise ConfigError(f"--version must be a candidate in '{model_dir}', got {version}; there are {list(found)}")
-    return found[version]
+def _check_files(args: argparse.Namespace) -> None:
+    """Raise `ConfigError` for a file that cannot be read or written, before anything is started."""
+    problem = problem_of(args.rows, "--rows") if args.rows else ""
+    if problem:
+        raise ConfigError(problem)
+    if args.out:
+        if not args.rows:
+            raise ConfigError("--out keeps the answers to rows; name the rows by --rows FILE")
+        if args.out.suffix not in WRITERS:
+            raise ConfigError(f"--out must name a file of {', '.join(WRITERS)}, got '{args.out}'")
+        if not can_be_written(args.out):
+            raise ConfigError(f"--out must name a file in a directory that can be written, got '{args.out}'")
+        if args.out.exists() and args.out.samefile(args.rows):
+            raise ConfigError(f"--out must be another file than --rows, got '{args.out}' twice")
 
 
-def _refuse_unsafe(version_dir: Path, safety: Safety) -> None:
-    """Raise `UnsafeModel` for a candidate that the safety gate refuses, for a server would do what it was made for."""
-    result = judge_safety(read_graph(version_dir, safety.max_graph_mb * 1e6), safety)
-    if not result.passed:
-        raise UnsafeModel(f"a candidate is served only if it is safe: {result.summary}")
-
-
-def _serve(name: str, version_dir: Path, memory_mb: int) -> int:
-    with run_embedded(name, version_dir, memory_mb=memory_mb) as server:
-        try:
-            while server.exit_code() is None and not server.rest_url:
-                time.sleep(POLL_S)
-            if server.exit_code() is None:
-                url = f"{server.rest_url}/v1/models/{name}"
-                print(
-                    f"'{name}' version {version_dir.name} answers at {url}:predict, its signature is at {url}/metadata"
-                )
-                print("Ctrl-C ends it", flush=True)
-            while server.exit_code() is None:
-                time.sleep(POLL_S)
-        except KeyboardInterrupt:
-            return 0
-        raise server.explain_exit()
+def _until_stopped(server: ThrowawayServer, model: Tried, example: Path) -> int:
+    """Print a request to paste, and wait for Ctrl-C, SIGTERM or the server's own end."""
+    try:
+        print(*invitation(server, model, example), "", "Ctrl-C stops it", sep="\n", flush=True)
+        while server.exit_code() is None:
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        return DONE
+    raise server.explain_exit()
 
 
 if __name__ == "__main__":

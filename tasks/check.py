@@ -12,6 +12,7 @@ from pathlib import Path
 
 from configs.redaction import redact
 from configs.schema import Config
+from tasks.datasets.declared import read_contract
 from tasks.datasets.prepare import prepare_splits
 from tasks.errors import PipelineError, StoreError
 from tasks.records import Splits
@@ -44,6 +45,9 @@ def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], st
 
     yield "work_dir", lambda: _writable(config.work_dir, "work_dir")
     yield "models_root", lambda: _production(config)
+    contract = config.gates.contract.file
+    if contract is not None:
+        yield "contract", lambda: _contract(contract)
     yield "serving", lambda: _engine(config)
     yield "tracking", lambda: _tracking(config)
     yield "prefect", _prefect
@@ -65,8 +69,13 @@ def _writable(directory: Path, field: str) -> str:
 def _production(config: Config) -> str:
     url = config.promote.live_url
     silent = url and not is_there(url, config.name)
-    found = f"; nobody answers at promote.live_url {url}, which is right before the first version" if silent else ""
+    found = f"; no server answers at promote.live_url {url}, as before the first version" if silent else ""
     return _writable(config.models_root, "models_root") + found
+
+
+def _contract(file: Path) -> str:
+    declared = read_contract(file)
+    return f"'{file}' declares {', '.join(map(str, (*declared.inputs, *declared.outputs)))}"
 
 
 def _engine(config: Config) -> str:

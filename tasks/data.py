@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.schema import Config
-from tasks.datasets.given import prepare_given
+from tasks.datasets.given import GivenRows, prepare_given
 from tasks.datasets.prepare import prepare_splits
 from tasks.policy import stage
-from tasks.records import Splits
+from tasks.records import Splits, TrainedModel
+from tasks.savedmodel.adopted import leave_out
 from tasks.training.process import call
 
 
@@ -19,6 +20,7 @@ def prepare_data(config: Config, run_dir: Path) -> Splits:
 
 
 @stage
-def prepare_rows(config: Config, file: str, target: str, run_dir: Path) -> Splits:
-    """Read the rows that are judged, from a file or by `data.load`."""
-    return call(prepare_given, config.data, config.gates, file, target, run_dir / "data")
+def prepare_rows(config: Config, rows: GivenRows, given: TrainedModel, signature: str, run_dir: Path) -> Splits:
+    """Read the rows that are judged, without those that the given model is known to have been trained on."""
+    splits = call(prepare_given, config.data, config.gates, rows, run_dir / "data")
+    return call(leave_out, config, splits, given.keras_file, signature) if splits.trained_on else splits

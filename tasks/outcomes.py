@@ -10,7 +10,7 @@ from typing import Self
 
 from tasks.records import TrackedRun, ValidationReport
 
-DONE, FAILED, USAGE, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, USAGE, REJECTION, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes of every command."""
 GREEN, RED, YELLOW = "32", "31", "33"  # as terminals number them. Source: ECMA-48, 8.3.117
 
@@ -38,8 +38,8 @@ class PromotionState(StrEnum):
     CANARY = "canary", DONE, GREEN
     AWAITING_REVIEW = "awaiting review", DONE, YELLOW
     NOT_PROMOTED = "not promoted", DONE, ""  # nobody asked for it
-    REJECTED = "rejected", REJECTED, RED  # by a gate or a person
-    REFUSED = "refused", REJECTED, RED  # approved, and not what was judged
+    REJECTED = "rejected", REJECTION, RED  # by a gate or a person
+    REFUSED = "refused", REJECTION, RED  # approved, and not what was judged
     ROLLED_BACK = "rolled back", FAILED, RED  # production did not serve it as it was judged
     STALE = "stale", FAILED, RED  # the champion beside which it was judged is no longer live
 

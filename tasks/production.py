@@ -18,7 +18,7 @@ from tasks.outcomes import Promotion, PromotionState
 from tasks.records import Candidate, Champion, Change, TrackedRun
 from tasks.registry.changes import record_change
 from tasks.store.champion import champion_version, find_champion
-from tasks.store.history import SERVED, read, served_digest
+from tasks.store.history import SERVED, process_user, read, served_digest
 from tasks.store.layout import next_number, versions
 from tasks.store.live_check import Expected, is_there, live_problem
 from tasks.store.lock import model_lock
@@ -59,13 +59,13 @@ def look_at_production(config: Config) -> None:
     root = config.models_root
     there = next(path for path in (root, *root.parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise StoreError(f"models_root must lie in a writable directory, and '{there}' is not one")
+        raise StoreError(f"models_root must lie in a writable directory, but '{there}' is not one")
     promote = config.promote
     if promote.layout == "labels":
         ensure_config(config.models_root)
     if promote.live_url and not is_there(promote.live_url, config.name):
         log.warning(
-            "nobody answers at promote.live_url %s: right before the first version is there, else start it "
+            "no server answers at promote.live_url %s: this is expected before the first version, else start one "
             "(%s); a version that it does not serve %g s (promote.live_timeout_s) after its promotion is rolled back",
             promote.live_url,
             production_command(config),
@@ -100,7 +100,7 @@ def _verify(config: Config, change: Change) -> str:
                 config.gates.rtol,
             )
     if expected is None:
-        log.warning("version %d only has to be AVAILABLE: its validated answers are gone", change.version)
+        log.warning("version %d is only checked for AVAILABLE, because its validated answers are gone", change.version)
     log.info("waiting for version %d at %s, at most %g s", change.version, promote.live_url, promote.live_timeout_s)
     problem = live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
     return redact(problem)  # it goes into journal, history and outbox
@@ -123,7 +123,7 @@ def changing(config: Config) -> Iterator[Production]:
 
 
 def examine(config: Config, *, only_look: bool) -> list[Finding]:
-    """Return what the doctor finds, and mend it unless it shall only look."""
+    """Return what the doctor finds, and mend it unless `only_look` is set."""
     found = production(config)
     if only_look:
         return [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True)]
@@ -133,7 +133,7 @@ def examine(config: Config, *, only_look: bool) -> list[Finding]:
 
 
 def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str) -> Promotion:
-    """Bring a candidate that passed into production, unless the champion that it was held against serves no more.
+    """Bring a candidate that passed into production, unless the champion that it was compared with is no longer live.
 
     Args:
         against: the champion that it was judged beside, or None.
@@ -143,9 +143,9 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
         if champion and champion.digest == candidate.digest:  # a second try: only MLflow had not been told
             promotion = Promotion(PromotionState.PROMOTED, champion.version_dir, f"version {champion.version} is live")
         elif (champion and champion.digest) != (against and against.digest):
-            now = f"version {champion.version}" if champion else "none"
-            was = f"version {against.version}" if against else "none"
-            return Promotion(PromotionState.STALE, None, f"held against {was} as champion, and {now} serves now")
+            now = f"version {champion.version}" if champion else "no version"
+            was = f"version {against.version}" if against else "no version"
+            return Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
         else:
             number, directory = _number(config, candidate)
             labels = labels_of(found.model_dir) if found.layout == "labels" else {}
@@ -172,16 +172,16 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
     with changing(config) as found:
         champion = champion_version(found.model_dir, found.layout)  # not its bytes: they may be what is wrong
         if champion is None:
-            raise StoreError(f"a rollback needs a version that serves, and '{found.model_dir}' has none")
+            raise StoreError(f"a rollback needs a version that is live, but '{found.model_dir}' has none")
         target = way_back(found.model_dir, champion) if to is None else to
         if target == champion:
-            raise StoreError(f"a rollback goes to another version, and version {champion} of '{config.name}' serves")
+            raise StoreError(f"a rollback needs another version, and version {champion} of '{config.name}' is live")
         digest, source = bytes_of(found.model_dir, target, config.candidates_dir if found.layout == "latest" else None)
         reason = f"rollback from version {champion} to the bytes of version {target}"
         change = Change(
             "publish", target, str(target), digest, str(source.resolve()), previous=champion,
             previous_digest=served_digest(read(found.model_dir), champion), rolls_back=champion,
-            actor=actor, reason=reason,
+            actor=actor or process_user(), reason=reason,
         )  # fmt: skip
         if found.layout == "labels":
             return _done(config, found, replace(change, operation="label", label=STABLE, directory=source.name))
@@ -203,16 +203,17 @@ def move_label(config: Config, actor: str) -> Promotion:
     """Make the canary the stable version."""
     with changing(config) as found:
         if found.layout != "labels":
-            raise StoreError(f"--to stable moves a label, and promote.layout of '{config.name}' is {found.layout}")
+            raise StoreError(f"--to stable moves a label, but promote.layout of '{config.name}' is {found.layout}")
         labels = labels_of(found.model_dir)
         version, stable = labels.get(CANARY), labels.get(STABLE)
         if version is None or version == stable:
             beside = f"version {stable}, which is stable" if stable else "it"
-            raise StoreError(f"--to stable makes the canary stable, and '{config.name}' has no canary beside {beside}")
+            raise StoreError(f"--to stable makes the canary stable, but '{config.name}' has no canary beside {beside}")
         digest, source = bytes_of(found.model_dir, version)
         change = Change(
             "label", version, source.name, digest, previous=stable,
-            previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE, actor=actor,
+            previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE,
+            actor=actor or process_user(),
         )  # fmt: skip
         promotion = _done(config, found, change)
     return _told(found, promotion)
@@ -246,7 +247,9 @@ def _told(found: Production, promotion: Promotion) -> Promotion:
     try:
         tell(found)
     except (TrackingError, StoreError) as exc:
-        log.warning("%s; the next promotion or the doctor tells MLflow, but now: %s", promotion.reason, exc)
+        log.warning(
+            "%s, but MLflow could not be told; the next promotion or the doctor does it: %s", promotion.reason, exc
+        )
     return promotion
 
 

@@ -14,6 +14,7 @@ from tasks.policy import stage
 from tasks.production import move_label, put_live
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
+from tasks.report.standing import why_a_person
 from tasks.store.history import State, append
 from tasks.store.rehearsals import Rehearsed, keep
 
@@ -25,11 +26,11 @@ RIVALS = 5  # promotions of others that may come between a validation and its pr
 
 @contextlib.contextmanager
 def turn(config: Config) -> Iterator[None]:
-    """Let those who judge again beside a new champion do it one after the other.
+    """Let those who judge again, compared with a new champion, do it one after the other.
 
     Side by side, each would overtake all the others but one. It keeps nothing else waiting, no rollback above all.
     """
-    log.info("another version was promoted meanwhile: judging again, beside the champion of now")
+    log.info("another version went live in the meantime: judging again, compared with that version")
     with FileLock(config.live_dir / ".turn"):  # let go of by the kernel, however its holder ends
         yield
 
@@ -53,11 +54,10 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
         reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
         promotion = Promotion(PromotionState.REJECTED, None, reason)
     elif not wanted:
-        promotion = Promotion(PromotionState.NOT_PROMOTED, None, "every gate passed; promotion was not asked for")
-    elif report.needs_person or config.needs_person(has_champion=report.champion is not None):
+        promotion = Promotion(PromotionState.NOT_PROMOTED, None, "every gate passed, and promotion was not asked for")
+    elif why := why_a_person(config, report):
         _note(config, report, run, "awaiting review")
-        reason = "; ".join(filter(None, ("every gate passed; a person decides", report.needs_person)))
-        promotion = Promotion(PromotionState.AWAITING_REVIEW, None, reason)
+        promotion = Promotion(PromotionState.AWAITING_REVIEW, None, f"every gate passed, and a person decides: {why}")
     else:
         promotion = put_live(config, report.candidate, run, report.champion, "")
         if promotion.state is not PromotionState.STALE:

@@ -107,7 +107,7 @@ class Reading:
 
     def __str__(self) -> str:
         """Return the short form that summaries use, such as `multiclass logits`."""
-        return f"{self.task} {self.scores}" if self.task else "no task of ours"
+        return f"{self.task} {self.scores}" if self.task else "no known task"
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,8 @@ class Splits:
         features: `name: dtype (shape)` of each feature and target, for people.
         groups: `.npz` of a fingerprint a row of what `data.key` or `data.group` names, by split; else None.
         shares: target, label and split to the share of the split's rows that have the label.
+        left_out: of a model that was trained elsewhere, how many given rows are not judged because it was trained on
+            them; None where that is not known.
     """
 
     train: Path
@@ -133,6 +135,12 @@ class Splits:
     features: tuple[str, ...]
     groups: Path | None = None
     shares: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    left_out: int | None = None
+
+    @property
+    def trained_on(self) -> int:
+        """Return how many rows the model is known to have been trained or validated on; 0 is not known."""
+        return self.rows["train"] + self.rows["validation"]
 
 
 @dataclass(frozen=True)
@@ -213,6 +221,7 @@ class GateResult:
     Attributes:
         name: the gate. passed: its verdict.
         summary: one line for people, with the figure and its bound.
+        note: what the summary says besides the figures, for a table that shows these; None where it needs all of it.
         figures: numbers by stable names, for comparing runs. units: the unit of a figure, where it has one.
         bounds: of a figure, as text such as `at least 0.95`, where it has one.
         champion: the champion's figures, by the same names, where it was measured beside.
@@ -229,6 +238,7 @@ class GateResult:
     champion: Mapping[str, float] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
     needs_person: str = ""
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -236,7 +246,7 @@ class GraphFacts:
     """What a SavedModel holds, read from its files without loading it.
 
     Attributes:
-        reaching_out: (operation, node's name) of every operation that leaves the graph, functions included.
+        reaching_out: (operation, node's name) of every operation that reaches outside the graph, functions included.
         outside: files of it that are links or lie outside its directory.
         graph_bytes: size of saved_model.pb. variables_bytes: of variables/.
         total_bytes: of all files but the fingerprints of the rows that it knows.
@@ -257,7 +267,7 @@ class GraphFacts:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that serves now.
+    """The version that is live.
 
     Attributes:
         version_dir: `<models_root>/<name>/<N>`. digest: of its bytes, in hexadecimal.
@@ -389,7 +399,7 @@ class ValidationReport:
         graph: what the candidate's files hold.
         served: what the first image answered, for pictures and tables; every image was judged. None where the
             safety gate kept the candidate from every server.
-        champion: the version that serves, which it was held against, or None.
+        champion: the version that serves, which it was compared with, or None.
         new_rows: different rows of all splits that the champion's data did not have; None where nobody can tell.
         shared_rows: different rows, as the server is asked, that are in more than one split; None likewise.
     """
@@ -450,7 +460,7 @@ class Change:
         rolls_back: the version that this one replaces because it was bad, or None.
         label: of the `labels` layout, or empty.
         run: MLflow's run id. registry_version: MLflow's number of the model version, 0 where there is none.
-        actor: who asked for it. reason: one line.
+        actor: who asked for it. reason: one line. time: when it was done, ISO 8601; empty before.
     """
 
     operation: Literal["publish", "withdraw", "label"]
@@ -466,3 +476,4 @@ class Change:
     registry_version: int = 0
     actor: str = ""
     reason: str = ""
+    time: str = field(default="", compare=False)

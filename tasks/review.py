@@ -11,14 +11,14 @@ from tasks.outcomes import Promotion, PromotionState
 from tasks.policy import stage
 from tasks.production import look_at_production, put_live
 from tasks.records import TrackedRun, ValidationReport
-from tasks.registry.approvals import APPROVED, ONCE_MORE, REJECTED, Reviewed, close, reviewed_versions, say
+from tasks.registry.approvals import ONCE_MORE, UNDECIDED, Reviewed, close, reviewed_versions, say
+from tasks.report.standing import APPROVED, REJECTED, UNNAMED
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.history import append, read, state_of
 from tasks.store.layout import versions
 from tasks.store.rehearsals import Rehearsed, recall
 
 log = logging.getLogger(__name__)
-UNNAMED = "a reviewer in MLflow"
 
 
 @stage
@@ -27,9 +27,9 @@ def find_reviewed(config: Config) -> list[Reviewed]:
     look_at_production(config)
     found = reviewed_versions(config)
     for version in found:
-        if version.waits and version.review not in ("", APPROVED, REJECTED):
+        if version.waits and version.review not in (*UNDECIDED, APPROVED, REJECTED):
             log.warning(
-                "candidate %d has the tag review=%s, which says nothing: it is %s or %s",
+                "candidate %d has the tag review=%s, which is no decision: set it to %s or %s",
                 version.candidate, version.review, APPROVED, REJECTED,
             )  # fmt: skip
     return [version for version in found if version.is_decided]
@@ -37,7 +37,7 @@ def find_reviewed(config: Config) -> list[Reviewed]:
 
 @stage
 def review(config: Config, candidate: int, verdict: str, by: str) -> None:
-    """Say on MLflow's page what a reviewer decided at a terminal.
+    """Write what a reviewer decided at a terminal on MLflow's page.
 
     Raises:
         ConfigError: no such candidate waits for a decision.
@@ -72,13 +72,14 @@ def decide(config: Config, reviewed: Reviewed) -> Promotion:
 
 @stage
 def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationReport, run: TrackedRun) -> Promotion:
-    """Promote an approved candidate that was judged anew beside the champion of today, if it passed again."""
+    """Promote an approved candidate that passed again, compared with the version that is live now."""
     if not report.passed:
         reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
-        return _closed(config, reviewed, PromotionState.REJECTED, f"judged again beside another champion: {reason}")
+        reason = f"judged again, compared with another champion: {reason}"
+        return _closed(config, reviewed, PromotionState.REJECTED, reason)
     promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
     if promotion.state is not PromotionState.STALE:
-        close(config, reviewed, "judged again", f"version {run.registry_version} is what became of it")
+        close(config, reviewed, "judged again", f"the result is registry version {run.registry_version}")
     return promotion
 
 
@@ -90,7 +91,7 @@ def rehearsal_of(config: Config, reviewed: Reviewed) -> Rehearsed:
     """
     known = recall(config.candidates_dir, reviewed.digest)
     if known is None:
-        raise StoreError(f"candidate {reviewed.candidate} of '{config.name}' must have been judged here, and was not")
+        raise StoreError(f"candidate {reviewed.candidate} of '{config.name}' must have been judged here, but was not")
     return known
 
 
@@ -125,7 +126,7 @@ def _last_state(config: Config, reviewed: Reviewed) -> str:
 
 
 def _closed(config: Config, reviewed: Reviewed, state: PromotionState, reason: str) -> Promotion:
-    """Say on the version's page, and in the history, that it will not go live."""
+    """Note on the version's page and in the history that it will not go live."""
     append(
         config.live_dir, reviewed.candidate, "rejected", reviewed.digest,
         run=reviewed.run_id, actor=reviewed.by or UNNAMED, reason=reason,

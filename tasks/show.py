@@ -30,7 +30,8 @@ def show_run(report: ValidationReport, run: TrackedRun, promotion: Promotion) ->
 def _table_row(row: GateRow) -> dict[str, str]:
     """Return a line of the gate table with the gate's summary last: the long text must not push the figures out."""
     figure, summary = (row.value, "") if row.figure else ("", row.value)
-    return {**asdict(row), "value": figure, "summary": summary}
+    shown = {key: value for key, value in asdict(row).items() if isinstance(value, str)}
+    return {**shown, "value": figure, "summary": summary}
 
 
 @stage

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from configs.loading import ConfigError
 from configs.schema import Config
+from tasks.datasets.declared import check_contract
 from tasks.datasets.seen import RECORD, new_rows, shared_rows
 from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
@@ -27,10 +28,11 @@ def check_services(config: Config) -> None:
     """Fail now, not after an hour of training, where Docker or MLflow is needed and does not answer.
 
     Raises:
-        ConfigError: `gates.safety.allow_ops` names what is almost an operation.
+        ConfigError: `gates.safety.allow_ops` names what is almost an operation, or the declared contract is none.
     """
     for name, meant in misspelt(config.gates.safety.allow_ops).items():
         raise ConfigError(f"gates.safety.allow_ops: '{name}' is no operation of TensorFlow; did you mean '{meant}'?")
+    check_contract(config.gates)
     check_engine(config.serving)
     check_tracking(config.tracking.uri)
     look_at_production(config)
@@ -38,7 +40,7 @@ def check_services(config: Config) -> None:
 
 @stage
 def fetch_servers(config: Config) -> tuple[Backend, ...]:
-    """Settle which servers judge, and have their images at hand; runs beside training."""
+    """Settle which servers judge, and pull their images; runs beside training."""
     return choose_backends(config.serving)
 
 
@@ -49,7 +51,7 @@ def validate_serving(
     """Judge the candidate's files, then what throwaway servers answer with it; a failed gate is a value.
 
     A graph that is not safe is never loaded. A server that refuses the candidate rejects it; one that could not be
-    asked is an error. The champion is the version that serves now, not the last that passed.
+    asked is an error. The champion is the version that is live, not the last that passed.
     """
     graph = read_graph(candidate.version_dir, config.gates.safety.max_graph_mb * 1e6)
     champion, own = _champion(config, run_dir), candidate.version_dir / RECORD

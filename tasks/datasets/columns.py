@@ -171,6 +171,8 @@ def _is_tensor(value: Any) -> bool:
 def _of_objects(array: Array, where: str) -> Array:
     """Return objects that are all text, all bytes or all numbers; anything else is refused by its type."""
     items = array.ravel().tolist()
+    if not items:  # a table without rows; who asked for rows says so
+        return text_array((), array.shape)
     types = {type(item) for item in items}
     if all(issubclass(one, list | tuple | np.ndarray) for one in types):
         return _of_rows(items, where) if array.ndim == 1 else _refuse_types(array, items, where)
@@ -217,6 +219,8 @@ def _ragged(where: str, shapes: list[tuple[int, ...]]) -> DataError:
 def _of_numbers(array: Array, items: list[Any], where: str) -> Array:
     """Return numbers in the dtype that takes all of them as they are."""
     found = np.array(items)
+    if found.dtype.kind == "f" and all(isinstance(item, Integral) and int(item) >= 0 for item in items):
+        found = np.array(items, np.uint64)  # of which NumPy makes floats where some fit int64
     if found.dtype.kind not in "biuf":
         raise DataError(f"{where} must hold whole numbers of at most 64 bits, got larger ones")
     unequal = [number for number, (had, has) in enumerate(zip(items, found.tolist(), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,33 @@ from tasks.errors import DataError
 from tasks.records import TensorSpec
 
 FLOATS_ALL_WHOLE = 2.0**53
+
+
+def features_of(
+    features: Mapping[str, Any], renamed: Mapping[str, str], specs: Sequence[TensorSpec]
+) -> dict[str, Any]:
+    """Return by input name the feature that it takes, and no other.
+
+    Args:
+        features: columns of any kind, by name.
+        renamed: input to the feature that it takes, where the two have different names (`export.inputs`).
+
+    One input and one feature belong together whatever their names.
+
+    Raises:
+        DataError: there is no such feature.
+    """
+    taken = {spec.name: renamed.get(spec.name, spec.name) for spec in specs}
+    if len(specs) == len(features) == 1 and not renamed:
+        return {specs[0].name: next(iter(features.values()))}
+    for name, feature in taken.items():
+        if feature not in features:
+            known = ", ".join(f"'{known}'" for known in list(features)[:40])
+            raise DataError(
+                f"every input of the model must be a column of the rows, and '{feature}' is none; they are {known}; "
+                f"rename one, or say which one the input takes by export.inputs: {{{name}: COLUMN}}"
+            )
+    return {name: features[feature] for name, feature in taken.items()}
 
 
 def fit_to_inputs(features: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:

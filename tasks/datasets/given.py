@@ -1,8 +1,10 @@
-"""Rows for a model that was trained elsewhere: from a file or from the user's loader, and all of them are judged."""
+"""Rows for a model that was trained elsewhere: from a file, from the user's loader, or from Python."""
 
 from __future__ import annotations
 
-import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,79 +13,140 @@ import numpy as np
 from configs.schema import Data, Gates
 from tasks.datasets.overview import label_shares
 from tasks.datasets.prepare import call_loader, columns_in_words
-from tasks.datasets.references import translated
-from tasks.datasets.rows import check_rows, digest_rows, load_rows, save_rows
+from tasks.datasets.row_files import read_table
+from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, load_rows, save_rows
+from tasks.datasets.seen import AsRequests, request_fingerprints
+from tasks.datasets.splitting import SPLITS, told_splits
 from tasks.errors import DataError
 from tasks.records import Splits
 
+log = logging.getLogger(__name__)
 ROWS = "rows-in-python.npz"  # of rows that have been checked already
-KINDS = (".parquet", ".csv", ".json", ".npz")
 
 
-def prepare_given(data: Data, gates: Gates, file: str, target: str, directory: Path) -> Splits:
-    """Read and check rows, and save them as test rows; which rows the model was trained on is not known.
+@dataclass(frozen=True)
+class GivenRows:
+    """Where rows come from.
 
-    Args:
+    Attributes:
         file: a table; empty to call `data.load`, which may return None as the target.
         target: the file's column, or array, that the model is to predict; empty where there is none.
+        trained_on: a table of rows that the model was trained or validated on; empty where it is not known.
+    """
+
+    file: str = ""
+    target: str = ""
+    trained_on: str = ""
+
+
+def prepare_given(data: Data, gates: Gates, given: GivenRows, directory: Path) -> Splits:
+    """Read and check rows, and save them: all of them as test rows, or those that `data.split` calls so.
 
     Raises:
         DataError: the rows cannot be read or used, or there is nothing to hold the configured metrics against.
     """
-    if Path(file).name == ROWS:
-        rows, source = load_rows(Path(file)), "rows that were given in Python"
-    else:
-        loaded, source = (read_table(Path(file), target), file) if file else (call_loader(data), data.load)
-        rows = check_rows(loaded, source, needs_target=False)
+    rows, source = _read(data, given)
     if gates.metrics and not rows.targets:
         raise DataError("gates.metrics needs a target to hold the answers against; name its column by --target")
-    index = {"train": np.arange(0), "validation": np.arange(0), "test": np.arange(len(rows))}
-    for name, numbers in index.items():
-        save_rows(directory / f"{name}.npz", rows.take(numbers))
+    rows, index = _told(rows, data)
+    parts = {name: rows.take(numbers) for name, numbers in index.items()}
+    if given.trained_on:
+        if len(parts["train"]) or len(parts["validation"]):
+            raise DataError(
+                f"rows that the model was trained on must be given in one way, got --trained-on, and rows that "
+                f"'{data.split}' calls train or validation; leave one of them out"
+            )
+        parts["train"] = _trained_on(Path(given.trained_on), rows)
+    return saved(parts, source, directory)
+
+
+def saved(parts: dict[str, Rows], source: str, directory: Path) -> Splits:
+    """Save the rows of each split."""
+    for name, part in parts.items():
+        save_rows(directory / f"{name}.npz", part)
+    test = parts["test"]
     return Splits(
         train=directory / "train.npz",
         validation=directory / "validation.npz",
         test=directory / "test.npz",
-        rows={name: len(numbers) for name, numbers in index.items()},
-        digest=digest_rows([rows]),
+        rows={name: len(part) for name, part in parts.items()},
+        digest=digest_rows(part for part in parts.values() if len(part)),
         source=source,
-        features=columns_in_words(rows),
-        shares=label_shares(rows.targets, {"test": index["test"]}),
+        features=columns_in_words(test),
+        shares=label_shares(test.targets, {"test": np.arange(len(test))}),
     )
 
 
-def read_table(file: Path, target: str = "") -> tuple[Any, Any]:
-    """Return a file's columns, and the column `target` apart from them, or None.
+def _read(data: Data, given: GivenRows) -> tuple[Rows, str]:
+    """Return the rows, and where they come from."""
+    if Path(given.file).name == ROWS:
+        return load_rows(Path(given.file)), "rows that were given in Python"
+    source = given.file or data.load
+    loaded = read_table(Path(given.file), given.target) if given.file else call_loader(data)
+    return check_rows(loaded, source, needs_target=False), source
 
-    JSON is a list of rows (`[{"age": 3, ...}, ...]`) or one row a line.
+
+def _told(rows: Rows, data: Data) -> tuple[Rows, dict[str, Array]]:
+    """Return the rows without the column `data.split`, and the row numbers of each split; without one all are test."""
+    nothing = {name: np.arange(0) for name in SPLITS}
+    if not data.split:
+        return rows, nothing | {"test": np.arange(len(rows))}
+    if data.split not in rows.features:
+        known = ", ".join(f"'{name}'" for name in list(rows.features)[:40])
+        raise DataError(
+            f"data.split must name a column of the rows, got '{data.split}'; they are {known}; leave data.split out to "
+            "have all rows judged"
+        )
+    index = told_splits(rows.features[data.split], data.split)
+    if not len(index["test"]):
+        raise DataError(f"the rows that are judged are those of which '{data.split}' says test, and there are none")
+    features = {name: array for name, array in rows.features.items() if name != data.split}
+    if not features:
+        raise DataError(f"the rows must have features beside '{data.split}', which only decides about the splits")
+    return Rows(features, rows.targets), index
+
+
+def _trained_on(file: Path, rows: Rows) -> Rows:
+    """Return the rows that the model was trained on; what the judged rows do not have need not be usable."""
+    if file.name == ROWS:
+        return load_rows(file)
+    return check_trained_on(read_table(file, option="--trained-on")[0], rows, str(file))
+
+
+def check_trained_on(table: Any, rows: Rows, source: str) -> Rows:
+    """Return those columns of a table of rows that the model was trained on that the judged rows have; all if none.
 
     Raises:
-        DataError: it is no file of a known kind, or has no such column.
+        DataError: they cannot be used.
     """
-    if file.suffix not in KINDS:
-        raise DataError(f"--rows must name a file of {', '.join(KINDS)}, got '{file}'")
-    with translated(f"--rows must name a readable file of rows, '{file}'", DataError):
-        table: Any = _read(file)
-    columns = list(table)
-    if not target:
-        return table, None
-    if target not in columns:
-        listed = ", ".join(f"'{column}'" for column in columns[:40])
-        raise DataError(f"--target must name a column of '{file}', got '{target}'; they are {listed}")
-    return {name: table[name] for name in columns if name != target}, table[target]
+    shared = {}
+    if isinstance(table, Mapping) or hasattr(table, "columns"):
+        shared = {name: table[name] for name in table if str(name) in rows.features}
+    return check_rows((shared or table, None), source, needs_target=False)
 
 
-def _read(file: Path) -> Any:
-    import pandas as pd
+def leave_out_trained(name: str, splits: Splits, as_requests: AsRequests) -> Splits:
+    """Take those test rows out of the splits that the model was trained or validated on, and count them.
 
-    if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as archive:
-            return dict(archive)
-    if file.suffix == ".parquet":
-        return pd.read_parquet(file)
-    if file.suffix == ".csv":
-        return pd.read_csv(file)
-    text = file.read_text(encoding="utf-8")
-    rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
-    names = list(rows[0])
-    return {name: [row[name] for row in rows] for name in names}
+    Args:
+        name: of the model.
+        as_requests: turns features into what the server is asked. What it is not asked tells no two rows apart.
+
+    Raises:
+        DataError: rows do not fit the model's inputs, or none would be left.
+    """
+    files = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    parts = {split: load_rows(file) for split, file in files.items()}
+    test = request_fingerprints(as_requests(parts["test"].features), name)
+    try:
+        seen = [request_fingerprints(as_requests(part.features), name)
+                for split, part in parts.items() if split != "test" and len(part)]  # fmt: skip
+    except DataError as exc:
+        raise DataError(f"of the rows that the model was trained on: {exc}") from exc
+    known = np.isin(test, np.concatenate(seen))
+    if known.all():
+        raise DataError(f"rows must be left to judge, and the model was trained on all {len(known):,} of them")
+    left_out = int(known.sum())
+    log.info("%d of %d rows are not judged, for the model was trained on them", left_out, len(known))
+    parts["test"] = parts["test"].take(np.flatnonzero(~known))
+    return replace(saved(parts, splits.source, splits.test.parent), left_out=left_out)

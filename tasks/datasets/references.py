@@ -164,6 +164,8 @@ def _users_line_in(text: str) -> str:
 
 
 def _is_users(file: str) -> bool:
+    if file.endswith((".pyx", ".pxi")):  # an installed package's, by a path within it
+        return False
     return not file.startswith(_NOT_THE_USERS) and "-packages" not in file and "__autograph_generated" not in file
 
 

@@ -84,7 +84,8 @@ def keep_record(config: Config, splits: Splits, as_requests: AsRequests, directo
     }
     groups = load_arrays(splits.groups) if splits.groups else {}
     groups = {split: fingerprints({"group": found}, f"group of {config.name}") for split, found in groups.items()}
-    write_record(directory / RECORD, Record(rows, groups, tuple(sorted(set(config.data.identity)))))
+    columns = tuple(sorted(set(config.data.identity))) if groups else ()
+    write_record(directory / RECORD, Record(rows, groups, columns))
     if groups:
         save_arrays(evidence / GROUPS, {"test": groups["test"]})
 

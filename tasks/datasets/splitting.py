@@ -73,6 +73,16 @@ def _dealt(units: Array, data: Data) -> Array:
     return np.where(share < data.test_fraction, 2, np.where(share >= 1 - data.validation_fraction, 1, 0))
 
 
+def told_splits(column: Array, name: str) -> dict[str, Array]:
+    """Return the row numbers of each split as the column `data.split` says it, in rising order; one may be empty.
+
+    Raises:
+        DataError: it says something else.
+    """
+    where = _told(column, name)
+    return {split: np.flatnonzero(where == number) for number, split in enumerate(SPLITS)}
+
+
 def _told(column: Array, name: str) -> Array:
     """Return the number of each row's split as the loader's own column says it."""
     values, place = np.unique(_one_a_row(column, "data.split", name).astype(np.str_), return_inverse=True)

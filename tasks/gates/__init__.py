@@ -1,1 +1,1 @@
-"""Pure judgements on what was served."""
+"""The gates: pure functions that judge what a server answered."""

@@ -1,4 +1,4 @@
-"""What a candidate can be compared with its champion on: test rows that the champion has not seen."""
+"""Which test rows a candidate and its champion can be compared on: those that the champion has not seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from configs.schema import Bound
 
 @dataclass(frozen=True)
 class Beside:
-    """How far the test rows compare the two.
+    """How far the test rows allow a comparison of the two.
 
     Attributes:
         seen: number of test rows that the champion was trained or validated on, left out of the comparison.
@@ -23,37 +23,40 @@ class Beside:
 
     @property
     def text(self) -> str:
-        """Return what a reader must know of the comparison, or an empty string."""
+        """Return what a reader must know about the comparison, or an empty string."""
         if self.apart:
             return f"not compared with the champion: {self.apart}"
         if self.seen:
-            return f"compared over {self.unseen:,} test rows, without {self.seen:,} that the champion has seen"
+            return (
+                f"compared with the champion on the {self.unseen:,} test rows that it has not seen; "
+                f"{self.seen:,} that it has seen are left out"
+            )
         return ""
 
     @property
     def figures(self) -> dict[str, float]:
-        """Return the numbers of rows, none where they are not known."""
+        """Return the numbers of rows, or an empty mapping where they are not known."""
         if self.apart and not self.seen:
             return {}
         return {"rows_seen": self.seen, "rows_unseen": self.unseen}
 
 
 def beside_champion(seen: int, total: int, unknown: str, at_least: int) -> Beside:
-    """Return how far the test rows compare a candidate with its champion.
+    """Return how far the test rows allow a comparison of a candidate with its champion.
 
     Args:
         seen: of `total` test rows, those that the champion has seen. unknown: why that is not known, or empty.
         at_least: rows that must be left once rows were left out.
     """
     unseen = total - seen
-    few = f"the champion has seen {seen:,} of {total:,} test rows, and gates.min_unseen_rows is {at_least}"
+    few = f"the champion has seen {seen:,} of {total:,} test rows (gates.min_unseen_rows is {at_least})"
     return Beside(seen, unseen, unknown or (few if seen and unseen < at_least else ""))
 
 
 def person_needed(beside: Beside | None, bounds: Mapping[str, Bound]) -> str:
     """Return why a person must decide where a champion serves and was not compared, or an empty string.
 
-    Absolute bounds judge alone; a proof of being better (`better_by`) cannot be given without the comparison.
+    Absolute bounds need no comparison; `better_by` cannot be proven without one.
 
     Args:
         beside: None where there is no champion to compare with.

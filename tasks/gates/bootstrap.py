@@ -1,4 +1,4 @@
-"""What rows prove about a metric: bootstrap intervals, so that noise neither promotes nor rejects."""
+"""Bootstrap confidence intervals of metrics, so that noise neither promotes nor rejects a candidate."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ CELLS = 5_000_000  # of the matrix of drawn rows that is held at once, 8 bytes e
 
 
 class Interval(NamedTuple):
-    """A figure and the bounds between which the rows place it; NaN bounds: they cannot tell."""
+    """A figure and its confidence interval; the bounds are NaN where there are too few rows."""
 
     value: float
     low: float
     high: float
 
-    def __str__(self) -> str:
-        """Return the short form that summaries use."""
-        return f"{self.value:+.2g} [{self.low:+.2g}, {self.high:+.2g}]"
+    def text(self, confidence: float) -> str:
+        """Return the bounds for people, such as `95% confidence interval: 0.88 to 0.93`.
+
+        Args:
+            confidence: what they were computed for, such as 0.95.
+        """
+        if np.isnan(self.low):
+            return "too few rows for a confidence interval"
+        return f"{100 * confidence:g}% confidence interval: {self.low:.2g} to {self.high:.2g}"
 
 
 def metric_interval(name: str, confidence: float, scored: Scored, other: Scored | None = None) -> Interval:
@@ -71,7 +77,7 @@ def _resampled(name: str, models: Sequence[Scored]) -> list[Array]:
 
 
 def _draws(n_rows: int, rng: np.random.Generator) -> Iterator[Array]:
-    """Give how often each resample holds each row, float64 of shape (some resamples, n_rows), in flat memory."""
+    """Yield how often each resample holds each row, float64 of shape (some resamples, n_rows), in constant memory."""
     left = min(RESAMPLES, max(FEW_RESAMPLES, CELLS // n_rows))
     while left > 0:
         some = min(left, max(1, CELLS // n_rows))

@@ -1,4 +1,4 @@
-"""Contract: what the server says it serves is what was exported."""
+"""Contract: the signature that the server reports is the one that was exported."""
 
 from __future__ import annotations
 
@@ -6,38 +6,62 @@ from tasks.records import GateResult, Signature, TensorSpec
 
 
 def judge_contract(
-    exported: Signature, reported: Signature, champion: Signature | None = None, allow_breaking: bool = False
+    exported: Signature,
+    reported: Signature,
+    champion: Signature | None = None,
+    allow_breaking: bool = False,
+    declared: Signature | None = None,
 ) -> GateResult:
-    """Hold the signature that `/metadata` reports against the exported one, and against the champion's.
+    """Compare the signature that `/metadata` reports with the exported, the champion's and the declared one.
 
-    As exported: names, dtypes, shapes, free batch. As the champion's, unless breaking is allowed: what clients send
-    and read today still works; an added output is fine, an added input is not.
+    Names, dtypes and shapes must be those of the export, with a free batch size. Unless `allow_breaking` is set, what
+    clients of the champion send and read must still work: an added output is fine, an added input is not. What clients
+    of the declared contract send and read must always work: who wants to break it changes its file.
     """
     differences = [
         *_differences("input", exported.inputs, reported.inputs),
         *_differences("output", exported.outputs, reported.outputs),
     ]
     differences += [
-        f"input '{spec.name}' must have a free batch dimension, is {spec}"
+        f"input '{spec.name}' must have a free batch dimension, got {spec}"
         for spec in reported.inputs
         if spec.shape is not None and spec.shape[:1] != (None,)
     ]
     breaking = breaking_changes(champion, reported) if champion else []
-    differences += [] if allow_breaking else [f"breaks the champion's clients: {change}" for change in breaking]
+    if not allow_breaking:
+        differences += [f"this would break the champion's clients: {change}" for change in breaking]
+    broken = _broken(declared, reported) if declared else []
+    differences += [f"this would break the declared contract: {change}" for change in broken]
     n_names = len(exported.inputs) + len(exported.outputs)
-    summary = "; ".join(differences) or f"{n_names} names, dtypes and shapes as exported, batch free"
+    summary = "; ".join(differences) or (
+        f"names, dtypes and shapes of all {n_names} inputs and outputs are served as exported, with a free batch size"
+    )
     if not differences and champion:
         summary += (
-            f"; {len(breaking)} breaking changes, which are allowed" if breaking else "; the champion's clients fit"
+            f"; gates.allow_breaking permits what would break the champion's clients: {', '.join(breaking)}"
+            if breaking
+            else "; clients of the champion need no change"
         )
+    if not differences and declared:
+        summary += "; the declared contract is kept"
     return GateResult(
         "contract",
         not differences,
         summary,
-        {"differences": len(differences), **({"breaking": len(breaking)} if champion else {})},
+        {
+            "differences": len(differences),
+            **({"breaking": len(breaking)} if champion else {}),
+            **({"broken": len(broken)} if declared else {}),
+        },
+        bounds={
+            "differences": "at most 0",
+            **({"breaking": "at most 0"} if champion and not allow_breaking else {}),
+            **({"broken": "at most 0"} if declared else {}),
+        },
         evidence={
             "differences": differences,
             "breaking": breaking,
+            "broken": broken,
             "reported": [str(spec) for spec in (*reported.inputs, *reported.outputs)],
         },
     )
@@ -55,18 +79,26 @@ def _differences(kind: str, exported: tuple[TensorSpec, ...], reported: tuple[Te
     return found
 
 
+def _broken(declared: Signature, reported: Signature) -> list[str]:
+    """Return what clients that rely on a declared contract would trip over."""
+    changes = breaking_changes(declared, reported)
+    if declared.name != reported.name:
+        changes.insert(0, f"the signature changed from '{declared.name}' to '{reported.name}'")
+    return changes
+
+
 def breaking_changes(champion: Signature, candidate: Signature) -> list[str]:
-    """Return what a client of the champion would trip over: inputs and outputs gone, added inputs, other types."""
+    """Return what would break a client of the champion: removed inputs and outputs, added inputs, other types."""
     found = []
     for kind, old, new in (
         ("input", champion.inputs, candidate.inputs),
         ("output", champion.outputs, candidate.outputs),
     ):
         was, now = {s.name: s for s in old}, {s.name: s for s in new}
-        found += [f"{kind} '{name}' is gone" for name in was if name not in now]
-        found += [f"{kind} '{name}' is new" for name in now if name not in was and kind == "input"]
+        found += [f"{kind} '{name}' was removed" for name in was if name not in now]
+        found += [f"{kind} '{name}' was added" for name in now if name not in was and kind == "input"]
         found += [
-            f"{kind} was {was[name]}, is {now[name]}"
+            f"{kind} changed from {was[name]} to {now[name]}"
             for name in was
             if name in now and not _takes(was[name], now[name])
         ]
@@ -74,7 +106,7 @@ def breaking_changes(champion: Signature, candidate: Signature) -> list[str]:
 
 
 def _takes(was: TensorSpec, now: TensorSpec) -> bool:
-    """Return whether what fitted one spec fits the other: same dtype and rank, an extent the same or now free."""
+    """Return whether tensors that fit one spec fit the other: same dtype and rank, each extent the same or now free."""
     if was.dtype != now.dtype or (was.shape is None) != (now.shape is None):
         return False
     if was.shape is None or now.shape is None:

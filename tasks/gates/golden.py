@@ -1,4 +1,4 @@
-"""Golden: rows whose answers were written down beforehand get those answers."""
+"""Golden: rows with known answers are answered as expected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def judge_golden(served: Mapping[str, Array], expected: Mapping[str, Array], ato
     """Compare every expected output elementwise: |served - expected| <= atol + rtol * |expected|; NaN never passes.
 
     Args:
-        served: one array an output, at least those that are expected. expected: same rows in the same order.
+        served: one array per output, at least the expected ones. expected: the same rows in the same order.
         atol, rtol: tolerances; text and booleans must be equal, and integers are names as often as amounts, so
             only `atol` holds for them: class 5001 is not nearly class 5000.
     """
@@ -28,12 +28,14 @@ def judge_golden(served: Mapping[str, Array], expected: Mapping[str, Array], ato
         "max_abs_difference": max((found["difference"] for found in worst.values()), default=0.0),
     }
     tolerance = f"at most {atol:g} + {rtol:g} x value"
-    agreed = f"{rows} golden rows answered as expected, largest difference {figures['max_abs_difference']:.2g}"
+    largest = f"the largest difference is {figures['max_abs_difference']:.2g}"
+    agreed = f"all {rows} golden rows were answered as expected; {largest}"
     return GateResult(
         "golden",
         bool(rows) and not failed,
-        "; ".join(failed) or (f"{agreed} ({tolerance})" if rows else "there are no golden rows, so nothing is known"),
+        "; ".join(failed) or (f"{agreed} ({tolerance})" if rows else "there are no golden rows to compare with"),
         figures,
+        note=f"{rows} rows" if rows and not failed else None,
         bounds={"max_abs_difference": tolerance, "rows_differing": "at most 0"},
         evidence={"outputs": worst},
     )

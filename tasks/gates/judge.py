@@ -1,4 +1,4 @@
-"""All gates on one rehearsal."""
+"""Run all gates on one rehearsal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from configs.schema import Gates
+from tasks.datasets.declared import read_contract
 from tasks.datasets.golden import read_golden
 from tasks.datasets.rows import load_arrays, load_rows
 from tasks.datasets.seen import known_test_rows
@@ -24,7 +25,7 @@ from tasks.records import Candidate, Champion, GateResult, GraphFacts, ServedAns
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that the gates look at.
+    """Everything that the gates judge.
 
     Attributes:
         keras_names: served name of an output: Keras' name of it, which is what the loader calls its target.
@@ -51,7 +52,7 @@ def judge(
     *served: ServedAnswers | GateResult,
     keras_names: Mapping[str, str] | None = None,
 ) -> tuple[GateResult, ...]:
-    """Return every gate's verdict on what each server answered; from the second on, names say which server.
+    """Return every gate's verdict on the answers of each server; from the second server on, gate names have its number.
 
     Args:
         served: a server that refused the candidate has given its verdict already.
@@ -81,6 +82,7 @@ def _contract(evidence: Evidence) -> Iterator[GateResult]:
         evidence.served.signature,
         beside.signature if beside else None,
         evidence.gates.allow_breaking,
+        read_contract(file) if (file := evidence.gates.contract.file) else None,
     )
 
 
@@ -115,7 +117,9 @@ def _quality(evidence: Evidence) -> Iterator[GateResult]:
     result = judge_quality(evidence.gates, judged_rows(evidence))
     beside = evidence.served.champion
     if beside is not None and beside.answers is None:
-        result = replace(result, summary=f"{result.summary}, not compared: the champion does not take these rows")
+        apart = "not compared, because the champion does not accept these rows"
+        note = None if result.note is None else f"{result.note}; {apart}"
+        result = replace(result, summary=f"{result.summary}; {apart}", note=note)
     yield result
 
 
@@ -184,7 +188,7 @@ def judged_output(gates: Gates, outputs: Sequence[str]) -> str:
 
 
 def check_slices(gates: Gates, features: Mapping[str, object]) -> None:
-    """Raise `DataError` if `gates.slices` names what is no feature of the rows."""
+    """Raise `DataError` if `gates.slices` names something that is not a feature of the rows."""
     for name in gates.slices:
         if name not in features:
             raise DataError(f"gates.slices must name features, got '{name}'; they are {', '.join(features)}")

@@ -1,4 +1,4 @@
-"""Latency: how long requests take, by itself and beside the champion in the same server."""
+"""Latency: how long requests take, alone and compared with the champion in the same server."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def judge_latency(
     memory_mb: float,
     latency: Latency,
 ) -> GateResult:
-    """Hold percentiles, rate, first request and memory against their bounds; a bound of 0 is none.
+    """Check percentiles, rate, first request and memory against their limits; 0 is no limit.
 
     Args:
-        samples: float64 milliseconds a request of shape (n,), `candidate` and perhaps `champion`.
+        samples: float64 milliseconds per request of shape (n,), `candidate` and perhaps `champion`.
         requests_per_s: by the same names.
     """
     figures = {"cold_ms": cold_ms, **_figures(samples["candidate"], requests_per_s["candidate"])}
@@ -45,16 +45,18 @@ def judge_latency(
     if latency.min_requests_per_s:
         bounds["requests_per_s"] = f"at least {latency.min_requests_per_s:g}"
         missed += ["requests_per_s"] if figures["requests_per_s"] < latency.min_requests_per_s else []
-    summary = "; ".join(f"{name} {figures[name]:.4g} ({bounds[name]})" for name in missed) or _line(figures, champion)
+    beyond = "; ".join(f"{name} is {figures[name]:.4g} ({bounds[name]})" for name in missed)
+    unlimited = "" if bounds else "no limit is configured (gates.latency)"
     return GateResult(
         "latency",
         not missed,
-        summary + ("" if bounds else " (no bound is configured)"),
+        "; ".join(filter(None, (beyond or _line(figures, champion), unlimited))),
         figures,
         {name: name.rpartition("_")[2] for name in figures if name.endswith(("_ms", "_mb"))},
         bounds,
         champion,
         {"missed": missed, "requests": len(samples["candidate"])},
+        note=unlimited,
     )
 
 
@@ -65,9 +67,8 @@ def _figures(milliseconds: Array, rate: float) -> dict[str, float]:
 
 
 def _line(figures: Mapping[str, float], champion: Mapping[str, float]) -> str:
-    text = (
-        f"p50 {figures['p50_ms']:.2g} ms, p95 {figures['p95_ms']:.2g} ms, {figures['requests_per_s']:,.0f} requests/s"
-    )
+    text = f"p50 {figures['p50_ms']:.2g} ms, p95 {figures['p95_ms']:.2g} ms"
+    text += f" and {figures['requests_per_s']:,.0f} requests/s"
     if champion:
-        text += f"; champion p95 {champion['p95_ms']:.2g} ms, {champion['requests_per_s']:,.0f} requests/s"
+        text += f"; the champion has p95 {champion['p95_ms']:.2g} ms and {champion['requests_per_s']:,.0f} requests/s"
     return text

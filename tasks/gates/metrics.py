@@ -87,7 +87,7 @@ def unfit(name: str, reading: Reading) -> str:
     if ":" in name:
         return ""
     if not reading.task:
-        return f"no task that it is for ({reading.reason})"
+        return f"no task that it can judge ({reading.reason})"
     if name in OF_CLASSES and reading.task == "regression":
         return f"a regression ({reading.reason}); set gates.task if the targets are classes"
     if name in ("log_loss", "brier") and reading.scores not in ("probabilities", "logits"):
@@ -96,7 +96,7 @@ def unfit(name: str, reading: Reading) -> str:
     if name == "auc" and (reading.scores == "labels" or several_margins):
         return f"{reading.scores} ({reading.reason}); it needs probabilities or logits: gates.scores"
     if name in OF_NUMBERS and reading.scores == "margins":
-        return f"margins ({reading.reason}), which are no values of the targets"
+        return f"margins ({reading.reason}), which cannot be compared with the targets' values"
     return ""
 
 

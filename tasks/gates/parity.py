@@ -1,4 +1,4 @@
-"""Parity: what was served is what the model answers in process, number by number."""
+"""Parity: served answers equal the model's own answers in process, number by number."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
         served, in_process: one array an output, same rows in the same order.
         tolerance: by output; text, integers and booleans must be equal.
         small_batches: the served answers to a few rows in small batches, `<batch>/<output>`, which must be those that
-            the rows got in company.
+            the rows got among all rows.
         same_batches: what the model answers in process to those very batches, where that is known: of outputs as
             long as their batch makes them, even the lengths must agree with it.
         outputs: the signature's, for which lengths are free. inputs: one array an input, for the evidence.
@@ -73,11 +73,13 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
         "batch_sizes": float(1 + len(batches)),
     }
     worst = [row for output in in_process for row in _worst_rows(output, served, in_process, tolerance, inputs or {})]
+    failed = any(one["problem"] for one in found)
     return GateResult(
         "parity",
-        not any(one["problem"] for one in found),
+        not failed,
         _summary(found, figures),
         figures,
+        note=None if failed else f"{figures['rows']:.0f} rows{_small_batches(found)}",
         bounds={"max_abs_difference": _bound_text(tolerance)},
         evidence={
             # of each output the batch that fails, all rows rather than a few
@@ -92,13 +94,13 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
 def comparable(
     alone: Array, in_company: Array, spec: TensorSpec | None, extents: Array | None = None
 ) -> tuple[Array, Array]:
-    """Return answers to the same rows from batches of different company, in one shape where that can be.
+    """Return answers to the same rows from different batches, in one shape where that is possible.
 
     An output that is as long as its batch makes it is filled up with its declared padding; where none is declared,
-    nobody knows what stands behind the end of a row, and the part is compared that both have.
+    the padding is unknown, so only the part that both have is compared.
 
     Args:
-        extents: int64 of shape (rows, axes), of each row in company the extents of its own batch; None is all.
+        extents: int64 of shape (rows, axes), of each row among all rows the extents of its own batch; None is all.
     """
     if spec is None or not spec.is_ragged or alone.ndim != in_company.ndim:
         return alone, in_company
@@ -123,14 +125,18 @@ def _within(shape: tuple[int, ...], extents: Array) -> Array:
 
 
 def _summary(found: Sequence[Mapping[str, Any]], figures: Mapping[str, float]) -> str:
-    """Return the first difference beyond tolerance, or how small the largest one is."""
+    """Return the first difference beyond tolerance, or else the largest difference."""
     failed = next((one for one in found if one["problem"]), None)
     if failed:
         size = f" in a batch of {failed['batch']}" if failed["batch"] else ""
         return f"output '{failed['output']}'{size}: {failed['problem']}"
+    largest = f"the largest difference from the answers in process is {figures['max_abs_difference']:.2g}"
+    return f"{largest} over {figures['rows']:.0f} rows{_small_batches(found)}"
+
+
+def _small_batches(found: Sequence[Mapping[str, Any]]) -> str:
     sizes = dict.fromkeys(one["batch"] for one in found if one["batch"])
-    also = f", alone and in batches of {', '.join(sizes)} too" if sizes else ""
-    return f"largest difference {figures['max_abs_difference']:.2g} over {figures['rows']:.0f} rows{also}"
+    return f"; small batches ({', '.join(sizes)}) agree as well" if sizes else ""
 
 
 def _bound_text(tolerance: Mapping[str, Tolerance]) -> str:
@@ -181,7 +187,7 @@ def _worst_rows(
     tolerance: Mapping[str, Tolerance],
     inputs: Mapping[str, Array],
 ) -> Iterator[dict[str, Any]]:
-    """Give the rows that differ most, with both values and the inputs that led to them."""
+    """Yield the rows that differ most, with both values and the inputs that led to them."""
     a, b = served[output], in_process[output]
     if a.shape != b.shape or not b.size:
         return

@@ -1,4 +1,4 @@
-"""Quality: the metrics of the served answers reach their bounds, and the rows do not prove the champion better."""
+"""Quality: metrics of the served answers reach their bounds, and are not proven worse than the champion's."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ class Rows:
 
 
 def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
-    """Hold each metric against its bounds, over all rows and in every slice that is large enough.
+    """Check each metric against its bounds, over all rows and in every slice that is large enough.
 
-    The absolute bounds hold for the figure over all rows. Beside the champion, and in slices, a candidate is refused
-    only for what a bootstrap interval over the same rows proves: noise neither promotes nor rejects.
+    The absolute bounds hold for the figure over all rows. Compared with the champion, and in slices, a candidate
+    is rejected only if a bootstrap interval over the same rows proves it worse.
 
     Args:
         rows: None where no one output is to be judged.
@@ -85,10 +85,11 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
         DataError: a metric is unknown or does not fit the answers.
     """
     if rows is None:
-        return GateResult("quality", True, "no metric bound is configured (gates.metrics), and no one output is named")
+        nothing = "no metric is configured (gates.metrics) and no output is named (gates.metric_output)"
+        return GateResult("quality", True, f"nothing was scored: {nothing}")
     own = rows.own
     shown = tuple(gates.metrics) or default_metrics(own.reading)
-    # Without bounds the first metric that suits the task is still held against the champion.
+    # Without bounds the first metric that suits the task is still compared with the champion's.
     bounds = dict(gates.metrics) or {name: Bound() for name in shown[:1]}
     if any(":" not in name for name in shown):  # the user's own are given what was served, whatever it is
         fault = not_finite(rows.served)
@@ -105,17 +106,18 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     missed = [name for name, bound in bounds.items() if not _holds(figures[name], bound, gains.get(name))]
     slices = list(_slices(gates, bounds, rows))
     failed = [found for found in slices if not found["passed"]]
-    lines = [] if gates.metrics else ["no metric bound is configured (gates.metrics)"]
-    lines += [_line(name, figures[name], bounds.get(name, Bound()), compared, gains) for name in shown]
-    lines.append(f"read as {own.reading}" if own.reading.task else f"{own.reading}: {own.reading.reason}")
-    lines += [beside.text] if beside is not None and beside.text else []
-    lines += [f"slice {found['slice']}: {found['reason']}" for found in failed]
+    lines = [_line(name, figures[name], bounds.get(name, Bound()), compared) for name in shown]
+    notes = [f"{name} is {gain_text(gain, gates.confidence)}" for name, gain in gains.items()]
+    notes += [] if gates.metrics else ["no bound is configured (gates.metrics)"]
+    notes.append(f"read as {own.reading}" if own.reading.task else f"{own.reading}: {own.reading.reason}")
+    notes += [beside.text] if beside is not None and beside.text else []
+    notes += [f"slice {found['slice']}: {found['reason']}" for found in failed]
     figures |= {_beside_name(name, rows): ours for name, (ours, _) in compared.items()}
     figures |= _gain_figures(gains) | (beside.figures if beside is not None else {})
     return GateResult(
         "quality",
         not missed and not failed,
-        ", ".join(lines),
+        "; ".join([", ".join(lines), *notes]),
         {name: value for name, value in figures.items() if not math.isnan(value) or name in bounds},
         bounds={name: _bound_text(bound, bool(compared)) for name, bound in bounds.items()},
         champion={_beside_name(name, rows): theirs for name, (_, theirs) in compared.items()},
@@ -126,6 +128,7 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
             "bounds": {name: bound.model_dump() for name, bound in gates.metrics.items()},
         },
         needs_person=person_needed(beside, bounds),
+        note="; ".join(notes),
     )
 
 
@@ -158,7 +161,7 @@ def _compared(shown: Sequence[str], rows: Rows) -> dict[str, tuple[float, float]
 
 
 def _beside_name(name: str, rows: Rows) -> str:
-    """Return the name of a figure that is compared: another one where rows were left out."""
+    """Return the name of a compared figure, which differs where rows were left out."""
     return name if rows.unseen is rows else f"{name}.unseen"
 
 
@@ -184,21 +187,28 @@ def _holds_beside(bound: Bound, gain: Interval | None) -> bool:
     return not proven_worse and proven_better
 
 
-def _line(
-    name: str,
-    value: float,
-    bound: Bound,
-    compared: Mapping[str, tuple[float, float]],
-    gains: Mapping[str, Interval],
-) -> str:
-    """Return a metric with its bound, such as `accuracy 0.97 (at least 0.95; champion 0.96, gain +0.01 [...])`."""
+def _line(name: str, value: float, bound: Bound, compared: Mapping[str, tuple[float, float]]) -> str:
+    """Return a metric with its bound, such as `accuracy 0.97 (at least 0.95; champion 0.96)`."""
     words = [text for text in (_absolute_text(bound),) if text]
     if name in compared:
         ours, theirs = compared[name]
         words.append((f"{ours:.4g} where compared, " if ours != value else "") + f"champion {theirs:.4g}")
-    if name in gains:
-        words.append(f"gain {gains[name]}")
     return f"{name} {value:.4g}" + (f" ({'; '.join(words)})" if words else "")
+
+
+def gain_text(gain: Interval, confidence: float) -> str:
+    """Return a gain, positive for better, such as `0.003 better than the champion's (95% confidence interval ...)`."""
+    if gain.value == gain.low == gain.high == 0:
+        return "the same as the champion's"
+    if math.isnan(gain.value):
+        return "not comparable with the champion's"
+    size = f"{_amount(gain.value)} than" if gain.value else "as good as"
+    sure = f"{100 * confidence:g}% confidence interval: {_amount(gain.low)} to {_amount(gain.high)}"
+    return f"{size} the champion's ({gain.text(confidence) if math.isnan(gain.low) else sure})"
+
+
+def _amount(gain: float) -> str:
+    return f"{abs(gain):.2g} {'better' if gain > 0 else 'worse'}" if gain else "0"
 
 
 def _absolute_text(bound: Bound) -> str:
@@ -210,14 +220,15 @@ def _absolute_text(bound: Bound) -> str:
 def _bound_text(bound: Bound, has_champion: bool) -> str:
     words = [_absolute_text(bound)] if _absolute_text(bound) else []
     if has_champion and math.isfinite(bound.worse_by):
-        words.append(f"not proven worse than the champion by over {bound.worse_by:g}")
+        by = f" by more than {bound.worse_by:g}" if bound.worse_by else ""
+        words.append(f"not proven worse than the champion{by}")
     if has_champion and bound.better_by is not None:
-        words.append(f"proven better by {bound.better_by:g}")
+        words.append(f"proven better than the champion by at least {bound.better_by:g}")
     return "; ".join(words)
 
 
 def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[dict[str, Any]]:
-    """Give the verdict on every value of every feature that the metrics are judged by."""
+    """Yield the verdict on each slice: every value of every feature in `gates.slices`."""
     for feature in gates.slices:
         for label, index in cut(rows.features[feature]):
             part, title = rows.take(index), f"{feature}={label}"
@@ -236,16 +247,16 @@ def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[d
 
 
 def _missed_in(name: str, bound: Bound, part: Rows, beside: Rows | None, confidence: float) -> str:
-    """Return what the rows of a slice, and those that compare it with the champion, prove against it, or nothing."""
+    """Return what the rows of a slice prove against the candidate, alone or compared with the champion, or nothing."""
     found = metric_interval(name, confidence, part.own)
     below = bound.min is not None and (found.high < bound.min or math.isnan(found.value))
     above = bound.max is not None and (found.low > bound.max or math.isnan(found.value))
     if below or above:
-        return f"{name} {found.value:.4g}, surely not {_absolute_text(bound)}"
+        return f"{name} is {found.value:.4g} ({found.text(confidence)}), and must be {_absolute_text(bound)}"
     if beside is not None:
         gain = _gain(name, bound, beside, confidence)
         if gain.high < -bound.worse_by:
-            return f"{name} {found.value:.4g}, surely worse than the champion: gain {gain}"
+            return f"{name} is {found.value:.4g}, which is {gain_text(gain, confidence)}"
     return ""
 
 

@@ -23,16 +23,16 @@ MOST_LABELS = 30  # more values than these, answered as integers, are counts and
 
 
 def decide(clues: Clues, target: Array, answers: Array) -> Reading:
-    """Return how answers are read; the task is empty where no metric of ours fits.
+    """Return how answers are read; the task is empty where no built-in metric fits.
 
     Args:
         target: shape (n, ...), true values. answers: shape (m, ...), some answers; of these, only shape and dtype
             count.
     """
-    said = clues.loss or "no loss that is known"
+    said = clues.loss or "an unknown loss"
     ending = f" on a {clues.ends_in}" if clues.ends_in else ""
     if clues.family == "binary" and are_numbers(target) and not _are_between_0_and_1(target):
-        return Reading("", "", f"{said}{ending} wants targets from 0 to 1, got {_range(target)}", clues)
+        return Reading("", "", f"{said}{ending} expects targets from 0 to 1, got {_range(target)}", clues)
     wanted = _wanted(clues, target, answers)
     problems = [misfit(task, target, answers) for task in wanted]
     for task, problem in zip(wanted, problems, strict=True):
@@ -43,7 +43,7 @@ def decide(clues: Clues, target: Array, answers: Array) -> Reading:
 
 
 def undeclared(gates: Gates, target: Array, answers: Array) -> Reading:
-    """Return how answers are read of an export that does not say it: by what they look like.
+    """Infer how answers are read from the answers themselves, for an export that does not record it.
 
     They are probabilities where they look so. Other scores of classes are ranked only, and one number a row that is no
     probability is a value.
@@ -53,11 +53,11 @@ def undeclared(gates: Gates, target: Array, answers: Array) -> Reading:
     scores, task = found.scores, found.task
     if scores == "probabilities" and not Scored(target, answers, found).probable():
         task, scores = ("regression", "values") if _width(answers) == 1 else (task, "margins")
-    return Reading(task, scores, f"by the answers: {_words(target, answers)}")
+    return Reading(task, scores, f"inferred from the answers: {_words(target, answers)}")
 
 
 def _looks(answers: Array) -> str:
-    """Return what answers look like the end of."""
+    """Return the final activation that the answers look like, or an empty string."""
     if are_labels(answers) or not len(answers):
         return ""
     if _width(answers) > 1 and not improbable(answers, add_up=True):
@@ -66,7 +66,7 @@ def _looks(answers: Array) -> str:
 
 
 def settle(gates: Gates, found: Reading, target: Array, answers: Array, output: str) -> Reading:
-    """Return a reading as `gates.task` and `gates.scores` want it.
+    """Return a reading that follows `gates.task` and `gates.scores`.
 
     Raises:
         DataError: they contradict the output, the targets or each other.
@@ -76,19 +76,19 @@ def settle(gates: Gates, found: Reading, target: Array, answers: Array, output: 
     task = gates.task or (found.task if found.scores not in ("", "values") else _class_task(target, answers))
     if not task or (task == "regression" and gates.scores):
         raise DataError(
-            f"gates.scores is about scores of classes, and output '{output}' is read as "
+            f"gates.scores applies to scores of classes, but output '{output}' is read as "
             f"{task or found.task or 'none of them'} ({found.reason}); set gates.task to what it is"
         )
     problem = misfit(task, target, answers)
     if problem:
-        raise DataError(f"gates.task is {task}, and output '{output}' cannot be: {problem}; change it or leave it out")
+        raise DataError(f"gates.task is {task}, but output '{output}' does not fit: {problem}; change it or remove it")
     scores: Scores = gates.scores or (found.scores if task == found.task else _scores(found.clues, task, answers))
     if gates.scores and are_labels(answers):
-        raise DataError(f"gates.scores is {gates.scores}, and output '{output}' answers with integers; leave it empty")
+        raise DataError(f"gates.scores is {gates.scores}, but output '{output}' answers with integers; remove it")
     if gates.scores == "logits" and _shares(found.clues, task, answers):
         raise DataError(
-            f"gates.scores is logits, and output '{output}' ends in a {found.clues.ends_in}: its answers are "
-            "probabilities; leave it empty"
+            f"gates.scores is logits, but output '{output}' ends in a {found.clues.ends_in}: its answers are "
+            "probabilities; remove it"
         )
     names = [f"gates.{name}" for name in ("task", "scores") if getattr(gates, name)]
     reason = found.reason if (task, scores) == (found.task, found.scores) else " and ".join(names)
@@ -117,7 +117,8 @@ def refuse_misfit(found: Reading, target: Array, served: Array, output: str) -> 
     """Raise `DataError` if the test rows cannot be read as it was decided by the training rows."""
     problem = misfit(found.task, target, served) if found.task else ""
     if problem:
-        raise DataError(f"output '{output}' is read as {found} ({found.reason}), and the test rows are not: {problem}")
+        what = f"output '{output}' is read as {found} ({found.reason})"
+        raise DataError(f"{what}, but the test rows do not fit: {problem}")
 
 
 def reading_of_champion(kept: Reading | None, own: Reading, target: Array, served: Array) -> Reading:
@@ -128,11 +129,11 @@ def reading_of_champion(kept: Reading | None, own: Reading, target: Array, serve
     if kept is not None and kept.task:
         return kept
     probable = own.scores == "logits" and Scored(target, served, replace(own, scores="probabilities")).probable()
-    return replace(own, scores="probabilities", reason="by the answers") if probable else own
+    return replace(own, scores="probabilities", reason="inferred from the answers") if probable else own
 
 
 def why_not_compared(own: Reading, its: Reading, target: Array, served: Array) -> str:
-    """Return why a champion's answers cannot be held beside the candidate's, or an empty string."""
+    """Return why a champion's answers cannot be compared with the candidate's, or an empty string."""
     if own.task != its.task:
         return f"the champion's answers are read as {its}, {its.reason}"
     problem = misfit(its.task, target, served) if its.task else ""
@@ -144,50 +145,50 @@ def why_not_compared(own: Reading, its: Reading, target: Array, served: Array) -
 
 
 def misfit(task: Task, target: Array, answers: Array) -> str:
-    """Return why targets and answers cannot be of a task, or an empty string."""
+    """Return why targets and answers do not fit a task, or an empty string."""
     shapes = f"targets of shape {shape_of(target)} and answers of shape {shape_of(answers)}"
     if not len(target):
-        return "there is no row"
+        return "there are no rows"
     if not are_numbers(target) or not are_numbers(answers):
         return f"targets of {target.dtype} and answers of {answers.dtype} are not both numbers"
     if task == "regression":
         same = _size(target) == _size(answers)
-        return "" if same else f"{shapes} are not as many numbers a row"
+        return "" if same else f"{shapes} do not have the same number of values per row"
     width = _width(answers)
     if not width:
-        return f"{shapes} are not one answer a row; a metric of your own, module:function, can judge tokens and pixels"
+        return f"{shapes} do not have one answer per row; judge tokens and pixels by your own metric (module:function)"
     if are_labels(answers) and _size(target) == 1:
         return _no_labels(task, target)
     if task == "multilabel":
         if width < 2 or _width(target) != width:
-            return f"{shapes} are not one column for each of several labels"
+            return f"{shapes} do not have one column per label"
         return "" if _are_marks(target) else f"targets of {_range(target)} are not 0 and 1"
     if task == "binary" and width == 1:
         if _size(target) != 1:
-            return f"{shapes} are not one target and one answer a row"
+            return f"{shapes} do not have one target and one answer per row"
         return "" if _are_marks(target) else f"targets of {_range(target)} are not 0 and 1"
     return _no_classes(task, target, width, shapes)
 
 
 def _no_labels(task: Task, target: Array) -> str:
     if task == "multilabel":
-        return "one label a row is not several"
+        return "there is one label per row, not several"
     if task == "binary" and not _are_marks(target):
         return f"targets of {_range(target)} are not 0 and 1"
-    return "" if _are_whole(target) else f"targets of {_range(target)} are no numbers of classes"
+    return "" if _are_whole(target) else f"targets of {_range(target)} are not class numbers"
 
 
 def _no_classes(task: Task, target: Array, width: int, shapes: str) -> str:
     """Return why targets do not name one of `width` classes in each row, or an empty string."""
     if width < 2 or (task == "binary" and width != 2):
-        return f"{shapes} are not {'one or two scores' if task == 'binary' else 'a score for each class'} a row"
+        return f"{shapes} do not have {'one or two scores' if task == 'binary' else 'a score for each class'} per row"
     if _size(target) == 1:
         values = as_float(target)
         named = _are_whole(target) and values.min() >= 0 and values.max() < width
         return "" if named else f"targets of {_range(target)} do not name {width} classes, 0 to {width - 1}"
     if _width(target) != width:
-        return f"{shapes} are not as many classes"
-    return "" if are_one_hot(target) else "a row of the targets is not one-hot: a single 1 and else 0"
+        return f"{shapes} do not have the same number of classes"
+    return "" if are_one_hot(target) else "a row of the targets is not one-hot (a single 1, otherwise 0)"
 
 
 def are_labels(answers: Array) -> bool:
@@ -204,7 +205,7 @@ def are_one_hot(target: Array) -> bool:
 
 
 def _wanted(clues: Clues, target: Array, answers: Array) -> tuple[Task, ...]:
-    """Return the tasks that come into question, the likeliest first."""
+    """Return the possible tasks, the likeliest first."""
     width = _width(answers)
     classes: Task = "binary" if width in (1, 2) else "multiclass"
     each: Task = "multilabel" if width > 1 else "binary"

@@ -1,4 +1,4 @@
-"""Robustness: malformed and extreme requests are refused or answered, and the server lives on."""
+"""Robustness: malformed and extreme requests are refused or answered, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ SHOWN = 5  # cases in a summary; the evidence has them all
 
 
 def judge_robustness(probes: Sequence[Probe]) -> GateResult:
-    """Hold each answer against its rule.
+    """Check each answer against its rule.
 
     A malformed or extreme request must be refused (4xx) or answered with finite numbers (200), a usual one must be
-    answered with finite numbers. No answer, a server error and NaN fail; so does nothing asked at all.
+    answered with finite numbers. The gate fails for no answer, for a server error, for NaN, and where nothing was sent.
     """
     failed = [probe for probe in probes if not _holds(probe)]
     shown = [f"{probe.case}: {_words(probe)}" for probe in failed[:SHOWN]]
@@ -51,4 +51,4 @@ def _summary(cases: int, shown: str, failed: int) -> str:
         return "no request was sent, so nothing is known"
     if failed:
         return f"{failed} of {cases} requests must be refused with 4xx or answered with finite numbers, got {shown}"
-    return f"{cases} malformed, extreme and usual requests were refused or answered as they should"
+    return f"all {cases} malformed, extreme and usual requests were refused or answered as they should be"

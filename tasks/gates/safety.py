@@ -1,4 +1,4 @@
-"""Safety: what the graph would do to the server that runs it, judged before any server loads it."""
+"""Safety: what the graph could do to a server, judged before any server loads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST = 160  # characters of a name, which is whatever the graph's author wrot
 
 
 def judge_safety(graph: GraphFacts, safety: Safety) -> GateResult:
-    """Refuse a graph that leaves itself or cannot be judged, and files that are not plain or lie elsewhere."""
+    """Refuse a graph that reaches outside itself or cannot be judged, and files that are not plain or lie elsewhere."""
     refused = [(op, node) for op, node in graph.reaching_out if op not in safety.allow_ops]
     allowed = sorted({op for op, _ in graph.reaching_out if op in safety.allow_ops})
     figures = {
@@ -25,18 +25,20 @@ def judge_safety(graph: GraphFacts, safety: Safety) -> GateResult:
     limits = {"graph_mb": safety.max_graph_mb, "variables_mb": safety.max_variables_mb}
     limits = {name: limit for name, limit in limits.items() if limit}
     problems = _problems(graph, refused) + [
-        f"{name} {figures[name]:.4g} is above {limit:g}; raise gates.safety.max_{name} if that is meant"
+        f"{name} is {figures[name]:.4g}, above the limit of {limit:g}; raise gates.safety.max_{name} if it is intended"
         for name, limit in limits.items()
         if figures[name] > limit
     ]
-    nothing = f"nothing leaves the graph but {', '.join(allowed)} (gates.safety.allow_ops)" if allowed else ""
+    permitted = f"gates.safety.allow_ops permits {', '.join(allowed)}" if allowed else ""
+    outside = f"{'no other' if allowed else 'no'} operation reaches outside the graph"
     return GateResult(
         "safety",
         not problems,
         "; ".join(problems)
-        or f"{nothing or 'nothing leaves the graph'}, saved_model.pb has {figures['graph_mb']:.3g} MB "
+        or f"{f'{permitted}; ' if allowed else ''}{outside}, and saved_model.pb has {figures['graph_mb']:.3g} MB "
         f"(at most {safety.max_graph_mb:g} MB)",
         figures,
+        note=None if problems else permitted,
         units={"graph_mb": "MB", "variables_mb": "MB"},
         bounds={"reaching_out": "at most 0"} | {name: f"at most {limit:g}" for name, limit in limits.items()},
         evidence={
@@ -50,13 +52,13 @@ def judge_safety(graph: GraphFacts, safety: Safety) -> GateResult:
 
 
 def _problems(graph: GraphFacts, refused: Sequence[tuple[str, str]]) -> list[str]:
-    """Return what is wrong, each with its remedy."""
+    """Return the problems, each with its remedy."""
     problems = []
     if refused:
         named = [f"{_shown(op)} '{_shown(node)}'{_reached(graph, op)}" for op, node in refused[:SHOWN]]
         problems.append(
-            f"operations must not leave the graph, got {_first(named, len(refused))}; take them out of the model, or "
-            "name those that are meant in gates.safety.allow_ops"
+            f"operations must not reach outside the graph, got {_first(named, len(refused))}; remove them from the "
+            "model, or list those that are intended in gates.safety.allow_ops"
         )
     if graph.outside:
         problems.append(
@@ -65,7 +67,7 @@ def _problems(graph: GraphFacts, refused: Sequence[tuple[str, str]]) -> list[str
         )
     if graph.unclear:
         problems.append(
-            "a graph must be one that can be judged before it is loaded, got "
+            "the graph must be one that can be judged without loading it, got "
             f"{_first(graph.unclear, len(graph.unclear))}; export the model again, or make it smaller"
         )
     return problems

@@ -1,4 +1,4 @@
-"""Scores of classes: whether they are what they are said to be, and the probabilities that they mean."""
+"""Scores of classes: whether they are what they are declared to be, and the probabilities that they stand for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USUAL_BEYOND = 1e-6
 
 @dataclass(frozen=True)
 class Scored:
-    """The answers of one model beside what is true, and how they are read; first axis the row.
+    """The answers of one model with their targets, and how they are read; the first axis is the row.
 
     Attributes:
         target, served: shape (n,) or (n, ...), as the loader gave them and as they were served.
@@ -108,7 +108,7 @@ class Scored:
         return len(self) > 0 and not not_finite(self.served) and not improbable(self.served, add_up=not self.each)
 
     def check(self) -> None:
-        """Refuse finite scores that cannot be what they are said to be.
+        """Refuse finite scores that cannot be what they are declared to be.
 
         Raises:
             DataError: a probability outside 0..1, classes that do not add up to 1, logits that are probabilities.
@@ -119,7 +119,7 @@ class Scored:
             if wrong:
                 raise DataError(
                     f"the scores of {where} must be probabilities ({self.reading.reason}), got {wrong}; set "
-                    f"gates.scores: logits if they are logits, gates.task if these are no classes, or end the model "
+                    f"gates.scores: logits if they are logits, gates.task if these are not classes, or end the model "
                     f"in a {'sigmoid' if self.each else 'softmax'}"
                 )
         if self.reading.scores == "logits" and not self.each and self.probable():
@@ -150,7 +150,7 @@ def improbable(served: Array, *, add_up: bool) -> str:
         return f"{scores[tuple(outside[0])]:.6g} in row {outside[0][0]}"
     sums = scores.sum(axis=1)
     off = np.flatnonzero(add_up & (np.abs(sums - 1) > ADD_UP.get(kind, USUAL_ADD_UP)))  # NaN is not greater
-    return f"row {off[0]}, which adds up to {sums[off[0]]:.6g} and not to 1" if off.size else ""
+    return f"row {off[0]}, which adds up to {sums[off[0]]:.6g} instead of 1" if off.size else ""
 
 
 def are_numbers(array: Array) -> bool:

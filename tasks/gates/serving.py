@@ -1,4 +1,4 @@
-"""Serving: a server that was up and refused the candidate has given its verdict."""
+"""Serving: a running server that refuses the candidate is a verdict, not an error."""
 
 from __future__ import annotations
 

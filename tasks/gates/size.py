@@ -1,4 +1,4 @@
-"""Size: what a version takes on the disk, by itself and beside the champion."""
+"""Size: what a version takes on disk, alone and compared with the champion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MB = 1e6
 
 
 def judge_size(graph: GraphFacts, champion: GraphFacts | None, size: Size) -> GateResult:
-    """Hold bytes and weights against their bounds; a bound of 0 is none, and without a champion there is no ratio."""
+    """Check bytes and weights against their limits; 0 is no limit, and without a champion there is no ratio."""
     figures = _figures(graph)
     if champion is not None and champion.total_bytes:
         figures["ratio"] = graph.total_bytes / champion.total_bytes
@@ -17,7 +17,7 @@ def judge_size(graph: GraphFacts, champion: GraphFacts | None, size: Size) -> Ga
     limits = {name: limit for name, limit in limits.items() if limit and name in figures}
     missed = [name for name, limit in limits.items() if figures[name] > limit]
     lines = [
-        f"{WORDS[name].format(value)}{f' (at most {limits[name]:g})' if name in limits else ''}"
+        f"{_words(name, value)}{f' (at most {limits[name]:g})' if name in limits else ''}"
         for name, value in figures.items()
     ]
     return GateResult(
@@ -29,10 +29,18 @@ def judge_size(graph: GraphFacts, champion: GraphFacts | None, size: Size) -> Ga
         bounds={name: f"at most {limit:g}" for name, limit in limits.items()},
         champion=_figures(champion) if champion is not None else {},
         evidence={"missed": missed},
+        note="",
     )
 
 
-WORDS = {"size_mb": "{:.3g} MB", "parameters": "{:,.0f} parameters", "ratio": "{:.3g} times the champion's bytes"}
+def _words(name: str, value: float) -> str:
+    """Return a figure as a part of the summary."""
+    if name == "ratio" and f"{value:.3g}" == "1":
+        return "the same size as the champion"
+    return WORDS[name].format(value)
+
+
+WORDS = {"size_mb": "{:.3g} MB", "parameters": "{:,.0f} parameters", "ratio": "{:.3g} times the size of the champion"}
 
 
 def _figures(graph: GraphFacts) -> dict[str, float]:

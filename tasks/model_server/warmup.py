@@ -1,13 +1,8 @@
 """Warm-up: the requests that a SavedModel brings along are replayed before it becomes available.
 
-Source: TensorFlow Serving, servables/tensorflow/saved_model_warmup_util.cc; the record format is
-tensorflow/core/lib/io/record_reader.cc.
+Source: TensorFlow Serving, servables/tensorflow/saved_model_warmup_util.cc.
 """
 
-import os
-import struct
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -15,6 +10,7 @@ from tasks.model_server.log import log
 from tasks.model_server.status import Code, StatusError, invalid_argument
 from tasks.model_server.tensor_protos import from_proto
 from tasks.model_server.tf_protos import proto
+from tasks.model_server.tf_records import records
 from tasks.model_server.tf_runtime import SavedModel
 
 WARMUP_FILE: Final = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -46,7 +42,7 @@ def _replay(model: SavedModel, file: BinaryIO, path: Path) -> int:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 
     count = 0
-    for record in _records(file):
+    for record in records(file):
         try:
             entry = messages.PredictionLog.FromString(record)
         except DecodeError:
@@ -62,46 +58,3 @@ def _replay(model: SavedModel, file: BinaryIO, path: Path) -> int:
         if count > MAX_RECORDS:
             raise invalid_argument(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}")
     return count
-
-
-def _records(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the records of a TFRecord file: length, its checksum, the bytes, their checksum.
-
-    Raises:
-        StatusError: the file is cut short or a checksum does not match.
-    """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    while len(header := file.read(12)) == 12:  # fewer bytes than that are the end
-        offset = file.tell() - len(header)
-        length = int.from_bytes(header[:8], "little")
-        record, checksum = b"", b""
-        if header[8:] == _masked_crc(header[:8]) and length <= size:
-            record, checksum = file.read(length), file.read(4)
-        if not checksum or checksum != _masked_crc(record):
-            raise StatusError(
-                Code.DATA_LOSS,
-                f"corrupted record at {offset}. Please verify your warmup data is in TFRecord format.",
-            )
-        yield record
-
-
-@cache
-def _crc_table() -> tuple[int, ...]:
-    """Return CRC-32C (Castagnoli) of each byte, reflected."""
-    table = []
-    for byte in range(256):
-        value = byte
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return tuple(table)
-
-
-def _masked_crc(data: bytes) -> bytes:
-    table = _crc_table()
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = value >> 8 ^ table[(value ^ byte) & 0xFF]
-    value ^= 0xFFFFFFFF
-    return struct.pack("<I", ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF)

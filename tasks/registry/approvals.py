@@ -1,4 +1,4 @@
-"""What reviewers say on MLflow's pages: the tag `review` of a model version, `approved` or `rejected`."""
+"""What reviewers decide on MLflow's pages: the tag `review` of a model version, `approved` or `rejected`."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.redaction import redact
 from configs.schema import Config
-from tasks.registry.changes import MAX_TAG, all_versions
+from tasks.registry.changes import all_versions
 from tasks.registry.connection import check_tracking, connect, tracking_errors
+from tasks.registry.pages import update_pages
+from tasks.report.standing import APPROVED, AWAITING, BY, PENDING, REJECTED, REVIEW, REVIEWER, TIME, WAITING, now
 
-REVIEW, REVIEWER = "review", "reviewed_by"
-APPROVED, REJECTED = "approved", "rejected"
-AWAITING = "awaiting review"
-WAITING = (AWAITING, "not promoted")  # it passed every gate, and a person may decide
+UNDECIDED = ("", PENDING)
 ONCE_MORE = (*WAITING, "rolled back")  # by name only: an old tag must not bring it back again and again
 
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A model version, and what was said of it.
+    """A model version, and what a reviewer decided about it.
 
     Attributes:
         registry_version: MLflow's number. candidate: the candidate's number.
-        digest: of the bytes that were validated, as tagged then. review: `approved`, `rejected`, or empty.
-        by: who said so, where that is known. run_id: MLflow's run. promotion: what has become of it until now.
+        digest: of the bytes that were validated, as tagged then. review: `pending`, `approved`, `rejected`, or empty.
+        by: who decided, where that is known. run_id: MLflow's run. promotion: what has become of it until now.
     """
 
     registry_version: int
@@ -43,14 +41,14 @@ class Reviewed:
 
     @property
     def is_decided(self) -> bool:
-        """Return whether something was said of it that nobody has acted on."""
+        """Return whether it has a decision that nobody has acted on."""
         if self.waits:
             return self.review in (APPROVED, REJECTED)
         return self.promotion == REJECTED and self.review == APPROVED  # which cannot be, and must be answered
 
 
 def reviewed_versions(config: Config) -> list[Reviewed]:
-    """Return every version of the model, the oldest first, with what was said of it.
+    """Return every version of the model, the oldest first, with what reviewers decided about it.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -77,25 +75,20 @@ def _reviewed(version: Any) -> Reviewed:
 
 
 def say(config: Config, reviewed: Reviewed, review: str, by: str) -> None:
-    """Say on MLflow's page what a reviewer decided at a terminal.
+    """Write what a reviewer decided at a terminal on MLflow's page.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
     client = connect(config)
     with tracking_errors(config.tracking.uri):
-        number = str(reviewed.registry_version)
-        for key, value in (("promotion", AWAITING), (REVIEWER, by), (REVIEW, review)):
-            client.set_model_version_tag(config.name, number, key, value)
+        tags = {"promotion": AWAITING, REVIEWER: by, REVIEW: review, TIME: now()}
+        update_pages(client, config.tracking.uri, config.name, reviewed.registry_version, tags)
 
 
 def close(config: Config, reviewed: Reviewed, state: str, reason: str) -> None:
-    """Say on MLflow's page what became of a version that waits, and why."""
+    """Write what became of a waiting version, and why, on MLflow's page."""
     client = connect(config)
     with tracking_errors(config.tracking.uri):
-        number = str(reviewed.registry_version)
-        client.set_model_version_tag(config.name, number, "promotion", state)
-        client.set_model_version_tag(config.name, number, "reason", redact(reason)[:MAX_TAG])
-        client.set_tag(reviewed.run_id, "promotion", state)
-        known = client.get_model_version(config.name, number).description or ""
-        client.update_model_version(config.name, number, f"**{state}: {redact(reason)}**\n\n{known}")
+        tags = {"promotion": state, "reason": reason, TIME: now(), BY: reviewed.by}
+        update_pages(client, config.tracking.uri, config.name, reviewed.registry_version, tags)

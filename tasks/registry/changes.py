@@ -1,22 +1,22 @@
-"""What MLflow is told of a change of production; a record, never a lock."""
+"""Record changes of production in MLflow; this is a record, never a lock."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from configs.redaction import redact
 from configs.schema import Config
 from tasks.outcomes import Promotion
 from tasks.records import Change, TrackedRun
 from tasks.registry.connection import check_tracking, connect, tracking_errors
+from tasks.registry.pages import update_pages
+from tasks.report.standing import BY, PENDING, REVIEW, TIME, WAITING, now
 
 CHAMPION, CANARY = "champion", "canary"
-MAX_TAG = 4000  # characters that MLflow takes
 
 
 def record_change(config: Config, change: Change) -> None:
-    """Move aliases and set tags for a change that is on the disk; taking it twice is the same as once.
+    """Move aliases and set tags for a change that is on the disk; recording it twice has no further effect.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -26,15 +26,15 @@ def record_change(config: Config, change: Change) -> None:
     with tracking_errors(config.tracking.uri):
         version = change.registry_version or version_of(client, config.name, change.digest)
         if change.operation == "withdraw":
-            _tag(client, config.name, version, change, "rolled back")
+            _tell(client, config, version, change, "rolled back")
             before = version_of(client, config.name, change.previous_digest)
             _point(client, config.name, CHAMPION, before)
             return
         state = CANARY if change.label == CANARY else "promoted"
-        _tag(client, config.name, version, change, state)
+        _tell(client, config, version, change, state)
         if change.rolls_back is not None:
             bad = version_of(client, config.name, change.previous_digest)
-            _tag(client, config.name, bad, replace(change, version=change.rolls_back), "rolled back")
+            _tell(client, config, bad, replace(change, version=change.rolls_back), "rolled back")
             if str(client.get_registered_model(config.name).aliases.get(CANARY)) == str(bad):
                 _point(client, config.name, CANARY, version)
         _point(client, config.name, CANARY if state == CANARY else CHAMPION, version)
@@ -43,14 +43,18 @@ def record_change(config: Config, change: Change) -> None:
 def record_outcome(config: Config, run: TrackedRun, promotion: Promotion) -> None:
     """Tag run and model version with an outcome that changed nothing in production.
 
+    A version that a person may decide about has the tag `review` from then on, for the person to edit.
+
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
     client = connect(config)
     with tracking_errors(config.tracking.uri):
-        client.set_tag(run.run_id, "promotion", promotion.state.value)
-        for key, value in (("promotion", promotion.state.value), ("reason", redact(promotion.reason)[:MAX_TAG])):
-            client.set_model_version_tag(run.registry_name, str(run.registry_version), key, value)
+        tags = {"promotion": promotion.state.value, "reason": promotion.reason, TIME: now()}
+        if promotion.state in WAITING:
+            known = client.get_model_version(run.registry_name, str(run.registry_version)).tags
+            tags[REVIEW] = known.get(REVIEW) or PENDING
+        update_pages(client, config.tracking.uri, run.registry_name, run.registry_version, tags)
 
 
 def all_versions(client: Any, name: str) -> list[Any]:
@@ -71,18 +75,20 @@ def version_of(client: Any, name: str, digest: str) -> int:
     return max((int(v.version) for v in all_versions(client, name) if v.tags.get("digest") == digest), default=0)
 
 
-def _tag(client: Any, name: str, version: int, change: Change, state: str) -> None:
+def _tell(client: Any, config: Config, version: int, change: Change, state: str) -> None:
+    """Write on a version's pages what a change of production meant for it; without a version, tag the run only."""
     if version:
-        for key, value in (("promotion", state), ("serving_version", str(change.version)), ("reason", change.reason)):
-            if value:
-                client.set_model_version_tag(name, str(version), key, redact(value)[:MAX_TAG])
-    run = change.run or (client.get_model_version(name, str(version)).run_id if version else "")
-    if run:
-        client.set_tag(run, "promotion", state)
+        tags = {
+            "promotion": state, "serving_version": str(change.version), "reason": change.reason,
+            TIME: change.time or now(), BY: change.actor,
+        }  # fmt: skip
+        update_pages(client, config.tracking.uri, config.name, version, tags)
+    elif change.run:
+        client.set_tag(change.run, "promotion", state)
 
 
 def _point(client: Any, name: str, alias: str, version: int) -> None:
-    """Set an alias, or take it away where it has nothing to point at."""
+    """Set an alias, or remove it where there is no version to point at."""
     if version:
         client.set_registered_model_alias(name, alias, str(version))
     elif alias in client.get_registered_model(name).aliases:

@@ -1,4 +1,4 @@
-"""Reaching MLflow: one client, one experiment, MLflow's errors turned into ours."""
+"""Connect to MLflow: one client, one experiment, and MLflow's errors translated into ours."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def check_tracking(uri: str) -> None:
         except requests.RequestException as exc:
             words, remedy = reason(exc)
             raise TrackingError(
-                f"tracking.uri must be a running MLflow server, and {uri} does not answer "
+                f"tracking.uri must be a running MLflow server, but {uri} does not answer "
                 f"({type(exc).__name__}: {redact(words)}); {remedy}"
             ) from exc
     elif uri.startswith(SQLITE):
         database = _file(uri)
         directory = database.parent
         if not (directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)):
-            raise TrackingError(f"tracking.uri must lie in a writable directory, and '{directory}' is not one")
+            raise TrackingError(f"tracking.uri must lie in a writable directory, but '{directory}' is not one")
         if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
             raise TrackingError(f"tracking.uri must name a file that can be read and written, got '{database}'")
 
 
 @contextlib.contextmanager
 def tracking_errors(uri: str) -> Iterator[None]:
-    """Turn MLflow's and its transports' errors into a `TrackingError`, and say so where it takes long to answer.
+    """Translate errors of MLflow and its transports into `TrackingError`, and report a slow answer.
 
     Raises:
         TrackingRefused: trying again cannot help. TrackingError: it may.
@@ -77,7 +77,7 @@ def tracking_errors(uri: str) -> Iterator[None]:
 
 
 def _can_pass(error: Exception) -> bool:
-    """Return whether the same request may be answered later: only what says nothing about the request itself."""
+    """Return whether the same request may be answered later: only errors that do not concern the request itself."""
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -106,7 +106,7 @@ def check_experiment(config: Config) -> None:
 def _check_active(found: Any) -> None:
     if found.lifecycle_stage != "active":
         raise TrackingRefused(
-            f"experiment '{found.name}' must be active, and is deleted; restore it "
+            f"experiment '{found.name}' must be active, but it is deleted; restore it "
             f"(mlflow experiments restore -x {found.experiment_id}) or set tracking.experiment"
         )
 

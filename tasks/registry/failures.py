@@ -1,4 +1,4 @@
-"""A rehearsal that gave no judgement, as a failed MLflow run with the server's own words."""
+"""Log a rehearsal that gave no judgement as a failed MLflow run, with the server's own log."""
 
 from __future__ import annotations
 

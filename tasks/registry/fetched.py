@@ -1,4 +1,4 @@
-"""A model that was trained elsewhere, as files: by its path, or by its URI from MLflow."""
+"""Find the files of a model that was trained elsewhere, by its path or by its MLflow URI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMES = ("models:/", "runs:/")
 
 
 def is_uri(model: str) -> bool:
-    """Return whether a model is named by MLflow's URI."""
+    """Return whether a model is named by an MLflow URI."""
     return model.startswith(SCHEMES)
 
 

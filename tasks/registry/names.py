@@ -1,4 +1,4 @@
-"""Names of metrics and parameters as MLflow takes them: any name fits, and can be read back."""
+"""Encode names of metrics and parameters for MLflow, so that any name fits and can be read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exported directory as an MLflow model: its bytes untouched, MLflow's description beside them."""
+"""Package the exported directory as an MLflow model, with its bytes unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why MLflow gave no answer, and what to do about it, from the errors of the libraries below it."""
+"""Explain why MLflow gave no answer and what to do, from the errors of the libraries below it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from tasks.words import one_line
 
-SERVER = "start it (mlflow server), look at its log, or set tracking.uri"
+SERVER = "start it (mlflow server), read its log, or set tracking.uri"
 
 
 def reason(error: BaseException) -> tuple[str, str]:
-    """Return what was got in place of an answer, and what to do.
+    """Return what was received instead of an answer, and what to do.
 
     MLflow packs an error of its transport in up to four others; only the innermost says what happened.
     """
@@ -25,11 +25,11 @@ def reason(error: BaseException) -> tuple[str, str]:
         return next((link for link in links if isinstance(link, kinds)), None)
 
     if first(inner.NameResolutionError):
-        return "a name that does not resolve", "correct tracking.uri"
+        return "a host name that does not resolve", "correct tracking.uri"
     if first(inner.ProxyError, outer.ProxyError):
-        return "no way through the proxy of HTTP_PROXY or HTTPS_PROXY", "name the host in NO_PROXY or start the proxy"
+        return "no connection through the proxy (HTTP_PROXY, HTTPS_PROXY)", "add the host to NO_PROXY or start it"
     if found := first(inner.SSLError, outer.SSLError):
-        return f"no secured connection ({_core(links, found)})", "look at https in tracking.uri and at its certificate"
+        return f"no secure connection ({_core(links, found)})", "check https in tracking.uri and the certificate"
     if found := first(inner.ResponseError):
         return str(found), SERVER
     if found := first(inner.ProtocolError, inner.NewConnectionError):
@@ -42,7 +42,7 @@ def reason(error: BaseException) -> tuple[str, str]:
         return words, "wait for the process that holds it" if held else "restore the database, or set tracking.uri"
     refused = getattr(getattr(error, "response", None), "status_code", 0) in (401, 403)  # an artifact
     if refused or (isinstance(error, MlflowException) and error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED")):
-        return _named(error), "look at the user and password in tracking.uri or MLFLOW_TRACKING_USERNAME, ..._PASSWORD"
+        return _named(error), "check the user and password in tracking.uri or MLFLOW_TRACKING_USERNAME, ..._PASSWORD"
     if isinstance(error, OSError) and error.strerror:
         return _named(error), "free or open what it names, or set tracking.uri"
     return _named(error), SERVER

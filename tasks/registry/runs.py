@@ -1,4 +1,4 @@
-"""One MLflow run a rehearsal: what was trained, what the server answered, what the gates said."""
+"""Log each rehearsal as one MLflow run: what was trained, what the server answered, what the gates decided."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from configs.loading import shown
 from configs.redaction import HOW_TO_FILL_IN, MASK, redact, redacted
@@ -20,14 +19,19 @@ from tasks.datasets.rows import load_arrays, load_rows
 from tasks.datasets.strings import plain
 from tasks.program import command_name
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
+from tasks.registry.champion_run import champions_facts, facts_of
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import connect, experiment_id, tracking_errors
 from tasks.registry.names import tracked_name
 from tasks.registry.packaging import build_package
+from tasks.registry.pages import REPORT, run_url, write_description
 from tasks.report.data import data_document
+from tasks.report.differences import differences_table
 from tasks.report.document import report_document
 from tasks.report.page import render_page
 from tasks.report.pictures import draw_pictures
+from tasks.report.sections import Table
+from tasks.report.standing import ARGUMENTS, TIME, block, now, standing_of, why_a_person
 from tasks.report.tables import gate_table_markdown
 
 MARK_S = 5.0  # for the mark of a run that was broken off
@@ -45,47 +49,49 @@ def log_rehearsal(
         TrackingError: MLflow cannot be reached or refuses.
     """
     client = connect(config)
-    candidate, tags = report.candidate, _tags(report)
-    with tracking_errors(config.tracking.uri):
+    candidate, tags = report.candidate, _tags(config, arguments, report)
+    uri = config.tracking.uri
+    with tracking_errors(uri):
         experiment = experiment_id(client, config)
         run = client.create_run(experiment, run_name=f"{candidate.name} version {candidate.version}", tags=tags)
         run_id = run.info.run_id
-        url = run_url(config.tracking.uri, experiment, run_id)
-        description = describe_version(config, arguments, report, url)
         with _closing(client, run_id):
-            client.set_tag(run_id, "mlflow.note.content", description)  # the description on the run's page
             _log_figures(client, run_id, config, trained, report)
             _log_rows(client, run_id, splits, report)
             _log_dataset(client, run_id, splits)
             with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
                 _fill_artifacts(Path(scratch), config, trained, report)
                 facts = {"git commit": tags.get("git_commit", ""), "MLflow run": run_id, **library_versions()}
-                page = redact(render_page(config, splits, trained, report, facts))
-                (Path(scratch) / "report.html").write_text(page, encoding="utf-8")
+                decision = block(standing_of(candidate.name, tags, 0), "")
+                differences = _differences(client, run_id, report)
+                page = redact(render_page(config, splits, trained, report, facts, decision, differences))
+                (Path(scratch) / REPORT).write_text(page, encoding="utf-8")
                 client.log_artifacts(run_id, scratch)
             client.log_table(run_id, _sample(config, report), "predictions.json")
-            number = _register(client, run, report, tags, description)
-    return TrackedRun(run_id, experiment, candidate.name, number, url)
+            number = _register(client, run, report, tags, describe_version(arguments, report))
+    return TrackedRun(run_id, experiment, candidate.name, number, run_url(uri, experiment, run_id))
 
 
-def describe_version(config: Config, arguments: str, report: ValidationReport, url: str) -> str:
-    """Return what a reviewer reads on MLflow's page of the version: verdict, gates, and what to do, as markdown."""
-    candidate, command = report.candidate, f"{arguments} --version {report.candidate.version}"
-    verdict = "passed every gate" if report.passed else f"rejected by {', '.join(g.name for g in report.failed)}"
+def describe_version(arguments: str, report: ValidationReport) -> str:
+    """Return the part of a version's page in MLflow that never changes, as markdown: how to try it, and the gates."""
+    candidate = report.candidate
+    beside = f"compared with version {report.champion.version}" if report.champion else "no other version was live"
     lines = [
-        f"{candidate.name} version {candidate.version} {verdict}; digest `{candidate.digest[:12]}`, "
-        f"{f'held against version {report.champion.version}' if report.champion else 'no champion was live'}. "
-        f"The whole page is `report.html` among the artifacts of [the run]({url}).".replace("[the run]()", "the run"),
-        "",
         gate_table_markdown(report),
-        f"- try it: `{command_name('flows.try_out')} {command}`",
+        f"Digest `{candidate.digest[:12]}`, {beside}. To try it, run "
+        f"`{command_name('flows.try_out')} {arguments} --version {candidate.version}`.",
     ]
-    if report.passed and report.needs_person:
-        lines.insert(1, f"\nA person decides: {report.needs_person}.")
-    if report.passed and (report.needs_person or config.needs_person(has_champion=report.champion is not None)):
-        lines.append(f"- approve it: `{command_name('flows.promote')} {command} --approve --by NAME`")
     text = redact("\n".join(lines))
     return f"{text}\n\n{MASK} is a secret: {HOW_TO_FILL_IN}" if MASK in text else text
+
+
+def _differences(client: Any, run_id: str, report: ValidationReport) -> Table | None:
+    """Return how a run differs from the champion's run, or None where no champion was live."""
+    champion = report.champion
+    if champion is None:
+        return None
+    theirs = champions_facts(client, report.candidate.name, champion)
+    return differences_table(facts_of(client.get_run(run_id)), theirs, champion.version)
 
 
 def library_versions() -> dict[str, str]:
@@ -116,17 +122,7 @@ def _mark_failed(client: Any, run_id: str) -> None:
     marking.join(MARK_S)
 
 
-def run_url(uri: str, experiment: str, run_id: str) -> str:
-    """Return the run's page on a tracking server, or an empty string for a local database."""
-    if not uri.startswith("http"):
-        return ""
-    parts = urlsplit(uri)
-    uri = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))  # the browser asks who it is
-    # MLflow opens its menu for language models else, which leads neither to the runs nor to the model registry
-    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
-
-
-def _tags(report: ValidationReport) -> dict[str, str]:
+def _tags(config: Config, arguments: str, report: ValidationReport) -> dict[str, str]:
     """Return the tags that a run and its model version share."""
     tags = {
         "digest": report.candidate.digest,
@@ -137,6 +133,9 @@ def _tags(report: ValidationReport) -> dict[str, str]:
         "git_commit": git_commit(),
         "validation_status": "passed" if report.passed else "rejected",
         "failed_gates": ", ".join(gate.name for gate in report.failed),
+        "needs_person": why_a_person(config, report),
+        ARGUMENTS: arguments,
+        TIME: now(),
     }
     quality = next((gate.evidence for gate in report.gates if gate.name == "quality"), {})
     tags |= {name: str(quality.get(name, "")) for name in ("task", "scores")}
@@ -153,7 +152,7 @@ def _tags(report: ValidationReport) -> dict[str, str]:
 
 
 def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
-    """Log parameters, one metric a name and epoch, and every gate's figures, in batches."""
+    """Log parameters, one metric per name and epoch, and every gate's figures, in batches."""
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
@@ -179,7 +178,7 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
 
 
 def _log_rows(client: Any, run_id: str, splits: Splits, report: ValidationReport) -> None:
-    """Log how the rows are split, and which of them the champion knows; labels, whose names are free, as JSON."""
+    """Log how the rows are split, and which of them the champion has seen; labels, whose names are free, as JSON."""
     found = data_document(splits, report)
     client.log_dict(run_id, found, "splits.json")
     figures = {f"{name}_rows": count for name, count in splits.rows.items()} | found
@@ -251,7 +250,7 @@ def _sample(config: Config, report: ValidationReport) -> dict[str, list[Any]]:
     }
 
 
-def _register(client: Any, run: Any, report: ValidationReport, tags: Mapping[str, str], description: str) -> int:
+def _register(client: Any, run: Any, report: ValidationReport, tags: Mapping[str, str], body: str) -> int:
     """Create the model version whose source is the logged directory, and make it the challenger if it passed."""
     from mlflow.exceptions import MlflowException
 
@@ -261,9 +260,9 @@ def _register(client: Any, run: Any, report: ValidationReport, tags: Mapping[str
     except MlflowException as exc:
         if exc.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    created = client.create_model_version(
-        name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags, description=description
-    )
+    of_version = {key: value for key, value in tags.items() if key != ARGUMENTS}  # too long for the table of tags
+    created = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=of_version)
+    write_description(client, created, run, body)
     if report.passed:
         client.set_registered_model_alias(name, "challenger", created.version)
     return int(created.version)

@@ -1,1 +1,1 @@
-"""Pictures and tables for people."""
+"""The report for people: its pictures, its tables and its page."""

@@ -74,11 +74,11 @@ def save_png(figure: Figure, path: Path) -> None:
 
 @styled()
 def inline_svg(figure: Figure, key: str, sentence: str) -> Markup:
-    """Return a picture as an `<svg>` element that stands in a page beside others.
+    """Return a picture as an `<svg>` element for a page with several of them.
 
     Args:
         key: a word of letters and digits, of its own for each picture of the page; it begins every id.
-        sentence: what the picture shows, for whoever cannot see it.
+        sentence: what the picture shows, for screen readers.
     """
     import matplotlib as mpl
 

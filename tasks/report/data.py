@@ -1,4 +1,4 @@
-"""What a reader must know of the rows: how they are split, and which of them the champion knows."""
+"""What a reader must know about the rows: how they are split, and which of them the champion has seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.report.tables import clip
 
 
 def data_lines(report: ValidationReport) -> dict[str, str]:
-    """Return what is shared between splits, new since the champion, and left out beside it; what is known of it."""
+    """Return how many rows are in several splits, new since the champion, and left out of the comparison, if known."""
     lines = {}
     if report.shared_rows is not None:
         lines["different rows in several splits"] = f"{report.shared_rows:,}"
@@ -23,7 +23,7 @@ def data_lines(report: ValidationReport) -> dict[str, str]:
 
 
 def seen_rows(report: ValidationReport) -> int | None:
-    """Return how many test rows the champion has seen, None where nobody can tell."""
+    """Return how many test rows the champion has seen, None where that is not known."""
     found = next((gate.figures.get("rows_seen") for gate in report.gates if gate.name == "quality"), None)
     return None if found is None else int(found)
 
@@ -47,5 +47,6 @@ def data_document(splits: Splits, report: ValidationReport) -> dict[str, Any]:
         "shared_rows": report.shared_rows,
         "new_rows": report.new_rows,
         "seen_test_rows": seen_rows(report),
+        "left_out_rows": splits.left_out,
         "label_shares": splits.shares,
     }

@@ -20,7 +20,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Judged:
-    """One output beside its target, row by row, as the quality gate reads it."""
+    """One output with its target, row by row, as the quality gate reads it."""
 
     output: str
     scored: Scored
@@ -57,7 +57,7 @@ class Calibration:
 
 
 def judged_answers(config: Config, report: ValidationReport) -> Judged | None:
-    """Return the output that the metrics judge with its target; None where it is not to be told or was not served."""
+    """Return the output that the metrics judge with its target; None where it is unknown or was not served."""
     if report.served is None:
         return None
     try:
@@ -77,7 +77,7 @@ def judged_answers(config: Config, report: ValidationReport) -> Judged | None:
 
 
 def confuse(scored: Scored) -> Confusion | None:
-    """Count how often each class was taken for which; None where these are no classes, or too many."""
+    """Count how often each class was taken for which; None where these are not classes, or too many."""
     if scored.reading.task not in ("binary", "multiclass") or not_finite(scored.served):
         return None
     wanted, got = scored.true, scored.named

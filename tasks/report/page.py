@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from configs.schema import Config
 from tasks.records import Splits, TrainedModel, ValidationReport
@@ -26,14 +27,22 @@ from tasks.report.sections import (
 from tasks.report.tables import clip, file_size, gate_rows, signature_difference
 
 
-def render_page(
-    config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport, facts: Mapping[str, str]
+def render_page(  # noqa: PLR0913, PLR0917  (everything that a page is made of)
+    config: Config,
+    splits: Splits,
+    trained: TrainedModel,
+    report: ValidationReport,
+    facts: Mapping[str, str],
+    decision: Markup | None = None,
+    differences: Table | None = None,
 ) -> str:
     """Return the report as one HTML document without any reference to the outside.
 
     Args:
         facts: further lines of the provenance table, such as the commit and the versions of libraries; those that
             are http(s) addresses become links.
+        decision: what has become of the candidate until now (standing.py).
+        differences: in what its run differs from the champion's, None without a champion.
     """
     served = report.served
     html = _template().render(
@@ -41,6 +50,8 @@ def render_page(
         version=report.candidate.version,
         passed=report.passed,
         why=why(report),
+        decision=decision or "",
+        differences=differences,
         held_against=_held_against(report),
         gates=[list(rows) for _, rows in groupby(gate_rows(report), key=lambda row: row.gate)],
         with_champion=report.champion is not None or any(gate.champion for gate in report.gates),
@@ -73,25 +84,25 @@ def why(report: ValidationReport) -> str:
     """Return the reason of the verdict in one line."""
     if report.passed:
         several = len(report.gates) > 1
-        passed = f"All {len(report.gates)} gates passed." if several else "The only gate that judges passed."
-        return f"{passed} A person decides: {clip(report.needs_person, 600)}." if report.needs_person else passed
+        passed = f"All {len(report.gates)} gates passed." if several else "The only gate passed."
+        return f"{passed} A person must decide: {clip(report.needs_person, 600)}." if report.needs_person else passed
     if not report.gates:
-        return "No gate judged it, and that is not an approval."
+        return "No gate judged this version, so it is not approved."
     failed = "; ".join(f"{gate.name}: {' '.join(gate.summary.split())}" for gate in report.failed)
     return f"{len(report.failed)} of {len(report.gates)} gates failed. {clip(failed, 600)}"
 
 
 def _held_against(report: ValidationReport) -> str:
-    """Return what was judged, by what and beside what, in one line."""
+    """Return in one line what was judged, by which server and compared with which version."""
     parts = [file_size(report.candidate.size_bytes), f"{report.graph.parameters:,} weights"]
     if report.served is None:
         refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
-        parts.append(refused or "no server loaded it")
+        parts.append(refused or "not loaded by any server")
     else:
         parts.append(
             f"{report.served.rows:,} test rows served by {report.served.server.image or 'the embedded server'}"
         )
-    parts.append(f"beside version {report.champion.version}" if report.champion else "no champion is live")
+    parts.append(f"compared with version {report.champion.version}" if report.champion else "no other version was live")
     return " · ".join(clip(part, 200) for part in parts)
 
 
@@ -102,7 +113,7 @@ def _server_log(report: ValidationReport) -> str:
 
 
 def _signature_table(report: ValidationReport) -> Table:
-    """Return the signature, and the champion's beside it where one was served."""
+    """Return the signature, next to the champion's where one was served."""
     champion = report.served.champion if report.served else None
     ours = report.served.signature if report.served else report.candidate.signature
     found = signature_difference(ours, champion.signature if champion else None)

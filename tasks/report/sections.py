@@ -29,7 +29,7 @@ class Table:
     """A table of text.
 
     Attributes:
-        caption: what it holds, for whoever cannot see it. head: names of the columns.
+        caption: what it holds, for screen readers. head: names of the columns.
         numeric: columns from this one on are numbers, aligned right.
         rows: cells. note: what is left out, or empty.
     """
@@ -52,11 +52,11 @@ def reading_text(report: ValidationReport) -> str:
     found: Mapping[str, Any] = next((gate.evidence for gate in report.gates if gate.name == "quality"), {})
     if "task" not in found:
         return ""
-    return f"{_text(found['task']) or 'none of ours'} {_text(found.get('scores'))} ({_text(found.get('reading'))})"
+    return f"{_text(found['task']) or 'no known task'} {_text(found.get('scores'))} ({_text(found.get('reading'))})"
 
 
 def slices_table(report: ValidationReport) -> Table | None:
-    """Return the metrics by slice, beside the champion's."""
+    """Return the metrics by slice, next to the champion's."""
     slices = evidence_list(report, "quality", "slices")
     metrics = list(dict.fromkeys(name for item in slices for name in _mapping(item, "metrics")))
     compared = [name for name in metrics if any(name in _mapping(item, "champion") for item in slices)]
@@ -174,9 +174,10 @@ def provenance_lines(
         "digest": candidate.digest,
         "files": f"{candidate.size_bytes:,} bytes in {candidate.version_dir}",
         "weights": f"{trained.parameters or report.graph.parameters:,}",
-        "champion": f"version {champion.version}, digest {champion.digest}" if champion else "none was live",
+        "champion": f"version {champion.version}, digest {champion.digest}" if champion else "no version was live",
         "task": reading_text(report),
-        "trained": f"elsewhere, on rows that are not known: {trained.source}" if trained.source else "",
+        "trained": f"elsewhere: {trained.source}" if trained.source else "",
+        "trained on": _trained_on(splits) if trained.source else "",
         "data": splits.source,
         "rows": rows,
         "features and targets": features,
@@ -184,6 +185,13 @@ def provenance_lines(
         "data digest": splits.digest,
     }
     return _shown({name: redact(text) for name, text in {**lines, **facts}.items()})
+
+
+def _trained_on(splits: Splits) -> str:
+    """Return on which rows a model was trained elsewhere, and how many were not judged because of that."""
+    if splits.left_out is None:
+        return "rows that are not known: some of the judged rows may be among them"
+    return f"{splits.trained_on:,} given rows; {splits.left_out:,} rows that are among them were not judged"
 
 
 def config_yaml(config: Config) -> str:

@@ -20,8 +20,9 @@ class GateRow:
 
     Attributes:
         gate: its name. verdict: `pass` or `FAIL`.
-        figure: name of the figure; empty in a gate's first row, whose value is the gate's summary.
+        figure: name of the figure; empty in a gate's first row, whose value is what the gate says besides its figures.
         value, bound, champion: text, with the unit; empty where there is none.
+        missed: whether the figure is beyond its bound. meaning: of the figure, in a few words, or empty.
     """
 
     gate: str
@@ -30,12 +31,41 @@ class GateRow:
     value: str
     bound: str
     champion: str
+    missed: bool = False
+    meaning: str = ""
+
+
+MEANINGS = {
+    "reaching_out": "operations that reach outside the graph, such as those that read or write files",
+    "graph_mb": "size of saved_model.pb",
+    "variables_mb": "size of the weights' files",
+    "size_mb": "all files of the version",
+    "parameters": "elements of all weights",
+    "ratio": "size beside the champion's",
+    "differences": "inputs and outputs that are not served as they were exported, or break the champion's clients",
+    "breaking": "changes that clients of the champion would notice: a removed input or output, an added input, another "
+    "dtype or shape",
+    "max_abs_difference": "largest difference of one number",
+    "rows_differing": "rows with a difference beyond the tolerance",
+    "batch_sizes": "batch sizes that were tried",
+    "rows_seen": "test rows that the champion was trained or validated on",
+    "rows_unseen": "test rows that it was not",
+    "cold_ms": "first request after loading",
+    "memory_mb": "memory of the server with this version alone",
+    "p50_ms": "half of the requests took no longer",
+    "p95_ms": "95% of the requests took no longer",
+    "p99_ms": "99% of the requests took no longer",
+    "p95_ratio": "p95 beside the champion's",
+    "cases": "requests that were sent",
+    "failed": "requests that were not answered as they should be",
+}
+"""What the figures with a fixed name are."""
 
 
 def gate_rows(report: ValidationReport) -> list[GateRow]:
-    """Return the gate table: of each gate its summary, then every figure that has a bound or a champion's beside it.
+    """Return the gate table: what each gate says, then its figures, those with a bound or a champion's beside them.
 
-    A gate without such figures shows all that it has.
+    A gate without such figures shows all that it has. A figure stands once: in its own row, or in the gate's first.
     """
     return [row for gate in failed_first(report) for row in _rows(gate)]
 
@@ -47,15 +77,18 @@ def failed_first(report: ValidationReport) -> list[GateResult]:
 
 def _rows(gate: GateResult) -> Iterator[GateRow]:
     verdict = "pass" if gate.passed else "FAIL"
-    yield GateRow(gate.name, verdict, "", clip(gate.summary, 800), "", "")
     compared = [name for name in gate.figures if name in gate.bounds or name in gate.champion]
     names = compared or list(gate.figures)
+    said = gate.summary if gate.note is None or not names else gate.note
+    yield GateRow(gate.name, verdict, "", clip(said, 800), "", "")
+    missed = gate.evidence.get("missed", ())
     for name in names[:MOST_FIGURES]:
         unit = gate.units.get(name, "")
         champion = number(gate.champion[name], unit) if name in gate.champion else ""
         yield GateRow(
-            gate.name, verdict, clip(name, 120), number(gate.figures[name], unit), _bound(gate, name), champion
-        )
+            gate.name, verdict, clip(name, 120), number(gate.figures[name], unit), _bound(gate, name), champion,
+            name in missed, MEANINGS.get(name, ""),
+        )  # fmt: skip
     if len(names) > MOST_FIGURES:
         yield GateRow(gate.name, verdict, f"and {len(names) - MOST_FIGURES} more figures", "", "", "")
 
@@ -76,13 +109,13 @@ def gate_table_markdown(report: ValidationReport) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that markdown shows as it is, in one cell."""
+    """Return text for one markdown cell, with markup escaped."""
     one_line = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"([\\|`*\[\]~])", r"\\\1", one_line)
 
 
 def signature_difference(candidate: Signature, champion: Signature | None) -> list[tuple[str, str, str]]:
-    """Hold a signature against the champion's.
+    """Compare a signature with the champion's.
 
     Returns:
         (name, candidate's, champion's) of every input and output that either has, such as

@@ -70,7 +70,7 @@ def export_savedmodel(
     outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
     write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
-    if splits.rows["train"]:  # of a model that was trained elsewhere nobody knows which rows it has seen
+    if splits.trained_on:  # of a model that was trained elsewhere that may not be known
         as_requests = partial(request_arrays, model, signature=signature, export=config.export)
         keep_record(config, splits, as_requests, directory, evidence)
     manifest = write_manifest(directory)

@@ -135,7 +135,7 @@ def pass_groups_on(tree: Path) -> None:
     """Give files the group of a directory that passes it on (setgid): a hard link came with the group that it had.
 
     Raises:
-        OSError: the group is none of ours.
+        OSError: the group is not one of ours.
     """
     for root, _, members in os.walk(tree, onerror=_raise):
         directory = Path(root).stat()

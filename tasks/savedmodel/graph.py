@@ -1,7 +1,8 @@
 """One meta graph of a SavedModel: who calls whom, what a server would run of it, and what leaves it.
 
 A server runs three things: the restore operation at load, the initialisation operation at load, and what a signature
-names, at every request. Whatever leaves the graph is reported wherever it stands, in functions that nothing calls too.
+names, at every request. What reaches outside the graph is reported wherever it stands, also in functions that are
+never called.
 Two kinds of file access belong to every SavedModel and are told from the rest by following the graph:
 
     checkpoint  read by the restore operation, from the file name that the server feeds; written by the save
@@ -94,7 +95,7 @@ class Graph:
                 self.callers[name].append((scope, node))
 
     def reaching_out(self) -> Iterator[tuple[str, str]]:
-        """Give (operation, node's name) of everything that leaves the graph; in a function it is `function/node`."""
+        """Give (operation, node's name) of what reaches outside the graph; in a function it is `function/node`."""
         for scope, node in self._all_nodes():
             if node.op in self._functions:
                 continue

@@ -17,7 +17,7 @@ STREAMS = frozenset({b"", b"stderr", b"stdout", b"log(info)", b"log(warning)", b
 
 
 def leaves(node: Any) -> bool:
-    """Return whether an operation leaves the graph by itself; what is judged by its place does so with handles only."""
+    """Return whether an operation reaches outside the graph; what is judged by its place does so with handles only."""
     judged = group_of(node.op).judged
     if judged == "by place":  # a checkpoint is the file's own bytes, as a constant is
         return _makes_handles(node)

@@ -13,8 +13,11 @@ OVER_REST = ("latency", "robustness")
 """Gates whose requests go over REST alone."""
 
 
-def check_transport(signature: Signature, config: Config) -> None:
+def check_transport(signature: Signature, config: Config, *, given: bool = False) -> None:
     """Refuse dtypes that `serving.protocol` cannot carry, before a server would.
+
+    Args:
+        given: the model's own bytes are served, and no cast can be put around it.
 
     Raises:
         SignatureMismatch: with the ways out of it.
@@ -26,14 +29,14 @@ def check_transport(signature: Signature, config: Config) -> None:
         return
     raise SignatureMismatch(
         f"TensorFlow Serving's REST interface must be able to carry inputs and outputs, got "
-        f"{', '.join(map(str, beyond))}; {' or '.join(_ways_out(beyond, over_grpc))}"
+        f"{', '.join(map(str, beyond))}; {' or '.join(_ways_out(beyond, over_grpc, given))}"
     )
 
 
-def _ways_out(beyond: tuple[TensorSpec, ...], over_grpc: bool) -> list[str]:
+def _ways_out(beyond: tuple[TensorSpec, ...], over_grpc: bool, given: bool) -> list[str]:
     casts = ", ".join(f"{spec.name}: {CASTS[spec.dtype]}" for spec in beyond if spec.dtype in CASTS)
     ways = []
-    if all(spec.dtype in CASTS for spec in beyond):
+    if not given and all(spec.dtype in CASTS for spec in beyond):
         ways.append(f"let export.cast change them, paste below export: cast: {{{casts}}},")
     if over_grpc:
         ways.append(

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
+from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.references import translated
-from tasks.datasets.strings import Array, as_bytes
-from tasks.errors import ExportError
+from tasks.datasets.strings import Array, as_bytes, bytes_array, text_array
+from tasks.errors import DataError, ExportError
+from tasks.model_server.status import StatusError
+from tasks.model_server.tensor_protos import from_proto
+from tasks.model_server.tensors import Tensor
+from tasks.model_server.tf_protos import message_module
+from tasks.model_server.tf_records import records
 from tasks.records import Signature
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -44,3 +52,45 @@ def write_warmup(
                 for name, array in feeds.items():
                     request.inputs[name].CopyFrom(tf.make_tensor_proto(as_bytes(array[:n_rows])))
                 writer.write(record.SerializeToString())
+
+
+def read_example(version_dir: Path, signature: Signature) -> dict[str, Array] | None:
+    """Return the first row of the first warm-up request of a signature, one array an input, or None without one.
+
+    A file that cannot be read, and a row that is none of this signature, are none: the server says what it thinks of
+    them. TensorFlow is not needed.
+    """
+    from google.protobuf.message import DecodeError
+
+    logs = message_module("tensorflow_serving.apis.prediction_log_pb2").PredictionLog
+    try:
+        with (version_dir / WARMUP).open("rb") as file:
+            for record in records(file):
+                request = logs.FromString(record).predict_log.request
+                if request.inputs and request.model_spec.signature_name in ("", signature.name):
+                    inputs = {name: from_proto(name, value) for name, value in request.inputs.items()}
+                    return _first_row(inputs, signature)
+    except (OSError, DecodeError, StatusError, DataError):
+        return None
+    return None
+
+
+def _first_row(inputs: Mapping[str, Tensor], signature: Signature) -> dict[str, Array] | None:
+    row = {name: _array(tensor)[:1] for name, tensor in inputs.items() if tensor.shape}
+    if set(row) != {spec.name for spec in signature.inputs} or not all(map(_can_be_sent, row.values())):
+        return None
+    return fit_to_inputs(row, signature.inputs)
+
+
+def _array(tensor: Tensor) -> Array:
+    if not isinstance(tensor.values, list):
+        return tensor.values.reshape(tensor.shape)
+    try:
+        return text_array((item.decode() for item in tensor.values), tensor.shape)
+    except UnicodeDecodeError:
+        return bytes_array(tensor.values, tensor.shape)
+
+
+def _can_be_sent(array: Array) -> bool:
+    """Return whether there is a row, of numbers that JSON has."""
+    return len(array) == 1 and (array.dtype.kind != "f" or bool(np.isfinite(array).all()))

@@ -219,10 +219,14 @@ def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
     try:
         found = _parse(body)["outputs"]
         named = found if len(outputs) > 1 else {outputs[0].name: found}
-        return {spec.name: _array(named[spec.name], spec) for spec in outputs}
+        arrays = {spec.name: _array(named[spec.name], spec) for spec in outputs}
     except (KeyError, TypeError, ValueError) as exc:
         names = ", ".join(spec.name for spec in outputs)
         raise ServingError(f"an answer must hold the outputs {names}, got {body[:200]!r}") from exc
+    for name, array in arrays.items():
+        if not array.ndim:
+            raise ServingError(f"every output must have an answer for each row, got one value for '{name}'")
+    return arrays
 
 
 def _array(value: Any, spec: TensorSpec) -> Array:

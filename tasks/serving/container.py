@@ -1,7 +1,7 @@
 """A throwaway TensorFlow Serving container on one version directory, from its image to its removal.
 
 In this order:
-    image    at hand, else pulled
+    image    found locally, else pulled
     create   without privileges, on a read-only root, with an empty anonymous volume at /models
     fill     the version directory goes into that volume through the engine: no bind mount, so that a
              remote engine, or one that runs this very process in a container, does as well
@@ -62,7 +62,7 @@ VERSION_LABEL = "tensorflow_serving_github_branchtag"
 
 
 def ensure_image(serving: Serving) -> str:
-    """Return the content id of `serving.image`, pulled for `serving.platform` if it is not at hand.
+    """Return the content id of `serving.image`, pulled for `serving.platform` if it is not available locally.
 
     Raises:
         ServingUnavailable: there is no engine, or the image is absent and cannot be pulled.
@@ -80,7 +80,7 @@ def _ensure_image(client: docker.DockerClient, name: str, platform: str) -> Imag
             return client.images.get(name)
         except ENGINE_ERRORS as exc:
             raise ServingUnavailable(
-                f"The image {name} is neither at hand nor to be pulled: {root_cause(exc)}. Look at "
+                f"The image {name} is not available locally and could not be pulled: {root_cause(exc)}. Check "
                 "serving.image and the network, build one (docker build --target serving), or use "
                 "serving.backend: embedded."
             ) from exc

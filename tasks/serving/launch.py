@@ -16,13 +16,33 @@ from typing import Protocol
 
 from configs.schema import Serving
 from tasks.errors import ModelLoadError, ServingError, ServingTimeout, ServingUnavailable
-from tasks.records import Backend, Candidate, Champion
+from tasks.records import Backend, Champion
 from tasks.serving.client import RestClient
 from tasks.serving.embedded import run_embedded
 from tasks.serving.exits import ended_by_requests
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
+
+
+class Served(Protocol):
+    """What a server is started on: a candidate, or whatever else has a name and a version directory."""
+
+    @property
+    def name(self) -> str:
+        """Return what the server calls the model."""
+
+    @property
+    def version(self) -> int:
+        """Return the version, which is the name of its directory."""
+
+    @property
+    def version_dir(self) -> Path:
+        """Return the directory."""
+
+    @property
+    def run_id(self) -> str:
+        """Return what a container's labels say that it belongs to."""
 
 
 class ThrowawayServer(Protocol):
@@ -70,7 +90,7 @@ def check_engine(serving: Serving) -> None:
 
 
 def choose_backends(serving: Serving) -> tuple[Backend, ...]:
-    """Return the servers that judge, one an image; with docker, the images are at hand.
+    """Return the servers that judge, one an image; with docker, the images are available.
 
     Raises:
         ServingUnavailable: docker was asked for, and no engine answers or the image is not to be had.
@@ -85,7 +105,7 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
     except ServingUnavailable as exc:
         if serving.backend == "docker":
             raise
-        log.info("The embedded server judges, for serving.backend is auto: %s", exc)
+        log.info("Using the embedded server (serving.backend=auto): %s", exc)
         return (Backend("embedded", reason=str(exc)),)
     return tuple(Backend("docker", image) for image in serving.all_images)
 
@@ -94,7 +114,7 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
 def throwaway_server(
     backend: Backend,
     serving: Serving,
-    candidate: Candidate,
+    candidate: Served,
     log_file: Path,
     champion: Champion | None = None,
 ) -> Iterator[tuple[ThrowawayServer, RestClient]]:
@@ -134,7 +154,7 @@ def throwaway_server(
 
 def wait_available(
     server: ThrowawayServer,
-    candidate: Candidate,
+    candidate: Served,
     serving: Serving,
     champion: Champion | None = None,
 ) -> RestClient:

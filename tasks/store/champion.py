@@ -1,4 +1,4 @@
-"""The version that serves now, and the one that did before."""
+"""The version that is live, and the one that was before."""
 
 from __future__ import annotations
 

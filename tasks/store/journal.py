@@ -1,6 +1,6 @@
 """The write-ahead journal: what is being changed, so that a crash leaves nothing half-done.
 
-A change is written down before its first step and struck out after its last. Whoever takes the lock next either
+A change is written down before its first step and closed after its last. Whoever takes the lock next either
 finishes what is still written there, or makes it disappear (repair.py).
 """
 
@@ -34,7 +34,7 @@ def begin(model_dir: Path, change: Change) -> None:
 
 
 def commit(model_dir: Path) -> None:
-    """Strike the open change out.
+    """Close the change that is open.
 
     Raises:
         StoreError: it cannot be.

@@ -71,7 +71,7 @@ def live_problem(base_url: str, name: str, version: int, expected: Expected | No
 def _not_available(client: RestClient, version: int, timeout_s: float) -> str:
     """Wait until a version is AVAILABLE; return why it is not, or an empty string."""
     deadline = time.monotonic() + timeout_s
-    seen = "nobody answers"
+    seen = "no server answers"
     while True:
         try:
             state, message = client.states().get(version, ("unknown", ""))

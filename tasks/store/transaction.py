@@ -1,10 +1,10 @@
 """Changing what serves: each change finishes, or disappears.
 
-    publish   journal | stage, verify, rename | verify live | history, outbox | strike out | tell MLflow
+    publish   journal | stage, verify, rename | verify live | history, outbox | close | tell MLflow
                                                     `-- not as validated: withdraw
-    withdraw  journal | rename away                         | history, outbox | strike out | tell MLflow
-    label     journal | list, verify live | move label      | history, outbox | strike out | tell MLflow
-                                     `-- not as validated: strike out
+    withdraw  journal | rename away                         | history, outbox | close | tell MLflow
+    label     journal | list, verify live | move label      | history, outbox | close | tell MLflow
+                                     `-- not as validated: close
 
 A crash before the rename: the change disappears. After it: it is finished, by the next promotion or by the doctor.
 Every step can be taken twice. What MLflow has not been told waits in the outbox: production, and above all a rollback,
@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from configs.schema import Layout
@@ -190,7 +191,8 @@ def _queue(model_dir: Path, change: Change) -> None:
     waiting = untold(model_dir)
     if change not in waiting.values():
         after = max((int(path.stem) + 1 for path in waiting), default=0)  # in order, even if the clock was set back
-        write_atomically(outbox / f"{max(time.time_ns(), after)}.json", json.dumps(asdict(change)))
+        done = replace(change, time=datetime.now(UTC).isoformat(timespec="seconds"))
+        write_atomically(outbox / f"{max(time.time_ns(), after)}.json", json.dumps(asdict(done)))
 
 
 def untold(model_dir: Path) -> dict[Path, Change]:

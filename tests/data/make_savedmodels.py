@@ -34,7 +34,7 @@ class Writing(Score):
 
 
 def main(directory: Path) -> None:
-    """Write `plain`, `several` with two signatures and no default, and `writing`, which is not safe."""
+    """Write `plain`, `several` with two signatures and no default, the unsafe `writing`, and `by_keras.keras`."""
     model, unsafe = Score(), Writing()  # each has its own functions: all of them are saved
     specs = [tf.TensorSpec([None], dtype, name) for name, dtype in (("age", "float32"), ("income", "float32"))]
     specs.append(tf.TensorSpec([None], tf.string, "city"))
@@ -42,6 +42,18 @@ def main(directory: Path) -> None:
     tf.saved_model.save(model, str(directory / "plain"), signatures=score)
     tf.saved_model.save(model, str(directory / "several"), signatures={"one": score, "other": score})
     tf.saved_model.save(unsafe, str(directory / "writing"), signatures=writing)
+    write_keras(directory / "by_keras.keras")
+
+
+def write_keras(file: Path) -> None:
+    """Write the same score as Keras' own file, which takes `age` and `income`."""
+    import keras
+
+    age, income = (keras.Input((1,), name=name) for name in ("age", "income"))
+    score = keras.layers.Dense(1, activation="sigmoid", name="score")(keras.layers.Concatenate()([age, income]))
+    model = keras.Model([age, income], score)
+    model.set_weights([tf.constant([[0.5], [-0.25]]).numpy(), tf.zeros(1).numpy()])
+    model.save(file)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def chromium() -> Iterator[Any]:
     """
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=20_000)  # milliseconds; the first look at a page of MLflow takes some
+    expect.set_options(timeout=120_000)  # milliseconds; on a busy machine MLflow takes 20 s for its first page
     found = shutil.which("chromium")
     if found is None:
         pytest.fail("These tests open pages in a browser, and there is no 'chromium' on the PATH: apt install chromium")

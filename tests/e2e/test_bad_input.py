@@ -161,6 +161,6 @@ def test_a_deleted_experiment_is_found_while_the_model_trains(user: Any) -> None
     words = ("--set", "training.epochs=100000", "--set", "training.patience=0")
     done = user.run(*words, config=user.directory / "cfg.yaml")
     assert done.returncode == 1, done.stdout
-    assert done.stderr.startswith("error: experiment 'mine' must be active, and is deleted; restore it"), done.stderr
+    assert done.stderr.startswith("error: experiment 'mine' must be active, but it is deleted; restore it"), done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout.count("-- train_model") == 1

@@ -274,12 +274,12 @@ def test_limits_that_the_engine_refuses_are_not_tried_again(serving: Serving, ve
 
 
 def test_an_absent_image_is_one_clear_line(serving: Serving) -> None:
-    """An image that is neither at hand nor to be pulled gives one line with its name and the remedies."""
+    """An image that is not available locally and cannot be pulled gives one line with its name and the remedies."""
     name = "keras-rehearsal.invalid/absent:0"
     with pytest.raises(ServingUnavailable) as caught:
         ensure_image(serving.model_copy(update={"image": name}))
     message = str(caught.value)
-    assert message.startswith(f"The image {name} is neither at hand nor to be pulled: ")
+    assert message.startswith(f"The image {name} is not available locally and could not be pulled: ")
     assert message.endswith("or use serving.backend: embedded.")
     assert "\n" not in message
 

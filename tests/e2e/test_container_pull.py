@@ -82,7 +82,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 
 def test_an_absent_image_is_pulled_with_its_progress(registry: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What is not at hand is pulled, layer by layer in the log, and found at hand the next time."""
+    """What is not available locally is pulled, layer by layer in the log, and found the next time."""
     serving = Serving(image=f"{registry}/pulled:1")
     with caplog.at_level(logging.INFO, logger="tasks.serving.container"):
         first = ensure_image(serving)
@@ -95,5 +95,5 @@ def test_an_absent_image_is_pulled_with_its_progress(registry: str, caplog: pyte
 
 def test_an_image_that_the_registry_does_not_have_is_said_so(registry: str) -> None:
     """A wrong tag gives the registry's reason and the field to look at."""
-    with pytest.raises(ServingUnavailable, match=r"pulled:2 is neither at hand .* Look at serving\.image"):
+    with pytest.raises(ServingUnavailable, match=r"pulled:2 is not available locally .* Check serving\.image"):
         ensure_image(Serving(image=f"{registry}/pulled:2"))

@@ -6,10 +6,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 import pytest
+
+from tests.e2e.conftest import ROOT
+from tests.markdown import Page
 
 pytestmark = [
     # MLflow warns while it is imported and used, about the next NumPy, protobuf or Python; it is not judged here.
@@ -73,7 +79,7 @@ def run_deployment(deployed: Path, prefect: Callable[..., str], ask_prefect: Ask
             "serving.backend=embedded",
         ]
         words = f"overrides={json.dumps([*places, *overrides])}"
-        prefect("deployment", "run", name, "--watch", "--watch-interval", "1", "--param", words)
+        prefect("deployment", "run", name, "--watch", "--watch-interval", "1", "-p", words)
         flow = {"name": {"any_": [name.partition("/")[0]]}}
         wanted = {
             "sort": "START_TIME_DESC",
@@ -120,11 +126,42 @@ def test_a_worker_promotes(run_deployment: Callable[..., Any], ask_prefect: Ask,
     assert any("epoch 15/15" in entry["message"] or "epoch 10/15" in entry["message"] for entry in logs)
 
 
-def test_a_worker_rejects(run_deployment: Callable[..., Any], tmp_path: Path) -> None:
-    """A run that misses an impossible bound is no crash: a completed state named Rejected that gives the reason."""
+@pytest.fixture
+def told() -> Iterator[tuple[str, Queue[bytes]]]:
+    """Give the address of a server, and what is posted to it."""
+    posted: Queue[bytes] = Queue()
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.put(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(204)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/hooks/models", posted
+        server.shutdown()
+        thread.join()
+
+
+def test_a_worker_rejects(
+    run_deployment: Callable[..., Any], prefect_env: dict[str, str], told: tuple[str, Queue[bytes]], tmp_path: Path
+) -> None:
+    """A run that misses an impossible bound is no crash: a completed state named Rejected that gives the reason.
+
+    The documented automation posts that reason to the documented address.
+    """
+    address, posted = told
+    [alert] = [block.text for block in Page(ROOT / "docs" / "scheduling.md").blocks if block.language == "python"]
+    script = alert.replace("http://localhost:9000/hooks/models", address)
+    assert address in script
+    subprocess.run([sys.executable, "-c", script], env=prefect_env, check=True, capture_output=True, timeout=600)
     run = run_deployment("train-and-serve/nightly", "training.epochs=1", "gates.metrics.accuracy=1.1")
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Rejected")
     assert "accuracy" in run["state"]["message"]
+    text = json.loads(posted.get(timeout=600))["text"]
+    assert text == f"train-and-serve: Rejected: {run['state']['message']}"
     assert not (tmp_path / "models" / "digits" / "1").exists()
 
 

@@ -135,7 +135,7 @@ def test_a_pull_that_stalls(
     monkeypatch.setattr(container, "PULL_SILENCE_S", LIMIT_S)
     proxy.rule = lambda _method, path: "stall" if "/images/create" in path else ""
     name = "keras-rehearsal.invalid/absent:0"
-    words = rf"^The image {name} is neither at hand nor to be pulled: not a word for {LIMIT_S} s[^\n]+\Z"
+    words = rf"^The image {name} is not available locally and could not be pulled: not a word for {LIMIT_S} s[^\n]+\Z"
     with pytest.raises(ServingUnavailable, match=words):
         ensure_image(Serving(image=name))
     assert f"waiting for the Docker engine to look for the image {name}, " in said.text

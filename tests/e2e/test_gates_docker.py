@@ -123,7 +123,7 @@ training: {{epochs: 1}}
     done = workspace.run(config=config)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "rejected" in done.stdout
-    assert "operations must not leave the graph, got WriteFile" in done.stdout
+    assert "operations must not reach outside the graph, got WriteFile" in done.stdout
     assert [path for path in (workspace.models_root / "writer").iterdir() if path.name.isdigit()] == []
     assert not list(workspace.work_dir.rglob("*server*"))
     client = MlflowClient(workspace.tracking_uri, workspace.tracking_uri)

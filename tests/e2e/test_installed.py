@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, end_group, poll
+from tests.e2e.conftest import ROOT, end_group, free_port, poll
+from tests.markdown import Page
 
 SHADOW = "raise RuntimeError('the module of the user stands in for ours')\n"
 
@@ -143,3 +144,45 @@ def test_mistakes(script: Path, project: Path, outside: dict[str, str], words: l
     done = run(script, project, outside, *words)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("begins_with", "name", "states"),
+    [
+        (
+            "keras-rehearsal init",
+            "late_payment",
+            [(1, "live"), (2, "live"), (3, "rejected"), (4, "live"), (5, "awaiting review"), (5, "live")],
+        ),
+        ("mkdir -p models", "numerals", [(1, "live"), (2, "canary"), (2, "live"), (1, "live"), (2, "rolled back")]),
+    ],
+)
+def test_the_documented_story(
+    script: Path, tmp_path: Path, outside: dict[str, str], begins_with: str, name: str, states: list[tuple[int, str]]
+) -> None:
+    """The session on the page about production can be pasted, and every version becomes what the page says."""
+    port, settings = free_port(), ["serving.backend=embedded", "training.epochs=6", "gates.latency.requests=20"]
+    changes = {
+        "--port=8500": "--port=0",
+        "--rest_api_port=8501": f"--rest_api_port={port}",
+        "http://localhost:8501": " --set ".join([f"http://localhost:{port}", *settings]),
+    }
+    blocks = Page(ROOT / "docs" / "production.md").blocks
+    [story] = [block.text for block in blocks if block.text.startswith(begins_with)]
+    for documented, here in changes.items():
+        assert documented in story
+        story = story.replace(documented, here)
+    if "keras-rehearsal init" not in story:
+        run(script, tmp_path, outside, "init")
+    env = {**outside, "PATH": f"{script.parent}:{outside['PATH']}", "REHEARSAL_REST_HOST": "127.0.0.1"}
+    process = subprocess.Popen(
+        ["/bin/bash", "-c", f"trap 'kill $(jobs -p)' EXIT\n{story}"],
+        cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        printed = process.communicate(timeout=1200)[0].decode()
+    finally:
+        end_group(process)
+    lines = (tmp_path / "models" / name / ".history.jsonl").read_text().splitlines()
+    became = [(entry["version"], entry["state"]) for entry in map(json.loads, lines)]
+    assert [one for one in became if one in states] == states, printed

@@ -95,7 +95,7 @@ def labels(user: Any, name: str = "digits") -> dict[str, int]:
 
 def test_nothing_ran_before(user: Any, production: Any, first: str, wait_for: Poll) -> None:
     """A run that finds no production says how to start it, waits for it, and its version is stable there."""
-    assert f"nobody answers at promote.live_url {production.url}" in first
+    assert f"no server answers at promote.live_url {production.url}" in first
     assert f"--model_config_file={user.models_root / 'models.config'}" in first
     assert "digits version 1 promoted: version 1 is live" in first
     assert labels(user) == {"stable": 1}

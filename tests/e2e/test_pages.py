@@ -143,7 +143,7 @@ def visit(chromium: Any) -> Iterator[Callable[..., Visit]]:
         opened.append(context)
         context.add_init_script(MLFLOW_SETTLED if url.startswith("http") else "")
         found = Visit(context.new_page())
-        found.page.set_default_timeout(20_000)
+        found.page.set_default_timeout(120_000)
         found.page.on("request", lambda request: found.requests.append(request.url))
         found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
         found.page.on("console", lambda said: found.complaints.append(said.text) if said.type == "error" else None)
@@ -330,10 +330,10 @@ def test_mlflow_shows_the_run(
 
 
 def described(page: Any, run: Run) -> None:
-    """Assert that a page of MLflow shows the description: verdict, a line a gate, and the command to try it out."""
+    """Assert that a page of MLflow shows what became of the version, a line a gate, and the command to try it out."""
     from playwright.sync_api import expect
 
-    expect(page.get_by_text(f"digits version {run.tags['serving_version']} passed every gate")).to_be_visible()
+    expect(page.get_by_text(f"digits version {run.tags['serving_version']} went live on ")).to_be_visible()
     for gate in judged(run):
         expect(row_of(page, gate)).to_contain_text("pass")
     bound = run.gates["quality"]["champion"]["accuracy"]
@@ -384,7 +384,7 @@ def test_mlflow_shows_the_version(
     keep(seen.page, "mlflow-version")
     assert not seen.left_the_machine
     page = visit(f"{run.mlflow}/#/models/digits/versions/3").page
-    expect(page.get_by_text("digits version 3 rejected by quality")).to_be_visible()
+    expect(page.get_by_text("digits version 3 was rejected by the quality gate")).to_be_visible()
     expect(row_of(page, "quality")).to_contain_text("at least 0.95")
     expect(page.get_by_text(re.compile(r"^@\s*(challenger|champion)$"))).to_have_count(0)
     expect(page.locator("code").filter(has_text="flows.promote")).to_have_count(0)
@@ -392,6 +392,45 @@ def test_mlflow_shows_the_version(
     expect(page.get_by_text(re.compile(r"^@\s*challenger$")).first).to_be_visible()
     approve = page.locator("code").filter(has_text=re.compile(r"flows\.promote .*--version 1 --approve"))
     expect(approve).to_be_visible()
+
+
+def test_a_reviewer_approves_by_clicks(
+    runs: dict[str, Run], visit: Callable[..., Visit], open_workspace: Callable[[Path], Any], repository: Path
+) -> None:
+    """Who sees only MLflow's pages is led to the report and the tag, edits it by clicks, and finds the version live."""
+    from playwright.sync_api import expect
+
+    run = runs["penguins"]
+    address = f"{run.mlflow}/#/models/penguins/versions/1?workflowType=machine_learning"
+    page = visit(address, height=1400).page
+    expect(page.get_by_text("penguins version 1 passed every gate and waits for your decision.")).to_be_visible()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Open the report").click()
+    report = opened.value.frame_locator("iframe")
+    expect(report.locator(".decision")).to_contain_text("waits for your decision", timeout=60_000)
+    line = page.locator("tr[data-row-key=review]")
+    expect(line).to_contain_text("pending")
+    line.get_by_test_id("editable-table-button-edit").click()
+    line.get_by_role("textbox").fill("approved")
+    line.get_by_role("button", name="Save").click()
+    expect(line).to_contain_text("approved")
+    page.get_by_label("tag name").fill("reviewed_by")
+    page.get_by_label("tag value").fill("ann")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator("tr[data-row-key=reviewed_by]")).to_contain_text("ann")
+
+    workspace = open_workspace(run.directory)
+    tracking = ("--set", f"tracking.uri={run.mlflow}")
+    done = workspace.run(*tracking, config=repository / "configs" / "penguins.yaml", flow="promote")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert workspace.versions("penguins") == [1]
+    page = visit(address, height=1400).page
+    expect(page.get_by_text("penguins version 1 went live on ")).to_be_visible()
+    expect(page.get_by_text("Decided by: ann")).to_be_visible()
+    expect(page.get_by_text("waits for your decision")).to_have_count(0)
+    expect(page.locator("code").filter(has_text="--approve")).to_have_count(0)
+    expect(page.get_by_text(re.compile(r"^@\s*champion$")).first).to_be_visible()
+    assert "penguins version 1 went live on " in run.artifact("report.html").decode()
 
 
 COMPARED = """top => {

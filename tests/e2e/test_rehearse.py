@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from tasks.datasets.seen import RECORD, read_record
 from tests.e2e.conftest import ROOT
 
+TRAINED_ON = r"trained on</[a-z]+>\s*<[a-z]+[^>]*>([^<]*)<"
 CONFIG = "name: given\ngates: {latency: {requests: 50}}\n"
 
 
@@ -58,12 +64,72 @@ def test_a_plain_savedmodel(project: Any, models: Path) -> None:
     again = run(project, "--model", "models:/given/1", "--rows", "rows.json", "--no-promote")
     assert (again.returncode, again.stderr) == (0, ""), again.stdout
     assert "nothing could be scored: the rows have no target" in again.stdout
-    assert "beside version 1, which is live" in again.stdout
+    assert "compared with version 1, which is live" in again.stdout
     digests = [line.split()[1] for line in (done.stdout + again.stdout).splitlines() if line.startswith("  digest")]
     assert digests[0] == digests[1]
 
     back = project.run(config=project.directory / "cfg.yaml", flow="doctor")
     assert back.stdout == "'given' is in order\n"
+
+
+def test_a_keras_file_and_rows_that_say_what_they_are(project: Any, models: Path) -> None:
+    """Of a Parquet file the rows that say test are judged, without those that the model was trained on."""
+    rows = pd.read_csv(project.directory / "rows.csv").drop_duplicates(["age", "income"]).reset_index(drop=True)
+    assert len(rows) == 35
+    rows["part"] = ["test" if row % 5 else "train" if row % 2 else "validation" for row in range(35)]
+    rows = pd.concat([rows, rows[rows["part"] == "train"].assign(part="test", city="a")])  # seen, by what is asked
+    rows.to_parquet(project.directory / "rows.parquet")
+    words = ["--rows", "rows.parquet", "--target", "paid", "--set", "data.split_column=part"]
+    done = run(project, "--model", str(models / "by_keras.keras"), *words)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "3 of 31 rows are not judged, for the model was trained on them" in done.stdout
+    assert ", 28 rows at" in done.stdout
+    assert "given version 1 promoted: version 1 is live" in done.stdout
+    assert reports(project) == ["7 given rows; 3 rows that are among them were not judged"]
+    known = read_record(project.models_root / "given" / "1" / RECORD)
+    assert {split: len(found) for split, found in known.rows.items()} == {"train": 3, "validation": 4, "test": 28}
+
+
+def test_rows_as_arrays_and_those_that_it_was_trained_on(project: Any, models: Path) -> None:
+    """An .npz file of arrays is judged; `--trained-on` names what is left out of it, and without it nobody knows."""
+    rows = pd.read_csv(project.directory / "rows.csv")
+    arrays = {name: rows[name].to_numpy() for name in ("age", "income", "paid")}
+    city = rows["city"].to_numpy(dtype="U1")
+    np.savez(project.directory / "rows.npz", **arrays, city=city)
+    np.savez(project.directory / "seen.npz", **{name: array[:10] for name, array in arrays.items()}, city=city[:10])
+    words = ["--model", str(models / "plain"), "--rows", "rows.npz", "--target", "paid", "--no-promote"]
+    words += ["--set", "gates.use=[safety,parity,quality]"]
+    done = run(project, *words, "--trained-on", "seen.npz")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "20 of 120 rows are not judged, for the model was trained on them" in done.stdout
+    assert ", 100 rows at" in done.stdout
+    unknown = run(project, *words)
+    assert (unknown.returncode, unknown.stderr) == (0, ""), unknown.stdout
+    assert ", 120 rows at" in unknown.stdout
+    assert reports(project) == [
+        "10 given rows; 20 rows that are among them were not judged",
+        "rows that are not known: some of the judged rows may be among them",
+    ]
+
+
+def reports(project: Any) -> list[str]:
+    """Return what each run's report says of the rows that the model was trained on, in any order."""
+    pages = [path.read_text(encoding="utf-8") for path in sorted(project.directory.rglob("report.html"))]
+    return sorted(html.unescape(found[1]) for page in pages for found in re.finditer(TRAINED_ON, page))
+
+
+@pytest.mark.docker
+def test_in_a_container(project: Any, models: Path, test_image: str) -> None:
+    """A SavedModel of plain TensorFlow gets its verdict, and is tried out, in a container."""
+    server = ["--set", "serving.backend=docker", "--set", f"serving.image={test_image}"]
+    done = run(project, "--model", str(models / "plain"), "--rows", "rows.csv", "--target", "paid", *server)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert f"judged by docker {test_image}" in done.stdout
+    assert "given version 1 promoted: version 1 is live" in done.stdout
+    words = ["--rows", "rows.csv", "--out", "answers.csv", *server]
+    tried = project.run(*words, config=project.directory / "cfg.yaml", flow="try_out")
+    assert (tried.returncode, tried.stderr) == (0, ""), tried.stdout
+    assert len(pd.read_csv(project.directory / "answers.csv")["served.score"]) == 120
 
 
 def test_an_unsafe_one_is_never_loaded(project: Any, models: Path) -> None:
@@ -80,7 +146,7 @@ def test_an_unsafe_one_is_never_loaded(project: Any, models: Path) -> None:
     [
         (["--model", "{models}/several", "--rows", "rows.csv"], 1, "name one by --signature; it has 'one', 'other'"),
         (["--model", "{models}/plain", "--rows", "rows.csv", "--target", "pdai"], 1, "--target must name a column"),
-        (["--model", "{models}", "--rows", "rows.csv"], 2, "got 3 of them in"),
+        (["--model", "{models}", "--rows", "rows.csv"], 2, "of them in"),
         (["--model", "nothing", "--rows", "rows.csv"], 2, "got neither in 'nothing'"),
         (["--model", "{models}/plain", "--rows", "none.csv"], 2, "--rows must name a file, got 'none.csv'"),
         (["--model", "{models}/plain"], 2, "'data.load' is required and missing"),
@@ -103,11 +169,43 @@ def test_a_signature_by_its_name(project: Any, models: Path) -> None:
     assert json.loads(example.read_text())["signature_name"] == "other"
 
 
+def test_a_declared_contract(project: Any, models: Path) -> None:
+    """What one run writes is judged by the next, without a champion; a damaged one ends before anything is started."""
+    words = ["--rows", "rows.csv", "--set", "gates.use=[safety,contract]", "--no-promote"]
+    done = run(project, "--model", str(models / "plain"), *words, "--write-contract", "contract.json")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    declared = json.loads((project.directory / "contract.json").read_text())
+    assert declared["inputs"]["city"] == {"dtype": "string", "shape": [None]}
+
+    words += ["--set", "gates.contract.file=contract.json"]
+    kept = run(project, "--model", str(models / "plain"), *words)
+    assert (kept.returncode, kept.stderr) == (0, ""), kept.stdout
+    assert "the declared contract is kept" in kept.stdout
+
+    declared["inputs"]["age"]["dtype"] = "float64"
+    (project.directory / "contract.json").write_text(json.dumps(declared))
+    before = (project.directory / "contract.json").read_bytes()
+    broken = run(project, "--model", str(models / "plain"), *words, "--write-contract", "contract.json")
+    assert broken.returncode == 3, broken.stdout + broken.stderr
+    assert "would break the declared contract: input changed from age: float64 (?) to age: float32 (?)" in broken.stdout
+    assert broken.stderr == "warning: 'contract.json' is not written, for the candidate did not pass\n"
+    assert (project.directory / "contract.json").read_bytes() == before
+
+    (project.directory / "contract.json").write_bytes(before[:-10])
+    damaged = run(project, "--model", str(models / "plain"), *words)
+    assert (damaged.returncode, damaged.stdout, damaged.stderr.count("\n")) == (2, "", 1), damaged.stderr
+    assert "gates.contract.file must be a contract" in damaged.stderr
+
+
 def test_the_flow_in_the_documentation(workspace: Any) -> None:
-    """The documented flow, which trains by its own loop, gets a verdict on its model and promotes it."""
+    """The documented flow, which trains by its own loop, gets a verdict on its model and promotes it.
+
+    Told more rows that the model was trained on, it judges fewer.
+    """
     text = (ROOT / "docs" / "your-project.md").read_text(encoding="utf-8")
     code, config = (text.split(f"```{kind}\n", 1)[1].split("```", 1)[0] for kind in ("python", "yaml"))
-    (workspace.directory / "nightly.py").write_text(code)
+    told = re.sub(r'config="cfg.yaml"(, trained_on=[^)]*)?', 'config="cfg.yaml", trained_on={"x": x[:310]}', code)
+    (workspace.directory / "nightly.py").write_text(told)
     places = "work_dir: work\nmodels_root: models\nserving: {backend: embedded}\n"
     (workspace.directory / "cfg.yaml").write_text(config + places)
     done = subprocess.run(
@@ -117,3 +215,4 @@ def test_the_flow_in_the_documentation(workspace: Any) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "promoted version 1 is live" in done.stdout
     assert workspace.versions("orders") == [1]
+    assert reports(workspace) == ["310 given rows; 10 rows that are among them were not judged"]

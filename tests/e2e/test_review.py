@@ -50,19 +50,20 @@ def test_a_first_run_waits(user: Any, first: Any, ask_prefect: Callable[[str, di
     assert "--version 1 --approve --by NAME" in first.stdout
     aliases, [version] = user.registry()
     assert aliases == {"challenger": 1}
-    assert version.tags["promotion"] == "awaiting review"
+    assert (version.tags["promotion"], version.tags["review"]) == ("awaiting review", "pending")
+    assert version.description.startswith("**digits version 1 passed every gate and waits for your decision.**")
     assert user.history()[-1] == (1, "awaiting review")
     [newest] = ask_prefect("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
     assert (newest["state"]["type"], newest["state"]["name"]) == ("COMPLETED", "AwaitingReview")
 
 
 def test_nobody_has_decided(user: Any, first: Any) -> None:
-    """While nobody has decided, or with a word that says nothing, nothing is promoted, and the screen says so."""
+    """While nobody has decided, or with a word that is no decision, nothing is promoted, and the screen says so."""
     user.tag(1, review="aproved")
     done = user.run(*QUICK, flow="promote")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing to do" in done.stdout
-    assert "candidate 1 has the tag review=aproved, which says nothing" in done.stdout
+    assert "candidate 1 has the tag review=aproved, which is no decision" in done.stdout
     assert user.versions() == []
 
 
@@ -74,7 +75,10 @@ def test_approved_on_a_page(user: Any, waiting: dict[int, int]) -> None:
     assert [state for version, state in user.history() if version == 1] == [
         "exported", "validated", "awaiting review", "approved", "live",
     ]  # fmt: skip
-    assert tags_of(user, 1)["promotion"] == "promoted"
+    version = user.registry()[1][0]
+    assert version.tags["promotion"] == "promoted"
+    assert version.description.startswith("**digits version 1 went live on ")
+    assert "Decided by: a reviewer in MLflow" in version.description
 
 
 def test_approved_at_a_terminal(user: Any, waiting: dict[int, int]) -> None:
@@ -111,12 +115,15 @@ def test_rejected_is_the_last_word(user: Any, waiting: dict[int, int]) -> None:
     done = user.run(*QUICK, flow="promote")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "digits rejected: candidate 4: rejected by carl" in done.stdout
+    assert tags_of(user, waiting[4])["promotion_by"] == "carl"
+    assert '"actor": "carl"' in (user.models_root / "digits" / ".history.jsonl").read_text()
     user.tag(waiting[4], review="approved")
     done = user.run(*QUICK, flow="promote")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "digits refused: candidate 4: candidate 4 was rejected before (rejected by carl)" in done.stdout
     version = user.registry()[1][waiting[4] - 1]
-    assert version.description.startswith("**refused: candidate 4 was rejected before")
+    assert "was approved, but it was not promoted on " in version.description.splitlines()[0]
+    assert "candidate 4 was rejected before" in version.description
     assert version.tags["promotion"] == "refused"
     assert user.versions() == before
     assert user.run(*QUICK, flow="promote").returncode == 0  # it is answered once, not at every run
@@ -158,7 +165,7 @@ def test_an_edited_digest_is_refused(user: Any, waiting: dict[int, int]) -> None
         (("--version", "1", "--approve"), "--version N and --by NAME"),
         (("--approve", "--by", "ann"), "--version N and --by NAME"),
         (("--by", "ann"), "--by NAME says who decides"),
-        (("--to", "stable", "--version", "1"), "--version does not go with it"),
+        (("--to", "stable", "--version", "1"), "cannot be combined with --version"),
         (("--version", "0"), "a whole number from 1 on, got '0'"),
     ],
 )  # fmt: skip

@@ -57,7 +57,7 @@ def refused(done: Any, words: str) -> None:
 
 def test_nothing_has_served(workspace: Any) -> None:
     """Without any version a rollback is one line and exit code 1, and leaves no version."""
-    refused(workspace.run(flow="rollback"), "a rollback needs a version that serves")
+    refused(workspace.run(flow="rollback"), "a rollback needs a version that is live")
     assert workspace.versions() == []
 
 
@@ -65,7 +65,7 @@ def test_nothing_to_go_back_to(user: Any, one: None, roll_back: Callable[..., An
     """The only version that ever served cannot be rolled back: one line, exit code 1, it serves on."""
     refused(roll_back(), "before version 1 of 'digits' nothing did")
     refused(roll_back("--to", "7"), "--to must be a version that has served, got 7; those that have: 1")
-    refused(roll_back("--to", "1"), "version 1 of 'digits' serves")
+    refused(roll_back("--to", "1"), "version 1 of 'digits' is live")
     assert user.versions() == [1]
 
 

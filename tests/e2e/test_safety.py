@@ -52,7 +52,7 @@ def test_a_model_that_reads_or_runs_what_it_likes_is_rejected(workspace: Any, la
     )
     done = workspace.run(config=config)
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "rejected: safety: operations must not leave the graph" in done.stdout
+    assert "rejected: safety: operations must not reach outside the graph" in done.stdout
     assert f"{op} '" in done.stdout
     assert not list(workspace.work_dir.rglob("server*"))
     assert workspace.versions("mine") == []

@@ -68,7 +68,7 @@ def test_what_is_right(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory,
     assert set(good) == {"work_dir", "models_root", "serving", "tracking", "prefect", "data", "model"}
     assert "x: float32 ()" in good["data"]
     assert "18 parameters" in good["model"]
-    assert "nobody answers at promote.live_url" in good["models_root"]
+    assert "no server answers at promote.live_url" in good["models_root"]
     assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
 
 

@@ -220,7 +220,7 @@ def test_a_champion_beyond_rest(exported: Export, tmp_path: Path) -> None:
     rehearsal = Rehearsal(config.serving, candidate, EMBEDDED, tmp_path / "run", config.gates, champion)
     gates = {gate.name: gate for gate in judge(config.gates, candidate, rehearse(rehearsal))}
     assert [name for name, gate in gates.items() if not gate.passed] == ["contract"]
-    assert "output was extra: float16 (?, 1), is extra: float32 (?, 1)" in gates["contract"].summary
+    assert "output changed from extra: float16 (?, 1) to extra: float32 (?, 1)" in gates["contract"].summary
 
 
 def test_more_rows_than_are_answered_at_once(

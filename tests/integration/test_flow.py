@@ -109,7 +109,7 @@ def test_a_champion_that_has_seen_the_test_rows(rehearse: Callable[..., Any], us
     larger = "data.test_fraction=0.4"  # the test rows of before, and as many that were trained on
     state = rehearse(larger)
     assert (state.type.name, state.name) == ("COMPLETED", "AwaitingReview"), state.message
-    assert "a person decides; no absolute bound is configured" in state.message
+    assert "a person decides: no absolute bound is configured" in state.message
     assert "gates.min_unseen_rows is 30" in state.message
     outcome: Outcome = state.result()
     assert outcome.promotion.live_dir is None
@@ -121,7 +121,7 @@ def test_a_champion_that_has_seen_the_test_rows(rehearse: Callable[..., Any], us
     assert "not compared with the champion" in quality_of(bounded).summary
     fewer = rehearse(larger, "gates.min_unseen_rows=2", promote=False)
     assert not fewer.result().report.needs_person
-    assert "that the champion has seen" in quality_of(fewer).summary
+    assert "that it has seen are left out" in quality_of(fewer).summary
 
 
 def test_a_champion_of_before(rehearse: Callable[..., Any], user: Path) -> None:

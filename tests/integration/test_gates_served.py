@@ -144,47 +144,47 @@ BREAKING = {
     "renamed input": (
         PLAIN,
         ("ruled", "export.inputs={value: x, group: group}"),
-        ["input 'x' is gone", "input 'value' is new"],
+        ["input 'x' was removed", "input 'value' was added"],
         False,
     ),
-    "removed input": (PLAIN, ("reshaped", "model.params.change=no group"), ["input 'group' is gone"], False),
-    "added input": (PLAIN, ("reshaped", "model.params.change=extra"), ["input 'extra' is new"], False),
+    "removed input": (PLAIN, ("reshaped", "model.params.change=no group"), ["input 'group' was removed"], False),
+    "added input": (PLAIN, ("reshaped", "model.params.change=extra"), ["input 'extra' was added"], False),
     "dtype of an input": (
         PLAIN,
         ("reshaped", "model.params.change=group of another dtype"),
-        ["input was group: float32 (?), is group: int32 (?)"],
+        ["input changed from group: float32 (?) to group: int32 (?)"],
         False,
     ),
     "dtype of an input back": (
         ("reshaped", "model.params.change=group of another dtype"),
         PLAIN,
-        ["input was group: int32 (?), is group: float32 (?)"],
+        ["input changed from group: int32 (?) to group: float32 (?)"],
         False,
     ),
     "rank of an input": (
         PLAIN,
         ("reshaped", "model.params.change=x of another rank"),
-        ["input was x: float32 (?), is x: float32 (?, ?)"],
+        ["input changed from x: float32 (?) to x: float32 (?, ?)"],
         False,
     ),
     "rank of an input back": (
         ("reshaped", "model.params.change=x of another rank"),
         PLAIN,
-        ["input was x: float32 (?, ?), is x: float32 (?)"],
+        ["input changed from x: float32 (?, ?) to x: float32 (?)"],
         False,
     ),
-    "renamed output": (PLAIN, ("ruled", "export.outputs={grade: score}"), ["output 'score' is gone"], True),
-    "removed output": (("reshaped", "model.params.change=margin"), PLAIN, ["output 'margin' is gone"], True),
+    "renamed output": (PLAIN, ("ruled", "export.outputs={grade: score}"), ["output 'score' was removed"], True),
+    "removed output": (("reshaped", "model.params.change=margin"), PLAIN, ["output 'margin' was removed"], True),
     "dtype of an output": (
         PLAIN,
         ("reshaped", "model.params.change=score of another dtype"),
-        ["output was score: float32 (?, 1), is score: float64 (?, 1)"],
+        ["output changed from score: float32 (?, 1) to score: float64 (?, 1)"],
         True,
     ),
     "rank of an output": (
         PLAIN,
         ("reshaped", "model.params.change=score of another rank"),
-        ["output was score: float32 (?, 1), is score: float32 (?)"],
+        ["output changed from score: float32 (?, 1) to score: float32 (?)"],
         True,
     ),
 }
@@ -205,13 +205,14 @@ def test_a_change_that_breaks_the_champions_clients(
     gates = gates_of("contract", "parity", "quality", **tolerance)
     found, served = judged(made, tmp_path, gates, live)
     assert found["contract"].evidence["breaking"] == changes
-    assert all(f"breaks the champion's clients: {change}" in found["contract"].summary for change in changes)
+    assert all(f"this would break the champion's clients: {change}" in found["contract"].summary for change in changes)
     assert {name: gate.passed for name, gate in found.items()} == {"contract": False, "parity": True, "quality": True}
     assert served.champion is not None
     assert (served.champion.answers is not None) == comparable
     (allowed,) = judge(gates_of("contract", allow_breaking=True), made, served)
     assert allowed.passed
-    assert f"{len(changes)} breaking changes, which are allowed" in allowed.summary
+    assert "gates.allow_breaking permits" in allowed.summary
+    assert all(change in allowed.summary for change in changes)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_what_the_champions_clients_do_not_notice(exported: Export, tmp_path: Pa
     found, _ = judged(exported(*candidate), tmp_path, gates_of("contract"), live)
     assert found["contract"].passed, found["contract"].summary
     assert found["contract"].figures["breaking"] == 0
-    assert "the champion's clients fit" in found["contract"].summary
+    assert "clients of the champion need no change" in found["contract"].summary
 
 
 # parity ---------------------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def test_an_unharmed_model_keeps_parity_in_every_batch_size(exported: Export, tm
     found, _ = judged(exported("ruled"), tmp_path, gates_of("parity"), protocol=protocol)
     assert all(gate.passed for gate in found.values()), found["parity"].summary
     assert found["parity"].figures["batch_sizes"] == 1 + len(BATCHES)
-    assert "alone and in batches of 1, 2, 7, the last 3 too" in found["parity"].summary
+    assert "small batches (1, 2, 7, the last 3) agree as well" in found["parity"].summary
 
 
 def test_a_thousandth_in_one_row_of_the_reference(exported: Export, tmp_path: Path) -> None:
@@ -398,7 +399,7 @@ def test_proven_better_than_the_champion(exported: Export, tmp_path: Path) -> No
     assert better["quality"].passed, better["quality"].summary
     assert better["quality"].figures["accuracy.gain_low"] > 0.02
     assert not equal["quality"].passed
-    assert "proven better by 0.02" in equal["quality"].bounds["accuracy"]
+    assert "proven better than the champion by at least 0.02" in equal["quality"].bounds["accuracy"]
 
 
 def test_what_the_champion_has_seen_is_left_out(exported: Export, tmp_path: Path) -> None:
@@ -413,7 +414,7 @@ def test_what_the_champion_has_seen_is_left_out(exported: Export, tmp_path: Path
     assert quality.figures["rows_unseen"] == len(ours & theirs) < len(ours) / 2
     assert quality.figures["rows_seen"] == len(ours - theirs)
     assert quality.champion["accuracy.unseen"] < quality.figures["accuracy.unseen"] == 1
-    assert f"without {len(ours - theirs)} that the champion has seen" in quality.summary
+    assert f"{len(ours - theirs)} that it has seen are left out" in quality.summary
 
 
 def record_of(candidate: Candidate) -> Path:
@@ -452,7 +453,7 @@ def test_a_champion_whose_rows_nobody_knows(
 
 
 def test_a_slice_that_fails(exported: Export, tmp_path: Path) -> None:
-    """A model that reaches its bound over all rows is refused for the group in which it surely does not."""
+    """A model that reaches its bound over all rows is refused for the group in which it is proven not to."""
     gates = gates_of("quality", **accuracy(min=0.7), slices=["group"])
     found, _ = judged(exported("ruled", MANY, "model.params.shift=0.5"), tmp_path, gates)
     twin, _ = judged(exported("ruled"), tmp_path, gates)
@@ -470,25 +471,28 @@ def test_a_slice_that_fails(exported: Export, tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_really_slow(exported: Export, tmp_path: Path) -> None:
-    """A graph with a long loop is refused beside a fast champion, by figure and bound; as fast a one passes."""
+    """A graph with a long loop takes longer than its champion, and is refused by figure and bound; another passes.
+
+    The bounds are far from what any machine measures: which side a figure falls on is not the machine's to say.
+    """
     live = make_live(exported("ruled"), tmp_path / "models")
-    bounds = {"requests": 40, "max_p50_ms": 25, "max_ratio": 5}
-    gates = gates_of("parity", "latency", latency=bounds)
+    gates = gates_of("parity", "latency", latency={"requests": 40, "max_p50_ms": 1e-4, "max_ratio": 1e-4})
     slow = exported("with_layer", "model.params.layer=slow", "model.params.turns=120", "training.batch_size=600")
     found, served = judged(slow, tmp_path, gates, live)
     latency = found["latency"]
     assert found["parity"].passed
     assert not latency.passed
     assert {"p50_ms", "p95_ratio"} <= set(latency.evidence["missed"])
-    assert f"p50_ms {latency.figures['p50_ms']:.4g} (at most 25)" in latency.summary
-    assert f"p95_ratio {latency.figures['p95_ratio']:.4g} (at most 5)" in latency.summary
-    assert latency.champion["p50_ms"] < 25
+    assert f"p50_ms is {latency.figures['p50_ms']:.4g} (at most 0.0001)" in latency.summary
+    assert f"p95_ratio is {latency.figures['p95_ratio']:.4g} (at most 0.0001)" in latency.summary
+    assert latency.figures["p50_ms"] > latency.champion["p50_ms"]
     assert served.latency is not None
     assert {name: len(taken) for name, taken in load_arrays(served.latency.samples).items()} == {
         "candidate": 40,
         "champion": 40,
     }
-    twin, _ = judged(exported("ruled", "model.params.at=0.6"), tmp_path, gates, live)
+    wide = gates_of("parity", "latency", latency={"requests": 40, "max_p50_ms": 1e6, "max_ratio": 1e6})
+    twin, _ = judged(exported("ruled", "model.params.at=0.6"), tmp_path, wide, live)
     assert twin["latency"].passed, twin["latency"].summary
     assert twin["latency"].figures["memory_mb"] > 50
 

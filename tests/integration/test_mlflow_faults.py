@@ -125,10 +125,10 @@ def is_one_line(error: BaseException, address: str) -> None:
     """Assert that an error names who failed and what to do, in one line."""
     text = str(error)
     assert "\n" not in text
-    assert f"MLflow at {address} must answer, got " in text or f"and {address} does not answer" in text, text
+    assert f"MLflow at {address} must answer, got " in text or f"but {address} does not answer" in text, text
     assert "Traceback" not in text
     assert len(text) < 700, text
-    assert any(remedy in text for remedy in ("set tracking.uri", "look at")), text
+    assert any(remedy in text for remedy in ("set tracking.uri", "check ")), text
 
 
 def aliases(client: Any, name: str) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def test_behind_the_rename(
     champion = store_champion(config)
     assert put_live(config, second, unknown, champion, "ann").state == "promoted"
     if path != "/health" or fault == "hang":
-        warned = "version 2 is live, approved by ann; the next promotion or the doctor tells MLflow, but now: "
+        warned = "version 2 is live, approved by ann, but MLflow could not be told; "
         [line] = [record.getMessage() for record in caplog.records if warned in record.getMessage()]
         assert "\n" not in line
     assert free
@@ -297,8 +297,8 @@ def test_what_reviewers_said_cannot_be_asked(
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("https://{host}", "no secured connection .*; look at https in tracking.uri"),
-        ("http://no-such-host.invalid:5000", r"a name that does not resolve\)?; correct tracking\.uri"),
+        ("https://{host}", "no secure connection .*; check https in tracking.uri"),
+        ("http://no-such-host.invalid:5000", r"a host name that does not resolve\)?; correct tracking\.uri"),
         ("http://127.0.0.1:{closed}", r"Connection refused\)+; start it \(mlflow server\)"),
     ],
 )
@@ -320,7 +320,7 @@ def test_a_proxy_of_the_environment_that_is_dead(
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{held_port}")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")
-    with pytest.raises(TrackingError, match="no way through the proxy .*NO_PROXY"):
+    with pytest.raises(TrackingError, match="no connection through the proxy .*NO_PROXY"):
         check_tracking(f"http://{upstream}")
     with session():
         check_tracking(f"http://{upstream}")

@@ -20,7 +20,9 @@ from tasks.datasets.strings import is_text
 from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
 from tasks.outcomes import Promotion, PromotionState
-from tasks.records import Backend, Change, Signature, TensorSpec, TrackedRun, ValidationReport
+from tasks.records import Backend, Champion, Change, Signature, TensorSpec, TrackedRun, ValidationReport
+from tasks.registry.approvals import close, reviewed_versions, say
+from tasks.registry.champion_run import champions_facts, facts_of
 from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
@@ -157,15 +159,29 @@ def test_how_rows_are_split(logged: Callable[[str], Logged]) -> None:
     assert found.artifact(f"model/saved_model/{RECORD}").is_file()
 
 
-def test_a_person_is_told_why_on_the_page(logged: Callable[[str], Logged]) -> None:
-    """The description of a version that passed but was not compared says so, with the command that approves it."""
+def test_commands_and_gates_stay_on_the_page(logged: Callable[[str], Logged]) -> None:
+    """Whatever becomes of a version, its page keeps a line a gate, and the command that tries it."""
     found = logged("digits")
-    undecided = dataclasses.replace(found.report.gates[0], needs_person="nobody knows its rows")
-    report = dataclasses.replace(found.report, gates=(undecided, *found.report.gates[1:]))
-    text = describe_version(found.made.config, "--config cfg.yaml", report, "")
-    assert "A person decides: nobody knows its rows." in text
-    assert "--version 1 --approve --by NAME" in text
-    assert "--approve" not in describe_version(found.made.config, "--config cfg.yaml", found.report, "")
+    text = describe_version("--config cfg.yaml", found.report)
+    assert found.version.description.endswith(text.strip())
+    assert found.stored.data.tags["mlflow.note.content"] == found.version.description
+    assert "flows.try_out --config cfg.yaml --version 1`" in text
+    for gate in found.report.gates:
+        assert f"| {gate.name} | pass |" in text
+
+
+def test_differences_from_the_champions_run(logged: Callable[[str], Logged], rehearsed: Callable[[str], Any]) -> None:
+    """What a run was made of can be read from MLflow; the run of bytes that MLflow does not know is none."""
+    found = logged("digits")
+    facts = facts_of(found.stored)
+    assert facts["training.epochs"] == "4"
+    assert facts["weights"] == f"{found.made.trained.parameters:,}"
+    assert facts["rows to train on"] == f"{found.made.splits.rows['train']:,}"
+    assert found.made.splits.digest.startswith(facts["data digest"])
+    graph = read_graph(found.made.candidate.version_dir)
+    champion = Champion(1, found.made.candidate.version_dir, found.made.candidate.digest, graph)
+    assert champions_facts(found.client, "digits", champion) == facts
+    assert champions_facts(found.client, "digits", dataclasses.replace(champion, digest="0" * 64)) is None
 
 
 def test_artifacts(logged: Callable[[str], Logged]) -> None:
@@ -239,6 +255,104 @@ def test_champion_only_after_promotion(logged: Callable[[str], Logged], tmp_path
     champion = found.client.get_model_version_by_alias("penguins", "champion")
     assert int(champion.version) == found.run.registry_version
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "promoted"
+
+
+@pytest.fixture
+def log_as(logged: Callable[[str], Logged], tmp_path: Path) -> Callable[[str, int], Logged]:
+    """Return a function that logs one of the models as a version of `digits` in a database of its own."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+    def logging(name: str, number: int) -> Logged:
+        known = logged(name)
+        config = known.made.config.model_copy(
+            update={"name": "digits", "tracking": known.made.config.tracking.model_copy(update={"uri": uri})}
+        )
+        candidate = dataclasses.replace(known.report.candidate, name="digits", version=number)
+        report = dataclasses.replace(known.report, candidate=candidate)
+        run = log_rehearsal(config, "--config cfg.yaml", known.made.splits, known.made.trained, report)
+        return Logged(known.made.with_(config=config, candidate=candidate), report, run, MlflowClient(uri, uri))
+
+    return logging
+
+
+def told(found: Logged) -> str:
+    """Return the first line of a version's page, after comparing it with those of its run and of its report."""
+    page = found.version.description
+    assert found.stored.data.tags["mlflow.note.content"] == page
+    assert found.stored.data.tags.get("promotion") == found.version.tags.get("promotion")
+    first = page.splitlines()[0].strip("*").replace("\\", "")
+    assert f'<p class="standing">{first}</p>' in found.artifact("report.html").read_text()
+    assert "| quality |" in page
+    return str(first)
+
+
+def publish(found: Logged, **details: Any) -> Change:
+    """Return the change that brings a logged version into production."""
+    candidate = found.made.candidate
+    what = {"version": candidate.version, "time": "2026-11-26T02:13:45+00:00", **details}
+    return Change("publish", directory="", digest=candidate.digest, source="", **what)
+
+
+def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[str, int], Logged]) -> None:
+    """Each page begins with both numbers and what became of the version; a decision is asked for until it is made."""
+    one = log_as("digits", 4)
+    config = one.made.config
+    assert one.version.description.startswith("**digits version 4 (registry version 1) passed every gate on 2")
+    record_change(config, publish(one))
+    assert told(one) == "digits version 4 (registry version 1) went live on 2026-11-26 02:13 UTC."
+
+    two = log_as("penguins", 5)
+    record_outcome(config, two.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))
+    assert told(two) == "digits version 5 (registry version 2) passed every gate and waits for your decision."
+    assert two.version.tags["review"] == "pending"
+    assert "arguments" not in two.version.tags  # too long for the table in which the reviewer looks for `review`
+    assert [found.is_decided for found in reviewed_versions(config)] == [False, False]
+    record_change(config, publish(two, actor="ann", reason="approved by ann", previous=4))
+    assert told(two) == "digits version 5 (registry version 2) went live on 2026-11-26 02:13 UTC."
+    assert "Decided by: ann" in two.version.description
+    assert "--approve" not in two.version.description
+
+    back = {"version": 6, "previous": 5, "previous_digest": two.made.candidate.digest, "rolls_back": 5}
+    record_change(config, publish(one, **back, actor="carl", reason="rollback from version 5"))
+    assert told(one) == "digits version 6 (registry version 1) went live on 2026-11-26 02:13 UTC."
+    assert told(two) == "digits version 5 (registry version 2) was rolled back on 2026-11-26 02:13 UTC."
+    assert "Decided by: carl" in two.version.description
+
+    three = log_as("one_number", 7)
+    change = dataclasses.replace(publish(three, reason="it answers NaN"), operation="withdraw", previous=6)
+    record_change(config, dataclasses.replace(change, previous_digest=one.made.candidate.digest))
+    assert told(three) == "digits version 7 (registry version 3) was rolled back on 2026-11-26 02:13 UTC."
+    assert "Reason: it answers NaN" in three.version.description
+    assert one.client.get_model_version_by_alias("digits", "champion").version == 1
+
+    four = log_as("digits", 8)
+    record_outcome(config, four.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))
+    four.client.set_model_version_tag("digits", "4", "review", " Rejected ")
+    four.client.set_model_version_tag("digits", "4", "reviewed_by", "dora")
+    [decided] = [found for found in reviewed_versions(config) if found.is_decided]
+    close(config, decided, "rejected", "rejected by dora")
+    assert told(four).startswith("digits version 8 (registry version 4) was rejected by dora on ")
+    assert "--approve" not in four.version.description
+
+
+def test_a_page_without_its_report_is_written_all_the_same(
+    log_as: Callable[[str, int], Logged], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A report that was removed, and a page from an older release, do not keep MLflow from being told."""
+    found = log_as("digits", 1)
+    Path(found.stored.info.artifact_uri.removeprefix("file://"), "report.html").unlink()
+    old = "digits version 1 passed every gate.\n\n| gate |\n\n- approve it: `promote --approve`"
+    found.client.update_model_version("digits", "1", old)
+    record_outcome(found.made.config, found.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))
+    [waiting] = reviewed_versions(found.made.config)
+    say(found.made.config, waiting, "approved", "ann")
+    assert found.version.description.startswith("**digits version 1 was approved by ann, and nobody has acted")
+    record_change(found.made.config, publish(found))
+    assert found.version.description.startswith("**digits version 1 went live on 2026-11-26 02:13 UTC.**")
+    assert found.version.description.endswith("digits version 1 passed every gate.\n\n| gate |")
+    assert "could not be updated" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["digits", "penguins", "one_number"])

@@ -60,7 +60,7 @@ while True:
     if promotion.state == "promoted":
         break
     assert promotion.state == "stale", promotion
-    champion = find_champion(store.live)  # judged again beside the champion of now
+    champion = find_champion(store.live)  # judged again, compared with the champion of that moment
 print(promotion.live_dir.name)
 """
 

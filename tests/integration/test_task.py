@@ -325,7 +325,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "classes that do not add up": (
         "numbers",
         {"p_end": "sigmoid"},
-        ["row 0, which adds up to", "and not to 1", "end the model in a softmax"],
+        ["row 0, which adds up to", "instead of 1", "end the model in a softmax"],
     ),
     "logits said of a softmax": (
         "numbers",
@@ -340,7 +340,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "scores of a regression": (
         "alcohol",
         {"p_loss": "Huber", "p_units": 1, "gates__scores": "logits"},
-        ["gates.scores is about scores of classes"],
+        ["gates.scores applies to scores of classes"],
     ),
     "labels said of classes": (
         "numbers",
@@ -350,7 +350,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "regression said of classes": (
         "numbers",
         {"p_logits": True, "gates__task": "regression"},
-        ["gates.task is regression", "not as many numbers"],
+        ["gates.task is regression", "not have the same number"],
     ),
     "classes said of values": (
         "alcohol",

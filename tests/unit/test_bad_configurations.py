@@ -68,6 +68,8 @@ def bomb(levels: int, step: str) -> str:
         ('work_dir: "\\UFFFFFFFF"', "a character that there is not"),
         ("work_dir: loop", "'work_dir' must be a path that can be, got 'loop'"),
         ("models_root: loop/models", "'models_root' must be a path that can be"),
+        ("gates: {contract: {file: loop}}", "'gates.contract.file' must be a path that can be"),
+        ("gates: {contract: {file: pipe}}", "gates.contract.file must name a file"),
         ("gates: {golden: {file: loop}}", "'gates.golden.file' must be a path that can be"),
         ("tracking: {uri: 'sqlite:///loop/m.db'}", "'tracking.uri' must be a path that can be"),
         ("work_dir: " + "a" * 300, "'work_dir' must be a path that can be"),

@@ -281,3 +281,9 @@ def test_digest_tells_where_texts_end() -> None:
     """Texts that are the same one after the other, and columns that swap sides, have digests of their own."""
     first, second = (Rows({"a": np.array(texts, TEXT)}, {"t": np.zeros(2)}) for texts in (["ab", "c"], ["a", "bc"]))
     assert digest_rows([first]) != digest_rows([second])
+
+
+def test_integers_beyond_int64_beside_small_ones() -> None:
+    """A list of ids that need uint64 is uint64; NumPy makes float64 of it."""
+    array = check_rows(({"x": [2**64 - 1, 2**63 + 1, 3]}, None), "load", needs_target=False).features["x"]
+    assert (array.dtype, array.tolist()) == (np.uint64, [2**64 - 1, 2**63 + 1, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +15,12 @@ from hypothesis.extra import numpy as hnp
 from configs.schema import Bound, Gates, Latency
 from tasks.datasets.blocks import joined
 from tasks.errors import DataError
+from tasks.gates.bootstrap import Interval
 from tasks.gates.contract import judge_contract
 from tasks.gates.latency import judge_latency
 from tasks.gates.metrics import measure
 from tasks.gates.parity import TOLERANCES, Tolerance, judge_parity, tolerances
-from tasks.gates.quality import Rows, judge_quality
+from tasks.gates.quality import Rows, gain_text, judge_quality
 from tasks.gates.scores import Scored
 from tasks.records import BATCHES, GateResult, Reading, Signature, TensorSpec, ValidationReport
 
@@ -105,7 +107,7 @@ def test_quality_bounds() -> None:
     assert quality(rows, accuracy=Bound(min=0.75)).passed
     failed = quality(rows, accuracy=Bound(min=0.76))
     assert not failed.passed
-    assert failed.summary == "accuracy 0.75 (at least 0.76), read as binary labels"
+    assert failed.summary == "accuracy 0.75 (at least 0.76); read as binary labels"
     assert not quality(rows, rmse=Bound(max=0.1)).passed
     assert not quality(Rows(rows.target, np.full(4, np.nan)), mae=Bound(max=9)).passed
 
@@ -157,6 +159,22 @@ def test_better_must_be_proven() -> None:
     assert not quality(equal, accuracy=Bound(better_by=0.0)).passed
 
 
+@pytest.mark.parametrize(
+    ("interval", "text"),
+    [
+        ((0.0, 0.0, 0.0), "the same as the champion's"),
+        ((0.0, -0.01, 0.02), "as good as the champion's (95% confidence interval: 0.01 worse to 0.02 better)"),
+        ((0.3, -0.01, 0.7), "0.3 better than the champion's (95% confidence interval: 0.01 worse to 0.7 better)"),
+        ((-0.86, -0.89, -0.82), "0.86 worse than the champion's (95% confidence interval: 0.89 worse to 0.82 worse)"),
+        ((0.5, math.nan, math.nan), "0.5 better than the champion's (too few rows for a confidence interval)"),
+        ((math.nan, math.nan, math.nan), "not comparable with the champion's"),
+    ],
+)
+def test_a_gain_in_words(interval: tuple[float, float, float], text: str) -> None:
+    """A gain is a sentence: how much, in which direction, and how sure the rows are."""
+    assert gain_text(Interval(*interval), 0.95) == text
+
+
 def test_intervals_hold_what_they_promise() -> None:
     """The 95 % interval of the gain between two models with a known gap covers it in about 95 of 100 draws."""
     covered = 0
@@ -179,7 +197,7 @@ def test_without_a_bound_the_champion_still_counts() -> None:
 
 
 def test_slices() -> None:
-    """A slice that is surely below a bound refuses and is named; a small or unlucky one does not."""
+    """A slice that is proven to be below a bound refuses and is named; a small or unlucky one does not."""
     target = np.random.default_rng(1).integers(0, 2, 400)
     group = np.array(["a"] * 300 + ["b"] * 80 + ["c"] * 20)
     served = classifier(target, 0.97, 2)
@@ -205,8 +223,8 @@ def test_slices_of_numbers_are_quarters() -> None:
 
 def test_quality_without_bounds_says_so() -> None:
     """No bound is no silent approval."""
-    assert "no metric bound" in judge_quality(Gates(), Rows(np.zeros(1), np.zeros(1))).summary
-    assert "no metric bound" in judge_quality(Gates(), None).summary
+    assert "no bound is configured (gates.metrics)" in judge_quality(Gates(), Rows(np.zeros(1), np.zeros(1))).summary
+    assert "no metric is configured (gates.metrics)" in judge_quality(Gates(), None).summary
 
 
 def test_metric_that_does_not_fit_is_an_error() -> None:
@@ -325,10 +343,10 @@ AGE = TensorSpec("age", "float32", (None,))
 @pytest.mark.parametrize(
     ("inputs", "outputs", "words"),
     [
-        ((), (OUT,), "input 'pixels' is gone"),
-        ((PIXELS, AGE), (OUT,), "input 'age' is new"),
-        ((PIXELS,), (TensorSpec("scores", "float32", (None, 10)),), "output 'probabilities' is gone"),
-        ((TensorSpec("pixels", "float64", (None, 64)),), (OUT,), "input was pixels: float32"),
+        ((), (OUT,), "input 'pixels' was removed"),
+        ((PIXELS, AGE), (OUT,), "input 'age' was added"),
+        ((PIXELS,), (TensorSpec("scores", "float32", (None, 10)),), "output 'probabilities' was removed"),
+        ((TensorSpec("pixels", "float64", (None, 64)),), (OUT,), "input changed from pixels: float32"),
         ((TensorSpec("pixels", "float32", (None, 8, 8)),), (OUT,), "(?, 8, 8)"),
         ((PIXELS,), (TensorSpec("probabilities", "float32", (None, 11)),), "(?, 11)"),
     ],

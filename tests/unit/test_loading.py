@@ -105,6 +105,8 @@ def test_paths_resolve_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "golden.json").touch()
     golden = load_config(write(tmp_path), ["gates.golden.file=golden.json"]).gates.golden.file
     assert golden == tmp_path.resolve() / "golden.json"
+    with pytest.raises(ConfigError, match=r"gates\.contract\.file must name a file, got '.*/contract\.json'"):
+        load_config(write(tmp_path), ["gates.contract.file=contract.json"])
     for uri in ("sqlite:////abs/m.db", "http://localhost:5000"):
         assert load_config(write(tmp_path), [f"tracking.uri={uri}"]).tracking.uri == uri
 

@@ -119,7 +119,7 @@ def test_without_a_reading_the_answers_speak() -> None:
         "accuracy": sk.accuracy_score(TRUE, LOGITS.argmax(axis=1)),
         "macro_f1": sk.f1_score(TRUE, LOGITS.argmax(axis=1), average="macro"),
     }
-    with pytest.raises(DataError, match=r"margins \(by the answers.*gates\.scores"):
+    with pytest.raises(DataError, match=r"margins \(inferred from the answers.*gates\.scores"):
         judge_quality(Gates(metrics={"auc": Bound(min=0)}), Rows(TRUE, LOGITS))  # type: ignore[dict-item]
     for said in (Gates(scores="logits"), Gates(task="binary", scores="logits")):
         target, served = (TRUE, LOGITS) if not said.task else (TRUE > 0, LOGITS[:, :1])
@@ -166,12 +166,12 @@ def test_a_metric_of_the_users_own_is_given_what_was_served() -> None:
 @pytest.mark.parametrize(
     ("family", "target", "words"),
     [
-        ("binary", np.array([1, 2, 1]), "wants targets from 0 to 1, got 1 to 2"),
-        ("binary", np.array([-1, 1, 1]), "wants targets from 0 to 1, got -1 to 1"),
+        ("binary", np.array([1, 2, 1]), "expects targets from 0 to 1, got 1 to 2"),
+        ("binary", np.array([-1, 1, 1]), "expects targets from 0 to 1, got -1 to 1"),
         ("classes", np.array([0, -1, 0]), "targets of -1 to 0 do not name 2 classes"),
         ("one-hot", np.full((3, 2), 2.0), "not one-hot"),
         ("margin", np.array([0, 3, 1]), "not 0 and 1"),
-        ("numbers", np.zeros((3, 5)), "not as many numbers"),
+        ("numbers", np.zeros((3, 5)), "not have the same number of values"),
         ("", np.array(["a", "b", "c"]), "are not both numbers"),
     ],
 )
@@ -185,7 +185,7 @@ def test_targets_that_a_loss_does_not_mean(family: Any, target: np.ndarray, word
     assert found.passed
     assert not found.figures
     assert words in found.summary
-    with pytest.raises(DataError, match="no task that it is for"):
+    with pytest.raises(DataError, match="no task that it can judge"):
         judge_quality(Gates(metrics={"accuracy": Bound(min=0)}), Rows(target, answers, reading=reading))  # type: ignore[dict-item]
 
 

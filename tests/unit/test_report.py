@@ -34,6 +34,7 @@ from tasks.records import (
     TrainedModel,
     ValidationReport,
 )
+from tasks.report.differences import differences_table
 from tasks.report.judged import calibrate, confuse
 from tasks.report.page import render_page
 from tasks.report.pictures import draw_pictures
@@ -157,17 +158,17 @@ def classification(folder: Path) -> ValidationReport:
         {"slice": "sex=male", "rows": 142, "judged": True, "passed": True,
          "metrics": {"accuracy": 0.9587, "log_loss": 0.1312}, "champion": {"accuracy": 0.9412, "log_loss": 0.1401}},
         {"slice": "sex=female", "rows": 131, "judged": True, "passed": False,
-         "reason": "accuracy 0.8911, surely worse than the champion",
+         "reason": "accuracy is 0.8911, which is 0.05 worse than the champion's",
          "metrics": {"accuracy": 0.8911, "log_loss": 0.3342}, "champion": {"accuracy": 0.9402, "log_loss": 0.1377}},
         {"slice": "sex=unknown", "rows": 12, "judged": False, "passed": True,
          "metrics": {"accuracy": 0.75}, "champion": {}},
     ]  # fmt: skip
     gates = [
-        GateResult("safety", True, "no operation leaves the graph", {"graph_mb": 0.06}, {"graph_mb": "MB"},
+        GateResult("safety", True, "no operation reaches outside the graph", {"graph_mb": 0.06}, {"graph_mb": "MB"},
                    {"graph_mb": "at most 256 MB"}),
         GateResult("size", True, "0.0774 MB, 4,810 weights", {"mb": 0.077355, "parameters": 4810}, {"mb": "MB"},
                    {}, {"mb": 0.0712, "parameters": 4240}),
-        GateResult("contract", True, "2 names, dtypes and shapes as exported, batch free", {"differences": 0}),
+        GateResult("contract", True, "all 2 inputs and outputs are served as exported", {"differences": 0}),
         GateResult("parity", True, "largest difference 6e-08 over 359 rows (at most 1e-05 + 1e-05 x value)",
                    {"max_abs_difference": 6e-8, "rows": 359, "rows_differing": 0},
                    bounds={"max_abs_difference": "at most 1e-05 + 1e-05 x value"}, evidence={"worst": [worst]}),
@@ -254,7 +255,7 @@ def test_a_person_who_must_decide_is_told_why(classified: tuple[ValidationReport
     undecided = GateResult("quality", True, "accuracy 0.9", {"rows_seen": 51}, needs_person="<it has seen the rows>")
     report = replace(classified[0], gates=(undecided, replace(undecided, name="quality.2")), new_rows=1234)
     outline = Outline(page(report))
-    assert "A person decides: <it has seen the rows>." in outline.sections[""]
+    assert "A person must decide: <it has seen the rows>." in outline.sections[""]
     data = " ".join(outline.sections["Data"].split())
     assert "new since the champion 1,234" in data
     assert "champion has seen 51" in data
@@ -294,7 +295,7 @@ def test_no_gate_is_no_approval(classified: tuple[ValidationReport, str]) -> Non
     """A report without gates reads Rejected and says why."""
     head = Outline(page(replace(classified[0], gates=()))).sections[""]
     assert "Rejected" in head
-    assert "No gate judged it" in head
+    assert "No gate judged this version, so it is not approved." in head
 
 
 def test_sections_of_a_classifier_stand_in_the_order_of_a_review(classified: tuple[ValidationReport, str]) -> None:
@@ -310,7 +311,7 @@ def test_sections_of_a_classifier_stand_in_the_order_of_a_review(classified: tup
         "Training": ["val_loss is 0.1429 at epoch 28 of 30"],
         "Answers": ["Confusion matrix of probabilities", "Calibration", "Parity of probabilities", "5.96e-08"],
         "Latency": ["712.4", "640.1", "champion"],
-        "Slices": ["sex=female", "FAIL", "0.8911", "0.9402", "too few rows", "surely worse"],
+        "Slices": ["sex=female", "FAIL", "0.8911", "0.9402", "too few rows", "0.05 worse than"],
         "Worst rows": ["0.97123456", "0.97123462", "pixels: 0, 1, 2", "(64 values)"],
         "Robustness": ["wrong dtype", "pass", "400", "a body that is no JSON FAIL", "no answer"],
         "Signature": ["float32 (?, 10)", "float32 (?, 9)", "DIFFERENT", "output digit"],
@@ -341,7 +342,7 @@ def test_regression_shows_residuals_and_no_classes(tmp_path: Path) -> None:
     assert "Confusion" not in answers
     assert "Calibration" not in answers
     assert "champion" not in outline.sections["Gates"]
-    assert "no champion is live" in outline.sections[""]
+    assert "no other version was live" in outline.sections[""]
 
 
 def test_two_outputs_one_of_text(tmp_path: Path) -> None:
@@ -374,11 +375,11 @@ def test_an_output_keeps_the_name_that_keras_gave_its_target(tmp_path: Path) -> 
 
 def test_a_candidate_that_no_server_loaded_still_has_a_page(tmp_path: Path) -> None:
     """Without served answers the sections that need them are left out, and the rest stands."""
-    refused = GateResult("safety", False, "ReadFile in node 'x' leaves the graph", {"operations": 1})
+    refused = GateResult("safety", False, "ReadFile in node 'x' reaches outside the graph", {"operations": 1})
     report = replace(classification(tmp_path), served=None, gates=(refused,))
     outline = Outline(page(report))
     assert [name for name in outline.sections if name] == ["Gates", "Data", "Training", "Signature", "Provenance"]
-    assert "no server loaded it" in outline.sections[""]
+    assert "not loaded by any server" in outline.sections[""]
     assert "ReadFile in node 'x'" in outline.sections[""]
     assert "float32 (?, 64)" in outline.sections["Signature"]
 
@@ -571,15 +572,61 @@ def test_pictures_follow_the_gates_reading() -> None:
 
 
 def test_gate_rows_begin_with_the_summary(classified: tuple[ValidationReport, str]) -> None:
-    """A gate's first row is its summary; figures with a bound or a champion's follow, with units."""
+    """A gate's first row is what it says; figures with a bound or a champion's follow, with units and meaning."""
     rows = [row for row in gate_rows(classified[0]) if row.gate == "latency"]
     assert [(row.figure, row.value, row.bound, row.champion) for row in rows] == [
         ("", "p95 1.93 ms, 712 requests/s", "", ""),
         ("p50_ms", "1.36 ms", "", "1.63 ms"),
         ("p95_ms", "1.93 ms", "at most 20 ms", "2.4 ms"),
     ]
+    assert rows[2].meaning == "95% of the requests took no longer"
     assert {row.verdict for row in rows} == {"pass"}
     assert {row.verdict for row in gate_rows(classified[0]) if row.gate == "quality"} == {"FAIL"}
+
+
+def test_a_figure_stands_once(classified: tuple[ValidationReport, str]) -> None:
+    """Where figures have rows of their own, a gate's first row is its note; the one that was missed is marked."""
+    judged = GateResult(
+        "quality", False, "accuracy 0.9248 (at least 0.95); read as multiclass logits", {"accuracy": 0.9248},
+        bounds={"accuracy": "at least 0.95"}, evidence={"missed": ["accuracy"]}, note="read as multiclass logits",
+    )  # fmt: skip
+    report = replace(classified[0], gates=(judged, replace(judged, name="other", figures={}, bounds={})))
+    rows = gate_rows(report)
+    assert [(row.figure, row.value, row.missed) for row in rows if row.gate == "quality"] == [
+        ("", "read as multiclass logits", False), ("accuracy", "0.9248", True),
+    ]  # fmt: skip
+    assert [row.value for row in rows if row.gate == "other"] == [judged.summary]
+    section = Outline(page(report)).sections["Gates"]
+    assert section.count("0.9248") == 2  # once a gate
+    assert "missed" in section
+
+
+def test_what_figures_mean_stands_beside_them(classified: tuple[ValidationReport, str]) -> None:
+    """Names that nobody can guess are explained where they stand."""
+    gates = (
+        GateResult("safety", True, "", {"reaching_out": 0}, bounds={"reaching_out": "at most 0"}),
+        GateResult("contract", True, "", {"breaking": 0}),
+    )
+    section = " ".join(Outline(page(replace(classified[0], gates=gates))).sections["Gates"].split())
+    assert "reaching_out operations that reach outside the graph" in section
+    assert "breaking changes that clients of the champion would notice" in section
+
+
+def test_differences_from_the_champions_run(classified: tuple[ValidationReport, str]) -> None:
+    """What differs is one line a name, what one run lacks is said, and a run that is not known or is equal is told."""
+    ours = {"seed": "1", "training.epochs": "12", "new.setting": "", "data digest": "aa"}
+    theirs = {"seed": "1", "training.epochs": "8", "old.setting": "3", "data digest": "bb"}
+    table = differences_table(ours, theirs, 2)
+    assert table.rows == (
+        ("training.epochs", "12", "8"), ("new.setting", "empty", "not recorded"), ("data digest", "aa", "bb"),
+        ("old.setting", "not recorded", "3"),
+    )  # fmt: skip
+    html = render_page(config(), SPLITS, TRAINED, classified[0], {}, None, table)
+    assert "training.epochs 12 8" in " ".join(Outline(html).sections["Compared with the run of version 2"].split())
+    assert table.note == ""
+    assert differences_table(ours, {**theirs, "data digest": "aa"}, 2).note == "The data are the same in both runs."
+    assert "the same in both runs" in differences_table(ours, ours, 2).note
+    assert "is not in this MLflow" in differences_table(ours, None, 2).note
 
 
 def test_markdown_table_has_a_line_a_gate(classified: tuple[ValidationReport, str]) -> None:

@@ -387,12 +387,12 @@ def test_allowed_operations_pass_and_are_named() -> None:
     graph = replace(CLEAN, reaching_out=(("ReadFile", "f/a"), ("ReadFile", "b"), ("PyFunc", "p")))
     refused = judge_safety(graph, Safety(allow_ops=("ReadFile",)))
     assert not refused.passed
-    assert refused.summary.startswith("operations must not leave the graph, got PyFunc 'p'; ")
+    assert refused.summary.startswith("operations must not reach outside the graph, got PyFunc 'p'; ")
     assert "gates.safety.allow_ops" in refused.summary
     assert refused.figures["reaching_out"] == 1
     allowed = judge_safety(graph, Safety(allow_ops=("ReadFile", "PyFunc")))
     assert allowed.passed
-    assert "nothing leaves the graph but PyFunc, ReadFile" in allowed.summary
+    assert "gates.safety.allow_ops permits PyFunc, ReadFile" in allowed.summary
 
 
 def test_many_operations_are_counted_not_listed() -> None:
@@ -407,8 +407,8 @@ def test_many_operations_are_counted_not_listed() -> None:
 @pytest.mark.parametrize(
     ("safety", "words"),
     [
-        (Safety(max_graph_mb=0.9), "graph_mb 1 is above 0.9; raise gates.safety.max_graph_mb"),
-        (Safety(max_variables_mb=1.9), "variables_mb 2 is above 1.9; raise gates.safety.max_variables_mb"),
+        (Safety(max_graph_mb=0.9), "graph_mb is 1, above the limit of 0.9; raise gates.safety.max_graph_mb"),
+        (Safety(max_variables_mb=1.9), "variables_mb is 2, above the limit of 1.9; raise gates.safety"),
     ],
 )
 def test_bounds_on_bytes(safety: Safety, words: str) -> None:

@@ -205,7 +205,7 @@ def test_rows_that_the_champion_has_seen_are_left_out() -> None:
     assert found.champion == {"accuracy.unseen": pytest.approx(0.8)}
     assert found.figures["accuracy.unseen"] == pytest.approx(0.8)
     assert found.figures["accuracy.gain"] == pytest.approx(0)
-    assert "compared over 100 test rows, without 100 that the champion has seen" in found.summary
+    assert "compared with the champion on the 100 test rows that it has not seen" in found.summary
     unfair = compared(seen=None, metrics={"accuracy": 0.7})
     assert unfair.figures["rows_seen"] == 0
     assert "accuracy" in unfair.champion

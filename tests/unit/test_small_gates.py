@@ -48,7 +48,7 @@ def test_size_beside_the_champion() -> None:
     result = judge_size(GRAPH, CHAMPION, Size())
     assert result.figures == {"size_mb": 4, "parameters": 1234, "ratio": 2}
     assert result.champion == {"size_mb": 2, "parameters": 1000}
-    assert result.summary == "4 MB, 1,234 parameters, 2 times the champion's bytes"
+    assert result.summary == "4 MB, 1,234 parameters, 2 times the size of the champion"
     assert result.bounds == {}
 
 

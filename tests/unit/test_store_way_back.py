@@ -132,7 +132,7 @@ def test_what_was_kept_of_a_rehearsal_is_damaged(config: Config, store: Store) -
 
 def test_nothing_to_go_back_to(config: Config, store: Store) -> None:
     """Back to itself, to a number that never served, and back once more than there is: one line each."""
-    for to, words in ((2, "goes to another version"), (9, "that has served, got 9")):
+    for to, words in ((2, "needs another version"), (9, "that has served, got 9")):
         with pytest.raises(StoreError, match=words):
             go_back(config, to, "")
     go_back(config, None, "")

@@ -1,7 +1,10 @@
-"""Words of others in one line: terminal codes, control characters, absurd lengths."""
+"""Words of others in one line: terminal codes, control characters, absurd lengths; and the words of our own."""
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,75 @@ def test_an_error_of_ours_stays_what_it_is() -> None:
         int("x")
     except ValueError as exc:
         assert describe(exc.with_traceback(None)) == "ValueError: invalid literal for int() with base 10: 'x'"
+
+
+BANNED = (
+    # what it says: how it is said now
+    r"held against",  # compared with
+    r"\bserves (now|no more)\b",  # is live now, is no longer live
+    r"\bat hand\b|to be pulled",  # is not available locally and could not be pulled
+    r"\bsurely\b",  # a confidence interval
+    r"\bstr(ike|ikes|uck) [\w ]*out\b",  # close
+    r"\btimes the champion's bytes\b",  # the size of the champion
+    r"for serving\.backend is",  # (serving.backend=auto)
+    r"\bgain (\{|[+-])",  # better or worse by how much
+    r"\b(leaves|leave) the graph",  # reaches outside the graph
+    r"\bchampion of (now|today)\b",  # the version that is live now
+    r"\bnobody answers\b",  # no server answers
+    r"\b(no task|none) of ours\b",  # no known task
+    r"\bin company\b|\bthereof\b|\bwhosoever\b|\bhereby\b|\bherein\b|\bhence\b",
+)
+"""Phrases that are telegraphic or old-fashioned, as patterns; in place of a value stands `{}`."""
+PACKAGES = ("flows", "tasks", "configs")
+
+
+def written(source: str) -> Iterator[tuple[int, str]]:
+    """Give line and text of every string of a module, docstrings included; a value within one is `{}`."""
+    nodes = list(ast.walk(ast.parse(source)))
+    parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr):
+            yield node.lineno, "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.lineno, node.value
+
+
+def texts(package: str) -> Iterator[tuple[str, str]]:
+    """Give place and text of everything that a package says: its strings, its templates and its documents."""
+    for path in sorted(Path(package).rglob("*")):
+        if path.suffix == ".py":
+            yield from ((f"{path}:{line}", text) for line, text in written(path.read_text(encoding="utf-8")))
+        elif path.suffix in (".j2", ".md", ".toml"):
+            yield str(path), path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "docs", "README.md"])
+def test_what_is_said_is_modern_english(package: str) -> None:
+    """No string, docstring, template or document has a phrase that had to be rewritten before."""
+    said = [("README.md", Path(package).read_text(encoding="utf-8"))] if package == "README.md" else texts(package)
+    found = [
+        f"{place}: {phrase}: ...{match[0]}"
+        for place, text in said
+        for phrase in BANNED
+        if (match := re.search(f".{{0,40}}{phrase}.{{0,40}}", " ".join(text.split()), re.IGNORECASE))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        '"held against version 3 as champion, and version 4 serves now"',
+        '"accuracy 0.9, " "surely not at least 0.95"',
+        'f"{ratio:.3g} times the champion\'s bytes"',
+        'f"gain {gain:+.2g} [{low:+.2g}, {high:+.2g}]"',
+        '"gain +0 [+0, +0]"',
+        '"The embedded server judges, for serving.backend is auto: %s"',
+        '"neither at hand " f"nor to be {what}"',
+        "def f():\n    \"\"\"Strike the open\n    change out.\"\"\"",
+    ],
+)
+def test_a_phrase_is_found_however_it_is_written(sentence: str) -> None:
+    """In one string or several, with values in it, over lines, or in a docstring."""
+    said = [" ".join(text.split()) for _, text in written(sentence)]
+    assert any(re.search(phrase, text, re.IGNORECASE) for phrase in BANNED for text in said)

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from tasks.model_server.status import Code, StatusError
-from tasks.model_server.warmup import _masked_crc, _records
+from tasks.model_server.tf_records import _masked_crc, records
 
 
 def _record(data: bytes) -> bytes:
@@ -24,29 +24,29 @@ def test_checksum() -> None:
 def test_records_are_read_in_order() -> None:
     """Records of any length, empty ones included, come back as they were written."""
     data = [b"one", b"", b"\x00" * 1000]
-    assert list(_records(io.BytesIO(b"".join(map(_record, data))))) == data
+    assert list(records(io.BytesIO(b"".join(map(_record, data))))) == data
 
 
 @pytest.mark.parametrize("stray", [1, 11])
 def test_few_stray_bytes_are_the_end(stray: int) -> None:
     """What is too short for the head of a record ends the file, as record_reader.cc has it."""
-    assert list(_records(io.BytesIO(_record(b"one") + b"x" * stray))) == [b"one"]
+    assert list(records(io.BytesIO(_record(b"one") + b"x" * stray))) == [b"one"]
 
 
 def test_absurd_length() -> None:
     """A length beyond the file's end is an error, not an attempt to read as much."""
     length = struct.pack("<Q", 2**62)
     with pytest.raises(StatusError, match="corrupted record at 0"):
-        list(_records(io.BytesIO(length + _masked_crc(length) + b"x")))
+        list(records(io.BytesIO(length + _masked_crc(length) + b"x")))
 
 
 @pytest.mark.parametrize("cut", [1, 4, 5])
 def test_cut_file(cut: int) -> None:
     """A file that ends within a record is an error at that record's place, after the whole ones."""
-    records = _records(io.BytesIO(_record(b"one") + _record(b"two")[:-cut]))
-    assert next(records) == b"one"
+    found = records(io.BytesIO(_record(b"one") + _record(b"two")[:-cut]))
+    assert next(found) == b"one"
     with pytest.raises(StatusError, match="corrupted record at 19") as raised:
-        next(records)
+        next(found)
     assert raised.value.code is Code.DATA_LOSS
 
 
@@ -56,4 +56,4 @@ def test_flipped_bit(position: int) -> None:
     damaged = bytearray(_record(b"one"))
     damaged[position] ^= 1
     with pytest.raises(StatusError, match="corrupted record at 0"):
-        list(_records(io.BytesIO(bytes(damaged))))
+        list(records(io.BytesIO(bytes(damaged))))

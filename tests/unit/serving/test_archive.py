@@ -64,6 +64,16 @@ def test_a_large_file_is_never_held_as_a_whole(tmp_path: Path) -> None:
     assert sum(pieces) % tarfile.BLOCKSIZE == 0
 
 
+def test_a_link_to_a_directory_is_that_directory(tmp_path: Path) -> None:
+    """A SavedModel of any name gets a number by a link, and the stream has its files below that number."""
+    (tmp_path / "1").symlink_to(make_version(tmp_path, {"saved_model.pb": 3, "variables/variables.index": 4}))
+    with tarfile.open(fileobj=io.BytesIO(b"".join(tar_stream(tmp_path / "1", "digits")))) as tar:
+        assert {entry.name: entry.size for entry in tar if entry.isfile()} == {
+            "digits/1/saved_model.pb": 3,
+            "digits/1/variables/variables.index": 4,
+        }
+
+
 def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     """A version directory that is not there raises instead of becoming an empty model."""
     with pytest.raises(StoreError, match="cannot be read"):

@@ -152,6 +152,13 @@ def test_an_answer_without_the_outputs(
         client.predict(1, {"x": np.ones(1)}, (Y, TensorSpec("z", "float32", (None,))), "s")
 
 
+def test_an_answer_without_rows(served: Callable[..., tuple[Scripted, RestClient, list[float]]]) -> None:
+    """One value for all rows, as a sum over the batch gives, is a ServingError that names the output."""
+    _, client, _ = served((200, b'{"outputs": 3.5}'))
+    with pytest.raises(ServingError, match="an answer for each row, got one value for 'y'"):
+        client.predict(1, {"x": np.ones(2)}, (Y,), "s")
+
+
 def test_numbers_that_json_does_not_have(served: Callable[..., tuple[Scripted, RestClient, list[float]]]) -> None:
     """NaN and Infinity stand bare in TensorFlow Serving's answers and are read as such."""
     _, client, _ = served((200, b'{"outputs": [NaN, Infinity, -Infinity, 1.5]}'))

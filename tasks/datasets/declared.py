@@ -1,0 +1,107 @@
+"""The declared contract: what a service's clients send and read, as a JSON file that is kept beside the configuration.
+
+    {"signature": "serving_default",
+     "inputs": {"age": {"dtype": "float32", "shape": [null]}},
+     "outputs": {"score": {"dtype": "float32", "shape": [null]}}}
+
+`null` in a shape is a free extent, and in place of a shape any rank.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from configs.errors import ConfigError
+from configs.schema import Gates
+from tasks.records import GRPC_DTYPES, Signature, TensorSpec
+from tasks.words import one_line
+
+LARGEST = 2**20  # bytes
+RULE = "gates.contract.file must be a contract as 'rehearse --write-contract FILE' writes it"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Tensor(_Strict):
+    dtype: Literal[tuple(sorted(GRPC_DTYPES))]  # type: ignore[valid-type]
+    shape: list[Annotated[int, Field(ge=0)] | None] | None
+
+
+class _Contract(_Strict):
+    signature: str = Field(min_length=1)
+    inputs: dict[str, _Tensor] = Field(min_length=1)
+    outputs: dict[str, _Tensor] = Field(min_length=1)
+
+
+def check_contract(gates: Gates) -> None:
+    """Read the declared contract, where there is one, so that a wrong file is an error before anything is trained.
+
+    Raises:
+        ConfigError: it cannot be read, or is no contract.
+    """
+    if gates.contract.file is not None:
+        read_contract(gates.contract.file)
+
+
+def read_contract(file: Path) -> Signature:
+    """Return what a contract declares.
+
+    Raises:
+        ConfigError: it cannot be read, or is no contract.
+    """
+    try:
+        if not file.is_file() or file.stat().st_size > LARGEST:
+            raise ValueError(f"it must be a file of at most {LARGEST // 2**10} KB")
+        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
+        declared = _Contract.model_validate(content)
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ConfigError(f"{RULE}, got '{file}': {_words(exc)}") from exc
+    inputs, outputs = (
+        tuple(
+            TensorSpec(name, tensor.dtype, None if tensor.shape is None else tuple(tensor.shape))
+            for name, tensor in sorted(side.items())
+        )
+        for side in (declared.inputs, declared.outputs)
+    )
+    return Signature(inputs, outputs, declared.signature)
+
+
+def write_contract(file: Path, signature: Signature) -> None:
+    """Write the contract that a signature keeps, a line a tensor.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    sides = {"inputs": signature.inputs, "outputs": signature.outputs}
+    lines = {
+        side: ",\n".join(
+            f"    {json.dumps(spec.name)}: {json.dumps({'dtype': spec.dtype, 'shape': spec.shape})}" for spec in specs
+        )
+        for side, specs in sides.items()
+    }
+    parts = [f'  "signature": {json.dumps(signature.name)}']
+    parts += [f'  "{side}": {{\n{text}\n  }}' for side, text in lines.items()]
+    file.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    twice = [name for name in found if [key for key, _ in pairs].count(name) > 1] if len(found) < len(pairs) else []
+    if twice:
+        raise ValueError(f"'{twice[0]}' stands there twice")
+    return found
+
+
+def _words(exc: BaseException) -> str:
+    """Return the first mistake, with where it is."""
+    if not isinstance(exc, ValidationError):
+        return one_line(f"{exc.strerror if isinstance(exc, OSError) else exc}", 300)
+    first = exc.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return one_line(f"{place or 'the whole'}: {first['msg']}", 300)

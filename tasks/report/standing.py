@@ -1,0 +1,223 @@
+"""What has become of a version: the first lines of its page in MLflow and of its report, rewritten at each change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from markupsafe import Markup, escape
+
+from configs.redaction import redact
+from configs.schema import Config
+from tasks.program import command_name
+from tasks.records import ValidationReport
+from tasks.report.tables import clip
+
+REVIEW, REVIEWER = "review", "reviewed_by"
+PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
+AWAITING = "awaiting review"
+WAITING = (AWAITING, "not promoted")  # it passed every gate, and a person may decide
+UNNAMED = "a reviewer in MLflow"
+TIME, BY = "promotion_time", "promotion_by"
+ARGUMENTS = "arguments"
+
+MOST_FIRST = 3000  # characters; MLflow has room for 5000 in all, and long commands give way first
+RULE = "\n\n---\n\n"  # ends what is written anew; what follows it stays as it was logged
+_ASKS = ("- approve it: ", "A person decides: ", "**")  # lines of pages that were written before there was a rule
+BEGIN, END = "<!-- what has become of it -->", "<!-- as it was judged -->"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What has become of a version.
+
+    Attributes:
+        sentence: in one sentence, with every number that the version has, and when. why: the reason, or empty.
+        by: who decided, or empty.
+        steps: what a reader can do; text in backticks is to be typed. commands: for a terminal, each with its purpose.
+    """
+
+    sentence: str
+    why: str = ""
+    by: str = ""
+    steps: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+def now() -> str:
+    """Return the time as ISO 8601, UTC, in seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def numbered(name: str, tags: Mapping[str, str], registry_version: int) -> str:
+    """Return a version by its serving number, and by MLflow's own where that is another one.
+
+    Args:
+        registry_version: 0 where there is none yet.
+    """
+    number = tags.get("serving_version") or tags.get("candidate", "")
+    differs = registry_version and number != str(registry_version)
+    return f"{name} version {number}" + (f" (registry version {registry_version})" if differs else "")
+
+
+def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:
+    """Return what the tags of a version say of it."""
+    who, state = numbered(name, tags, registry_version), tags.get("promotion", "")
+    reason, when = clip(tags.get("reason", ""), 600), _readable(tags.get(TIME, ""))
+    decision, reviewer = tags.get(REVIEW, "").strip().lower(), clip(tags.get(REVIEWER, ""), 80) or UNNAMED
+    on = f" on {when}" if when else ""
+    if state in WAITING or (not state and tags.get("needs_person")):
+        return _waiting(who, tags, reason)
+    if state in ("promoted", "canary"):
+        sentence = f"{who} went live{' as the canary' if state == 'canary' else ''}{on}"
+        there_is_another = state == "promoted" and tags.get("judged_beside")
+        back = _command(tags, "flows.rollback", "", "Go back to the version before, while this one serves")
+        by = clip(tags.get(BY, ""), 80) or "the gates"
+        return Standing(f"{sentence}.", reason, by, commands=back if there_is_another else ())
+    if state == REJECTED and decision == REJECTED:
+        return Standing(f"{who} was rejected by {reviewer}{on}.", "", reviewer)
+    if state == REJECTED and tags.get("validation_status") == "passed":
+        return Standing(f"{who} was rejected{on}.", reason, clip(tags.get(BY, ""), 80))
+    if state == "refused":
+        return Standing(f"{who} was approved, but it was not promoted{on}.", reason, reviewer)
+    if state == "judged again":
+        sentence = f"{who} was judged again{on}, because another version had gone live since it was judged."
+        return Standing(sentence, reason, reviewer)
+    if state == "stale":
+        return Standing(f"{who} is judged again, because another version went live while it was judged.", reason)
+    if state == "rolled back":
+        again = _decision(tags, "Try it once more")
+        return Standing(f"{who} was rolled back{on}.", reason, clip(tags.get(BY, ""), 80), commands=again)
+    failed = bool(tags.get("failed_gates"))
+    steps = ("Read what the failed gates say, change the model, its data or the bounds, and run again.",)
+    return Standing(f"{who} {verdict(tags)}{on}.", "" if failed else reason, "the gates", steps if failed else ())
+
+
+def why_a_person(config: Config, report: ValidationReport) -> str:
+    """Return why a person must decide about a candidate that passed, or an empty string."""
+    if not report.passed or report.needs_person:
+        return report.needs_person if report.passed else ""
+    if not config.needs_person(has_champion=report.champion is not None):
+        return ""
+    setting = "promote.mode" if config.promote.mode == "review" else "gates.first_run"
+    return f"{setting} is set to review"
+
+
+def verdict(tags: Mapping[str, str]) -> str:
+    """Return what the gates said."""
+    failed = tags.get("failed_gates", "")
+    if failed:
+        return f"was rejected by the {failed} gate{'s' if ',' in failed else ''}"
+    return "passed every gate" if tags.get("validation_status") == "passed" else "was rejected"
+
+
+def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
+    decision = tags.get(REVIEW, "").strip().lower()
+    effect = (
+        "The decision takes effect when the promote flow runs next, on its schedule or when somebody runs "
+        f"`{command_name('flows.promote')}`."
+    )
+    at_once = _command(tags, "flows.promote", "", "Act on all decisions now")
+    if decision in (APPROVED, REJECTED):
+        by = clip(tags.get(REVIEWER, ""), 80) or UNNAMED
+        sentence = f"{who} was {decision} by {by}, and nobody has acted on it yet."
+        return Standing(sentence, reason, by, (effect,), at_once)
+    steps = (
+        "Read the report and the gates.",
+        f"On this version's page in MLflow, click the pencil of the tag `{REVIEW}` and replace `{PENDING}` by "
+        f"`{APPROVED}` to put the version into production, or by `{REJECTED}` to close it; then save.",
+        f"Below the tags, add the tag `{REVIEWER}` with your name as its value, so that the history says who decided.",
+        effect,
+    )
+    asked = "waits for your decision" if tags.get("promotion") != "not promoted" else "was not promoted: you can decide"
+    needed = clip(tags.get("needs_person", ""), 600)
+    why = reason if tags.get("promotion") == "not promoted" else needed or reason
+    return Standing(
+        f"{who} passed every gate and {asked}.", why, steps=steps, commands=(*at_once, *_decision(tags, "Decide here"))
+    )
+
+
+def _decision(tags: Mapping[str, str], purpose: str) -> tuple[str, ...]:
+    options = f" --version {tags.get('candidate', '')} --approve --by NAME"
+    return _command(tags, "flows.promote", options, f"{purpose} (--approve or --reject)")
+
+
+def _command(tags: Mapping[str, str], module: str, options: str, purpose: str) -> tuple[str, ...]:
+    """Return a command with its purpose; none where its arguments are unknown or do not fit in one line of code."""
+    arguments = tags.get(ARGUMENTS, "")
+    if not arguments or "`" in arguments or not arguments.isprintable():
+        return ()
+    return (f"{purpose}: `{command_name(module)} {arguments}{options}`",)
+
+
+def _readable(time: str) -> str:
+    """Return a time for people, empty where it is not known."""
+    try:
+        return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return ""
+
+
+def first_lines(standing: Standing, report_address: str) -> str:
+    """Return the first part of a page in MLflow, as markdown, up to the rule that ends it."""
+    lines = [f"**{_plain(standing.sentence)}**"]
+    details = [("Reason", standing.why), ("Decided by", standing.by)]
+    lines.append(" \N{MIDDLE DOT} ".join(f"{name}: {_plain(text)}" for name, text in details if text))
+    lines.append(f"[Open the report]({report_address})" if report_address else "")
+    lines.append("\n".join(f"{number}. {step}" for number, step in enumerate(standing.steps, 1)))
+    commands = "\n".join(f"- {command}" for command in standing.commands)
+    text = redact("\n\n".join(filter(None, (*lines, commands))))
+    return (text if len(text) <= MOST_FIRST else redact("\n\n".join(filter(None, lines)))) + RULE
+
+
+def with_first_lines(known: str, first: str) -> str:
+    """Return a page with its first part replaced; one from before there was a rule loses what asks for a decision."""
+    if RULE in known:
+        return first + known.partition(RULE)[2]
+    kept = [line for line in known.splitlines() if not line.startswith(_ASKS)]
+    return first + "\n".join(kept).strip()
+
+
+def _plain(text: str) -> str:
+    """Return text in one line that markdown shows as it is."""
+    return re.sub(r"([\\`*\[\]<>_])", r"\\\1", " ".join(text.split()))
+
+
+def block(standing: Standing, page: str) -> Markup:
+    """Return the same as a part of the report.
+
+    Args:
+        page: address of the version's page in MLflow, or empty.
+    """
+    details = [("reason", standing.why), ("decided by", standing.by)]
+    lines = Markup("").join(
+        Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, redact(text)) for name, text in details if text
+    )
+    link = Markup('<p><a href="{}" rel="noreferrer" target="_top">Its page in MLflow</a></p>').format(page)
+    parts = (
+        (True, Markup('<p class="standing">{}</p>').format(redact(standing.sentence))),
+        (lines, Markup("<dl>{}</dl>").format(lines)),
+        (standing.steps, Markup("<h2>What to do</h2><ol>{}</ol>").format(_items(standing.steps))),
+        (page, link),
+        (standing.commands, Markup("<details><summary>Commands</summary><ul>{}</ul></details>").format(
+            _items(standing.commands))),
+    )  # fmt: skip
+    return Markup(BEGIN) + Markup("").join(part for wanted, part in parts if wanted) + Markup(END)  # noqa: S704
+
+
+def _items(texts: Sequence[str]) -> Markup:
+    return Markup("").join(Markup("<li>{}</li>").format(_code(redact(text))) for text in texts)
+
+
+def _code(step: str) -> Markup:
+    """Return a step with what stands in backticks as code."""
+    parts = step.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(t) if n % 2 else escape(t) for n, t in enumerate(parts))
+
+
+def with_block(html: str, new: Markup) -> str:
+    """Return a report with its block replaced; one from before there was a block stays as it is."""
+    before, found, rest = html.partition(BEGIN)
+    return f"{before}{new}{rest.partition(END)[2]}" if found and END in rest else html

@@ -1,0 +1,50 @@
+"""One request in words that can be pasted: into a shell, and into Python."""
+
+from __future__ import annotations
+
+import json
+import pprint
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tasks.datasets.bodies import predict_body
+from tasks.datasets.strings import TEXT, Array
+from tasks.records import Signature
+
+LONGEST = 2000  # characters of a request that are pasted; a longer one is read from a file
+
+
+def row_of_zeros(signature: Signature) -> dict[str, Array]:
+    """Return a row of zeros and empty texts as a signature takes it, one array an input; free extents are 1."""
+    found = {}
+    for spec in signature.inputs:
+        shape = (1, *(extent or 1 for extent in (spec.shape or ())[1:]))
+        found[spec.name] = np.zeros(shape, TEXT if spec.dtype == "string" else spec.dtype)
+    return found
+
+
+def request_lines(url: str, row: Mapping[str, Array], signature: Signature, file: Path) -> list[str]:
+    """Return a line of curl and lines of Python that ask for the answer to a row.
+
+    Args:
+        url: of the model, without `:predict`.
+        row: one array an input, of one row, in what REST carries.
+        file: where a request is written that is too long to be pasted.
+    """
+    body = predict_body(row, signature.name).decode()
+    if len(body) > LONGEST:
+        file.write_text(body, encoding="utf-8")
+        data, read = f"@{shlex.quote(str(file))}", f"json.load(open({str(file)!r}))"
+    else:
+        data, read = shlex.quote(body), pprint.pformat(json.loads(body), width=110, compact=True, sort_dicts=False)
+    return [
+        f"curl -d {data} {url}:predict",
+        "",
+        "import json, urllib.request",
+        f"body = {read}",
+        f'with urllib.request.urlopen("{url}:predict", json.dumps(body).encode()) as answer:',
+        "    print(json.load(answer))",
+    ]

@@ -1,0 +1,30 @@
+"""What follows from each outcome of a rehearsal."""
+
+import pickle
+
+import pytest
+
+from tasks.outcomes import PromotionState
+
+TABLE = {
+    "promoted": (0, "32", "Promoted"),
+    "canary": (0, "32", "Canary"),
+    "awaiting review": (0, "33", "AwaitingReview"),
+    "not promoted": (0, "", "NotPromoted"),
+    "rejected": (3, "31", "Rejected"),
+    "refused": (3, "31", "Refused"),
+    "rolled back": (1, "31", "RolledBack"),
+    "stale": (1, "31", "Stale"),
+}
+
+
+def test_every_outcome_has_its_exit_code_colour_and_state() -> None:
+    """Scripts read the exit code, people the colour, Prefect's pages the name."""
+    assert {s.value: (s.exit_code, s.colour, s.flow_state) for s in PromotionState} == TABLE
+
+
+@pytest.mark.parametrize("state", PromotionState)
+def test_an_outcome_stays_itself(state: PromotionState) -> None:
+    """Prefect keeps results as pickles; what is read back is the same member, and reads as its value."""
+    assert pickle.loads(pickle.dumps(state)) is state
+    assert f"{state}" == state.value
