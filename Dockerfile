@@ -9,7 +9,7 @@ FROM ${BASE_IMAGE} AS runtime
 ARG PIP_INDEX_URL
 # Of the tensorflow package the server needs two libraries, without their symbol tables, and the protos.
 # Everything comes from the lock, so that the served numbers are those of the training environment.
-ARG PACKAGES="tensorflow tensorflow-serving-api numpy orjson grpcio protobuf uvicorn click h11 typing-extensions"
+ARG PACKAGES="tensorflow tensorflow-serving-api numpy orjson grpcio protobuf uvicorn httptools click typing-extensions"
 RUN command -v strip >/dev/null \
     || (apt-get update && apt-get install --yes --no-install-recommends binutils)
 COPY requirements.lock /tmp/

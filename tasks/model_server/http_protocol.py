@@ -1,171 +1,172 @@
-"""HTTP/1.1 on the REST port: uvicorn's, with a short way for heads that came before.
-
-A client that predicts sends the same head again and again, and h11 reads and checks it in Python each time,
-which takes longer than all the rest of a one-row request. So the bytes of a head are remembered once h11 has
-taken them for those of a plain POST: the same bytes mean the same again.
-"""
+"""HTTP/1.1 on the REST port: uvicorn's over the parser llhttp, with targets and refusals as libevent has them."""
 
 import asyncio
 import re
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Sized
+from typing import Any, Final
 
-import h11
-from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tasks.model_server.pages import page
 
-_HEADS: Final = 256
-_HEAD_BYTES: Final = 2048
-_BODY_BYTES: Final = 256 * 1024
-"""How many heads are remembered, up to which size, and before bodies of which size."""
-_PIECES: Final = 256
-"""How many pieces of a body are read in one turn of the event loop; h11 takes some 20 us for each chunk."""
-_NOT_PLAIN: Final = frozenset((b"connection", b"content-encoding", b"expect", b"transfer-encoding", b"upgrade"))
+_TURN_BYTES: Final = 16 * 2**10
+"""How much of a connection is read in one turn of the event loop, in bytes: 1 ms of tiny chunks, 7 of requests."""
+_HEAD_BYTES: Final = 128 * 2**10
+"""How much may come, in bytes, before a head, a piece of a body or a trailer is whole; llhttp itself has no limit."""
+_LENGTH_DIGITS: Final = 100
 _ORIGIN: Final = re.compile(rb"^(?:[A-Za-z][A-Za-z0-9+.\-]*:)?(?://[^/?#]*)?")
 
 
-class AnswersAtOnce(Protocol):
-    """An ASGI application that knows some answers without waiting for anything."""
+class _Parser(httptools.HttpRequestParser):
+    """llhttp, which would leave HTTP, and a body unread, where a client asks for another protocol."""
 
-    def answer_at_once(self, path: bytes, body: bytes) -> tuple[int, bytes] | None:
-        """Return status and JSON text of the answer to a POST, or None where it takes the usual way."""
+    def __init__(self, protocol: "HttpProtocol") -> None:
+        super().__init__(protocol)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._protocol = protocol
 
-
-class _Head(NamedTuple):
-    path: bytes
-    body_size: int
-
-
-class _Connection(h11.Connection):
-    """h11's connection, with request targets as libevent reads them, and a limit to what is read in one turn."""
-
-    pieces_left = _PIECES
-
-    def next_event(self) -> Any:
-        """Return the next event; of a target only its path and query, and an empty query too, which ASGI forgets.
+    def feed_data(self, data: Any) -> None:
+        """Read on.
 
         Raises:
-            h11.RemoteProtocolError: no HTTP, or two answers to where the body ends.
+            httptools.HttpParserError: what came is no HTTP.
         """
-        if not self.pieces_left:
-            return h11.NEED_DATA
-        event = super().next_event()
-        if isinstance(event, h11.Data):
-            self.pieces_left -= 1
-        if not isinstance(event, h11.Request):
-            return event
-        _check_framing(event)
-        target = _ORIGIN.sub(b"", event.target)
-        if target.endswith(b"?") and target.count(b"?") == 1:
-            target = target[:-1] + b"%3F"
-        if target == event.target:
-            return event
-        return h11.Request(
-            method=event.method, target=target or b"/", headers=event.headers, http_version=event.http_version
-        )
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._protocol.stay_in_http(data[upgrade.args[0] :])
 
 
-def _check_framing(request: h11.Request) -> None:
-    """Refuse a request that a server before this one could take for two (RFC 9112, 6.1)."""
-    names = {name for name, _ in request.headers}
-    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version != b"1.1"):
-        raise h11.RemoteProtocolError("Transfer-Encoding beside Content-Length, or before HTTP/1.1")
+class _Flow(FlowControl):
+    """Reads nothing while requests wait for their turn: a client could send without end and read no answer."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
 
 
-class HttpProtocol(H11Protocol):
+class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     """One connection of a client."""
-
-    app: AnswersAtOnce
-    _heads: Final[dict[bytes, _Head]] = {}  # of all connections
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         """Begin with nothing received."""
         super().__init__(*args, **settings)
-        self.conn: _Connection = _Connection(h11.SERVER)
-        self._held = bytearray()  # a known head with a part of its body
-        self._held_until = 0  # the size of both
-        self._next_turn: asyncio.Handle | None = None
+        self.parser = _Parser(self)
+        self._piece = bytearray(_TURN_BYTES)
+        self._again = b""
+        self._unread = 0  # bytes since something was whole
+        self._in_head = False
+        self._is_refused = False
 
-    def data_received(self, data: bytes) -> None:
-        """Answer a whole request with a known head, wait for the rest of one, or leave what came to h11."""
-        if self._held:
-            self._held += data
-            if len(self._held) < self._held_until:
-                return
-            data, self._held = bytes(self._held), bytearray()
-        elif not self._is_idle():
-            super().data_received(data)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to read."""
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Return where the next bytes are put, so that no more come in one turn of the event loop."""
+        return self._piece
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Read the bytes that were put there."""
+        data = bytes(self._piece[:nbytes])
+        self._unread += nbytes
+        while data and not self._is_refused:
+            self._again = b""
+            self.data_received(data)
+            data = self._again
+        if self._unread > _HEAD_BYTES and not self._is_refused:
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header, but none that comes behind the body: the application may have read the others by then."""
+        if self._in_head:
+            super().on_header(name, value.rstrip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer; the path is what libevent takes of the target, an empty query included.
+
+        Raises:
+            httptools.HttpParserError: the version is unknown, or it is in doubt where the body ends.
+        """
+        self._in_head, self._unread = False, 0
+        if self._comes_again():
             return
-        head, end, body = data.partition(b"\r\n\r\n")
-        known = self._heads.get(head)
-        if known and len(body) < known.body_size:
-            self._unset_keepalive_if_required()
-            self._held, self._held_until = bytearray(data), len(head) + len(end) + known.body_size
-            return
-        if known and len(body) == known.body_size:
-            answer = self.app.answer_at_once(known.path, body)
-            if answer is not None:
-                self._write(*answer)
-                return
-        super().data_received(data)
-        if end and not known and len(head) <= _HEAD_BYTES:
-            self._remember(head, body)
+        version = self.parser.get_http_version()
+        _check_framing(version, self.headers)
+        self.expect_100_continue &= version == "1.1"
+        target, self.url = _ORIGIN.sub(b"", self.url) or b"/", b"/"
+        super().on_headers_complete()
+        self.scope["raw_path"], self.scope["query_string"] = target, b""
+        self.cycle.keep_alive &= self.scope["method"] != "CONNECT"
 
-    def handle_events(self) -> None:
-        """Read what has come, but of many small pieces a few in each turn of the event loop."""
-        self.conn.pieces_left = _PIECES
-        super().handle_events()
-        if not self.conn.pieces_left and self._next_turn is None:
-            self.transport.pause_reading()
-            self._next_turn = self.loop.call_soon(self._read_on)
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of a body."""
+        self._unread = 0
+        super().on_body(body)
 
-    def _read_on(self) -> None:
-        self._next_turn = None
-        if self.transport.is_closing():
-            return
-        if not self.flow.read_paused:
-            self.transport.resume_reading()
-        self.handle_events()
+    def on_message_complete(self) -> None:
+        """End a body."""
+        self._unread = 0
+        if not self._comes_again():
+            super().on_message_complete()
 
-    def shutdown(self) -> None:
-        """End the connection after the request that is on its way, if one is."""
-        held, self._held = bytes(self._held), bytearray()
-        if held:
-            super().data_received(held)
-        super().shutdown()
+    def stay_in_http(self, rest: bytes) -> None:
+        """Read a head that asks for another protocol again, as one that does not, and what came behind it."""
+        self._again = rest
+        if self._comes_again():
+            method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+            lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+            self._again = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines)) + rest
+            self.parser = _Parser(self)  # the other one may think that this was the last request
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, with libevent's page."""
+        """Refuse what is no HTTP with libevent's page, behind the answers to what came before."""
+        self._is_refused = True
+        if self.pipeline:
+            if self.cycle.more_body:  # it is this one that is broken
+                self.pipeline.popleft()
+        elif not self.cycle or self.cycle.more_body or self.cycle.response_complete:
+            self._end_with_page()
+
+    def on_response_complete(self) -> None:
+        """Begin with the next request, or refuse what came behind the last."""
+        is_last = not self.pipeline
+        super().on_response_complete()
+        if is_last and self._is_refused and not self.transport.is_closing():
+            self._end_with_page()
+
+    def _comes_again(self) -> bool:
+        """Return whether this is a head that asks for another protocol."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _end_with_page(self) -> None:
         body = page(400)
-        headers = [("content-type", "text/html"), ("connection", "close"), ("content-length", str(len(body)))]
-        head = h11.Response(status_code=400, headers=headers, reason=STATUS_PHRASES[400])
-        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
+        headers = [*self.server_state.default_headers, (b"content-type", b"text/html"), (b"connection", b"close")]
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        head = b"".join([b"HTTP/1.1 400 Bad Request\r\n", *lines, b"content-length: %d\r\n\r\n" % len(body)])
+        self.transport.write(head + body)
         self.transport.close()
 
-    def _is_idle(self) -> bool:
-        """Return whether a new request begins here and the answer to it can be sent."""
-        return self.conn.our_state is h11.IDLE and not self.conn.trailing_data[0] and not self.flow.write_paused
 
-    def _remember(self, head: bytes, body: bytes) -> None:
-        """Keep a head that h11 has just read, with what has come of its body."""
-        if self.transport.is_closing():  # it was refused
-            return
-        if self.conn.their_state not in (h11.SEND_BODY, h11.DONE) or self.conn.trailing_data[0]:
-            return
-        headers = dict(self.headers)
-        size = int(headers.get(b"content-length", 0))
-        is_plain = self.scope["method"] == "POST" and self.scope["http_version"] == "1.1"
-        if not is_plain or self.scope["query_string"] or size > _BODY_BYTES or not _NOT_PLAIN.isdisjoint(headers):
-            return
-        if self.cycle.body != body:  # the head ended earlier, in bare line feeds
-            return
-        if len(self._heads) >= _HEADS:
-            self._heads.clear()
-        self._heads[head] = _Head(self.scope["raw_path"], size)
-
-    def _write(self, status: int, answer: bytes) -> None:
-        head = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        head.append(b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer))
-        self.transport.write(b"HTTP/1.1 %d %b\r\n" % (status, STATUS_PHRASES[status]) + b"".join(head) + answer)
-        self.on_response_complete()
+def _check_framing(version: str, headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuse a request that a server before this one could take for two (RFC 9112, 6.1)."""
+    if version not in ("1.0", "1.1"):
+        raise httptools.HttpParserError("neither HTTP/1.0 nor HTTP/1.1")
+    lengths = [value for name, value in headers if name == b"content-length"]
+    encodings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    if encodings and (encodings != [b"chunked"] or lengths or version != "1.1"):
+        raise httptools.HttpParserError("Transfer-Encoding other than chunked, or beside Content-Length")
+    if lengths and len(lengths[0]) > _LENGTH_DIGITS:
+        raise httptools.HttpParserError("Content-Length of too many digits")

@@ -1,7 +1,8 @@
 """Values of a request body to tensors, element by element, by TensorFlow Serving's rules.
 
 This is the whole rule book with its messages. Bodies that only hold numbers in regular lists do not
-come here but through NumPy (`rest_json`), which gives the same tensors.
+come here but through NumPy (`rest_json`), which gives the same tensors. In the place of these rules `numpy.asarray`
+fails 52 of the 356 recorded answers and words 31 errors otherwise: null, booleans, texts and decimals become numbers.
 
 Source: TensorFlow Serving, tensorflow_serving/util/json_tensor.cc.
 """

@@ -60,6 +60,7 @@ def serve(servables: Servables, host: str, flags: Flags) -> None:
         server_header=False,
         proxy_headers=False,
         ws="none",
+        loop="asyncio",
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(_STOP_S),
     )

@@ -79,9 +79,7 @@ class RestApp:
     async def _respond(self, scope: Message, receive: Receive) -> tuple[int, bytes, bytes]:
         """Return status, body and content type."""
         method = scope["method"]
-        path = scope["raw_path"].decode("latin-1")
-        if scope["query_string"]:  # for TensorFlow Serving the query is part of the path
-            path += "?" + scope["query_string"].decode("latin-1")
+        path = scope["raw_path"].decode("latin-1")  # with the query, which for TensorFlow Serving is part of it
         if refusal := _refusal(method, path):
             return _page(refusal)
         headers = dict(reversed(scope["headers"]))  # the first of two equal ones is found
@@ -127,28 +125,6 @@ class RestApp:
     async def _beside(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """Run a function whose time depends on what a client sent, while the event loop serves others."""
         return await asyncio.get_running_loop().run_in_executor(self._beside_loop, function, *arguments)
-
-    def answer_at_once(self, path: bytes, body: bytes) -> tuple[int, bytes] | None:
-        """Return status and body of the answer to a POST, or None where it has to be waited for."""
-        text = path.decode("latin-1")
-        if _refusal("POST", text):
-            return None
-        try:
-            route = _route("POST", text)
-            if route is None or route[1] != "predict" or not self._may_be_quick(route[0]):
-                return None
-            request = self._decode_on_loop(route[0], body)
-            answer = request and self._quick_answer(request, self._servables.find(route[0])[1])
-        except StatusError as error:
-            return _failure(error)
-        return None if answer is None else (200, answer)
-
-    def _may_be_quick(self, spec: ModelSpec) -> bool:
-        """Return whether reading the body is worth it; that there is no such model is said after it was read."""
-        try:
-            return self._servables.find(spec)[1].has_quick_runs
-        except StatusError:
-            return False
 
     def _quick_answer(self, request: PredictBody, model: SavedModel) -> bytes | None:
         """Return the answer if the run is known to take less than a change of threads would cost, else None."""
@@ -219,11 +195,13 @@ def _unquote(text: str) -> str:
 
 
 async def _read_body(receive: Receive, announced: int) -> bytes | None:
-    """Return the body, or None as soon as it is known to be larger than the limit, in bytes."""
+    """Return the body, or None as soon as it is known to be larger than the limit, in bytes, or its sender is gone."""
     chunks: list[bytes] = []
     size = 0
     while max(size, announced) <= MAX_BODY_BYTES:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            break
         chunk = message.get("body", b"")
         size += len(chunk)
         chunks.append(chunk)

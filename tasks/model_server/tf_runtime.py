@@ -94,11 +94,6 @@ class SavedModel:
             raise invalid_argument(f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def')
         return signature
 
-    @property
-    def has_quick_runs(self) -> bool:
-        """Return whether a run of any size is known to be quick."""
-        return bool(self._quick_sizes)
-
     def is_quick(self, name: str, inputs: Mapping[str, Tensor]) -> bool:
         """Return whether a run of this size is known to take less than a switch of threads is worth.
 

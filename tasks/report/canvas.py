@@ -1,4 +1,8 @@
-"""How every picture looks, as a PNG file and as SVG inside the page."""
+"""How every picture looks, as a PNG file and as SVG inside the page.
+
+matplotlib's own SVG is a file of its own: in a page the ids of several pictures clash (`figure_1`, `axes_1` in each),
+the ink is black on a dark page too, its fonts are not the page's, and nothing names the picture to a screen reader.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _reason(transcript: dict[str, Any]) -> str | None:
 @pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=[entry["name"] for entry in TRANSCRIPTS])
 def test_recorded_answer(recorded_server: Any, transcript: dict[str, Any]) -> None:
     """A recorded request gets the recorded status and the recorded values."""
-    for _ in range(2):  # the second time the server knows the head, and what the prediction takes
+    for _ in range(2):  # the second time the server knows how long the prediction takes
         status, headers, body = recorded_server.request(
             transcript["method"],
             transcript["path"],

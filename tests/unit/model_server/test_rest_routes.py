@@ -1,8 +1,11 @@
 """Paths are routed as TensorFlow Serving's expressions route them."""
 
+import asyncio
+from typing import Any
+
 import pytest
 
-from tasks.model_server.rest_app import _route
+from tasks.model_server.rest_app import _read_body, _route
 from tasks.model_server.servables import ModelSpec
 from tasks.model_server.status import StatusError
 
@@ -66,3 +69,13 @@ def test_missing_name() -> None:
     """The list of all models is not to be had."""
     with pytest.raises(StatusError, match="Missing model name"):
         _route("GET", "/v1/models")
+
+
+def test_a_body_whose_sender_is_gone() -> None:
+    """What came of it is not taken for all of it, so no prediction is made."""
+    messages = iter([{"type": "http.request", "body": b"{}", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    assert asyncio.run(_read_body(receive, 0)) is None
