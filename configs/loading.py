@@ -17,8 +17,8 @@ from pydantic_core import ErrorDetails, PydanticSerializationError
 from configs.errors import ConfigError
 from configs.parameters import check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
-from configs.references import check_reference, is_reference, located, nearest
 from configs.schema import Config
+from configs.user_code import check_reference, is_reference, located, nearest
 from configs.values import PARAMS, filled_in
 from configs.yaml_text import DEEPEST, parse_yaml
 

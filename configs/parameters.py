@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from configs.errors import ConfigError
-from configs.references import nearest, origin_of, parsed
+from configs.user_code import nearest, origin_of, parsed
 
 
 def check_parameters(reference: str, params: Iterable[str], field: str, *, given: int) -> None:

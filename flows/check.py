@@ -11,14 +11,14 @@ from pathlib import Path
 
 from configs.loading import ConfigError, require
 from configs.schema import Config
-from flows.commands import answer, config_parser, session
+from flows.commands import config_parser, run_command, session
 from tasks.errors import PipelineError
 from tasks.outcomes import DONE, FAILED, USAGE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make every check and return the exit code."""
-    return answer(build_parser(), argv, _check)
+    return run_command(build_parser(), argv, _check)
 
 
 def build_parser() -> argparse.ArgumentParser:

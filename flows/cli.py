@@ -10,15 +10,15 @@ from typing import cast
 
 from configs.loading import arguments, require, shown, without_secrets
 from configs.schema import Config
-from flows.commands import answer, config_parser, in_colour, session
+from flows.commands import config_parser, in_colour, run_command, session
 from tasks.datasets.declared import check_contract
-from tasks.datasets.references import describe
+from tasks.datasets.user_code import describe
 from tasks.outcomes import DONE, FAILED, Outcome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the main job and return its exit code: 0 done, 3 rejected by a gate, 2 usage or config, 1 other."""
-    return answer(build_parser(), argv, lambda args, config: _dry_run(config) if args.dry_run else _run(args, config))
+    return run_command(build_parser(), argv, lambda args, config: _dry_run(config) if args.dry_run else _run(args, config))
 
 
 def build_parser() -> argparse.ArgumentParser:

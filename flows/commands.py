@@ -74,17 +74,17 @@ def can_be_written(file: Path) -> bool:
     return not is_other and os.access(file if file.exists() else file.parent, os.W_OK)
 
 
-def answer(
+def run_command(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
     action: Callable[[argparse.Namespace, Config], int],
 ) -> int:
     """Read the arguments and the configuration, do it, and return the exit code."""
     with our_streams():
-        return _answer(parser.parse_args(argv), action)
+        return _run_command(parser.parse_args(argv), action)
 
 
-def _answer(args: argparse.Namespace, action: Callable[[argparse.Namespace, Config], int]) -> int:
+def _run_command(args: argparse.Namespace, action: Callable[[argparse.Namespace, Config], int]) -> int:
     try:
         return action(args, load_config(args.config, args.set))
     except (ConfigError, PipelineError) as exc:

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 
 from configs.schema import Config
-from flows.commands import answer, config_parser, session
+from flows.commands import config_parser, run_command, session
 from tasks.outcomes import DONE, FAILED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Examine a model's directories and return the exit code."""
-    return answer(build_parser(), argv, _examine)
+    return run_command(build_parser(), argv, _examine)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,14 +9,14 @@ from typing import cast
 
 from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
-from flows.commands import answer, config_parser, exit_code, session, version_number
-from tasks.datasets.references import describe
+from flows.commands import config_parser, exit_code, run_command, session, version_number
+from tasks.datasets.user_code import describe
 from tasks.outcomes import DONE, FAILED, Promotion
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Promote what was approved and return the exit code."""
-    return answer(build_parser(), argv, _run)
+    return run_command(build_parser(), argv, _run)
 
 
 def build_parser() -> argparse.ArgumentParser:

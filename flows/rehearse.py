@@ -27,8 +27,8 @@ from tasks.datasets.given import ROWS, GivenRows, check_trained_on
 from tasks.datasets.rows import check_rows, save_rows
 from tasks.export import adopt_model
 from tasks.outcomes import Outcome
-from tasks.policy import fail_early, new_run_dir, stage_clock
 from tasks.savedmodel.exporter import export_here
+from tasks.stage import fail_early, new_run_dir, stage_clock
 from tasks.train import fetch_model
 from tasks.training.process import tensorflow_process
 from tasks.validate import check_services, fetch_servers

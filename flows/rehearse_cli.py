@@ -11,7 +11,7 @@ from typing import cast
 from configs.loading import ConfigError, require, without_secrets
 from configs.schema import Config
 from flows.cli import run_and_report
-from flows.commands import answer, can_be_written, config_parser
+from flows.commands import can_be_written, config_parser, run_command
 from tasks.datasets.declared import write_contract
 from tasks.datasets.row_files import problem_of
 from tasks.errors import ExportError
@@ -22,7 +22,7 @@ from tasks.registry.fetched import find_model, is_uri
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Judge a given model and return the exit code of the main job."""
-    return answer(build_parser(), argv, _rehearse)
+    return run_command(build_parser(), argv, _rehearse)
 
 
 def build_parser() -> argparse.ArgumentParser:

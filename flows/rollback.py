@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from configs.schema import Config
-from flows.commands import answer, config_parser, exit_code, session, version_number
+from flows.commands import config_parser, exit_code, run_command, session, version_number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Roll back and return the exit code."""
-    return answer(build_parser(), argv, _go_back)
+    return run_command(build_parser(), argv, _go_back)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,9 +44,9 @@ def _go_back(args: argparse.Namespace, config: Config) -> int:
             inform(config)
         if os.environ.get("PREFECT_API_URL"):
             with _warning("Prefect's pages do not show it"):
-                from flows.shown import shown
+                from flows.change_run import change_run
 
-                shown(f"rollback of {config.name}", config.name, promotion)
+                change_run(f"rollback of {config.name}", config.name, promotion)
     return code
 
 

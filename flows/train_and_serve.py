@@ -18,7 +18,7 @@ from flows.judging import judge_and_promote
 from tasks.data import prepare_data
 from tasks.export import export_model
 from tasks.outcomes import Outcome
-from tasks.policy import fail_early, new_run_dir, stage_clock
+from tasks.stage import fail_early, new_run_dir, stage_clock
 from tasks.train import train_model
 from tasks.training.process import tensorflow_process
 from tasks.validate import check_services, fetch_servers

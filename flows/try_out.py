@@ -11,7 +11,7 @@ from pathlib import Path
 
 from configs.loading import ConfigError
 from configs.schema import Config
-from flows.commands import answer, can_be_written, config_parser, session, version_number
+from flows.commands import can_be_written, config_parser, run_command, session, version_number
 from tasks.datasets.answers import WRITERS, save_table, shown_table
 from tasks.datasets.row_files import problem_of
 from tasks.outcomes import DONE
@@ -23,7 +23,7 @@ POLL_S = 0.2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve a model until Ctrl-C, or ask it about a file of rows, and return an exit code."""
-    return answer(build_parser(), argv, _try_out)
+    return run_command(build_parser(), argv, _try_out)
 
 
 def build_parser() -> argparse.ArgumentParser:

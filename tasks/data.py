@@ -7,9 +7,9 @@ from pathlib import Path
 from configs.schema import Config
 from tasks.datasets.given import GivenRows, prepare_given
 from tasks.datasets.prepare import prepare_splits
-from tasks.policy import stage
 from tasks.records import Splits, TrainedModel
 from tasks.savedmodel.adopted import leave_out
+from tasks.stage import stage
 from tasks.training.process import call
 
 

@@ -9,13 +9,13 @@ from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.errors import ExportError
 from tasks.gates.safety import judge_safety
-from tasks.policy import stage
 from tasks.records import Candidate, Splits, TrainedModel
 from tasks.savedmodel.adopted import adopt_savedmodel, save_own_answers
 from tasks.savedmodel.exporter import Exported, export_savedmodel
 from tasks.savedmodel.files import walk
 from tasks.savedmodel.manifest import MANIFEST
 from tasks.savedmodel.safety import read_graph
+from tasks.stage import stage
 from tasks.store.history import append
 from tasks.store.layout import claim_version, version_number
 from tasks.training.process import call

@@ -25,9 +25,9 @@ from tasks.store.lock import model_lock
 from tasks.store.rehearsals import recall_or_warn
 from tasks.store.repair import Finding, catch_up, mend, repair
 from tasks.store.retention import prune
+from tasks.store.rollback_target import bytes_of, rollback_target
 from tasks.store.serving_config import CONFIG, ensure_config, labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
-from tasks.store.way_back import bytes_of, way_back
 
 log = logging.getLogger(__name__)
 ONE_TRY = "--max_num_load_retries=0"  # else a version that does not load holds up every other for five minutes
@@ -173,7 +173,7 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
         champion = champion_version(found.model_dir, found.layout)  # not its bytes: they may be what is wrong
         if champion is None:
             raise StoreError(f"a rollback needs a version that is live, but '{found.model_dir}' has none")
-        target = way_back(found.model_dir, champion) if to is None else to
+        target = rollback_target(found.model_dir, champion) if to is None else to
         if target == champion:
             raise StoreError(f"a rollback needs another version, and version {champion} of '{config.name}' is live")
         digest, source = bytes_of(found.model_dir, target, config.candidates_dir if found.layout == "latest" else None)

@@ -10,11 +10,11 @@ from filelock import FileLock
 
 from configs.schema import Config
 from tasks.outcomes import Outcome, Promotion, PromotionState
-from tasks.policy import stage
 from tasks.production import move_label, put_live
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
 from tasks.report.standing import why_a_person
+from tasks.stage import stage
 from tasks.store.history import State, append
 from tasks.store.rehearsals import Rehearsed, keep
 

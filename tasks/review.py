@@ -8,12 +8,12 @@ from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.errors import ManifestMismatch, StoreError
 from tasks.outcomes import Promotion, PromotionState
-from tasks.policy import stage
 from tasks.production import look_at_production, put_live
 from tasks.records import TrackedRun, ValidationReport
-from tasks.registry.approvals import ONCE_MORE, UNDECIDED, Reviewed, close, reviewed_versions, say
+from tasks.registry.approvals import ONCE_MORE, UNDECIDED, Reviewed, close, reviewed_versions, set_review
 from tasks.report.standing import APPROVED, REJECTED, UNNAMED
 from tasks.savedmodel.manifest import verify_manifest
+from tasks.stage import stage
 from tasks.store.history import append, read, state_of
 from tasks.store.layout import versions
 from tasks.store.rehearsals import Rehearsed, recall
@@ -49,7 +49,7 @@ def review(config: Config, candidate: int, verdict: str, by: str) -> None:
         others = ", ".join(str(version.candidate) for version in known if version.waits) or "none"
         what = f"{candidate}, which is {of_it[-1].promotion or 'being judged'}" if of_it else f"{candidate}"
         raise ConfigError(f"--version must be a candidate that awaits review, got {what}; waiting: {others}")
-    say(config, open_ones[-1], verdict, by)
+    set_review(config, open_ones[-1], verdict, by)
 
 
 @stage

@@ -8,9 +8,9 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from configs.redaction import redact, redacted
 from tasks.outcomes import Promotion
-from tasks.policy import artifact_key, stage
 from tasks.records import TrackedRun, ValidationReport
 from tasks.report.tables import GateRow, gate_rows, gate_table_markdown
+from tasks.stage import artifact_key, stage
 
 
 @stage

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from configs.schema import Config
 from tasks.errors import PipelineError
-from tasks.policy import stage
 from tasks.records import Candidate, Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.failures import log_failure
 from tasks.registry.runs import log_rehearsal
+from tasks.stage import stage
 
 
 @stage

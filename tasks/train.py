@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from configs.schema import Config
-from tasks.policy import artifact_key, progress_shown, stage
 from tasks.records import Splits, TrainedModel
 from tasks.registry.connection import check_experiment, preload
 from tasks.registry.fetched import fetch, find_model, is_uri
+from tasks.stage import artifact_key, progress_shown, stage
 from tasks.training.fit import fit_model
 from tasks.training.process import submit
 

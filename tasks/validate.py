@@ -11,7 +11,6 @@ from tasks.datasets.seen import RECORD, new_rows, shared_rows
 from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
 from tasks.gates.serving import judge_refusal
-from tasks.policy import artifact_key, progress_shown, stage
 from tasks.production import look_at_production
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, ValidationReport
 from tasks.registry.connection import check_tracking
@@ -19,6 +18,7 @@ from tasks.savedmodel.operations import misspelt
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import check_engine, choose_backends
 from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.stage import artifact_key, progress_shown, stage
 from tasks.store.champion import find_champion
 from tasks.store.seen import with_record
 

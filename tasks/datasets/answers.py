@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.datasets.references import translated
 from tasks.datasets.strings import Array
+from tasks.datasets.user_code import translated
 from tasks.errors import DataError
 from tasks.words import one_line
 

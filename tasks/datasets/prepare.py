@@ -9,10 +9,10 @@ from pathlib import Path
 from configs.schema import Data
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.overview import label_shares, shared_rows
-from tasks.datasets.references import describe, resolve
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, save_arrays, save_rows
 from tasks.datasets.splitting import split_rows, take_out
 from tasks.datasets.strings import dtype_words
+from tasks.datasets.user_code import describe, resolve
 from tasks.errors import DataError
 from tasks.records import Splits
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tasks.datasets.fitting import FLOATS_ALL_WHOLE
-from tasks.datasets.references import translated
+from tasks.datasets.user_code import translated
 from tasks.errors import DataError
 
 LARGEST = 16 * 2**30  # bytes

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.schema import LESS_IS_BETTER, Bound
-from tasks.datasets.references import describe, resolve
 from tasks.datasets.rows import Array
+from tasks.datasets.user_code import describe, resolve
 from tasks.errors import DataError
 from tasks.gates.scores import Scored, as_float
 from tasks.records import Reading

@@ -74,7 +74,7 @@ def _reviewed(version: Any) -> Reviewed:
     )
 
 
-def say(config: Config, reviewed: Reviewed, review: str, by: str) -> None:
+def set_review(config: Config, reviewed: Reviewed, review: str, by: str) -> None:
     """Write what a reviewer decided at a terminal on MLflow's page.
 
     Raises:

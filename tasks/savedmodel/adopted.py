@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Config
-from tasks.datasets.bodies import predict_body
 from tasks.datasets.fitting import features_of, fit_to_inputs
 from tasks.datasets.given import leave_out_trained
-from tasks.datasets.references import translated
+from tasks.datasets.predict_body import predict_body
 from tasks.datasets.rows import Array, load_arrays, load_rows, save_arrays
 from tasks.datasets.seen import AsRequests, keep_record
 from tasks.datasets.strings import as_bytes
+from tasks.datasets.user_code import translated
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits
 from tasks.savedmodel.exporter import EXAMPLE_ROWS, Exported, read_back, request_arrays, serving_function

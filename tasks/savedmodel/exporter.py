@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Config, Export
-from tasks.datasets.bodies import predict_body
 from tasks.datasets.fitting import fit_to_inputs
+from tasks.datasets.predict_body import predict_body
 from tasks.datasets.readings import write_readings
-from tasks.datasets.references import FOREIGN, describe, translated
 from tasks.datasets.rows import Array, load_rows, save_arrays
 from tasks.datasets.seen import keep_record
+from tasks.datasets.user_code import FOREIGN, describe, translated
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.in_process import answer, save_reference

@@ -10,8 +10,8 @@ import numpy as np
 
 from configs.schema import Export
 from tasks.datasets.blocks import joined, row_blocks, small_batches
-from tasks.datasets.references import translated
 from tasks.datasets.rows import Array, save_arrays
+from tasks.datasets.user_code import translated
 from tasks.errors import ExportError
 from tasks.records import EXTENT, Signature, TensorSpec
 from tasks.savedmodel.structure import name_outputs, pack_features, served_inputs, served_outputs

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
-from tasks.datasets.references import translated
 from tasks.datasets.rows import load_rows
+from tasks.datasets.user_code import translated
 from tasks.errors import ExportError
 from tasks.records import Splits
 from tasks.savedmodel.exporter import read_back, request_arrays, serving_function, write_savedmodel

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tasks.datasets.fitting import fit_to_inputs
-from tasks.datasets.references import translated
 from tasks.datasets.strings import Array, as_bytes, bytes_array, text_array
+from tasks.datasets.user_code import translated
 from tasks.errors import DataError, ExportError
 from tasks.model_server.status import StatusError
 from tasks.model_server.tensor_protos import from_proto

@@ -16,7 +16,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from tasks.datasets.blocks import joined, row_blocks
-from tasks.datasets.bodies import predict_body
+from tasks.datasets.predict_body import predict_body
 from tasks.datasets.strings import Array, string_array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.datasets.bodies import predict_body
+from tasks.datasets.predict_body import predict_body
 from tasks.datasets.strings import TEXT, Array
 from tasks.records import Signature
 

@@ -17,7 +17,7 @@ import orjson
 import requests
 
 from configs.schema import Robustness
-from tasks.datasets.bodies import predict_body
+from tasks.datasets.predict_body import predict_body
 from tasks.datasets.strings import Array, is_string, is_text
 from tasks.records import Candidate, Probe
 from tasks.words import one_line

@@ -11,7 +11,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from tasks.datasets.references import describe
+from tasks.datasets.user_code import describe
 from tasks.errors import ManifestMismatch, StoreError, VersionExists
 from tasks.records import Change
 from tasks.savedmodel.files import fsync_path, link_tree, pass_groups_on, set_modes

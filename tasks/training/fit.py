@@ -13,9 +13,9 @@ import numpy as np
 
 from configs.schema import Config
 from tasks.datasets.fitting import fit_to_inputs, largest_change, largest_changes
-from tasks.datasets.references import resolve, translated
 from tasks.datasets.rows import Array, Rows, load_rows
 from tasks.datasets.strings import as_objects
+from tasks.datasets.user_code import resolve, translated
 from tasks.errors import DataError, TrainingError
 from tasks.gates.judge import check_slices, judged_output
 from tasks.records import Splits, TrainedModel

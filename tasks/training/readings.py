@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Config, Gates
-from tasks.datasets.references import describe
 from tasks.datasets.rows import Array, Rows, load_rows
+from tasks.datasets.user_code import describe
 from tasks.errors import DataError, TrainingError
 from tasks.gates.judge import judged_output
 from tasks.gates.metrics import OF_NUMBERS, unfit, without_rows

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from configs.redaction import hide
-from tasks.datasets.references import describe
+from tasks.datasets.user_code import describe
 from tasks.errors import PipelineError
 
 

@@ -21,7 +21,7 @@ from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
 from tasks.outcomes import Promotion, PromotionState
 from tasks.records import Backend, Champion, Change, Signature, TensorSpec, TrackedRun, ValidationReport
-from tasks.registry.approvals import close, reviewed_versions, say
+from tasks.registry.approvals import close, reviewed_versions, set_review
 from tasks.registry.champion_run import champions_facts, facts_of
 from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
@@ -347,7 +347,7 @@ def test_a_page_without_its_report_is_written_all_the_same(
     found.client.update_model_version("digits", "1", old)
     record_outcome(found.made.config, found.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))
     [waiting] = reviewed_versions(found.made.config)
-    say(found.made.config, waiting, "approved", "ann")
+    set_review(found.made.config, waiting, "approved", "ann")
     assert found.version.description.startswith("**digits version 1 was approved by ann, and nobody has acted")
     record_change(found.made.config, publish(found))
     assert found.version.description.startswith("**digits version 1 went live on 2026-11-26 02:13 UTC.**")

@@ -16,7 +16,7 @@ import yaml
 from configs.loading import LONGEST_MESSAGE, ConfigError, load_config
 from configs.schema import Config
 from tasks.datasets.prepare import prepare_splits
-from tasks.datasets.references import resolve
+from tasks.datasets.user_code import resolve
 from tasks.errors import DataError
 
 START = "name: m\n"

@@ -19,8 +19,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.datasets.bodies import predict_body
 from tasks.datasets.fitting import fit_to_inputs, largest_changes
+from tasks.datasets.predict_body import predict_body
 from tasks.datasets.rows import Rows, check_rows, digest_rows, load_arrays, load_rows, save_arrays, save_rows
 from tasks.errors import DataError
 from tasks.records import TensorSpec

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from configs.loading import ConfigError, load_config
-from configs.references import parsed
 from configs.schema import METRICS
+from configs.user_code import parsed
 from tasks.gates import metrics
 
 MINIMAL = "name: m\ndata: {load: 'configs.digits:load'}\nmodel: {build: 'configs.digits:build'}\n"

@@ -16,7 +16,7 @@ import pytest
 from configs.loading import ConfigError, arguments, load_config, shown, without_secrets
 from configs.redaction import MASK, clean, clean_record, names_a_secret, redact, redacted, remember
 from flows.streams import our_streams
-from tasks.datasets.references import describe
+from tasks.datasets.user_code import describe
 
 MINIMAL = "name: m\ndata: {load: 'tests.data.any_parameters:load'}\nmodel: {build: 'tests.data.any_parameters:build'}\n"
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from configs.loading import ConfigError, load_config, shown
-from configs.references import file_of, located
-from tasks.datasets.references import resolve
+from configs.user_code import file_of, located
+from tasks.datasets.user_code import resolve
 from tasks.errors import DataError
 
 CODE = "from {helper} import value\ndef load():\n    return value\ndef build(features):\n    return None\n"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.datasets.references import describe, resolve, translated
+from tasks.datasets.user_code import describe, resolve, translated
 from tasks.errors import DataError, TrainingError
 from tasks.words import MOST, one_line
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tasks.datasets.blocks import BODY_BYTES, MAX_ROWS, row_blocks
-from tasks.datasets.bodies import predict_body
+from tasks.datasets.predict_body import predict_body
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec
 from tasks.serving.client import RestClient

@@ -12,7 +12,7 @@ from tasks.store.layout import versions
 from tasks.store.rehearsals import recall_or_warn
 
 
-def way_back(model_dir: Path, champion: int) -> int:
+def rollback_target(model_dir: Path, champion: int) -> int:
     """Return the version that a rollback goes back to where none is named.
 
     Raises:

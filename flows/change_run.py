@@ -11,7 +11,7 @@ from tasks.show import show_change
 
 
 @flow(name="change-of-production", flow_run_name="{title}")
-def shown(title: str, name: str, promotion: Promotion) -> State[Promotion]:
+def change_run(title: str, name: str, promotion: Promotion) -> State[Promotion]:
     """Leave an artifact that says what was changed."""
     show_change(name, title, promotion)
     return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=promotion)

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, TextIO
 
 from configs.redaction import redact
-from configs.references import file_of
+from configs.user_code import file_of
 from tasks.errors import PipelineError
 from tasks.words import one_line
 
