@@ -18,7 +18,11 @@ from tasks.outcomes import DONE, FAILED, Outcome
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the main job and return its exit code: 0 done, 3 rejected by a gate, 2 usage or config, 1 other."""
-    return run_command(build_parser(), argv, lambda args, config: _dry_run(config) if args.dry_run else _run(args, config))
+    return run_command(build_parser(), argv, _act)
+
+
+def _act(args: argparse.Namespace, config: Config) -> int:
+    return _dry_run(config) if args.dry_run else _run(args, config)
 
 
 def build_parser() -> argparse.ArgumentParser:
