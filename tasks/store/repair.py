@@ -18,7 +18,7 @@ from tasks.store.layout import STAGING, remove_abandoned, version_number, versio
 from tasks.store.publish import PRUNED, WITHDRAWN, remove
 from tasks.store.retention import note_pruned
 from tasks.store.serving_config import labels_of
-from tasks.store.transaction import OUTBOX, Production, finish, tell, unreadable, untold
+from tasks.store.transaction import FORMER_OUTBOX, OUTBOX, Production, finish, tell, unreadable, untold
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ def catch_up(production: Production, *, only_look: bool = False) -> Iterator[Fin
 
 def _leftovers(model_dir: Path, candidates_dir: Path, only_look: bool) -> Iterator[Finding]:
     """Remove what was being filled or emptied; the lock is ours, so nobody is at it."""
-    doomed = [*model_dir.glob(f"{STAGING}*"), *(model_dir / OUTBOX).glob(f"{STAGING}*"), *model_dir.glob(f"{PRUNED}*")]
+    being_filled = [model_dir, model_dir / OUTBOX, model_dir / FORMER_OUTBOX]
+    doomed = [path for directory in being_filled for path in directory.glob(f"{STAGING}*")]
+    doomed += model_dir.glob(f"{PRUNED}*")
     doomed += candidates_dir.glob(f"{PRUNED}*")
     for path in sorted(doomed):
         if not only_look:

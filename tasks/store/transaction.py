@@ -32,7 +32,8 @@ from tasks.store.publish import bring_in, take_away
 from tasks.store.serving_config import labels_of, write_config
 
 STABLE, CANARY = "stable", "canary"
-OUTBOX = ".untold"
+OUTBOX = ".outbox"
+FORMER_OUTBOX = ".untold"  # of earlier releases; what waits there is told from there
 
 
 @dataclass(frozen=True)
@@ -197,14 +198,18 @@ def _queue(model_dir: Path, change: Change) -> None:
 
 def untold(model_dir: Path) -> dict[Path, Change]:
     """Return file to change of what MLflow does not know yet, the oldest first; what is no change is passed over."""
-    files = sorted(path for path in (model_dir / OUTBOX).glob("*.json") if path.stem.isdecimal())
-    read_back = ((path, _read_change(path)) for path in files)
+    files = [path for path in _outbox_files(model_dir) if path.stem.isdecimal()]
+    read_back = ((path, _read_change(path)) for path in sorted(files, key=lambda path: (int(path.stem), path)))
     return {path: change for path, change in read_back if change is not None}
 
 
 def unreadable(model_dir: Path) -> list[Path]:
     """Return the files in the outbox that nobody can tell MLflow about, such as what was cut short."""
-    return sorted(path for path in (model_dir / OUTBOX).glob("*.json") if _read_change(path) is None)
+    return sorted(path for path in _outbox_files(model_dir) if _read_change(path) is None)
+
+
+def _outbox_files(model_dir: Path) -> list[Path]:
+    return [path for name in (FORMER_OUTBOX, OUTBOX) for path in (model_dir / name).glob("*.json")]
 
 
 def _read_change(path: Path) -> Change | None:

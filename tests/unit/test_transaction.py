@@ -21,7 +21,7 @@ from tasks.store.layout import versions
 from tasks.store.publish import bring_in, put_aside, take_away
 from tasks.store.repair import catch_up, mend, repair
 from tasks.store.serving_config import CONFIG, labels_of, listed_versions, write_config
-from tasks.store.transaction import OUTBOX, Production, carry_out, finish, tell, untold
+from tasks.store.transaction import FORMER_OUTBOX, OUTBOX, Production, carry_out, finish, tell, untold
 from tests.store_driver import Store
 
 
@@ -297,6 +297,26 @@ def test_the_registry_is_told_later_and_in_order(store: Store) -> None:
     assert told == [1, 2, 3]
     assert untold(store.live) == {}
     assert first.name < second.name
+
+
+def test_what_waits_in_the_outbox_of_an_earlier_release(store: Store) -> None:
+    """It is told from where it lies, before what came after it, and garbage there is put aside as well."""
+    store.export()
+    store.export()
+    down = with_registry(store, Unreachable())
+    carry_out(down, change_to(store, 1))
+    (store.live / OUTBOX).rename(store.live / FORMER_OUTBOX)
+    (store.live / FORMER_OUTBOX / ".staging-1.json").touch()
+    (store.live / FORMER_OUTBOX / "notes.json").touch()
+    carry_out(down, change_to(store, 2))
+    assert [change.version for change in untold(store.live).values()] == [1, 2]
+    told: list[int] = []
+    again = with_registry(store, lambda change: told.append(change.version))
+    repair(again, store.candidates)
+    list(catch_up(again))
+    assert told == [1, 2]
+    assert untold(store.live) == {}
+    assert [path.name for path in (store.live / FORMER_OUTBOX).iterdir()] == ["notes.unreadable"]
 
 
 def test_what_a_change_needs_does_not_wait_for_the_registry(store: Store) -> None:
