@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,18 @@ def test_sixteen_gigabytes_are_out_of_memory(candidate: Candidate, tmp_path: Pat
 
 
 def test_a_server_that_does_not_fit_is_out_of_memory(tmp_path: Path) -> None:
-    """A server that needs more than the limit to start ends in the same class, as a container does."""
+    """A server that needs more than the limit to start ends in the same class, as a container does.
+
+    The limit is below what Python and its libraries write by themselves; whether it is seen before or after the model
+    is available is the machine's to say.
+    """
+    tight = Serving().model_copy(update={"memory_mb": 24})
     version_dir = Path("tests/data/tfs_rest/models/half/1").absolute()
     small = Candidate("half", 1, version_dir, "", Signature((), ()), 0, version_dir, version_dir, version_dir)
     with (
-        pytest.raises(ServingError, match=r"ran out of memory.*limit of 64 MiB"),
-        throwaway_server(EMBEDDED, Serving(memory_mb=64), small, tmp_path / "log"),
+        pytest.raises(ServingError, match=r"ran out of memory.*limit of 24 MiB"),
+        throwaway_server(EMBEDDED, tight, small, tmp_path / "log") as (server, _),
     ):
-        pytest.fail("it was available")
+        while server.exit_code() is None:
+            time.sleep(0.02)
+        raise server.explain_exit()
