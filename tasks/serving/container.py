@@ -54,7 +54,7 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 REST_PORT, GRPC_PORT = 8501, 8500
-OOM_LOOKS, OOM_LOOK_S = 10, 0.2
+OOM_LOOKS, OOM_LOOK_S = 10, 0.2  # at most, and seconds between them
 MODELS_DIR = "/models"  # TensorFlow Serving's image looks for $MODEL_NAME here
 NOBODY = "65534:65534"
 # What tensorflow/serving's image says about itself. Source: its Dockerfile.
@@ -272,19 +272,21 @@ class ContainerServer:
     def explain_exit(self) -> ServingError:
         """Return the error that says why it ended."""
         code = self.exit_code() or 0
-        oom_mb = self._memory_mb if code == KILLED and self._killed_at_its_limit() else 0
+        oom_mb = self._memory_mb if self._ran_out_of_memory(code) else 0
         return explain_exit(code, self.log(), self._model_name, oom_limit_mb=oom_mb)
 
-    def _killed_at_its_limit(self) -> bool:
-        """Return whether the kernel ended it at its memory limit, as the engine says; it may hear that after the end.
+    def _ran_out_of_memory(self, code: int) -> bool:
+        """Return whether the engine says that the memory limit was reached.
 
-        Source: moby's daemon/monitor.go, where the exit and the lack of memory are two events.
+        Of a killed server it is asked again for a while: Docker 20.10 was seen to report status 137 without it.
         """
-        for _ in range(OOM_LOOKS):
-            if self._state().get("OOMKilled") or self._kept is not None:
-                break
-            time.sleep(OOM_LOOK_S)
-        return bool(self._state().get("OOMKilled"))
+        looks = OOM_LOOKS if code == KILLED and self._kept is None else 1
+        for look in range(looks):
+            if look:
+                time.sleep(OOM_LOOK_S)
+            if self._state().get("OOMKilled"):
+                return True
+        return False
 
     def memory_mb(self) -> float:
         """Return the memory in use, in MB, without what only caches files; 0 if the engine does not say."""
