@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -155,10 +156,26 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
 def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call a function that a Ctrl-C or SIGTERM does not cut short: it is raised when the call is through.
 
-    Broken off while the engine creates a container, its removal would come before it is there.
+    Broken off while the engine creates a container, its removal would come before it is there. The interrupt may come
+    at any moment, even while the thread is being started, so that only the call itself knows whether it has begun:
+    either it begins and is waited for, or it is cancelled and never begins.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="engine") as pool:  # leaving it waits for the call
-        return pool.submit(function, *args, **kwargs).result()
+    outcome: Future[R] = Future()
+
+    def call() -> None:
+        if not outcome.set_running_or_notify_cancel():
+            return
+        try:
+            outcome.set_result(function(*args, **kwargs))
+        except BaseException as exc:  # noqa: BLE001  raised by who waits
+            outcome.set_exception(exc)
+
+    try:
+        threading.Thread(target=call, name="engine").start()
+        return outcome.result()
+    finally:
+        if not outcome.cancel():
+            wait([outcome])
 
 
 def hardening(serving: Serving) -> dict[str, Any]:
