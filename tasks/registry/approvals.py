@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import Config
+from tasks.outcomes import PromotionState
 from tasks.registry.changes import all_versions
 from tasks.registry.connection import check_tracking, connect, tracking_errors
 from tasks.registry.pages import update_pages
-from tasks.report.standing import APPROVED, AWAITING, BY, PENDING, REJECTED, REVIEW, REVIEWER, TIME, WAITING, now
+from tasks.report.standing import APPROVED, BY, PENDING, REJECTED, REVIEW, REVIEWER, TIME, WAITING, now
 
 UNDECIDED = ("", PENDING)
 ONCE_MORE = (*WAITING, "rolled back")  # by name only: an old tag must not bring it back again and again
@@ -82,7 +83,7 @@ def set_review(config: Config, reviewed: Reviewed, review: str, by: str) -> None
     """
     client = connect(config)
     with tracking_errors(config.tracking.uri):
-        tags = {"promotion": AWAITING, REVIEWER: by, REVIEW: review, TIME: now()}
+        tags = {"promotion": PromotionState.AWAITING_REVIEW.value, REVIEWER: by, REVIEW: review, TIME: now()}
         update_pages(client, config.tracking.uri, config.name, reviewed.registry_version, tags)
 
 

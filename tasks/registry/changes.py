@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs.schema import Config
-from tasks.outcomes import Promotion
+from tasks.outcomes import Promotion, PromotionState
 from tasks.records import Change, TrackedRun
 from tasks.registry.connection import check_tracking, connect, tracking_errors
 from tasks.registry.pages import update_pages
@@ -26,18 +26,18 @@ def record_change(config: Config, change: Change) -> None:
     with tracking_errors(config.tracking.uri):
         version = change.registry_version or version_of(client, config.name, change.digest)
         if change.operation == "withdraw":
-            _tell(client, config, version, change, "rolled back")
+            _tell(client, config, version, change, PromotionState.ROLLED_BACK)
             before = version_of(client, config.name, change.previous_digest)
             _point(client, config.name, CHAMPION, before)
             return
-        state = CANARY if change.label == CANARY else "promoted"
+        state = PromotionState.CANARY if change.label == CANARY else PromotionState.PROMOTED
         _tell(client, config, version, change, state)
         if change.rolls_back is not None:
             bad = version_of(client, config.name, change.previous_digest)
-            _tell(client, config, bad, replace(change, version=change.rolls_back), "rolled back")
+            _tell(client, config, bad, replace(change, version=change.rolls_back), PromotionState.ROLLED_BACK)
             if str(client.get_registered_model(config.name).aliases.get(CANARY)) == str(bad):
                 _point(client, config.name, CANARY, version)
-        _point(client, config.name, CANARY if state == CANARY else CHAMPION, version)
+        _point(client, config.name, CANARY if change.label == CANARY else CHAMPION, version)
 
 
 def record_outcome(config: Config, run: TrackedRun, promotion: Promotion) -> None:
@@ -75,16 +75,16 @@ def version_of(client: Any, name: str, digest: str) -> int:
     return max((int(v.version) for v in all_versions(client, name) if v.tags.get("digest") == digest), default=0)
 
 
-def _tell(client: Any, config: Config, version: int, change: Change, state: str) -> None:
+def _tell(client: Any, config: Config, version: int, change: Change, state: PromotionState) -> None:
     """Write on a version's pages what a change of production meant for it; without a version, tag the run only."""
     if version:
         tags = {
-            "promotion": state, "serving_version": str(change.version), "reason": change.reason,
+            "promotion": state.value, "serving_version": str(change.version), "reason": change.reason,
             TIME: change.time or now(), BY: change.actor,
         }  # fmt: skip
         update_pages(client, config.tracking.uri, config.name, version, tags)
     elif change.run:
-        client.set_tag(change.run, "promotion", state)
+        client.set_tag(change.run, "promotion", state.value)
 
 
 def _point(client: Any, name: str, alias: str, version: int) -> None:

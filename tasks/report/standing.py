@@ -11,14 +11,14 @@ from markupsafe import Markup, escape
 
 from configs.redaction import redact
 from configs.schema import Config
+from tasks.outcomes import PromotionState
 from tasks.program import command_name
 from tasks.records import ValidationReport
 from tasks.report.tables import clip
 
 REVIEW, REVIEWER = "review", "reviewed_by"
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
-AWAITING = "awaiting review"
-WAITING = (AWAITING, "not promoted")  # it passed every gate, and a person may decide
+WAITING = (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED)  # it passed every gate, and a person may decide
 UNNAMED = "a reviewer in MLflow"
 TIME, BY = "promotion_time", "promotion_by"
 ARGUMENTS = "arguments"
@@ -70,24 +70,24 @@ def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> St
     on = f" on {when}" if when else ""
     if state in WAITING or (not state and tags.get("needs_person")):
         return _waiting(who, tags, reason)
-    if state in ("promoted", "canary"):
-        sentence = f"{who} went live{' as the canary' if state == 'canary' else ''}{on}"
-        there_is_another = state == "promoted" and tags.get("judged_beside")
+    if state in (PromotionState.PROMOTED, PromotionState.CANARY):
+        sentence = f"{who} went live{' as the canary' if state == PromotionState.CANARY else ''}{on}"
+        there_is_another = state == PromotionState.PROMOTED and tags.get("judged_beside")
         back = _command(tags, "flows.rollback", "", "Go back to the version before, while this one serves")
         by = clip(tags.get(BY, ""), 80) or "the gates"
         return Standing(f"{sentence}.", reason, by, commands=back if there_is_another else ())
-    if state == REJECTED and decision == REJECTED:
+    if state == PromotionState.REJECTED and decision == REJECTED:
         return Standing(f"{who} was rejected by {reviewer}{on}.", "", reviewer)
-    if state == REJECTED and tags.get("validation_status") == "passed":
+    if state == PromotionState.REJECTED and tags.get("validation_status") == "passed":
         return Standing(f"{who} was rejected{on}.", reason, clip(tags.get(BY, ""), 80))
-    if state == "refused":
+    if state == PromotionState.REFUSED:
         return Standing(f"{who} was approved, but it was not promoted{on}.", reason, reviewer)
     if state == "judged again":
         sentence = f"{who} was judged again{on}, because another version had gone live since it was judged."
         return Standing(sentence, reason, reviewer)
-    if state == "stale":
+    if state == PromotionState.STALE:
         return Standing(f"{who} is judged again, because another version went live while it was judged.", reason)
-    if state == "rolled back":
+    if state == PromotionState.ROLLED_BACK:
         again = _decision(tags, "Try it once more")
         return Standing(f"{who} was rolled back{on}.", reason, clip(tags.get(BY, ""), 80), commands=again)
     failed = bool(tags.get("failed_gates"))
@@ -131,9 +131,10 @@ def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
         f"Below the tags, add the tag `{REVIEWER}` with your name as its value, so that the history says who decided.",
         effect,
     )
-    asked = "waits for your decision" if tags.get("promotion") != "not promoted" else "was not promoted: you can decide"
+    not_asked_for = tags.get("promotion") == PromotionState.NOT_PROMOTED
+    asked = "was not promoted: you can decide" if not_asked_for else "waits for your decision"
     needed = clip(tags.get("needs_person", ""), 600)
-    why = reason if tags.get("promotion") == "not promoted" else needed or reason
+    why = reason if not_asked_for else needed or reason
     return Standing(
         f"{who} passed every gate and {asked}.", why, steps=steps, commands=(*at_once, *_decision(tags, "Decide here"))
     )

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -54,7 +55,7 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 REST_PORT, GRPC_PORT = 8501, 8500
-OOM_LOOKS, OOM_LOOK_S = 10, 0.2
+OOM_LOOKS, OOM_LOOK_S = 10, 0.2  # at most, and seconds between them
 MODELS_DIR = "/models"  # TensorFlow Serving's image looks for $MODEL_NAME here
 NOBODY = "65534:65534"
 # What tensorflow/serving's image says about itself. Source: its Dockerfile.
@@ -155,10 +156,26 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
 def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call a function that a Ctrl-C or SIGTERM does not cut short: it is raised when the call is through.
 
-    Broken off while the engine creates a container, its removal would come before it is there.
+    Broken off while the engine creates a container, its removal would come before it is there. The interrupt may come
+    at any moment, even while the thread is being started, so that only the call itself knows whether it has begun:
+    either it begins and is waited for, or it is cancelled and never begins.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="engine") as pool:  # leaving it waits for the call
-        return pool.submit(function, *args, **kwargs).result()
+    outcome: Future[R] = Future()
+
+    def call() -> None:
+        if not outcome.set_running_or_notify_cancel():
+            return
+        try:
+            outcome.set_result(function(*args, **kwargs))
+        except BaseException as exc:  # noqa: BLE001  raised by who waits
+            outcome.set_exception(exc)
+
+    try:
+        threading.Thread(target=call, name="engine").start()
+        return outcome.result()
+    finally:
+        if not outcome.cancel():
+            wait([outcome])
 
 
 def hardening(serving: Serving) -> dict[str, Any]:
@@ -272,19 +289,21 @@ class ContainerServer:
     def explain_exit(self) -> ServingError:
         """Return the error that says why it ended."""
         code = self.exit_code() or 0
-        oom_mb = self._memory_mb if code == KILLED and self._killed_at_its_limit() else 0
+        oom_mb = self._memory_mb if self._ran_out_of_memory(code) else 0
         return explain_exit(code, self.log(), self._model_name, oom_limit_mb=oom_mb)
 
-    def _killed_at_its_limit(self) -> bool:
-        """Return whether the kernel ended it at its memory limit, as the engine says; it may hear that after the end.
+    def _ran_out_of_memory(self, code: int) -> bool:
+        """Return whether the engine says that the memory limit was reached.
 
-        Source: moby's daemon/monitor.go, where the exit and the lack of memory are two events.
+        Of a killed server it is asked again for a while: Docker 20.10 was seen to report status 137 without it.
         """
-        for _ in range(OOM_LOOKS):
-            if self._state().get("OOMKilled") or self._kept is not None:
-                break
-            time.sleep(OOM_LOOK_S)
-        return bool(self._state().get("OOMKilled"))
+        looks = OOM_LOOKS if code == KILLED and self._kept is None else 1
+        for look in range(looks):
+            if look:
+                time.sleep(OOM_LOOK_S)
+            if self._state().get("OOMKilled"):
+                return True
+        return False
 
     def memory_mb(self) -> float:
         """Return the memory in use, in MB, without what only caches files; 0 if the engine does not say."""

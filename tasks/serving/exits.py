@@ -70,8 +70,8 @@ def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0)
     if code == KILLED:  # the last line says nothing of it: the process had no chance to speak
         return ServingError(
             f"The server of {model_name!r} was killed from outside (exit status {code}, SIGKILL) before it gave a "
-            "judgement. A kernel does that where memory runs out: raise serving.memory_mb or free memory on the "
-            "engine's machine, or look for who ended it.",
+            "judgement. A kernel does that where memory runs out: raise serving.memory_mb, free memory on the "
+            "server's machine, or look for who ended it.",
             tail,
         )
     kind = ServerCrashed if code in _CRASHED and not _NO_ROOM.search(words) else ServingError

@@ -1,12 +1,15 @@
 """What a container is asked for, and where its engine is."""
 
+import threading
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import pytest
 
 from configs.schema import Serving
 from tasks.errors import ServingUnavailable
-from tasks.serving.container import ensure_image, hardening, publishing
+from tasks.serving import container
+from tasks.serving.container import _to_its_end, ensure_image, hardening, publishing
 from tasks.serving.engine import engine_address, rest_host
 
 
@@ -81,3 +84,40 @@ def test_a_senseless_or_refused_address_is_an_absent_engine(monkeypatch: pytest.
     monkeypatch.setenv("DOCKER_HOST", address)
     with pytest.raises(ServingUnavailable, match=f"none answers at {address}"):
         ensure_image(Serving())
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_interrupt_while_the_thread_of_a_call_is_started(begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that has begun by then is waited for; one that has not never begins."""
+    begin, may_end = threading.Event(), threading.Event()
+    calls: list[str] = []
+    threads: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        threads.append(thread)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        if begun:
+            start(thread)
+            assert begin.wait(600)
+        raise KeyboardInterrupt
+
+    def call() -> None:
+        calls.append("begun")
+        begin.set()
+        assert may_end.wait(600)
+        calls.append("ended")
+
+    def waiting(outcomes: list[Future[None]]) -> None:
+        may_end.set()
+        wait(outcomes, 600)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    monkeypatch.setattr(container, "wait", waiting)
+    with pytest.raises(KeyboardInterrupt):
+        _to_its_end(call)
+    assert calls == (["begun", "ended"] if begun else [])
+    if not begun:
+        start(threads[0])  # the operating system gets round to it only now
+        threads[0].join(600)
+        assert calls == []
