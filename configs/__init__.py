@@ -1,1 +1,1 @@
-"""The configuration schema, and the examples: NAME.yaml with NAME.py, its data and model functions."""
+"""The configuration schema, and the examples: each NAME.yaml has its data and model functions in NAME.py."""

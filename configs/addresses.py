@@ -1,4 +1,4 @@
-"""Addresses of servers, as far as they can be checked before anybody is asked."""
+"""Checks of server addresses that need no network."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from urllib.parse import SplitResult, urlsplit
 
 
 def server_address(address: str) -> str:
-    """Take scheme, host and port of an HTTP server, with a user's name and password at most."""
+    """Accept scheme, host and port of an HTTP server; a user name and a password are optional."""
     if not address:
         return address
-    rule = "must be http://HOST:PORT or https://HOST:PORT and nothing behind it"
+    rule = "must be http://HOST:PORT or https://HOST:PORT, without a path"
     parts = _address(address, rule)
     if parts.scheme not in ("http", "https") or address != f"{parts.scheme}://{parts.netloc}":
         raise ValueError(rule)
@@ -18,7 +18,7 @@ def server_address(address: str) -> str:
 
 
 def tracking_uri(uri: str) -> str:
-    """Take a tracking URI; that of a server must be an address that can be asked."""
+    """Accept a tracking URI; one of a server must have a valid address."""
     if re.search(r"[\x00-\x1f\x7f]", uri):
         raise ValueError("must be a tracking URI without control characters")
     if uri.startswith(("http://", "https://")):
@@ -30,14 +30,14 @@ def _address(text: str, rule: str) -> SplitResult:
     """Split an HTTP address.
 
     Raises:
-        ValueError: it has no host, a port that there is not, or what no address may hold.
+        ValueError: the host is missing, the port is invalid, or a character is not allowed in an address.
     """
     if not text.isprintable() or " " in text or "\\" in text:
-        raise ValueError(f"{rule}, without spaces and control characters")
+        raise ValueError(f"{rule}, spaces and control characters")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
-        (host or "").encode("idna")  # as a look-up of the name will
+        (host or "").encode("idna")  # as name resolution does
     except ValueError as exc:
         raise ValueError(f"{rule} ({exc})") from exc
     if not host or port == 0:

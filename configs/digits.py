@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 def load() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return images as float32 (1797, 64) of grey values 0 to 16, and their digits as int64 (1797,)."""
+    """Return images as float32 (1797, 64) with grey values from 0 to 16, and the digits as int64 (1797,)."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -17,7 +17,7 @@ def load() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
 
 
 def build(images: npt.NDArray[np.float32], hidden: int = 64, learning_rate: float = 3e-3) -> Any:
-    """Return a small network from grey values to the probability of each digit."""
+    """Return a small compiled network that maps grey values to the probability of each digit."""
     import keras
 
     pixels = keras.Input((images.shape[1],), name="pixels")

@@ -1,4 +1,4 @@
-"""The error of everything that reads a configuration."""
+"""The error that is raised for a configuration that cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a configuration: YAML and overrides in, a checked `Config` or one clear line out."""
+"""Reads a configuration: YAML and overrides in, a checked `Config` or a one-line error out."""
 
 from __future__ import annotations
 
@@ -11,39 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, PydanticSerializationError
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from configs.errors import ConfigError
+from configs.explain import cut, explain
 from configs.parameters import check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
 from configs.schema import Config
-from configs.user_code import check_reference, is_reference, located, nearest
+from configs.user_code import check_reference, is_reference, located
 from configs.values import PARAMS, filled_in
 from configs.yaml_text import DEEPEST, parse_yaml
-
-RETIRED = {
-    "data.stratify": "data.stratify is gone: it dealt rows out by position, so that one more row moved all others and "
-    "the champion was judged on rows that it was trained on; remove it (the report shows the label shares, and "
-    "data.split takes a split of your own)",
-}  # key: why it is gone, and what to do
 
 __all__ = ["ConfigError", "arguments", "load_config", "require", "shown", "without_secrets"]
 
 LARGEST_FILE = 512 * 1024  # bytes
-LONGEST_MESSAGE, LONGEST_VALUE = 700, 120  # characters
+LONGEST_MESSAGE = 700  # characters
 SQLITE = "sqlite:///"
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a configuration; from then on its secrets are hidden wherever this process writes.
+    """Read and check a configuration, and hide its secrets from now on in everything that this process writes.
 
     Args:
-        path: the YAML file; relative paths in it resolve against its directory.
-        overrides: `section.key=value` items that replace what the file says; values are YAML.
+        path: the YAML file; relative paths in it are relative to its directory.
+        overrides: `section.key=value` items that replace values of the file; each value is YAML.
 
     Raises:
-        ConfigError: in one line, what is wrong and what to do.
+        ConfigError: the configuration cannot be used; the message says in one line why, and what to do.
     """
     try:
         return _loaded(path, overrides)
@@ -56,19 +51,19 @@ def require(config: Config, *fields: str) -> None:
     for field in fields:
         section, key = field.split(".")
         if not getattr(getattr(config, section), key):
-            raise ConfigError(f"'{field}' is required and missing")
+            raise ConfigError(f"'{field}' is required but not set; set it in the YAML file")
 
 
 def arguments(path: str, overrides: Sequence[str] = ()) -> str:
-    """Return the options that read the same configuration in another command, ready for a shell, without secrets."""
-    last = {item.partition("=")[0]: item for item in without_secrets(overrides)}  # of one key the last one holds
+    """Return the shell options that give another command the same configuration, without secrets."""
+    last = {item.partition("=")[0]: item for item in without_secrets(overrides)}  # the last override of a key counts
     return shlex.join(["--config", path, *(word for item in last.values() for word in ("--set", item))])
 
 
 def without_secrets(overrides: Sequence[str]) -> list[str]:
-    """Return overrides as Prefect may keep them and a screen may show them.
+    """Return overrides without secrets, for Prefect to keep and for screens to show.
 
-    `load_config` takes them for what they stand for, in this process; in another one it asks for the secret.
+    In this process, `load_config` knows the secrets that they stand for. In another process it asks for them.
     """
     return [hidden_as(item, _without_secret(item)) for item in overrides]
 
@@ -83,16 +78,19 @@ def _loaded(path: Path, overrides: Sequence[str]) -> Config:
     for item in overrides:
         _override(raw, known_as(item))
     try:
-        config = Config.model_validate(filled_in(raw))
+        raw = filled_in(raw)
+        config = Config.model_validate(raw)
     except ValidationError as exc:
-        raise ConfigError(f"{path.name}: {_explain(exc.errors()[0])}") from exc
+        raise ConfigError(f"{path.name}: {explain(exc.errors(), raw)}") from exc
     try:
         json.dumps(config.model_dump(mode="json"))
     except (PydanticSerializationError, TypeError, ValueError) as exc:
-        raise ConfigError(f"{path.name}: data.params and model.params must be what JSON can write: {exc}") from exc
+        raise ConfigError(f"{path.name}: data.params and model.params must hold JSON values only: {exc}") from exc
     config = _resolve(config, path.parent)
-    for reference in filter(is_reference, (config.data.load, config.model.build, *config.gates.metrics)):
-        check_reference(reference)
+    references = [("data.load", config.data.load), ("model.build", config.model.build)]
+    for field, reference in references + [("gates.metrics", name) for name in config.gates.metrics]:
+        if is_reference(reference):
+            check_reference(reference, field)
     if config.data.load:
         check_parameters(config.data.load, config.data.params, "data.params", given=0)
     if config.model.build:
@@ -109,21 +107,22 @@ def _read(path: Path) -> dict[str, Any]:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise ConfigError(f"--config must name a readable YAML file, got '{path}': {reason}") from exc
     except yaml.YAMLError as exc:
-        raise ConfigError(f"{path.name} must be YAML: {exc}") from exc
+        raise ConfigError(f"{path.name} must be valid YAML: {exc}") from exc
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path.name} must hold a mapping with name, data and model, got {type(raw).__name__}")
+        received = "an empty file" if raw is None else f"a {type(raw).__name__}"
+        raise ConfigError(f"{path.name} must be a mapping with the keys name, data and model, got {received}")
     return raw
 
 
 def _content(path: Path) -> bytes:
-    """Return a file's bytes, neither waiting for the other end of a pipe nor reading without end."""
+    """Return the bytes of a regular file of a bounded size; never wait for a pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ConfigError(f"--config must name a readable YAML file, got '{path}': it is not a plain file")
+            raise ConfigError(f"--config must name a readable YAML file, got '{path}': it is not a regular file")
         content = stream.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
-        raise ConfigError(f"{path.name} must have at most {LARGEST_FILE // 1024} KB, and has more")
+        raise ConfigError(f"{path.name} must not be larger than {LARGEST_FILE // 1024} KB, and it is")
     return content
 
 
@@ -132,24 +131,24 @@ def _override(raw: dict[str, Any], item: str) -> None:
     dotted, separator, text = item.partition("=")
     keys = dotted.strip().split(".")
     if not separator or not all(keys):
-        raise ConfigError(f"--set takes section.key=value, got '{_cut(item)}'")
+        raise ConfigError(f"--set must be given section.key=value, got '{cut(item)}'")
     if len(keys) > DEEPEST or len(text) > LARGEST_FILE:
-        raise ConfigError(f"--set takes a name of at most {DEEPEST} parts and {LARGEST_FILE // 1024} KB of value")
+        raise ConfigError(f"--set: a key may have at most {DEEPEST} parts, and a value {LARGEST_FILE // 1024} KB")
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as exc:
-        remedy = f"{MASK} stands for a secret that was not shown; {HOW_TO_FILL_IN}" if MASK in text else exc
-        raise ConfigError(f"--set {_cut(dotted)}: the value must be YAML: {remedy}") from exc
+        remedy = f"{MASK} stands for a hidden secret; {HOW_TO_FILL_IN}" if MASK in text else exc
+        raise ConfigError(f"--set {cut(dotted)}: the value must be valid YAML: {remedy}") from exc
     node = raw
     for key in keys[:-1]:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {_cut(dotted)}: '{_cut(key)}' is a value, not a section")
+            raise ConfigError(f"--set {cut(dotted)}: '{cut(key)}' is a value and has no keys")
     node[keys[-1]] = value
 
 
 def _without_secret(item: str) -> str:
-    """Return one override without its secrets, as YAML that reads back."""
+    """Return one override without its secrets, as valid YAML."""
     dotted = item.partition("=")[0]
     nested: dict[str, Any] = {}
     try:
@@ -165,7 +164,7 @@ def _without_secret(item: str) -> str:
 
 
 def _hidden(whole: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a configuration, or of some of its fields, without secrets."""
+    """Return values of a configuration without secrets."""
     return {
         section: {key: redacted(item, named=f"{section}.{key}" in PARAMS) for key, item in value.items()}
         if isinstance(value, Mapping)
@@ -175,44 +174,14 @@ def _hidden(whole: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_lists(value: Any) -> Any:
-    """Return a value as `redacted` returns one that holds no secret."""
+    """Return a value in the form in which `redacted` returns a value without secrets."""
     if isinstance(value, Mapping):
         return {str(name): _as_lists(item) for name, item in value.items()}
     return [_as_lists(item) for item in value] if isinstance(value, list | tuple | set) else value
 
 
-def _explain(error: ErrorDetails) -> str:
-    """Turn the first of pydantic's errors into the rule, what was received, and what to do."""
-    location = [_cut(str(part)) for part in error["loc"] if not str(part).startswith("function-before")]
-    where = ".".join(location)
-    if where in RETIRED:
-        return RETIRED[where]
-    if error["type"] == "extra_forbidden":
-        return f"unknown key '{where}'; {nearest(location[-1], _known_keys(location[:-1]))}"
-    if error["type"] == "missing":
-        return f"'{where}' is required and missing"
-    received = _cut(repr(redacted(error["input"], named=where.startswith(PARAMS))))
-    if error["type"] == "string_pattern_mismatch":
-        return f"'{where}' must be module:function or FILE.py:function, got {received}"
-    rule = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "string_type" and not isinstance(error["input"], dict | list):
-        rule = "Must be text, in quotes where YAML reads it as something else (yes, no, null, a number, a date)"
-    return f"'{where}': {rule[0].lower()}{rule[1:]}; got {received}"
-
-
-def _known_keys(location: Sequence[str]) -> list[str]:
-    """Return the keys of the section at `location`."""
-    section: type[BaseModel] = Config
-    for key in location:
-        field = section.model_fields.get(key)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return ["min", "max"]  # the only section that is not a field of its own: a metric's bound
-        section = field.annotation
-    return list(section.model_fields)
-
-
 def _resolve(config: Config, base: Path) -> Config:
-    """Make relative paths absolute against the YAML file's directory."""
+    """Make paths that are relative to the YAML file absolute."""
     uri = config.tracking.uri
     if uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
         file, question, settings = uri.removeprefix(SQLITE).partition("?")
@@ -239,50 +208,47 @@ def _resolve(config: Config, base: Path) -> Config:
 
 
 def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
-    """Refuse a production server that would watch what nobody has judged yet."""
+    """Refuse directories in which a production server would load candidates that are not judged yet."""
     live, candidates = models_root / name, work_dir / "candidates"
     if live == work_dir or live in work_dir.parents or live.is_relative_to(candidates):
         raise ConfigError(
-            f"models_root must not hold candidates: production would watch '{_cut(str(live))}', and candidates lie in "
-            f"'{_cut(str(candidates))}'; set models_root or work_dir to another directory"
+            f"models_root must not contain candidates: production watches '{cut(str(live))}', and candidates are in "
+            f"'{cut(str(candidates))}'; set models_root or work_dir to another directory"
         )
 
 
 def _file(base: Path, path: Path, field: str) -> Path:
-    """Return where a file is that must be there."""
+    """Return the absolute path of a file, which must exist."""
     place = _place(base, path, field)
     if not place.is_file():
-        raise ConfigError(f"{field} must name a file, got '{_cut(str(place))}'")
+        raise ConfigError(f"'{field}' must name an existing file, got '{cut(str(place))}'")
     return place
 
 
 def _place(base: Path, path: Path, field: str) -> Path:
-    """Return where a path leads, which may be to nothing yet.
+    """Return a path as absolute; it need not exist yet.
 
     Raises:
-        ConfigError: it leads nowhere: links in a loop, a name that no file system takes.
+        ConfigError: the path cannot exist, such as a loop of links or a name that the file system does not accept.
     """
     if path.parts[:1] and path.parts[0].startswith("~"):
-        raise ConfigError(f"'{field}' must be a path without '~', which is no home here, got '{_cut(str(path))}'")
+        raise ConfigError(
+            f"'{field}' must be a path without '~', which is not expanded here, got '{cut(str(path))}'; "
+            "write ${HOME} instead"
+        )
     try:
         place = (base.resolve() / path).resolve()
-        place.exists()  # False where there is nothing; an error where there never can be
+        place.exists()  # False if nothing is there; an error if nothing can ever be there
     except (OSError, RuntimeError, ValueError) as exc:
         if isinstance(exc, PermissionError):
             return place
         reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-        raise ConfigError(f"'{field}' must be a path that can be, got '{_cut(str(path))}': {reason}") from exc
+        raise ConfigError(f"'{field}' must be a valid path, got '{cut(str(path))}': {reason}") from exc
     return place
 
 
-def _cut(text: str) -> str:
-    """Return a text without secrets, the beginning of a long one."""
-    text = redact(text)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text):,} characters)"
-
-
 def _one_line(text: str) -> str:
-    """Return a message that a terminal shows as one line of bounded length, without secrets."""
+    """Return a message as one printable line of bounded length, without secrets."""
     line = " ".join(redact(text).split())
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…"

@@ -1,4 +1,4 @@
-"""Whether a user's function takes the parameters that the configuration gives it, as its definition says."""
+"""Checks that a user's function accepts the parameters of the configuration, by reading its definition."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from configs.user_code import nearest, origin_of, parsed
 def check_parameters(reference: str, params: Iterable[str], field: str, *, given: int) -> None:
     """Compare parameters with the definition of a function, without importing its module.
 
-    A function that is imported, decorated or defined more than once says nothing before it runs.
+    A function that is imported, decorated or defined more than once cannot be checked in this way.
 
     Args:
         field: `data.params` or `model.params`, for the message.
-        given: how many arguments the function is given by position.
+        given: how many positional arguments the function gets.
 
     Raises:
-        ConfigError: it has no such parameter, or one without a default has no value.
+        ConfigError: the function has no such parameter, or one without a default has no value.
     """
     origin, function = origin_of(reference), reference.rpartition(":")[2]
     found = _arguments(str(origin), function, origin.stat().st_mtime_ns) if origin else None
@@ -31,20 +31,22 @@ def check_parameters(reference: str, params: Iterable[str], field: str, *, given
     by_name = [arg.arg for arg in [*found.args, *found.kwonlyargs] if arg not in by_place[:given]]
     unknown = [name for name in params if name not in by_name]
     if unknown and not found.kwarg:
-        remedy = nearest(unknown[0], by_name) if by_name else "it has none"
+        remedy = nearest(unknown[0], by_name) if by_name else "it has no parameters to set"
         raise ConfigError(f"{field}: '{reference}' has no parameter '{unknown[0]}'; {remedy}")
     needed = by_place[given : len(by_place) - len(found.defaults)]
     needed += [arg for arg, default in zip(found.kwonlyargs, found.kw_defaults, strict=True) if default is None]
     missing = [arg.arg for arg in needed if arg.arg not in params]
     if missing:
-        raise ConfigError(f"{field} must give '{reference}' its parameter '{missing[0]}', which has no default")
+        raise ConfigError(f"{field} must set '{missing[0]}', a parameter of '{reference}' without a default")
     if len(by_place) < given and not found.vararg:
-        raise ConfigError(f"'{reference}' must take the training features as its first argument, and takes none")
+        raise ConfigError(
+            f"'{reference}' must take the training features as its first argument, but it takes no positional argument"
+        )
 
 
 @lru_cache(maxsize=64)
 def _arguments(origin: str, function: str, _changed_ns: int) -> ast.arguments | None:
-    """Return the arguments of a function that a file defines once, in plain sight."""
+    """Return the arguments of a function that a file defines exactly once, without a decorator; else None."""
     nodes = [node for node in ast.walk(parsed(Path(origin).read_bytes())) if getattr(node, "name", "") == function]
     if len(nodes) != 1 or not isinstance(nodes[0], ast.FunctionDef) or nodes[0].decorator_list:
         return None

@@ -1,4 +1,4 @@
-"""Palmer penguins: species from bill, flipper, weight, island and sex; numbers and text in, no download.
+"""Palmer penguins: predicts the species from bill, flipper, weight, island and sex; needs no download.
 
 Source: the CSV of the palmerpenguins package; Horst, Hill, Gorman (2020), doi:10.5281/zenodo.3960218.
 """
@@ -25,7 +25,7 @@ def load() -> tuple[Any, Any]:
 
 
 def build(features: Mapping[str, Any], hidden: int = 16) -> Any:
-    """Return a network whose graph scales the numbers and looks the texts up, as learned from the training rows."""
+    """Return a compiled network that scales the numbers and looks up the texts with values from the training rows."""
     import keras
 
     inputs, parts = {}, []

@@ -1,10 +1,10 @@
-"""Secrets: which values of a configuration are some, and the one function that hides them at every edge.
+"""Secrets: decides which values of a configuration are secret, and hides them in everything that is written.
 
-    load_config ── remember(value) ──> what is known here
-    screen, log record, error of a stage, MLflow, Prefect, report, history ── redact(text) ──> text without it
+    load_config ── remember(value) ──> the secrets known here
+    screen, log record, error of a stage, MLflow, Prefect, report, history ── redact(text) ──> text without secrets
 
-A configuration keeps its real values: MLflow and the user's functions need them. Whatever is written where somebody
-may read it goes through `redact` (text) or `redacted` (nested values).
+A configuration keeps its real values, because MLflow and the user's functions need them. Everything that people can
+read is written through `redact` (text) or `redacted` (nested values).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
 MASK = "***"
-HOW_TO_FILL_IN = "write it there, or ${NAME}, which is read from the environment"
-SHORTEST = 6  # characters; a shorter secret is hidden where it stands, not wherever its letters come up
-LONG_LINE = 16  # of a key over several lines each such line is one secret by itself
+HOW_TO_FILL_IN = "replace it by the secret, or by ${NAME}, which is read from the environment"
+SHORTEST = 6  # characters; a shorter secret is hidden in its own field only, not in other texts
+LONG_LINE = 16  # characters; each longer line of a multi-line key is a secret of its own
 
 SCHEME = r"(?<![\w+.-])[A-Za-z][\w+.-]{0,40}://"
-URL = re.compile(  # the second form has a password with a slash; digits there are a port. Lengths keep a search linear.
+URL = re.compile(  # the second form is a password with a slash; digits would be a port. Bounds keep the search linear.
     rf"(?P<scheme>{SCHEME})(?P<user>[^\s/?#'\"<>]{{0,999}}|[^\s/?#:@'\"<>]{{0,99}}:(?!\d+[/?#\s])[^\s@'\"<>]{{0,999}})@"
 )
-LOOSE_URL = re.compile(rf"{SCHEME}[^:/@\s]{{0,99}}:(?P<password>[^@]{{1,999}})@")  # SQLAlchemy reads a password a/b
+LOOSE_URL = re.compile(rf"{SCHEME}[^:/@\s]{{0,99}}:(?P<password>[^@]{{1,999}})@")  # SQLAlchemy allows a slash in it
 PAIR = re.compile(
     r"(?P<before>[?&]?)(?<![\w-])(?P<key>[A-Za-z_][\w-]*)=(?P<value>'[^']*'|\"[^\"]*\"|\{[^}]*\}|[^\s;&,'\"<>)\]]+)"
 )
-QUOTED = re.compile(  # in JSON, or a mapping of Python's
+QUOTED = re.compile(  # in JSON, or in the repr of a dict
     r"(?P<key>(?P<mark>['\"])[\w.-]{1,99}(?P=mark)\s{0,9}:\s{0,9})"
     r"(?P<quote>['\"])(?P<value>(?:(?!(?P=quote))[^\\]|\\.){1,9999})(?P=quote)"
 )
@@ -46,14 +46,14 @@ ENDINGS = ("token", "pwd")
 WORDS = ("token", "tokens", "pwd", "auth", "authorization", "bearer", "cookie", "jwt", "passcode", "pw", "pass")
 IN_A_QUERY = ("key", "sig", "signature", "code")
 
-_known: dict[str, str] = {}  # a text that is hidden: what stands in its place
+_known: dict[str, str] = {}  # maps a secret to the text that replaces it
 _pattern: re.Pattern[str] | None = None
 _stands_for: dict[str, str] = {}
 _make_record: Callable[..., logging.LogRecord] = logging.LogRecord
 
 
 def redact(text: str) -> str:
-    """Return a text without what is known to be secret, without the credentials of addresses and `password=...`."""
+    """Return a text without known secrets, without credentials in addresses, and without `password=...`."""
     if _pattern is not None:
         text = _pattern.sub(lambda found: _known[found.group()], text)
     if "://" in text:
@@ -67,8 +67,8 @@ def redacted(value: Any, *, named: bool = False, inside: bool = False) -> Any:
     """Return nested values without secrets.
 
     Args:
-        named: hide what stands under a name of a secret, too: in `params`, where names are the user's.
-        inside: hide every value, whatever it is.
+        named: also hide values whose name is that of a secret; for `params`, whose names are the user's.
+        inside: hide every value.
     """
     if isinstance(value, Mapping):
         return {
@@ -85,7 +85,7 @@ def redacted(value: Any, *, named: bool = False, inside: bool = False) -> Any:
 
 
 def secrets_in(value: Any, *, named: bool = False, inside: bool = False) -> Iterator[str]:
-    """Give every secret that nested values hold; arguments as in `redacted`."""
+    """Yield every secret in nested values; the arguments are those of `redacted`."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from secrets_in(item, named=named, inside=inside or (named and names_a_secret(str(name), item)))
@@ -101,10 +101,10 @@ def secrets_in(value: Any, *, named: bool = False, inside: bool = False) -> Iter
 
 
 def names_a_secret(name: str, value: object = "") -> bool:
-    """Return whether a value under this name is taken for a secret: `password`, `api_key`, `dbPassword`, `HF_TOKEN`.
+    """Return whether a value with this name is regarded as a secret: `password`, `api_key`, `dbPassword`, `HF_TOKEN`.
 
-    A number is one only where the name ends so, and a short one only under a name that means nothing else:
-    `max_tokens`, `token_dim` and `pad_token: 0` are none.
+    A number is a secret only if the name ends in such a word, and a short number only if the name has no other
+    meaning: `max_tokens`, `token_dim` and `pad_token: 0` are not secrets.
     """
     words = [word.lower() for word in WORD.findall(name)]
     if any(part in "".join(words) for part in WITHIN):
@@ -115,15 +115,15 @@ def names_a_secret(name: str, value: object = "") -> bool:
 
 
 def remember(secret: str, shown: str = MASK) -> None:
-    """Hide a text from now on, in the forms that programs write it in, and in every log record of this process."""
+    """Hide a text from now on, in all forms that programs write it in, and in every log record of this process."""
     if not REFERENCES.fullmatch(secret):
-        _watch_log()  # a short one is not hidden everywhere, but in an address it is
+        _watch_log()  # a short secret is hidden only in addresses
         hide({form: shown for form in _forms(secret) if len(form) >= SHORTEST})
 
 
 def hide(texts: Mapping[str, str]) -> None:
-    """Hide texts from now on, each as what it is mapped to; what is hidden already stays so."""
-    global _pattern  # noqa: PLW0603  what must not be shown belongs to the process, like its log
+    """Replace texts from now on by what they are mapped to; texts that are already hidden stay hidden."""
+    global _pattern  # noqa: PLW0603  secrets belong to the process, like its log
     if not texts.keys() - _known.keys():
         return
     for text, shown in texts.items():
@@ -141,7 +141,7 @@ def _watch_log() -> None:
 
 
 def hidden_as(text: str, shown: str) -> str:
-    """Return what stands for a text that holds secrets; `known_as` finds it again, in this process."""
+    """Return the replacement of a text with secrets; in this process, `known_as` returns the text again."""
     if shown != text:
         _stands_for[shown] = text
     return shown
@@ -153,12 +153,12 @@ def known_as(shown: str) -> str:
 
 
 def known() -> dict[str, str]:
-    """Return what is hidden, for another process of the same run."""
+    """Return the known secrets and their replacements, for another process of the same run."""
     return dict(_known)
 
 
 def clean(error: BaseException) -> None:
-    """Take secrets out of an error, and of those that it came from."""
+    """Remove secrets from an error and from its causes."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -168,7 +168,7 @@ def clean(error: BaseException) -> None:
         seen.add(id(one))
         for name in ("args", "detail", "strerror", "filename", "filename2", "__notes__"):
             value = getattr(one, name, None)
-            with contextlib.suppress(AttributeError, TypeError):  # of a class that sets them once
+            with contextlib.suppress(AttributeError, TypeError):  # the class allows them to be set only once
                 if isinstance(value, str):
                     setattr(one, name, redact(value))
                 elif isinstance(value, tuple | list):
@@ -178,10 +178,10 @@ def clean(error: BaseException) -> None:
 
 
 def clean_record(record: logging.LogRecord) -> logging.LogRecord:
-    """Take secrets out of a log record, its traceback included; another record stays as it is."""
+    """Remove secrets from a log record and its traceback; a record without secrets is unchanged."""
     try:
         text = record.getMessage()
-    except Exception:  # noqa: BLE001  a record that cannot be written is logging's to report
+    except Exception:  # noqa: BLE001  logging reports a record that cannot be formatted
         return record
     if redact(text) != text:
         record.msg, record.args = redact(text), None
@@ -206,7 +206,7 @@ def _without_user(found: re.Match[str]) -> str:
 def _without_value(found: re.Match[str]) -> str:
     value, name = found["value"].strip("'\""), found["key"]
     words = WORD.findall(name)
-    last = "_".join(words[-2:] if words and words[-1].lower() == "key" else words[-1:])  # not `token_ids`, as any name
+    last = "_".join(words[-2:] if words and words[-1].lower() == "key" else words[-1:])  # not `token_ids`
     secret = names_a_secret(last, value) or (found["before"] and name.lower() in IN_A_QUERY)
     if not secret or REFERENCES.fullmatch(value) or _is_small_number(value):
         return found.group()
@@ -214,7 +214,7 @@ def _without_value(found: re.Match[str]) -> str:
 
 
 def _without_quoted(found: re.Match[str]) -> str:
-    """Hide a value under a name that is nothing but a secret's: `token` may be the name of an input."""
+    """Hide a value whose name can only be that of a secret; `token` may be the name of an input."""
     words = "".join(WORD.findall(found["key"])).lower()
     if not any(part in words for part in WITHIN) or REFERENCES.fullmatch(found["value"]):
         return found.group()
@@ -222,7 +222,7 @@ def _without_quoted(found: re.Match[str]) -> str:
 
 
 def _of_header(text: str) -> Iterator[str]:
-    """Give what a header's value holds: a token, or the password of `Basic`."""
+    """Yield the secrets in the value of a header: a token, or the password of `Basic`."""
     header = HEADER.fullmatch(text.strip())
     if header:
         yield header[1]
@@ -235,7 +235,7 @@ def _is_small_number(text: str) -> bool:
 
 
 def _credentials(text: str) -> Iterator[str]:
-    """Give the secrets of addresses and of `key=value` settings."""
+    """Yield the secrets in addresses and in `key=value` settings."""
     users = [found["user"] for found in URL.finditer(text)]
     place = re.split(r"[/?#]", text.partition("://")[2], maxsplit=1)[0]
     users += [place.rpartition("@")[0]] if "@" in place else []  # of any length
@@ -245,7 +245,7 @@ def _credentials(text: str) -> Iterator[str]:
         passwords.append(password if colon else name)
         if colon:
             pair = f"{unquote(name)}:{unquote(password)}"
-            yield base64.b64encode(pair.encode("utf-8", "replace")).decode().rstrip("=")  # as HTTP sends it
+            yield base64.b64encode(pair.encode("utf-8", "replace")).decode().rstrip("=")  # the form that HTTP sends
     pairs = [found for found in PAIR.finditer(unquote(text)) if _without_value(found) != found.group()]
     for found in pairs:
         value = found["value"].strip("'\"")
@@ -257,7 +257,7 @@ def _credentials(text: str) -> Iterator[str]:
 
 
 def _forms(secret: str) -> set[str]:
-    """Return a secret as JSON, HTML, addresses, Python, HTTP and one-line messages write it."""
+    """Return the forms of a secret in JSON, HTML, addresses, Python, HTTP and one-line messages."""
     if len(secret) < SHORTEST:
         return set()
     encoded = secret.encode("utf-8", "replace")
@@ -270,7 +270,7 @@ def _forms(secret: str) -> set[str]:
         json.dumps(secret, ensure_ascii=False)[1:-1],
         repr(secret)[1:-1],
         html.escape(secret),
-        html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),  # as Jinja writes it
+        html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),  # Jinja's form
         quote(secret),
         quote(secret, safe=""),
         quote_plus(secret),
@@ -280,5 +280,5 @@ def _forms(secret: str) -> set[str]:
 
 
 def _as_pattern(form: str) -> str:
-    """Return a pattern; digits alone are no secret in the middle of a longer number."""
+    """Return a pattern; a secret of digits is not found within a longer number."""
     return rf"(?<!\d){form}(?!\d)" if form.isdecimal() else re.escape(form)

@@ -40,24 +40,24 @@ Reference = Annotated[str, StringConstraints(pattern=f"^({REFERENCE.pattern})?$"
 
 
 LONGEST_S = 2_000_000  # seconds, 23 days: a socket's time limit is at most 2**31 milliseconds
-MOST = 2**32 - 1  # of anything that is counted
-LARGEST = 1e38  # of anything that is measured; float32 ends at 3.4e38
+MOST = 2**32 - 1  # the limit of every count
+LARGEST = 1e38  # the limit of every measured quantity; float32 ends at 3.4e38
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, and nothing changes after reading."""
+    """A section of the configuration: unknown keys are errors, and the values are read-only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     @field_validator("*")
     @classmethod
     def _has_an_end(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse a number that no library would take: what it would do then is not known."""
+        """Refuse a number that is larger than the libraries accept."""
         name = info.field_name or ""
-        if isinstance(value, int | float) and not name.startswith("max"):  # a bound is only compared with
+        if isinstance(value, int | float) and not name.startswith("max"):  # a bound is only compared
             seconds = name.endswith("_s") and not name.endswith("_per_s")
             most = LONGEST_S if seconds else MOST if isinstance(value, int) else LARGEST
-            if value > most and value != math.inf:  # which a field allows or does not
+            if value > most and value != math.inf:  # each field allows infinity or not
                 raise ValueError(f"must be at most {most:,.15g}{' seconds' if seconds else ''}")
         return value
 
@@ -66,8 +66,8 @@ def _model_name(value: object) -> object:
     """Refuse a name that could leave its directory or cut a URL in two."""
     if isinstance(value, str) and (not MODEL_NAME.fullmatch(value) or ".." in value or len(value) > 100):
         raise ValueError(
-            "a model name has letters, digits, '_', '-' and '.', starts with a letter, digit or "
-            "'_', has no '/' or '..' and at most 100 characters"
+            "must consist of letters, digits, '_', '-' and '.', start with a letter, digit or '_', "
+            "not contain '..', and have at most 100 characters"
         )
     return value
 
@@ -81,44 +81,56 @@ Columns = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...],
 
 
 class Data(Section):
-    """Where the rows come from and how they are split."""
+    """Where the rows come from, and how they are split."""
 
     load: Reference = Field(
         "",
-        description="`module:function`, beside this file or importable where the command runs, or "
-        "`./FILE.py:function`; it returns (features, target)"
+        description="the function that returns (features, target): `module:function`, for a module beside the YAML "
+        "file or one that can be imported where the command runs, or `./FILE.py:function`",
     )
     params: dict[str, Any] = Field(
-        {}, description="keyword arguments of the function; a relative path here is not resolved"
+        {}, description="keyword arguments of the function; relative paths in them are passed on unchanged"
     )
-    validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that early stopping looks at")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that the server is judged on")
+    validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that early stopping watches")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that the gates judge")
     seed: int = Field(
-        0, ge=0, lt=2**32, description="key of the hash that deals rows out to the splits; another one deals them anew"
+        0,
+        ge=0,
+        lt=2**32,
+        description="seed of the hash that assigns rows to the splits; another seed gives other splits",
     )
     key: Columns = Field(
         (),
-        description="columns that name a row: the split is dealt by their values instead of by all features. "
-        "What key, group, time and split name is taken out of the features",
+        description="columns that identify a row: the split is computed from their values instead of from all "
+        "features. The columns of key, group, time and split are removed from the features",
     )
     group: Columns = Field(
-        (), description="columns that rows have in common, such as a customer: rows of equal values share a split"
+        (), description="columns that group rows, such as a customer: rows with equal values are in the same split"
     )
-    time: str = Field("", description="column of times, ISO 8601 or numbers: the splits follow each other in time")
-    validation_from: Moment = Field(None, description="first time of the validation rows; earlier rows are trained on")
+    time: str = Field("", description="column of times (ISO 8601 or numbers): the splits follow each other in time")
+    validation_from: Moment = Field(
+        None, description="first time of the validation rows; earlier rows are training rows"
+    )
     test_from: Moment = Field(None, description="first time of the test rows")
     split: str = Field(
         "",
         validation_alias=AliasChoices("split", "split_column"),
-        description="column that says of each row train, validation or test; split_column is another name of this "
-        "field. Of the rows that `rehearse` reads, those are judged of which it says test",
+        description="column that contains train, validation or test for each row; split_column is another name of this "
+        "field. `rehearse` judges the test rows only",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_the_split_once(cls, value: object) -> object:
+        if isinstance(value, dict) and {"split", "split_column"} <= value.keys():
+            raise ValueError("split and split_column are two names of the same field; remove one of them")
+        return value
 
     @model_validator(mode="after")
     def _leaves_rows_to_train_on(self) -> Data:
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
-                "validation_fraction and test_fraction must leave rows to train on: their sum must be below 1"
+                "the sum of validation_fraction and test_fraction must be below 1, so that training rows are left"
             )
         return self
 
@@ -126,21 +138,21 @@ class Data(Section):
     def _splits_in_one_way(self) -> Data:
         ways = [name for name in ("key", "group", "time", "split") if getattr(self, name)]
         if len(ways) > 1:
-            raise ValueError(f"rows are split in one way, and {' and '.join(ways)} are several; keep one of them")
+            raise ValueError(f"only one of key, group, time and split can be set, not {' and '.join(ways)}; keep one")
         shares = ("validation_fraction", "test_fraction")
         given = [name for name in shares if getattr(self, name) != type(self).model_fields[name].default]
         if given and (self.time or self.split):
-            raise ValueError(f"{given[0]} does nothing where {ways[0]} decides; remove one of them")
+            raise ValueError(f"{given[0]} has no effect when {ways[0]} is set; remove one of them")
         together = {bool(self.time), self.validation_from is not None, self.test_from is not None}
         if len(together) > 1:
-            raise ValueError("time, validation_from and test_from belong together: give all three, or none")
+            raise ValueError("time, validation_from and test_from must be set together: set all three, or none")
         if self.validation_from is not None and self.test_from is not None:
             check_order(self.validation_from, self.test_from)
         return self
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """Return the columns by which rows are dealt out; empty is by all features."""
+        """Return the columns that decide a row's split; empty means all features."""
         return self.key or self.group
 
 
@@ -149,21 +161,23 @@ class Model(Section):
 
     build: Reference = Field(
         "",
-        description="`module:function` or `./FILE.py:function` returning a compiled keras.Model; it is given the "
-        "training features"
+        description="the function that returns a compiled keras.Model, as `module:function` or `./FILE.py:function`; "
+        "its first argument is the training features",
     )
-    params: dict[str, Any] = Field({}, description="further keyword arguments of the function")
+    params: dict[str, Any] = Field({}, description="keyword arguments of the function")
 
 
 class Training(Section):
-    """How the model is fitted."""
+    """How the model is trained."""
 
-    epochs: int = Field(50, ge=1, description="most epochs")
-    batch_size: int = Field(32, ge=1, description="rows in one step")
-    patience: int = Field(5, ge=0, description="epochs without improvement before stopping; 0 never stops early")
-    monitor: str = Field("val_loss", description="the figure that early stopping watches")
-    mode: Literal["auto", "min", "max"] = Field("auto", description="whether less or more of it is better")
-    deterministic: bool = Field(True, description="only operations that give the same numbers twice; slower on a GPU")
+    epochs: int = Field(50, ge=1, description="maximum number of epochs")
+    batch_size: int = Field(32, ge=1, description="rows in one training step")
+    patience: int = Field(
+        5, ge=0, description="epochs without improvement before training stops; 0 disables early stopping"
+    )
+    monitor: str = Field("val_loss", description="the metric that early stopping watches")
+    mode: Literal["auto", "min", "max"] = Field("auto", description="whether a lower or a higher value is better")
+    deterministic: bool = Field(True, description="use deterministic operations only; slower on a GPU")
 
 
 CAST = ("float32", "float64", "int32", "int64", "uint32", "uint64")
@@ -173,57 +187,59 @@ class Export(Section):
     """How the SavedModel is written."""
 
     inputs: dict[str, str] = Field(
-        {}, description="served name of an input: Keras' name of it; empty serves Keras' names"
+        {}, description="maps the served name of an input to Keras' name; empty serves Keras' names"
     )
     outputs: dict[str, str] = Field(
-        {}, description="served name of an output: Keras' name of it; empty serves Keras' names"
+        {}, description="maps the served name of an output to Keras' name; empty serves Keras' names"
     )
     cast: dict[str, Literal[CAST]] = Field(  # type: ignore[valid-type]
         {},
-        description="served name of an input or output: the dtype that clients see in place of the model's own, which "
-        "it must hold without loss; for float16, bfloat16 and uint16, which REST cannot carry",
+        description="maps the served name of an input or output to the dtype that clients see instead of the model's "
+        "own. It must represent every value exactly. Use it for float16, bfloat16 and uint16, which REST cannot carry",
     )
     ragged: dict[str, StrictBool | StrictInt | FiniteFloat | StrictStr] = Field(
         {},
-        description="served name of an output whose rows are as long as the longest of their batch: the value that "
-        "fills the shorter ones; without it the part is compared that both have",
+        description="maps the served name of an output that is padded to the longest row of its batch to the padding "
+        "value; without it, only the part that both answers have is compared",
     )
-    version_width: int = Field(0, ge=0, le=18, description="digits of the version directory's name; 8 writes 00000123")
+    version_width: int = Field(
+        0, ge=0, le=18, description="minimum digits of the version directory's name; 8 writes 00000123"
+    )
     warmup_rows: int = Field(
         8,
         ge=0,
         le=1000,
-        description="rows of the warm-up request that the server replays at load; 0 writes none",
+        description="rows of the warm-up request that the server replays when it loads the model; 0 writes none",
     )
 
 
 class Serving(Section):
-    """The throwaway server."""
+    """The throwaway server that the candidate is rehearsed in."""
 
     backend: Literal["auto", "docker", "embedded"] = Field(
-        "auto", description="auto is docker where an engine and the image are available"
+        "auto", description="auto uses docker if an engine and the image are available, else embedded"
     )
     image: str = Field(
         "tensorflow/serving:2.19.1",
         min_length=1,
-        description="container image, by tag or digest; pulled if absent",
+        description="container image, by tag or digest; it is pulled if it is not available locally",
     )
     images: tuple[str, ...] = Field(
-        (), description="several images, each of which must pass, such as today's and the next; replaces image"
+        (), description="several images, such as today's and the next; the candidate must pass on each. Replaces image"
     )
-    platform: str = Field("", description="platform of the image, such as linux/amd64; empty is the engine's own")
+    platform: str = Field("", description="platform of the image, such as linux/amd64; empty uses the engine's default")
     protocol: Literal["rest", "grpc", "both"] = Field(
-        "rest", description="how the test rows are sent; both must give the same answers"
+        "rest", description="how the test rows are sent; with both, the two must give the same answers"
     )
-    startup_timeout_s: float = Field(60, gt=0, description="seconds from the start of the server to AVAILABLE")
-    request_timeout_s: float = Field(30, gt=0, description="seconds for one request")
+    startup_timeout_s: float = Field(60, gt=0, description="seconds until the started server must report AVAILABLE")
+    request_timeout_s: float = Field(30, gt=0, description="time limit of one request, in seconds")
     memory_mb: int = Field(2048, ge=64, description="memory limit of the server in MiB")
-    cpus: float = Field(0, ge=0, le=10_000, description="processor limit of the container; 0 is none")
+    cpus: float = Field(0, ge=0, le=10_000, description="CPU limit of the container; 0 means no limit")
     pids_limit: int = Field(
         4096,
         ge=16,
-        description="most processes and threads in the container; TensorFlow Serving starts hundreds, and more of them "
-        "the more processors there are",
+        description="maximum number of processes and threads in the container; TensorFlow Serving starts hundreds, and "
+        "more of them on a machine with more processors",
     )
 
     @property
@@ -233,24 +249,25 @@ class Serving(Section):
 
 
 class Bound(Section):
-    """What a metric must reach, by itself and beside the champion."""
+    """What a metric must reach, by itself and compared with the champion."""
 
-    min: float | None = Field(None, description="the metric must be at least this")
-    max: float | None = Field(None, description="the metric must be at most this")
+    min: float | None = Field(None, description="minimum of the metric")
+    max: float | None = Field(None, description="maximum of the metric")
     worse_by: float = Field(
         0,
         ge=0,
         allow_inf_nan=True,
-        description="how much worse than the champion is tolerated; refused where the rows prove more; .inf is any",
+        description="how much worse than the champion the metric may be; a candidate that is significantly worse than "
+        "that is rejected. .inf tolerates any difference",
     )
     better_by: float | None = Field(
-        None, ge=0, description="how much better than the champion the rows must prove it to be"
+        None, ge=0, description="how much better than the champion the metric must be, significantly"
     )
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> Bound:
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min must not be above max: no metric is at least {self.min:g} and at most {self.max:g}")
+            raise ValueError("min must not be above max")
         return self
 
 
@@ -260,9 +277,9 @@ GATES = ("safety", "size", "contract", "parity", "golden", "quality", "latency",
 
 
 def _metric(name: str) -> str:
-    """Take a known metric or a `module:function`."""
+    """Accept a known metric or a `module:function`."""
     if name not in METRICS and not REFERENCE.fullmatch(name):
-        raise ValueError(f"a metric is one of {', '.join(METRICS)}, module:function or FILE.py:function")
+        raise ValueError(f"must be one of {', '.join(METRICS)}, or module:function, or FILE.py:function")
     return name
 
 
@@ -271,114 +288,131 @@ def _bound(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"min": value}
     if not isinstance(value, dict | Bound):
-        raise ValueError("a bound is a number, which is the minimum, or {min: NUMBER, max: NUMBER}")
+        raise ValueError("must be a number, which is the minimum, or {min: NUMBER, max: NUMBER}")
     return value
 
 
 class Latency(Section):
-    """The latency gate: measured in every run, a judgement where a bound is set (0 is none)."""
+    """The latency gate: measured in every run, and judged where a bound is set (0 means no bound)."""
 
-    requests: int = Field(200, ge=20, description="measured requests to each version, the champion's in turn")
-    concurrency: int = Field(1, ge=1, le=64, description="requests under way at once")
+    requests: int = Field(200, ge=20, description="measured requests to each version, candidate and champion in turns")
+    concurrency: int = Field(1, ge=1, le=64, description="concurrent requests")
     rows: int = Field(1, ge=1, description="rows in one request")
-    max_cold_ms: float = Field(0, ge=0, description="milliseconds of the first request after loading; 0 is no bound")
-    max_p50_ms: float = Field(0, ge=0, description="milliseconds that half of the requests take at most")
-    max_p95_ms: float = Field(0, ge=0, description="milliseconds that 95 of 100 requests take at most")
-    max_p99_ms: float = Field(0, ge=0, description="milliseconds that 99 of 100 requests take at most")
-    max_ratio: float = Field(0, ge=0, description="p95 as a multiple of the champion's in the same server")
-    min_requests_per_s: float = Field(0, ge=0, description="requests each second at that concurrency")
-    max_memory_mb: float = Field(0, ge=0, description="server memory in MB while the candidate alone is loaded")
+    max_cold_ms: float = Field(
+        0, ge=0, description="maximum milliseconds of the first request after loading; 0 means no bound"
+    )
+    max_p50_ms: float = Field(0, ge=0, description="maximum of the median, in milliseconds")
+    max_p95_ms: float = Field(0, ge=0, description="maximum of the 95th percentile, in milliseconds")
+    max_p99_ms: float = Field(0, ge=0, description="maximum of the 99th percentile, in milliseconds")
+    max_ratio: float = Field(
+        0, ge=0, description="maximum ratio of the candidate's p95 to the champion's in the same server"
+    )
+    min_requests_per_s: float = Field(0, ge=0, description="minimum requests per second at that concurrency")
+    max_memory_mb: float = Field(
+        0, ge=0, description="maximum memory of the server, in MB, with only the candidate loaded"
+    )
 
 
 class Robustness(Section):
     """The robustness gate: malformed and extreme requests."""
 
     extreme_factor: float = Field(
-        1000, ge=1, description="extreme values lie this many times beyond the largest of the test rows"
+        1000, ge=1, description="how many times larger than the largest test value an extreme value is"
     )
     large_batch: int = Field(4096, ge=1, description="rows of the large batch")
 
 
 class Golden(Section):
-    """The golden gate: inputs with the answers that they must get."""
+    """The golden gate: inputs with the answers that the model must give."""
 
-    file: Path | None = Field(None, description="JSON or CSV file of inputs and expected outputs; none skips the gate")
+    file: Path | None = Field(
+        None, description="JSON or CSV file of inputs and expected outputs; without one, the gate is skipped"
+    )
     atol: float = Field(1e-3, ge=0, allow_inf_nan=False, description="absolute tolerance of the expected numbers")
     rtol: float = Field(1e-3, ge=0, allow_inf_nan=False, description="relative tolerance of the expected numbers")
 
 
 class Contract(Section):
-    """The contract gate: what the service's clients rely on, whichever version is live."""
+    """The contract gate: what the clients of the service rely on, whichever version is live."""
 
     file: Path | None = Field(
         None,
-        description="JSON file of names, dtypes and shapes that clients rely on, as `rehearse --write-contract` writes "
-        "it; judged without a champion, too, and whatever allow_breaking says",
+        description="JSON file of the names, dtypes and shapes that clients rely on, as `rehearse --write-contract` "
+        "writes it; it is checked even without a champion, and regardless of allow_breaking",
     )
 
 
 class Safety(Section):
-    """The safety gate: what the graph may do, looked at before any server loads it."""
+    """The safety gate: what the graph may do, checked before any server loads it."""
 
     allow_ops: tuple[str, ...] = Field(
         (),
-        description="operations allowed although they are refused: ReadFile, ..., or a custom one's exact name",
+        description="names of operations to allow that are refused by default, such as ReadFile or a custom operation",
     )
-    max_graph_mb: float = Field(256, gt=0, description="largest saved_model.pb, in MB")
-    max_variables_mb: float = Field(0, ge=0, description="largest variables directory, in MB; 0 is no bound")
+    max_graph_mb: float = Field(256, gt=0, description="maximum size of saved_model.pb, in MB")
+    max_variables_mb: float = Field(
+        0, ge=0, description="maximum size of the variables directory, in MB; 0 means no bound"
+    )
 
 
 class Size(Section):
-    """The size gate: what is on the disk."""
+    """The size gate: the size on disk."""
 
-    max_mb: float = Field(0, ge=0, description="bytes of all files, in MB; 0 is no bound")
-    max_parameters: int = Field(0, ge=0, description="number of weights; 0 is no bound")
-    max_ratio: float = Field(0, ge=0, description="bytes as a multiple of the champion's; 0 is no bound")
+    max_mb: float = Field(0, ge=0, description="maximum size of all files, in MB; 0 means no bound")
+    max_parameters: int = Field(0, ge=0, description="maximum number of weights; 0 means no bound")
+    max_ratio: float = Field(0, ge=0, description="maximum ratio of the size to the champion's; 0 means no bound")
 
 
 class Gates(Section):
-    """What a candidate must show before it may go live."""
+    """What a candidate must pass before it may go live."""
 
     use: tuple[Literal[GATES], ...] = Field(  # type: ignore[valid-type]
-        GATES, description="the gates that judge; an empty list is the default set, never an approval"
+        GATES, description="the gates that judge; an empty list means the default gates, never an approval"
     )
     first_run: Literal["promote", "review"] = Field(
-        "promote", description="what becomes of a candidate that passes while no champion is live"
+        "promote", description="what happens to a candidate that passes while no version is live"
     )
     allow_breaking: bool = Field(
-        False, description="contract: let the signature differ from the champion's in a way that breaks clients"
+        False, description="contract: allow changes of the signature that break the champion's clients"
     )
     atol: float | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
-        description="parity: absolute tolerance between served and in-process numbers; empty is by dtype: "
-        "float64 1e-9, float32 1e-5, float16 1e-3, bfloat16 1e-2",
+        description="parity: absolute tolerance between served and in-process numbers; empty means a default for each "
+        "dtype: float64 1e-9, float32 1e-5, float16 1e-3, bfloat16 1e-2",
     )
     rtol: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="parity: relative tolerance; empty is by dtype, as above"
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="parity: relative tolerance; empty means the default for each dtype, as above",
     )
     metrics: dict[Annotated[str, AfterValidator(_metric)], Annotated[Bound, BeforeValidator(_bound)]] = Field(
         {},
-        description="metric of the served answers: its bound; a bare number is a minimum. "
-        "Names: accuracy, macro_f1, log_loss, auc, brier, rmse, mae, r2, or `module:function`(target, served)",
+        description="maps a metric of the served answers to its bound; a bare number is a minimum. Metrics: accuracy, "
+        "macro_f1, log_loss, auc, brier, rmse, mae, r2, or your own `module:function`, called with (target, served)",
     )
-    metric_output: str = Field("", description="the output that the metrics judge; needed where there are several")
+    metric_output: str = Field(
+        "", description="the output that the metrics are computed from; required if there are several"
+    )
     task: Literal["", "binary", "multiclass", "multilabel", "regression"] = Field(
-        "", description="what the judged output answers; empty is decided from the loss, the targets and the output"
+        "", description="the kind of task; empty means it is inferred from the loss, the targets and the output"
     )
     scores: Literal["", "probabilities", "logits"] = Field(
-        "", description="what the scores of classes are; empty is decided from the loss and the output"
+        "", description="what the class scores are; empty means it is inferred from the loss and the output"
     )
-    slices: tuple[str, ...] = Field((), description="features by whose values the metrics are judged once more")
-    min_slice_rows: int = Field(30, ge=2, description="rows that a slice needs to be judged")
+    slices: tuple[str, ...] = Field(
+        (), description="features whose values divide the rows into slices that are judged separately"
+    )
+    min_slice_rows: int = Field(30, ge=2, description="minimum number of rows for a slice to be judged")
     min_unseen_rows: int = Field(
         30,
         ge=2,
-        description="test rows that must be left to compare with the champion once those that it has seen are left "
-        "out; with fewer, absolute bounds judge alone, and without any a person decides",
+        description="minimum number of test rows that the champion has not seen, for a comparison with it. With fewer, "
+        "only absolute bounds judge; without absolute bounds, a person decides",
     )
-    confidence: float = Field(0.95, ge=0.5, lt=1, description="of the bootstrap intervals, two-sided")
+    confidence: float = Field(0.95, ge=0.5, lt=1, description="two-sided confidence level of the bootstrap intervals")
     latency: Latency = Latency()
     robustness: Robustness = Robustness()
     contract: Contract = Contract()
@@ -396,7 +430,7 @@ class Gates(Section):
     def _says_what_it_bounds(cls, value: object) -> object:
         for name, bound in value.items() if isinstance(value, dict) else ():
             if name in LESS_IS_BETTER and isinstance(bound, int | float):
-                raise ValueError(f"less {name} is better, so a bare number is no bound: write {name}: {{max: {bound}}}")
+                raise ValueError(f"{name} needs a maximum, because lower is better: write {name}: {{max: {bound}}}")
             if isinstance(bound, dict) and all(limit is None for limit in bound.values()):
                 raise ValueError(
                     f"{name} needs a bound: a number, which is the minimum, or {{min: NUMBER, max: NUMBER}}"
@@ -405,13 +439,13 @@ class Gates(Section):
 
 
 class Tracking(Section):
-    """MLflow."""
+    """Where MLflow records the runs."""
 
     uri: Annotated[str, AfterValidator(tracking_uri)] = Field(
-        "sqlite:///mlflow.db", description="tracking URI; a relative sqlite path lies beside the YAML file"
+        "sqlite:///mlflow.db", description="MLflow's tracking URI; a relative sqlite path is relative to the YAML file"
     )
-    experiment: str = Field("", description="experiment name; empty is the model's name")
-    sample_rows: int = Field(50, ge=0, description="test rows in the predictions table")
+    experiment: str = Field("", description="experiment name; empty means the model's name")
+    sample_rows: int = Field(50, ge=0, description="number of test rows in the table of predictions")
 
 
 Layout = Literal["latest", "labels"]
@@ -421,7 +455,7 @@ def _mode(value: object) -> object:
     """Read the mode of a file: octal digits, as text or as YAML's own octal number."""
     digits = f"{value:04o}" if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(digits, str) or not re.fullmatch(r"0?[0-7]{3}", digits):
-        raise ValueError("a mode is four octal digits that begin with 0, such as 0755")
+        raise ValueError("must be four octal digits that begin with 0, such as 0755")
     return digits.zfill(4)
 
 
@@ -432,36 +466,41 @@ class Promote(Section):
     """How a candidate goes live."""
 
     mode: Literal["auto", "review"] = Field(
-        "auto", description="auto promotes what passes every gate; review waits for a person's approval"
+        "auto", description="auto promotes a candidate that passes every gate; review waits for a person's approval"
     )
     layout: Layout = Field(
-        "latest", description="latest: the highest number serves; labels: models.config says which, stable and canary"
+        "latest", description="latest: the highest version is live; labels: models.config names the stable version and "
+        "the canary"
     )
     live_url: Annotated[str, AfterValidator(server_address)] = Field(
         "",
-        description="REST address of the production server, such as http://host:8501; a new version is verified there",
+        description="REST address of the production server, such as http://host:8501, where a new version is verified",
     )
-    live_timeout_s: float = Field(60, gt=0, description="seconds until production must have loaded a new version")
-    live_rows: int = Field(100, ge=1, description="test rows whose answers production must repeat")
-    keep: int = Field(0, ge=0, description="live versions, and candidates, that are kept; 0 keeps all")
-    lock_timeout_s: float = Field(60, ge=0, description="seconds to wait for another promotion of the same model")
+    live_timeout_s: float = Field(60, gt=0, description="seconds within which production must load a new version")
+    live_rows: int = Field(
+        100, ge=1, description="number of test rows that production must answer as the rehearsal did"
+    )
+    keep: int = Field(0, ge=0, description="number of live versions, and of candidates, to keep; 0 keeps all")
+    lock_timeout_s: float = Field(60, ge=0, description="seconds to wait while another process changes the same model")
     directory_mode: Mode = Field(
-        "0755", description="mode of the published directories, whatever the umask of the run"
+        "0755", description="mode of the published directories, regardless of the umask"
     )
     file_mode: Mode = Field(
-        "0644", description="mode of the published files, whatever the umask of the run"
+        "0644", description="mode of the published files, regardless of the umask"
     )
 
     @model_validator(mode="after")
     def _owner_gets_in(self) -> Promote:
         if self.directory_mode[1] != "7" or self.file_mode[1] not in "4567":
-            raise ValueError("directory_mode must begin with 07 and file_mode with 04, 05, 06 or 07, or nobody gets in")
+            raise ValueError(
+                "directory_mode must begin with 07, and file_mode with 04, 05, 06 or 07, so that the owner has access"
+            )
         return self
 
     @model_validator(mode="after")
     def _labels_need_to_look(self) -> Promote:
         if self.layout == "labels" and not self.live_url:
-            raise ValueError("layout: labels needs live_url: a label only moves to a version seen AVAILABLE there")
+            raise ValueError("layout: labels needs live_url, where a version must be AVAILABLE before a label moves")
         return self
 
 
@@ -469,11 +508,14 @@ class Config(Section):
     """One rehearsal: data, model, export, server, gates, tracking, promotion."""
 
     name: Annotated[str, BeforeValidator(_model_name)] = Field(
-        description="model name, in URLs, directories and the registry"
+        description="name of the model in URLs, directories and the registry"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights and the shuffling")
-    work_dir: Path = Field(Path(".rehearsal"), description="candidates and everything in between")
-    models_root: Path = Field(Path("models"), description="production TensorFlow Serving watches <models_root>/<name>")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the initial weights and of shuffling")
+    work_dir: Path = Field(Path(".rehearsal"), description="directory of candidates, reports and intermediate files")
+    models_root: Path = Field(
+        Path("models"),
+        description="directory of live versions: production TensorFlow Serving watches <models_root>/<name>",
+    )
     data: Data = Data()
     model: Model = Model()
     training: Training = Training()
@@ -485,7 +527,7 @@ class Config(Section):
 
     @property
     def candidates_dir(self) -> Path:
-        """Return `<work_dir>/candidates/<name>`, the numbered directories of what is judged."""
+        """Return `<work_dir>/candidates/<name>`, which holds the numbered candidates."""
         return self.work_dir / "candidates" / self.name
 
     @property
@@ -494,5 +536,5 @@ class Config(Section):
         return self.models_root / self.name
 
     def needs_person(self, *, has_champion: bool) -> bool:
-        """Return whether a candidate that passed needs a person's approval."""
+        """Return whether a person must approve a candidate that passed."""
         return self.promote.mode == "review" or (not has_champion and self.gates.first_run == "review")

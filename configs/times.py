@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-RULE = "a time is a number, or ISO 8601 such as 2026-01-31 or 2026-01-31T12:00:00+00:00"
+RULE = "must be a number, or a time in ISO 8601 such as 2026-01-31 or 2026-01-31T12:00:00+00:00"
 
 
 def _moment(value: object) -> object:
-    """Take a finite number or an ISO 8601 text; YAML reads a bare date as a date."""
-    if isinstance(value, date):  # a datetime is one, too
+    """Accept a finite number or a text in ISO 8601; YAML reads an unquoted date as a date."""
+    if isinstance(value, date):  # a datetime is a date, too
         value = value.isoformat()
     if isinstance(value, str):
         read_moment(value)
@@ -22,10 +22,10 @@ def _moment(value: object) -> object:
 
 
 def read_moment(text: str) -> datetime:
-    """Return the time that an ISO 8601 text says.
+    """Return the time of a text in ISO 8601.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not in ISO 8601.
     """
     try:
         return datetime.fromisoformat(text.strip())
@@ -34,12 +34,13 @@ def read_moment(text: str) -> datetime:
 
 
 def check_order(validation_from: float | str, test_from: float | str) -> None:
-    """Refuse boundaries that cannot be compared, or that leave the validation rows no time."""
+    """Refuse boundaries that cannot be compared, or that leave no time for the validation rows."""
     first, second = (read_moment(b) if isinstance(b, str) else b for b in (validation_from, test_from))
     try:
-        follows: bool = first < second  # type: ignore[operator]  # a TypeError is what is looked for
+        follows: bool = first < second  # type: ignore[operator]  # the TypeError is handled below
     except TypeError as exc:
-        raise ValueError("validation_from and test_from must both be numbers, or times with or without a zone") from exc
+        rule = "validation_from and test_from must both be numbers, or times that both have a zone or both have none"
+        raise ValueError(rule) from exc
     if not follows:
         raise ValueError("validation_from must be earlier than test_from")
 

@@ -1,4 +1,4 @@
-"""Finding what `module:function` or `FILE.py:function` names, without importing anything of it."""
+"""Finds the function that `module:function` or `FILE.py:function` names, without importing its module."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from configs.errors import ConfigError
 
 
 def is_reference(name: str) -> bool:
-    """Return whether a metric's name is one of the user's functions."""
+    """Return whether the name of a metric is a reference to a user's function."""
     return ":" in name
 
 
 class UserFunction(str):
-    """The name of a user's function as the configuration says it, and the file that it is in.
+    """A reference to a user's function as written in the configuration, with the file that defines it.
 
     Attributes:
-        file: None for a module that is found where the command runs, or installed.
+        file: None for a module that is installed or in the directory where the command runs.
     """
 
     file: Path | None
 
     def __new__(cls, text: str, file: Path | None = None) -> UserFunction:
-        """Return the name with its file."""
+        """Return the reference with its file."""
         made = super().__new__(cls, text)
         made.file = file
         return made
 
 
 def located(reference: str, base: Path) -> str:
-    """Return a reference with its file, if the reference names it or it lies beside the configuration.
+    """Return a reference with its file, if the reference names the file or the module is beside the configuration.
 
-    A module beside the configuration comes before one of that name elsewhere, wherever the command runs.
+    A module beside the configuration takes precedence over one of the same name elsewhere.
     """
     module, colon, _ = reference.rpartition(":")
     if not colon:
@@ -57,7 +57,7 @@ def file_of(reference: str) -> Path | None:
 
 
 def origin_of(reference: str) -> Path | None:
-    """Return the Python file of a reference that `check_reference` has found, if it has one."""
+    """Return the Python file of a reference that `check_reference` has accepted, if there is one."""
     file = file_of(reference)
     if file is None:
         found = _spec(reference.rpartition(":")[0])
@@ -65,34 +65,40 @@ def origin_of(reference: str) -> Path | None:
     return file
 
 
-def check_reference(reference: str) -> None:
+def check_reference(reference: str, field: str) -> None:
     """Find the function without importing its module, which may import TensorFlow.
 
+    Args:
+        field: the field of the configuration, for the message.
+
     Raises:
-        ConfigError: there is no such module, or nothing of that name at its top level.
+        ConfigError: the module does not exist, or defines nothing of that name at its top level.
     """
     module, _, function = reference.rpartition(":")
-    shown = reference[:200]
+    shown = f"{field} '{reference[:200]}'"
     file = file_of(reference)
     if file is not None:
-        _check_names(file, function, f"'{shown}'", f"module '{module}'")
+        _check_names(file, function, shown, f"module '{module}'")
         return
     try:
         found = _spec(module)
     except (Exception, SystemExit) as exc:
-        raise ConfigError(f"'{shown}': module '{module}' does not import: {type(exc).__name__}: {exc}") from exc
+        raise ConfigError(f"{shown}: module '{module}' does not import: {type(exc).__name__}: {exc}") from exc
     if found is None:
-        raise ConfigError(f"'{shown}': there is no module '{module[:200]}'; run from the directory it imports from")
+        raise ConfigError(
+            f"{shown}: there is no module '{module[:200]}'. Put it beside the YAML file, run the command where it "
+            "can be imported, or write ./FILE.py:function"
+        )
     if found.origin and found.origin.endswith(".py"):
-        _check_names(Path(found.origin), function, f"'{shown}'", f"module '{module}'")
+        _check_names(Path(found.origin), function, shown, f"module '{module}'")
 
 
 def _check_names(file: Path, function: str, shown: str, called: str) -> None:
-    """Raise `ConfigError` if a file cannot be parsed, or has nothing of that name at its top level."""
+    """Raise `ConfigError` if a file cannot be parsed, or defines nothing of that name at its top level."""
     try:
         names = _names_in(str(file), file.stat().st_mtime_ns)
     except OSError as exc:
-        raise ConfigError(f"{shown} must name a Python file, got '{file}': {exc.strerror}") from exc
+        raise ConfigError(f"{shown} must name a readable Python file, got '{file}': {exc.strerror}") from exc
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
         raise ConfigError(f"{shown}: {called} does not compile: {exc}") from exc
     if function not in names and not names & {"*", "__getattr__"}:
@@ -100,9 +106,9 @@ def _check_names(file: Path, function: str, shown: str, called: str) -> None:
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Return where a module is; what is above it is not imported either, unless only that can tell."""
+    """Return where a module is; its parent packages are imported only if nothing else finds it."""
     name, path, spec = "", None, None
-    with contextlib.suppress(KeyError):  # of a directory without __init__.py within another, unless it is imported
+    with contextlib.suppress(KeyError):  # raised for nested directories without __init__.py that are not imported
         for part in module.split("."):
             name = f"{name}.{part}" if name else part
             spec = next(filter(None, (finder.find_spec(name, path) for finder in sys.meta_path)), None)
@@ -114,12 +120,12 @@ def _spec(module: str) -> ModuleSpec | None:
 
 @lru_cache(maxsize=64)
 def _names_in(origin: str, _changed_ns: int) -> frozenset[str]:
-    """Return what a file may define at its top level; a file of a thousand metrics is read once."""
+    """Return the names that a file may define at its top level; each file is read once."""
     return frozenset(top_level_names(parsed(Path(origin).read_bytes())))
 
 
 def parsed(source: bytes) -> ast.Module:
-    """Parse a module; once more where another thread, such as one of Prefect's, parsed at the same time.
+    """Parse a module; try again if another thread, such as one of Prefect's, was parsing at the same time.
 
     Source: https://github.com/python/cpython/issues/106905, `recursion depth mismatch`; seen with Python 3.11.7.
     """
@@ -130,14 +136,14 @@ def parsed(source: bytes) -> ast.Module:
 
 
 def top_level_names(module: ast.Module) -> set[str]:
-    """Return what a module's top level may define, within `if` and `try` too; `*` for a star import."""
+    """Return the names that a module may define at its top level, also in `if` and `try`; `*` for a star import."""
     names: set[str] = set()
     pending: list[ast.AST] = list(module.body)
     while pending:
         node = pending.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
-            continue  # what stands in it is its own
+            continue  # names in its body are local
         if isinstance(node, ast.Import | ast.ImportFrom):
             names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -147,6 +153,6 @@ def top_level_names(module: ast.Module) -> set[str]:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return the known word that was meant, or a few of them."""
+    """Return a hint: the known word that is most similar, or the known words."""
     near = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known[:40])}"
+    return f"did you mean '{near[0]}'?" if near else f"known names: {', '.join(known[:40])}"

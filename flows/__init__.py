@@ -1,1 +1,1 @@
-"""Flows that read as a table of contents, and their command lines."""
+"""Prefect flows, and their command lines."""

@@ -1,4 +1,4 @@
-"""A change of production as a flow run of its own, for Prefect's pages: where it was made by hand."""
+"""Records a change of production that was made by hand as a flow run, so that Prefect's pages show it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from tasks.show import show_change
 
 @flow(name="change-of-production", flow_run_name="{title}")
 def change_run(title: str, name: str, promotion: Promotion) -> State[Promotion]:
-    """Leave an artifact that says what was changed."""
+    """Create an artifact that says what was changed."""
     show_change(name, title, promotion)
     return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=promotion)

@@ -1,4 +1,4 @@
-"""Try a configuration and the code it names in seconds, before a run: `python -m flows.check --config cfg.yaml`."""
+"""Check a configuration and the code that it names within seconds: `python -m flows.check --config cfg.yaml`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tasks.outcomes import DONE, FAILED, USAGE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make every check and return the exit code."""
+    """Run all checks and return the exit code."""
     return run_command(build_parser(), argv, _check)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the arguments."""
+    """Return the argument parser."""
     return config_parser(
         "flows.check",
-        "Try what a run needs before its training: your functions and their parameters, the rows, the untrained "
-        "model and its export, the directories, MLflow, Prefect and Docker. Nothing is kept.",
-        "Exit codes: 0 a run can begin; 1 something is not as it must be; 2 usage or configuration.",
+        "Check what a run needs before its training: your functions and their parameters, the rows, the untrained "
+        "model and its export, the directories, MLflow, Prefect and Docker. Nothing that the check writes is kept.",
+        "Exit codes: 0 every check passed; 1 a check failed; 2 usage or configuration error.",
     )
 
 
 def _check(args: argparse.Namespace, config: Config) -> int:
-    """Make all checks, so that one look shows every mistake, and return the exit code of the worst."""
+    """Run all checks, so that one call shows every mistake, and return the exit code of the worst."""
     from tasks.training.process import tensorflow_process
 
     require(config, "data.load", "model.build")

@@ -17,7 +17,7 @@ from tasks.outcomes import DONE, FAILED, Outcome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the main job and return its exit code: 0 done, 3 rejected by a gate, 2 usage or config, 1 other."""
+    """Run the main job and return its exit code: 0 done, 3 rejected by a gate, 2 usage or configuration, 1 other."""
     return run_command(build_parser(), argv, _act)
 
 
@@ -26,15 +26,15 @@ def _act(args: argparse.Namespace, config: Config) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the arguments of the main job."""
+    """Return the argument parser of the main job."""
     parser = config_parser(
         "flows.train_and_serve",
-        "Train a Keras model, judge it in a throwaway model server, log it to MLflow, promote it.",
+        "Train a Keras model, judge it in a throwaway model server, log it to MLflow, and promote it.",
         "Exit codes: 0 promoted, awaiting review, or judged with --no-promote; 3 rejected by a gate; 2 usage or "
-        "configuration; 1 anything else, such as a version that production did not take.",
+        "configuration error; 1 any other error, such as a version that production did not load.",
     )
-    parser.add_argument("--no-promote", action="store_true", help="judge and log, and leave what is live as it is")
-    parser.add_argument("--dry-run", action="store_true", help="check the configuration, show it, and create nothing")
+    parser.add_argument("--no-promote", action="store_true", help="judge and log only; what is live does not change")
+    parser.add_argument("--dry-run", action="store_true", help="check and show the configuration; create nothing")
     parser.add_argument("--version", action="version", version=_version())
     return parser
 
@@ -47,7 +47,7 @@ def _version() -> str:
 
 
 def _dry_run(config: Config) -> int:
-    """Show what a run would use; nothing is run, created or asked."""
+    """Show the configuration that a run would use, without running, creating or connecting to anything."""
     import yaml
 
     print(yaml.safe_dump(shown(config), sort_keys=False), end="")
@@ -56,13 +56,13 @@ def _dry_run(config: Config) -> int:
 
 
 def _run(args: argparse.Namespace, config: Config) -> int:
-    """Train a model, and all that follows."""
+    """Run the main job."""
     require(config, "data.load", "model.build")
 
     def flow() -> Outcome:
         from flows.train_and_serve import train_and_serve
 
-        # called without return_state, Prefect gives the data of the state
+        # without return_state, Prefect returns the data of the state
         return cast(Outcome, train_and_serve(str(args.config), without_secrets(args.set), not args.no_promote))
 
     return run_and_report(args, config, flow)
@@ -71,11 +71,11 @@ def _run(args: argparse.Namespace, config: Config) -> int:
 def run_and_report(args: argparse.Namespace, config: Config, flow: Callable[[], Outcome]) -> int:
     """Run a flow, show its summary and return its exit code.
 
-    TensorFlow and Prefect's server start side by side, each in a process of its own.
+    TensorFlow and Prefect's server start in parallel, each in its own process.
     """
     from tasks.training.process import shut_down, warm_up
 
-    check_contract(config.gates)  # again by the first stage, which a deployment begins with
+    check_contract(config.gates)  # the first stage does this again, for deployments
     with session():
         print("starting TensorFlow and Prefect", flush=True)
         warm_up()
@@ -84,16 +84,16 @@ def run_and_report(args: argparse.Namespace, config: Config, flow: Callable[[], 
             from flows.temporary_server import prefect_server
             from tasks.promote import settled
 
-            settled.clear()  # of an earlier call in this process
+            settled.clear()  # outcomes of an earlier call in this process
             try:
                 with prefect_server():
                     outcome = flow()
             except Exception as exc:
                 if not settled:
                     raise
-                outcome = settled[-1]  # what has become of production is not Prefect's to say
+                outcome = settled[-1]  # the change of production counts, not Prefect's state
                 words = describe(exc)
-                print(f"warning: Prefect's pages do not show how it ended: {words}", file=sys.stderr, flush=True)
+                print(f"warning: Prefect's pages do not show the outcome: {words}", file=sys.stderr, flush=True)
         finally:
             shut_down()
     print(summary(config, arguments(str(args.config), args.set), outcome, colour=in_colour()))

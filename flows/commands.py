@@ -1,4 +1,4 @@
-"""What every command line shares: the configuration's options, exit codes, one line an error."""
+"""What all command lines share: the options of the configuration, exit codes, and one-line errors."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from tasks.outcomes import FAILED, INTERRUPTED, USAGE, Promotion
 from tasks.program import command_here, command_name
 
 ENVIRONMENT = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # its heartbeat prints `database is locked` on a temporary server
-    "PREFECT_CLIENT_MAX_RETRIES": "2",  # 2 and 4 s apart; with Prefect's 5 tries a lost API holds a run up for minutes
-    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # or each event that a lost API does not take is a page of its own
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our lines tell the story; Prefect keeps its log
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a line outside a run is for the screen alone
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",  # and gets ours, for its pages
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # 7 tries take minutes; a stage is tried again anyway
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # its heartbeat logs `database is locked` on a temporary server
+    "PREFECT_CLIENT_MAX_RETRIES": "2",  # after 2 and 4 s; Prefect's default of 5 takes minutes
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # else each event that a lost API does not accept logs a traceback
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our lines say the same; Prefect's log has the rest
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # lines outside a run are for the screen only
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",  # Prefect's pages show our lines
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default of 7 takes minutes, and stages are retried anyway
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # or a server holds a run up for as long as it likes
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # a locked database is a page of its own else, besides our line
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # else the server decides how long a run waits
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # else a locked database logs a traceback besides our line
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the summary names the page
     "DO_NOT_TRACK": "true",
@@ -45,31 +45,31 @@ ENVIRONMENT = {
 def config_parser(module: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every command takes."""
     parser = argparse.ArgumentParser(prog=command_name(module), description=description, epilog=epilog)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the rehearsal's YAML file")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the YAML file of the rehearsal")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="override a value of the file; may be given several times",
+        help="override a value of the file; can be repeated",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def version_number(text: str) -> int:
-    """Read an option's value that is a version.
+    """Return the version number that an option's value gives.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the value is not a version number.
     """
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"a version is a whole number from 1 on, got '{text}'")
+        raise argparse.ArgumentTypeError(f"a version must be a whole number of at least 1, got '{text}'")
     return int(text)
 
 
 def can_be_written(file: Path) -> bool:
-    """Return whether a plain file can be written there; a pipe, above all, would wait for its other end."""
+    """Return whether a regular file can be written there; writing to a pipe would wait for its reader."""
     is_other = file.exists() and not file.is_file()
     return not is_other and os.access(file if file.exists() else file.parent, os.W_OK)
 
@@ -79,7 +79,7 @@ def run_command(
     argv: Sequence[str] | None,
     action: Callable[[argparse.Namespace, Config], int],
 ) -> int:
-    """Read the arguments and the configuration, do it, and return the exit code."""
+    """Read the arguments and the configuration, run the action, and return the exit code."""
     with our_streams():
         return _run_command(parser.parse_args(argv), action)
 
@@ -92,28 +92,28 @@ def _run_command(args: argparse.Namespace, action: Callable[[argparse.Namespace,
     except KeyboardInterrupt:
         print(f"interrupted{_left_open(args)}", file=sys.stderr)
         return INTERRUPTED
-    except Exception as exc:  # noqa: BLE001  the end of the program: one line whatever it was
+    except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
         words = redact(" ".join(f"{type(exc).__name__}: {exc}".split()))
         return _report(exc, args.debug, f"{words[:500]} (--debug shows where)")
 
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """Set the libraries' environment, show the stages' lines, and turn SIGTERM into an end that cleans up."""
+    """Set the environment of the libraries, show the log lines of the stages, and clean up on SIGTERM."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     _reach_this_machine_directly()
-    logging.getLogger().addHandler(logging.NullHandler())  # or what nobody handles is printed to standard error
-    logging.raiseExceptions = False  # that a log line could not be sent to Prefect is no line of its own
+    logging.getLogger().addHandler(logging.NullHandler())  # else unhandled records are printed to standard error
+    logging.raiseExceptions = False  # else each log line that Prefect does not accept prints a traceback
     try:
         with _ending_on_sigterm(), _no_interrupt_lost(), _lines_on_stdout():
             yield
     finally:
-        gc.freeze()  # or the end of the process looks through every object of Prefect and MLflow again, for 0.7 s
+        gc.freeze()  # else the interpreter's last collection takes 0.7 s for the objects of Prefect and MLflow
 
 
 def _reach_this_machine_directly() -> None:
-    """Have no HTTP_PROXY come between us and servers on this machine's loopback, which no proxy reaches."""
+    """Connect to servers on this machine's loopback without HTTP_PROXY, because a proxy cannot reach them."""
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost", "::1")))
 
@@ -128,7 +128,7 @@ def in_colour() -> bool:
 
 @contextlib.contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that servers and staging directories are removed on the way out."""
+    """Turn SIGTERM into an exception, so that servers and staging directories are removed."""
 
     def end(_number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
@@ -142,7 +142,7 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_interrupt_lost() -> Iterator[None]:
-    """Deliver an interrupt again that came where Python drops exceptions, as in a destructor or a weak reference.
+    """Send an interrupt again if Python dropped its exception, as in a destructor or a callback of a weak reference.
 
     Prefect's own handler of SIGTERM raises an exception that names the signal; the others raise KeyboardInterrupt.
     """
@@ -164,7 +164,7 @@ def _no_interrupt_lost() -> Iterator[None]:
 
 
 def _send_again(number: int, hook: CodeType) -> None:
-    """Send a signal to the main thread once it has left the hook, where what a handler raises is dropped, too."""
+    """Send a signal to the main thread after it has left the hook, in which Python drops exceptions as well."""
     main = threading.main_thread().ident
     assert main is not None
     while any(frame.f_code is hook for frame, _ in traceback.walk_stack(sys._current_frames().get(main))):
@@ -174,7 +174,7 @@ def _send_again(number: int, hook: CodeType) -> None:
 
 @contextlib.contextmanager
 def _lines_on_stdout() -> Iterator[None]:
-    """Show what the stages log, as plain lines."""
+    """Print the log records of the stages as plain lines."""
     logger = logging.getLogger("tasks")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -187,7 +187,7 @@ def _lines_on_stdout() -> Iterator[None]:
 
 
 def _left_open(args: argparse.Namespace) -> str:
-    """Return what an interrupt has left half-done in production, and who finishes it."""
+    """Return which change of production an interrupt left unfinished, and the command that finishes it."""
     from tasks.store.journal import pending
 
     with contextlib.suppress(ConfigError, PipelineError):
@@ -195,12 +195,15 @@ def _left_open(args: argparse.Namespace) -> str:
         change = pending(config.live_dir)
         if change is not None:
             command = f"{command_here('flows.doctor')} {arguments(str(args.config), args.set)}"
-            return f"; the {change.operation} of version {change.version} is not finished, and may serve: {command}"
+            return (
+                f"; the {change.operation} of version {change.version} is not finished, and the version may be live "
+                f"already. Finish it with {command}"
+            )
     return ""
 
 
 def exit_code(promotion: Promotion, what: str) -> int:
-    """Say what has become of a version, on stderr if it is a failure, and return the exit code."""
+    """Print the outcome of a version, on stderr if it is a failure, and return the exit code."""
     code = promotion.state.exit_code
     line = f"{what} {promotion.state}: {promotion.reason}"
     print(f"error: {line}" if code == FAILED else line, file=sys.stderr if code == FAILED else sys.stdout, flush=True)
@@ -208,7 +211,7 @@ def exit_code(promotion: Promotion, what: str) -> int:
 
 
 def _report(exc: Exception, debug: bool, line: str = "") -> int:
-    """Print an error as one line, with its evidence below, and return its exit code."""
+    """Print an error as one line, with its details below, and return its exit code."""
     if debug:
         traceback.print_exception(exc)
     print(f"error: {line or exc}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Find what a crash left, and finish it or take it away: `python -m flows.doctor --config cfg.yaml`."""
+"""Find what a crash left behind, and repair it: `python -m flows.doctor --config cfg.yaml`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the arguments."""
+    """Return the argument parser."""
     parser = config_parser(
         "flows.doctor",
-        "Look a model's candidates and live versions through; finish or remove what a crash left, and name what "
-        "only a person may decide. Every promotion and rollback does the same at its start.",
-        "Exit codes: 0 nothing is left to do; 1 something needs a person, or --check found something; 2 usage or "
-        "configuration.",
+        "Examine the candidates and live versions of a model, finish or remove what a crash left behind, and report "
+        "what needs your decision. Every promotion and rollback does the same before it starts.",
+        "Exit codes: 0 everything is in order or was repaired; 1 something needs your decision, or --check found "
+        "something; 2 usage or configuration error.",
     )
-    parser.add_argument("--check", action="store_true", help="only look; say what would be done")
+    parser.add_argument("--check", action="store_true", help="change nothing; report what would be done")
     return parser
 
 

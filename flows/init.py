@@ -1,4 +1,4 @@
-"""Begin a project: write a configuration and a model's code that run as they are."""
+"""Start a project: write a configuration and the code of a model, both ready to run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
 
 MOST_CLASSES = 100
-LIKE_AN_ID = 0.5  # share of different texts from which a column of text names rows and does not describe them
-FEW = 20  # different whole numbers that are taken for classes, and different texts that never are an id
+LIKE_AN_ID = 0.5  # a text column with a larger share of distinct values identifies rows and does not describe them
+FEW = 20  # up to so many distinct whole numbers are classes, and up to so many distinct texts are not ids
 LARGEST_EXACT = 2**24  # float32 holds every whole number up to here
 EXAMPLE: dict[str, Any] = {
     "name": "late_payment",
@@ -45,27 +45,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = short_path(args.directory / "cfg.yaml")
     print(f"Wrote {config} and {short_path(args.directory / 'my_model.py')}.")
     for column, reason in settings.get("left_out", {}).items():
-        print(f"The column {column} is left out: {reason}.")
+        print(f"The column {column} is left out because {reason}.")
     print(f"Train, judge and promote the model: {command_here('flows.train_and_serve')} --config {config}")
     return DONE
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the arguments."""
+    """Return the argument parser."""
     parser = argparse.ArgumentParser(
         prog=command_name("flows.init"),
-        description="Write cfg.yaml and my_model.py, which run as they are, for made-up rows or for a table of yours.",
-        epilog="Exit codes: 0 written; 2 the table cannot be used, or there is a file already.",
+        description="Write cfg.yaml and my_model.py, ready to run, for example rows or for your own table.",
+        epilog="Exit codes: 0 written; 2 the table cannot be used, or a file exists already.",
     )
     parser.add_argument("directory", nargs="?", type=Path, default=Path(), help="where to write them (default: here)")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="a table with a header, a row each line")
-    parser.add_argument("--target", metavar="COLUMN", help="the column that the model is to predict")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="a table with a header line")
+    parser.add_argument("--target", metavar="COLUMN", help="the column that the model predicts")
     return parser
 
 
 def _write(directory: Path, settings: dict[str, Any]) -> None:
-    """Write both files, or none where one is there already."""
-    environment = Environment(  # noqa: S701  Python and YAML, no page
+    """Write both files, or neither if one exists already."""
+    environment = Environment(  # noqa: S701  Python and YAML, not HTML
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
     texts = {}
@@ -74,7 +74,7 @@ def _write(directory: Path, settings: dict[str, Any]) -> None:
         texts[directory / name] = template.render(**settings)
     there = [path for path in texts if path.exists()]
     if there:
-        raise ConfigError(f"init replaces no file, and '{there[0]}' exists; move it, or name another directory")
+        raise ConfigError(f"init does not replace files, and '{there[0]}' exists; move it, or name another directory")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
@@ -87,24 +87,24 @@ def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
     """Return the settings for a table.
 
     Raises:
-        ConfigError: it cannot be read, or nothing can be learned from it.
+        ConfigError: the table cannot be read, or has nothing that a model can learn from.
     """
     import pandas as pd
 
     try:
         table = pd.read_csv(file)
-    except (OSError, ValueError) as exc:  # pandas' errors of parsing are ValueErrors
+    except (OSError, ValueError) as exc:  # pandas raises ValueErrors for what it cannot parse
         raise ConfigError(f"--csv must name a readable table with a header, got '{file}': {exc}") from exc
     if target not in table:
         listed = ", ".join(f"'{column}'" for column in table.columns[:40])
-        raise ConfigError(f"--target must name a column of '{file}', got {target!r}; they are {listed}")
+        raise ConfigError(f"--target must name a column of '{file}', got {target!r}; the columns are {listed}")
     left_out = {column: reason for column in table.columns if column != target and (reason := _unfit(table[column]))}
     kept = [column for column in table.columns if column != target and column not in left_out]
     if not kept:
         raise ConfigError(f"'{file}' must have a column beside '{target}' that a model can learn from")
     rows = table[[*kept, target]].dropna()
     if not len(rows):
-        raise ConfigError(f"'{file}' must have rows without a missing value, and it has none")
+        raise ConfigError(f"'{file}' must have rows without missing values, and it has none; fill the values in")
     names = _input_names(kept)
     is_text = {column: not pd.api.types.is_numeric_dtype(table[column]) for column in kept}
     return {
@@ -120,24 +120,24 @@ def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
 
 
 def _unfit(column: Any) -> str:
-    """Return why nothing can be learned from a column, or an empty text."""
+    """Return why a model can learn nothing from a column, or an empty text."""
     import pandas as pd
 
     known = column.dropna()
     if known.nunique() < 2:
-        return "it has one value"
+        return "it has only one value"
     if column.isna().mean() > LIKE_AN_ID:
         return "it is empty in most rows"
     if pd.api.types.is_numeric_dtype(column):
         too_large = pd.api.types.is_integer_dtype(column) and known.abs().max() > LARGEST_EXACT
-        return "its numbers are larger than float32 holds exactly, as those of an id are" if too_large else ""
+        return "its numbers are too large for float32, like those of an id" if too_large else ""
     if known.nunique() > max(FEW, LIKE_AN_ID * len(known)):
-        return "nearly every row has a text of its own, as an id, a date or a description has"
+        return "most of its texts are different, like ids, dates or descriptions"
     return ""
 
 
 def _of_target(column: Any) -> dict[str, Any]:
-    """Return what is predicted: classes, or a number with its mean and spread."""
+    """Return the settings for the target: classes, or a number with its mean and standard deviation."""
     import pandas as pd
 
     values = sorted(column.unique().tolist())
@@ -151,7 +151,7 @@ def _of_target(column: Any) -> dict[str, Any]:
 
 
 def _input_names(columns: Sequence[str]) -> dict[str, str]:
-    """Return for each column a name that TensorFlow takes for an input, all different."""
+    """Return for each column a unique name that TensorFlow accepts for an input."""
     found: dict[str, str] = {}
     for column in columns:
         name = re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_").lower() or "input"

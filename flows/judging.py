@@ -1,4 +1,4 @@
-"""What both ways to a candidate share: it is judged, logged and promoted."""
+"""The steps that every candidate goes through: it is judged, logged and promoted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.validate import validate_serving
 Judged = tuple[ValidationReport, TrackedRun, Promotion]
 
 
-def judge_and_promote(  # noqa: PLR0913, PLR0917  what the stages before have made
+def judge_and_promote(  # noqa: PLR0913, PLR0917  results of the earlier stages
     config: Config,
     options: str,
     splits: Splits,
@@ -26,7 +26,7 @@ def judge_and_promote(  # noqa: PLR0913, PLR0917  what the stages before have ma
     run_dir: Path,
     promote: bool,
 ) -> Judged:
-    """Judge a candidate, log it, and promote what passed; again, where another version went live meanwhile.
+    """Judge a candidate, log it, and promote it if it passed; start again if another version went live meanwhile.
 
     Args:
         options: `--config FILE` and overrides, for the commands that a reviewer is shown.

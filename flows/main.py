@@ -1,4 +1,4 @@
-"""The console script `keras-rehearsal`: one word for each command."""
+"""The console script `keras-rehearsal` and its subcommands."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-# Ours are imported now: what a user's directory holds under these names is found no more.
+# Our packages are imported first, so that a user's directory cannot shadow their names.
 import configs  # noqa: F401
 from flows.streams import our_streams
 from tasks.program import SCRIPT, SUBCOMMANDS
 
-# Of two flows the command line is a module of its own, so that it answers before Prefect is imported.
+# Two flows have their command line in a separate module, which answers before Prefect is imported.
 COMMAND_LINES = {
     "flows.train_and_serve": "flows.cli",
     "flows.promote": "flows.promote_cli",
@@ -22,25 +22,25 @@ COMMAND_LINES = {
 
 HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
 
-  init      write a configuration and a model's code that run as they are
-  check     try your functions, rows and model, and what a run needs, in seconds
-  run       train a model, judge it in a throwaway model server, log it to MLflow, promote it
-  rehearse  judge a model that was trained elsewhere, log it, promote it
-  try-out   serve a model until Ctrl-C, or ask it about a file of rows
-  promote   act on what reviewers decided, or decide here
-  rollback  put the version that served before back
-  doctor    find what a crash left, and mend it
-  reap      remove containers that killed runs left behind
+  init      write a configuration and the code of a model, both ready to run
+  check     check your functions, rows and model, and what a run needs, within seconds
+  run       train a model, judge it in a throwaway model server, log it to MLflow, and promote it
+  rehearse  judge a model that was trained elsewhere, log it, and promote it
+  try-out   serve a model until Ctrl-C, or send it a file of rows
+  promote   act on reviewers' decisions, or approve or reject a candidate yourself
+  rollback  make an earlier version live again
+  doctor    find what a crash left behind, and repair it
+  reap      remove the containers that killed runs left behind
   serve     run the embedded model server
 
-'{SCRIPT} COMMAND --help' shows a command's options; '{SCRIPT} --version' the version.
+'{SCRIPT} COMMAND --help' shows the options of a command, and '{SCRIPT} --version' the version.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run a subcommand and return its exit code."""
     word, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
-    if word == "serve":  # it says nothing but its log, and each line of that at once
+    if word == "serve":  # it prints only its log, unbuffered
         return _run(word, rest)
     with our_streams():
         return _run(word, rest)

@@ -1,8 +1,8 @@
-"""Act on what reviewers decided: `python -m flows.promote --config cfg.yaml`, by hand or as a scheduled deployment."""
+"""Act on reviewers' decisions, by hand or as a scheduled deployment: `python -m flows.promote --config cfg.yaml`."""
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before Prefect is imported: --help and a config error answer at once
+if __name__ == "__main__":  # before Prefect is imported, so that --help and configuration errors answer at once
     from flows.promote_cli import main
 
     raise SystemExit(main())
@@ -34,7 +34,7 @@ def promote(
 
     Args:
         config: path of the YAML file. overrides: `section.key=value` items.
-        version: a candidate to say `verdict` about first: `approved` or `rejected`. by: who says so.
+        version: a candidate to give the `verdict` `approved` or `rejected` first. by: who decides.
     """
     cfg = load_config(Path(config), overrides or ())
     if verdict:
@@ -77,7 +77,7 @@ def judge_again(cfg: Config, options: str, reviewed: Reviewed) -> Promotion:
 
 @flow(name="promote-canary")
 def to_stable(config: str, overrides: list[str] | None = None, by: str = "") -> State[Promotion]:
-    """Make the canary the stable version (promote.layout: labels)."""
+    """Make the canary the stable version, with promote.layout: labels."""
     cfg = load_config(Path(config), overrides or ())
     promotion = make_stable(cfg, by)
     show_change(cfg.name, f"{cfg.name} canary to stable", promotion)

@@ -1,4 +1,4 @@
-"""The command line of promotion by approval."""
+"""The command line that acts on reviewers' decisions."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the arguments."""
+    """Return the argument parser."""
     parser = config_parser(
         "flows.promote",
-        "Promote the candidates whose model version in MLflow has the tag review=approved, and close those with "
-        "review=rejected. A candidate whose bytes changed since their validation is refused; one whose champion "
-        "changed is judged again first.",
-        "Exit codes: 0 promoted, or nothing was approved; 3 something was rejected or refused; 2 usage or "
-        "configuration; 1 anything else.",
+        "Promote the candidates whose model version in MLflow has the tag review=approved, and close those with the "
+        "tag review=rejected. A candidate is refused if its files changed after its validation, and is judged again "
+        "first if the live version changed.",
+        "Exit codes: 0 promoted, or nothing was approved; 3 a candidate was rejected or refused; 2 usage or "
+        "configuration error; 1 any other error.",
     )
-    parser.add_argument("--version", type=version_number, default=0, metavar="N", help="only this candidate")
+    parser.add_argument("--version", type=version_number, default=0, metavar="N", help="act on this candidate only")
     verdict = parser.add_mutually_exclusive_group()
-    verdict.add_argument("--approve", action="store_true", help="approve candidate --version first, as --by")
-    verdict.add_argument("--reject", action="store_true", help="reject candidate --version, as --by")
+    verdict.add_argument("--approve", action="store_true", help="first approve candidate --version in the name of --by")
+    verdict.add_argument("--reject", action="store_true", help="reject candidate --version in the name of --by")
     verdict.add_argument("--to", choices=["stable"], help="make the canary stable (promote.layout: labels)")
     parser.add_argument("--by", default="", metavar="NAME", help="who approves or rejects")
     return parser
@@ -41,18 +41,18 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace, config: Config) -> int:
     verdict = "approved" if args.approve else "rejected" if args.reject else ""
     if verdict and not (args.version and args.by):
-        raise ConfigError("--approve and --reject need --version N and --by NAME: who decides about which bytes")
+        raise ConfigError("--approve and --reject need --version N (which candidate) and --by NAME (who decides)")
     if args.by and not (verdict or args.to):
-        raise ConfigError("--by NAME says who decides, and goes with --approve, --reject or --to")
+        raise ConfigError("--by NAME needs a decision; add --approve, --reject or --to stable")
     if args.to and args.version:
-        raise ConfigError(f"--to {args.to} always means the canary and cannot be combined with --version")
+        raise ConfigError(f"--to {args.to} always promotes the canary and cannot be combined with --version")
     with session():
         from flows.promote import promote, to_stable
         from flows.temporary_server import prefect_server
         from tasks.production import settled
 
         overrides = without_secrets(args.set)
-        settled.clear()  # of an earlier call in this process
+        settled.clear()  # outcomes of an earlier call in this process
         try:
             with prefect_server():
                 if args.to:
@@ -63,13 +63,13 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         except Exception as exc:
             if not settled:
                 raise
-            outcomes = list(settled)  # what has become of production is not Prefect's to say
-            words = f"nothing was done about candidates that are not listed below: {describe(exc)}"
+            outcomes = list(settled)  # the changes of production count, not Prefect's state
+            words = f"only the candidates that are listed below were handled: {describe(exc)}"
             print(f"warning: {words}", file=sys.stderr, flush=True)
     codes = [exit_code(promotion, config.name) for promotion in outcomes]
     if not outcomes:
         which = f"candidate {args.version}" if args.version else "no candidate"
-        print(f"nothing to do: {which} of '{config.name}' was {'not ' if args.version else ''}approved or rejected")
+        print(f"Nothing to do: {which} of '{config.name}' was {'not ' if args.version else ''}approved or rejected")
     return FAILED if FAILED in codes else max(codes, default=DONE)
 
 

@@ -12,7 +12,7 @@ from tasks.program import command_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Remove throwaway containers whose owner is gone or whose time is up, say which, and return an exit code."""
+    """Remove throwaway containers of ended or expired runs, print their names, and return the exit code."""
     build_parser().parse_args(argv)
     from tasks.serving.reaper import reap
 
@@ -28,12 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the arguments."""
+    """Return the argument parser."""
     return argparse.ArgumentParser(
         prog=command_name("flows.reap"),
-        description="Remove the throwaway containers, with their volumes, whose run is gone or whose time is up, "
-        "and nothing else. Every run with Docker does the same at its start.",
-        epilog="Exit codes: 0 done; 1 no Docker engine answers or it refuses.",
+        description="Remove the throwaway containers, with their volumes, of runs that have ended or expired, and "
+        "nothing else. Every run with Docker does the same when it starts.",
+        epilog="Exit codes: 0 done; 1 no Docker engine answered, or it refused.",
     )
 
 

@@ -1,8 +1,8 @@
-"""A model that was trained elsewhere: `python -m flows.rehearse --config cfg.yaml --model PATH`."""
+"""Judge a model that was trained elsewhere: `python -m flows.rehearse --config cfg.yaml --model PATH`."""
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before Prefect is imported: --help and a config error answer at once
+if __name__ == "__main__":  # before Prefect is imported, so that --help and configuration errors answer at once
     from flows.rehearse_cli import main
 
     raise SystemExit(main())
@@ -35,7 +35,7 @@ from tasks.validate import check_services, fetch_servers
 
 
 @flow(name="rehearse")
-def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
+def rehearse(  # noqa: PLR0913, PLR0917  one argument for each option
     config: str,
     model: str,
     overrides: list[str] | None = None,
@@ -45,15 +45,15 @@ def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
     promote: bool = True,
     trained_on: str = "",
 ) -> State[Outcome]:
-    """Judge a given model's own bytes in a throwaway server, log and promote them.
+    """Judge a given model in a throwaway server, log it, and promote it.
 
     Args:
         config: path of the YAML file. overrides: `section.key=value` items.
-        model: a SavedModel directory, a `.keras` file or MLflow's URI.
-        rows: a file of rows; empty to call `data.load`. target: its column that the model is to predict.
-        signature: empty for `serving_default`, or the SavedModel's only one.
+        model: a SavedModel directory, a `.keras` file or a model URI of MLflow.
+        rows: a file of rows; empty calls `data.load`. target: the column of that file that the model predicts.
+        signature: empty means `serving_default`, or the only signature of the SavedModel.
         promote: False stops before anything goes live.
-        trained_on: a file of the rows that the model was trained or validated on; empty where it is not known.
+        trained_on: a file of the rows that the model was trained or validated on; empty if they are not known.
     """
     cfg = load_config(Path(config), overrides or ())
     require(cfg, *([] if rows else ["data.load"]))
@@ -74,7 +74,7 @@ def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
     return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=outcome)
 
 
-def rehearse_model(  # noqa: PLR0913  a model and its rows, and what becomes of them
+def rehearse_model(  # noqa: PLR0913  the model, its rows, and where they go
     model: Any,
     features: Any,
     target: Any = None,
@@ -83,18 +83,18 @@ def rehearse_model(  # noqa: PLR0913  a model and its rows, and what becomes of 
     promote: bool = True,
     trained_on: Any = None,
 ) -> Outcome:
-    """Judge a model and rows that this process has, as `rehearse` does; within a Prefect flow, as a flow of its own.
+    """Judge a model and rows of this process as `rehearse` does; within a Prefect flow, it is a subflow.
 
     Args:
-        model: a keras.Model, which is exported here, or what `rehearse` takes.
+        model: a keras.Model, which is exported in this process, or a model as `rehearse` takes it.
         features: rows, by input name: a DataFrame, a mapping of arrays, or one array.
-        target: what should be answered, or None.
-        trained_on: features that the model was trained or validated on, or None where that is not known; rows that are
-            among them are not judged.
-        config: path of the YAML file, which the commands that follow (approve, roll back) read as well.
+        target: the expected answers, or None.
+        trained_on: features of the rows that the model was trained or validated on, or None if they are not known;
+            these rows are not judged.
+        config: path of the YAML file, which later commands (approve, roll back) read as well.
 
     Raises:
-        PipelineError: there is no verdict. One that is a rejection is returned, not raised.
+        PipelineError: there is no verdict. A rejection is a verdict: it is returned, not raised.
     """
     cfg = load_config(Path(config))
     rows = check_rows((features, target), "rehearse_model", needs_target=False)
@@ -113,7 +113,7 @@ def rehearse_model(  # noqa: PLR0913  a model and its rows, and what becomes of 
 
 @contextlib.contextmanager
 def _with_prefect() -> Iterator[None]:
-    """Have a Prefect server, but within a flow, which has one."""
+    """Start a Prefect server, except within a flow, which already has one."""
     if FlowRunContext.get() is not None:
         yield
         return

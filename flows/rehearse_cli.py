@@ -26,31 +26,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the arguments."""
+    """Return the argument parser."""
     parser = config_parser(
         "flows.rehearse",
-        "Judge a model that was trained elsewhere in a throwaway model server, log it to MLflow, promote it. A "
-        "SavedModel's own bytes are what is judged and served; all given rows are judged, or those that data.split "
-        "calls test, without those of --trained-on.",
-        "Exit codes: as of the main job: 0 promoted, awaiting review, or judged with --no-promote; 3 rejected by a "
-        "gate; 2 usage or configuration; 1 anything else.",
+        "Judge a model that was trained elsewhere in a throwaway model server, log it to MLflow, and promote it. A "
+        "SavedModel is judged and served unchanged. All rows are judged, or the test rows of data.split, except those "
+        "of --trained-on.",
+        "Exit codes: 0 promoted, awaiting review, or judged with --no-promote; 3 rejected by a gate; 2 usage or "
+        "configuration error; 1 any other error.",
     )
     parser.add_argument(
-        "--model", required=True, metavar="MODEL", help="a SavedModel directory, a .keras file or MLflow's URI of one"
+        "--model", required=True, metavar="MODEL", help="a SavedModel directory, a .keras file, or MLflow's model URI"
     )
-    parser.add_argument("--rows", metavar="FILE", default="", help="rows as .csv, .parquet, .json or .npz")
-    parser.add_argument("--target", metavar="COLUMN", default="", help="the column of --rows that is to be predicted")
+    parser.add_argument("--rows", metavar="FILE", default="", help="file of rows: .csv, .parquet, .json or .npz")
+    parser.add_argument("--target", metavar="COLUMN", default="", help="the column of --rows that the model predicts")
     parser.add_argument(
-        "--trained-on", metavar="FILE", default="", help="rows that the model was trained on, which are not judged"
+        "--trained-on", metavar="FILE", default="", help="file of the training rows, which are not judged"
     )
-    parser.add_argument("--signature", metavar="NAME", default="", help="of a SavedModel with several signatures")
+    parser.add_argument("--signature", metavar="NAME", default="", help="which of several signatures to serve")
     parser.add_argument(
         "--write-contract",
         type=Path,
         metavar="FILE",
-        help="write what clients of a candidate that passes rely on, for gates.contract.file",
+        help="if the candidate passes, write the names, dtypes and shapes that its clients rely on, for "
+        "gates.contract.file",
     )
-    parser.add_argument("--no-promote", action="store_true", help="judge and log, and leave what is live as it is")
+    parser.add_argument("--no-promote", action="store_true", help="judge and log only; what is live does not change")
     return parser
 
 
@@ -76,10 +77,10 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
 
 
 def _check(args: argparse.Namespace, config: Config) -> None:
-    """Raise `ConfigError` for options that nothing can come of, before anything is started."""
+    """Raise `ConfigError` for options that cannot work, before anything is started."""
     require(config, *([] if args.rows else ["data.load"]))
     if args.target and not args.rows:
-        raise ConfigError("--target names a column of --rows FILE; data.load returns the target itself")
+        raise ConfigError("--target names a column of --rows FILE; add --rows, or let data.load return the target")
     for option, file in (("--rows", args.rows), ("--trained-on", args.trained_on)):
         problem = problem_of(Path(file), option) if file else ""
         if problem:
@@ -91,18 +92,18 @@ def _check(args: argparse.Namespace, config: Config) -> None:
             raise ConfigError(str(exc)) from exc
     if args.write_contract and not can_be_written(args.write_contract):
         raise ConfigError(
-            f"--write-contract must name a file in a directory that can be written, got '{args.write_contract}'"
+            f"--write-contract must be a file in a writable directory, got '{args.write_contract}'"
         )
 
 
 def _write(file: Path, report: ValidationReport | None) -> None:
-    """Write the contract of a candidate that passed; what has become of it stands, whether that succeeds or not."""
+    """Write the contract of a candidate that passed; a failure to write it does not change the outcome."""
     if report is None or report.served is None or not report.passed:
-        print(f"warning: '{file}' is not written, for the candidate did not pass", file=sys.stderr)
+        print(f"warning: '{file}' is not written because the candidate did not pass", file=sys.stderr)
         return
     try:
         write_contract(file, report.served.signature)
-        print(f"\nthe contract is written to {file}; gates.contract.file keeps later candidates to it")
+        print(f"\nThe contract was written to {file}. Set gates.contract.file to check later candidates against it.")
     except OSError as exc:
         print(f"warning: '{file}' is not written: {exc.strerror}", file=sys.stderr)
 

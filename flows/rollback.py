@@ -1,4 +1,4 @@
-"""Take the champion back, by one command: `python -m flows.rollback --config cfg.yaml [--to N]`."""
+"""Roll production back to an earlier version: `python -m flows.rollback --config cfg.yaml [--to N]`."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the arguments."""
+    """Return the argument parser."""
     parser = config_parser(
         "flows.rollback",
-        "Put the bytes that served before back into the champion's place. Under promote.layout: latest they are "
-        "published again under the next number; under labels the label `stable` moves.",
-        "Exit codes: 0 rolled back, even if MLflow or Prefect could not be told; 1 it could not be, or production did "
-        "not take it; 2 usage or configuration.",
+        "Make an earlier version live again. With promote.layout: latest, its files are published again under the "
+        "next version number; with labels, the label `stable` moves to it.",
+        "Exit codes: 0 rolled back, even if MLflow or Prefect could not be updated; 1 the rollback failed, or "
+        "production did not load the version; 2 usage or configuration error.",
     )
     parser.add_argument(
-        "--to", type=version_number, metavar="N", help="the version to go back to (default: the one before)"
+        "--to", type=version_number, metavar="N", help="the version to go back to (default: the previous one)"
     )
-    parser.add_argument("--by", default="", metavar="NAME", help="who does it, for the history")
+    parser.add_argument("--by", default="", metavar="NAME", help="your name, for the history")
     return parser
 
 
 def _go_back(args: argparse.Namespace, config: Config) -> int:
-    """Change production; whoever is to hear of it afterwards may be down."""
+    """Change production, and then tell MLflow and Prefect, which may be down."""
     from tasks.production import go_back, inform
 
     with session():
         promotion = go_back(config, args.to, args.by)
         code = exit_code(promotion, config.name)
-        with _warning("MLflow will be told by the next promotion or the doctor"):
+        with _warning("MLflow is not updated yet; the next promotion or the doctor will do it"):
             inform(config)
         if os.environ.get("PREFECT_API_URL"):
-            with _warning("Prefect's pages do not show it"):
+            with _warning("Prefect's pages do not show the rollback"):
                 from flows.change_run import change_run
 
                 change_run(f"rollback of {config.name}", config.name, promotion)
@@ -52,10 +52,10 @@ def _go_back(args: argparse.Namespace, config: Config) -> int:
 
 @contextlib.contextmanager
 def _warning(what: str) -> Iterator[None]:
-    """Turn an error into one line: production is changed, and that is what counts."""
+    """Print an error as a warning, because production has been changed successfully."""
     try:
         yield
-    except Exception as exc:  # noqa: BLE001  whatever it is
+    except Exception as exc:  # noqa: BLE001  no error may change the exit code
         print(f"warning: {what}: {' '.join(str(exc).split())[:500]}", file=sys.stderr, flush=True)
 
 

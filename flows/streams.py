@@ -1,4 +1,4 @@
-"""Standard output and error of a command: no secret passes, and nobody has to read to the end."""
+"""Wraps standard output and error: they hide secrets, and a closed pipe does not stop a command."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from configs.redaction import redact
 
 @contextlib.contextmanager
 def our_streams() -> Iterator[None]:
-    """Let nothing that is written to standard output or error show a secret, whoever writes it.
+    """Hide secrets in everything that is written to standard output or error.
 
-    A reader that goes away (`| head`), a full disk or a closed descriptor ends the output and nothing else: what a
-    command does to production, and its exit code, do not depend on who reads.
+    A reader that goes away (`| head`), a full disk or a closed descriptor ends the output only. It changes neither
+    what a command does to production nor its exit code.
     """
     with contextlib.ExitStack() as stack:
         for name in ("stdout", "stderr"):
             below = getattr(sys, name)
-            if below is None:  # Python's way to say that the descriptor was closed at the start
+            if below is None:  # Python sets None if the descriptor was closed at the start
                 below = stack.enter_context(Path(os.devnull).open("w"))
             stream = _Stream(below, name)
             redirect = contextlib.redirect_stdout if name == "stdout" else contextlib.redirect_stderr
             stack.enter_context(redirect(stream))
-            stack.callback(stream.flush)  # while it is ours: Python's own flush at the end would complain
+            stack.callback(stream.flush)  # before Python's own flush at exit, which would print an error
         yield
 
 
 class _Stream(io.TextIOBase):
-    """A stream that hides secrets in what is written to it, and drops what cannot be written."""
+    """A stream that hides secrets, and drops output that cannot be written."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _Stream(io.TextIOBase):
             return len(text)
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the buffered text."""
         try:
             self._stream.flush()
         except OSError as exc:
@@ -60,20 +60,20 @@ class _Stream(io.TextIOBase):
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """Return the descriptor of the stream below."""
+        """Return the descriptor of the wrapped stream."""
         return self._stream.fileno()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Return the encoding of the stream below."""
+        """Return the encoding of the wrapped stream."""
         return self._stream.encoding
 
     def __getattr__(self, name: str) -> Any:
-        """Return what else the stream below has."""
+        """Return any other attribute of the wrapped stream."""
         return getattr(self._stream, name)
 
     def _give_up(self, exc: OSError) -> None:
-        """Send what comes to nowhere, what waits in the buffer included."""
+        """Discard all further output, including the buffered text."""
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
         if self._name == "stdout" and not isinstance(exc, BrokenPipeError):

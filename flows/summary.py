@@ -19,7 +19,7 @@ LOCAL_PAGES = "http://127.0.0.1:5000"  # where `mlflow ui` serves them
 
 
 def summary(config: Config, arguments: str, outcome: Outcome, *, colour: bool = False) -> str:
-    """Return stages with seconds, gates with figures, where the version lives, and what to do next, one line each.
+    """Return the seconds of the stages, the figures of the gates, the paths of the version, and the next commands.
 
     Args:
         arguments: `--config FILE` and overrides, for the commands. colour: for a terminal.
@@ -68,7 +68,7 @@ def _judged_by(report: ValidationReport) -> str:
     served = report.served
     if served is None:
         refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
-        return refused or "judged by its files alone; no server loaded it"
+        return refused or "judged by its files only; no server loaded it"
     server = served.server
     beside = f", compared with version {report.champion.version}, which is live" if report.champion else ""
     return (
@@ -78,11 +78,11 @@ def _judged_by(report: ValidationReport) -> str:
 
 
 def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
-    """Return the commands that a user wants now, ready to be copied."""
+    """Return the commands that a user may need next, ready to be copied."""
     mlflow = f"{short_path(Path(sys.executable).parent)}/mlflow"
     run, pages = outcome.run, config.tracking.uri
     lines = []
-    if not run.url:  # a database has no pages of its own
+    if not run.url:  # a database serves no pages
         lines, pages = [f"  pages     {mlflow} ui --backend-store-uri {_uri(pages)}"], LOCAL_PAGES
     lines.append(f"  review    {run_url(pages, run.experiment_id, run.run_id)}")
     if outcome.promotion.state in WAITING:
@@ -101,15 +101,15 @@ def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
         lines.append(f"  undo      {command_here('flows.rollback')} {arguments}")
     example = outcome.report.candidate.requests.with_name("example.json")
     url = f"{live_url or 'localhost:8501'}/v1/models/{config.name}"
-    if config.promote.layout == "labels":  # without one the highest version answers, canary or not
+    if config.promote.layout == "labels":  # without a label, the highest version answers, even if it is the canary
         url += f"/labels/{'canary' if state == 'canary' else 'stable'}"
-    if not live_url:  # otherwise production is there, and has just been seen to serve it
+    if not live_url:  # else production is running and has just been verified
         lines.append(f"  serve     {_server(config, outcome.report.served.server)}")
     return [*lines, f"  ask       curl -d @{short_path(example)} {url}:predict"]
 
 
 def _server(config: Config, judge: ServerFacts) -> str:
-    """Return the command of a production server, of the kind that judged."""
+    """Return the command that starts a production server, of the same kind as the judging server."""
     name, model_dir = config.name, config.live_dir
     if judge.backend == "docker":
         mount = f"{shlex.quote(str(model_dir))}:/models/{name}:ro"
@@ -121,7 +121,7 @@ def _server(config: Config, judge: ServerFacts) -> str:
 
 
 def _absolute(path: Path) -> str:
-    """Return an absolute path, which a model server asks for, shortened where it is below this directory."""
+    """Return an absolute path, which a model server needs, shortened with $PWD if it is below this directory."""
     short = short_path(path)
     return short if short.startswith(("/", "'")) else f"$PWD/{short}"
 

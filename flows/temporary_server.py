@@ -1,9 +1,9 @@
-"""A Prefect server for the length of one command, where none is configured.
+"""Runs a Prefect server for the duration of one command if none is configured.
 
-Prefect starts one by itself, too, but only when the flow begins, and leaves it behind when the process is killed.
-This one boots while TensorFlow is imported, and ends with its parent, however that ends. It listens
-on a socket that exists before it does, so that nobody has to look for a free port or wait for it: the first request
-is simply answered when it can be.
+Prefect can start one itself, but only when the flow begins, and it leaves the server behind if the process is killed.
+This server starts while TensorFlow is imported, and ends with its parent process in every case. Its socket is opened
+before it starts, so that no free port has to be found and nothing has to wait: the first request is answered as soon
+as the server is ready.
 
 Source: the environment and the application are those of `SubprocessASGIServer` in prefect/server/api/server.py (3.8).
 """
@@ -28,30 +28,30 @@ from tasks.program import own_process
 from tasks.waiting import waiting_for
 from tasks.words import one_line
 
-ANSWER_S = 30.0  # for an answer of a configured API; three tries
-FIRST_START_S = 180.0  # the temporary server's first database takes a minute on a slow disk
+ANSWER_S = 30.0  # time limit of each of three tries with a configured API
+FIRST_START_S = 180.0  # creating the temporary server's database takes a minute on a slow disk
 SERVER_ENVIRONMENT = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
-    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "0",  # that is done by make_tables()
-    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "0",  # a second of work for what a flow would register when it needs it
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "0",  # make_tables() does it
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "0",  # saves a second; flows register the blocks that they need
 }
 
 
 @contextlib.contextmanager
 def prefect_server() -> Iterator[None]:
-    """Have a Prefect API for the length of a block: the configured one, else a temporary one.
+    """Provide a Prefect API within a block: the configured one, else a temporary one.
 
     Raises:
-        PipelineError: it does not answer, or no more.
+        PipelineError: the API does not answer, or stopped answering.
     """
-    import httpx  # which Prefect asks its API with, and nobody else in a block
+    import httpx  # within the block, only Prefect's client uses it
     from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_API_URL, temporary_settings
 
     configured = PREFECT_API_URL.value()
     url = configured or _start()
-    remedy = "start it, or unset PREFECT_API_URL to have one for this command" if configured else "run it again"
+    remedy = "start it, or unset PREFECT_API_URL to use a temporary one" if configured else "run the command again"
     limit_s = ANSWER_S if configured else FIRST_START_S
     if os.environ.get("PREFECT_API_REQUEST_TIMEOUT"):
         limit_s = PREFECT_API_REQUEST_TIMEOUT.value()
@@ -59,7 +59,7 @@ def prefect_server() -> Iterator[None]:
         with temporary_settings({PREFECT_API_URL: url, PREFECT_API_REQUEST_TIMEOUT: limit_s}), _waits_said(url):
             yield
     except (httpx.HTTPError, RuntimeError) as exc:
-        # of an API that does not answer its first question Prefect makes a RuntimeError
+        # Prefect raises a RuntimeError if the API does not answer the first request
         lost = next((link for link in (exc, exc.__cause__, exc.__context__) if isinstance(link, httpx.HTTPError)), None)
         if lost is None:
             raise
@@ -69,7 +69,7 @@ def prefect_server() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _waits_said(url: str) -> Iterator[None]:
-    """Say so where Prefect's API takes long to answer the flow or one of its tasks; Prefect says nothing of it."""
+    """Print a line if Prefect's API takes long to answer a request; Prefect itself prints nothing."""
     from prefect.client.base import PrefectHttpxSyncClient
 
     send = PrefectHttpxSyncClient.send
@@ -86,16 +86,16 @@ def _waits_said(url: str) -> Iterator[None]:
 
 
 def _start() -> str:
-    """Start the server and return its API's URL; it ends when this process does."""
+    """Start the server and return the URL of its API; the server ends when this process does."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
-        lifeline, _ours = os.pipe()  # our end closes when this process ends, and not before
+        lifeline, _ours = os.pipe()  # our end closes when this process ends
         subprocess.Popen(
             own_process("flows.temporary_server", str(listening.fileno()), str(lifeline)),
             pass_fds=[listening.fileno(), lifeline],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the flow, which still wants to say how it ended
+            start_new_session=True,  # Ctrl-C must not stop it before the flow has reported its end
             env={**os.environ, **SERVER_ENVIRONMENT},
         )
         os.close(lifeline)
@@ -117,17 +117,17 @@ def serve(listening: int, lifeline: int) -> None:
 
 
 def stay_on_one_core() -> None:
-    """Keep this process on one core: its database runs in a thread of its own, of which it waits for every statement.
+    """Keep this process on one core: it waits for its database thread at every statement.
 
-    Across two cores each hand-over wakes an idle one; a first start then takes 7.6 s instead of 4.8.
+    With two cores, each switch between the threads wakes an idle core, and a first start takes 7.6 s instead of 4.8 s.
     """
     if hasattr(os, "sched_setaffinity"):  # on Linux
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})  # not all servers of a machine on the same one
+        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})  # distribute servers over the cores
 
 
 def make_tables() -> None:
-    """Bring Prefect's database to its newest form, one process at a time: servers of two first runs would clash."""
+    """Create or migrate Prefect's database, one process at a time, because two first runs would conflict."""
     from filelock import FileLock
     from prefect.server.database import provide_database_interface
     from prefect.settings import PREFECT_HOME

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before Prefect is imported: --help and a config error answer at once
+if __name__ == "__main__":  # before Prefect is imported, so that --help and configuration errors answer at once
     from flows.cli import main
 
     raise SystemExit(main())
@@ -26,7 +26,7 @@ from tasks.validate import check_services, fetch_servers
 
 @flow(name="train-and-serve")
 def train_and_serve(config: str, overrides: list[str] | None = None, promote: bool = True) -> State[Outcome]:
-    """Train, export, serve from a throwaway server, judge, log, promote.
+    """Train and export a model, judge it in a throwaway server, log it, and promote it.
 
     Args:
         config: path of the YAML file. overrides: `section.key=value` items.
@@ -38,7 +38,7 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)
-            backends = fetch_servers.with_options(retries=0).submit(cfg)  # no network now is none later
+            backends = fetch_servers.with_options(retries=0).submit(cfg)  # a missing network would not come back
             splits = prepare_data(cfg, run_dir)
             fail_early(backends)
             trained = train_model(cfg, splits, run_dir)

@@ -1,4 +1,4 @@
-"""Serve a model by hand, to ask it what you like: `python -m flows.try_out --config cfg.yaml [--version N]`."""
+"""Serve a model to try requests by hand: `python -m flows.try_out --config cfg.yaml [--version N]`."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ POLL_S = 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve a model until Ctrl-C, or ask it about a file of rows, and return an exit code."""
+    """Serve a model until Ctrl-C, or send it a file of rows, and return the exit code."""
     return run_command(build_parser(), argv, _try_out)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the arguments."""
+    """Return the argument parser."""
     parser = config_parser(
         "flows.try_out",
         "Serve the live version, a candidate or any SavedModel in a throwaway model server until Ctrl-C, and print a "
-        "request to paste; or, with --rows, ask it about these rows and print a table. Nothing live changes.",
-        "Exit codes: 0 the rows are answered, or you stopped the server; 2 usage, configuration or a file that cannot "
-        "be used; 130 interrupted before that; 1 it cannot be served.",
+        "request to paste. With --rows, send these rows to the model and print a table of the answers. What is live "
+        "does not change.",
+        "Exit codes: 0 the rows were answered, or you stopped the server; 1 the model cannot be served; 2 usage or "
+        "configuration error, or a file that cannot be used; 130 interrupted while starting.",
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--version", type=version_number, metavar="N", help="a candidate; without it the live version")
-    which.add_argument("--model", type=Path, metavar="DIRECTORY", help="any SavedModel")
-    parser.add_argument("--signature", metavar="NAME", default="", help="of a SavedModel with several signatures")
-    parser.add_argument("--rows", type=Path, metavar="FILE", help="rows to ask about, as .csv, .json, .parquet or .npz")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="save the table as .csv, .json or .parquet")
+    which.add_argument("--version", type=version_number, metavar="N", help="serve this candidate, not the live version")
+    which.add_argument("--model", type=Path, metavar="DIRECTORY", help="serve any SavedModel directory")
+    parser.add_argument("--signature", metavar="NAME", default="", help="which of several signatures to serve")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="file of rows to send: .csv, .json, .parquet or .npz")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to save the table to: .csv, .json or .parquet")
     return parser
 
 
@@ -57,7 +58,7 @@ def _try_out(args: argparse.Namespace, config: Config) -> int:
     print(shown_table(table, shutil.get_terminal_size((120, 24)).columns))
     if args.out:
         save_table(table, args.out)
-        print(f"saved as {args.out}")
+        print(f"Saved to {args.out}")
     return DONE
 
 
@@ -68,19 +69,19 @@ def _check_files(args: argparse.Namespace) -> None:
         raise ConfigError(problem)
     if args.out:
         if not args.rows:
-            raise ConfigError("--out keeps the answers to rows; name the rows by --rows FILE")
+            raise ConfigError("--out saves the answers to the rows of a file; add --rows FILE")
         if args.out.suffix not in WRITERS:
-            raise ConfigError(f"--out must name a file of {', '.join(WRITERS)}, got '{args.out}'")
+            raise ConfigError(f"--out must be a file with the suffix {' or '.join(WRITERS)}, got '{args.out}'")
         if not can_be_written(args.out):
-            raise ConfigError(f"--out must name a file in a directory that can be written, got '{args.out}'")
+            raise ConfigError(f"--out must be a file in a writable directory, got '{args.out}'")
         if args.out.exists() and args.out.samefile(args.rows):
-            raise ConfigError(f"--out must be another file than --rows, got '{args.out}' twice")
+            raise ConfigError(f"--out and --rows must be different files, got '{args.out}' for both")
 
 
 def _until_stopped(server: ThrowawayServer, model: Tried, example: Path) -> int:
-    """Print a request to paste, and wait for Ctrl-C, SIGTERM or the server's own end."""
+    """Print a request to paste, and wait until Ctrl-C, SIGTERM or the end of the server."""
     try:
-        print(*invitation(server, model, example), "", "Ctrl-C stops it", sep="\n", flush=True)
+        print(*invitation(server, model, example), "", "Press Ctrl-C to stop the server", sep="\n", flush=True)
         while server.exit_code() is None:
             time.sleep(POLL_S)
     except KeyboardInterrupt:

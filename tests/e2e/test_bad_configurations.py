@@ -16,11 +16,11 @@ MINIMAL = "name: m\ndata: {load: 'configs.digits:load'}\nmodel: {build: 'configs
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ("seed: 2024-13-45", "no timestamp"),
+        ("seed: 2024-13-45", "not a valid timestamp"),
         ("seed: " + "9" * 5000, "5,000"),
         ('work_dir: "a\\0b"', "NUL"),
         ("models_root: loop", "models_root"),
-        ("x: &a [*a]", "stands within"),
+        ("x: &a [*a]", "refers to a value that contains it"),
         ("promote: {live_url: 'http://a b'}", "live_url"),
         ("gates: {metrics: {accuracy: {min: .nan}}}", "finite"),
     ],

@@ -78,7 +78,7 @@ def test_a_project_from_nothing(
     assert (begun.returncode, begun.stderr) == (0, "")
     again = run(script, project, outside, "init")
     assert again.returncode == 2
-    assert again.stderr.startswith("error: init replaces no file, and 'cfg.yaml' exists")
+    assert again.stderr.startswith("error: init does not replace files, and 'cfg.yaml' exists")
 
     options = ["--config", "cfg.yaml", "--set", "serving.backend=embedded"]
     done = run(script, project, outside, "run", *options, "--set", "training.epochs=2")
@@ -129,7 +129,7 @@ def test_a_table_of_ones_own(script: Path, project: Path, outside: dict[str, str
     assert "module './configs/schema.py' has no 'laod'; did you mean 'load'?" in wrong.stderr
     missing = run(script, project, outside, "run", "--config", "cfg.yaml", "--set", "data.load=./nothing.py:load")
     assert missing.returncode == 2
-    assert "must name a Python file" in missing.stderr
+    assert "must name a readable Python file" in missing.stderr
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,6 @@ def test_an_api_that_hangs_from_the_start(workspace: Any, hanging: FaultProxy) -
     assert done.returncode == 1, done.stdout + done.stderr
     [line] = done.stderr.splitlines() if done.stderr.count("\n") == 1 else pytest.fail(done.stderr)
     assert line.startswith(f"error: Prefect's API at {workspace.env['PREFECT_API_URL']} must answer, got ")
-    assert line.endswith("; start it, or unset PREFECT_API_URL to have one for this command")
+    assert line.endswith("; start it, or unset PREFECT_API_URL to use a temporary one")
     assert "epoch" not in done.stdout
     assert workspace.versions() == []

@@ -149,7 +149,7 @@ def test_an_unsafe_one_is_never_loaded(project: Any, models: Path) -> None:
         (["--model", "{models}", "--rows", "rows.csv"], 2, "of them in"),
         (["--model", "nothing", "--rows", "rows.csv"], 2, "got neither in 'nothing'"),
         (["--model", "{models}/plain", "--rows", "none.csv"], 2, "--rows must name a file, got 'none.csv'"),
-        (["--model", "{models}/plain"], 2, "'data.load' is required and missing"),
+        (["--model", "{models}/plain"], 2, "'data.load' is required but not set"),
     ],
 )  # fmt: skip
 def test_mistakes(project: Any, models: Path, words: list[str], code: int, said: str) -> None:
@@ -188,7 +188,7 @@ def test_a_declared_contract(project: Any, models: Path) -> None:
     broken = run(project, "--model", str(models / "plain"), *words, "--write-contract", "contract.json")
     assert broken.returncode == 3, broken.stdout + broken.stderr
     assert "would break the declared contract: input changed from age: float64 (?) to age: float32 (?)" in broken.stdout
-    assert broken.stderr == "warning: 'contract.json' is not written, for the candidate did not pass\n"
+    assert broken.stderr == "warning: 'contract.json' is not written because the candidate did not pass\n"
     assert (project.directory / "contract.json").read_bytes() == before
 
     (project.directory / "contract.json").write_bytes(before[:-10])

@@ -162,11 +162,11 @@ def test_an_edited_digest_is_refused(user: Any, waiting: dict[int, int]) -> None
     [
         (("--version", "99", "--approve", "--by", "ann"), "a candidate that awaits review, got 99; waiting: none"),
         (("--version", "1", "--approve", "--by", "ann"), "got 1, which is promoted; waiting: none"),
-        (("--version", "1", "--approve"), "--version N and --by NAME"),
-        (("--approve", "--by", "ann"), "--version N and --by NAME"),
-        (("--by", "ann"), "--by NAME says who decides"),
+        (("--version", "1", "--approve"), "need --version N"),
+        (("--approve", "--by", "ann"), "need --version N"),
+        (("--by", "ann"), "--by NAME needs a decision"),
         (("--to", "stable", "--version", "1"), "cannot be combined with --version"),
-        (("--version", "0"), "a whole number from 1 on, got '0'"),
+        (("--version", "0"), "a whole number of at least 1, got '0'"),
     ],
 )  # fmt: skip
 def test_a_wrong_approval(user: Any, waiting: dict[int, int], args: tuple[str, ...], words: str) -> None:

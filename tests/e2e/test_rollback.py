@@ -120,7 +120,7 @@ def test_neither_mlflow_nor_prefect_is_needed(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "version 5 is live" in done.stdout
     assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ["warning", "warning"], done.stderr
-    assert "MLflow will be told by the next promotion or the doctor" in done.stderr
+    assert "MLflow is not updated yet; the next promotion or the doctor will do it" in done.stderr
     assert production.serving() == [5]
     assert user.registry()[0]["champion"] == 2
     told = user.run(flow="doctor")

@@ -83,7 +83,7 @@ def test_the_printed_request_works_until_it_is_stopped(project: Path, server: li
     lines = []
     for line in process.stdout:  # ends where the process ends
         lines.append(line.rstrip("\n"))
-        if lines[-1] == "Ctrl-C stops it":
+        if lines[-1] == "Press Ctrl-C to stop the server":
             break
     text = "\n".join(lines)
     assert "'twov' version 2 answers at http://" in text, process.communicate(timeout=600)

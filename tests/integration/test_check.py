@@ -105,7 +105,7 @@ def test_mistakes_in_the_code(
     ("extra", "words"),
     [
         ("model.params={hiden: 3}", "has no parameter 'hiden'; did you mean 'hidden'?"),
-        ("data.load=./nothing.py:load", "must name a Python file"),
+        ("data.load=./nothing.py:load", "must name a readable Python file"),
         ("data.load=configs.digits:laod", "did you mean 'load'?"),
         ("data.load=no_such_module:load", "there is no module 'no_such_module'"),
     ],

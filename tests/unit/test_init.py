@@ -67,7 +67,7 @@ def test_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("a,b\n1,2\n2,3\n", None, "--target must name a column of"),
         ("a,b\nx,1\nx,2\n", "b", "a column beside 'b' that a model can learn from"),
         ("a,b\n1,x\n2,x\n", "b", "2 to 100 different values or be a number, got 1"),
-        ("a,b\n1,\n2,\n", "b", "rows without a missing value"),
+        ("a,b\n1,\n2,\n", "b", "rows without missing values"),
         ("", "b", "a readable table with a header"),
     ],
 )
@@ -88,5 +88,5 @@ def test_no_file_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     """Where one of the two files is there, neither is written."""
     (tmp_path / "my_model.py").write_text("mine\n")
     assert main([str(tmp_path)]) == 2
-    assert "init replaces no file" in capsys.readouterr().err
+    assert "init does not replace files" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["my_model.py"]

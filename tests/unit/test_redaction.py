@@ -175,7 +175,7 @@ def test_values_of_the_environment(path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert shown(config)["name"] == "environed"
     assert without_secrets(overrides) == overrides
     monkeypatch.delenv("REHEARSAL_DB_PW")
-    with pytest.raises(ConfigError, match=r"'tracking.uri' takes the environment variable REHEARSAL_DB_PW, which"):
+    with pytest.raises(ConfigError, match=r"'tracking.uri' uses the environment variable REHEARSAL_DB_PW, which"):
         load_config(path, overrides[:1])
 
 
@@ -206,7 +206,7 @@ def test_overrides_that_others_may_see(path: Path, item: str, expected: str) -> 
 @pytest.mark.parametrize("item", ["data.params.secret=***", 'data.params.secret="***"', "tracking.uri=http://***@another"])
 def test_a_hidden_secret_is_no_secret(path: Path, item: str) -> None:
     """What was copied from a screen is refused with what to do, and never used as the password."""
-    with pytest.raises(ConfigError, match=r"\*\*\* stands for a secret that was not shown; write it there, or \$"):
+    with pytest.raises(ConfigError, match=r"\*\*\* stands for a hidden secret; replace it by the secret, or by \$"):
         load_config(path, [item])
 
 

@@ -66,11 +66,11 @@ def test_an_unsafe_candidate_is_not_served(project: Path, capsys: pytest.Capture
         (["--rows", "{}/none.csv"], "--rows must name a file, got"),
         (["--rows", "{}/pipe.csv"], "--rows must name a file, got"),
         (["--rows", "{}/rows.xlsx"], "--rows must name a file of .parquet, .csv, .json, .npz"),
-        (["--out", "{}/a.csv"], "--out keeps the answers to rows"),
-        (["--rows", "{}/rows.csv", "--out", "{}/a.txt"], "--out must name a file of .csv, .json, .parquet"),
-        (["--rows", "{}/rows.csv", "--out", "{}/no/a.csv"], "in a directory that can be written"),
-        (["--rows", "{}/rows.csv", "--out", "{}/pipe.json"], "in a directory that can be written"),
-        (["--rows", "{}/rows.csv", "--out", "{}/rows.csv"], "another file than --rows"),
+        (["--out", "{}/a.csv"], "--out saves the answers to the rows"),
+        (["--rows", "{}/rows.csv", "--out", "{}/a.txt"], "--out must be a file with the suffix .csv or .json"),
+        (["--rows", "{}/rows.csv", "--out", "{}/no/a.csv"], "in a writable directory"),
+        (["--rows", "{}/rows.csv", "--out", "{}/pipe.json"], "in a writable directory"),
+        (["--rows", "{}/rows.csv", "--out", "{}/rows.csv"], "must be different files"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(

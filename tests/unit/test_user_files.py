@@ -89,7 +89,7 @@ def test_a_module_within_packages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("./none.py:load", "must name a Python file"),
+        ("./none.py:load", "must name a readable Python file"),
         ("./my_model.py:laod", "module './my_model.py' has no 'laod'; did you mean 'load'?"),
         ("./my_model.py", "must be module:function or FILE.py:function"),
         ("./broken.py:load", "module './broken.py' does not compile"),
@@ -132,13 +132,13 @@ other = functools.partial(plain, rows=3)
         ("twice", "build", ""),
         ("other", "build", ""),
         ("plain {rwos: 2}", "build", "data.params: './f.py:plain' has no parameter 'rwos'; did you mean 'rows'?"),
-        ("load {rows: 1}", "build", "has no parameter 'rows'; known: seed"),
-        ("load", "build", "data.params must give './f.py:load' its parameter 'path', which has no default"),
+        ("load {rows: 1}", "build", "has no parameter 'rows'; known names: seed"),
+        ("load", "build", "data.params must set 'path', a parameter of './f.py:load' without a default"),
         ("plain", "build {hiden: 3, rate: 1}", "has no parameter 'hiden'; did you mean 'hidden'?"),
         ("plain", "build {features: 3, rate: 1}", "has no parameter 'features'"),
-        ("plain", "build {hidden: 3}", "model.params must give './f.py:build' its parameter 'rate'"),
+        ("plain", "build {hidden: 3}", "model.params must set 'rate', a parameter of './f.py:build'"),
         ("plain", "no_features", "must take the training features as its first argument"),
-        ("plain", "no_features {a: 1}", "has no parameter 'a'; it has none"),
+        ("plain", "no_features {a: 1}", "has no parameter 'a'; it has no parameters to set"),
     ],
 )
 def test_parameters_are_compared_with_the_definition(tmp_path: Path, load: str, build: str, words: str) -> None:
