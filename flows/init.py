@@ -94,9 +94,12 @@ def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
     try:
         table = pd.read_csv(file)
     except (OSError, ValueError) as exc:  # pandas raises ValueErrors for what it cannot parse
-        raise ConfigError(f"--csv must name a readable table with a header, got '{file}': {exc}") from exc
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigError(f"--csv must name a readable table with a header, got '{file}': {reason}") from exc
+    listed = ", ".join(f"'{column}'" for column in table.columns[:40])
+    if target is None:
+        raise ConfigError(f"--csv needs --target COLUMN, the column to predict; the columns are {listed}")
     if target not in table:
-        listed = ", ".join(f"'{column}'" for column in table.columns[:40])
         raise ConfigError(f"--target must name a column of '{file}', got {target!r}; the columns are {listed}")
     left_out = {column: reason for column in table.columns if column != target and (reason := _unfit(table[column]))}
     kept = [column for column in table.columns if column != target and column not in left_out]

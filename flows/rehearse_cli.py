@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from configs.loading import ConfigError, require, without_secrets
+from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
 from flows.cli import run_and_report
 from flows.commands import can_be_written, config_parser, run_command
@@ -78,9 +78,10 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
 
 def _check(args: argparse.Namespace, config: Config) -> None:
     """Raise `ConfigError` for options that cannot work, before anything is started."""
-    require(config, *([] if args.rows else ["data.load"]))
     if args.target and not args.rows:
         raise ConfigError("--target names a column of --rows FILE; add --rows, or let data.load return the target")
+    if not args.rows and not config.data.load:
+        raise ConfigError("there must be rows to judge: add --rows FILE, or set data.load in the YAML file")
     for option, file in (("--rows", args.rows), ("--trained-on", args.trained_on)):
         problem = problem_of(Path(file), option) if file else ""
         if problem:

@@ -1,1 +1,1 @@
-"""The stages of a rehearsal: policy in the files here, the work in the packages below."""
+"""The stages of a rehearsal: the modules here hold the policy, and the packages below do the work."""

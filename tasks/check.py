@@ -1,6 +1,6 @@
-"""What can be known of a configuration and the user's code in seconds, before anything is trained.
+"""Checks a configuration and the user's code within seconds, before anything is trained.
 
-Nothing that is checked here is kept: no Prefect flow, no MLflow run, no candidate, no number.
+The checks leave nothing behind: no Prefect flow, no MLflow run, no candidate, no version number.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from tasks.datasets.prepare import prepare_splits
 from tasks.errors import PipelineError, StoreError
 from tasks.records import Splits
 from tasks.registry.connection import check_experiment, check_tracking
+from tasks.registry.reasons import reason
 from tasks.serving.launch import check_engine
 from tasks.store.live_check import is_there
 from tasks.training.fit import try_model
 from tasks.training.process import call
-from tasks.words import one_line
 
 HEALTH_TIMEOUT_S = 10.0
 
 
 def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Give each check's name, and what makes it: it returns what it found in words, or raises an error of ours.
+    """Yield the name of each check and its function, which returns a description or raises one of our errors.
 
     Args:
         scratch: a directory for rows and the trial export, which the caller removes.
@@ -52,24 +52,27 @@ def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], st
     yield "tracking", lambda: _tracking(config)
     yield "prefect", _prefect
     yield "data", rows
-    if splits:  # without rows there is nothing to build on
+    if splits:  # a model cannot be built without rows
         yield "model", model
 
 
 def _writable(directory: Path, field: str) -> str:
-    """Return where a directory is, or will be made; a file that nobody sees is written there for the moment."""
+    """Return that a directory is writable, or can be created, after writing a temporary file."""
     there = next(path for path in (directory, *directory.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
-            return f"'{directory}' can be written"
+            return f"'{directory}' is writable"
     except OSError as exc:
-        raise StoreError(f"{field} must lie in a writable directory, and '{there}' is not one: {exc.strerror}") from exc
+        raise StoreError(
+            f"{field} must be in a writable directory, but '{there}' is not writable: {exc.strerror}; "
+            f"change its permissions, or set {field}"
+        ) from exc
 
 
 def _production(config: Config) -> str:
     url = config.promote.live_url
     silent = url and not is_there(url, config.name)
-    found = f"; no server answers at promote.live_url {url}, as before the first version" if silent else ""
+    found = f"; no server answers at promote.live_url {url}, as expected before the first version" if silent else ""
     return _writable(config.models_root, "models_root") + found
 
 
@@ -80,7 +83,7 @@ def _contract(file: Path) -> str:
 
 def _engine(config: Config) -> str:
     check_engine(config.serving)
-    return f"serving.backend is {config.serving.backend}"
+    return f"serving.backend {config.serving.backend} can be used"
 
 
 def _tracking(config: Config) -> str:
@@ -90,17 +93,17 @@ def _tracking(config: Config) -> str:
 
 
 def _prefect() -> str:
-    """Ask the Prefect API that is configured for its health; without one a run brings its own."""
+    """Request the health of the configured Prefect API; without one, a run starts a temporary server."""
     import requests
 
     url = os.environ.get("PREFECT_API_URL", "")
     if not url:
-        return "no PREFECT_API_URL is set: a run starts a temporary Prefect server"
+        return "PREFECT_API_URL is not set: a run starts a temporary Prefect server"
     try:
         requests.get(f"{url.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S).raise_for_status()
     except requests.RequestException as exc:
-        words = one_line(f"{type(exc).__name__}: {exc}")
         raise PipelineError(
-            f"Prefect's API at {redact(url)} must answer, got {words}; start it, or unset PREFECT_API_URL"
+            f"Prefect's API at {redact(url)} must answer, got {redact(reason(exc)[0])}; start it (prefect server "
+            "start), correct PREFECT_API_URL, or unset it to use a temporary server"
         ) from exc
     return f"Prefect's API at {redact(url)} answers"

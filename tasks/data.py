@@ -1,4 +1,4 @@
-"""Stage 1: rows in, three saved splits out; of a model that was trained elsewhere, all of them are test rows."""
+"""Stage 1: load rows and save three splits; for a model that was trained elsewhere, all rows are test rows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tasks.training.process import call
 
 @stage
 def prepare_data(config: Config, run_dir: Path) -> Splits:
-    """Load, check and split the rows; in the TensorFlow process, for a user's module may import it."""
+    """Load, check and split the rows in the TensorFlow process, because a user's module may import TensorFlow."""
     return call(prepare_splits, config.data, run_dir / "data")
 
 
 @stage
 def prepare_rows(config: Config, rows: GivenRows, given: TrainedModel, signature: str, run_dir: Path) -> Splits:
-    """Read the rows that are judged, without those that the given model is known to have been trained on."""
+    """Read the rows to judge, without those that the given model was trained on, as far as they are known."""
     splits = call(prepare_given, config.data, config.gates, rows, run_dir / "data")
     return call(leave_out, config, splits, given.keras_file, signature) if splits.trained_on else splits

@@ -1,26 +1,26 @@
-"""The error tree: exceptions say "could not tell"; a model that fails a gate is a value, not an error.
+"""The error tree: exceptions mean that there is no verdict; a model that fails a gate is a value, not an error.
 
     PipelineError                 retryable = False
     |-- DataError                 the rows cannot be used
-    |-- TrainingError             no model came out of training
-    |-- ExportError               no candidate came out of the export
-    |   |-- SignatureMismatch     declared and found inputs or outputs differ
-    |   `-- UnsafeModel           the graph does what a server must not do
-    |-- ServingError              the throwaway server gave no judgement
+    |-- TrainingError             the training produced no model
+    |-- ExportError               the export produced no candidate
+    |   |-- SignatureMismatch     declared and actual inputs or outputs differ
+    |   `-- UnsafeModel           the graph contains operations that a server must not run
+    |-- ServingError              the throwaway server gave no usable answers
     |   |-- ServingUnavailable *  it could not be started or reached
-    |   |-- ServingTimeout *      it did not answer within its deadline
-    |   |-- ServerCrashed         it ended itself: a failed check, a wrong address
+    |   |-- ServingTimeout *      it did not answer in time
+    |   |-- ServerCrashed         it crashed: a failed check, an invalid address
     |   |-- ModelLoadError        it refused the model
-    |   `-- PredictionError       it refused a request, or ended itself over one
-    |-- StoreError                the version directories are not as they must be
-    |   |-- VersionExists         the number is taken
-    |   |-- ManifestMismatch      the bytes are not the bytes that were judged
-    |   `-- LockTimeout *         somebody else is promoting this model
+    |   `-- PredictionError       it refused a request, or crashed at one
+    |-- StoreError                the version directories are in an invalid state
+    |   |-- VersionExists         the version number is in use
+    |   |-- ManifestMismatch      the files are not those that were judged
+    |   `-- LockTimeout *         another process is changing this model
     `-- TrackingError *           MLflow could not be reached
         `-- TrackingRefused       it refused a request
-                                  (* retryable: trying again can mend it)
+                                  (* retryable: a retry may succeed)
 
-`ConfigError` (configs/loading.py) stands beside it: it is raised before anything runs.
+`ConfigError` (configs/errors.py) is separate: it is raised before anything runs.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from typing import ClassVar
 
 
 class PipelineError(Exception):
-    """Say the rule, what was received and what to do, in one line.
+    """An error whose message says in one line the rule, what was received, and what to do.
 
     Attributes:
-        retryable: whether the same call may succeed if it is made again.
-        detail: longer evidence, such as a server's log; shown below the line, never in it.
+        retryable: whether a retry of the same call may succeed.
+        detail: longer evidence, such as a server's log, which is shown below the message.
     """
 
     retryable: ClassVar[bool] = False
@@ -48,11 +48,11 @@ class DataError(PipelineError):
 
 
 class TrainingError(PipelineError):
-    """Training ended without a usable model."""
+    """The training ended without a usable model."""
 
 
 class ExportError(PipelineError):
-    """The model could not be written as a servable."""
+    """The model could not be exported."""
 
 
 class SignatureMismatch(ExportError):
@@ -64,7 +64,7 @@ class UnsafeModel(ExportError):
 
 
 class ServingError(PipelineError):
-    """The throwaway server gave no judgement."""
+    """The throwaway server gave no usable answers."""
 
 
 class ServingUnavailable(ServingError):
@@ -74,37 +74,37 @@ class ServingUnavailable(ServingError):
 
 
 class ServingTimeout(ServingError):
-    """The server did not answer within its deadline."""
+    """The server did not answer in time."""
 
     retryable = True
 
 
 class ServerCrashed(ServingError):
-    """The server ended itself, by no limit of ours: a failed check in a kernel, a wrong address."""
+    """The server crashed, not because of a limit: a failed check in a kernel, an invalid address."""
 
 
 class ModelLoadError(ServingError):
-    """The server refused the model; trying again cannot help."""
+    """The server refused the model; a retry cannot succeed."""
 
 
 class PredictionError(ServingError):
-    """The server refused a request (a 4xx), or ended itself over one; trying again cannot help."""
+    """The server refused a request (a 4xx), or crashed at one; a retry cannot succeed."""
 
 
 class StoreError(PipelineError):
-    """The version directories are not as they must be."""
+    """The version directories are in an invalid state."""
 
 
 class VersionExists(StoreError):
-    """The version number is taken, perhaps with different padding."""
+    """The version number is in use, perhaps with different zero padding."""
 
 
 class ManifestMismatch(StoreError):
-    """The bytes on disk are not the bytes that were judged."""
+    """The files on the disk are not those that were judged."""
 
 
 class LockTimeout(StoreError):
-    """Another promotion of the same model holds the lock."""
+    """Another process holds the lock of the same model."""
 
     retryable = True
 
@@ -116,6 +116,6 @@ class TrackingError(PipelineError):
 
 
 class TrackingRefused(TrackingError):
-    """MLflow refused a request: a name that it does not take, a missing right, a deleted experiment."""
+    """MLflow refused a request: an invalid name, a missing permission, a deleted experiment."""
 
     retryable = False

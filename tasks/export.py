@@ -1,4 +1,4 @@
-"""Stage 3: a numbered candidate directory."""
+"""Stage 3: export the model to a numbered candidate directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.training.process import call
 
 @stage
 def export_model(config: Config, splits: Splits, trained: TrainedModel, run_dir: Path) -> Candidate:
-    """Export into a staging directory, which gets the next number only when it is complete."""
+    """Export to a staging directory, which gets the next number only when it is complete."""
     with claim_version(config.candidates_dir, config.live_dir, config.export.version_width) as claim:
         exported = call(export_savedmodel, config, splits, trained, claim.staging, run_dir)
         version_dir = claim.publish()
@@ -32,9 +32,9 @@ def export_model(config: Config, splits: Splits, trained: TrainedModel, run_dir:
 
 @stage
 def adopt_model(config: Config, splits: Splits, given: TrainedModel, signature: str, run_dir: Path) -> Candidate:
-    """Make a candidate of a SavedModel's own bytes, or of a `.keras` file by exporting it."""
+    """Make a candidate of an unchanged SavedModel, or export a `.keras` file."""
     if signature and given.keras_file.suffix == ".keras":
-        raise ConfigError("--signature chooses among those of a SavedModel, and a .keras file has none")
+        raise ConfigError("--signature chooses a signature of a SavedModel, but a .keras file has none; remove it")
     with claim_version(config.candidates_dir, config.live_dir, config.export.version_width) as claim:
         if given.keras_file.suffix == ".keras":
             exported = call(export_savedmodel, config, splits, given, claim.staging, run_dir)
@@ -46,16 +46,16 @@ def adopt_model(config: Config, splits: Splits, given: TrainedModel, signature: 
 
 
 def _copy(model: Path, staging: Path) -> None:
-    """Copy a SavedModel as it is, but for a manifest of ours, which is written anew."""
+    """Copy a SavedModel unchanged, except for a manifest of ours, which is written again."""
     odd = [entry for entry in walk(model) if entry.odd]
-    if odd:  # no digest would cover it
-        raise ExportError(f"a SavedModel must hold plain files only, got {odd[0].odd}: '{odd[0].name}'; remove it")
+    if odd:  # the digest would not cover it
+        raise ExportError(f"a SavedModel must contain regular files only, got {odd[0].odd}: '{odd[0].name}'; remove it")
     shutil.copytree(model, staging, dirs_exist_ok=True)
     (staging / MANIFEST).unlink(missing_ok=True)
 
 
 def _adopted(config: Config, splits: Splits, staging: Path, run_dir: Path, signature: str) -> Exported:
-    """Ask a SavedModel by itself, where its graph is harmless; the gate refuses one that is not."""
+    """Write the requests for a SavedModel and, if its graph is safe, its own answers; the gate refuses others."""
     graph = read_graph(staging, config.gates.safety.max_graph_mb * 1e6)
     exported = call(adopt_savedmodel, config, splits, staging, run_dir, signature)
     if judge_safety(graph, config.gates.safety).passed:
@@ -64,7 +64,7 @@ def _adopted(config: Config, splits: Splits, staging: Path, run_dir: Path, signa
 
 
 def new_candidate(config: Config, splits: Splits, exported: Exported, version_dir: Path, run_dir: Path) -> Candidate:
-    """Return the record of a version directory that has got its number, and note it in the history."""
+    """Return the record of a numbered version directory, and add it to the history."""
     number = version_number(version_dir.name)
     assert number is not None
     append(config.live_dir, number, "exported", exported.digest)

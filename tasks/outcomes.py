@@ -1,4 +1,4 @@
-"""What became of a rehearsal: each possible end once, with all that follows from it."""
+"""The possible outcomes of a rehearsal, each with its exit code, colour and Prefect state."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tasks.records import TrackedRun, ValidationReport
 
 DONE, FAILED, USAGE, REJECTION, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes of every command."""
-GREEN, RED, YELLOW = "32", "31", "33"  # as terminals number them. Source: ECMA-48, 8.3.117
+GREEN, RED, YELLOW = "32", "31", "33"  # codes of terminals. Source: ECMA-48, 8.3.117
 
 
 class PromotionState(StrEnum):
-    """What became of a candidate; the value is what MLflow's tags and people read.
+    """The outcome of a candidate; the value is shown in MLflow's tags and to people.
 
     Attributes:
-        exit_code: of the command that brought it about.
-        colour: of its line in a terminal.
+        exit_code: exit code of the command.
+        colour: colour of its line in a terminal.
     """
 
     exit_code: int
     colour: str
 
     def __new__(cls, value: str, exit_code: int, colour: str) -> Self:
-        """Make a member out of its line below."""
+        """Create a member from its line below."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.exit_code = exit_code
@@ -37,9 +37,9 @@ class PromotionState(StrEnum):
     PROMOTED = "promoted", DONE, GREEN
     CANARY = "canary", DONE, GREEN
     AWAITING_REVIEW = "awaiting review", DONE, YELLOW
-    NOT_PROMOTED = "not promoted", DONE, ""  # nobody asked for it
+    NOT_PROMOTED = "not promoted", DONE, ""  # --no-promote
     REJECTED = "rejected", REJECTION, RED  # by a gate or a person
-    REFUSED = "refused", REJECTION, RED  # approved, and not what was judged
+    REFUSED = "refused", REJECTION, RED  # approved, but not identical to what was judged
     ROLLED_BACK = "rolled back", FAILED, RED  # production did not serve it as it was judged
     STALE = "stale", FAILED, RED  # the champion beside which it was judged is no longer live
 
@@ -51,7 +51,7 @@ class PromotionState(StrEnum):
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of the candidate.
+    """The outcome of a candidate, with its reason.
 
     Attributes:
         live_dir: `<models_root>/<name>/<N>` when promoted, else None.
@@ -65,7 +65,7 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All of one rehearsal, for whoever called the flow. `seconds` is by stage."""
+    """The complete result of a rehearsal, for the caller of the flow. `seconds` is by stage."""
 
     report: ValidationReport
     run: TrackedRun

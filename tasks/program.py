@@ -1,4 +1,4 @@
-"""How this project's own programs are started, by it and by its users, from a checkout or from an installed wheel."""
+"""The commands that start this project's programs, in a checkout or from an installed wheel."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SUBCOMMANDS = {
     "reap": "flows.reap",
     "serve": "tasks.model_server",
 }
-"""Subcommand of the console script to the module that `python -m` runs in a checkout."""
+"""Maps a subcommand of the console script to the module that `python -m` runs in a checkout."""
 
-# Our three packages are imported from where they are, before anything of the same name can be found elsewhere.
+# Our three packages are imported from their own location first, so that others cannot shadow their names.
 _START = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); import configs, flows, tasks; del sys.path[0]; "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
@@ -34,26 +34,26 @@ _START = (
 def own_process(module: str, *arguments: str) -> list[str]:
     """Return the command of a child process that runs a module of this project.
 
-    `-P` keeps the directory where the command runs out of `sys.path`: a `tasks.py` or a package `configs` of the user's
-    that lies there must not stand in for ours.
+    `-P` keeps the current directory out of `sys.path`, so that a user's `tasks.py` or package `configs` there cannot
+    shadow ours.
     """
     return [sys.executable, "-P", "-c", _START, str(ROOT), module, *arguments]
 
 
 def is_installed() -> bool:
-    """Return whether this code was installed, and does not run from a checkout."""
+    """Return whether this code is installed and not run from a checkout."""
     return ROOT.name in ("site-packages", "dist-packages")
 
 
 def command_name(module: str) -> str:
-    """Return how users call a command, wherever they are: `keras-rehearsal doctor`, or `python -m` in a checkout."""
+    """Return the name of a command in general: `keras-rehearsal doctor`, or `python -m` in a checkout."""
     if is_installed():
         return f"{SCRIPT} {next(word for word, name in SUBCOMMANDS.items() if name == module)}"
     return f"python -m {module}"
 
 
 def command_here(module: str) -> str:
-    """Return how to call a command in this directory and environment, ready for a shell."""
+    """Return the shell command that works in this directory and environment."""
     tools = Path(sys.executable).parent
     if not is_installed():
         return f"{short_path(tools)}/{command_name(module)}"
@@ -62,6 +62,6 @@ def command_here(module: str) -> str:
 
 
 def short_path(path: Path) -> str:
-    """Return a path as a user in this directory would type it, ready for a shell."""
+    """Return a path relative to this directory if possible, quoted for a shell."""
     relative = os.path.relpath(path)
     return shlex.quote(str(path) if relative.startswith("..") else relative)

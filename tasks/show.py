@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a rehearsal: its verdict, its gates, and where the rest is."""
+"""Shows the verdict and the gates of a rehearsal on Prefect's pages, with a link to MLflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.stage import artifact_key, stage
 
 @stage
 def show_run(report: ValidationReport, run: TrackedRun, promotion: Promotion) -> None:
-    """Leave a markdown, a table and, where MLflow has pages, a link artifact on the flow run."""
+    """Add a markdown, a table and, if MLflow has pages, a link artifact to the flow run."""
     candidate = report.candidate
     key = artifact_key(candidate.name)
     title = f"{candidate.name} version {candidate.version} {promotion.state}"
@@ -28,7 +28,7 @@ def show_run(report: ValidationReport, run: TrackedRun, promotion: Promotion) ->
 
 
 def _table_row(row: GateRow) -> dict[str, str]:
-    """Return a line of the gate table with the gate's summary last: the long text must not push the figures out."""
+    """Return a row of the gate table with the gate's long summary last, so that the figures stay visible."""
     figure, summary = (row.value, "") if row.figure else ("", row.value)
     shown = {key: value for key, value in asdict(row).items() if isinstance(value, str)}
     return {**shown, "value": figure, "summary": summary}
@@ -36,6 +36,6 @@ def _table_row(row: GateRow) -> dict[str, str]:
 
 @stage
 def show_change(name: str, title: str, promotion: Promotion) -> None:
-    """Leave a markdown artifact that says what was changed in production."""
+    """Add a markdown artifact that says what was changed in production."""
     markdown = f"# {title}: {promotion.state}\n\n{promotion.reason}"
     create_markdown_artifact(redact(markdown), key=f"{artifact_key(name)}-production", description=title)

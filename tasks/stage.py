@@ -1,4 +1,4 @@
-"""What every stage shares: retries, no caching, a clock."""
+"""What all stages share: retries, no caching, and time measurement."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def stage_clock() -> Iterator[dict[str, float]]:
 
 
 def stage(function: Callable[P, R]) -> Task[P, R]:
-    """Make a plain function a task: timed, never cached, tried again only where that can help.
+    """Make a function a task that is timed, never cached, and retried only if a retry may succeed.
 
-    Nothing is cached because a rehearsal is worth something only if it happened.
+    Nothing is cached, because a cached rehearsal would prove nothing.
     """
 
     @functools.wraps(function)
@@ -54,10 +54,10 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
         try:
             return function(*args, **kwargs)
         except Exception as exc:
-            clean(exc)  # Prefect keeps what it says
+            clean(exc)  # Prefect stores the message
             if isinstance(exc, PipelineError) and exc.retryable:
-                log.warning("%s: %s", function.__name__, exc)  # a try that is made again must not pass unseen
-            if redact(str(exc)) != str(exc):  # an error of a library that puts its words together anew
+                log.warning("%s: %s", function.__name__, exc)  # a retry must be visible
+            if redact(str(exc)) != str(exc):  # a library's error that composes its message in __str__
                 raise PipelineError(redact(f"{type(exc).__name__}: {exc}")) from None
             raise
         finally:
@@ -71,18 +71,18 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
 
 
 def new_run_dir(config: Config) -> Path:
-    """Return a directory for one run's files, which is not there yet; its name begins with the time."""
+    """Return a new directory for the files of one run, without creating it; its name begins with the time."""
     return config.work_dir / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
 
 
 def artifact_key(name: str) -> str:
-    """Return a model's name as Prefect's artifacts take it: lower-case letters, digits and dashes."""
+    """Return a model's name in the form of Prefect's artifact keys: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
 
 
 @contextlib.contextmanager
 def progress_shown(key: str, description: str) -> Iterator[None]:
-    """Show on Prefect's page how far a stage is: whatever it logs with `extra={"progress": share}`."""
+    """Show the progress of a stage on Prefect's page: the stage logs it with `extra={"progress": share}`."""
     from prefect.artifacts import create_progress_artifact
 
     shown = create_progress_artifact(0.0, key=key, description=description)
@@ -97,35 +97,35 @@ def progress_shown(key: str, description: str) -> Iterator[None]:
 
 
 class _ProgressHandler(logging.Handler):
-    """Passes progress on, not more than every few seconds: each time is a request to Prefect's server."""
+    """Sends progress to Prefect's server, at most every few seconds."""
 
     def __init__(self, artifact_id: Any) -> None:
         super().__init__()
         self._artifact_id, self._shown_at = artifact_id, time.monotonic()
-        # Only records that have progress take this handler's lock, which is held for as long as Prefect's server takes.
+        # The handler's lock is held until Prefect's server answers, so other records must not take it.
         self.addFilter(lambda record: hasattr(record, "progress"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record's progress."""
+        """Send the progress of a record."""
         if time.monotonic() - self._shown_at >= PROGRESS_S:
             self._shown_at = time.monotonic()
             self.show(record.__dict__["progress"])
 
     def show(self, share: float) -> None:
-        """Show a share of 0 to 1."""
+        """Send a share from 0 to 1."""
         from prefect.artifacts import update_progress_artifact
 
         update_progress_artifact(self._artifact_id, 100 * share)
 
 
 def fail_early(*futures: PrefectFuture[Any]) -> None:
-    """Raise now what has already failed beside the flow, instead of when its result is asked for."""
+    """Raise the errors of futures that have failed already, instead of when their results are needed."""
     for future in futures:
         if future.state.is_failed():
             future.result()
 
 
 def can_be_mended(_task: Any, _run: Any, state: Any) -> bool:
-    """Tell whether trying again can mend a failed state: only errors that say so of themselves."""
+    """Return whether a retry may succeed, which only retryable errors say."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, PipelineError) and error.retryable

@@ -1,4 +1,4 @@
-"""Stage 5: the rehearsal in MLflow."""
+"""Stage 5: log the rehearsal to MLflow."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tasks.stage import stage
 def log_run(
     config: Config, arguments: str, splits: Splits, trained: TrainedModel, report: ValidationReport
 ) -> TrackedRun:
-    """Log the run and register exactly the bytes that were judged, whatever the verdict."""
+    """Log the run and register the files that were judged, regardless of the verdict."""
     return log_rehearsal(config, arguments, splits, trained, report)
 
 
 @stage
 def log_error(config: Config, candidate: Candidate, error: PipelineError) -> None:
-    """Log a rehearsal that gave no judgement."""
+    """Log a rehearsal that ended without a verdict."""
     log_failure(config, candidate, error)
 
 
 @contextlib.contextmanager
 def errors_logged(config: Config, candidate: Candidate) -> Iterator[None]:
-    """Have an error of the validation on MLflow's pages, too, with the server's log; it is raised all the same."""
+    """Log an error of the validation to MLflow, with the server's log, and raise it again."""
     try:
         yield
     except PipelineError as exc:

@@ -1,4 +1,4 @@
-"""Stage 2: a trained model on disk, trained here or given."""
+"""Stage 2: train the model, or fetch a given one."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tasks.training.process import submit
 
 @stage
 def train_model(config: Config, splits: Splits, run_dir: Path) -> TrainedModel:
-    """Build and fit the model in the TensorFlow process."""
+    """Build and train the model in the TensorFlow process."""
     trained = submit(fit_model, config, splits, run_dir / "model.keras", show_bar=sys.stdout.isatty())
     with progress_shown(f"{artifact_key(config.name)}-training", f"Training of {config.name}"):
-        preload()  # while the other process fits
+        preload()  # while the other process trains
         check_experiment(config)
         return trained()
 
 
 @stage
 def fetch_model(config: Config, model: str, run_dir: Path) -> TrainedModel:
-    """Find the given model's SavedModel directory or `.keras` file; one that MLflow has is copied here first.
+    """Find the SavedModel directory or `.keras` file of the given model; copy it from MLflow first if it is a URI.
 
     Raises:
-        ExportError: there is neither, or there are several.
+        ExportError: there is no model, or there are several.
     """
     place = fetch(config, model, run_dir / "given") if is_uri(model) else Path(model)
     return TrainedModel(find_model(place), {}, 0, 0, source=model)

@@ -85,9 +85,10 @@ def _candidate(config: Config, version: int) -> tuple[int, Path]:
     model_dir = config.candidates_dir
     found = versions(model_dir)
     if version not in found:
+        listed = f"are {', '.join(map(str, found))}" if found else "is none"
         raise ConfigError(
-            f"--version must be a candidate in '{model_dir}', got {version}; there are {list(found)}, and without "
-            "--version the live version is served"
+            f"--version must be a candidate in '{model_dir}', got {version}; there {listed}. Without --version, the "
+            "live version is served"
         )
     return version, found[version]
 
@@ -97,8 +98,8 @@ def _live(config: Config) -> tuple[int, Path]:
     version = champion_version(model_dir, config.promote.layout)
     if version is None:
         raise ConfigError(
-            f"there must be a live version in '{model_dir}', and there is none; name a candidate by --version N, or a "
-            "SavedModel by --model DIRECTORY"
+            f"there must be a live version in '{model_dir}', but there is none; choose a candidate with --version N, "
+            "or a SavedModel with --model DIRECTORY"
         )
     return version, versions(model_dir)[version]
 
@@ -122,7 +123,7 @@ def read_rows(config: Config, model: Tried, file: Path) -> Asked:
     specs = model.signature.inputs
     beyond = ", ".join(map(str, model.signature.beyond_rest))
     if beyond:
-        raise ConfigError(f"--rows are sent over REST, which cannot carry {beyond}; ask over gRPC, without --rows")
+        raise ConfigError(f"--rows are sent over REST, which cannot carry {beyond}; send requests over gRPC yourself")
     try:
         columns = dict(read_table(file)[0].items())
         taken = features_of(columns, config.export.inputs, specs)
@@ -144,7 +145,7 @@ def ask(model: Tried, client: ModelClient, asked: Asked) -> Table:
     for name, array in answers.items():
         if len(array) != n_rows:
             got = f"{len(array)} of '{name}' for {n_rows} rows"
-            raise ServingError(f"every output must have an answer for each row, got {got}")
+            raise ServingError(f"every output must have one answer for each row, got {got}")
     return with_answers(asked.columns, answers)
 
 

@@ -1,4 +1,4 @@
-"""Stage 4: the verdict on what a real server answered, and what can be known of that server beforehand."""
+"""Stage 4: judge the answers of a real server, and check before the training whether such a server is available."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tasks.store.seen import with_record
 
 @stage
 def check_services(config: Config) -> None:
-    """Fail now, not after an hour of training, where Docker or MLflow is needed and does not answer.
+    """Fail before the training if Docker or MLflow is needed and does not answer.
 
     Raises:
-        ConfigError: `gates.safety.allow_ops` names what is almost an operation, or the declared contract is none.
+        ConfigError: `gates.safety.allow_ops` has a misspelt operation, or the declared contract is invalid.
     """
     for name, meant in misspelt(config.gates.safety.allow_ops).items():
-        raise ConfigError(f"gates.safety.allow_ops: '{name}' is no operation of TensorFlow; did you mean '{meant}'?")
+        raise ConfigError(f"gates.safety.allow_ops: TensorFlow has no operation '{name}'; did you mean '{meant}'?")
     check_contract(config.gates)
     check_engine(config.serving)
     check_tracking(config.tracking.uri)
@@ -40,7 +40,7 @@ def check_services(config: Config) -> None:
 
 @stage
 def fetch_servers(config: Config) -> tuple[Backend, ...]:
-    """Settle which servers judge, and pull their images; runs beside training."""
+    """Choose the servers that judge, and pull their images, in parallel with the training."""
     return choose_backends(config.serving)
 
 
@@ -48,10 +48,10 @@ def fetch_servers(config: Config) -> tuple[Backend, ...]:
 def validate_serving(
     config: Config, candidate: Candidate, backends: tuple[Backend, ...], run_dir: Path
 ) -> ValidationReport:
-    """Judge the candidate's files, then what throwaway servers answer with it; a failed gate is a value.
+    """Judge the candidate's files, and then the answers of throwaway servers; a failed gate is a value.
 
-    A graph that is not safe is never loaded. A server that refuses the candidate rejects it; one that could not be
-    asked is an error. The champion is the version that is live, not the last that passed.
+    An unsafe graph is never loaded. If a server refuses the candidate, the candidate is rejected; a server that does
+    not answer is an error. The champion is the version that is live, not the last one that passed.
     """
     graph = read_graph(candidate.version_dir, config.gates.safety.max_graph_mb * 1e6)
     champion, own = _champion(config, run_dir), candidate.version_dir / RECORD
@@ -70,7 +70,7 @@ def validate_serving(
 
 
 def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:
-    """Return what a server answered, or its refusal: that is a verdict, not an error."""
+    """Return the answers of a server, or its refusal, which is a verdict and not an error."""
     try:
         return rehearse(rehearsal)
     except (ModelLoadError, PredictionError) as exc:
@@ -81,7 +81,7 @@ def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:
 
 
 def _champion(config: Config, run_dir: Path) -> Champion | None:
-    """Return the version that serves, with the rows that it knows where they can be told."""
+    """Return the live version, with the record of its rows if there is one."""
     found = find_champion(config.live_dir, config.promote.layout)
     if found is None:
         return None

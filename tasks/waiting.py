@@ -1,4 +1,4 @@
-"""Say whom a call waits for, once that takes long."""
+"""Logs what a call waits for if it takes long."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import threading
 from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
-SILENCE_S = 5.0  # until a wait is worth a line
+SILENCE_S = 5.0  # between two lines about a wait
 
 
 @contextlib.contextmanager
 def waiting_for(whom: str) -> Iterator[None]:
-    """Say every few seconds whom a block waits for, until it ends."""
+    """Log every few seconds what a block waits for, until it ends."""
     ended = threading.Event()
 
     def tell() -> None:
@@ -23,10 +23,10 @@ def waiting_for(whom: str) -> Iterator[None]:
             waited += SILENCE_S
             log.info("waiting for %s, %g s so far", whom, waited)
 
-    # in the context of the caller, by which Prefect knows whose the line is
+    # in the context of the caller, which assigns the line to its run in Prefect
     teller = threading.Thread(target=contextvars.copy_context().run, args=(tell,), name="waiting", daemon=True)
     teller.start()
     try:
         yield
     finally:
-        ended.set()  # it is not waited for: its line may wait for a lock that the caller holds, as a log handler does
+        ended.set()  # do not join: its line may wait for a lock that the caller holds, such as a log handler's

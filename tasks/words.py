@@ -1,11 +1,11 @@
-"""Words of somebody else's code as one line of ours."""
+"""Converts messages of foreign code to one printable line."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-MOST = 2000  # characters: a whole cause with its remedy; beyond it the middle is left out
+MOST = 2000  # characters, enough for a cause with its remedy; the middle of a longer text is removed
 _TERMINAL = re.compile(
     r"""
     (?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]          # a control sequence, such as the one for bold
@@ -15,16 +15,16 @@ _TERMINAL = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _SEPARATE = {"Cc", "Zl", "Zp"}  # control characters, line and paragraph separators
-_DROPPED = {"Cf"}  # what turns the direction of a line, or cannot be seen
+_DROPPED = {"Cf"}  # characters that change the direction of a line or are invisible
 
 
 def one_line(text: str, most: int = MOST) -> str:
-    """Return text without terminal codes, control characters and line breaks, in words that every stream takes.
+    """Return text without terminal codes, control characters and line breaks, which every stream can write.
 
     Args:
-        most: characters; of a longer text the beginning and the end are kept, for a remedy stands at either.
+        most: characters; the beginning and the end of a longer text are kept, because a remedy may be in either.
     """
-    if len(text) > 40 * most:  # a body of megabytes need not be looked at letter by letter
+    if len(text) > 40 * most:  # do not process megabytes letter by letter
         text = text[: 20 * most] + text[-20 * most :]
     plain = "".join(_kept(letter) for letter in _TERMINAL.sub("", text))
     line = " ".join(plain.encode("utf-8", "backslashreplace").decode().split())

@@ -1,1 +1,1 @@
-"""Reading, splitting and saving rows."""
+"""Reads, splits and saves rows."""

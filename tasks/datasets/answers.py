@@ -1,4 +1,4 @@
-"""Rows with what a server answered to them: a table to look at, or to keep as a file."""
+"""Tables of rows with the answers of a server, for the screen or for a file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tasks.errors import DataError
 from tasks.words import one_line
 
 Table = dict[str, list[Any]]
-"""Column to one value a row: numbers, text, or nested lists of them."""
+"""Maps a column to one value for each row: numbers, text, or nested lists of them."""
 
-ANSWER = "served."  # before an output's name: the rows may have a column of that name, such as the target
+ANSWER = "served."  # prefix of outputs, because the rows may have a column of the same name, such as the target
 SHOWN_ROWS, SHOWN_CELL, SHOWN_ITEMS = 20, 24, 3
 
 
@@ -28,19 +28,19 @@ def with_answers(rows: Mapping[str, Any], answers: Mapping[str, Array]) -> Table
 
     Args:
         rows: columns of any kind; earlier answers among them are replaced.
-        answers: one array an output, first axis the row.
+        answers: one array for each output; the first axis is the row.
     """
     table = {name: [None if _is_gap(value) else _plain(value) for value in rows[name]] for name in rows}
     return table | {f"{ANSWER}{name}": [_plain(row) for row in array] for name, array in answers.items()}
 
 
 def _is_gap(value: Any) -> bool:
-    """Return whether a cell of the rows is empty, however its library says so; an answer NaN is none."""
+    """Return whether a cell is empty in any library's representation; NaN in an answer is not empty."""
     return type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value))
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it; float32 as the shortest number that reads back the same."""
+    """Return a value for JSON; float32 becomes the shortest number that reads back the same."""
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value]
     if isinstance(value, list | tuple):
@@ -55,13 +55,13 @@ def _plain(value: Any) -> Any:
 def save_table(table: Table, file: Path) -> None:
     """Write a table as .csv, .json or .parquet.
 
-    JSON has an object a row. In CSV a vector becomes the columns `NAME.0`, `NAME.1`, ..., and anything deeper is JSON
-    in its cell.
+    In JSON, each row is an object. In CSV, a vector becomes the columns `NAME.0`, `NAME.1`, ..., and deeper values are
+    JSON in a cell.
 
     Raises:
         DataError: the file cannot be written, or Parquet has no type for a column.
     """
-    with translated(f"--out must name a file that can be written, '{file}'", DataError):
+    with translated(f"the file of --out must be writable, '{file}'", DataError):
         WRITERS[file.suffix](table, file)
 
 
@@ -102,7 +102,7 @@ WRITERS: dict[str, Callable[[Table, Path], None]] = {
 
 
 def shown_table(table: Table, width: int) -> str:
-    """Return the first rows as text, each line at most `width` characters; columns that find no room are counted."""
+    """Return the first rows as text with lines of at most `width` characters; columns that do not fit are counted."""
     n_rows = len(next(iter(table.values())))
     answers = [name for name in table if name.startswith(ANSWER)]
     columns = {name: _cells(name, values[:SHOWN_ROWS]) for name, values in table.items()}
@@ -116,7 +116,7 @@ def shown_table(table: Table, width: int) -> str:
 
 
 def _that_fit(names: Sequence[str], columns: Mapping[str, list[str]], width: int) -> set[str]:
-    """Return the first names whose columns fit beside each other, and at least one."""
+    """Return the first names whose columns fit into the width, but at least one."""
     shown: set[str] = set()
     for name in names:
         width -= len(columns[name][0]) + 2
@@ -127,7 +127,7 @@ def _that_fit(names: Sequence[str], columns: Mapping[str, list[str]], width: int
 
 
 def _cells(name: str, values: list[Any]) -> list[str]:
-    """Return a heading and cells of one width; numbers stand at the right."""
+    """Return a heading and cells of equal width; numbers are aligned to the right."""
     cells = [_cut(name), *(_cell(value) for value in values)]
     longest = max(map(len, cells))
     is_number = all(isinstance(value, int | float) for value in values)

@@ -1,6 +1,6 @@
-"""One path for whatever a loader may give as a column: to an array of numbers, booleans, text or bytes, or refused.
+"""Converts every kind of column that a loader may return to an array of numbers, booleans, text or bytes.
 
-Nothing is changed on the way, and nothing is dropped: what an array cannot hold as it is, is an error.
+No value is changed or dropped: a value that an array cannot hold exactly is an error.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from tasks.datasets.times import plain_times
 from tasks.errors import DataError
 
 MISSING = {"float", "NoneType", "NAType", "NaTType"}
-"""What a missing value is in a column of objects."""
+"""The types of missing values in a column of objects."""
 NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 
 
 def named_columns(value: Any, default_name: str, source: str, time: str = "") -> dict[str, Array]:
-    """Return the columns of a mapping, a table or one bare array, by name.
+    """Return the columns of a mapping, a table or a single array, by name.
 
     Args:
-        time: the column, if there is one, that may hold dates and times; they become ISO 8601 text.
+        time: the column, if there is one, that may contain dates and times; they become ISO 8601 text.
 
     Raises:
-        DataError: two columns with one name, a name that is none, or a column that cannot be used.
+        DataError: two columns have the same name, a name is invalid, or a column cannot be used.
     """
     found: dict[str, Array] = {}
     for key, column in _columns(value, default_name):
         name = _name(key, source)
         if name in found:
-            raise DataError(f"'{source}' must give each column a name of its own, got '{name}' twice; rename one")
+            raise DataError(f"'{source}' must return columns with unique names, got '{name}' twice; rename one of them")
         where = f"'{source}': '{name}'"
         found[name] = check_column(plain_times(column, where) if name == time else column, where)
     return found
 
 
 def check_column(column: Any, where: str) -> Array:
-    """Return a column as an array of bool, int, float, text (StringDType) or bytes (objects), values as they were.
+    """Return a column as an array of bool, int, float, text (StringDType) or bytes (objects) with the same values.
 
-    Numbers are in the byte order of this machine, and in no type that is wider than 64 bits.
+    Numbers have the byte order of this machine and at most 64 bits.
 
     Raises:
-        DataError: a missing value, or values that are none of these.
+        DataError: a value is missing or of another type.
     """
     try:
         array = _as_array(column, where)
@@ -56,15 +56,15 @@ def check_column(column: Any, where: str) -> Array:
         raise DataError(f"{where} must be readable as an array, got {type(column).__name__}: {exc}") from exc
     if array.ndim == 0:
         raise DataError(
-            f"{where} must be an array or a list with one entry a row, got {type(column).__name__}; make one of it in "
-            "the loader"
+            f"{where} must be an array or a list with one entry for each row, got {type(column).__name__}; convert it "
+            "in the loader"
         )
     if array.dtype.kind == "O":
         array = _of_objects(array, where)
     elif array.dtype.kind in "UTS":
         array = _of_strings(array, where)
     if array.dtype.kind not in "biufTO":
-        raise DataError(f"{where} must hold numbers, booleans, text or bytes, got {_dtype_words(array.dtype)}")
+        raise DataError(f"{where} must contain numbers, booleans, text or bytes, got {_dtype_words(array.dtype)}")
     array = _of_64_bits(array, where)
     if array.dtype.kind == "f":
         _refuse_where(~_by_row(np.isfinite(array), np.all), where, "be finite", "NaN or infinity")
@@ -74,7 +74,7 @@ def check_column(column: Any, where: str) -> Array:
 def _columns(value: Any, default_name: str) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, Mapping):
         return value.items()
-    if hasattr(value, "column_names"):  # a table of pyarrow, whose `columns` have no names
+    if hasattr(value, "column_names"):  # a pyarrow table, whose `columns` have no names
         return zip(value.column_names, value.columns, strict=True)
     if hasattr(value, "columns"):
         items: Callable[[], Iterable[tuple[Any, Any]]] | None = getattr(value, "items", None)
@@ -84,21 +84,21 @@ def _columns(value: Any, default_name: str) -> Iterable[tuple[Any, Any]]:
 
 def _name(key: Any, source: str) -> str:
     if isinstance(key, tuple):
-        raise DataError(f"'{source}' must give columns of one level, got the name {key!r}; flatten them in the loader")
+        raise DataError(f"'{source}' must return columns with plain names, got {key!r}; flatten them in the loader")
     if not isinstance(key, str | Integral) or isinstance(key, bool):
-        raise DataError(f"'{source}' must name columns by text or whole numbers, got {key!r}")
+        raise DataError(f"the names of columns must be text or whole numbers, and '{source}' returned {key!r}")
     name = str(key)
     if not name or "\0" in name or not _is_unicode(name):
-        raise DataError(f"'{source}' must name columns by text in UTF-8 without NUL, and not empty, got {name!r}")
+        raise DataError(f"the names of columns must be valid text without NUL, and '{source}' returned {name!r}")
     return name
 
 
 def _as_array(column: Any, where: str) -> Array:
-    """Return what a library's column holds as an array of NumPy, of any dtype."""
+    """Return a column of any library as a NumPy array of any dtype."""
     library, kind = type(column).__module__.split(".")[0], type(column).__name__
     if library == "scipy" or kind in ("SparseTensor", "RaggedTensor") or "Sparse" in type(_dtype(column)).__name__:
         words = "ragged" if kind == "RaggedTensor" else "sparse"
-        raise DataError(f"{where} must be a dense array, got a {words} one ({kind}); make it dense in the loader")
+        raise DataError(f"{where} must be a dense array, got a {words} array ({kind}); make it dense in the loader")
     if isinstance(column, np.ma.MaskedArray):
         return _unmasked(column, where)
     if library == "pandas" and not isinstance(_dtype(column), np.dtype | None):
@@ -115,25 +115,25 @@ def _dtype(column: Any) -> Any:
 
 
 def _unmasked(column: np.ma.MaskedArray[Any, Any], where: str) -> Array:
-    _refuse_where(_by_row(np.ma.getmaskarray(column), np.any), where, "have every value", "a masked one")
+    _refuse_where(_by_row(np.ma.getmaskarray(column), np.any), where, "have no missing values", "masked values")
     return np.asarray(column.data)
 
 
 def _of_arrow(column: Any, where: str) -> Array:
-    """Return an array of pyarrow; of its own extensions those that know how they become one of NumPy."""
+    """Return a pyarrow array as a NumPy array; extension types must support the conversion."""
     missing = np.asarray(column.is_null().to_pylist(), np.bool_)
-    _refuse_where(missing, where, "have every value", "a missing one")
+    _refuse_where(missing, where, "have no missing values", "missing values")
     chunks = getattr(column, "chunks", [column])
-    if chunks and all(hasattr(chunk, "to_numpy_ndarray") for chunk in chunks):  # a tensor a row
+    if chunks and all(hasattr(chunk, "to_numpy_ndarray") for chunk in chunks):  # one tensor for each row
         return np.concatenate([chunk.to_numpy_ndarray() for chunk in chunks])
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _of_pandas(column: Any, where: str) -> Array:
-    """Return a column of one of pandas' own dtypes, all values there, in the dtype of NumPy that it stands for."""
-    _refuse_where(np.asarray(column.isna()), where, "have every value", "a missing one")
+    """Return a column of a pandas dtype, without missing values, in the corresponding NumPy dtype."""
+    _refuse_where(np.asarray(column.isna()), where, "have no missing values", "missing values")
     if column.dtype.kind in "Mm":
-        raise DataError(f"{where} must hold numbers, booleans, text or bytes, got {_dtype_words(column.dtype)}")
+        raise DataError(f"{where} must contain numbers, booleans, text or bytes, got {_dtype_words(column.dtype)}")
     meant = getattr(column.dtype, "numpy_dtype", None)
     if isinstance(meant, np.dtype) and meant.kind in "biuf":
         return np.asarray(column.to_numpy(dtype=meant))
@@ -145,7 +145,7 @@ def _of_pandas(column: Any, where: str) -> Array:
 
 
 def _of_list(column: list[Any] | tuple[Any, ...], where: str) -> Array:
-    """Return a list as an array of its own dtype; text as objects, never at the longest one's width."""
+    """Return a list as an array of its own dtype; text becomes objects, not an array of the longest item's width."""
     column = [_plain_row(row) for row in column]
     _refuse_masked(column, where)
     try:
@@ -158,7 +158,7 @@ def _of_list(column: list[Any] | tuple[Any, ...], where: str) -> Array:
 
 
 def _plain_row(row: Any) -> Any:
-    """Return a row that is text, bytes or a tensor as NumPy takes it whole."""
+    """Return a row that is text, bytes or a tensor in a form that NumPy keeps as one item."""
     if isinstance(row, bytearray):
         return bytes(row)
     return row.numpy() if _is_tensor(row) else row
@@ -169,9 +169,9 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _of_objects(array: Array, where: str) -> Array:
-    """Return objects that are all text, all bytes or all numbers; anything else is refused by its type."""
+    """Return objects that are all text, all bytes or all numbers; refuse other types."""
     items = array.ravel().tolist()
-    if not items:  # a table without rows; who asked for rows says so
+    if not items:  # a table without rows; the caller reports that
         return text_array((), array.shape)
     types = {type(item) for item in items}
     if all(issubclass(one, list | tuple | np.ndarray) for one in types):
@@ -186,20 +186,20 @@ def _of_objects(array: Array, where: str) -> Array:
 
 
 def _of_rows(rows: list[Any], where: str) -> Array:
-    """Return rows that are lists or arrays of one shape as one array."""
+    """Return rows that are lists or arrays of the same shape as one array."""
     _refuse_masked(rows, where)
     shapes = [np.array(row, dtype=object).shape for row in rows]
     if len(set(shapes)) != 1:
         raise _ragged(where, shapes)
     stacked = np.array([np.array(row, dtype=object).tolist() for row in rows], dtype=object)
     if {type(item) for item in stacked.ravel().tolist()} & {list, tuple, np.ndarray}:
-        raise DataError(f"{where} must be as long in every row, got lists of different lengths within row 0; pad them")
+        raise DataError(f"{where} must have the same shape in every row, got ragged lists in row 0; pad them")
     return _of_objects(stacked, where)
 
 
 def _refuse_masked(rows: Iterable[Any], where: str) -> None:
     masked = np.array([_is_masked(row) for row in rows], np.bool_)
-    _refuse_where(masked, where, "have every value", "a masked one")
+    _refuse_where(masked, where, "have no missing values", "masked values")
 
 
 def _is_masked(row: Any) -> bool:
@@ -211,24 +211,25 @@ def _is_masked(row: Any) -> bool:
 def _ragged(where: str, shapes: list[tuple[int, ...]]) -> DataError:
     other = next((number for number, shape in enumerate(shapes) if shape != shapes[0]), 0)
     return DataError(
-        f"{where} must be as long in every row, got shape {shapes[0]} in row 0 and {shapes[other]} in row {other}; "
-        "pad or cut the rows in the loader"
+        f"{where} must have the same shape in every row, got shape {shapes[0]} in row 0 and {shapes[other]} in row "
+        f"{other}; pad or cut the rows in the loader"
     )
 
 
 def _of_numbers(array: Array, items: list[Any], where: str) -> Array:
-    """Return numbers in the dtype that takes all of them as they are."""
+    """Return numbers in the dtype that holds all of them exactly."""
     found = np.array(items)
     if found.dtype.kind == "f" and all(isinstance(item, Integral) and int(item) >= 0 for item in items):
-        found = np.array(items, np.uint64)  # of which NumPy makes floats where some fit int64
+        found = np.array(items, np.uint64)  # NumPy makes floats of them if some fit int64
     if found.dtype.kind not in "biuf":
-        raise DataError(f"{where} must hold whole numbers of at most 64 bits, got larger ones")
+        raise DataError(f"{where} must contain whole numbers of at most 64 bits, got larger ones")
     unequal = [number for number, (had, has) in enumerate(zip(items, found.tolist(), strict=True))
                if had != has and isinstance(had, Integral)]  # fmt: skip
     if unequal:
         row = int(np.unravel_index(unequal[0], array.shape)[0])
         raise DataError(
-            f"{where} must hold numbers of one dtype, got {items[unequal[0]]} in row {row}, which {found.dtype} changes"
+            f"{where} must contain numbers that one dtype can hold, got {items[unequal[0]]} in row {row}, which "
+            f"{found.dtype} would change"
         )
     return found.reshape(array.shape)
 
@@ -239,17 +240,17 @@ def _of_strings(array: Array, where: str) -> Array:
         return array.astype(object)
     items = array.ravel().tolist()
     bad = next((n for n, item in enumerate(items) if not isinstance(item, str) or not _is_unicode(item)), None)
-    if bad is None:  # str() of a class of its own, as of an Enum, need not be its text
+    if bad is None:  # str() of a subclass, such as an Enum, may differ
         return array if array.dtype == TEXT else text_array(map(str.__str__, items), array.shape)
     row = int(np.unravel_index(bad, array.shape)[0])
     got = f"the lone surrogate in {items[bad][:40]!r}" if isinstance(items[bad], str) else f"missing {items[bad]}"
-    raise DataError(f"{where} must be text in UTF-8 in every row, got {got} in row {row}; mend it in the loader")
+    raise DataError(f"{where} must be valid UTF-8 text in every row, got {got} in row {row}; correct it in the loader")
 
 
 def _of_64_bits(array: Array, where: str) -> Array:
-    """Return numbers as TensorFlow takes them."""
+    """Return numbers in a dtype that TensorFlow accepts."""
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        with np.errstate(over="ignore"):  # what is too large is refused next
+        with np.errstate(over="ignore"):  # too large numbers are refused next
             narrow = array.astype(np.float64)
         lost = (narrow != array) & np.isfinite(array)
         if lost.any():
@@ -262,7 +263,7 @@ def _of_64_bits(array: Array, where: str) -> Array:
 def _refuse_types(array: Array, items: list[Any], where: str) -> Array:
     """Raise `DataError` with the types, and the first row of the rarest."""
     names = [type(item).__name__ for item in items]
-    usual = Counter(names).most_common(1)[0][0]  # of as many, the one that came first
+    usual = Counter(names).most_common(1)[0][0]  # of equally rare types, the first one
     first = next((n for n, name in enumerate(names) if name != usual), 0)
     row = int(np.unravel_index(first, array.shape)[0])
     missing = " or ".join(sorted(set(names) & MISSING))
@@ -278,7 +279,7 @@ def _refuse_where(bad: Array, where: str, rule: str, got: str) -> None:
     if bad.any():
         raise DataError(
             f"{where} must {rule}, got {got} in {int(bad.sum())} of {len(bad)} rows, first in row "
-            f"{int(np.argmax(bad))}; drop or fill them in the loader"
+            f"{int(np.argmax(bad))}; drop these rows or fill in the values in the loader"
         )
 
 
@@ -288,10 +289,10 @@ def _by_row(array: Array, join: Any) -> Array:
 
 def _dtype_words(dtype: Any) -> str:
     if dtype.kind in "Mm":
-        return f"dtype {dtype}; convert times in the loader, as to whole seconds in int64"
+        return f"dtype {dtype}; convert times in the loader, for example to whole seconds as int64"
     if dtype.names:
-        return f"dtype {dtype}; give each field a column of its own"
-    return f"dtype {dtype}; convert it in the loader, as to float32 or int32"
+        return f"dtype {dtype}; return each field as a column of its own"
+    return f"dtype {dtype}; convert it in the loader, for example to float32 or int32"
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,10 +1,10 @@
-"""The declared contract: what a service's clients send and read, as a JSON file that is kept beside the configuration.
+"""The declared contract: a JSON file beside the configuration that says what the clients of a service send and read.
 
     {"signature": "serving_default",
      "inputs": {"age": {"dtype": "float32", "shape": [null]}},
      "outputs": {"score": {"dtype": "float32", "shape": [null]}}}
 
-`null` in a shape is a free extent, and in place of a shape any rank.
+In a shape, `null` is a free extent; instead of a shape, it means any rank.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.records import GRPC_DTYPES, Signature, TensorSpec
 from tasks.words import one_line
 
 LARGEST = 2**20  # bytes
-RULE = "gates.contract.file must be a contract as 'rehearse --write-contract FILE' writes it"
+RULE = "gates.contract.file must be a contract in the form that 'rehearse --write-contract FILE' writes"
 
 
 class _Strict(BaseModel):
@@ -40,24 +40,24 @@ class _Contract(_Strict):
 
 
 def check_contract(gates: Gates) -> None:
-    """Read the declared contract, where there is one, so that a wrong file is an error before anything is trained.
+    """Read the declared contract, if there is one, so that an invalid file is an error before the training.
 
     Raises:
-        ConfigError: it cannot be read, or is no contract.
+        ConfigError: the file cannot be read, or is not a contract.
     """
     if gates.contract.file is not None:
         read_contract(gates.contract.file)
 
 
 def read_contract(file: Path) -> Signature:
-    """Return what a contract declares.
+    """Return the contents of a contract.
 
     Raises:
-        ConfigError: it cannot be read, or is no contract.
+        ConfigError: the file cannot be read, or is not a contract.
     """
     try:
         if not file.is_file() or file.stat().st_size > LARGEST:
-            raise ValueError(f"it must be a file of at most {LARGEST // 2**10} KB")
+            raise ValueError(f"it must be a regular file of at most {LARGEST // 2**10} KB")
         content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
         declared = _Contract.model_validate(content)
     except (OSError, ValueError, RecursionError) as exc:
@@ -73,7 +73,7 @@ def read_contract(file: Path) -> Signature:
 
 
 def write_contract(file: Path, signature: Signature) -> None:
-    """Write the contract that a signature keeps, a line a tensor.
+    """Write the contract of a signature, one line for each tensor.
 
     Raises:
         OSError: the file cannot be written.
@@ -94,14 +94,14 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     twice = [name for name in found if [key for key, _ in pairs].count(name) > 1] if len(found) < len(pairs) else []
     if twice:
-        raise ValueError(f"'{twice[0]}' stands there twice")
+        raise ValueError(f"the key '{twice[0]}' is given twice")
     return found
 
 
 def _words(exc: BaseException) -> str:
-    """Return the first mistake, with where it is."""
+    """Return the first error and its place."""
     if not isinstance(exc, ValidationError):
         return one_line(f"{exc.strerror if isinstance(exc, OSError) else exc}", 300)
     first = exc.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return one_line(f"{place or 'the whole'}: {first['msg']}", 300)
+    return one_line(f"{place or 'the file'}: {first['msg']}", 300)

@@ -1,7 +1,7 @@
-"""Fingerprints of rows: keyed hashes of what a row holds, whatever order, dtype or container it comes in.
+"""Fingerprints of rows: keyed hashes of the values of a row, independent of order, dtype and container.
 
-Equal values give equal fingerprints: 3 is 3.0 of any width, -0.0 is 0.0, text is its UTF-8 bytes as `str`, `bytes`,
-NumPy text of any width or object. Columns are taken in the order of their names.
+Equal values give equal fingerprints: 3 equals 3.0 of any width, -0.0 equals 0.0, and text equals its UTF-8 bytes, as
+`str`, `bytes`, object or NumPy text of any width. Columns are used in the order of their names.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import numpy as np
 from tasks.datasets.rows import Array
 from tasks.errors import DataError
 
-CHUNK = 2**21  # numbers that are held at once as float64
-TEXT_CHUNK = 256  # rows whose texts are held at once as Python's own
+CHUNK = 2**21  # numbers in memory at once as float64
+TEXT_CHUNK = 256  # rows in memory at once as Python strings
 
 
 def fingerprints(columns: Mapping[str, Array], key: str) -> Array:
     """Return a 64-bit fingerprint of each row, uint64 of shape (n,).
 
     Args:
-        columns: by name, first axis the row; of booleans, numbers, text or bytes. A row's shape does not count.
+        columns: arrays of booleans, numbers, text or bytes by name; the first axis is the row. The shape of a row has
+            no influence.
         key: another key gives other fingerprints.
 
     Raises:
-        DataError: an object column holds something else than text or bytes.
+        DataError: a column of objects contains something other than text or bytes.
     """
     ordered = sorted(columns.items())
     texts = [(name, array) for name, array in ordered if array.dtype.kind in "USTO"]
@@ -47,7 +48,7 @@ def fingerprints(columns: Mapping[str, Array], key: str) -> Array:
 
 
 def _number_rows(columns: Sequence[tuple[str, Array]], n_rows: int) -> Iterator[bytes]:
-    """Give all numbers of each row as float64, then what float64 cannot hold of its integers, if there is any."""
+    """Yield all numbers of each row as float64, followed by the remainders of integers that float64 cannot hold."""
     width = sum(math.prod(array.shape[1:]) for _, array in columns)
     if not width:
         yield from itertools.repeat(b"", n_rows)
@@ -67,12 +68,12 @@ def _number_rows(columns: Sequence[tuple[str, Array]], n_rows: int) -> Iterator[
 
 
 def _plain(part: Array) -> Array:
-    """Return what NumPy has no number for, bfloat16 above all, as the bits that are left of it in a file."""
+    """Return numbers that NumPy does not support, such as bfloat16, as the bits that a file contains."""
     return np.ascontiguousarray(part).view(f"u{part.dtype.itemsize}") if part.dtype.kind == "V" else part
 
 
 def _rest(part: Array) -> Array:
-    """Return integers minus their float64, which is off by at most 1024: int16 of the same shape."""
+    """Return the differences between integers and their float64, at most 1024, as int16 of the same shape."""
     if part.dtype.kind not in "iu" or part.dtype.itemsize < 8:
         return np.zeros(part.shape, "<i2")
     floats = part.astype(np.float64)
@@ -83,7 +84,7 @@ def _rest(part: Array) -> Array:
 
 
 def _text_rows(columns: Sequence[tuple[str, Array]], n_rows: int) -> Iterator[bytes]:
-    """Give all texts of each row, each behind its length in bytes."""
+    """Yield all texts of each row, each after its length in bytes."""
     if not columns:
         yield from itertools.repeat(b"", n_rows)
         return
@@ -99,4 +100,4 @@ def _encoded(item: object) -> bytes:
         return item.encode("utf-8", "surrogatepass")
     if isinstance(item, bytes):
         return item
-    raise DataError(f"a column of objects must hold text or bytes, got {type(item).__name__}")
+    raise DataError(f"a column of objects must contain text or bytes, got {type(item).__name__}")

@@ -1,4 +1,4 @@
-"""Rows as a model's inputs take them: chosen by name, in their shape, cast once to their dtype."""
+"""Converts rows to a model's inputs: chooses columns by name, fits their shape, and casts them to the dtype."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FLOATS_ALL_WHOLE = 2.0**53
 def features_of(
     features: Mapping[str, Any], renamed: Mapping[str, str], specs: Sequence[TensorSpec]
 ) -> dict[str, Any]:
-    """Return by input name the feature that it takes, and no other.
+    """Return the feature of each input, by the name of the input.
 
     Args:
         features: columns of any kind, by name.
-        renamed: input to the feature that it takes, where the two have different names (`export.inputs`).
+        renamed: maps an input to a feature with another name (`export.inputs`).
 
-    One input and one feature belong together whatever their names.
+    A single input and a single feature belong together regardless of their names.
 
     Raises:
-        DataError: there is no such feature.
+        DataError: an input has no feature.
     """
     taken = {spec.name: renamed.get(spec.name, spec.name) for spec in specs}
     if len(specs) == len(features) == 1 and not renamed:
@@ -35,19 +35,19 @@ def features_of(
         if feature not in features:
             known = ", ".join(f"'{known}'" for known in list(features)[:40])
             raise DataError(
-                f"every input of the model must be a column of the rows, and '{feature}' is none; they are {known}; "
-                f"rename one, or say which one the input takes by export.inputs: {{{name}: COLUMN}}"
+                f"every input of the model must be a column of the rows, but '{feature}' is not one of {known}; "
+                f"rename a column, or set its name in export.inputs: {{{name}: COLUMN}}"
             )
     return {name: features[feature] for name, feature in taken.items()}
 
 
 def fit_to_inputs(features: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Arrange features as a signature wants them: chosen by name, cast to its dtype, (n,) against (n, 1).
+    """Convert features to the inputs of a signature: choose them by name, fit (n,) and (n, 1), cast to the dtype.
 
-    One input and one feature belong together whatever their names.
+    A single input and a single feature belong together regardless of their names.
 
     Raises:
-        DataError: an input without a feature, a shape or a dtype that does not fit.
+        DataError: an input has no feature, or a shape or dtype does not fit.
     """
     if len(specs) == 1 and len(features) == 1:
         [(name, array)] = features.items()
@@ -55,20 +55,20 @@ def fit_to_inputs(features: Mapping[str, Array], specs: Sequence[TensorSpec]) ->
     missing = [spec.name for spec in specs if spec.name not in features]
     if missing:
         raise DataError(
-            f"every model input must be a feature of the same name: no feature for "
-            f"{', '.join(map(repr, missing))}; features are {', '.join(map(repr, features))}"
+            f"every input of the model must have a feature of the same name, but there is none for "
+            f"{', '.join(map(repr, missing))}; the features are {', '.join(map(repr, features))}"
         )
     return {spec.name: _fitted(features[spec.name], spec, spec.name) for spec in specs}
 
 
 def fit_shape(array: Array, spec: TensorSpec, rule: str) -> Array:
-    """Return rows in the shape of an input or output, (n,) against (n, 1).
+    """Return rows in the shape of an input or output; (n,) and (n, 1) are converted to each other.
 
     Args:
-        rule: what is broken if they do not fit, for the message.
+        rule: the rule that is broken if they do not fit, for the message.
 
     Raises:
-        DataError: another rank or extent.
+        DataError: the rank or an extent does not fit.
     """
     if spec.shape is None:
         return array
@@ -80,7 +80,7 @@ def fit_shape(array: Array, spec: TensorSpec, rule: str) -> Array:
         want in (None, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
     )
     if not fits:
-        raise DataError(f"{rule}: it is {spec}, the rows have shape {array.shape}")
+        raise DataError(f"{rule}: it is {spec}, but the rows have the shape {array.shape}")
     return array
 
 
@@ -88,7 +88,7 @@ def _fitted(array: Array, spec: TensorSpec, name: str) -> Array:
     array = fit_shape(array, spec, "features must fit the model's input")
     if (spec.dtype == "string") != is_string(array):
         raise DataError(
-            f"features must fit the model's input: it is {spec}, the rows of '{name}' are "
+            f"features must fit the model's input: it is {spec}, but the rows of '{name}' are "
             f"{dtype_words(array)}"
         )
     if spec.dtype == "string":
@@ -98,15 +98,15 @@ def _fitted(array: Array, spec: TensorSpec, name: str) -> Array:
 
 
 def cast_exactly(array: Array, dtype: str, rule: str, name: str) -> Array:
-    """Return numbers in a dtype; only floats that are no whole numbers may be rounded, to the nearest.
+    """Return numbers in a dtype; only floats with a fraction may be rounded, to the nearest value.
 
-    Whole floats below 2^53 count as whole numbers: pandas makes them of numbers that once had a gap. From there on
-    every float64 is whole, and says nothing.
+    Whole floats below 2^53 count as whole numbers, because pandas converts integer columns with gaps to floats. Above
+    that limit every float64 is whole.
 
     Raises:
-        DataError: a value that would be changed, or become infinite.
+        DataError: a value would change, or become infinite.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at next
+    with np.errstate(over="ignore", invalid="ignore"):  # the result is checked next
         cast = array.astype(dtype, copy=False)
     if cast.dtype == array.dtype:
         return cast
@@ -114,15 +114,15 @@ def cast_exactly(array: Array, dtype: str, rule: str, name: str) -> Array:
     if lost.any():
         where = tuple(int(i) for i in np.argwhere(lost)[0])
         raise DataError(
-            f"{rule}, and cannot take every value of the rows: '{name}' has {array[where]} in row {where[0]}, which "
-            f"would become {cast[where]}; give that input a dtype that takes it (int64, float64, or text for ids), or "
-            "round it in the loader"
+            f"{rule}, which cannot hold every value of the rows: '{name}' has {array[where]} in row {where[0]}, which "
+            f"would become {cast[where]}; use another dtype for this input (int64, float64, or text for ids), or round "
+            "the values in the loader"
         )
     return cast
 
 
 def largest_changes(features: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, str]:
-    """Return by input name what the cast to its dtype changes most, in words; only inputs of which values change."""
+    """Return the largest change that the cast to its dtype makes, in words, for each input whose values change."""
     fitted = fit_to_inputs(features, specs)
     found: dict[str, str] = {}
     for spec in specs:
@@ -132,10 +132,10 @@ def largest_changes(features: Mapping[str, Array], specs: Sequence[TensorSpec]) 
 
 
 def largest_change(given: Array, cast: Array) -> str:
-    """Return what a cast changes most, such as `float64 to float32, by at most 1e-09 (0.1 to 0.1)`; empty for nothing.
+    """Return the largest change of a cast, such as `float64 to float32, by at most 1e-09 (0.1 to 0.1)`, or "".
 
     Args:
-        given, cast: the same numbers in two dtypes; of one size.
+        given, cast: arrays of the same size with the same numbers in two dtypes.
     """
     if given.dtype.kind not in "iuf" or cast.dtype == given.dtype or not cast.size:
         return ""
@@ -154,7 +154,7 @@ def _must_survive(array: Array, cast: Array) -> bool:
 
 
 def _survives(array: Array, cast: Array) -> Array:
-    """Return for each value whether the cast one is the same number; there and back, and within both ranges."""
+    """Return for each value whether the cast value is the same number, in both directions and both ranges."""
     same = cast == array  # beyond 2^53 NumPy compares integers and floats as float64
     for ints, floats in ((array, cast), (cast, array)):
         if ints.dtype.kind in "iu" and floats.dtype.kind not in "iub":

@@ -1,4 +1,4 @@
-"""Rows for a model that was trained elsewhere: from a file, from the user's loader, or from Python."""
+"""Reads rows for a model that was trained elsewhere: from a file, from the user's loader, or from Python."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tasks.errors import DataError
 from tasks.records import Splits
 
 log = logging.getLogger(__name__)
-ROWS = "rows-in-python.npz"  # of rows that have been checked already
+ROWS = "rows-in-python.npz"  # contains rows that were checked already
 
 
 @dataclass(frozen=True)
 class GivenRows:
-    """Where rows come from.
+    """The source of rows.
 
     Attributes:
-        file: a table; empty to call `data.load`, which may return None as the target.
-        target: the file's column, or array, that the model is to predict; empty where there is none.
-        trained_on: a table of rows that the model was trained or validated on; empty where it is not known.
+        file: a table; empty calls `data.load`, which may return None as the target.
+        target: the column or array of the file that the model predicts; empty if there is none.
+        trained_on: a table of rows that the model was trained or validated on; empty if they are not known.
     """
 
     file: str = ""
@@ -40,21 +40,21 @@ class GivenRows:
 
 
 def prepare_given(data: Data, gates: Gates, given: GivenRows, directory: Path) -> Splits:
-    """Read and check rows, and save them: all of them as test rows, or those that `data.split` calls so.
+    """Read, check and save rows: all of them are test rows, unless `data.split` assigns them to splits.
 
     Raises:
-        DataError: the rows cannot be read or used, or there is nothing to hold the configured metrics against.
+        DataError: the rows cannot be read or used, or the configured metrics have no target.
     """
     rows, source = _read(data, given)
     if gates.metrics and not rows.targets:
-        raise DataError("gates.metrics needs a target to hold the answers against; name its column by --target")
+        raise DataError("gates.metrics needs a target to compare the answers with; name its column with --target")
     rows, index = _told(rows, data)
     parts = {name: rows.take(numbers) for name, numbers in index.items()}
     if given.trained_on:
         if len(parts["train"]) or len(parts["validation"]):
             raise DataError(
-                f"rows that the model was trained on must be given in one way, got --trained-on, and rows that "
-                f"'{data.split}' calls train or validation; leave one of them out"
+                f"the training rows must be given either by --trained-on or by '{data.split}' (rows with train or "
+                "validation), got both; remove one of them"
             )
         parts["train"] = _trained_on(Path(given.trained_on), rows)
     return saved(parts, source, directory)
@@ -78,7 +78,7 @@ def saved(parts: dict[str, Rows], source: str, directory: Path) -> Splits:
 
 
 def _read(data: Data, given: GivenRows) -> tuple[Rows, str]:
-    """Return the rows, and where they come from."""
+    """Return the rows and their source."""
     if Path(given.file).name == ROWS:
         return load_rows(Path(given.file)), "rows that were given in Python"
     source = given.file or data.load
@@ -87,37 +87,37 @@ def _read(data: Data, given: GivenRows) -> tuple[Rows, str]:
 
 
 def _told(rows: Rows, data: Data) -> tuple[Rows, dict[str, Array]]:
-    """Return the rows without the column `data.split`, and the row numbers of each split; without one all are test."""
+    """Return the rows without the column `data.split`, and the row numbers of each split; by default all are test."""
     nothing = {name: np.arange(0) for name in SPLITS}
     if not data.split:
         return rows, nothing | {"test": np.arange(len(rows))}
     if data.split not in rows.features:
         known = ", ".join(f"'{name}'" for name in list(rows.features)[:40])
         raise DataError(
-            f"data.split must name a column of the rows, got '{data.split}'; they are {known}; leave data.split out to "
-            "have all rows judged"
+            f"data.split must name a column of the rows, got '{data.split}'; the columns are {known}. Remove "
+            "data.split to judge all rows"
         )
     index = told_splits(rows.features[data.split], data.split)
     if not len(index["test"]):
-        raise DataError(f"the rows that are judged are those of which '{data.split}' says test, and there are none")
+        raise DataError(f"there must be rows to judge, but '{data.split}' contains test in no row")
     features = {name: array for name, array in rows.features.items() if name != data.split}
     if not features:
-        raise DataError(f"the rows must have features beside '{data.split}', which only decides about the splits")
+        raise DataError(f"the rows must have a feature besides '{data.split}', which only assigns rows to splits")
     return Rows(features, rows.targets), index
 
 
 def _trained_on(file: Path, rows: Rows) -> Rows:
-    """Return the rows that the model was trained on; what the judged rows do not have need not be usable."""
+    """Return the rows that the model was trained on; columns that the judged rows do not have are ignored."""
     if file.name == ROWS:
         return load_rows(file)
     return check_trained_on(read_table(file, option="--trained-on")[0], rows, str(file))
 
 
 def check_trained_on(table: Any, rows: Rows, source: str) -> Rows:
-    """Return those columns of a table of rows that the model was trained on that the judged rows have; all if none.
+    """Return the columns of a table of training rows that the judged rows have too, or all if there are none.
 
     Raises:
-        DataError: they cannot be used.
+        DataError: the columns cannot be used.
     """
     shared = {}
     if isinstance(table, Mapping) or hasattr(table, "columns"):
@@ -126,14 +126,14 @@ def check_trained_on(table: Any, rows: Rows, source: str) -> Rows:
 
 
 def leave_out_trained(name: str, splits: Splits, as_requests: AsRequests) -> Splits:
-    """Take those test rows out of the splits that the model was trained or validated on, and count them.
+    """Remove the test rows that the model was trained or validated on, and count them.
 
     Args:
-        name: of the model.
-        as_requests: turns features into what the server is asked. What it is not asked tells no two rows apart.
+        name: the name of the model.
+        as_requests: converts features to requests. Rows that differ only in other columns are equal.
 
     Raises:
-        DataError: rows do not fit the model's inputs, or none would be left.
+        DataError: rows do not fit the model's inputs, or no row would be left.
     """
     files = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     parts = {split: load_rows(file) for split, file in files.items()}
@@ -142,11 +142,11 @@ def leave_out_trained(name: str, splits: Splits, as_requests: AsRequests) -> Spl
         seen = [request_fingerprints(as_requests(part.features), name)
                 for split, part in parts.items() if split != "test" and len(part)]  # fmt: skip
     except DataError as exc:
-        raise DataError(f"of the rows that the model was trained on: {exc}") from exc
+        raise DataError(f"the rows that the model was trained on cannot be used: {exc}") from exc
     known = np.isin(test, np.concatenate(seen))
     if known.all():
-        raise DataError(f"rows must be left to judge, and the model was trained on all {len(known):,} of them")
+        raise DataError(f"there must be rows to judge, but the model was trained on all {len(known):,} of them")
     left_out = int(known.sum())
-    log.info("%d of %d rows are not judged, for the model was trained on them", left_out, len(known))
+    log.info("%d of %d rows are not judged, because the model was trained on them", left_out, len(known))
     parts["test"] = parts["test"].take(np.flatnonzero(~known))
     return replace(saved(parts, splits.source, splits.test.parent), left_out=left_out)

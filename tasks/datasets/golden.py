@@ -1,4 +1,4 @@
-"""Golden rows: inputs with the answers that they must get, as people write them down in JSON or CSV."""
+"""Golden rows: inputs with the answers that the model must give, in a JSON or CSV file."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ FORMS = (
     '[{"inputs": {NAME: value}, "outputs": {NAME: value}}, ...]'
 )
 Columns = dict[str, list[Any]]
-"""Name to one value a row: nested lists of numbers, booleans or text."""
+"""Maps a name to one value for each row: nested lists of numbers, booleans or text."""
 
 OUTPUT_RULE = "expected answers must fit the model's output"
 
 
 def read_golden(file: Path, signature: Signature) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Read golden rows as (inputs, expected): one array an input or output, in the signature's dtype, row first.
+    """Read golden rows as (inputs, expected): one array for each, in the signature's dtype; the first axis is the row.
 
-    JSON is `{"inputs": {NAME: [row, ...]}, "outputs": {NAME: [row, ...]}}` or a list of one
-    `{"inputs": {NAME: value}, "outputs": {NAME: value}}` a row; the value may stand bare where the signature has one
-    input or output. CSV has a column `inputs.NAME` or `outputs.NAME` for a single value, `inputs.NAME.0`,
-    `inputs.NAME.1`, ... for a vector. Every input is needed, and at least one output. Rows count from 0.
+    JSON is `{"inputs": {NAME: [row, ...]}, "outputs": {NAME: [row, ...]}}` or a list with one
+    `{"inputs": {NAME: value}, "outputs": {NAME: value}}` for each row; if the signature has a single input or output,
+    its name may be omitted. CSV has the column `inputs.NAME` or `outputs.NAME` for a single value, and
+    `inputs.NAME.0`, `inputs.NAME.1`, ... for a vector. Every input and at least one output are required. The first row
+    has the number 0.
 
     Raises:
         DataError: the file cannot be read, or does not fit the signature.
@@ -68,24 +69,24 @@ def _read_json(file: Path, signature: Signature) -> tuple[Columns, Columns]:
 
 
 def _columns(value: Any, part: str, specs: Sequence[TensorSpec]) -> Columns:
-    """Read the columnar form of one part: a list of rows a name."""
+    """Read one part in the columnar form, which has a list of rows for each name."""
     columns = _named(value, part, specs)
     for name, rows in columns.items():
         if not isinstance(rows, list):
-            raise DataError(f"{part}.{name} must be a list with one entry a row, got {_short(rows)}")
+            raise DataError(f"{part}.{name} must be a list with one entry for each row, got {_short(rows)}")
     return columns
 
 
 def _rows(content: list[Any], part: str, specs: Sequence[TensorSpec]) -> Columns:
-    """Read one part of the form with an object a row; every row names what the first one names."""
+    """Read one part in the form with an object for each row; all rows must have the same names."""
     columns: Columns = {}
     for number, row in enumerate(content):
         if not isinstance(row, dict) or set(row) != {"inputs", "outputs"}:
-            raise DataError(f"row {number} must be an object of inputs and outputs, got {_short(row)}")
+            raise DataError(f"row {number} must be an object with inputs and outputs, got {_short(row)}")
         values = _named(row[part], f"row {number}: {part}", specs)
         if number and set(values) != set(columns):
             raise DataError(
-                f"row {number} must have the {part} of row 0, {', '.join(columns)}, got {', '.join(values)}"
+                f"row {number} must have the same {part} as row 0, {', '.join(columns)}, got {', '.join(values)}"
             )
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
@@ -93,15 +94,15 @@ def _rows(content: list[Any], part: str, specs: Sequence[TensorSpec]) -> Columns
 
 
 def _named(value: Any, part: str, specs: Sequence[TensorSpec]) -> dict[str, Any]:
-    """Return values by name, a bare one under the only name that there is.
+    """Return values by name; a value without a name gets the only name that there is.
 
     Raises:
-        DataError: a name that the signature lacks, an input without a value, no output at all.
+        DataError: a name is not in the signature, an input has no value, or there is no output.
     """
     names = [spec.name for spec in specs]
     if not isinstance(value, dict):
         if len(names) != 1:
-            raise DataError(f"{part} must be an object of {', '.join(names)}, got {_short(value)}")
+            raise DataError(f"{part} must be an object with {', '.join(names)}, got {_short(value)}")
         return {names[0]: value}
     _check_names(list(value), part, names)
     return value
@@ -111,9 +112,9 @@ def _check_names(found: Sequence[str], part: str, names: Sequence[str]) -> None:
     unknown = [name for name in found if name not in names]
     missing = [name for name in names if name not in found]
     if unknown:
-        raise DataError(f"{part} must name what the model has, {', '.join(names)}, got {', '.join(unknown)}")
+        raise DataError(f"the names in {part} must be those of the model, {', '.join(names)}, got {', '.join(unknown)}")
     if (part.endswith("inputs") and missing) or not found:
-        raise DataError(f"{part} must hold {', '.join(names)}, and {', '.join(missing)} is missing")
+        raise DataError(f"{part} must contain {', '.join(names)}, but {', '.join(missing)} is missing")
 
 
 def _read_csv(file: Path, signature: Signature) -> tuple[Columns, Columns]:
@@ -122,10 +123,10 @@ def _read_csv(file: Path, signature: Signature) -> tuple[Columns, Columns]:
         header = next(lines, [])
         rows = [line for line in lines if line]
     if len(set(header)) != len(header):
-        raise DataError(f"every column must have a name of its own, got {', '.join(header)}")
+        raise DataError(f"the names of columns must be unique, got {', '.join(header)}")
     for number, row in enumerate(rows):
         if len(row) != len(header):
-            raise DataError(f"row {number} must have {len(header)} cells as the header has, got {len(row)}")
+            raise DataError(f"row {number} must have {len(header)} cells, like the header, got {len(row)}")
     cells = {name: [row[at] for row in rows] for at, name in enumerate(header)}
     parts = {f"inputs.{spec.name}": spec for spec in signature.inputs}
     parts |= {f"outputs.{spec.name}": spec for spec in signature.outputs}
@@ -133,7 +134,9 @@ def _read_csv(file: Path, signature: Signature) -> tuple[Columns, Columns]:
     owned = {name for part in columns for name in _own(cells, part)}
     foreign = [name for name in header if name not in owned]
     if foreign:
-        raise DataError(f"columns must be {', '.join(parts)}, with .0, .1, ... for vectors, got {', '.join(foreign)}")
+        raise DataError(
+            f"the columns must be {', '.join(parts)}, or NAME.0, NAME.1, ... for vectors, got {', '.join(foreign)}"
+        )
     inputs, outputs = ({p.partition(".")[2]: c for p, c in columns.items() if p.startswith(s)} for s in ("in", "out"))
     _check_names(list(inputs), "inputs", [spec.name for spec in signature.inputs])
     _check_names(list(outputs), "outputs", [spec.name for spec in signature.outputs])
@@ -141,14 +144,14 @@ def _read_csv(file: Path, signature: Signature) -> tuple[Columns, Columns]:
 
 
 def _own(cells: Mapping[str, Any], part: str) -> list[str]:
-    """Return the columns of one input or output: its name, or its name and an element's number."""
+    """Return the columns of one input or output: its name, or its name with the number of an element."""
     return [
         name for name in cells if name == part or (name.startswith(f"{part}.") and name[len(part) + 1 :].isdecimal())
     ]
 
 
 def _assembled(cells: Mapping[str, list[str]], part: str, spec: TensorSpec) -> list[Any]:
-    """Return one value a row: a cell, or a list of cells in the order of their numbers."""
+    """Return one value for each row: a cell, or a list of cells in the order of their numbers."""
     own = _own(cells, part)
     read = {name: [_cell(text, name, row, spec) for row, text in enumerate(cells[name])] for name in own}
     if own == [part]:
@@ -160,7 +163,7 @@ def _assembled(cells: Mapping[str, list[str]], part: str, spec: TensorSpec) -> l
 
 
 def _cell(text: str, column: str, row: int, spec: TensorSpec) -> Any:
-    """Read a cell as the dtype asks for; what does not fit stays text and is refused with the others."""
+    """Read a cell as a value of the dtype; a value that does not fit stays text and is refused later."""
     if spec.dtype == "string":
         return text
     stripped = text.strip()
@@ -172,22 +175,22 @@ def _cell(text: str, column: str, row: int, spec: TensorSpec) -> Any:
     try:
         return int(stripped) if stripped.lstrip("+-").isdecimal() else float(stripped)
     except ValueError:
-        raise DataError(f"row {row}, column {column} must be a number, got '{text}'; fill it or drop the row") from None
+        raise DataError(f"row {row}, column {column} must be a number, got '{text}'; correct or drop the row") from None
 
 
 def _check_lengths(columns: Mapping[str, list[Any]]) -> None:
     lengths = {name: len(rows) for name, rows in columns.items()}
     if not any(lengths.values()):
-        raise DataError("there must be a row, got none; write one down or leave gates.golden.file out")
+        raise DataError("there must be at least one row, got none; add a row, or remove gates.golden.file")
     if len(set(lengths.values())) != 1:
-        raise DataError(f"inputs and outputs must have as many rows, got {lengths}")
+        raise DataError(f"inputs and outputs must have the same number of rows, got {lengths}")
 
 
 def _array(kind: str, rows: list[Any], spec: TensorSpec) -> Array:
     """Return one array of rows in the dtype of the signature.
 
     Raises:
-        DataError: a value that is not of the dtype, NaN and infinity included, or rows of different shapes.
+        DataError: a value does not fit the dtype or is not finite, or rows have different shapes.
     """
     dtype = np.dtype({"string": TEXT, "bfloat16": "float32"}.get(spec.dtype, spec.dtype))
     shape = _shape(rows[0])
@@ -195,9 +198,9 @@ def _array(kind: str, rows: list[Any], spec: TensorSpec) -> Array:
         where = f"row {number} of {kind} '{spec.name}'"
         for value in _leaves(row):
             if not _fits(value, dtype):
-                raise DataError(f"{where} must hold finite {spec.dtype} values, got {_short(value)}")
+                raise DataError(f"{where} must contain finite {spec.dtype} values, got {_short(value)}")
         if _shape(row) is None or _shape(row) != shape:
-            raise DataError(f"{where} must be as regular as row 0, of shape {shape}, got {_short(row)}")
+            raise DataError(f"{where} must have the shape of row 0, {shape}, got {_short(row)}")
     return np.array(rows, dtype)
 
 
@@ -210,7 +213,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    """Return the shape of nested lists, None where they are ragged."""
+    """Return the shape of nested lists, or None if they are ragged."""
     if not isinstance(value, list):
         return ()
     inner = {_shape(item) for item in value}
@@ -220,7 +223,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def _fits(value: Any, dtype: np.dtype[Any]) -> bool:
-    """Return whether a value read from a file is one of the dtype; a whole float is an integer."""
+    """Return whether a value from a file fits the dtype; a whole float counts as an integer."""
     if dtype.kind == "T":
         return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
     if dtype.kind == "b" or isinstance(value, bool):

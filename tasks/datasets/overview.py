@@ -1,4 +1,4 @@
-"""What a split looks like: rows that several splits share, and how often each label is in each of them."""
+"""Statistics of splits: rows that are in several splits, and the share of each label in each split."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from tasks.datasets.rows import Array
 
-MOST_LABELS = 20  # a target with more values is no label
+MOST_LABELS = 20  # a target with more values has no labels
 
 
 def shared_rows(identity: Array, index: Mapping[str, Array]) -> int:
-    """Return how many different rows are in more than one split.
+    """Return how many distinct rows are in more than one split.
 
     Args:
         identity: fingerprints of the features, shape (n,). index: row numbers of each split.
@@ -22,9 +22,9 @@ def shared_rows(identity: Array, index: Mapping[str, Array]) -> int:
 
 
 def label_shares(targets: Mapping[str, Array], index: Mapping[str, Array]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return target, label and split to the share of the split's rows that have the label.
+    """Return the share of rows with a label, by target, label and split.
 
-    A target with one value a row and few different ones has labels; of columns of 0 and 1 each is one.
+    A target has labels if it has one value for each row and few distinct values; a column of 0 and 1 is a label.
     """
     found = {name: _labels(array) for name, array in targets.items()}
     return {
@@ -38,7 +38,7 @@ def label_shares(targets: Mapping[str, Array], index: Mapping[str, Array]) -> di
 
 
 def _labels(target: Array) -> dict[str, Array]:
-    """Return label to bool (n,), which rows have it; empty where there are none."""
+    """Return a mapping from each label to the rows that have it, bool (n,); it is empty if there are no labels."""
     if target.size == len(target):
         flat = target.reshape(-1)
         values = np.unique(flat)

@@ -1,4 +1,4 @@
-"""Rows as the body of a `:predict` request."""
+"""Writes rows as the body of a `:predict` request."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tasks.datasets.strings import Array, is_string, is_text
 
 
 def predict_body(inputs: Mapping[str, Array], signature_name: str = "serving_default") -> bytes:
-    """Return rows as the columnar body of a request; float32 as the shortest text that reads back the same.
+    """Return rows as the columnar body of a request; float32 becomes the shortest text that reads back the same.
 
     Args:
-        inputs: one array an input; all with the same first axis, the row.
+        inputs: one array for each input; the first axis of all is the row.
 
     Source: https://www.tensorflow.org/tfx/serving/api_rest#predict_api
     """
@@ -31,7 +31,7 @@ def _jsonable(array: Array) -> Any:
 
 
 def _encoded(value: Any) -> Any:
-    """Return nested lists of bytes with each in TensorFlow Serving's form for bytes."""
+    """Return nested lists with bytes in TensorFlow Serving's form for bytes."""
     if isinstance(value, list):
         return [_encoded(item) for item in value]
     return {"b64": base64.b64encode(value).decode()}

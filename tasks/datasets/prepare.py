@@ -1,4 +1,4 @@
-"""From a user's loader to three saved splits."""
+"""Calls a user's loader, and saves its rows as three splits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
     digest = digest_rows(_saved(rows, index, directory))
     shared = shared_rows(identity, index)
     if shared:
-        log.warning("%d different rows are in more than one split, so some test rows were trained on", shared)
+        log.warning("%d distinct rows are in more than one split, so some test rows are also training rows", shared)
     groups = directory / "groups.npz" if data.identity else None
     if groups is not None:
         save_arrays(groups, {name: units[numbers] for name, numbers in index.items()})
@@ -56,16 +56,16 @@ def columns_in_words(rows: Rows) -> tuple[str, ...]:
 
 
 def call_loader(data: Data) -> object:
-    """Return what the user's loader returns; nothing of ours keeps it once it has been checked."""
+    """Return the result of the user's loader, and keep no reference to it after it has been checked."""
     load = resolve(data.load, "data.load", DataError)
     try:
         return load(**data.params)
-    except Exception as exc:  # whatever the user's loader raises
+    except Exception as exc:  # a loader may raise anything
         raise DataError(f"data.load '{data.load}' must return rows, got {describe(exc)}") from exc
 
 
 def _saved(rows: Rows, index: Mapping[str, Array], directory: Path) -> Iterator[Rows]:
-    """Save each split, and give it; one at a time, for each is a copy."""
+    """Save and yield each split, one at a time, because each is a copy."""
     for name, numbers in index.items():
         part = rows.take(numbers)
         save_rows(directory / f"{name}.npz", part)

@@ -1,4 +1,4 @@
-"""How the answers of an export are read, kept among its files: it goes wherever its bytes go."""
+"""Stores how the answers of an export are read in a file of the export."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.records import Reading
 log = logging.getLogger(__name__)
 
 LARGEST = 1 << 20  # bytes; a few hundred for each output are usual
-READINGS = Path("assets.extra") / "readings.json"  # TensorFlow Serving ignores what it does not know there
+READINGS = Path("assets.extra") / "readings.json"  # TensorFlow Serving ignores unknown files there
 
 
 def write_readings(version_dir: Path, readings: Mapping[str, Reading]) -> None:
@@ -26,9 +26,9 @@ def write_readings(version_dir: Path, readings: Mapping[str, Reading]) -> None:
 
 
 def read_readings(version_dir: Path) -> dict[str, Reading]:
-    """Return what `write_readings` wrote; empty for an export that has none, or what cannot be read.
+    """Return what `write_readings` wrote, or an empty mapping if the file is missing or cannot be read.
 
-    Then the answers themselves tell how they are read, and whoever reads them finds out whether they can be that.
+    The reading is then inferred from the answers themselves.
     """
     path = version_dir / READINGS
     try:
@@ -38,5 +38,5 @@ def read_readings(version_dir: Path) -> dict[str, Reading]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError, ValidationError) as exc:
-        log.warning("'%s' is left out: %s", path, " ".join(str(exc).split())[:200])
+        log.warning("'%s' is ignored because it cannot be read: %s", path, " ".join(str(exc).split())[:200])
         return {}

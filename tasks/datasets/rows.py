@@ -1,4 +1,4 @@
-"""Rows as named arrays: checking what a user's loader returned, saving, loading."""
+"""Rows as named arrays: checks what a user's loader returned, and saves and loads rows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tasks.errors import DataError
 
 @dataclass(frozen=True)
 class Rows:
-    """Aligned arrays of one split; every array's first axis is the row.
+    """Aligned arrays of one split; the first axis of every array is the row.
 
     Attributes:
-        features: by feature name. A loader that returns one bare array names it `features`.
-        targets: by target name. A loader that returns one bare array names it `target`.
+        features: by feature name. A single array without a name is `features`.
+        targets: by target name. A single array without a name is `target`.
     """
 
     features: Mapping[str, Array]
@@ -37,29 +37,29 @@ class Rows:
 
 
 def check_rows(loaded: object, source: str, time: str = "", *, needs_target: bool = True) -> Rows:
-    """Turn what a loader returned into rows.
+    """Convert the result of a loader to rows.
 
     Args:
         loaded: `(features, target)`; each an array, or a mapping (or DataFrame) of name to array.
-        time: the name of a feature that may hold dates and times; they become ISO 8601 text.
-        needs_target: False lets the target be None: rows that are served, and not scored.
+        time: the name of a feature that may contain dates and times; they become ISO 8601 text.
+        needs_target: False allows None as the target, for rows that are served but not scored.
 
     Raises:
-        DataError: it is something else, lengths differ, a value is missing, or no array holds it as it is.
+        DataError: the result has another form, lengths differ, a value is missing, or an array cannot hold it exactly.
     """
     if not isinstance(loaded, tuple) or len(loaded) != 2:
         kind = type(loaded).__name__
         got = f"a {kind} of {len(loaded)}" if isinstance(loaded, list | tuple) else kind
-        raise DataError(f"'{source}' must return a tuple of two, (features, target), each in arrays, got {got}")
+        raise DataError(f"'{source}' must return a tuple (features, target) of arrays, got {got}")
     is_served_only = loaded[1] is None and not needs_target
     targets = {} if is_served_only else named_columns(loaded[1], "target", source)
     rows = Rows(named_columns(loaded[0], "features", source, time), targets)
     if not rows.features or not (rows.targets or is_served_only):
-        raise DataError(f"'{source}' must return a feature and a target, got none")
+        raise DataError(f"'{source}' must return at least one feature and one target, got none")
     lengths = {f"'{name[2:]}'": len(array) for name, array in _members(rows).items()}
     if len(set(lengths.values())) != 1:
         shown = ", ".join(f"{count} of {name}" for name, count in lengths.items())
-        raise DataError(f"'{source}' must return as many rows in every array, got {shown}")
+        raise DataError(f"'{source}' must return the same number of rows in every array, got {shown}")
     if not len(rows):
         raise DataError(f"'{source}' must return rows, got none")
     return rows
@@ -86,18 +86,18 @@ def load_rows(path: Path) -> Rows:
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write named arrays as one `.npz`.
 
-    Text and bytes are two members, `<name>.text` or `<name>.bytes`, one item after the other as uint8, and
-    `<name>.lengths`, so that neither their lengths nor NULs cost or change anything.
+    Text and bytes are two members: `<name>.text` or `<name>.bytes`, which has all items one after the other as uint8,
+    and `<name>.lengths`. So long items need no padding, and NUL characters are kept.
 
     Raises:
         DataError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # not by np.savez, which has parameters of its own that an array may be called as
+        # not np.savez, whose parameters could have the name of an array
         with zipfile.ZipFile(path, "w") as archive:
             for name, array in arrays.items():
-                if array.dtype.name == "bfloat16":  # the format has no name for it, and float32 takes every value
+                if array.dtype.name == "bfloat16":  # the format does not support it; float32 holds every value
                     array = array.astype(np.float32)  # noqa: PLW2901
                 if is_string(array):
                     lengths = packed_lengths(array)
@@ -124,7 +124,7 @@ def _write_text(archive: zipfile.ZipFile, name: str, array: Array, lengths: Arra
 
 
 def load_arrays(path: Path) -> dict[str, Array]:
-    """Read named arrays from a `.npz`; text of fixed width, as it was once written, too.
+    """Read named arrays from a `.npz`, including text of fixed width from earlier releases.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -147,7 +147,7 @@ def _read(archive: zipfile.ZipFile, name: str, form: str) -> Array:
 
 
 def digest_rows(splits: Iterable[Rows]) -> str:
-    """Return the SHA-256 over names, dtypes, shapes and bytes of several splits, in hexadecimal."""
+    """Return the SHA-256 of the names, dtypes, shapes and bytes of several splits, in hexadecimal."""
     sha = hashlib.sha256()
     for rows in splits:
         for name, array in sorted(_members(rows).items()):

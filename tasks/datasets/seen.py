@@ -1,8 +1,8 @@
-"""Which rows a version knows: fingerprints of the rows that it was trained, validated and tested on.
+"""Records which rows a version has seen: fingerprints of the rows that it was trained, validated and tested on.
 
-They travel in the version directory, so that they are wherever the champion is, and are covered by its digest. A row is
-what the server is asked: the requests of champion and candidate have the same names, dtypes and shapes, or the two are
-not compared at all, whatever has become of the loader's table.
+The record is in the version directory, so that it is always with the champion and is covered by its digest. A row is
+identified by its request: champion and candidate are only compared if their requests have the same names, dtypes and
+shapes, regardless of changes in the loader's table.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from tasks.datasets.splitting import SPLITS
 from tasks.errors import DataError
 from tasks.records import Candidate, Splits
 
-RECORD = Path("assets.extra") / "seen_rows.npz"  # beside the manifest; TensorFlow Serving passes it over
-GROUPS = "groups.npz"  # beside a candidate's requests: fingerprints of what data.key or data.group names of them
+RECORD = Path("assets.extra") / "seen_rows.npz"  # beside the manifest; TensorFlow Serving ignores it
+GROUPS = "groups.npz"  # beside a candidate's requests: fingerprints of the columns in data.key or data.group
 AsRequests = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
 class Record:
-    """The different rows of each split, as rising fingerprints of uint64.
+    """The distinct rows of each split, as sorted fingerprints of uint64.
 
     Attributes:
-        rows: of requests, by split. groups: of what `data.key` or `data.group` named, by split; empty without.
-        columns: what those were.
+        rows: fingerprints of requests, by split. groups: fingerprints of the columns in `data.key` or `data.group`, by
+            split; empty without these fields.
+        columns: the columns in `data.key` or `data.group`.
     """
 
     rows: Mapping[str, Array]
@@ -40,16 +41,16 @@ class Record:
 
 
 def request_fingerprints(requests: Mapping[str, Array], name: str) -> Array:
-    """Return a fingerprint of each request row, uint64 (n,); the key is the model's name, whatever seed deals rows out.
+    """Return a fingerprint of each request row, uint64 (n,); its key is the model's name, independent of any seed.
 
     Args:
-        requests: one array an input, by served name.
+        requests: one array for each input, by served name.
     """
     return fingerprints(requests, f"request of {name}")
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write what a version knows, each row once and in rising order."""
+    """Write the record of a version, with sorted and distinct rows."""
     members = {f"rows/{split}": np.unique(found) for split, found in record.rows.items()}
     members |= {f"groups/{split}": np.unique(found) for split, found in record.groups.items()}
     members["columns"] = np.array(record.columns or [""], np.str_)
@@ -58,10 +59,10 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """Read what a version knows.
+    """Read the record of a version.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the record cannot be read.
     """
     members = load_arrays(path)
     try:
@@ -69,14 +70,14 @@ def read_record(path: Path) -> Record:
         groups = {split: members[f"groups/{split}"] for split in SPLITS if f"groups/{split}" in members}
         return Record(rows, groups, tuple(str(name) for name in members["columns"] if name))
     except KeyError as exc:
-        raise DataError(f"'{path}' must hold the rows of a version, and lacks {exc}") from exc
+        raise DataError(f"'{path}' must contain the rows of a version, but {exc} is missing") from exc
 
 
 def keep_record(config: Config, splits: Splits, as_requests: AsRequests, directory: Path, evidence: Path) -> None:
-    """Write the record of an export, and beside its requests the groups of the test rows.
+    """Write the record of an export and, beside its requests, the groups of the test rows.
 
     Args:
-        as_requests: turns features into what the server is asked. directory: of the export. evidence: of its requests.
+        as_requests: converts features to requests. directory: of the export. evidence: of its requests.
     """
     files = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     rows = {
@@ -91,13 +92,13 @@ def keep_record(config: Config, splits: Splits, as_requests: AsRequests, directo
 
 
 def known_test_rows(candidate: Candidate, champion: Path | None) -> tuple[Array | None, str]:
-    """Return which test rows a champion was trained or validated on, bool (n,), or None and why that cannot be told.
+    """Return which test rows a champion was trained or validated on, bool (n,), or None and why that is unknown.
 
     Args:
-        champion: where its record lies, or None.
+        champion: the directory of its record, or None.
     """
     if champion is None:
-        return None, "which rows the champion was trained on is not known, for it was exported before that was kept"
+        return None, "it is unknown which rows the champion was trained on, because it was exported by an older release"
     own, beside = candidate.version_dir / RECORD, candidate.requests.with_name(GROUPS)
     try:
         columns = read_record(own).columns if own.is_file() else ()
@@ -105,26 +106,26 @@ def known_test_rows(candidate: Candidate, champion: Path | None) -> tuple[Array 
         rows = request_fingerprints(load_arrays(candidate.requests), candidate.name)
         found = known_to(read_record(champion), rows, groups, columns)
     except DataError as exc:
-        return None, f"which rows the champion was trained on is not known: {exc}"
-    return found, "" if found is not None else f"the champion's rows are not known by {', '.join(columns)}"
+        return None, f"it is unknown which rows the champion was trained on: {exc}"
+    return found, "" if found is not None else f"the champion has no record of {', '.join(columns)}"
 
 
 def known_to(record: Record, rows: Array, groups: Array | None, columns: tuple[str, ...]) -> Array | None:
-    """Return which rows a version was trained or validated on, bool (n,), or None where that cannot be told.
+    """Return which rows a version was trained or validated on, bool (n,), or None if that is unknown.
 
     Args:
-        rows: fingerprints of the requests, (n,). groups: of what `columns` hold of them, or None without such columns.
+        rows: fingerprints of the requests, (n,). groups: fingerprints of `columns`, or None without such columns.
     """
     known = np.isin(rows, np.concatenate([record.rows["train"], record.rows["validation"]]))
     if groups is None:
         return known
     if record.columns != columns:
-        return None  # it may have been trained on other rows of the same customers
+        return None  # it may have been trained on other rows of the same groups
     return np.asarray(known | np.isin(groups, np.concatenate([record.groups["train"], record.groups["validation"]])))
 
 
 def shared_rows(record: Path) -> int | None:
-    """Return how many different rows, as the server is asked, are in more than one split; None without a record."""
+    """Return how many distinct requests are in more than one split, or None without a record."""
     if not record.is_file():
         return None
     distinct = np.concatenate(list(read_record(record).rows.values()))
@@ -132,15 +133,15 @@ def shared_rows(record: Path) -> int | None:
 
 
 def new_rows(candidate: Path, champion: Path | None) -> int | None:
-    """Return how many different rows of all splits the champion's data did not have; None where nobody can tell.
+    """Return how many distinct rows the candidate has in its splits and the champion had not, or None if unknown.
 
     Args:
-        candidate, champion: where their records lie.
+        candidate, champion: the directories of their records.
     """
     if champion is None or not candidate.is_file():
         return None
     try:
         ours, theirs = (np.concatenate(list(read_record(path).rows.values())) for path in (candidate, champion))
-    except DataError:  # the quality gate says so, and compares nothing
+    except DataError:  # the quality gate reports it and does not compare
         return None
     return len(np.setdiff1d(ours, theirs))

@@ -1,7 +1,7 @@
-"""Which split a row belongs to: it follows from the row itself, never from its place or from other rows.
+"""Assigns rows to splits by their values, never by their position or by other rows.
 
-So a row that the champion was trained on stays among the training rows when rows are added, removed or reordered, and
-rows that are equal are never on both sides.
+So a row that the champion was trained on stays a training row when rows are added, removed or reordered, and equal
+rows are always in the same split.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from tasks.datasets.rows import Array, Rows
 from tasks.errors import DataError
 
 SPLITS = ("train", "validation", "test")
-RARELY = 0.01  # the chance of an empty split that the advice about more rows leaves
+RARELY = 0.01  # the probability of an empty split with as many rows as the advice asks for
 
 
 def take_out(rows: Rows, data: Data) -> tuple[Rows, dict[str, Array]]:
-    """Return the rows without the columns that decide about their split, and those columns.
+    """Return the rows without the columns that decide the split, and these columns.
 
-    They are no features: a model that learns who a customer is, or the time of a row, answers well only here.
+    They are not features: a model that learns the identity of a customer, or the time of a row, does not generalise.
 
     Raises:
-        DataError: there is no such column, or nothing but them.
+        DataError: a column does not exist, or no other column is left.
     """
     fields = [(f"data.{field}", name) for field in ("key", "group") for name in getattr(data, field)]
     fields += [(f"data.{field}", name) for field in ("time", "split") if (name := getattr(data, field))]
     for field, name in fields:
         if name not in rows.features:
             known = _listed(rows.features)
-            raise DataError(f"{field} must name columns of the loader's features, got '{name}'; they are {known}")
+            raise DataError(f"{field} must name columns of the features, got '{name}'; the columns are {known}")
     names = {name for _, name in fields}
     features = {name: array for name, array in rows.features.items() if name not in names}
     if not features:
-        raise DataError(f"the loader must return features beside {_listed(names)}, which only decide about the splits")
+        raise DataError(f"the loader must return features besides {_listed(names)}, which only assign rows to splits")
     return Rows(features, rows.targets), {name: rows.features[name] for name in names}
 
 
 def split_rows(data: Data, columns: Mapping[str, Array], units: Array) -> dict[str, Array]:
-    """Return the row numbers of each split, in rising order.
+    """Return the row numbers of each split, in ascending order.
 
     Args:
-        columns: those that `data` names. units: what is dealt out as one, a fingerprint of each row.
+        columns: the columns that `data` names. units: a fingerprint for each row; rows with the same one stay together.
 
     Raises:
-        DataError: a column cannot decide about the splits, or a split would be empty.
+        DataError: a column cannot decide the splits, or a split would be empty.
     """
     if data.split:
         where = _told(columns[data.split], data.split)
@@ -63,42 +63,45 @@ def split_rows(data: Data, columns: Mapping[str, Array], units: Array) -> dict[s
     empty = [name for name in SPLITS if not len(index[name])]
     if empty:
         none = " and ".join(empty)
-        raise DataError(f"every split must have a row, and {none} would have none: {_way_out(data, units)}")
+        raise DataError(f"every split must have at least one row, but {none} would have none: {_way_out(data, units)}")
     return index
 
 
 def _dealt(units: Array, data: Data) -> Array:
-    """Return the number of each row's split by a hash, which a changed fraction of another split does not move."""
+    """Return the number of each row's split, by a hash that does not depend on the other split's fraction."""
     share = fingerprints({"unit": units}, f"split {data.seed}") / 2.0**64
     return np.where(share < data.test_fraction, 2, np.where(share >= 1 - data.validation_fraction, 1, 0))
 
 
 def told_splits(column: Array, name: str) -> dict[str, Array]:
-    """Return the row numbers of each split as the column `data.split` says it, in rising order; one may be empty.
+    """Return the row numbers of each split from the column `data.split`, in ascending order; a split may be empty.
 
     Raises:
-        DataError: it says something else.
+        DataError: the column has other values.
     """
     where = _told(column, name)
     return {split: np.flatnonzero(where == number) for number, split in enumerate(SPLITS)}
 
 
 def _told(column: Array, name: str) -> Array:
-    """Return the number of each row's split as the loader's own column says it."""
+    """Return the number of each row's split from the column of the loader."""
     values, place = np.unique(_one_a_row(column, "data.split", name).astype(np.str_), return_inverse=True)
     unknown = [str(value) for value in values if value not in SPLITS]
     if unknown:
-        raise DataError(f"data.split must say {', '.join(SPLITS)}, and '{name}' holds {_listed(unknown)}")
+        raise DataError(f"data.split '{name}' must contain {', '.join(SPLITS)} only, got {_listed(unknown)}")
     return np.array([SPLITS.index(value) for value in values])[place]
 
 
 def _in_time(column: Array, data: Data) -> Array:
-    """Return the number of each row's split by its time and the fixed boundaries."""
+    """Return the number of each row's split by its time and the configured boundaries."""
     flat = _one_a_row(column, "data.time", data.time)
     is_text = flat.dtype.kind in "USTO"
     if is_text != isinstance(data.test_from, str):
         kinds = ("text", "a number") if is_text else ("numbers", "a time")
-        raise DataError(f"data.time '{data.time}' holds {kinds[0]}, and data.test_from is {kinds[1]}; write them alike")
+        raise DataError(
+            f"data.time and data.test_from must have the same type, but '{data.time}' contains {kinds[0]} and "
+            f"data.test_from is {kinds[1]}"
+        )
     limits: list[Any] = [data.validation_from, data.test_from]
     if is_text:
         read = _reader(str(data.test_from), data.time)
@@ -109,17 +112,17 @@ def _in_time(column: Array, data: Data) -> Array:
 
 
 def _reader(boundary: str, name: str) -> Callable[[str], int]:
-    """Return what turns a text into microseconds; all must have a time zone, or none."""
+    """Return a function that converts a text to microseconds; all texts must have a time zone, or none."""
     zoned = read_moment(boundary).tzinfo is not None
 
     def reading(text: str) -> int:
         try:
             moment = read_moment(text)
         except ValueError as exc:
-            raise DataError(f"data.time '{name}' must hold numbers or ISO 8601, got '{text[:50]}'") from exc
+            raise DataError(f"data.time '{name}' must contain numbers or ISO 8601, got '{text[:50]}'") from exc
         if (moment.tzinfo is not None) != zoned:
             kinds = "with a time zone" if zoned else "without a time zone"
-            raise DataError(f"data.time '{name}' must hold times {kinds}, as data.test_from is, got '{text[:50]}'")
+            raise DataError(f"data.time '{name}' must contain times {kinds}, like data.test_from, got '{text[:50]}'")
         return (moment - datetime(1970, 1, 1, tzinfo=UTC if zoned else None)) // timedelta(microseconds=1)
 
     return reading
@@ -127,7 +130,7 @@ def _reader(boundary: str, name: str) -> Callable[[str], int]:
 
 def _one_a_row(column: Array, field: str, name: str) -> Array:
     if column.size != len(column):
-        raise DataError(f"{field} must have one value a row, and '{name}' has the shape {column.shape}")
+        raise DataError(f"{field} must have one value for each row, but '{name}' has the shape {column.shape}")
     flat = column.reshape(-1)
     if flat.dtype.kind not in "STO":
         return flat
@@ -137,15 +140,16 @@ def _one_a_row(column: Array, field: str, name: str) -> Array:
 def _way_out(data: Data, units: Array) -> str:
     """Return what to do about an empty split."""
     if data.split:
-        return f"let the column '{data.split}' say each of {', '.join(SPLITS)}"
+        return f"the column '{data.split}' must contain each of {', '.join(SPLITS)}"
     if data.time:
         return f"move data.validation_from ({data.validation_from}) or data.test_from ({data.test_from})"
     smallest = min(data.test_fraction, data.validation_fraction, 1 - data.test_fraction - data.validation_fraction)
     wanted = math.ceil(math.log(RARELY) / math.log1p(-smallest))
     what = f"values of {_listed(data.identity)}" if data.identity else "rows"
     return (
-        f"{len(units):,} rows have {len(np.unique(units)):,} different {what}, and a split of {smallest:.3g} takes "
-        f"about {wanted:,}; bring more, change the fractions, or name the splits in a column (data.split)"
+        f"{len(units):,} rows have {len(np.unique(units)):,} distinct {what}, and a split with the fraction "
+        f"{smallest:.3g} needs about {wanted:,}; use more rows, change the fractions, or set the splits in a column "
+        "(data.split)"
     )
 
 

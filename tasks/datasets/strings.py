@@ -1,7 +1,7 @@
-"""Arrays of text and of bytes at variable length, whatever their items end in.
+"""Arrays of text and bytes of variable length, which keep trailing NUL characters.
 
-Text is kept as NumPy's StringDType (kind `T`), bytes as an array of objects (kind `O`); arrays of fixed width (`U`
-and `S`), which drop trailing NULs and take the longest item's room for each, are read but not made.
+Text is NumPy's StringDType (kind `T`), and bytes are an array of objects (kind `O`). Arrays of fixed width (`U` and
+`S`), which drop trailing NULs and use the width of the longest item for each, are read but not created.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-PIECE = 2**16  # bytes of text that are held at once
+PIECE = 2**16  # bytes of text in memory at once
 TEXT: Any = np.dtypes.StringDType()  # type: ignore[attr-defined,unused-ignore]
 
 
 def is_text(array: Array) -> bool:
-    """Return whether an array holds text."""
+    """Return whether an array contains text."""
     return array.dtype.kind in "UT"
 
 
 def is_string(array: Array) -> bool:
-    """Return whether an array holds text or bytes, TensorFlow's one dtype `string`."""
+    """Return whether an array contains text or bytes, which are both `string` in TensorFlow."""
     return array.dtype.kind in "UTSO"
 
 
 def dtype_words(array: Array) -> str:
-    """Return the dtype as people call it."""
+    """Return a readable name of the dtype."""
     return "text" if is_text(array) else "bytes" if is_string(array) else str(array.dtype)
 
 
@@ -36,7 +36,7 @@ def text_array(values: Iterable[str], shape: tuple[int, ...]) -> Array:
     """Return text as an array of a shape."""
     array = np.empty(int(np.prod(shape, dtype=np.int64)), TEXT)
     for number, value in enumerate(values):
-        # NumPy reads UTF-8, which Python would keep beside a text that is not ASCII for as long as the text lives
+        # Python would cache the UTF-8 that NumPy reads in each text that is not ASCII
         array[number] = value if value.isascii() else str(value.encode(), "utf-8")
     return array.reshape(shape)
 
@@ -50,41 +50,41 @@ def bytes_array(values: Iterable[bytes], shape: tuple[int, ...]) -> Array:
 
 
 def string_array(nested: Any) -> Array:
-    """Return nested lists as an array of text, or of bytes where an item is bytes.
+    """Return nested lists as an array of text, or of bytes if an item is bytes.
 
     Raises:
-        TypeError: they hold something else, or are ragged.
+        TypeError: the lists contain other types, or are ragged.
     """
     array = np.array(nested, dtype=object)
     items = array.ravel().tolist()
     if not all(isinstance(item, str | bytes) for item in items):
-        raise TypeError("strings must be text or bytes, in lists of one length")
+        raise TypeError("strings must be text or bytes, in lists of the same length")
     if all(isinstance(item, str) for item in items):
         return text_array(items, array.shape)
     return bytes_array((item.encode() if isinstance(item, str) else item for item in items), array.shape)
 
 
 def as_bytes(array: Array) -> Array:
-    """Return text as UTF-8, bytes as they are, in an array of objects; any other array is returned itself."""
+    """Return text as UTF-8 and bytes unchanged in an array of objects; return any other array itself."""
     if is_text(array):
         return bytes_array((item.encode() for item in array.ravel().tolist()), array.shape)
     return array.astype(object) if array.dtype.kind == "S" else array
 
 
 def as_objects(array: Array) -> Array:
-    """Return text and bytes as an array of `str` or `bytes`, which TensorFlow takes; any other array itself."""
+    """Return text and bytes as an array of `str` or `bytes`, for TensorFlow; return any other array itself."""
     return array.astype(object) if is_string(array) else array
 
 
 def of_any_length(array: Array) -> Array:
-    """Return text and bytes of fixed width in an array that takes longer ones; any other array itself."""
+    """Return text and bytes of fixed width in an array of variable width; return any other array itself."""
     if array.dtype.kind == "U":
         return array.astype(TEXT)
     return array.astype(object) if array.dtype.kind == "S" else array
 
 
 def longest_bytes(array: Array) -> int:
-    """Return how many bytes the longest item takes."""
+    """Return the number of bytes of the longest item."""
     return max(map(len, as_bytes(array).ravel().tolist()), default=0)
 
 
@@ -97,13 +97,13 @@ def plain(value: Any) -> Any:
 
 
 def packed_lengths(array: Array) -> Array:
-    """Return how many bytes each item takes in UTF-8, in the smallest unsigned integers, in the array's shape."""
+    """Return the number of UTF-8 bytes of each item, as the smallest unsigned integers, in the array's shape."""
     lengths = np.fromiter((len(raw) for raw in _raw(array)), np.int64, array.size)
     return lengths.astype(np.min_scalar_type(int(lengths.max(initial=0)))).reshape(array.shape)
 
 
 def packed_pieces(array: Array) -> Iterator[bytes]:
-    """Give the items one after the other in UTF-8, in pieces of about `PIECE` bytes, for all are as large again."""
+    """Yield all items as UTF-8 in pieces of about `PIECE` bytes, because the whole would double the memory."""
     held: list[bytes] = []
     size = 0
     for raw in _raw(array):
@@ -121,10 +121,10 @@ def _raw(array: Array) -> Iterator[bytes]:
 
 
 def unpacked(buffer: Array, lengths: Array, *, text: bool) -> Array:
-    """Return what `packed_lengths` and `packed_pieces` were given.
+    """Return the array from which `packed_lengths` and `packed_pieces` were made.
 
     Raises:
-        ValueError: the lengths do not fit the bytes, or text is no UTF-8.
+        ValueError: the lengths do not fit the bytes, or text is not valid UTF-8.
     """
     ends = np.cumsum(lengths.ravel(), dtype=np.int64).tolist()
     if buffer.dtype != np.uint8 or lengths.dtype.kind != "u" or (ends[-1] if ends else 0) != len(buffer):

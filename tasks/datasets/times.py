@@ -1,4 +1,4 @@
-"""The column that says when a row was, in whatever way dates are kept: as ISO 8601 text, which all else reads."""
+"""Converts the time column of rows, in every representation of dates, to ISO 8601 text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MISSING = ("NoneType", "NaTType", "NAType")
 
 
 def plain_times(column: Any, where: str) -> Any:
-    """Return a column of dates or times as ISO 8601 text with the zone that they had; any other column as it is.
+    """Return a column of dates or times as ISO 8601 text with their time zone; return any other column unchanged.
 
     Raises:
         DataError: a time is missing.
@@ -26,7 +26,7 @@ def plain_times(column: Any, where: str) -> Any:
         _refuse_missing(np.isnat(np.asarray(column)), where)
         return np.datetime_as_string(np.asarray(column).astype("M8[us]"))
     items = _items(column)
-    is_time = [hasattr(item, "isoformat") for item in items]  # pandas' NaT has one, too
+    is_time = [hasattr(item, "isoformat") for item in items]  # so has pandas' NaT
     missing = np.array([type(item).__name__ in MISSING for item in items], np.bool_)
     if not any(is_time) or not all(is_time | missing):
         return column
@@ -36,7 +36,7 @@ def plain_times(column: Any, where: str) -> Any:
 
 
 def _items(column: Any) -> list[Any]:
-    """Return the items of a column that could hold Python's or pandas' times."""
+    """Return the items of a column that may contain times of Python or pandas."""
     if isinstance(column, np.ndarray):
         return column.ravel().tolist() if column.dtype.kind == "O" else []
     if hasattr(column, "to_pylist"):  # of pyarrow
@@ -53,6 +53,6 @@ def _refuse_missing(missing: Array, where: str) -> None:
     if missing.any():
         row = int(np.argwhere(missing)[0][0])
         raise DataError(
-            f"{where} must have every value, got a missing one in {int(missing.sum())} of {missing.size} rows, first "
-            f"in row {row}; drop or fill them in the loader"
+            f"{where} must have no missing values, got missing values in {int(missing.sum())} of {missing.size} rows, "
+            f"first in row {row}; drop these rows or fill in the values in the loader"
         )

@@ -1,4 +1,4 @@
-"""Calling the user's own functions, named as `module:function`, and saying what went wrong in them."""
+"""Imports and calls the user's functions, named as `module:function`, and describes their errors."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from tasks.errors import PipelineError
 from tasks.words import one_line
 
 FOREIGN = (Exception, SystemExit)
-"""What a user's function may end with; SystemExit is no end of ours."""
+"""What a user's function may raise; its SystemExit must not end this process."""
 
 _CALL = r'(?m)^ *File "(.*)", line (\d+), in (.*)$'
 _MADE_AT = " defined at (most recent call last)"
 _STACK = rf"{_CALL}|{re.escape(_MADE_AT)}|\[\[\{{\{{node .*?\}}\}}\]\]|\[Op:\w+\]"
-"""Where TensorFlow says that an operation of a graph comes from: pages before the cause."""
+"""The stack of a graph's operation in TensorFlow's messages, which is pages long and stands before the cause."""
 
 _PROJECT = Path(__file__).parents[2]
 _NOT_THE_USERS = (
     sysconfig.get_path("stdlib"),
     str(_PROJECT / "tasks"),
     str(_PROJECT / "flows"),
-    "<",  # frozen modules, code made from text
+    "<",  # frozen modules, and code that was compiled from text
 )
 
 
@@ -50,7 +50,7 @@ def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[
     _prefer(Path.cwd())
     with (
         translated(f"{field} '{reference}' must import", error),
-        Path(os.devnull).open() as nothing,  # a module that asks would wait for ever
+        Path(os.devnull).open() as nothing,  # a module that reads standard input would wait forever
         _standard_input(nothing),
     ):
         file = file_of(reference)
@@ -58,15 +58,15 @@ def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[
     function = getattr(module, function_name, None)
     if not callable(function):
         raise error(
-            f"{field} '{reference}' must name a function, but '{module_name}' has no callable '{function_name}'"
+            f"{field} '{reference}' must name a function, but '{module_name}' has no function '{function_name}'"
         )
     return _returning(function)
 
 
 def import_file(file: Path) -> ModuleType:
-    """Import a Python file under the name that it has within its packages, with its directory to import from.
+    """Import a Python file under its name within its packages, and let it import from its directory.
 
-    Where another module has that name already, one of ours or of an installed package, the file gets a name of its own.
+    If another module has that name already, one of ours or of an installed package, the file gets another name.
     """
     root, parts = file.parent, [file.stem]
     while (root / "__init__.py").is_file():
@@ -92,7 +92,7 @@ def import_file(file: Path) -> ModuleType:
 
 
 def _is_free(package: str, root: Path) -> bool:
-    """Return whether a module's or package's name is not taken by one that lies elsewhere."""
+    """Return whether the name of a module or package is not used by another one elsewhere."""
     taken = sys.modules.get(package)
     if taken is None:
         return True
@@ -101,13 +101,13 @@ def _is_free(package: str, root: Path) -> bool:
 
 
 def _prefer(directory: Path) -> None:
-    """Let modules be found in a directory first."""
+    """Search a directory first when modules are imported."""
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
 
 def _returning(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of the user's whose sys.exit is an error like others, and no end of this process."""
+    """Return a user's function whose sys.exit raises an error instead of ending this process."""
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
@@ -122,7 +122,7 @@ def _returning(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def translated(rule: str, error: type[PipelineError]) -> Iterator[None]:
-    """Raise whatever somebody else's code raises in the block as an error of ours: the rule, then their words."""
+    """Translate any error of foreign code in the block to one of ours, with the rule and the original message."""
     try:
         yield
     except PipelineError:
@@ -132,24 +132,24 @@ def translated(rule: str, error: type[PipelineError]) -> Iterator[None]:
 
 
 def describe(exc: BaseException, without: str = "") -> str:
-    """Return an error of somebody else's code in one line, with the user's own line that led to it, if there is one.
+    """Return an error of foreign code in one line, with the line of the user's code that led to it, if there is one.
 
     Args:
-        without: a regular expression of what nobody reads.
+        without: a regular expression for text to remove.
     """
     try:
-        text = redact(str(exc))  # before a cut leaves half of a secret
+        text = redact(str(exc))  # before the text is cut, which could leave half of a secret
         place = _users_line(exc) or (_users_line_in(text) if _MADE_AT in text else "")
         for nobody_reads in (without, _STACK if _MADE_AT in text else ""):
             text = re.sub(nobody_reads, "", text) if nobody_reads else text
         text = one_line(text)
-    except Exception:  # noqa: BLE001  an error that cannot say what it is, is known by its class
+    except Exception:  # noqa: BLE001  an error without a readable message is shown by its class
         text, place = "", _users_line(exc)
     return f"{type(exc).__name__}{f': {text}' if text else ''}{f' ({place})' if place else ''}"
 
 
 def _users_line(exc: BaseException) -> str:
-    """Return `FILE:LINE in FUNCTION` of the innermost call that is neither ours nor an installed package's."""
+    """Return `FILE:LINE in FUNCTION` of the innermost call that is in neither our code nor an installed package."""
     place = ""
     for frame, line in traceback.walk_tb(exc.__traceback__):
         if _is_users(frame.f_code.co_filename):
@@ -158,13 +158,13 @@ def _users_line(exc: BaseException) -> str:
 
 
 def _users_line_in(text: str) -> str:
-    """Return the same of a stack that TensorFlow writes into its message: of what a graph was made by."""
+    """Return the same from a stack in TensorFlow's message, which shows where a graph was created."""
     found = [call for call in re.findall(_CALL, text) if _is_users(call[0])]
     return one_line("{}:{} in {}".format(Path(found[-1][0]).name, *found[-1][1:])) if found else ""
 
 
 def _is_users(file: str) -> bool:
-    if file.endswith((".pyx", ".pxi")):  # an installed package's, by a path within it
+    if file.endswith((".pyx", ".pxi")):  # in an installed package, with a path relative to it
         return False
     return not file.startswith(_NOT_THE_USERS) and "-packages" not in file and "__autograph_generated" not in file
 

@@ -1,1 +1,1 @@
-"""The embedded model server: TensorFlow Serving's contract on TensorFlow's C API, for where no Docker is."""
+"""The embedded model server: TensorFlow Serving's interface on TensorFlow's C API, for machines without Docker."""

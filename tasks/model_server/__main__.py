@@ -1,10 +1,10 @@
-r"""The embedded model server: TensorFlow Serving's contract without TensorFlow Serving's binary.
+r"""The embedded model server: TensorFlow Serving's interface without TensorFlow Serving's binary.
 
     python -m tasks.model_server --port=8500 --rest_api_port=8501 --model_name=digits \
         --model_base_path=/models/digits
 
-It exits with 0 after SIGTERM or SIGINT, and with 255 for a wrong flag or where its models do not load, as
-`tensorflow_model_server` does; the last lines on stderr then say why.
+It exits with 0 after SIGTERM or SIGINT, and with 255 if a flag is wrong or its models do not load, like
+`tensorflow_model_server`; the last lines on stderr then say why.
 
 Environment:
     REHEARSAL_REST_HOST: address to listen on, default 0.0.0.0 (TensorFlow Serving has no flag for it).
@@ -32,10 +32,10 @@ _FAILED: Final = 255
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the server until it is told to stop; return its exit code."""
+    """Run the server until a signal stops it, and return its exit code."""
     _watch_lifeline()
-    # Until the ports are open nothing is in flight; and as a container's first process, without a handler,
-    # this one would not hear the signal at all.
+    # No request is running before the ports are open. Without a handler, the first process of a container would
+    # ignore the signal.
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
     try:
         _serve(parse_flags(arguments))
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _watch_lifeline() -> None:
-    """End this process as soon as the pipe of REHEARSAL_LIFELINE_FD is closed at its other end."""
+    """End this process as soon as the other end of the pipe REHEARSAL_LIFELINE_FD is closed."""
     number = os.environ.get("REHEARSAL_LIFELINE_FD")
     if number is None:
         return
@@ -57,7 +57,7 @@ def _watch_lifeline() -> None:
     def wait_for_end() -> None:
         while os.read(int(number), 4096):
             pass
-        os._exit(1)  # whoever asked for this server is gone: nobody is left to be tidy for
+        os._exit(1)  # the process that started this server has ended, so there is nothing to clean up for
 
     threading.Thread(target=wait_for_end, name="lifeline", daemon=True).start()
 
@@ -84,17 +84,17 @@ def _serve(flags: Flags) -> None:
     from tasks.model_server.ports import serve  # imported while the other thread loads the models
 
     check_initial_loads(start.wait())
-    host = os.environ.get("REHEARSAL_REST_HOST", "0.0.0.0")  # noqa: S104 (inside a container it must)
+    host = os.environ.get("REHEARSAL_REST_HOST", "0.0.0.0")  # noqa: S104 (required in a container)
     serve(servables, host, flags)
 
 
 def _manage(servables: "Servables", configs: "list[ModelConfig]", flags: Flags, start: "Start") -> None:
-    """Run the managing thread; without it the process would serve on, blind to its base paths."""
+    """Run the managing thread, and end the process if that thread fails."""
     from tasks.model_server.manager import manage
 
     try:
         manage(servables, configs, flags, start)
-    finally:  # it only comes to this by an error in this program
+    finally:  # only an error in this program leads here
         traceback.print_exc()
         os._exit(_FAILED)
 
@@ -102,4 +102,4 @@ def _manage(servables: "Servables", configs: "list[ModelConfig]", flags: Flags, 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stderr.flush()
-    os._exit(code)  # TensorFlow's threads are not waited for
+    os._exit(code)  # does not wait for TensorFlow's threads

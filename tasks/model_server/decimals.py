@@ -1,8 +1,7 @@
-"""Many decimals at once, to the doubles that RapidJSON makes of them.
+"""Converts many decimals at once to the doubles that RapidJSON converts them to.
 
-RapidJSON's quick method misses the nearest double by a unit or two where a decimal is long, and a float64 input
-shows it. `exact_json` does the same for one number at a time, and for every number; this one leaves the rare ones
-to it.
+RapidJSON's quick method can miss the nearest double of a long decimal by a unit or two, which a float64 input shows.
+`exact_json` does the same for a single number and for every number; this module leaves rare numbers to it.
 
 Source: RapidJSON 1.1.0, reader.h, ParseNumber; internal/strtod.h, StrtodNormalPrecision.
 """
@@ -54,7 +53,7 @@ def read(text: bytes) -> _Array | None:
 
 
 def _places(marked: _Array, starts: _Array) -> tuple[_Array, _Array]:
-    """Return which numbers have a mark, of which each has one at most, and where."""
+    """Return which numbers contain a mark and where; each contains it at most once."""
     places = np.flatnonzero(marked)
     numbers = np.searchsorted(starts, places) - 1
     has_mark, place = np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.int64)

@@ -24,7 +24,7 @@ _ESCAPES: Final = dict(zip(b'"\\/bfnrt', b'"\\/\b\f\n\r\t', strict=True))
 _SMALLEST_NORMAL: Final = 2.2250738585072014e-308
 _END: Final = b""
 _MAX_DEPTH: Final = 100_000
-"""Where nesting is refused. RapidJSON descends by recursion, and a stack of 8 MB leaves so many 84 bytes each."""
+"""The depth at which nesting is refused. RapidJSON recurses, and a stack of 8 MB leaves each level 84 bytes."""
 POWERS_OF_TEN: Final = tuple(float(f"1e{power}") for power in range(309))
 """As in RapidJSON's internal/pow10.h: `10.0**23` and `10.0**210` are other doubles."""
 
@@ -62,7 +62,7 @@ class _Reader:
     """One pass over one body. Containers are kept on a stack, so nesting is bounded by memory only."""
 
     def __init__(self, body: bytes, offset: int = 0) -> None:
-        # RapidJSON takes a NUL byte for the end of its input.
+        # RapidJSON regards a NUL byte as the end of its input.
         self._body = body.partition(b"\0")[0]
         self._at = 0
         self._offset = offset  # of the body in a longer one

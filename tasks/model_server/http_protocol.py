@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the REST port: uvicorn's over the parser llhttp, with targets and refusals as libevent has them."""
+"""HTTP/1.1 on the REST port: uvicorn's protocol with the parser llhttp, and libevent's targets and refusals."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ _ORIGIN: Final = re.compile(rb"^(?:[A-Za-z][A-Za-z0-9+.\-]*:)?(?://[^/?#]*)?")
 
 
 class _Parser(httptools.HttpRequestParser):
-    """llhttp, which would leave HTTP, and a body unread, where a client asks for another protocol."""
+    """llhttp, which would stop parsing HTTP and skip the body if a client asks for another protocol."""
 
     def __init__(self, protocol: "HttpProtocol") -> None:
         super().__init__(protocol)
@@ -28,10 +28,10 @@ class _Parser(httptools.HttpRequestParser):
         self._protocol = protocol
 
     def feed_data(self, data: Any) -> None:
-        """Read on.
+        """Parse more bytes.
 
         Raises:
-            httptools.HttpParserError: what came is no HTTP.
+            httptools.HttpParserError: the bytes are not HTTP.
         """
         try:
             super().feed_data(data)
@@ -40,7 +40,7 @@ class _Parser(httptools.HttpRequestParser):
 
 
 class _Flow(FlowControl):
-    """Reads nothing while requests wait for their turn: a client could send without end and read no answer."""
+    """Does not read while requests are waiting, so that a client cannot send endlessly without reading answers."""
 
     def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
         super().__init__(transport)
@@ -52,10 +52,10 @@ class _Flow(FlowControl):
 
 
 class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
-    """One connection of a client."""
+    """A connection of a client."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        """Begin with nothing received."""
+        """Create a protocol without received bytes."""
         super().__init__(*args, **settings)
         self.parser = _Parser(self)
         self._piece = bytearray(_TURN_BYTES)
@@ -65,16 +65,16 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to read."""
+        """Start to read."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
 
     def get_buffer(self, sizehint: int) -> bytearray:
-        """Return where the next bytes are put, so that no more come in one turn of the event loop."""
+        """Return the buffer for the next bytes, whose size limits one turn of the event loop."""
         return self._piece
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Read the bytes that were put there."""
+        """Parse the bytes in the buffer."""
         data = bytes(self._piece[:nbytes])
         self._unread += nbytes
         while data and not self._is_refused:
@@ -85,12 +85,12 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
-        """Begin a head."""
+        """Start a request."""
         super().on_message_begin()
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header, but none that comes behind the body: the application may have read the others by then."""
+        """Store a header, but not a trailer, because the application may have read the headers already."""
         if self._in_head:
             super().on_header(name, value.rstrip(b" \t"))
 
@@ -112,18 +112,18 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.cycle.keep_alive &= self.scope["method"] != "CONNECT"
 
     def on_body(self, body: bytes) -> None:
-        """Keep a piece of a body."""
+        """Store a part of a body."""
         self._unread = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a body."""
+        """Finish a request."""
         self._unread = 0
         if not self._comes_again():
             super().on_message_complete()
 
     def stay_in_http(self, rest: bytes) -> None:
-        """Read a head that asks for another protocol again, as one that does not, and what came behind it."""
+        """Parse a request for another protocol again as a plain one, together with the bytes after it."""
         self._again = rest
         if self._comes_again():
             method, version = self.parser.get_method(), self.parser.get_http_version().encode()
@@ -132,7 +132,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self.parser = _Parser(self)  # the other one may think that this was the last request
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP with libevent's page, behind the answers to what came before."""
+        """Refuse bytes that are not HTTP with libevent's page, after the answers to earlier requests."""
         self._is_refused = True
         if self.pipeline:
             if self.cycle.more_body:  # it is this one that is broken
@@ -141,7 +141,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._end_with_page()
 
     def on_response_complete(self) -> None:
-        """Begin with the next request, or refuse what came behind the last."""
+        """Start the next request, or refuse the bytes after the last one."""
         is_last = not self.pipeline
         super().on_response_complete()
         if is_last and self._is_refused and not self.transport.is_closing():

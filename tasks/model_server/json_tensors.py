@@ -1,4 +1,4 @@
-"""Values of a request body to tensors, element by element, by TensorFlow Serving's rules.
+"""Converts the values of a request body to tensors, element by element, by TensorFlow Serving's rules.
 
 This is the whole rule book with its messages. Bodies that only hold numbers in regular lists do not
 come here but through NumPy (`rest_json`), which gives the same tensors. In the place of these rules `numpy.asarray`

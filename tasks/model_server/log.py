@@ -9,5 +9,5 @@ from contextlib import suppress
 def log(message: str) -> None:
     """Write one line with time and process number, at once."""
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-    with suppress(OSError):  # nobody reads the other end any more: no reason to stop serving
+    with suppress(OSError):  # the reader of stderr has gone, which is no reason to stop serving
         sys.stderr.write(f"{stamp} [{os.getpid()}] {message}\n")  # stderr is not buffered beyond a line

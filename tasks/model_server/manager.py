@@ -1,4 +1,4 @@
-"""The managing thread: it alone looks at base paths and at the configuration file, loads and unloads.
+"""The managing thread: only it polls the base paths and the configuration file, and loads and unloads versions.
 
 Source: TensorFlow Serving, model_servers/server.cc (what is polled, and when).
 """
@@ -17,11 +17,11 @@ from tasks.model_server.status import Code, StatusError, invalid_argument
 
 _NEVER: Final = float("inf")
 _LONGEST_NAP_S: Final = 1.0
-"""A load that is to be tried again may fall due between two looks at the disk."""
+"""The poll interval, in seconds: a retry of a load may be due between two polls of the disk."""
 
 
 def model_configs(flags: Flags, *, is_first: bool = True) -> list[ModelConfig]:
-    """Return the models that the command line names, by itself or in a file.
+    """Return the models that the command line names, directly or in a file.
 
     Args:
         is_first: whether nothing was configured before.
@@ -37,15 +37,15 @@ def model_configs(flags: Flags, *, is_first: bool = True) -> list[ModelConfig]:
 
 
 class Start:
-    """The start of a server: over once every version that was found has come to AVAILABLE or END."""
+    """The start of a server, which ends when every version that was found is AVAILABLE or END."""
 
     def __init__(self) -> None:
-        """Begin with nothing loaded."""
+        """Create a start without loaded versions."""
         self._over = Event()
         self._reached: list[tuple[str, VersionState]] | None = None
 
     def look(self, servables: Servables) -> None:
-        """Note the version that each model came to first, and whether all is loaded."""
+        """Record the first version of each model that is AVAILABLE or END, and whether all models have one."""
         if self._over.is_set():
             return
         self._reached = self._reached or servables.settled()
@@ -54,7 +54,7 @@ class Start:
             self._over.set()
 
     def wait(self) -> list[tuple[str, VersionState]]:
-        """Return the version that each model came to first, once all is loaded."""
+        """Wait until all models are loaded, and return the first version of each."""
         self._over.wait()
         return self._reached or []
 
@@ -65,8 +65,8 @@ def manage(servables: Servables, configs: list[ModelConfig], flags: Flags, start
     Args:
         servables: the models.
         configs: what they have been configured with.
-        flags: how often to look at the base paths and at the configuration file.
-        start: is told what has been loaded.
+        flags: how often to poll the base paths and the configuration file.
+        start: records what has been loaded.
     """
     poll_s, reload_s = flags.file_system_poll_wait_seconds, flags.model_config_file_poll_wait_seconds
     config_file = _ConfigFile(flags, configs)
@@ -89,7 +89,7 @@ def manage(servables: Servables, configs: list[ModelConfig], flags: Flags, start
 
 
 class _ConfigFile:
-    """The configuration file as last accepted."""
+    """The configuration file as it was last accepted."""
 
     def __init__(self, flags: Flags, accepted: list[ModelConfig]) -> None:
         self._flags = flags
@@ -97,9 +97,9 @@ class _ConfigFile:
         self._complaint = ""
 
     def reload(self, servables: Servables) -> bool:
-        """Take a changed file over; a wrong one changes nothing and is logged once.
+        """Apply a changed file; an invalid one changes nothing and is logged once.
 
-        While a model that it added has not come to a version, nobody looks at it again.
+        The file is not read again while a model that it added has no loaded version.
         """
         if servables.has_new_models:
             return False
@@ -119,10 +119,10 @@ class _ConfigFile:
 
 
 def check_initial_loads(reached: Iterable[tuple[str, VersionState]]) -> None:
-    """Refuse to start where the first version that a model came to is not available.
+    """Refuse to start if the first version of a model is not available.
 
     Raises:
-        StatusError: with the names and errors of the versions that failed.
+        StatusError: versions failed; the message has their names and errors.
     """
     failed = [
         f"{{{{name: {name} version: {state.version}}} due to error: {state.code.name}: {state.message}}}, "

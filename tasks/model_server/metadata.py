@@ -1,4 +1,4 @@
-"""What a server tells about its models: version states and signatures, as JSON.
+"""The states and signatures of a server's models, as JSON.
 
 Source: TensorFlow Serving, apis/get_model_status.proto, get_model_metadata.proto.
 """
@@ -28,7 +28,7 @@ def encode_states(states: Iterable[VersionState]) -> bytes:
 
 def encode(name: str, version: int, model: SavedModel) -> bytes:
     """Return the JSON of a GetModelMetadataResponse with every signature of a model."""
-    # 15 ms that only metadata needs
+    # imported here, because it takes 15 ms and only metadata needs it
     from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped, unused-ignore]
 
     signatures = {
@@ -43,5 +43,5 @@ def encode(name: str, version: int, model: SavedModel) -> bytes:
 
 
 def _readable(message: str) -> str:
-    """Return a message without the surrogate escapes that stand for bytes which are not UTF-8."""
+    """Return a message without surrogate escapes, which represent bytes that are not UTF-8."""
     return message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

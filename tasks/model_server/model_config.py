@@ -1,4 +1,4 @@
-"""Which models a server shall hold: its command line or a ModelServerConfig file, checked.
+"""The models of a server, from its command line or from a ModelServerConfig file.
 
 Source: TensorFlow Serving, config/model_server_config.proto, model_servers/server_core.cc.
 """
@@ -17,7 +17,7 @@ from tasks.model_server.tf_protos import proto
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Chooses which of the versions on disk are served: the `latest` few, or the `specific` ones."""
+    """Chooses the versions on disk that are served: the `latest` few, or the `specific` ones."""
 
     latest: int = 1
     specific: frozenset[int] | None = None
@@ -59,7 +59,7 @@ def read_config_file(path: Path, *, is_first: bool = True) -> list[ModelConfig]:
         is_first: whether nothing was configured before: only then it may name no list at all.
 
     Raises:
-        StatusError: unreadable, not such a message, or a model that this server cannot hold.
+        StatusError: the file cannot be read, is not such a message, or names a model that this server does not support.
     """
     from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
 
@@ -107,12 +107,11 @@ def _model_config(config: Any) -> ModelConfig:
 def version_dirs(base_path: Path) -> tuple[dict[int, Path], str]:
     """Return the versions below a base path, and what is wrong with them or an empty string.
 
-    Every child counts whose whole name parses as a 64-bit integer, `00000123` for 123 and even a file;
-    all others are passed over in silence. Of two children of one version the last by name is taken, `1` and not
-    `00001`.
+    Every child counts whose name is a 64-bit integer, such as `00000123` for 123, even if it is a file; all others are
+    ignored. If two children have the same version, the last by name is used: `1` and not `00001`.
 
     Raises:
-        OSError: no such directory, or it cannot be read.
+        OSError: the directory does not exist or cannot be read.
     """
     found: dict[int, Path] = {}
     complaints = []
@@ -130,10 +129,10 @@ def version_dirs(base_path: Path) -> tuple[dict[int, Path], str]:
 
 
 def why_unmeasurable(version_dir: Path) -> str:
-    """Return why the size of a version on disk cannot be told, or an empty string.
+    """Return why the size of a version on disk cannot be determined, or an empty string.
 
-    A file in place of the directory, a link to nothing and a directory that cannot be read are such: TensorFlow
-    Serving reserves memory by the size before it loads, and a version for which it cannot stays at START for good.
+    Reasons are a file instead of the directory, a broken link, or a directory that cannot be read. TensorFlow Serving
+    reserves memory of that size before it loads a version, and a version without a size stays at START.
 
     Source: TensorFlow Serving, servables/tensorflow/util.cc, GetModelDiskSize; core/basic_manager.cc,
     ReserveResources.

@@ -1,4 +1,4 @@
-"""The pages that libevent, under TensorFlow Serving, answers with where no handler is asked.
+"""The pages that libevent, under TensorFlow Serving, sends for requests that reach no handler.
 
 Source: libevent, http.c, evhttp_send_error.
 """
@@ -11,7 +11,7 @@ _REASONS: Final = {
 
 
 def page(status: int) -> bytes:
-    """Return the HTML that says a status."""
+    """Return the HTML page of a status."""
     reason = _REASONS[status]
     text = f"<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n"
     return text.encode()

@@ -1,4 +1,4 @@
-"""The two ports: REST on uvicorn's one event loop, gRPC on threads; a clean end of both on SIGTERM."""
+"""The two ports: REST on uvicorn's event loop, gRPC on threads. Both shut down cleanly on SIGTERM."""
 
 import asyncio
 import os
@@ -21,11 +21,11 @@ from tasks.model_server.tf_library import flush_subnormals_in_this_thread
 _KEEP_ALIVE_S = 60
 """An idle connection is closed after this time; libevent, under TensorFlow Serving, waits 50 s."""
 _STOP_S = float(os.environ.get("REHEARSAL_STOP_S", "5"))
-"""How long requests in flight may take after SIGTERM before their connections are cut."""
+"""How long running requests may take after SIGTERM before their connections are closed."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that says when it accepts, and that ends with exit code 0 on a signal."""
+    """uvicorn that logs when it accepts connections, and that ends with exit code 0 on a signal."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

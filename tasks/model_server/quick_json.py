@@ -1,7 +1,7 @@
 """The quick way from a request body to tensors: orjson, and NumPy for numbers in regular lists.
 
-It never guesses. Where orjson or NumPy could read a body otherwise than TensorFlow Serving does, the answer is
-None, and the exact rules decide (`exact_json`, `json_tensors`). Both ways give equal tensors.
+It never guesses. If orjson or NumPy could read a body differently from TensorFlow Serving, the result is None, and
+the exact rules decide (`exact_json`, `json_tensors`). Both ways give equal tensors.
 
 `NaN` and `Infinity`, which orjson refuses, are replaced by numbers that stand for them, and put back in the tensors.
 """
@@ -28,7 +28,7 @@ _LONG: Final = b"0" * 17
 _SHORT_BODY: Final = 8192
 """Up to this size, in bytes, searching the text for long decimals costs less than NumPy's checks."""
 _LARGE: Final = 1e300
-"""Where RapidJSON begins to refuse numbers that a double can still hold."""
+"""From this number on, RapidJSON refuses numbers that a double can still hold."""
 _MANY_DIGITS: Final = b"0" * 300
 _DIGITS_TO_0: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _DECIMALS_TO_0: Final = bytes.maketrans(b".123456789E", b"0" * 10 + b"e")
@@ -37,10 +37,10 @@ _INTEGER_RANGES: Final = {
     3: (-(2**31), 2**31 - 1), 4: (-(2**31), 2**31 - 1), 5: (-(2**31), 2**31 - 1), 6: (-(2**31), 2**31 - 1),
     9: (-(2**63), 2**63 - 1), 22: (0, 2**32 - 1), 23: (0, 2**64 - 1),
 }  # fmt: skip
-"""What a JSON integer may be for each integer DataType, before 8 and 16 bit ones are cut to size."""
+"""The range of a JSON integer for each integer DataType, before 8- and 16-bit ones are truncated."""
 _NAN: Final = 8.642e-77
 _INFINITY: Final = 8.642e-78
-"""Numbers that stand for these, until a tensor is made; a body that holds one itself is left to the exact rules."""
+"""Numbers that replace these until a tensor is made; a body that contains one is left to the exact rules."""
 
 
 @dataclass
@@ -110,7 +110,7 @@ def _replaced(text: bytes, token: bytes, stand_in: bytes) -> tuple[bytes, int]:
 
 
 def _has_special_text(body: bytes) -> bool:
-    """Return whether a string of a JSON document holds what would be replaced."""
+    """Return whether a string in a JSON document contains a token that would be replaced."""
     strings = _STRING.findall(body) if b"\\" in body else body.split(b'"')[1::2]
     return any(b"NaN" in string or b"Infinity" in string for string in strings)
 
@@ -169,7 +169,7 @@ def tensors(document: Document, inputs: Mapping[str, int], is_row_format: bool) 
                 return None
             found[name] = tensor
     except (StatusError, LookupError, ValueError, TypeError, OverflowError):
-        return None  # whatever is wrong, the exact rules say it in the right words
+        return None  # the exact rules give the right message
     return None if specials else found
 
 
@@ -192,7 +192,7 @@ def _may_be_too_big(text: bytes) -> bool:
 
 
 def _columns(content: Any, inputs: Mapping[str, int], is_row_format: bool) -> dict[str, Any]:
-    """Return what was sent for each input, by name.
+    """Return the value that was sent for each input, by name.
 
     Raises:
         LookupError: a name is missing or unknown.

@@ -54,7 +54,7 @@ class RestApp:
     """The ASGI application over the loaded servables."""
 
     def __init__(self, servables: Servables, timeout_ms: int) -> None:
-        """Remember what to serve.
+        """Create the application.
 
         Args:
             servables: the models and their states.
@@ -79,10 +79,10 @@ class RestApp:
     async def _respond(self, scope: Message, receive: Receive) -> tuple[int, bytes, bytes]:
         """Return status, body and content type."""
         method = scope["method"]
-        path = scope["raw_path"].decode("latin-1")  # with the query, which for TensorFlow Serving is part of it
+        path = scope["raw_path"].decode("latin-1")  # for TensorFlow Serving, the query is part of the path
         if refusal := _refusal(method, path):
             return _page(refusal)
-        headers = dict(reversed(scope["headers"]))  # the first of two equal ones is found
+        headers = dict(reversed(scope["headers"]))  # the first of two equal headers counts
         if method == "OPTIONS":  # a CORS preflight, if its origin is a page's
             is_preflight = re.search(rb"https?://", headers.get(b"origin", b""))
             return 200 if is_preflight else 400, b"", b"text/html; charset=ISO-8859-1"
@@ -123,7 +123,7 @@ class RestApp:
         return 200, answer if answer is not None else await asyncio.to_thread(self._run, request, model)
 
     async def _beside(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Run a function whose time depends on what a client sent, while the event loop serves others."""
+        """Run a function whose time depends on the request in a thread, while the event loop serves others."""
         return await asyncio.get_running_loop().run_in_executor(self._beside_loop, function, *arguments)
 
     def _quick_answer(self, request: PredictBody, model: SavedModel) -> bytes | None:
@@ -134,7 +134,7 @@ class RestApp:
         return encode_predict(outputs, request.is_row_format)
 
     def _decode_on_loop(self, spec: ModelSpec, body: bytes) -> PredictBody | None:
-        """Return the request, or None where reading it could keep others waiting."""
+        """Return the request, or None if reading it here could make others wait."""
         if len(body) <= _SMALL_BODY:
             return decode_predict(body, self._inputs_of(spec))
         return decode_quickly(body, self._inputs_of(spec)) if len(body) <= _MEDIUM_BODY else None
@@ -154,9 +154,9 @@ class RestApp:
         return lambda name: self._servables.find(spec)[1].signature(name).inputs
 
 
-@lru_cache(maxsize=256)  # clients ask the same few paths again and again
+@lru_cache(maxsize=256)  # clients request the same few paths repeatedly
 def _refusal(method: str, path: str) -> int:
-    """Return the status of a request that no handler is asked about, else 0."""
+    """Return the status of a request that reaches no handler, else 0."""
     if method not in _METHODS:
         return 501
     if not _URI.fullmatch(path):
@@ -195,7 +195,7 @@ def _unquote(text: str) -> str:
 
 
 async def _read_body(receive: Receive, announced: int) -> bytes | None:
-    """Return the body, or None as soon as it is known to be larger than the limit, in bytes, or its sender is gone."""
+    """Return the body, or None as soon as it exceeds the limit, in bytes, or the client disconnects."""
     chunks: list[bytes] = []
     size = 0
     while max(size, announced) <= MAX_BODY_BYTES:
@@ -215,7 +215,7 @@ def _announces_body(headers: dict[bytes, bytes]) -> bool:
 
 
 def _unzip(body: bytes) -> bytes:
-    """Undo gzip; what cannot be undone is an empty body, as in TensorFlow Serving."""
+    """Decompress gzip; as in TensorFlow Serving, a body that cannot be decompressed is empty."""
     inflate = zlib.decompressobj(wbits=31)  # gzip only
     try:
         text = inflate.decompress(body, MAX_UNZIPPED_BYTES)

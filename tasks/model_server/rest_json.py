@@ -1,4 +1,4 @@
-"""Request bodies to tensors, as TensorFlow Serving's REST interface does.
+"""Converts request bodies to tensors as TensorFlow Serving's REST interface does.
 
 A body of numbers in regular lists takes the quick way (`quick_json`), without Python touching an element.
 Everything else (repeated keys, ragged rows, wrong types, decimals on which readers differ) goes through
@@ -41,7 +41,7 @@ def decode_predict(body: bytes, inputs_of: InputsOf) -> PredictBody:
         inputs_of: looks the inputs of a signature up.
 
     Raises:
-        StatusError: not JSON, not a predict request, or values that do not fit the signature.
+        StatusError: the body is not JSON or not a predict request, or its values do not fit the signature.
     """
     return decode_quickly(body, inputs_of) or _decode_exactly(body, inputs_of)
 

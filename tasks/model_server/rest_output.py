@@ -1,4 +1,4 @@
-"""Tensors to response bodies, as TensorFlow Serving's REST interface writes them.
+"""Converts tensors to response bodies as TensorFlow Serving's REST interface writes them.
 
 float32 and float64 are printed with the fewest digits that read back to the same number; NaN and the
 infinities as bare tokens; strings as JSON strings of their bytes, unless the output is named `*_bytes`.
@@ -24,7 +24,7 @@ _WRITABLE: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 10, 22, 23))
 _ORJSON_DIMENSIONS: Final = 32
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
 _FEW_ELEMENTS: Final = 256
-"""Up to this number, looking at the text that orjson wrote costs less than asking NumPy first."""
+"""Up to this number of elements, checking the text that orjson wrote is faster than checking with NumPy first."""
 
 
 def encode_error(message: str) -> bytes:
@@ -78,7 +78,7 @@ def _check_batch(outputs: Mapping[str, Tensor]) -> None:
 
 
 def _rows(name: str, tensor: Tensor, checked: bool) -> Any:
-    """Return what orjson shall write for each row, as a sequence or an array."""
+    """Return the value that orjson writes for each row, as a sequence or an array."""
     array = _plain_array(tensor)
     if array is None:
         return [orjson.Fragment(text) for text in _nest(_tokens(name, tensor), tensor.shape, keep=1)]
@@ -92,7 +92,7 @@ def _rows(name: str, tensor: Tensor, checked: bool) -> Any:
 
 
 def _whole(name: str, tensor: Tensor, checked: bool) -> Any:
-    """Return what orjson shall write for a whole tensor."""
+    """Return the value that orjson writes for a whole tensor."""
     array = _plain_array(tensor)
     if array is None:
         return orjson.Fragment(_nest(_tokens(name, tensor), tensor.shape, keep=0)[0])
@@ -104,14 +104,14 @@ def _whole(name: str, tensor: Tensor, checked: bool) -> Any:
 
 
 def _plain_array(tensor: Tensor) -> np.ndarray[Any, Any] | None:
-    """Return the array if orjson writes it as TensorFlow Serving would, but for numbers that are not finite."""
+    """Return the array if orjson writes its finite numbers as TensorFlow Serving does."""
     if tensor.dtype not in _WRITABLE or isinstance(tensor.values, list) or len(tensor.shape) > _ORJSON_DIMENSIONS:
         return None
     return tensor.values.reshape(tensor.shape)
 
 
 def _text(numbers: Any) -> bytes:
-    """Return the JSON text of numbers of any shape; where one is not finite, orjson writes null."""
+    """Return the JSON text of numbers of any shape; orjson writes null for a number that is not finite."""
     parts = orjson.dumps(numbers, option=_OPTIONS).split(b"null")
     special = np.extract(~np.isfinite(numbers), numbers)
     tokens = np.where(np.isnan(special), b"NaN", np.where(special > 0, b"Infinity", b"-Infinity")).tolist()

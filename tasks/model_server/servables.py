@@ -1,4 +1,4 @@
-r"""Which versions of which models are loaded, and the thread that loads and unloads them.
+r"""The loaded versions of all models, and how they are loaded and unloaded.
 
     START -> LOADING -> AVAILABLE -> UNLOADING -> END
                  \______________ load failed _____/
@@ -27,7 +27,7 @@ _NEVER: Final = float("inf")
 
 
 class State(IntEnum):
-    """Where a version is in its life. Source: apis/get_model_status.proto."""
+    """The state of a version. Source: apis/get_model_status.proto."""
 
     START = 10
     LOADING = 20
@@ -37,7 +37,7 @@ class State(IntEnum):
 
 
 class VersionState(NamedTuple):
-    """The state of one version and, where it failed to load, the error."""
+    """The state of one version, and the error if it failed to load."""
 
     version: int
     state: State
@@ -46,7 +46,7 @@ class VersionState(NamedTuple):
 
 
 class ModelSpec(NamedTuple):
-    """Which version of which model a request means; neither version nor label: the highest loaded."""
+    """The model and version that a request names; without version and label, it is the highest loaded version."""
 
     name: str
     version: int | None = None
@@ -55,7 +55,7 @@ class ModelSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadRetries:
-    """How often a failed load is tried again, and the wait between tries in seconds."""
+    """How often a failed load is retried, and the seconds between the tries."""
 
     count: int
     interval_s: float
@@ -92,7 +92,7 @@ class Servables:
     def __init__(
         self, load: Callable[[Path], SavedModel], retries: LoadRetries, allow_unavailable_labels: bool
     ) -> None:
-        """Start empty.
+        """Create a server without models.
 
         Args:
             load: makes a servable of a version directory, or raises StatusError.
@@ -106,7 +106,7 @@ class Servables:
         self._started = False
 
     def start(self) -> None:
-        """Load one version at a time from now on."""
+        """Load only one version at a time from now on."""
         self._started = True
 
     @property
@@ -127,7 +127,7 @@ class Servables:
         """Return the version that serves a request, and its model.
 
         Raises:
-            StatusError: nothing that is loaded answers to the spec.
+            StatusError: no loaded version matches the spec.
         """
         if not spec.name:
             raise invalid_argument("ModelSpec has no name specified")
@@ -164,10 +164,10 @@ class Servables:
         return [known[version] for version in sorted(known, reverse=True)]
 
     def configure(self, configs: Sequence[ModelConfig]) -> None:
-        """Take over a new list of models; what is not in it any more will be unloaded.
+        """Apply a new list of models; models that are no longer in it will be unloaded.
 
         Raises:
-            StatusError: a label names a version that is not loaded; then nothing is changed.
+            StatusError: a label names a version that is not loaded; nothing is changed then.
         """
         for config in configs:
             self._check_labels(config)
@@ -199,9 +199,9 @@ class Servables:
                 )
 
     def poll(self) -> None:
-        """Look at every base path once and note which versions shall be served.
+        """Read every base path once, and record the versions to serve.
 
-        One that cannot be read stops it for all models, and so does a load that is between two tries.
+        A path that cannot be read stops this for all models, and so does a load that is waiting for a retry.
         """
         if self._retrying():
             return

@@ -49,7 +49,7 @@ HTTP_STATUS: Final = {
 
 
 class StatusError(Exception):
-    """An answer that is not OK: a canonical code and the message for the client."""
+    """An error status: a canonical code and the message for the client."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)

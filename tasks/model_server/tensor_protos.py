@@ -1,4 +1,4 @@
-"""Tensors to and from TensorProto messages, as TensorFlow's Tensor::FromProto and AsProtoField do.
+"""Converts tensors from and to TensorProto messages, as TensorFlow's Tensor::FromProto and AsProtoField do.
 
 Source: tensorflow/core/framework/tensor.proto, tensor.cc.
 """
@@ -24,7 +24,7 @@ _FIELDS: Final = {
 }  # fmt: skip
 """The repeated field that holds the values of each DataType; half precision goes as bits."""
 _MOST_ELEMENTS: Final = min(2**40, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-"""A few bytes may ask for a terabyte of copies of one value: no more elements than the machine has bytes of memory."""
+"""The most elements: a few bytes could request a terabyte of copies of one value, more than the machine's memory."""
 _COMPLEX_PARTS: Final[dict[int, np.dtype[Any]]] = {8: np.dtype("f4"), 18: np.dtype("f8")}
 
 
@@ -36,7 +36,7 @@ def from_proto(name: str, message: Any) -> Tensor:
         message: a TensorProto.
 
     Raises:
-        StatusError: not a well-formed tensor.
+        StatusError: the message is not a valid tensor.
     """
     dtype = message.dtype
     shape = tuple(dim.size for dim in message.tensor_shape.dim)  # whatever unknown_rank says (tensor_shape.cc, IsValid)
@@ -56,7 +56,7 @@ def from_proto(name: str, message: Any) -> Tensor:
 
 
 def _values(message: Any, dtype: int, count: int) -> npt.NDArray[Any] | list[bytes] | None:
-    """Return the elements, or None if there is no telling them."""
+    """Return the elements, or None if they cannot be determined."""
     sent = getattr(message, _FIELDS[dtype])
     if dtype == DT_STRING:
         if message.tensor_content:

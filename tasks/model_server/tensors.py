@@ -1,4 +1,4 @@
-"""Tensors as the server holds them between a request body and TensorFlow."""
+"""The tensors of the server, between a request body and TensorFlow."""
 
 from math import prod
 from typing import Any, Final, NamedTuple
@@ -32,7 +32,7 @@ NUMPY_DTYPES: Final = {
 
 
 def dtype_name(dtype: int) -> str:
-    """Return the name of a DataType number, as it stands in TensorFlow's messages."""
+    """Return the name of a DataType number as in TensorFlow's messages."""
     return DTYPE_NAMES.get(dtype, f"unknown dtype enum ({dtype})")
 
 
@@ -52,5 +52,5 @@ class Tensor(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Return the number of elements that the shape holds."""
+        """Return the number of elements of the shape."""
         return prod(self.shape)

@@ -72,7 +72,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
 }  # fmt: skip
 
 _LONG_CALLS = frozenset(("TF_LoadSessionFromSavedModel", "TF_SessionRun", "TF_DeleteSession"))
-"""Calls during which other Python threads go on; for all others letting go of the lock costs more."""
+"""Calls that release Python's lock for other threads; for all other calls, releasing it costs more."""
 
 
 @cache
@@ -82,8 +82,8 @@ def library() -> Any:
     Raises:
         OSError: the libraries do not load on this machine.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong comes back as a status
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a server for the CPU, like the image it stands for
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors are returned as a status
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a server for the CPU, like TensorFlow Serving's image
     directory = tensorflow_dir()
     # Not RTLD_GLOBAL: among what they would export to the whole process is a BoringSSL, with which a later
     # `import hashlib` crashes.
@@ -117,7 +117,7 @@ def flush_subnormals_in_this_thread() -> None:
 
 
 class Status:
-    """A TF_Status; `check` raises what it holds."""
+    """A TF_Status; `check` raises its error."""
 
     def __init__(self) -> None:
         self.handle = library().TF_NewStatus()

@@ -1,4 +1,4 @@
-"""Reading TFRecord files without TensorFlow's libraries.
+"""Reads TFRecord files without TensorFlow's libraries.
 
 Source: tensorflow/core/lib/io/record_reader.cc.
 """
@@ -20,7 +20,7 @@ def records(file: BinaryIO) -> Iterator[bytes]:
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    while len(header := file.read(12)) == 12:  # fewer bytes than that are the end
+    while len(header := file.read(12)) == 12:  # fewer bytes are the end of the file
         offset = file.tell() - len(header)
         length = int.from_bytes(header[:8], "little")
         record, checksum = b"", b""

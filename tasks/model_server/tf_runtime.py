@@ -1,4 +1,4 @@
-"""A SavedModel in memory: its signatures, and running them."""
+"""A SavedModel in memory: finds and runs its signatures."""
 
 import ctypes
 import threading
@@ -42,7 +42,7 @@ class Signature:
 
 
 class SavedModel:
-    """A loaded SavedModel. It is closed when the last reference to it goes, runs in flight included."""
+    """A loaded SavedModel. It is closed when the last reference to it is dropped, including those of running calls."""
 
     def __init__(self, version_dir: Path) -> None:
         """Load a version directory, restore its variables and run its initialisers.
@@ -84,10 +84,10 @@ class SavedModel:
         self._has_loops = any(node.op in _LOOPS for body in bodies for node in body)
 
     def signature(self, name: str) -> Signature:
-        """Return a signature by name; an empty name stands for `serving_default`.
+        """Return a signature by name; an empty name means `serving_default`.
 
         Raises:
-            StatusError: there is none of that name.
+            StatusError: there is no signature of that name.
         """
         signature = self._signatures.get(name or DEFAULT_SIGNATURE)
         if signature is None:
@@ -95,9 +95,9 @@ class SavedModel:
         return signature
 
     def is_quick(self, name: str, inputs: Mapping[str, Tensor]) -> bool:
-        """Return whether a run of this size is known to take less than a switch of threads is worth.
+        """Return whether a run of this size is known to be faster than a switch of threads.
 
-        It is if one at least as large was, in a graph whose work its inputs' sizes bound.
+        It is if a run of at least this size was, in a graph whose work is bounded by the size of its inputs.
         """
         return _size(inputs) <= self._quick_sizes.get(name, -1)
 
@@ -119,7 +119,7 @@ class SavedModel:
             in_caller_thread: run the graph in this thread, not in TensorFlow's; then no timeout holds.
 
         Raises:
-            StatusError: wrong inputs, or what the graph raised.
+            StatusError: the inputs are wrong, or the graph failed.
         """
         signature = self.signature(name)
         _check_predictable(signature, inputs)
@@ -131,7 +131,7 @@ class SavedModel:
             _run_options(timeout_ms, in_caller_thread),
         )  # fmt: skip
         seconds = time.perf_counter() - begin
-        if seconds > _QUICK_S or not in_caller_thread:  # that a quick size was quick again is no news
+        if seconds > _QUICK_S or not in_caller_thread:  # this size is known to be quick
             self._remember(name, _size(inputs), seconds)
         return dict(zip(wanted or signature.fetches, values, strict=True))
 
@@ -166,7 +166,7 @@ class SavedModel:
     def _runnable_signatures(self) -> dict[str, Signature]:
         signatures = {}
         for name, definition in self.signature_defs.items():
-            # An initialiser's signature has no tensors to feed or fetch: such a one stays without them.
+            # The signature of an initialiser has no tensors to feed or fetch.
             with suppress(KeyError):
                 fetches = {alias: self._output(info.name) for alias, info in definition.outputs.items()}
                 signatures[name] = Signature(

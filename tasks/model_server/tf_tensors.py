@@ -1,4 +1,4 @@
-"""Tensors into and out of TensorFlow's memory."""
+"""Copies tensors into and out of TensorFlow's memory."""
 
 import ctypes
 from ctypes import c_int64
@@ -12,7 +12,7 @@ from tasks.model_server.tf_library import TSTRING_SIZE, library
 
 
 def to_handle(tensor: Tensor) -> int:
-    """Copy a tensor into memory of TensorFlow's own, which the graph may keep."""
+    """Copy a tensor into TensorFlow's own memory, which the graph may keep."""
     api = library()
     values: Any = tensor.values
     is_string = tensor.dtype == DT_STRING

@@ -1,4 +1,4 @@
-"""Warm-up: the requests that a SavedModel brings along are replayed before it becomes available.
+"""Warm-up: replays the requests in a SavedModel before it becomes available.
 
 Source: TensorFlow Serving, servables/tensorflow/saved_model_warmup_util.cc.
 """
@@ -21,7 +21,7 @@ def load_warm(version_dir: Path) -> SavedModel:
     """Load a SavedModel and replay its warm-up requests.
 
     Raises:
-        StatusError: it does not load, or a warm-up request fails.
+        StatusError: the SavedModel does not load, or a warm-up request fails.
     """
     model = SavedModel(version_dir)
     path = version_dir / WARMUP_FILE

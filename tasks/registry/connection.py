@@ -44,8 +44,7 @@ def check_tracking(uri: str) -> None:
         except requests.RequestException as exc:
             words, remedy = reason(exc)
             raise TrackingError(
-                f"tracking.uri must be a running MLflow server, but {uri} does not answer "
-                f"({type(exc).__name__}: {redact(words)}); {remedy}"
+                f"tracking.uri must be a running MLflow server, but {uri} does not answer ({redact(words)}); {remedy}"
             ) from exc
     elif uri.startswith(SQLITE):
         database = _file(uri)

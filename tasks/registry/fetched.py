@@ -27,9 +27,9 @@ def find_model(place: Path) -> Path:
         return place
     found = [*place.rglob(f"*{KERAS}"), *(graph.parent for graph in place.rglob(GRAPH))] if place.is_dir() else []
     if len(found) != 1:
-        got = f"{len(found)} of them" if found else "neither"
+        several = f", which has {len(found)} of them" if found else ""
         raise ExportError(
-            f"--model must be a SavedModel directory, a {KERAS} file or MLflow's URI of one, got {got} in '{place}'"
+            f"--model must be a SavedModel directory, a {KERAS} file or MLflow's model URI, got '{place}'{several}"
         )
     return found[0]
 

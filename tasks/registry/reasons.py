@@ -1,4 +1,4 @@
-"""Explain why MLflow gave no answer and what to do, from the errors of the libraries below it."""
+"""Explain why a server gave no answer and what to do about MLflow's, from the errors of the libraries below it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def reason(error: BaseException) -> tuple[str, str]:
         return f"no secure connection ({_core(links, found)})", "check https in tracking.uri and the certificate"
     if found := first(inner.ResponseError):
         return str(found), SERVER
-    if found := first(inner.ProtocolError, inner.NewConnectionError):
+    if found := first(inner.NewConnectionError):
+        return f"no connection ({_core(links, found)})", SERVER
+    if found := first(inner.ProtocolError):
         return f"a broken connection ({_core(links, found)})", SERVER
     if first(inner.TimeoutError, outer.Timeout):
         return "no answer in time", f"{SERVER}, or raise MLFLOW_HTTP_REQUEST_TIMEOUT (seconds)"

@@ -1,1 +1,1 @@
-"""Writing and reading SavedModels: signature, warm-up, manifest."""
+"""Writes and reads SavedModels: signature, warm-up, manifest."""

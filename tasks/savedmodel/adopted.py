@@ -1,4 +1,4 @@
-"""A SavedModel that was made elsewhere, as a candidate: its bytes stay as they are; runs in the TensorFlow process."""
+"""Prepares a SavedModel that was made elsewhere as a candidate, unchanged; runs in the TensorFlow process."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from tasks.savedmodel.warmup import WARMUP, write_warmup
 def adopt_savedmodel(
     config: Config, splits: Splits, directory: Path, evidence: Path, signature_name: str
 ) -> Exported:
-    """Write the requests for a SavedModel, and into it a warm-up file, unless there is one, and a manifest.
+    """Write the requests for a SavedModel, and add to it a manifest and, if it has none, a warm-up file.
 
-    The record of the rows that it was trained on, where that is known, lies beside them.
+    The record of the rows that it was trained on is added too, if they are known.
 
-    The graph is not loaded: whether it may be is the safety gate's to say.
+    The graph is not loaded, because the safety gate has not judged it yet.
 
     Args:
-        directory: a copy of the SavedModel. evidence: as of `export_savedmodel`; `reference.npz` is empty.
-        signature_name: empty for `serving_default`, or the only one.
+        directory: a copy of the SavedModel. evidence: as in `export_savedmodel`; `reference.npz` is empty.
+        signature_name: empty means `serving_default`, or the only signature.
 
     Raises:
         ExportError: the SavedModel cannot be read.
-        SignatureMismatch: there is no such signature. DataError: the rows do not fit its inputs.
+        SignatureMismatch: there is no such signature. DataError: the rows do not fit the inputs.
     """
     signature = read_signature(directory, signature_name, config.gates.safety.max_graph_mb * MB)
     check_transport(signature, config, given=True)
@@ -61,22 +61,22 @@ def adopt_savedmodel(
 
 
 def requests_of(config: Config, signature: Signature, features: Mapping[str, Array]) -> dict[str, Array]:
-    """Return rows as a SavedModel's signature takes them, one array an input.
+    """Return rows in the form of a SavedModel's signature, one array for each input.
 
     Raises:
-        DataError: they do not fit its inputs.
+        DataError: the rows do not fit the inputs.
     """
     return fit_to_inputs(features_of(features, config.export.inputs, signature.inputs), signature.inputs)
 
 
 def leave_out(config: Config, splits: Splits, model: Path, signature_name: str) -> Splits:
-    """Take those rows out of the test rows that the model was trained on, as it would be asked about them.
+    """Remove the rows that the model was trained on from the test rows; rows are compared as requests.
 
     Args:
         model: a SavedModel directory, which is not loaded, or a `.keras` file.
 
     Raises:
-        DataError: the rows do not fit its inputs, or none would be left.
+        DataError: the rows do not fit the inputs, or no row would be left.
         ExportError: the model cannot be read.
     """
     if model.suffix == ".keras":
@@ -90,10 +90,10 @@ def leave_out(config: Config, splits: Splits, model: Path, signature_name: str) 
 
 
 def save_own_answers(directory: Path, signature: Signature, evidence: Path) -> None:
-    """Load a SavedModel, whose graph has been found harmless, and write what it answers in this process.
+    """Load a SavedModel that passed the safety gate, and write its answers in this process.
 
     Raises:
-        ExportError: it does not load, or does not answer.
+        ExportError: the SavedModel does not load, or does not answer.
     """
     save_reference(evidence, _loaded(directory, signature), load_arrays(evidence / "requests.npz"), signature)
 
@@ -102,7 +102,7 @@ def _loaded(directory: Path, signature: Signature) -> Any:
     """Return the SavedModel's own answers as a function of a batch."""
     import tensorflow as tf
 
-    with translated("TensorFlow must load the SavedModel", ExportError):
+    with translated("TensorFlow must be able to load the SavedModel", ExportError):
         loaded = tf.saved_model.load(str(directory))
         function = loaded.signatures[signature.name]
     return partial(_answer, function, loaded)
@@ -112,13 +112,13 @@ def _answer(function: Any, _kept_alive: Any, block: Mapping[str, Array]) -> dict
     import tensorflow as tf
 
     n_rows = len(next(iter(block.values())))
-    with translated(f"the SavedModel must answer a batch of {n_rows}", ExportError):
+    with translated(f"the SavedModel must answer a batch of {n_rows} rows", ExportError):
         tensors = {name: tf.constant(as_bytes(rows)) for name, rows in block.items()}
         found = {name: np.asarray(tensor) for name, tensor in function(**tensors).items()}
     for name, array in found.items():
         if array.shape[:1] != (n_rows,):
             raise ExportError(
-                f"every output must have an answer for each row, got '{name}' of shape {array.shape} for a batch of "
-                f"{n_rows}; export the model with a free batch axis and outputs by row"
+                f"every output must have one answer for each row, got '{name}' of shape {array.shape} for a batch of "
+                f"{n_rows} rows; export the model with a free batch axis and with outputs for each row"
             )
     return {name: rows.astype(np.float32) if rows.dtype.name == "bfloat16" else rows for name, rows in found.items()}

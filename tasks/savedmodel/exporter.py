@@ -1,4 +1,4 @@
-"""Writing a Keras model as a SavedModel that TensorFlow Serving answers from; runs in the TensorFlow process."""
+"""Writes a Keras model as a SavedModel that TensorFlow Serving can load; runs in the TensorFlow process."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from tasks.savedmodel.warmup import write_warmup
 
 EXAMPLE_ROWS = 2
 CONFIGURATIONS = r"(?m)^config=\{.*\}\.?$| using config=\{.*\}|Full object config: \{.*\}"
-"""Keras puts whole layers into its messages, on lines of their own: pages before the cause."""
+"""The configurations of whole layers in Keras' messages, which are pages long and stand before the cause."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: its signature and its manifest's figures."""
+    """The signature of an exported model, and the digest and size of its manifest."""
 
     signature: Signature
     digest: str
@@ -49,15 +49,15 @@ class Exported:
 def export_savedmodel(
     config: Config, splits: Splits, trained: TrainedModel, directory: Path, evidence: Path
 ) -> Exported:
-    """Export a trained model into an empty directory, with warm-up requests, the rows that it knows and a manifest.
+    """Export a trained model into an empty directory, with warm-up requests, a record of its rows and a manifest.
 
     Args:
-        evidence: directory for `requests.npz`, the test rows as the signature takes them, `example.json`, the first
-            of them as the body of a request, and `reference.npz`, what the Keras model itself answers in this process.
+        evidence: directory for `requests.npz`, the test rows in the form of the signature, `example.json`, the first
+            of them as the body of a request, and `reference.npz`, the answers of the Keras model in this process.
 
     Raises:
         ExportError: Keras cannot export the model.
-        SignatureMismatch: the configuration's names do not fit the model, or its dtypes the transport.
+        SignatureMismatch: names in the configuration do not fit the model, or the transport cannot carry its dtypes.
     """
     model = read_back(trained.keras_file)
     serve, signature = serving_function(model, config)
@@ -70,7 +70,7 @@ def export_savedmodel(
     outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
     write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
-    if splits.trained_on:  # of a model that was trained elsewhere that may not be known
+    if splits.trained_on:  # they may be unknown for a model that was trained elsewhere
         as_requests = partial(request_arrays, model, signature=signature, export=config.export)
         keep_record(config, splits, as_requests, directory, evidence)
     manifest = write_manifest(directory)
@@ -78,10 +78,10 @@ def export_savedmodel(
 
 
 def export_here(config: Config, model: Any, directory: Path) -> Path:
-    """Export a Keras model of this process, whatever layers it has, and return the directory.
+    """Export a Keras model of this process, with any layers, and return the directory.
 
     Raises:
-        ExportError: Keras cannot export it. SignatureMismatch: the configuration's names do not fit it.
+        ExportError: Keras cannot export the model. SignatureMismatch: names in the configuration do not fit it.
     """
     serve, signature = serving_function(model, config)
     write_savedmodel(model, serve, signature, directory)
@@ -89,49 +89,50 @@ def export_here(config: Config, model: Any, directory: Path) -> Path:
 
 
 def read_back(keras_file: Path) -> Any:
-    """Load a model from Keras' own file, without losses and optimizer.
+    """Load a model from a `.keras` file, without losses and optimizer.
 
     Raises:
-        ExportError: Keras cannot read it, as with a Lambda or a layer that it does not know.
+        ExportError: Keras cannot read the file, for example because of a Lambda or an unknown layer.
     """
     import keras
 
     try:
         return keras.saving.load_model(keras_file, compile=False)
-    except FOREIGN as exc:  # Keras raises many classes, and what the user's layers raise
+    except FOREIGN as exc:  # Keras raises many classes of errors, and the user's layers any class
         cause = describe(exc, without=CONFIGURATIONS).rstrip(".")
-        raise ExportError(f"Keras must read the model back from its file, got {cause}; {_remedy(cause)}") from exc
+        raise ExportError(f"Keras must be able to load the saved model, got {cause}; {_remedy(cause)}") from exc
 
 
 def _remedy(cause: str) -> str:
-    """Return what makes a model readable from its file."""
+    """Return what the user can change so that Keras can load the saved model."""
     if re.search("objects? could not be loaded", cause):
         return (
-            "adapt preprocessing layers on the features in model.build, and make each layer's weights in its build()"
+            "adapt preprocessing layers to the features in model.build, and create the weights of each layer in its "
+            "build() method"
         )
     if re.search("Could not (locate|interpret)|Lambda", cause):
         return (
-            "decorate your layers and functions with keras.saving.register_keras_serializable(), write a function "
-            "with a name for a lambda, or call keras.config.enable_unsafe_deserialization() where the model is built"
+            "decorate your layers and functions with keras.saving.register_keras_serializable(), replace a lambda by "
+            "a named function, or call keras.config.enable_unsafe_deserialization() in model.build"
         )
-    return "make layers and models of your own again from what their get_config returns, as Keras does"
+    return "make sure that Keras can create your layers and models again from what their get_config() returns"
 
 
 def request_arrays(model: Any, features: Mapping[str, Array], signature: Signature, export: Export) -> dict[str, Array]:
-    """Return rows as the signature takes them, one array an input, by served name."""
+    """Return rows in the form of the signature: one array for each input, by served name."""
     fed = fit_to_inputs(features, input_specs(model))
     by_served_name = {name: fed[keras_name] for name, keras_name in served_inputs(model, export).items()}
     return fit_to_inputs(by_served_name, signature.inputs)
 
 
 def serving_function(model: Any, config: Config) -> tuple[Any, Signature]:
-    """Return a function of named inputs to named outputs, and its signature.
+    """Return a function that maps named inputs to named outputs, and its signature.
 
     A scalar feature, `(None, 1)` in Keras, is `(None,)` in the signature, so that a client sends
     `{"age": 3.0}` and not `{"age": [3.0]}`.
 
     Raises:
-        ExportError: the model cannot be traced, or a server could not answer for it.
+        ExportError: the model cannot be traced, or cannot be served.
     """
     import tensorflow as tf
 
@@ -140,7 +141,7 @@ def serving_function(model: Any, config: Config) -> tuple[Any, Signature]:
     inputs, outputs = served_inputs(model, export), served_outputs(model, export)
     check_cast_names(export, inputs, outputs)
     specs = tuple(_served_input(name, keras_inputs[keras_name], export) for name, keras_name in inputs.items())
-    found: dict[str, Any] = {}  # what the model answers with, by served name; known when the function is traced
+    found: dict[str, Any] = {}  # TypeSpecs of the outputs by served name; filled when the function is traced
 
     def serve(tensors: Mapping[str, Any]) -> dict[str, Any]:
         fed = {keras_name: _as_in_keras(tensors[name], keras_inputs[keras_name]) for name, keras_name in inputs.items()}
@@ -153,7 +154,7 @@ def serving_function(model: Any, config: Config) -> tuple[Any, Signature]:
 
     described = {spec.name: tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in specs}
     function = tf.function(serve, input_signature=[described], autograph=False)
-    with translated("the model must export as a SavedModel", ExportError):
+    with translated("Keras must be able to export the model as a SavedModel", ExportError):
         function.get_concrete_function()
     signature = Signature(specs, served_specs(found, export))
     check_transport(signature, config)
@@ -161,7 +162,7 @@ def serving_function(model: Any, config: Config) -> tuple[Any, Signature]:
 
 
 def _served_input(name: str, spec: TensorSpec, export: Export) -> TensorSpec:
-    """Return an input as clients send it."""
+    """Return the TensorSpec of an input as clients send it."""
     dtype = export.cast.get(name, spec.dtype)
     if dtype != spec.dtype:
         check_cast(name, spec.dtype, dtype)
@@ -169,10 +170,10 @@ def _served_input(name: str, spec: TensorSpec, export: Export) -> TensorSpec:
 
 
 def _as_in_keras(tensor: Any, spec: TensorSpec) -> Any:
-    """Return what a client sent in the shape and dtype of the model's input; another shape ends the request.
+    """Return a client's tensor in the shape and dtype of the model's input; another shape fails the request.
 
-    No server holds a request against the signature's shape, and a kernel may end its process over it: oneDNN's
-    convolutions do, at any request of another rank.
+    Servers do not check the shape of a request against the signature, and some kernels then crash the process, such
+    as oneDNN's convolutions at a request of another rank.
 
     Source: MklConvOp in tensorflow/core/kernels/mkl/mkl_conv_ops.cc, GetTensorDimIndex in core/util/tensor_format.h.
     """
@@ -183,14 +184,14 @@ def _as_in_keras(tensor: Any, spec: TensorSpec) -> Any:
 
 
 def write_savedmodel(model: Any, serve: Any, signature: Signature, directory: Path) -> None:
-    """Write tag `serve` with the one signature `serving_default`.
+    """Write a SavedModel with the tag `serve` and the single signature `serving_default`.
 
     Raises:
-        ExportError: the graph needs what is not in the model, such as a table inside a Lambda, or the disk is full.
+        ExportError: the graph needs objects outside of the model, such as a table in a Lambda, or the disk is full.
     """
     import keras
 
-    with translated("the model must export as a SavedModel", ExportError):
+    with translated("Keras must be able to export the model as a SavedModel", ExportError):
         archive = keras.export.ExportArchive()
         archive.track(model)
         archive.add_endpoint(signature.name, serve)

@@ -1,4 +1,4 @@
-"""Files of a version directory: finding them all, repeating them without copying, and forcing them to the disk."""
+"""The files of a version directory: lists them, links them without copying, and flushes them to the disk."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ EMPTY = frozenset({"", "assets", "variables"})  # the directory itself, and thos
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a directory, or what has no place in one.
+    """An entry of a directory: a file, or something that must not be there.
 
     Attributes:
         name: path below the directory, with slashes.
         size: in bytes.
-        odd: what is wrong with it; empty for a plain file.
+        odd: what is wrong with it; empty for a regular file.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Entry:
 
 
 def walk(directory: Path) -> Iterator[Entry]:
-    """Give every plain file below a directory, and whatever else is there, by name.
+    """Yield every regular file below a directory, and everything else that is there, by name.
 
-    Links, pipes, sockets and devices are odd, and so is what a digest of files would leave out: directories without a
-    file, those that may not be read, and names that are not text. Nothing is opened.
+    Links, pipes, sockets and devices are odd. So is what a digest of files would not cover: empty directories,
+    directories that cannot be read, and names that are not text. Nothing is opened.
     """
     pending = [""]
     while pending:
@@ -64,7 +64,7 @@ def walk(directory: Path) -> Iterator[Entry]:
 
 def _odd(name: str, mode: int) -> str:
     """Return what is wrong with a file or directory by its name and kind, or an empty string."""
-    if not name.isprintable():  # control characters, and bytes that are no UTF-8
+    if not name.isprintable():  # control characters, and bytes that are not UTF-8
         return "a name that is not printable text"
     if stat.S_ISLNK(mode):
         return "a link"
@@ -72,20 +72,20 @@ def _odd(name: str, mode: int) -> str:
 
 
 def open_plain(path: Path) -> BufferedReader:
-    """Open a file for reading, and never wait for a pipe that has taken its place.
+    """Open a regular file for reading; never wait if a pipe has replaced it.
 
     Raises:
-        OSError: it cannot be read, or is no plain file any more.
+        OSError: the file cannot be read, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "must be a plain file", str(path))
+        raise OSError(errno.EINVAL, "must be a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 
 def fsync_path(path: Path) -> None:
-    """Force a file, or a directory's entries, to the disk."""
+    """Flush a file, or the entries of a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -94,10 +94,10 @@ def fsync_path(path: Path) -> None:
 
 
 def make_directories(path: Path, mode: int = 0o755) -> None:
-    """Make a directory with those above it; what is made gets this mode, whatever the umask is, and passes a group on.
+    """Create a directory and its parents with this mode, regardless of the umask; setgid is inherited.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: a directory cannot be created.
     """
     missing = [directory for directory in (path, *path.parents) if not directory.exists()]
     path.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def make_directories(path: Path, mode: int = 0o755) -> None:
 
 
 def narrow(tree: Path, directory_mode: int, file_mode: int) -> list[tuple[Path, int]]:
-    """Return what in a tree, itself included, has another mode than it should have, each with that mode."""
+    """Return the entries of a tree, including its root, that have the wrong mode, each with the right mode."""
     wanted = [(tree, directory_mode)]
     for root, names, members in os.walk(tree, onerror=_raise):
         wanted += [(Path(root) / name, directory_mode) for name in names]
@@ -116,26 +116,26 @@ def narrow(tree: Path, directory_mode: int, file_mode: int) -> list[tuple[Path, 
 
 
 def set_modes(tree: Path, directory_mode: int, file_mode: int) -> None:
-    """Give a tree's directories and files their modes; what has them already is not touched.
+    """Set the modes of the directories and files of a tree, where they differ.
 
     Raises:
-        OSError: a mode cannot be set, such as that of somebody else's file.
+        OSError: a mode cannot be set, such as that of another user's file.
     """
     for path, mode in narrow(tree, directory_mode, file_mode):
         _chmod(path, mode)
 
 
 def _chmod(path: Path, mode: int) -> None:
-    """Set a mode; a directory that passes its group on (setgid) goes on to do so."""
+    """Set a mode; a directory keeps its setgid bit."""
     status = path.stat().st_mode
     path.chmod(mode | (status & stat.S_ISGID if stat.S_ISDIR(status) else 0))
 
 
 def pass_groups_on(tree: Path) -> None:
-    """Give files the group of a directory that passes it on (setgid): a hard link came with the group that it had.
+    """Set the group of files in setgid directories to the directory's, because a hard link keeps its old group.
 
     Raises:
-        OSError: the group is not one of ours.
+        OSError: this user is not a member of the group.
     """
     for root, _, members in os.walk(tree, onerror=_raise):
         directory = Path(root).stat()
@@ -145,14 +145,14 @@ def pass_groups_on(tree: Path) -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Repeat a tree with hard links; where there can be none, copy each file and force it to the disk.
+    """Create a copy of a tree with hard links; where links are not possible, copy each file and flush it.
 
-    Unlike `shutil.copytree` it ends at the first error, which then says what it is (a full disk, above all).
+    Unlike `shutil.copytree`, it stops at the first error and raises it, such as a full disk.
     """
     for root, names, members in os.walk(source, onerror=_raise):
         directory = target / Path(root).relative_to(source)
         directory.mkdir(parents=True)
-        links = [name for name in names if (Path(root) / name).is_symlink()]  # repeated, for the manifest to refuse
+        links = [name for name in names if (Path(root) / name).is_symlink()]  # copied for the manifest to refuse
         for name in [*members, *links]:
             _link_or_copy(Path(root) / name, directory / name)
     for root, _, _ in os.walk(target):

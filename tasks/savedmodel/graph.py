@@ -1,13 +1,12 @@
-"""One meta graph of a SavedModel: who calls whom, what a server would run of it, and what leaves it.
+"""One meta graph of a SavedModel: its calls, the nodes that a server would run, and what reaches outside the graph.
 
-A server runs three things: the restore operation at load, the initialisation operation at load, and what a signature
-names, at every request. What reaches outside the graph is reported wherever it stands, also in functions that are
-never called.
-Two kinds of file access belong to every SavedModel and are told from the rest by following the graph:
+A server runs the restore operation and the initialisation operation at load, and the nodes of a signature at every
+request. Operations that reach outside the graph are reported wherever they are, even in functions that are never
+called. Two kinds of file access are part of every SavedModel; they are recognised by following the graph:
 
-    checkpoint  read by the restore operation, from the file name that the server feeds; written by the save
-                operation, which no server runs. Reached from a signature or at initialisation, both are refused.
-    assets      a table that is filled at load from a file name which is one of the SavedModel's assets.
+    checkpoint  The restore operation reads it, from the file name that the server feeds, and the save operation, which
+                no server runs, writes it. Both are refused if a signature or the initialisation reaches them.
+    assets      A table is filled at load from a file that is one of the SavedModel's assets.
 
 Source: tensorflow/cc/saved_model/loader.cc (what runs at load, and what is fed),
 tensorflow/core/common_runtime/lower_while_op.cc (a function's name in an attribute may become an operation).
@@ -26,9 +25,9 @@ from tasks.model_server.tf_protos import message_module
 from tasks.savedmodel.nodes import attributes_of, functions_of, holds_handles, is_open, leaves
 from tasks.savedmodel.operations import CALLS, RESTORING, TABLES_FROM_FILES, classification, group_of
 
-MAX_DEPTH = 50  # no SavedModel hands a file name through as many nodes and functions
-MAX_CALLS = 50  # functions in functions; a server needs stack for each
-LONGEST_NAME = 200  # characters; a function's name is repeated for each of its nodes
+MAX_DEPTH = 50  # nodes and functions that a file name may pass through; no real SavedModel has as many
+MAX_CALLS = 50  # nested function calls; a server needs stack for each
+LONGEST_NAME = 200  # characters; the name of a function is repeated for each of its nodes
 
 INIT_SIGNATURE = "__saved_model_init_op"
 INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
@@ -37,23 +36,23 @@ VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 NO_NUMBERS = frozenset({7, 20, 21})  # DT_STRING, DT_RESOURCE, DT_VARIANT
 
 Place = tuple[str, str]
-"""Where a node stands: ("", its name) in the graph itself, (the function's name, "") in a function."""
+"""The place of a node: ("", its name) in the main graph, (the function's name, "") in a function."""
 
 
 class Graph:
-    """One meta graph: its nodes and functions, who calls whom, and what a server would run of it.
+    """One meta graph: its nodes, its functions and their calls, and the nodes that a server would run.
 
     Attributes:
-        bodies: function (empty for the graph itself) to node's name to node.
-        callers: function to the (function, node) that call it.
-        unclear: what makes the graph one that cannot be judged, in words.
+        bodies: maps a function (empty for the main graph) to a mapping from the name of a node to the node.
+        callers: maps a function to the (function, node) pairs that call it.
+        unclear: the reasons, in words, why the graph cannot be judged.
     """
 
     def __init__(self, meta: Any) -> None:
-        """Look through every node.
+        """Examine every node.
 
         Raises:
-            ExportError: two nodes or functions have one name.
+            ExportError: two nodes or functions have the same name.
         """
         library = meta.graph_def.library
         self._functions = _by_name(library.function, lambda function: str(function.signature.name))
@@ -74,10 +73,10 @@ class Graph:
         self._served = self._reached(self._served_outputs(meta))
         self._initialised = self._reached(_initial_outputs(meta))
         if self._nests_too_deep():
-            self.unclear.append(f"functions call each other more than {MAX_CALLS} deep, or themselves")
+            self.unclear.append(f"functions call each other more than {MAX_CALLS} levels deep, or recursively")
 
     def _look_at(self, scope: str, node: Any) -> None:
-        """Note which functions a node calls, and what cannot be judged about its attributes."""
+        """Record which functions a node calls, and which of its attributes cannot be judged."""
         called = {str(node.op)} if node.op in self._functions else set()
         for value in attributes_of(node):
             if is_open(value):
@@ -88,14 +87,14 @@ class Graph:
                 if name in self._functions:
                     called.add(name)
                 else:
-                    self.unclear.append(f"{node.op} '{_shown(scope, node)}' calls '{name}', which no function is named")
+                    self.unclear.append(f"{node.op} '{_shown(scope, node)}' calls '{name}', which is not defined")
         if called:
             self._calls[scope, node.name] = called
             for name in called:
                 self.callers[name].append((scope, node))
 
     def reaching_out(self) -> Iterator[tuple[str, str]]:
-        """Give (operation, node's name) of what reaches outside the graph; in a function it is `function/node`."""
+        """Yield (operation, name) of nodes that reach outside the graph; the name may be `function/node`."""
         for scope, node in self._all_nodes():
             if node.op in self._functions:
                 continue
@@ -105,7 +104,7 @@ class Graph:
                 yield node.op, _shown(scope, node)
 
     def variables(self) -> dict[str, int]:
-        """Return the variables that a signature reaches: shared name to number of elements, where it is known."""
+        """Return the variables that a signature reaches: a mapping from shared name to number of elements."""
         nodes = [node for scope, node in self._all_nodes() if _place(scope, node) in self._served]
         return {
             _variable_name(node): prod(dim.size for dim in node.attr["shape"].shape.dim)
@@ -114,11 +113,11 @@ class Graph:
         }
 
     def _belongs_to_savedmodel(self, scope: str, node: Any) -> bool:
-        """Return whether a node reads or writes the SavedModel's own checkpoint or assets, and at load only."""
+        """Return whether a node reads or writes only the SavedModel's own checkpoint or assets, only at load."""
         place = _place(scope, node)
-        if place in self._served:  # at a request nothing is fed but what the client sends
+        if place in self._served:  # at a request, only the client's tensors are fed
             return False
-        if scope in self._partners:  # it may run in another function's place, with that one's arguments
+        if scope in self._partners:  # it may replace another function, with the other's arguments
             return False
         if node.op in TABLES_FROM_FILES:
             return self._is_one_of(self._assets, scope, _input(node, 1))
@@ -126,25 +125,25 @@ class Graph:
             return False
         if place in self._restored:
             return node.op in RESTORING and self._is_one_of(self._file_name, scope, _input(node, 0))
-        # What nobody reaches in the graph itself is an earlier saver of TensorFlow 1, which nothing can run;
-        # a function may still be called by name.
+        # An unreached node of the main graph belongs to an earlier saver of TensorFlow 1, which nothing can run. A
+        # function may still be called by name.
         return place in self._saved or not scope
 
     def _fed(self, tensors: Iterable[str]) -> frozenset[str]:
-        """Return the nodes whose whole output the server feeds at load: of others a part would not be fed."""
+        """Return the nodes whose only output the server feeds at load; other nodes would be fed in part."""
         nodes = {_node_name(tensor) for tensor in tensors} & self.bodies[""].keys()
         return frozenset(name for name in nodes if self.bodies[""][name].op in FED)
 
     def _is_one_of(self, sources: frozenset[str], scope: str, tensor: str, depth: int = 0) -> bool:
-        """Return whether a tensor is one of these nodes of the graph itself, handed on unchanged."""
+        """Return whether a tensor is the unchanged output of one of these nodes of the main graph."""
         key = (sources, scope, tensor)
         if key not in self._handed_on:
-            self._handed_on[key] = False  # while it is looked at: who calls himself proves nothing
+            self._handed_on[key] = False  # the answer for recursive calls
             self._handed_on[key] = depth < MAX_DEPTH and self._look(*key, depth + 1)
         return self._handed_on[key]
 
     def _look(self, sources: frozenset[str], scope: str, tensor: str, depth: int) -> bool:
-        if scope and ":" not in tensor:  # in a function, outputs of nodes are named node:output:number
+        if scope and ":" not in tensor:  # in a function, the output of a node is node:output:number
             return self._is_argument_of(sources, scope, tensor, depth)
         name = _node_name(tensor)
         if not scope and name in sources:
@@ -157,7 +156,7 @@ class Graph:
         return node.op == "ReadVariableOp" and not scope and self._holds(sources, _node_name(_input(node, 0)), depth)
 
     def _is_argument_of(self, sources: frozenset[str], scope: str, name: str, depth: int) -> bool:
-        """Return whether every caller of a function hands it one of these nodes as this argument."""
+        """Return whether every caller of a function passes one of these nodes as this argument."""
         at = self._arguments.get((scope, name))
         if at is None or not self.callers[scope]:
             return False
@@ -168,7 +167,7 @@ class Graph:
 
     @cached_property
     def _arguments(self) -> dict[tuple[str, str], int]:
-        """(function, argument's name) to its position."""
+        """Map (function, name of an argument) to the position of the argument."""
         return {
             (name, argument.name): position
             for name, function in self._functions.items()
@@ -177,7 +176,7 @@ class Graph:
 
     @cached_property
     def _users(self) -> dict[str, list[Any]]:
-        """Node of the graph itself to the nodes that take its output."""
+        """Map each node of the main graph to the nodes that use its output."""
         users: defaultdict[str, list[Any]] = defaultdict(list)
         for node in self.bodies[""].values():
             for name in set(map(_node_name, node.input)):
@@ -185,7 +184,7 @@ class Graph:
         return users
 
     def _holds(self, sources: frozenset[str], handle: str, depth: int) -> bool:
-        """Return whether a variable never holds anything but one of these nodes: TensorFlow 2 keeps asset paths so."""
+        """Return whether a variable can hold only these nodes; TensorFlow 2 stores asset paths in such variables."""
         variable = self.bodies[""].get(handle)
         if variable is None or variable.op != "VarHandleOp" or self._variable_names[_variable_name(variable)] > 1:
             return False
@@ -198,10 +197,10 @@ class Graph:
         )
 
     def _served_outputs(self, meta: Any) -> Iterator[str]:
-        """Give what clients can ask for: the outputs of every signature.
+        """Yield the tensors that clients can request: the outputs of every signature.
 
-        Among them are those of the initialisation's signature, for a request may name it as any other; only where it
-        is what TensorFlow writes, one operation without outputs and inputs, is there nothing to be asked for.
+        They include those of the initialisation's signature, because a request may name it like any other. It has
+        none in the form that TensorFlow writes, which is one operation without inputs and outputs.
         """
         for name, signature in meta.signature_def.items():
             outputs = [tensor for info in signature.outputs.values() for tensor in _tensor_names(info)]
@@ -211,7 +210,7 @@ class Graph:
                 yield from outputs
 
     def _reached(self, tensors: Iterable[str]) -> set[Place]:
-        """Return the nodes that run for these tensors, and the functions that may."""
+        """Return the nodes that run for these tensors, and the functions that may run."""
         reached: set[Place] = set()
         groups: set[int] = set()
         pending = [("", _node_name(tensor)) for tensor in tensors]
@@ -224,21 +223,21 @@ class Graph:
             nodes = self.bodies[scope] if scope else [name]
             pending += [(function, "") for node in nodes for function in self._calls.get((scope, node), ())]
             for partners in self._partners.get(scope, ()):
-                if id(partners) not in groups:  # a set is shared by all who are in it
+                if id(partners) not in groups:  # all members share the same set
                     groups.add(id(partners))
                     pending += [(partner, "") for partner in partners]
             pending += [] if scope else [("", _node_name(tensor)) for tensor in self.bodies[""][name].input]
         return reached
 
     def _nests_too_deep(self) -> bool:
-        """Return whether functions call functions deeper than allowed, or in a circle, where no order is the last."""
+        """Return whether function calls are nested deeper than allowed, or are recursive."""
         called: defaultdict[str, set[str]] = defaultdict(set)
         for (scope, _), functions in self._calls.items():
             called[scope] |= functions
         waiting = Counter(inner for scope, functions in called.items() if scope for inner in functions)
         depths = {name: 1 for name in self._functions if not waiting[name]}
         ready = list(depths)
-        for name in ready:  # grows while it is gone through
+        for name in ready:  # grows during the loop
             for inner in called[name]:
                 depths[inner] = max(depths.get(inner, 0), depths[name] + 1)
                 waiting[inner] -= 1
@@ -251,7 +250,7 @@ class Graph:
 
 
 def assets(meta: Any) -> list[tuple[str, str]]:
-    """Return (tensor that is fed an asset's path, the asset's file name below `assets/`).
+    """Return pairs of (tensor that is fed the path of an asset, file name of the asset below `assets/`).
 
     Raises:
         DecodeError: an asset of TensorFlow 1 is damaged.
@@ -270,7 +269,7 @@ def _by_name(items: Iterable[Any], name_of: Callable[[Any], str] = lambda node: 
     """Return nodes or functions by name.
 
     Raises:
-        ExportError: a name is empty or occurs twice; which of the two TensorFlow takes must not be a guess.
+        ExportError: a name is empty or occurs twice, so that it is unknown which of the two TensorFlow uses.
     """
     found: dict[str, Any] = {}
     for item in items:
@@ -284,25 +283,25 @@ def _by_name(items: Iterable[Any], name_of: Callable[[Any], str] = lambda node: 
 
 
 def _unclear_functions(functions: dict[str, Any]) -> Iterator[str]:
-    """Say which functions may be taken for an operation, or have arguments that depend on who calls them."""
+    """Yield the functions that have the name of an operation, or arguments that depend on the caller."""
     for name, function in functions.items():
         signature = function.signature
         if name in classification():
-            yield f"function '{name}' is named like an operation"
+            yield f"function '{name}' has the name of an operation"
         if signature.attr or any(arg.type_attr or arg.number_attr or arg.type_list_attr for arg in signature.input_arg):
-            yield f"function '{name}' takes other arguments from each caller"
+            yield f"the arguments of function '{name}' depend on the caller"
 
 
 def _unclear_gradients(library: Any, functions: dict[str, Any]) -> Iterator[str]:
-    """Say which gradients belong to, or are, what no function is named."""
+    """Yield the gradients that refer to undefined functions."""
     for gradient in library.gradient:
         for name in (gradient.function_name, gradient.gradient_func):
             if name not in functions:
-                yield f"a gradient names '{name[:LONGEST_NAME]}', which no function is named"
+                yield f"a gradient refers to '{name[:LONGEST_NAME]}', which is not defined"
 
 
 def _partners(library: Any, functions: dict[str, Any]) -> dict[str, list[set[str]]]:
-    """Return the functions that TensorFlow may run in each other's place: gradients, other implementations.
+    """Return the functions that TensorFlow may replace by each other: gradients, other implementations.
 
     Source: tensorflow/core/grappler/optimizers/implementation_selector.h (`api_implements`).
     """
@@ -320,7 +319,7 @@ def _partners(library: Any, functions: dict[str, Any]) -> dict[str, list[set[str
 
 
 def _initial_outputs(meta: Any) -> Iterator[str]:
-    """Give the operations that a server runs once, at load."""
+    """Yield the operations that a server runs once, at load."""
     for info in meta.signature_def[INIT_SIGNATURE].outputs.values() if INIT_SIGNATURE in meta.signature_def else ():
         yield from _tensor_names(info)
     for name in INIT_COLLECTIONS:
@@ -329,7 +328,7 @@ def _initial_outputs(meta: Any) -> Iterator[str]:
 
 
 def _tensor_names(info: Any) -> Iterator[str]:
-    """Give the tensors of an output: one, or the parts of a sparse or composite one."""
+    """Yield the tensors of an output: one, or the parts of a sparse or composite output."""
     sparse = info.coo_sparse
     yield from (info.name, sparse.values_tensor_name, sparse.indices_tensor_name, sparse.dense_shape_tensor_name)
     for part in info.composite_tensor.components:
@@ -341,7 +340,7 @@ def _place(scope: str, node: Any) -> Place:
 
 
 def _shown(scope: str, node: Any) -> str:
-    """Return a node's name, after that of the function that it stands in; both as long as a name may be."""
+    """Return the name of a node, after that of its function if it is in one; long names are cut."""
     name = str(node.name)[:LONGEST_NAME]
     return f"{scope[:LONGEST_NAME]}/{name}" if scope else name
 
@@ -352,7 +351,7 @@ def _node_name(tensor: str) -> str:
 
 
 def _input(node: Any, at: int) -> str:
-    """Return an input of a node, empty where a damaged graph has none."""
+    """Return an input of a node, or an empty text if a damaged graph has none."""
     return str(node.input[at]) if at < len(node.input) else ""
 
 

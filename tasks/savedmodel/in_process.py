@@ -1,4 +1,4 @@
-"""What a Keras model answers by itself: the other side of parity; runs in the TensorFlow process."""
+"""Computes the answers of a Keras model in process, as the reference of parity; runs in the TensorFlow process."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from tasks.errors import ExportError
 from tasks.records import EXTENT, Signature, TensorSpec
 from tasks.savedmodel.structure import name_outputs, pack_features, served_inputs, served_outputs
 
-PREDICT_BATCH = 1024  # rows at a time
+PREDICT_BATCH = 1024  # rows
 
 
 Answer = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-"""Turns a batch of requests into the model's own answers, by served name."""
+"""Maps a batch of requests to the model's own answers, by served name."""
 
 
 def save_reference(evidence: Path, answers_to: Answer, requests: Mapping[str, Array], signature: Signature) -> None:
-    """Write `reference.npz`, one array an output, and for outputs as long as their batch `reference_batches.npz`.
+    """Write `reference.npz`, one array for each output, and `reference_batches.npz` for padded outputs.
 
-    Such outputs are computed in the very batches that are served, so that lengths can be compared, too. Any other
-    is computed in batches of another size than is served: nothing of it may depend on the rows beside.
+    Outputs that are padded to the longest row of their batch are computed in the batches that are served, so that
+    their lengths can be compared as well. Other outputs are computed in batches of another size than the served ones,
+    because they must not depend on the other rows of the batch.
 
     Raises:
-        ExportError: the model fails, or answers two batches in shapes that do not fit together.
+        ExportError: the model fails, or its answers to two batches have incompatible shapes.
     """
     ragged = [spec.name for spec in signature.outputs if spec.is_ragged]
     blocks = row_blocks(requests, 0 if ragged else PREDICT_BATCH)
     answers = [answers_to(block) for block in blocks]
-    with translated("the model must answer the test rows alike", ExportError):
+    with translated("the model must give answers of the same shape to all test rows", ExportError):
         save_arrays(evidence / "reference.npz", joined(answers, signature.outputs))
     if ragged:
         batches = {
@@ -48,7 +49,7 @@ def save_reference(evidence: Path, answers_to: Answer, requests: Mapping[str, Ar
 
 
 def _extents(block: Array) -> Array:
-    """Return what the batch made of each row, int64 of shape (rows, axes): its extents behind the first axis."""
+    """Return the extents of each row's answer in this batch, int64 of shape (rows, axes without the first)."""
     return np.tile(np.array(block.shape[1:], np.int64), (len(block), 1))
 
 
@@ -56,19 +57,19 @@ def answer(model: Any, block: Mapping[str, Array], signature: Signature, export:
     """Return the answers to one batch, by served name.
 
     Raises:
-        ExportError: the model fails, or an output has not one answer a row.
+        ExportError: the model fails, or an output does not have one answer for each row.
     """
     n_rows = len(next(iter(block.values())))
     features = {keras_name: block[name] for name, keras_name in served_inputs(model, export).items()}
     keras_names = served_outputs(model, export)
-    with translated(f"the model must answer a batch of {n_rows}", ExportError):
+    with translated(f"the model must answer a batch of {n_rows} rows", ExportError):
         answers = name_outputs(model, model(pack_features(model, features), training=False))
         found = {spec.name: _plain(answers[keras_names[spec.name]], spec) for spec in signature.outputs}
     for name, array in found.items():
         if array.shape[:1] != (n_rows,):
             raise ExportError(
-                f"every output must have an answer for each row, got '{name}' of shape {array.shape} for a batch of "
-                f"{n_rows}; leave it out of the model's outputs or compute it by row"
+                f"every output must have one answer for each row, got '{name}' of shape {array.shape} for a batch of "
+                f"{n_rows} rows; remove it from the model's outputs, or compute it for each row"
             )
     return found
 
@@ -76,8 +77,8 @@ def answer(model: Any, block: Mapping[str, Array], signature: Signature, export:
 def _plain(tensor: Any, spec: TensorSpec) -> Array:
     """Return an answer as an array that can be saved, in the dtype that is served."""
     array = np.asarray(tensor)
-    if array.dtype == object:  # as TensorFlow gives text: bytes of any length
+    if array.dtype == object:  # text in TensorFlow: bytes of any length
         return array
-    if array.dtype.name == "bfloat16":  # which NumPy cannot save; every one of them is a float32
+    if array.dtype.name == "bfloat16":  # NumPy cannot save it; float32 holds all of its values
         array = array.astype(np.float32)
     return array.astype(spec.dtype) if spec.computed else array

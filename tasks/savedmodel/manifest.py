@@ -1,4 +1,4 @@
-"""The manifest: one digest for all the bytes of a version directory."""
+"""The manifest: one digest for all bytes of a version directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.errors import ManifestMismatch
 from tasks.savedmodel.files import fsync_path, open_plain, walk
 
-MANIFEST = Path("assets.extra") / "manifest.json"  # TensorFlow Serving ignores what it does not know there
+MANIFEST = Path("assets.extra") / "manifest.json"  # TensorFlow Serving ignores unknown files there
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Manifest:
 
 
 def write_manifest(directory: Path) -> Manifest:
-    """Hash every file, write the manifest, and force both to the disk."""
+    """Hash every file, write the manifest, and flush all of them to the disk."""
     manifest = hash_files(directory)
     target = directory / MANIFEST
     target.parent.mkdir(exist_ok=True)
@@ -50,22 +50,22 @@ def _text(manifest: Manifest) -> bytes:
 
 
 def verify_manifest(directory: Path, digest: str) -> Manifest:
-    """Hash every file again and hold the result against `digest`; the manifest must say the same, byte for byte.
+    """Hash every file again, and compare the result with `digest` and, byte for byte, with the manifest.
 
     Raises:
-        ManifestMismatch: a byte, a file or the digest differs.
+        ManifestMismatch: a file or the digest differs.
     """
     found = hash_files(directory)
     if found.digest != digest:
         raise ManifestMismatch(
-            f"'{directory}' must hold the bytes that were validated (digest {digest[:12]}), "
+            f"'{directory}' must contain the files that were validated (digest {digest[:12]}), "
             f"got digest {found.digest[:12]}: {_difference(directory, found)}"
         )
     kept = (directory / MANIFEST).read_bytes() if (directory / MANIFEST).is_file() else b""
     if kept != _text(found):
         raise ManifestMismatch(
-            f"'{directory / MANIFEST}' must be as the export wrote it, and was {'changed' if kept else 'removed'}; "
-            "the files are those that were validated: export again, or take the manifest back"
+            f"'{directory / MANIFEST}' must be as the export wrote it, but it was {'changed' if kept else 'removed'}; "
+            "the other files are unchanged. Restore the manifest, or export the model again"
         )
     return found
 
@@ -81,17 +81,17 @@ def _difference(directory: Path, found: Manifest) -> str:
 
 
 def hash_files(directory: Path) -> Manifest:
-    """Return the manifest of what is on the disk now.
+    """Return the manifest of the files that are on the disk now.
 
     Raises:
-        ManifestMismatch: something in it is no plain file, or cannot be read, so that no digest would cover it.
+        ManifestMismatch: an entry is not a regular file or cannot be read, so that the digest would not cover it.
     """
     files = []
     for entry in walk(directory):
         path = directory / entry.name
         if entry.odd:
             raise ManifestMismatch(
-                f"a version directory must hold plain files only, got {entry.odd}: {str(path)!r}; remove it"
+                f"a version directory must contain regular files only, got {entry.odd}: {str(path)!r}; remove it"
             )
         if entry.name == MANIFEST.as_posix():
             continue

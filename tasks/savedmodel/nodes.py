@@ -1,4 +1,4 @@
-"""What one node of a graph may do by itself: by its operation and its attributes, whatever it is connected to."""
+"""Judges a single node of a graph by its operation and attributes, regardless of its connections."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from tasks.model_server.tf_protos import message_module
 from tasks.savedmodel.operations import CALLS, group_of
 
 DT_RESOURCE, DT_VARIANT = 20, 21
-REFERENCE = 100  # what is added to a type for a reference to it
+REFERENCE = 100  # added to the number of a type for a reference to it
 HANDLES = frozenset({DT_RESOURCE, DT_VARIANT, DT_RESOURCE + REFERENCE, DT_VARIANT + REFERENCE})
 STREAMS = frozenset({b"", b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error)"})
 
 
 def leaves(node: Any) -> bool:
-    """Return whether an operation reaches outside the graph; what is judged by its place does so with handles only."""
+    """Return whether an operation reaches outside the graph; one that is judged by place does if it makes handles."""
     judged = group_of(node.op).judged
-    if judged == "by place":  # a checkpoint is the file's own bytes, as a constant is
+    if judged == "by place":  # reading the checkpoint is harmless, like a constant
         return _makes_handles(node)
     return judged == "refused" or (judged == "by attribute" and not _harmless(node))
 
 
 def _harmless(node: Any) -> bool:
-    """Return whether the attributes of an operation that they decide about name no file, program or handle.
+    """Return whether the attributes of an operation that is judged by them name no file, program or handle.
 
     Source: tensorflow/core/kernels/logging_ops.cc, util/proto/descriptors.cc, candidate_sampler_ops.cc and
     partitioned_function_ops.cc of TensorFlow 2.21.
@@ -36,7 +36,7 @@ def _harmless(node: Any) -> bool:
         return not attributes["executor_type"].s and all(map(_plain_config, packed))
     if node.op == "PrintV2":
         return attributes["output_stream"].s in STREAMS
-    if node.op in {"DecodeProtoV2", "EncodeProto"}:  # all else is the path of a file of descriptors
+    if node.op in {"DecodeProtoV2", "EncodeProto"}:  # other values are the path of a file
         source = attributes["descriptor_source"].s
         return source in {b"", b"local://"} or source.startswith(b"bytes://")
     if node.op == "FixedUnigramCandidateSampler":
@@ -45,14 +45,14 @@ def _harmless(node: Any) -> bool:
 
 
 def _makes_handles(node: Any) -> bool:
-    """Return whether an operation makes handles out of bytes: by the attributes that name the types of its outputs."""
+    """Return whether an operation creates handles from bytes, according to the types of its outputs."""
     named = {node.attr[name].type for name in ("dtype", "out_type", "dt") if name in node.attr}
     listed = set(node.attr["dtypes"].list.type) if "dtypes" in node.attr else set()
     return bool(HANDLES & (named | listed)) and not node.op.startswith("Save")
 
 
 def _plain_config(packed: bytes) -> bool:
-    """Return whether a function's ConfigProto names no optimizers of its own and no other machines."""
+    """Return whether the ConfigProto of a function names no custom optimizers and no other machines."""
     if not packed:
         return True
     config = message_module("tensorflow.core.protobuf.config_pb2").ConfigProto()
@@ -65,7 +65,7 @@ def _plain_config(packed: bytes) -> bool:
 
 
 def attributes_of(node: Any) -> Iterator[Any]:
-    """Give the values of a node's attributes, and those of the functions that they name, however deep."""
+    """Yield the values of a node's attributes and, recursively, those of the functions that they name."""
     pending = list(node.attr.values())
     while pending:
         value = pending.pop()
@@ -81,17 +81,17 @@ def functions_of(value: Any) -> Any:
 
 
 def is_open(value: Any) -> bool:
-    """Return whether an attribute is left to whoever calls the function, so that it cannot be judged."""
+    """Return whether the caller of the function sets the attribute, so that it cannot be judged."""
     return bool(value.WhichOneof("value") == "placeholder")
 
 
 def holds_handles(value: Any) -> bool:
-    """Return whether an attribute is an array of handles, which would be forged ones."""
+    """Return whether an attribute is an array of handles, which can only be forged."""
     kind = value.WhichOneof("value")
     arrays = (value.tensor,) if kind == "tensor" else value.list.tensor if kind == "list" else ()
     return any(map(is_handle, arrays))
 
 
 def is_handle(array: Any) -> bool:
-    """Return whether a TensorProto stands for resources or variants."""
+    """Return whether a TensorProto contains resources or variants."""
     return bool(array.dtype in HANDLES or array.resource_handle_val or array.variant_val)

@@ -1,7 +1,7 @@
-"""What each of TensorFlow's operations may do in a graph that is served, and why: the table of operations.toml.
+"""The table of TensorFlow's operations in operations.toml: whether each may be in a served graph, and why.
 
-It is a list of what is allowed. An operation that it does not name is refused: a custom one, one of a newer
-TensorFlow, a misspelt one. A test compares it with the registry of the installed TensorFlow.
+It is an allow-list. An operation that it does not contain is refused: a custom one, one of a newer TensorFlow, a
+misspelt one. A test compares it with the registry of the installed TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Judged = Literal["harmless", "by place", "by attribute", "refused"]
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})  # input i is argument i of the function
 RESTORING = frozenset({"RestoreV2", "Restore", "RestoreSlice"})
 TABLES_FROM_FILES = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
-ALIKE = 0.8  # how much of a misspelt name is right, by difflib's measure
+ALIKE = 0.8  # difflib's similarity of a misspelt name
 
 
 @dataclass(frozen=True)
 class Group:
-    """Operations that are judged alike.
+    """Operations that are judged in the same way.
 
     Attributes:
-        name: in a few words. judged: what becomes of them. reason: in a sentence.
+        name: a few words. judged: the judgement. reason: a sentence.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Group:
 
 
 UNKNOWN = Group(
-    "not an operation of TensorFlow 2.21", "refused", "A custom operation or a newer TensorFlow's may do anything."
+    "not an operation of TensorFlow 2.21", "refused", "A custom operation or a newer one may do anything."
 )
 
 
 @cache
 def classification() -> dict[str, Group]:
-    """Return every operation that has been looked at, with its group.
+    """Return a mapping from every known operation to its group.
 
     Raises:
         ValueError: the table names an operation twice.
@@ -57,12 +57,12 @@ def classification() -> dict[str, Group]:
 
 
 def group_of(op: str) -> Group:
-    """Return how an operation is judged; what the table does not name is refused."""
+    """Return the group of an operation; operations that are not in the table are refused."""
     return classification().get(op, UNKNOWN)
 
 
 def misspelt(ops: Iterable[str]) -> dict[str, str]:
-    """Return names that are no operation but almost one, each with the operation that is probably meant."""
+    """Return a mapping from unknown names to the operations that were probably meant."""
     known = {op.lower(): op for op in classification()}
     near = {op: difflib.get_close_matches(op.lower(), known, 1, ALIKE) for op in ops if op not in classification()}
     return {op: known[matches[0]] for op, matches in near.items() if matches}

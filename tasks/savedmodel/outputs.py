@@ -1,4 +1,4 @@
-"""The outputs of a signature, from what a model was found to answer and what the configuration declares."""
+"""The outputs of a signature, from the traced outputs of a model and from the configuration."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def served_specs(found: Mapping[str, Any], export: Export) -> tuple[TensorSpec, 
     """Return the outputs that are served.
 
     Args:
-        found: TensorFlow's TypeSpec of what the model answers with, by served name, traced with a free batch.
+        found: TensorFlow's TypeSpec of each output, by served name, traced with a free batch size.
 
     Raises:
-        SignatureMismatch: an output has no answer for each row, is not dense, or is declared to be what it is not.
+        SignatureMismatch: an output is not dense, does not have one answer for each row, or contradicts the
+            configuration.
     """
     specs = tuple(_served(name, spec, export) for name, spec in found.items())
     ragged = [spec.name for spec in specs if spec.is_ragged]
@@ -31,38 +32,40 @@ def served_specs(found: Mapping[str, Any], export: Export) -> tuple[TensorSpec, 
 
 
 def check_cast_names(export: Export, inputs: Collection[str], outputs: Collection[str]) -> None:
-    """Refuse a cast of what is not there, or of two things at once.
+    """Refuse a cast of an unknown name, or of a name that is ambiguous.
 
     Raises:
-        SignatureMismatch: a name of `export.cast` is no served name, or both an input's and an output's.
+        SignatureMismatch: a name in `export.cast` is not a served name, or is the name of both an input and an output.
     """
     _check_known(export.cast, [*inputs, *outputs], "export.cast", "inputs or outputs")
     both = [name for name in export.cast if name in inputs and name in outputs]
     if both:
         raise SignatureMismatch(
-            f"export.cast must name one thing, got '{both[0]}', an input and an output; rename one in export.inputs"
+            f"a name in export.cast must be unique, got '{both[0]}', which is an input and an output; rename one of "
+            "them in export.inputs or export.outputs"
         )
 
 
 def _check_known(names: Collection[str], known: Collection[str], field: str, what: str) -> None:
     for name in names:
         if name not in known:
-            raise SignatureMismatch(f"{field} must name {what}, got '{name}'; they are {', '.join(known) or 'none'}")
+            listed = ", ".join(known) or "none"
+            raise SignatureMismatch(f"the keys of {field} must be {what}, got '{name}'; the model has {listed}")
 
 
 def _served(name: str, found: Any, export: Export) -> TensorSpec:
-    """Return one output as it is served."""
+    """Return the TensorSpec of one output as it is served."""
     kind = type(found).__name__
     if kind != "TensorSpec":
         raise SignatureMismatch(
             f"every output must be a dense tensor, got '{name}', a {kind.removesuffix('Spec')}; make it dense in the "
-            "model, such as by to_tensor() or keras.ops.convert_to_tensor"
+            "model, for example with to_tensor() or keras.ops.convert_to_tensor"
         )
     shape = None if found.shape.rank is None else tuple(found.shape.as_list())
     if shape is not None and shape[:1] != (None,):
         raise SignatureMismatch(
-            f"every output must have an answer for each row, got '{name}' of shape {shape}, whose first axis is not "
-            "the batch; leave it out of the model's outputs or compute it by row"
+            f"every output must have one answer for each row, got '{name}' of shape {shape}, whose first axis is not "
+            "the batch; remove it from the model's outputs, or compute it for each row"
         )
     own = found.dtype.name
     wanted = export.cast.get(name, own)
@@ -72,7 +75,7 @@ def _served(name: str, found: Any, export: Export) -> TensorSpec:
 
 
 def _check_pad(spec: TensorSpec) -> None:
-    """Refuse padding that is no value of its output."""
+    """Refuse a padding value that does not fit the dtype of its output."""
     if spec.pad is None:
         return
     if spec.dtype in ("string", "bool"):
@@ -85,4 +88,4 @@ def _check_pad(spec: TensorSpec) -> None:
     else:
         fits = True
     if not fits:
-        raise SignatureMismatch(f"export.ragged must fill '{spec.name}' with a {spec.dtype}, got {spec.pad!r}")
+        raise SignatureMismatch(f"the value of '{spec.name}' in export.ragged must be a {spec.dtype}, got {spec.pad!r}")

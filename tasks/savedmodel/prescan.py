@@ -1,8 +1,8 @@
-"""Counting what a SavedModel's file holds before protocol buffers make objects of it.
+"""Counts the records of a SavedModel's file before protobuf parses it.
 
-A parsed message takes up to thirty times its bytes, and looking at it takes far longer than reading it. So a file
-that holds more than any model needs is refused by its records alone: a record is one field of one message. The bytes
-are walked where they lie, nothing is copied, and the walk ends at the first limit.
+A parsed message takes up to thirty times the size of the file, and examining it takes far longer than reading it. So
+a file with more records than any model needs is refused without parsing it; a record is one field of one message. The
+scan copies no bytes and stops at the first limit that is exceeded.
 
 Source: https://protobuf.dev/programming-guides/encoding
 """
@@ -14,16 +14,16 @@ from typing import Any
 
 MAX_RECORDS = 4_000_000
 LIMITS = {"nodes": 200_000, "functions": 20_000}  # the largest of Keras' own models export fewer than 50,000 nodes
-MAX_DEPTH = 100  # of messages in messages: protocol buffers themselves read no further
-VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # kinds of record; of the others there are none in these messages
+MAX_DEPTH = 100  # nested messages; protobuf itself has the same limit
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # kinds of record; these messages have no other kinds
 
 
 class TooMuchError(Exception):
-    """A file holds more than any model needs."""
+    """The file has more records than any model needs."""
 
 
 class DamagedError(Exception):
-    """Bytes are no protocol buffer."""
+    """The bytes are not a valid protobuf message."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Table:
     """A type of message.
 
     Attributes:
-        inner: the tag of each field that is a message itself, with that message's table.
-        counted: what a message of this type is counted as; empty for most.
+        inner: maps the tag of each field that is itself a message to the table of that message.
+        counted: the counter for messages of this type; empty for most types.
     """
 
     inner: dict[int, Table]
@@ -43,11 +43,11 @@ COUNTED = {"tensorflow.NodeDef": "nodes", "tensorflow.FunctionDef": "functions"}
 
 
 def count_records(data: bytes, descriptor: Any) -> dict[str, int]:
-    """Return how many records, nodes and functions a message of this type holds.
+    """Return how many records, nodes and functions a message of this type contains.
 
     Raises:
-        TooMuchError: more than a limit allows, or messages too deep in each other.
-        DamagedError: a record reaches beyond its message, or is of no known kind.
+        TooMuchError: a limit is exceeded, or messages are nested too deep.
+        DamagedError: a record extends beyond its message, or its kind is unknown.
     """
     counts = {"records": 0, "nodes": 0, "functions": 0}
     at, end, table = 0, len(data), _table(descriptor, {})
@@ -61,7 +61,7 @@ def count_records(data: bytes, descriptor: Any) -> dict[str, int]:
         tag, at = _varint(data, at, end)
         at, until = _skip(data, at, end, tag & 7)
         if until > end:
-            raise DamagedError("a record that reaches beyond its message")
+            raise DamagedError("a record that extends beyond its message")
         inner = table.inner.get(tag)
         if inner is None:
             at = until
@@ -72,18 +72,18 @@ def count_records(data: bytes, descriptor: Any) -> dict[str, int]:
         outer.append((end, table))
         end, table = until, inner
         if len(outer) > MAX_DEPTH:
-            raise TooMuchError(f"messages nested deeper than {MAX_DEPTH}")
+            raise TooMuchError(f"messages that are nested deeper than {MAX_DEPTH} levels")
     return counts
 
 
 def _hold(count: int, limit: int, what: str) -> None:
-    """Raise where a count is above its limit."""
+    """Raise an error if a count exceeds its limit."""
     if count > limit:
         raise TooMuchError(f"more than {limit:,} {what}")
 
 
 def _table(descriptor: Any, known: dict[str, Table]) -> Table:
-    """Return the table of a type of message; `known` has those that are made already, by full name."""
+    """Return the table of a type of message; `known` has the tables that exist already, by full name."""
     name = descriptor.full_name
     if name not in known:
         known[name] = Table({}, COUNTED.get(name, ""))
@@ -102,11 +102,11 @@ def _skip(data: bytes, at: int, end: int, kind: int) -> tuple[int, int]:
         return at, _varint(data, at, end)[1]
     if kind in {FIXED32, FIXED64}:
         return at, at + (4 if kind == FIXED32 else 8)
-    raise DamagedError(f"a record of kind {kind}")
+    raise DamagedError(f"a record of the unknown kind {kind}")
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return a number of seven bits a byte, the lowest first, and where it ends."""
+    """Return a number that is stored in seven bits of each byte, lowest first, and where it ends."""
     number = shift = 0
     while at < end and shift < 70:
         byte = data[at]

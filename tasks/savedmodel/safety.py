@@ -1,7 +1,7 @@
-"""What a SavedModel would do and what it holds, read from its files: nothing is loaded, nothing runs.
+"""Reads from the files of a SavedModel what it contains and what it would do, without loading or running it.
 
-Sizes are judged before contents: the file's bytes by its entry in the directory, the number of its nodes by a walk over
-its records, and only then protocol buffers make objects of it.
+Sizes are checked before contents: first the size of the file, then the number of its nodes by a scan of its records.
+Only then does protobuf parse it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from tasks.savedmodel.nodes import HANDLES, is_handle
 from tasks.savedmodel.operations import group_of
 from tasks.savedmodel.prescan import DamagedError, TooMuchError, count_records
 
-MAX_PB_BYTES = 2**31 - 1  # the most that protocol buffers read
+MAX_PB_BYTES = 2**31 - 1  # the limit of protobuf
 MB = 1e6
 
 
 def read_graph(version_dir: Path, max_bytes: float = inf) -> GraphFacts:
-    """Return what a SavedModel's files hold: every meta graph, every function.
+    """Return the facts about a SavedModel's files, with all of its meta graphs and functions.
 
-    `parameters` counts the variables that a signature reaches: Keras writes each weight up to three times, and what
-    nothing serves is no weight of what is served. A graph that is too large to look into is `unclear`.
+    `parameters` counts only the variables that a signature reaches, because Keras writes each weight up to three
+    times. A graph that is too large to be examined is `unclear`.
 
     Args:
-        version_dir: the SavedModel's directory.
-        max_bytes: the largest saved_model.pb that is looked into.
+        version_dir: the directory of the SavedModel.
+        max_bytes: the largest saved_model.pb that is examined.
 
     Raises:
-        ExportError: there is no saved_model.pb that can be read.
+        ExportError: there is no readable saved_model.pb.
     """
     entries = list(walk(version_dir))
     sizes = {entry.name: entry.size for entry in entries if not entry.odd}
@@ -46,9 +46,9 @@ def read_graph(version_dir: Path, max_bytes: float = inf) -> GraphFacts:
     files = GraphFacts(
         reaching_out=(),
         outside=tuple(sorted(outside)),
-        graph_bytes=sizes.get("saved_model.pb", 0),  # a link, which `outside` names, has none
+        graph_bytes=sizes.get("saved_model.pb", 0),  # 0 for a link, which `outside` reports
         variables_bytes=sum(size for path, size in sizes.items() if path.startswith("variables/")),
-        total_bytes=sum(size for path, size in sizes.items() if path != RECORD.as_posix()),  # grows with the data
+        total_bytes=sum(size for path, size in sizes.items() if path != RECORD.as_posix()),  # it grows with the data
         parameters=0,
     )
     path = graph_file(version_dir)
@@ -79,17 +79,17 @@ def graph_file(version_dir: Path) -> Path:
     """Return `saved_model.pb`.
 
     Raises:
-        ExportError: it is missing, or TensorFlow would read another file instead.
+        ExportError: the file is missing, or TensorFlow would read another file instead.
     """
     path = version_dir / "saved_model.pb"
-    if (version_dir / "saved_model.cpb").exists():  # TensorFlow's reader of chunks prefers it to the .pb
+    if (version_dir / "saved_model.cpb").exists():  # TensorFlow prefers it to the .pb file
         raise ExportError(
-            f"a SavedModel must be one saved_model.pb, got a saved_model.cpb in '{version_dir}'; remove it"
+            f"the graph of a SavedModel must be in saved_model.pb, got a saved_model.cpb in '{version_dir}'; remove it"
         )
     if not path.is_file():
         text = ", but a saved_model.pbtxt" if (version_dir / "saved_model.pbtxt").exists() else ""
         raise ExportError(
-            f"a SavedModel must hold a file saved_model.pb, got none{text} in '{version_dir}'; export the model again"
+            f"a SavedModel must contain saved_model.pb, got none{text} in '{version_dir}'; export the model again"
         )
     return path
 
@@ -98,18 +98,18 @@ def parse_graph(path: Path, max_bytes: float) -> Any:
     """Read `saved_model.pb`.
 
     Raises:
-        TooMuchError: it is larger than `max_bytes`, or holds more than any model needs.
-        ExportError: it is too large for any reader, or damaged.
+        TooMuchError: the file is larger than `max_bytes`, or has more records than any model needs.
+        ExportError: the file is too large for protobuf, or damaged.
     """
     message = message_module("tensorflow.core.protobuf.saved_model_pb2").SavedModel()
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise TooMuchError(f"{size / MB:,.0f} MB, more than the {max_bytes / MB:,.0f} MB that are looked into")
+            raise TooMuchError(f"{size / MB:,.0f} MB, more than the {max_bytes / MB:,.0f} MB that are examined")
         if size > MAX_PB_BYTES:
             raise ExportError(
-                f"saved_model.pb must be below 2 GB, which is all that protocol buffers can read, got {size / 1e9:.1f} "
-                "GB; keep large arrays in variables or assets, not in constants"
+                f"saved_model.pb must be smaller than 2 GB, the limit of protobuf, got {size / 1e9:.1f} GB; store "
+                "large arrays in variables or assets, not in constants"
             )
         data = path.read_bytes()
         count_records(data, message.DESCRIPTOR)
@@ -117,17 +117,17 @@ def parse_graph(path: Path, max_bytes: float) -> Any:
         for meta in message.meta_graphs:
             assets(meta)
     except (OSError, DecodeError, DamagedError) as exc:
-        raise ExportError(f"'{path}' must be readable as a SavedModel, got {exc}; export the model again") from exc
+        raise ExportError(f"'{path}' must be a valid SavedModel, got {exc}; export the model again") from exc
     if not message.meta_graphs:
-        raise ExportError(f"'{path}' must hold a graph, got a SavedModel without one; export the model again")
+        raise ExportError(f"'{path}' must contain a graph, got a SavedModel without one; export the model again")
     return message
 
 
 def _unknown(meta: Any) -> list[str]:
-    """Say what in a meta graph's bytes this TensorFlow does not know, and what a signature would forge."""
+    """Return descriptions of unknown fields in a meta graph, and of handles that a signature would forge."""
     size = meta.ByteSize()
     meta.DiscardUnknownFields()
-    found = ["fields that TensorFlow 2.21 does not know"] if meta.ByteSize() != size else []
+    found = ["fields that are unknown to TensorFlow 2.21"] if meta.ByteSize() != size else []
     defaults = [value for signature in meta.signature_def.values() for value in signature.defaults.values()]
     fed = [info for signature in meta.signature_def.values() for info in signature.inputs.values()]
     found += ["handles of resources among a signature's defaults"] if any(map(is_handle, defaults)) else []
@@ -135,11 +135,11 @@ def _unknown(meta: Any) -> list[str]:
 
 
 def _takes_handles(info: Any) -> bool:
-    """Return whether a client could hand a signature resources or variants, in an input or a part of it."""
+    """Return whether a client could send resources or variants in an input or in a part of it."""
     return info.dtype in HANDLES or any(map(_takes_handles, info.composite_tensor.components))
 
 
 def _escapes(file_name: str) -> bool:
-    """Return whether a path below `assets/` leads out of it, or is another to whoever stops at a control character."""
+    """Return whether a path below `assets/` leads out of it, or has characters that may change its meaning."""
     path = PurePosixPath(file_name)
     return path.is_absolute() or ".." in path.parts or not path.parts or not file_name.isprintable()

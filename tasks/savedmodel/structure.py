@@ -14,21 +14,21 @@ from tasks.savedmodel.names import check_input_names, check_output_names
 
 
 def input_specs(model: Any) -> list[TensorSpec]:
-    """Return the inputs of a Keras model, first axis free."""
+    """Return the inputs of a Keras model; their first axis is free."""
     return [TensorSpec(str(t.name), str(t.dtype), (None, *t.shape[1:])) for t in model.inputs]
 
 
 def check_free_batch(model: Any) -> None:
-    """Refuse inputs that take one number of rows only.
+    """Refuse inputs with a fixed number of rows.
 
     Raises:
-        SignatureMismatch: clients could not send another.
+        SignatureMismatch: clients could not send another number of rows.
     """
     for tensor in model.inputs:
         if tensor.shape[:1] != (None,):
             raise SignatureMismatch(
-                f"every input must take any number of rows, got '{tensor.name}' of shape {tuple(tensor.shape)}; "
-                "build it by keras.Input(shape) without batch_size or batch_shape"
+                f"every input must accept any number of rows, got '{tensor.name}' of shape {tuple(tensor.shape)}; "
+                "create it with keras.Input(shape), without batch_size or batch_shape"
             )
 
 
@@ -36,14 +36,14 @@ def output_names(model: Any) -> list[str]:
     """Return the names of a model's outputs: the keys of its dict, or the names of its output layers.
 
     Raises:
-        SignatureMismatch: the outputs are nested, where a signature has names and tensors.
+        SignatureMismatch: the outputs are nested, but a signature has only names and tensors.
     """
     struct = getattr(model, "_outputs_struct", None)
     _check_flat(struct)
     if isinstance(struct, dict):
         return list(struct)
     names: list[str] = []
-    for tensor in model.outputs:  # a Sequential has no output_names, and a layer that is used twice has one name
+    for tensor in model.outputs:  # a Sequential has no output_names, and a shared layer has one name
         name = str(tensor._keras_history.operation.name)
         taken = sum(n == name or n.startswith(f"{name}_") for n in names)
         names.append(f"{name}_{taken}" if name in names else name)
@@ -56,13 +56,13 @@ def _check_flat(struct: Any) -> None:
         return
     words = ", ".join(f"{name!r}: ..." for name, _ in _leaves(struct, ""))
     raise SignatureMismatch(
-        "a model's outputs must be a tensor, a flat list or a flat dictionary of tensors, got others inside; "
+        "the outputs of a model must be a tensor, a flat list or a flat dictionary of tensors, got nested outputs; "
         f"return {{{words}}}"
     )
 
 
 def _leaves(struct: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Give what nested dictionaries and lists hold, each under a name of its own."""
+    """Yield the values of nested dictionaries and lists, each with a name of its own."""
     if isinstance(struct, dict | list | tuple):
         items = struct.items() if isinstance(struct, dict) else enumerate(struct)
         for key, value in items:
@@ -73,7 +73,7 @@ def _leaves(struct: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def pack_inputs(model: Any, tensors: Mapping[str, Any]) -> Any:
-    """Return tensors by input name in the structure that the model was built with (one, a list or a dict)."""
+    """Return tensors by input name in the structure that the model takes (a tensor, a list or a dict)."""
     import keras
 
     struct = getattr(model, "_inputs_struct", model.inputs)
@@ -82,18 +82,18 @@ def pack_inputs(model: Any, tensors: Mapping[str, Any]) -> Any:
 
 
 def _without_lists(struct: Any) -> Any:
-    """Return a structure with tuples in place of lists, which tf.data would stack into one tensor."""
+    """Return a structure with tuples instead of lists, because tf.data would stack lists into one tensor."""
     if isinstance(struct, dict):
         return {key: _without_lists(value) for key, value in struct.items()}
     return tuple(map(_without_lists, struct)) if isinstance(struct, list | tuple) else struct
 
 
 def pack_features(model: Any, features: Mapping[str, Array], rows: slice = slice(None)) -> Any:
-    """Return features as the model's inputs; TensorFlow tensors, for Keras' array adapter takes no text.
+    """Return features as inputs of the model, as TensorFlow tensors, because Keras' array adapter takes no text.
 
     Args:
-        features: all rows, since the column as a whole decides what a cast may change.
-        rows: which of them to return.
+        features: all rows, because the whole column decides whether a cast is exact.
+        rows: the rows to return.
     """
     import tensorflow as tf
 
@@ -102,7 +102,7 @@ def pack_features(model: Any, features: Mapping[str, Array], rows: slice = slice
 
 
 def name_outputs(model: Any, answers: Any) -> dict[str, Any]:
-    """Return a model's answers by output name."""
+    """Return the answers of a model by output name."""
     if isinstance(answers, dict):
         return answers
     listed = answers if isinstance(answers, list | tuple) else [answers]
@@ -110,7 +110,7 @@ def name_outputs(model: Any, answers: Any) -> dict[str, Any]:
 
 
 def served_inputs(model: Any, export: Export) -> dict[str, str]:
-    """Return served name of each input to Keras' name of it.
+    """Return a mapping from the served name of each input to Keras' name.
 
     Raises:
         SignatureMismatch: `export.inputs` does not fit the model, or a name cannot be exported.
@@ -121,7 +121,7 @@ def served_inputs(model: Any, export: Export) -> dict[str, str]:
 
 
 def served_outputs(model: Any, export: Export) -> dict[str, str]:
-    """Return served name of each output to Keras' name of it.
+    """Return a mapping from the served name of each output to Keras' name.
 
     Raises:
         SignatureMismatch: `export.outputs` does not fit the model, or a name cannot be exported.
@@ -132,11 +132,11 @@ def served_outputs(model: Any, export: Export) -> dict[str, str]:
 
 
 def served_names(wanted: Mapping[str, str], available: list[str], field: str) -> dict[str, str]:
-    """Return served name to Keras name; no wish serves Keras' own names."""
+    """Return a mapping from served names to Keras' names; without configured names, they are the same."""
     if not wanted:
         return {name: name for name in available}
     if sorted(wanted.values()) != sorted(available):
         raise SignatureMismatch(
-            f"{field} must name each of the model's {', '.join(available)} once, got {', '.join(wanted.values())}"
+            f"the values of {field} must be {', '.join(available)}, each once, got {', '.join(wanted.values())}"
         )
     return dict(wanted)

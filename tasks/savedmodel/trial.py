@@ -1,4 +1,4 @@
-"""The export of the untrained model: what cannot be served is known before an hour of training, not after it."""
+"""Exports the untrained model, so that a model that cannot be served is found before its training."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from tasks.savedmodel.in_process import answer
 from tasks.savedmodel.warmup import write_warmup
 
 log = logging.getLogger(__name__)
-TRIED = (3, 1)  # rows of the batches that are tried
+TRIED = (3, 1)  # rows of the trial batches
 
 
 def save_model(model: Any, file: Path) -> None:
-    """Write Keras' own file of a model.
+    """Save a model as a `.keras` file.
 
     Raises:
-        ExportError: Keras cannot write it.
+        ExportError: Keras cannot save it.
     """
-    with translated("Keras must save the model", ExportError):
+    with translated("Keras must be able to save the model", ExportError):
         file.parent.mkdir(parents=True, exist_ok=True)
         model.save(file)
 
 
 def try_export(model: Any, config: Config, splits: Splits, directory: Path) -> None:
-    """Save, read back, ask and export a model as after its training, and leave nothing of it behind.
+    """Save, load, call and export a model as after its training, in a temporary directory.
 
-    What is asked and traced is the copy that was read back: not even a counter in the model itself moves.
+    The loaded copy is called and traced, so that nothing in the model itself changes, such as a counter.
 
     Args:
-        directory: where files of the model's size have room, twice, for a moment.
+        directory: a directory with space for two copies of the model.
 
     Raises:
-        ExportError: the model cannot be served; SignatureMismatch: the configuration can mend it.
-        DataError: the test rows do not fit its inputs.
+        ExportError: the model cannot be served. SignatureMismatch: the configuration can correct it.
+        DataError: the test rows do not fit the inputs.
     """
     begun = time.monotonic()
-    with translated("the export must be tried", ExportError), _scratch(directory) as scratch:
+    with translated("it must be possible to export the untrained model", ExportError), _scratch(directory) as scratch:
         file, version_dir = scratch / "model.keras", scratch / "1"
         save_model(model, file)
         copy = read_back(file)
@@ -57,12 +57,12 @@ def try_export(model: Any, config: Config, splits: Splits, directory: Path) -> N
             answer(copy, {name: array[:rows] for name, array in requests.items()}, signature, config.export)
         write_savedmodel(copy, serve, signature, version_dir)
         write_warmup(version_dir, config.name, signature, requests, config.export.warmup_rows)
-    log.info("the untrained model exports, tried in %.1f s", time.monotonic() - begun)
+    log.info("the untrained model can be exported (checked in %.1f s)", time.monotonic() - begun)
 
 
 @contextlib.contextmanager
 def _scratch(directory: Path) -> Iterator[Path]:
-    """Give a directory that is gone afterwards."""
+    """Yield a temporary directory below another one."""
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".untrained-", dir=directory) as scratch:
         yield Path(scratch)

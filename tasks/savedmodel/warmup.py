@@ -27,10 +27,10 @@ def write_warmup(
     """Write one request of a single row and one of `rows` rows (none for 0).
 
     Args:
-        feeds: one array an input, first axis the row.
+        feeds: one array for each input; the first axis is the row.
 
     Raises:
-        ExportError: the disk is full, or TensorFlow makes no tensor of the rows.
+        ExportError: the disk is full, or TensorFlow cannot convert the rows to tensors.
 
     Source: a TFRecord file of `PredictionLog`, at most 1000 records:
     https://www.tensorflow.org/tfx/serving/saved_model_warmup
@@ -55,10 +55,10 @@ def write_warmup(
 
 
 def read_example(version_dir: Path, signature: Signature) -> dict[str, Array] | None:
-    """Return the first row of the first warm-up request of a signature, one array an input, or None without one.
+    """Return the first row of the first warm-up request of a signature, one array for each input, or None.
 
-    A file that cannot be read, and a row that is none of this signature, are none: the server says what it thinks of
-    them. TensorFlow is not needed.
+    The result is also None if the file cannot be read or the row does not fit the signature; the server will report
+    that. TensorFlow is not needed.
     """
     from google.protobuf.message import DecodeError
 
@@ -92,5 +92,5 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _can_be_sent(array: Array) -> bool:
-    """Return whether there is a row, of numbers that JSON has."""
+    """Return whether an array has one row, and only numbers that JSON can represent."""
     return len(array) == 1 and (array.dtype.kind != "f" or bool(np.isfinite(array).all()))

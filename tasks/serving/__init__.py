@@ -1,1 +1,1 @@
-"""Throwaway servers, and the client that asks them."""
+"""Throwaway servers, and the clients that send requests to them."""

@@ -1,4 +1,4 @@
-"""A version directory as a tar stream, for putting it into a container without sharing a path with it."""
+"""Streams a version directory as a tar archive, which is copied into a container without a shared path."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ CHUNK_BYTES = 1 << 20
 
 
 def tar_stream(version_dir: Path, prefix: str) -> Iterator[bytes]:
-    """Yield `version_dir` as an uncompressed tar below `<prefix>/<N>/`, never more than 1 MiB at once.
+    """Yield `version_dir` as an uncompressed tar below `<prefix>/<N>/`, in chunks of at most 1 MiB.
 
-    Owner and mode are set anew: everything belongs to root and can be read by everybody, so that a server
-    without privileges can read the model and cannot change it.
+    Everything belongs to root and is readable by all users, so that a server without privileges can read the model
+    and cannot change it.
 
     Raises:
-        StoreError: something in it cannot be read.
+        StoreError: a file in it cannot be read.
     """
     try:
         yield _header(prefix)
@@ -29,15 +29,15 @@ def tar_stream(version_dir: Path, prefix: str) -> Iterator[bytes]:
             else:
                 yield from _file(path, name)
         yield bytes(2 * tarfile.BLOCKSIZE)
-    except OSError as exc:  # an HTTP client that is fed from here would take it for a broken connection
+    except OSError as exc:  # an HTTP client would regard it as a broken connection
         raise StoreError(
-            f"A version directory must stay as it is, and {exc.filename} cannot be read: "
+            f"The files of a version directory must be readable, but {exc.filename} is not: "
             f"{exc.strerror}. Export it again."
         ) from exc
 
 
 def tar_file(name: str, content: bytes) -> bytes:
-    """Return a tar of one small file that everybody can read."""
+    """Return a tar archive of one small file that all users can read."""
     return _header(name, len(content)) + content + bytes(-len(content) % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
 
 
@@ -50,7 +50,7 @@ def _header(name: str, size: int | None = None) -> bytes:
 
 
 def _file(path: Path, name: str) -> Iterator[bytes]:
-    """Yield a file's header, its bytes and the zeros that fill its last block."""
+    """Yield the header of a file, its bytes and the zero padding of its last block."""
     size = path.stat().st_size
     yield _header(name, size)
     with path.open("rb") as file:

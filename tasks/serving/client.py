@@ -27,7 +27,7 @@ from tasks.words import one_line
 TRANSIENT = {503, 504}
 RETRY_WAITS_S = (0.1, 0.4, 1.6)
 
-# TensorFlow's names of element types in /metadata, to NumPy's
+# maps TensorFlow's names of dtypes in /metadata to NumPy's
 DTYPES = {
     "DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_HALF": "float16", "DT_BFLOAT16": "bfloat16",
     "DT_INT8": "int8", "DT_INT16": "int16", "DT_INT32": "int32", "DT_INT64": "int64",
@@ -37,10 +37,10 @@ DTYPES = {
 
 
 class ModelClient(Protocol):
-    """What every transport can ask about one model of one server."""
+    """The requests about one model of one server that every transport can send."""
 
     def states(self) -> dict[int, tuple[str, str]]:
-        """Return version to (state, error message); the states are drawn in `launch.py`."""
+        """Return a mapping from version to (state, error message); `launch.py` describes the states."""
 
     def signature_def(self, version: int, signature_name: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """Return the inputs and outputs of a signature as the server reports them, sorted by name."""
@@ -54,22 +54,22 @@ class ModelClient(Protocol):
         *,
         together: bool = False,
     ) -> dict[str, Array]:
-        """Return the served answer to every row, one array an output, in the order of the rows."""
+        """Return the served answers to all rows, one array for each output, in the order of the rows."""
 
     def close(self) -> None:
         """Close the kept-alive connections."""
 
 
 class RestClient:
-    """Ask one model of one server over REST (a `ModelClient`); every call has a time limit.
+    """Sends requests about one model of one server over REST (a `ModelClient`); every call has a time limit.
 
-    What may pass by itself (refused or broken connections, 503, 504) is tried again a few times, a 4xx never.
+    Temporary errors (refused or broken connections, 503, 504) are retried a few times, a 4xx never.
     """
 
     def __init__(
         self, base_url: str, model_name: str, timeout_s: float, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        """Remember where to ask; nothing is sent yet.
+        """Set the address; nothing is sent yet.
 
         Args:
             base_url: scheme, host and port. timeout_s: seconds to wait for a connection and for each answer.
@@ -78,7 +78,7 @@ class RestClient:
         self._timeout_s = timeout_s
         self._sleep = sleep
         self._session = requests.Session()
-        self._session.trust_env = False  # a proxy from the environment must not come between us and loopback
+        self._session.trust_env = False  # a proxy from the environment cannot reach loopback
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
 
@@ -87,10 +87,10 @@ class RestClient:
         self._session.close()
 
     def states(self) -> dict[int, tuple[str, str]]:
-        """Return version to (state, error message); asked once, for a caller that polls.
+        """Return a mapping from version to (state, error message), without retries: the caller polls.
 
         Raises:
-            ServingUnavailable: nobody listens (yet).
+            ServingUnavailable: the server does not listen (yet).
         """
         answer = _parse(self._send_once("GET", self._model_url))
         try:
@@ -99,7 +99,7 @@ class RestClient:
                 for v in answer["model_version_status"]
             }
         except (KeyError, TypeError, ValueError) as exc:
-            raise ServingError(f"a status must list model_version_status, got {str(answer)[:200]}") from exc
+            raise ServingError(f"a status must contain model_version_status, got {str(answer)[:200]}") from exc
 
     def signature_def(self, version: int, signature_name: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """Return the inputs and outputs of a signature as the server reports them, sorted by name."""
@@ -108,7 +108,9 @@ class RestClient:
             found = answer["metadata"]["signature_def"]["signature_def"][signature_name]
             return _specs(found["inputs"]), _specs(found["outputs"])
         except (KeyError, TypeError, ValueError) as exc:
-            raise ServingError(f"metadata must describe '{signature_name}', got {str(answer)[:200]}") from exc
+            raise ServingError(
+                f"the metadata must describe the signature '{signature_name}', got {str(answer)[:200]}"
+            ) from exc
 
     def predict(
         self,
@@ -119,16 +121,16 @@ class RestClient:
         *,
         together: bool = False,
     ) -> dict[str, Array]:
-        """Return the served answer to every row, one array an output, in the order of the rows.
+        """Return the served answers to all rows, one array for each output, in the order of the rows.
 
         Args:
-            inputs: one array an input; all with the same first axis, the row.
-            outputs: which outputs to read, with their dtypes.
-            together: send all rows in one request, however large it is.
+            inputs: one array for each input; the first axis of all is the row.
+            outputs: the outputs to read, with their dtypes.
+            together: send all rows in one request, regardless of its size.
 
         Raises:
             PredictionError: the server refused a request (4xx).
-            ServingUnavailable, ServingTimeout: it went away or did not answer in time.
+            ServingUnavailable, ServingTimeout: the server stopped or did not answer in time.
         """
         answers = self.predict_blocks(version, [inputs] if together else row_blocks(inputs), outputs, signature_name)
         return whole(with_progress(answers, len(next(iter(inputs.values())))), outputs)
@@ -136,7 +138,7 @@ class RestClient:
     def predict_blocks(
         self, version: int, blocks: Iterable[Mapping[str, Array]], outputs: Sequence[TensorSpec], signature_name: str
     ) -> Iterator[dict[str, Array]]:
-        """Give the served answers to blocks of rows, one request a block, in order and in flat memory."""
+        """Yield the served answers to blocks of rows in order, one request for each block, in constant memory."""
         url = f"{self._model_url}/versions/{version}:predict"
 
         def ask(block: Mapping[str, Array]) -> dict[str, Array]:
@@ -145,7 +147,7 @@ class RestClient:
         return in_order(ask, blocks)
 
     def _send(self, method: str, url: str, body: bytes | None = None) -> bytes:
-        """Send a request, again after a pause where that can help."""
+        """Send a request, with retries if the error is temporary."""
         for wait_s in RETRY_WAITS_S:
             try:
                 return self._send_once(method, url, body)
@@ -158,7 +160,7 @@ class RestClient:
             answer = self._session.request(method, url, data=body, timeout=self._timeout_s)
         except requests.Timeout as exc:
             raise ServingTimeout(
-                f"the server must answer within {self._timeout_s:g} s, and {method} {url} did not; "
+                f"the server must answer within {self._timeout_s:g} s, but it did not answer {method} {url}; "
                 "raise serving.request_timeout_s"
             ) from exc
         except requests.RequestException as exc:
@@ -172,7 +174,7 @@ class RestClient:
 
 
 def _words(body: bytes) -> str:
-    """Return the server's own words from an error's body."""
+    """Return the server's own message from the body of an error."""
     try:
         text = str(orjson.loads(body)["error"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -181,19 +183,19 @@ def _words(body: bytes) -> str:
 
 
 def whole(answers: Iterable[Mapping[str, Array]], outputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Return one array an output from the answers to consecutive blocks of rows.
+    """Return one array for each output from the answers to consecutive blocks of rows.
 
     Raises:
-        ServingError: answers to two blocks do not fit together.
+        ServingError: the answers to two blocks have different shapes.
     """
     try:
         return joined(answers, outputs)
     except ValueError as exc:
-        raise ServingError(f"the answers to all rows must have one shape, got {one_line(str(exc))}") from exc
+        raise ServingError(f"the answers to all rows must have the same shape: {one_line(str(exc))}") from exc
 
 
 def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
-    """Read TensorInfo messages in JSON: sizes are strings, -1 is free, an unknown rank has no dim."""
+    """Read TensorInfo messages in JSON: sizes are strings, -1 means any size, and an unknown rank has no dim."""
     specs = []
     for name, info in sorted(tensors.items()):
         shape = info["tensor_shape"]
@@ -204,7 +206,7 @@ def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
 
 
 def _parse(body: bytes) -> Any:
-    """Read JSON; NaN and Infinity stand bare in TensorFlow Serving's answers, which only `json` reads."""
+    """Read JSON; TensorFlow Serving writes NaN and Infinity without quotes, which only `json` can read."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -215,22 +217,22 @@ def _parse(body: bytes) -> Any:
 
 
 def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Read a columnar answer: one output stands bare, several stand by name."""
+    """Read a columnar answer: a single output is the value itself, several outputs are a mapping by name."""
     try:
         found = _parse(body)["outputs"]
         named = found if len(outputs) > 1 else {outputs[0].name: found}
         arrays = {spec.name: _array(named[spec.name], spec) for spec in outputs}
     except (KeyError, TypeError, ValueError) as exc:
         names = ", ".join(spec.name for spec in outputs)
-        raise ServingError(f"an answer must hold the outputs {names}, got {body[:200]!r}") from exc
+        raise ServingError(f"an answer must contain the outputs {names}, got {body[:200]!r}") from exc
     for name, array in arrays.items():
         if not array.ndim:
-            raise ServingError(f"every output must have an answer for each row, got one value for '{name}'")
+            raise ServingError(f"every output must have one answer for each row, got a single value for '{name}'")
     return arrays
 
 
 def _array(value: Any, spec: TensorSpec) -> Array:
-    """Return nested lists as an array; what JSON cannot say of an empty one, its later axes, is as in the signature."""
+    """Return nested lists as an array; the later axes of an empty one, which JSON omits, are as in the signature."""
     array = string_array(_unwrapped(value)) if spec.dtype == "string" else np.asarray(value, spec.dtype)
     if array.size or spec.shape is None:
         return array
@@ -238,7 +240,7 @@ def _array(value: Any, spec: TensorSpec) -> Array:
 
 
 def _unwrapped(value: Any) -> Any:
-    """Return nested lists of text with each `{"b64": ...}` as the bytes that it stands for."""
+    """Return nested lists of text with each `{"b64": ...}` decoded to bytes."""
     if isinstance(value, list):
         return [_unwrapped(item) for item in value]
     if isinstance(value, dict):

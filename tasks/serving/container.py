@@ -1,12 +1,12 @@
-"""A throwaway TensorFlow Serving container on one version directory, from its image to its removal.
+"""A throwaway TensorFlow Serving container on a version directory, from its image to its removal.
 
-In this order:
-    image    found locally, else pulled
+The steps are:
+    image    find it locally, or pull it
     create   without privileges, on a read-only root, with an empty anonymous volume at /models
-    fill     the version directory goes into that volume through the engine: no bind mount, so that a
-             remote engine, or one that runs this very process in a container, does as well
+    fill     copy the version directory into that volume through the engine; without a bind mount, this also works
+             with a remote engine, or if this process runs in a container of the engine
     start    the engine chooses the port
-    remove   with its volume, after its log and exit status were kept; also when anything above fails
+    remove   with its volume, after saving its log and exit status; also if a step above fails
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 REST_PORT, GRPC_PORT = 8501, 8500
-OOM_LOOKS, OOM_LOOK_S = 10, 0.2  # at most, and seconds between them
+OOM_LOOKS, OOM_LOOK_S = 10, 0.2  # the most times to look, and the seconds between them
 MODELS_DIR = "/models"  # TensorFlow Serving's image looks for $MODEL_NAME here
 NOBODY = "65534:65534"
-# What tensorflow/serving's image says about itself. Source: its Dockerfile.
+# The label with the version of tensorflow/serving's image. Source: its Dockerfile.
 VERSION_LABEL = "tensorflow_serving_github_branchtag"
 
 
@@ -66,7 +66,7 @@ def ensure_image(serving: Serving) -> str:
     """Return the content id of `serving.image`, pulled for `serving.platform` if it is not available locally.
 
     Raises:
-        ServingUnavailable: there is no engine, or the image is absent and cannot be pulled.
+        ServingUnavailable: no engine answers, or the image is not available and cannot be pulled.
     """
     with engine() as client:
         return str(_ensure_image(client, serving.image, serving.platform).id)
@@ -82,7 +82,7 @@ def _ensure_image(client: docker.DockerClient, name: str, platform: str) -> Imag
         except ENGINE_ERRORS as exc:
             raise ServingUnavailable(
                 f"The image {name} is not available locally and could not be pulled: {root_cause(exc)}. Check "
-                "serving.image and the network, build one (docker build --target serving), or use "
+                "serving.image and the network, build an image (docker build --target serving), or set "
                 "serving.backend: embedded."
             ) from exc
 
@@ -90,11 +90,11 @@ def _ensure_image(client: docker.DockerClient, name: str, platform: str) -> Imag
 def _pull(client: docker.DockerClient, name: str, platform: str) -> None:
     """Pull an image, with a log line for each layer that is complete."""
     repository, tag = parse_repository_tag(name)
-    layers: dict[str, bool] = {}  # id: complete
+    layers: dict[str, bool] = {}  # maps an id to whether the layer is complete
     log.info("Pulling %s", name)
     pull = partial(client.api.pull, repository, tag or "latest", stream=True, decode=True, platform=platform or None)
     for event in with_limit(pull, PULL_SILENCE_S):
-        if "error" in event:  # the status is 200 by then
+        if "error" in event:  # the HTTP status was 200 already
             raise APIError(event["error"])
         if event.get("status") == "Pulling fs layer":
             layers[event["id"]] = False
@@ -105,23 +105,23 @@ def _pull(client: docker.DockerClient, name: str, platform: str) -> None:
 
 @contextlib.contextmanager
 def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id: str) -> Iterator[ContainerServer]:
-    """Run `serving.image` on version directories; nothing of it is left when the block ends.
+    """Run `serving.image` on version directories, and remove the container when the block ends.
 
     Args:
         serving: image, platform and limits.
-        model_name: what the server calls the model.
-        version_dirs: `<anything>/<N>`; their bytes are copied into the container, and each is served.
-        run_id: names the run in the container's labels.
+        model_name: the name under which the model is served.
+        version_dirs: `<anything>/<N>`; they are copied into the container, and each is served.
+        run_id: names the run in the labels of the container.
 
     Raises:
-        ServingUnavailable: no engine or image, or the engine failed.
-        ServingError: the engine refused what the configuration asks for.
+        ServingUnavailable: there is no engine or image, or the engine failed.
+        ServingError: the engine refused the settings of the configuration.
     """
     with engine() as client:
-        with engine_errors("look for what earlier runs left behind"):
+        with engine_errors("list the containers of earlier runs"):
             remove_orphans(client, time.time())
         image = _ensure_image(client, serving.image, serving.platform)
-        # Named beforehand, so that it can be removed even if the answer to its creation never arrives.
+        # With a name of our own, it can be removed even if the engine's answer never arrives.
         name = f"rehearsal-{uuid.uuid4().hex[:12]}"
         server = None
         try:
@@ -154,11 +154,11 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
 
 
 def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function that a Ctrl-C or SIGTERM does not cut short: it is raised when the call is through.
+    """Call a function to its end; a Ctrl-C or SIGTERM during the call is raised after it.
 
-    Broken off while the engine creates a container, its removal would come before it is there. The interrupt may come
-    at any moment, even while the thread is being started, so that only the call itself knows whether it has begun:
-    either it begins and is waited for, or it is cancelled and never begins.
+    If an interrupt stopped the creation of a container, its removal would be sent before it exists. The interrupt may
+    come at any moment, even while the thread starts, so only the call itself can tell whether it has begun: either it
+    begins and is waited for, or it is cancelled and never begins.
     """
     outcome: Future[R] = Future()
 
@@ -167,7 +167,7 @@ def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
             return
         try:
             outcome.set_result(function(*args, **kwargs))
-        except BaseException as exc:  # noqa: BLE001  raised by who waits
+        except BaseException as exc:  # noqa: BLE001  raised in the waiting thread
             outcome.set_exception(exc)
 
     try:
@@ -179,14 +179,14 @@ def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 def hardening(serving: Serving) -> dict[str, Any]:
-    """Return the limits that a server of unjudged models runs under.
+    """Return the limits of a server that runs models which have not been judged.
 
-    What a real TensorFlow Serving needs of each:
-        pids_limit: pools of 256 threads for each directory that is measured, and some 10 a processor besides.
-        mem_limit: the model, its answers under way, and what lies in /tmp, which counts as memory.
-        /tmp: written by no part of it that a Keras export uses; half of the memory at most.
-        open files: one a connection and one a file that is being read; the engine's own limit is left as it is.
-        /dev/shm: nothing; the engine's 64 MB are left as they are.
+    A real TensorFlow Serving needs:
+        pids_limit: a pool of 256 threads for each model directory, and about 10 threads for each processor.
+        mem_limit: the model, the answers in progress, and the contents of /tmp, which count as memory.
+        /tmp: nothing for a Keras export; the limit is half of the memory.
+        open files: one for each connection and each file being read; the engine's default is kept.
+        /dev/shm: nothing; the engine's default of 64 MB is kept.
     """
     memory = f"{serving.memory_mb}m"
     return {
@@ -196,46 +196,46 @@ def hardening(serving: Serving) -> dict[str, Any]:
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
         "mem_limit": memory,
-        "memswap_limit": memory,  # memory and swap together: no swap
+        "memswap_limit": memory,  # memory plus swap, so there is no swap
         "nano_cpus": int(serving.cpus * 1e9) or None,
         "pids_limit": serving.pids_limit,
         "init": True,
-        "healthcheck": {"test": ["NONE"]},  # the client asks often enough
+        "healthcheck": {"test": ["NONE"]},  # the client polls the state itself
         "log_config": LogConfig(type="json-file", config={"max-size": "8m", "max-file": "2"}),
     }
 
 
 def publishing(network: str) -> dict[str, Any]:
-    """Return the options of `create` that make the server reachable from here.
+    """Return the options of `create` that make the server reachable from this process.
 
     Args:
-        network: the one to join, or an empty string to publish a port that the engine chooses.
+        network: the network to join, or an empty string to publish a port that the engine chooses.
     """
     if network:
         return {"network": network}
-    # Only a remote engine publishes to others than its own host: to us.
+    # Only a remote engine must publish beyond its own loopback, so that we can reach it.
     address = LOOPBACK if rest_host(engine_address()) == LOOPBACK else "0.0.0.0"  # noqa: S104
     return {"ports": {f"{port}/tcp": (address, None) for port in (REST_PORT, GRPC_PORT)}}
 
 
 def _remove(client: docker.DockerClient, name: str, server: ContainerServer | None) -> None:
-    """Keep what is left to know, then remove the container and its volume; never hides another error."""
+    """Save the state and the log, then remove the container and its volume; never hide another error."""
     try:
         if server is not None:
             server.keep()
     except ServingError as exc:
-        log.warning("The log of container %s is lost: %s", name, exc)
+        log.warning("The log of container %s could not be saved: %s", name, exc)
     try:
         with waiting_for(f"the Docker engine to remove container {name}"):
             client.api.remove_container(name, v=True, force=True)
     except NotFound:
         pass  # it was never created
     except ENGINE_ERRORS as exc:
-        log.warning("Container %s is left behind (%s); a later run removes it.", name, root_cause(exc))
+        log.warning("Container %s could not be removed (%s); a later run will remove it.", name, root_cause(exc))
 
 
 class ContainerServer:
-    """A started container (a `ThrowawayServer`); after its removal it still tells its log and exit status."""
+    """A started container (a `ThrowawayServer`); its log and exit status are available even after its removal."""
 
     backend = "docker"
 
@@ -255,17 +255,17 @@ class ContainerServer:
 
     @property
     def rest_url(self) -> str:
-        """Return where REST listens, or an empty string while the engine has published no port."""
+        """Return the URL of the REST API, or an empty string while the engine has published no port."""
         address = self._address(REST_PORT)
         return f"http://{address}" if address else ""
 
     @property
     def grpc_target(self) -> str:
-        """Return where gRPC listens, or an empty string while the engine has published no port."""
+        """Return the address of the gRPC API, or an empty string while the engine has published no port."""
         return self._address(GRPC_PORT)
 
     def _address(self, port: int) -> str:
-        """Return host and port, as seen from here, of a port of the container, or an empty string."""
+        """Return host and port at which this process reaches a port of the container, or an empty string."""
         self._state()
         settings = self._container.attrs["NetworkSettings"]
         if self._network:
@@ -275,7 +275,7 @@ class ContainerServer:
         return f"{rest_host(engine_address())}:{published[0]['HostPort']}" if published else ""
 
     def exit_code(self) -> int | None:
-        """Return the exit status, or None while it runs or if it ran until it was removed."""
+        """Return the exit status, or None while it runs or if it was removed while it was running."""
         state = self._state()
         return int(state["ExitCode"]) if state["Status"] in ("exited", "dead") else None
 
@@ -283,19 +283,19 @@ class ContainerServer:
         """Return everything that it has printed so far (the last 8 to 16 MB)."""
         if self._kept is not None:
             return self._kept[1]
-        with engine_errors("show the server's log"):
+        with engine_errors("return the server's log"):
             return self._container.logs().decode(errors="replace")
 
     def explain_exit(self) -> ServingError:
-        """Return the error that says why it ended."""
+        """Return the error that says why the server ended."""
         code = self.exit_code() or 0
         oom_mb = self._memory_mb if self._ran_out_of_memory(code) else 0
         return explain_exit(code, self.log(), self._model_name, oom_limit_mb=oom_mb)
 
     def _ran_out_of_memory(self, code: int) -> bool:
-        """Return whether the engine says that the memory limit was reached.
+        """Return whether the engine reports that the memory limit was reached.
 
-        Of a killed server it is asked again for a while: Docker 20.10 was seen to report status 137 without it.
+        For a killed server, the engine is asked several times: Docker 20.10 may report status 137 before it.
         """
         looks = OOM_LOOKS if code == KILLED and self._kept is None else 1
         for look in range(looks):
@@ -306,23 +306,23 @@ class ContainerServer:
         return False
 
     def memory_mb(self) -> float:
-        """Return the memory in use, in MB, without what only caches files; 0 if the engine does not say."""
-        with engine_errors("tell the server's memory"):
-            # one_shot: the engine would otherwise wait a second for a second look at the processor
+        """Return the memory in use, in MB, without the file cache; 0 if the engine does not report it."""
+        with engine_errors("report the server's memory"):
+            # without one_shot, the engine waits a second to measure the processor
             found = self._client.api.stats(str(self._container.id), stream=False, one_shot=True)
         memory = found.get("memory_stats") or {}
         cached = memory.get("stats") or {}
-        files = cached.get("total_inactive_file", cached.get("inactive_file", 0))  # control groups v1, v2
+        files = cached.get("total_inactive_file", cached.get("inactive_file", 0))  # cgroups v1, v2
         return max(0.0, float(memory.get("usage", 0) - files) / 1e6)
 
     def keep(self) -> None:
-        """Keep the last state and the log, for after the removal."""
+        """Save the last state and the log for the time after the removal."""
         self._kept = self._state(), self.log()
 
     def _state(self) -> dict[str, Any]:
-        """Return the engine's account of it, renewed unless it was kept."""
+        """Return the saved state, or else the state that the engine reports now."""
         if self._kept is not None:
             return self._kept[0]
-        with engine_errors("tell the server's state"):
+        with engine_errors("report the server's state"):
             self._container.reload()
         return dict(self._container.attrs["State"])

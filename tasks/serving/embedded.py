@@ -1,9 +1,9 @@
-"""Starting the embedded server as a child process: the stand-in where no Docker is.
+"""Starts the embedded server as a child process, which replaces the container if there is no Docker.
 
-Its memory is limited as a container's is: what it has written and cannot give back is looked at twenty times a second,
-and a server above the limit is killed. The kernel's own limits for a process do not do: TensorFlow reserves 2.2 GB of
-addresses before it loads anything (RLIMIT_AS), and an allocation that RLIMIT_DATA refuses is tried again for ten
-seconds each time, and ends in one of many other errors, so that a request runs into its time-out instead.
+Its memory is limited like a container's: its private memory is measured twenty times a second, and a server above the
+limit is killed. The kernel's limits for a process cannot be used: TensorFlow reserves 2.2 GB of addresses before it
+loads anything (RLIMIT_AS), and it retries an allocation that RLIMIT_DATA refuses for ten seconds and then reports
+various other errors, so that a request runs into its time limit instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks.serving.exits import explain_exit
 from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
 
 REST_LINE = re.compile(rb"Exporting HTTP/REST API at:\S*?:(\d+)")
-LOOK_S = 0.05  # between two looks at the memory; a core fills about 150 MB in that time
+LOOK_S = 0.05  # between two measurements of the memory; a core can write about 150 MB in that time
 GRPC_LINE = re.compile(rb"Running gRPC ModelServer at \S*?:(\d+)")
 
 
@@ -37,7 +37,7 @@ class EmbeddedServer:
     version = "embedded"
 
     def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes], model_name: str) -> None:
-        """Wrap a started process that writes everything to `output`."""
+        """Wrap a started process whose stdout and stderr are `output`."""
         self._process = process
         self._output = output
         self._model_name = model_name
@@ -45,13 +45,13 @@ class EmbeddedServer:
 
     @property
     def rest_url(self) -> str:
-        """Return where REST listens, or an empty string before it does."""
+        """Return the URL of the REST API, or an empty string before it listens."""
         found = REST_LINE.search(self._read())
         return f"http://127.0.0.1:{int(found[1])}" if found else ""
 
     @property
     def grpc_target(self) -> str:
-        """Return where gRPC listens, or an empty string before it does."""
+        """Return the address of the gRPC API, or an empty string before it listens."""
         found = GRPC_LINE.search(self._read())
         return f"127.0.0.1:{int(found[1])}" if found else ""
 
@@ -64,18 +64,18 @@ class EmbeddedServer:
         return self._read().decode(errors="replace")
 
     def memory_mb(self) -> float:
-        """Return the resident memory, in MB; 0 if the process is gone."""
+        """Return the resident memory, in MB; 0 if the process has ended."""
         return self._pages()[0] * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def _pages(self) -> tuple[int, int]:
-        """Return the pages in memory, and how many of them are files' own; none if the process is gone."""
+        """Return the number of resident pages, and how many of them are file pages; 0 if the process has ended."""
         with contextlib.suppress(OSError, ValueError):
             _, resident, files, *_ = map(int, Path(f"/proc/{self._process.pid}/statm").read_text().split())
             return resident, files
         return 0, 0
 
     def hold_memory(self, limit_mb: int, stop: threading.Event) -> None:
-        """Kill it once it has written more than `limit_mb` MiB of memory; return then, or when told to stop."""
+        """Kill the server if its private memory exceeds `limit_mb` MiB; return then, or when `stop` is set."""
         limit = limit_mb * 2**20 // os.sysconf("SC_PAGE_SIZE")
         while not stop.wait(LOOK_S):
             resident, files = self._pages()
@@ -85,7 +85,7 @@ class EmbeddedServer:
                 return
 
     def explain_exit(self) -> ServingError:
-        """Return why it ended."""
+        """Return the error that says why the server ended."""
         status = self.exit_code() or 0
         return explain_exit(
             status if status >= 0 else 128 - status, self.log(), self._model_name, oom_limit_mb=self._killed_at_mb
@@ -97,17 +97,17 @@ class EmbeddedServer:
 
 @contextlib.contextmanager
 def run_embedded(model_name: str, *version_dirs: Path, memory_mb: int) -> Iterator[EmbeddedServer]:
-    """Run the embedded server on version directories, each of which is served; it is gone when the block ends.
+    """Run the embedded server on version directories, and stop it when the block ends.
 
-    It also ends, within the instant, when this process dies: a pipe that it reads from closes.
+    It also ends immediately if this process dies, because the pipe that it reads from closes.
 
     Args:
-        model_name: what it serves them as. version_dirs: named like their versions.
-        memory_mb: MiB of memory that it may write; above them it is killed.
+        model_name: the name under which the model is served. version_dirs: named like their versions.
+        memory_mb: the limit of its private memory, in MiB; above it, the server is killed.
     """
     with contextlib.ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rehearsal-")))
-        for version_dir in version_dirs:  # these versions alone, whatever else lies beside them
+        for version_dir in version_dirs:  # only these versions, not others in the same directory
             (base / version_dir.name).symlink_to(version_dir.absolute())
         config = base / CONFIG
         config.write_text(pinned_config(model_name, str(base), [int(path.name) for path in version_dirs]))
@@ -122,7 +122,7 @@ def run_embedded(model_name: str, *version_dirs: Path, memory_mb: int) -> Iterat
 
 
 def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
-    """Start the child and leave its end with `stack`."""
+    """Start the child; `stack` stops it."""
     lifeline_read, lifeline_write = os.pipe()
     stack.callback(os.close, lifeline_write)
     flags = ("--port=0", "--rest_api_port=0", f"--model_config_file={config}", *ONE_TRY)
@@ -134,12 +134,12 @@ def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subp
             stdout=output,
             stderr=output,
             pass_fds=[lifeline_read],
-            start_new_session=True,  # a Ctrl-C of the terminal is for the flow, which then stops its server
+            start_new_session=True,  # a Ctrl-C in the terminal goes to the flow, which stops the server
             env={
                 **os.environ,
                 "REHEARSAL_LIFELINE_FD": str(lifeline_read),
                 "REHEARSAL_REST_HOST": "127.0.0.1",
-                # oneDNN's pool else ends at the machine's memory, and waits there for ten seconds at each allocation.
+                # Else oneDNN's pool is limited to the machine's memory, and each allocation waits ten seconds there.
                 # Source: tensorflow/core/common_runtime/mkl_cpu_allocator.h.
                 "TF_MKL_ALLOC_MAX_BYTES": str(2**46),
             },
@@ -151,6 +151,6 @@ def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subp
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server at once, as a container is ended: nobody waits for an answer any more, and it keeps nothing."""
+    """Kill the server immediately, like a container: no request is pending, and it has nothing to save."""
     process.kill()
     process.wait()

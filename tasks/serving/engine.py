@@ -1,4 +1,4 @@
-"""Where the Docker engine is, how its ports are reached from here, and its errors as ours."""
+"""Finds the Docker engine and the addresses of its ports, and translates its errors into ours."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tasks.waiting import waiting_for
 T = TypeVar("T")
 
 CONNECT_S = 5
-CALL_S = 60  # for one answer of the engine
-PULL_SILENCE_S = 300  # from one event of a pull to the next; the unpacking of a large layer is one of few
-# docker-py lets urllib3's through where it reads a stream, such as the progress of a pull
+CALL_S = 60  # time limit of one answer of the engine
+PULL_SILENCE_S = 300  # the longest time between two events of a pull; unpacking a large layer sends few
+# docker-py does not translate urllib3's errors while it reads a stream, such as the progress of a pull
 ENGINE_ERRORS = (APIError, RequestException, DockerException, SSHException, HTTPError)
 LOOPBACK = "127.0.0.1"
 
 
 def engine_address() -> str:
-    """Return where the engine listens: DOCKER_HOST, else the docker command's current context."""
+    """Return the address of the engine: DOCKER_HOST, else the current context of the docker command."""
     context = ContextAPI.kwargs_from_context(environment=os.environ)
     return str(kwargs_from_env().get("base_url") or context.get("base_url") or "unix:///var/run/docker.sock")
 
@@ -43,7 +43,7 @@ def engine() -> Iterator[docker.DockerClient]:
     """Hold a connection to the engine.
 
     Raises:
-        ServingUnavailable: none answers.
+        ServingUnavailable: no engine answers.
     """
     address = "the configured address"
     try:
@@ -53,8 +53,8 @@ def engine() -> Iterator[docker.DockerClient]:
             client = docker.from_env(timeout=CONNECT_S)
     except (DockerException, SSHException, OSError) as exc:
         raise ServingUnavailable(
-            f"A container needs a Docker engine, and none answers at {address}: {root_cause(exc)}. "
-            "Start it, set DOCKER_HOST, or use serving.backend: embedded."
+            f"No Docker engine answers at {address}: {root_cause(exc)}. "
+            "Start it, set DOCKER_HOST, or set serving.backend: embedded."
         ) from exc
     client.api.timeout = CALL_S
     with contextlib.closing(client):
@@ -62,18 +62,18 @@ def engine() -> Iterator[docker.DockerClient]:
 
 
 def _knock(address: str) -> None:
-    """Raise the operating system's own error if nobody listens at a Unix socket.
+    """Raise the operating system's own error if no process listens at a Unix socket.
 
     docker-py hides that error in another one, and leaves the socket of a failed attempt open.
     """
     if address.startswith("unix://"):
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as knock:
-            knock.settimeout(CONNECT_S)  # an engine that accepts no more leaves a knock waiting
+            knock.settimeout(CONNECT_S)  # connecting waits if the engine does not accept connections
             knock.connect(address.removeprefix("unix://"))
 
 
 def rest_host(address: str) -> str:
-    """Return the host on which an engine at `address` publishes ports, as seen from here."""
+    """Return the host at which this process reaches the ports that an engine at `address` publishes."""
     parts = urlsplit(address)
     host = parts.hostname if parts.scheme in ("tcp", "http", "https", "ssh") else None
     if host in (None, "localhost", "127.0.0.1", "::1"):
@@ -84,9 +84,9 @@ def rest_host(address: str) -> str:
 def own_network(client: docker.DockerClient) -> str:
     """Return the network of the container that this process runs in, or an empty string.
 
-    Only if this very engine runs it: its host's loopback is out of reach then, and its neighbours are not.
+    This matters only if the same engine runs it: then its neighbours can be reached, but not its host's loopback.
     """
-    name = socket.gethostname()  # the start of the container's id, unless somebody chose another
+    name = socket.gethostname()  # by default, the start of the container's id
     try:
         container = client.containers.get(name)
     except APIError:
@@ -99,26 +99,26 @@ def own_network(client: docker.DockerClient) -> str:
 
 @contextlib.contextmanager
 def engine_errors(task: str) -> Iterator[None]:
-    """Translate docker-py's errors, and say so where the engine takes long.
+    """Translate docker-py's errors, and print a line if the engine takes long.
 
-    What it refuses (4xx) is final; anything else may pass.
+    A refusal (4xx) is final; other errors may be temporary.
     """
     try:
         with waiting_for(f"the Docker engine to {task}"):
             yield
     except ENGINE_ERRORS as exc:
         refused = isinstance(exc, APIError) and exc.is_client_error()
-        kind, place = (ServingError, "the serving section") if refused else (ServingUnavailable, "the engine")
+        kind, place = (ServingError, "the configuration") if refused else (ServingUnavailable, "the engine")
         raise kind(
-            f"The Docker engine could not {task}: {root_cause(exc)}. Look at {place}, or use serving.backend: embedded."
+            f"The Docker engine could not {task}: {root_cause(exc)}. Check {place}, or set serving.backend: embedded."
         ) from exc
 
 
 def with_limit(stream: Callable[[], Iterable[T]], limit_s: float) -> Iterator[T]:
-    """Yield what a stream gives, and break off where it gives nothing for long; docker-py sets no limit for a pull.
+    """Yield the items of a stream with a time limit for each, because docker-py sets no limit for a pull.
 
     Raises:
-        ReadTimeout: nothing came for `limit_s`.
+        ReadTimeout: no item came for `limit_s`.
     """
     arrived: SimpleQueue[tuple[T | None, Exception | None]] = SimpleQueue()
 
@@ -127,16 +127,16 @@ def with_limit(stream: Callable[[], Iterable[T]], limit_s: float) -> Iterator[T]
         try:
             for item in stream():
                 arrived.put((item, None))
-        except Exception as exc:  # noqa: BLE001  raised by who reads
+        except Exception as exc:  # noqa: BLE001  raised in the reading thread
             error = exc
         arrived.put((None, error))
 
-    threading.Thread(target=read, daemon=True).start()  # of a stream that is broken off nobody hears any more
+    threading.Thread(target=read, daemon=True).start()  # after a timeout, the rest of the stream is dropped
     while True:
         try:
             item, error = arrived.get(timeout=limit_s)
         except Empty:
-            raise ReadTimeout(f"not a word for {limit_s:g} s") from None
+            raise ReadTimeout(f"it sent nothing for {limit_s:g} s") from None
         if isinstance(error, StopIteration):
             return
         if error is not None:
@@ -145,7 +145,7 @@ def with_limit(stream: Callable[[], Iterable[T]], limit_s: float) -> Iterator[T]
 
 
 def root_cause(exc: BaseException) -> str:
-    """Return the innermost reason in one line: the engine's or the operating system's words."""
+    """Return the innermost reason in one line: the message of the engine or of the operating system."""
     if isinstance(exc, APIError):
         return str(exc.explanation or exc).strip().rstrip(".")
     cause: BaseException | None = exc

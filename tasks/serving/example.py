@@ -1,4 +1,4 @@
-"""One request in words that can be pasted: into a shell, and into Python."""
+"""An example request that can be pasted into a shell or into Python."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tasks.datasets.predict_body import predict_body
 from tasks.datasets.strings import TEXT, Array
 from tasks.records import Signature
 
-LONGEST = 2000  # characters of a request that are pasted; a longer one is read from a file
+LONGEST = 2000  # characters of a request to paste; a longer one is read from a file
 
 
 def row_of_zeros(signature: Signature) -> dict[str, Array]:
-    """Return a row of zeros and empty texts as a signature takes it, one array an input; free extents are 1."""
+    """Return a row of zeros and empty texts for a signature, one array for each input; free dimensions are 1."""
     found = {}
     for spec in signature.inputs:
         shape = (1, *(extent or 1 for extent in (spec.shape or ())[1:]))
@@ -27,12 +27,12 @@ def row_of_zeros(signature: Signature) -> dict[str, Array]:
 
 
 def request_lines(url: str, row: Mapping[str, Array], signature: Signature, file: Path) -> list[str]:
-    """Return a line of curl and lines of Python that ask for the answer to a row.
+    """Return a curl command and lines of Python that request the answer to a row.
 
     Args:
-        url: of the model, without `:predict`.
-        row: one array an input, of one row, in what REST carries.
-        file: where a request is written that is too long to be pasted.
+        url: URL of the model, without `:predict`.
+        row: one array for each input, with one row, in dtypes that REST carries.
+        file: the file for a request that is too long to paste.
     """
     body = predict_body(row, signature.name).decode()
     if len(body) > LONGEST:

@@ -23,20 +23,20 @@ from tasks.serving.exits import remedy
 from tasks.serving.streaming import in_order, with_progress
 from tasks.words import one_line
 
-# grpc's own default refuses messages over 4 MiB; the server's limit is its own
+# grpc's default refuses messages over 4 MiB; the server has a limit of its own
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
 class GrpcClient:
-    """Ask one model of one server over gRPC (a `ModelClient`); every call has a deadline.
+    """Sends requests about one model of one server over gRPC (a `ModelClient`); every call has a deadline.
 
-    UNAVAILABLE is tried again a few times, a refusal never.
+    UNAVAILABLE is retried a few times, other errors never.
     """
 
     def __init__(
         self, target: str, model_name: str, timeout_s: float, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        """Remember where to ask; nothing is sent yet.
+        """Set the address; nothing is sent yet.
 
         Args:
             target: host and port. timeout_s: seconds for each call.
@@ -50,7 +50,7 @@ class GrpcClient:
         self._channel.close()
 
     def states(self) -> dict[int, tuple[str, str]]:
-        """Return version to (state, error message)."""
+        """Return a mapping from version to (state, error message)."""
         messages = _api("get_model_status_pb2")
         request = messages.GetModelStatusRequest()
         request.model_spec.name = self._model_name
@@ -69,7 +69,8 @@ class GrpcClient:
         signatures = messages.SignatureDefMap()
         answer.metadata["signature_def"].Unpack(signatures)
         if signature_name not in signatures.signature_def:
-            raise ServingError(f"metadata must describe '{signature_name}', got {list(signatures.signature_def)}")
+            names = list(signatures.signature_def)
+            raise ServingError(f"the metadata must describe the signature '{signature_name}', got {names}")
         found = signatures.signature_def[signature_name]
         return _specs(found.inputs), _specs(found.outputs)
 
@@ -82,7 +83,7 @@ class GrpcClient:
         *,
         together: bool = False,
     ) -> dict[str, Array]:
-        """Return the served answer to every row, one array an output, in the order of the rows."""
+        """Return the served answers to all rows, one array for each output, in the order of the rows."""
         stub, messages = self._prediction_stub(), _api("predict_pb2")
 
         def ask(block: Mapping[str, Array]) -> dict[str, Array]:
@@ -95,7 +96,7 @@ class GrpcClient:
             answer = self._call(stub.Predict, request)
             missing = [spec.name for spec in outputs if spec.name not in answer.outputs]
             if missing:
-                raise ServingError(f"an answer must hold the outputs {missing}, got {list(answer.outputs)}")
+                raise ServingError(f"an answer must contain the outputs {missing}, got {list(answer.outputs)}")
             return {spec.name: _array(answer.outputs[spec.name], spec) for spec in outputs}
 
         answers = in_order(ask, [inputs] if together else row_blocks(inputs))
@@ -105,7 +106,7 @@ class GrpcClient:
         return _api("prediction_service_pb2_grpc").PredictionServiceStub(self._channel)
 
     def _call(self, method: Any, request: Any) -> Any:
-        """Make a call, again after a pause where that can help, and translate grpc's errors."""
+        """Make a call, with retries if the error is temporary, and translate grpc's errors."""
         for wait_s in (*RETRY_WAITS_S, None):
             try:
                 return method(request, timeout=self._timeout_s)
@@ -121,7 +122,7 @@ class GrpcClient:
             return ServingUnavailable(f"the server must be reachable at {self._target}, got {code}: {words}")
         if code == "DEADLINE_EXCEEDED":
             return ServingTimeout(
-                f"the server must answer within {self._timeout_s:g} s, and {self._target} did not; "
+                f"the server must answer within {self._timeout_s:g} s, but {self._target} did not; "
                 "raise serving.request_timeout_s"
             )
         advice = f". {remedy(words)}" if remedy(words) else ""
@@ -137,7 +138,7 @@ def _types() -> Any:
 
 
 def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
-    """Read TensorInfo messages: -1 is free."""
+    """Read TensorInfo messages; the size -1 means any size."""
     specs = []
     for name, info in sorted(tensors.items()):
         dtype = _types().DataType.Name(info.dtype)
@@ -147,7 +148,7 @@ def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
 
 
 def _fill(message: Any, array: Array) -> None:
-    """Write an array into a TensorProto: text as UTF-8, numbers as their bytes."""
+    """Write an array into a TensorProto: text as UTF-8, numbers as raw bytes."""
     for size in array.shape:
         message.tensor_shape.dim.add().size = size
     if is_string(array):
@@ -161,7 +162,7 @@ def _fill(message: Any, array: Array) -> None:
 
 
 def _array(message: Any, spec: TensorSpec) -> Array:
-    """Read a TensorProto; as over REST, strings are text but for outputs named `*_bytes`."""
+    """Read a TensorProto; as over REST, strings are text except in outputs named `*_bytes`."""
     tensor = from_proto(spec.name, message)
     if not isinstance(tensor.values, list):
         values = bfloat16_values(tensor.values) if tensor.dtype == _types().DT_BFLOAT16 else tensor.values
@@ -172,5 +173,5 @@ def _array(message: Any, spec: TensorSpec) -> Array:
 
 
 def bfloat16_values(bits: Array) -> Array:
-    """Return bfloat16, uint16 bit by bit, as float32, whose upper half they are: NumPy has no such type."""
+    """Return bfloat16 numbers, given as their bits in uint16, as float32, because NumPy has no bfloat16."""
     return (bits.astype(np.uint32) << 16).view(np.float32)

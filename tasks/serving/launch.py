@@ -1,8 +1,9 @@
-"""Starting a throwaway server on one version directory, and knowing when it is ready.
+"""Starts a throwaway server on a version directory, and waits until it is ready.
 
-A server reports per version:  START -> LOADING -> AVAILABLE -> UNLOADING -> END
-Its port opens only after the first load, its status answers 200 in every state, and END before AVAILABLE means
-that the model was refused. So: ended process or END is final, AVAILABLE is ready, all else waits for the deadline.
+A server reports for each version:  START -> LOADING -> AVAILABLE -> UNLOADING -> END
+Its port opens only after the first load, its status answers 200 in every state, and END before AVAILABLE means that
+the server refused the model. So an ended process or END is final, AVAILABLE is ready, and every other state waits for
+the deadline.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ POLL_S = 0.02
 
 
 class Served(Protocol):
-    """What a server is started on: a candidate, or whatever else has a name and a version directory."""
+    """A model that a server can be started on: a candidate, or anything with a name and a version directory."""
 
     @property
     def name(self) -> str:
-        """Return what the server calls the model."""
+        """Return the name under which the model is served."""
 
     @property
     def version(self) -> int:
@@ -42,16 +43,16 @@ class Served(Protocol):
 
     @property
     def run_id(self) -> str:
-        """Return what a container's labels say that it belongs to."""
+        """Return the run that is named in the labels of a container."""
 
 
 class ThrowawayServer(Protocol):
-    """A started server: a container or a child process, not yet known to be ready.
+    """A started server, a container or a child process, which may not be ready yet.
 
     Attributes:
         backend: `docker` or `embedded`.
-        image, image_id: image as asked for, and its content id; empty when embedded.
-        version: what the server calls itself, where it says so.
+        image, image_id: the configured image and its content id; empty for the embedded server.
+        version: the version of the server, or an empty string if it is unknown.
     """
 
     backend: str
@@ -61,11 +62,11 @@ class ThrowawayServer(Protocol):
 
     @property
     def rest_url(self) -> str:
-        """Return where REST listens, such as `http://127.0.0.1:49153`, or an empty string."""
+        """Return the URL of the REST API, such as `http://127.0.0.1:49153`, or an empty string."""
 
     @property
     def grpc_target(self) -> str:
-        """Return where gRPC listens, such as `127.0.0.1:49154`, or an empty string."""
+        """Return the address of the gRPC API, such as `127.0.0.1:49154`, or an empty string."""
 
     def exit_code(self) -> int | None:
         """Return the exit status, or None while it runs."""
@@ -74,14 +75,14 @@ class ThrowawayServer(Protocol):
         """Return everything that it has printed so far."""
 
     def memory_mb(self) -> float:
-        """Return the memory that it uses now, in MB; 0 where that is not known."""
+        """Return the memory that it uses now, in MB; 0 if that is unknown."""
 
     def explain_exit(self) -> ServingError:
-        """Return the error that says why it ended: its class, its own words, the remedy."""
+        """Return the error that says why the server ended, and what to do."""
 
 
 def check_engine(serving: Serving) -> None:
-    """Raise `ServingUnavailable` now if the configuration insists on Docker and no engine answers."""
+    """Raise `ServingUnavailable` if the configuration requires Docker and no engine answers."""
     if serving.backend == "docker":
         from tasks.serving.engine import engine  # imports docker
 
@@ -90,10 +91,10 @@ def check_engine(serving: Serving) -> None:
 
 
 def choose_backends(serving: Serving) -> tuple[Backend, ...]:
-    """Return the servers that judge, one an image; with docker, the images are available.
+    """Return the servers that judge, one for each image; with docker, pull the images that are missing.
 
     Raises:
-        ServingUnavailable: docker was asked for, and no engine answers or the image is not to be had.
+        ServingUnavailable: serving.backend is docker, and no engine answers or an image cannot be pulled.
     """
     if serving.backend == "embedded":
         return (Backend("embedded"),)
@@ -118,16 +119,16 @@ def throwaway_server(
     log_file: Path,
     champion: Champion | None = None,
 ) -> Iterator[tuple[ThrowawayServer, RestClient]]:
-    """Run a server on exactly the candidate's bytes until the block ends; its log is kept in `log_file`.
+    """Run a server on the candidate's directory until the block ends, and write its log to `log_file`.
 
     The server is AVAILABLE when the block begins.
 
     Args:
-        champion: is served beside the candidate, each under its own version.
+        champion: served beside the candidate, each under its own version.
 
     Raises:
-        ModelLoadError: it refused the model. ServingTimeout: it was not ready in time.
-        PredictionError: it ended itself over a request. ServingError: it ended otherwise, or did not answer in time.
+        ModelLoadError: the server refused the model. ServingTimeout: it was not ready in time.
+        PredictionError: a request made it crash. ServingError: it ended otherwise, or did not answer in time.
     """
     version_dirs = [candidate.version_dir, *([champion.version_dir] if champion else [])]
     if backend.kind == "docker":
@@ -144,12 +145,12 @@ def throwaway_server(
         stack.callback(client.close)
         try:
             yield server, client
-        except ServingTimeout as exc:  # a model that hangs would hang again
+        except ServingTimeout as exc:  # not retryable: a model that hangs would hang again
             raise ServingError(str(exc), server.log()) from exc
         except ServingUnavailable as exc:
             if server.exit_code() is None:
                 raise
-            raise ended_by_requests(server.explain_exit()) from exc  # it went away: why says more than that
+            raise ended_by_requests(server.explain_exit()) from exc  # the reason of its end says more
 
 
 def wait_available(
@@ -158,11 +159,11 @@ def wait_available(
     serving: Serving,
     champion: Champion | None = None,
 ) -> RestClient:
-    """Return a client as soon as the candidate's version, and the champion's where it is there, is AVAILABLE.
+    """Return a client as soon as the candidate's version, and the champion's if there is one, is AVAILABLE.
 
     Raises:
-        ModelLoadError: the server ended, or the version did.
-        ServingTimeout: neither AVAILABLE nor an end within `serving.startup_timeout_s`.
+        ModelLoadError: the server ended, or reported END for a version.
+        ServingTimeout: a version was not AVAILABLE within `serving.startup_timeout_s`.
     """
     deadline = time.monotonic() + serving.startup_timeout_s
     versions = [candidate.version, *([champion.version] if champion else [])]
@@ -184,7 +185,7 @@ def wait_available(
                 which = ", which is live," if live else ""
                 remedy = f"; repair or remove '{champion.version_dir}'" if live and champion else ""
                 raise ModelLoadError(
-                    f"the server must load '{candidate.name}' version {version}{which} and refused it: "
+                    f"the server must load '{candidate.name}' version {version}{which} but refused it: "
                     f"{' '.join(message.split())}{remedy}",
                     detail=server.log(),
                 )
@@ -194,9 +195,9 @@ def wait_available(
     with contextlib.suppress(ServingError):
         used = server.memory_mb() * 1e6 / 2**20
     raise ServingTimeout(
-        f"'{candidate.name}' version {waiting} not AVAILABLE after {serving.startup_timeout_s:g} s (last state: "
+        f"'{candidate.name}' version {waiting} was not AVAILABLE after {serving.startup_timeout_s:g} s (last state: "
         f"{state}; memory in use: {used:.0f} of {serving.memory_mb} MiB). Raise serving.startup_timeout_s, or "
-        "serving.memory_mb where the memory is nearly full, or read the server log below.",
+        "serving.memory_mb if the memory is nearly full, or read the server log below.",
         detail=server.log(),
     )
 

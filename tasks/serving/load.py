@@ -1,4 +1,4 @@
-"""How long a server takes to answer: the same requests to two versions in turn, over kept-alive connections."""
+"""Measures how long a server takes to answer the same requests to two versions in turn, with keep-alive."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingTimeout, ServingUnavailable
 from tasks.words import one_line
 
-ROUNDS = 10  # turns that each version takes, so that what else the machine does falls on both
-WARM_UP = 20  # requests to each version that are not counted
+ROUNDS = 10  # turns of each version, so that other load on the machine affects both
+WARM_UP = 20  # requests to each version that are not measured
 BODIES = 64  # different requests
 
 
 class Timed(NamedTuple):
-    """Milliseconds of each request, float64 of shape (requests,), and requests each second over all turns."""
+    """Milliseconds of each request, float64 of shape (requests,), and requests per second over all turns."""
 
     milliseconds: Array
     requests_per_s: float
 
 
-def time_requests(  # noqa: PLR0913, PLR0917  (where, whom, what, how often: each from another owner)
+def time_requests(  # noqa: PLR0913, PLR0917  (address, versions, rows and counts come from different owners)
     base_url: str,
     model_name: str,
     versions: Mapping[str, int],
@@ -41,14 +41,14 @@ def time_requests(  # noqa: PLR0913, PLR0917  (where, whom, what, how often: eac
 ) -> dict[str, Timed]:
     """Send `latency.requests` requests to each version, in turns, and return how long they took.
 
-    http.client and not requests: a client that takes as long as the server would hide what is measured.
+    The client is http.client, because requests takes as long as the server and would distort the measurement.
 
     Args:
-        versions: by the name of the result, such as `candidate` and `champion`.
-        inputs: the test rows, one array an input.
+        versions: maps the name of a result, such as `candidate` or `champion`, to a version.
+        inputs: the test rows, one array for each input.
 
     Raises:
-        PredictionError: a request was refused. ServingUnavailable: the server went away.
+        PredictionError: a request was refused. ServingUnavailable: the server stopped.
     """
     bodies = [predict_body(block, signature_name) for block in _blocks(inputs, latency.rows)]
     paths = {name: f"/v1/models/{model_name}/versions/{version}:predict" for name, version in versions.items()}
@@ -68,7 +68,7 @@ def time_requests(  # noqa: PLR0913, PLR0917  (where, whom, what, how often: eac
 
 
 def _blocks(inputs: Mapping[str, Array], rows: int) -> list[dict[str, Array]]:
-    """Return up to `BODIES` requests of `rows` rows, beginning again at the first row where there are too few."""
+    """Return up to `BODIES` requests of `rows` rows each, which repeat the rows if there are too few."""
     n_rows = len(next(iter(inputs.values())))
     count = min(BODIES, max(1, n_rows // rows))
     picks = [np.arange(number * rows, (number + 1) * rows) % n_rows for number in range(count)]
@@ -76,7 +76,7 @@ def _blocks(inputs: Mapping[str, Array], rows: int) -> list[dict[str, Array]]:
 
 
 class _Callers:
-    """Threads with a connection each."""
+    """Threads with one connection each."""
 
     def __init__(self, base_url: str, concurrency: int, timeout_s: float) -> None:
         address = urlsplit(base_url)
@@ -95,7 +95,7 @@ class _Callers:
             connection.close()
 
     def turn(self, path: str, bodies: Sequence[bytes], requests: int) -> list[float]:
-        """Send `requests` requests on every connection at once; return the seconds of each."""
+        """Send `requests` requests on every connection concurrently; return the seconds of each request."""
         parts = self._pool.map(lambda connection: _send(connection, path, bodies, requests), self._connections)
         return list(itertools.chain.from_iterable(parts))
 
@@ -110,7 +110,7 @@ def _send(connection: http.client.HTTPConnection, path: str, bodies: Sequence[by
             content = answer.read()
         except TimeoutError as exc:
             raise ServingTimeout(
-                f"the server must answer within {connection.timeout:g} s, and {path} did not; "
+                f"the server must answer within {connection.timeout:g} s, but it did not answer {path}; "
                 "raise serving.request_timeout_s"
             ) from exc
         except (OSError, http.client.HTTPException) as exc:

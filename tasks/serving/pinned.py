@@ -1,11 +1,11 @@
-"""What a throwaway server is started with: one try a version, and several versions of one model each pinned."""
+"""The flags and the configuration of a throwaway server: it tries each version once, and all versions are pinned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 CONFIG = "models.config"
-# A broken version must end the process at once: by default it is tried again 5 times, 60 s apart.
+# A broken version must end the process at once; by default, the server tries it again 5 times, every 60 s.
 # Source: tensorflow_serving/model_servers/main.cc.
 ONE_TRY = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=0")
 
@@ -13,7 +13,7 @@ ONE_TRY = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=0")
 def pinned_config(model_name: str, base_path: str, versions: Sequence[int]) -> str:
     """Return the text of a `--model_config_file` that serves exactly these versions of one model.
 
-    The default policy would serve the highest alone.
+    The default policy would serve only the highest version.
 
     Source: tensorflow_serving/config/model_server_config.proto, file_system_storage_path_source.proto.
     """

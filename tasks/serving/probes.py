@@ -1,6 +1,6 @@
-"""Malformed and extreme requests, and what a server makes of them.
+"""Sends malformed and extreme requests, and records how a server answers them.
 
-Each request goes over a connection of its own: a server may close one after a refusal, and that is no failure.
+Each request has its own connection, because a server is allowed to close a connection after a refusal.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from tasks.words import one_line
 
 log = logging.getLogger(__name__)
 
-DEPTH = 1000  # of nested lists: no tensor has as many dimensions, and no parser needs to run out of stack
+DEPTH = 1000  # of nested lists: more than any tensor has dimensions, but not too deep for a parser
 LONG_TEXT = 10_000  # characters
-LARGE_BODY_BYTES = 64 * 2**20  # beyond it a large batch would measure the memory of whoever asks
+LARGE_BODY_BYTES = 64 * 2**20  # limits the memory that the client needs for a large batch
 NO_SUCH = "no_such"
-MAX_WORDS = 500  # characters of the server's own words in a cell of the report
-MAX_BEGIN = 120  # of a request that was not answered
-SAME_RTOL, SAME_ATOL = 1e-4, 1e-6  # a processor may add up in another order, a disturbed model answers otherwise
+MAX_WORDS = 500  # characters of the server's message in a cell of the report
+MAX_BEGIN = 120  # characters of a request that was not answered
+SAME_RTOL, SAME_ATOL = 1e-4, 1e-6  # allows for another order of summation, not for another answer
 
 
 class Case(NamedTuple):
-    """A request: what is wrong with it, whether it is a usual one, its body, and what follows the model's URL."""
+    """A request: its name, whether it is a normal request, its body, and the path after the model's URL."""
 
     name: str
     normal: bool
@@ -45,15 +45,15 @@ class Case(NamedTuple):
 def probe(
     base_url: str, candidate: Candidate, inputs: Mapping[str, Array], robustness: Robustness, timeout_s: float
 ) -> tuple[Probe, ...]:
-    """Send malformed, extreme and usual requests to one version, and the first usual one once more at the end.
+    """Send malformed, extreme and normal requests to one version, and repeat the first normal one at the end.
 
     Args:
         base_url: scheme, host and port. timeout_s: seconds to wait for each answer.
-        inputs: test rows as the signature takes them, one array an input; some are enough.
+        inputs: some test rows that fit the signature, one array for each input.
 
     Returns:
-        One record a request. A server that does not answer is status 0. The last record, `as usual afterwards`, is
-        not finite if its answer is another one than that of `a batch of 1`; its words say so.
+        One record for each request; its status is 0 if the server does not answer. The last record, `as usual
+        afterwards`, is not finite if its answer differs from that of `a batch of 1`; its words say so.
     """
     cases = [
         *_malformed(candidate, inputs),
@@ -68,10 +68,10 @@ def probe(
 
 
 def up_to_the_end(probes: Sequence[Probe], words: str) -> tuple[Probe, ...]:
-    """Return the records of a server that ended itself: the last is of the request that it ended at.
+    """Return the records up to the request at which the server crashed.
 
     Args:
-        words: why it ended, and what to do.
+        words: why it crashed, and what to do.
     """
     answered = max((at for at, one in enumerate(probes) if one.status), default=-1)
     fatal = probes[answered + 1]
@@ -79,7 +79,7 @@ def up_to_the_end(probes: Sequence[Probe], words: str) -> tuple[Probe, ...]:
 
 
 def _malformed(candidate: Candidate, inputs: Mapping[str, Array]) -> Iterator[Case]:
-    """Give the requests that no client should send."""
+    """Yield requests that no client should send."""
     rows = {name: array[np.zeros(2, np.int64)] for name, array in inputs.items()}
     columns = json.loads(_body(candidate, rows))["inputs"]
     name = next(iter(inputs))  # the first input stands for all
@@ -104,7 +104,7 @@ def _malformed(candidate: Candidate, inputs: Mapping[str, Array]) -> Iterator[Ca
 
 
 def _unusual(candidate: Candidate, inputs: Mapping[str, Array], robustness: Robustness) -> Iterator[Case]:
-    """Give well-formed requests that are large or hold extreme values, the latter in one input at a time."""
+    """Yield valid requests that are large, or that have extreme values in one input at a time."""
     for name, array in inputs.items():
         values = _extremes(array, robustness.extreme_factor)
         if not len(values):
@@ -116,13 +116,13 @@ def _unusual(candidate: Candidate, inputs: Mapping[str, Array], robustness: Robu
     one_row = len(_body(candidate, _first(inputs)))
     n_rows = max(1, min(robustness.large_batch, LARGE_BODY_BYTES // one_row))
     if n_rows < robustness.large_batch:
-        log.info("The large batch has %d rows, fewer than robustness.large_batch: a row is %d bytes", n_rows, one_row)
+        log.info("The large batch is limited to %d rows, because one row has %d bytes", n_rows, one_row)
     tiled = {name: array[np.arange(n_rows) % len(array)] for name, array in inputs.items()}
     yield Case("a large batch", True, _body(candidate, tiled))
 
 
 def _extremes(array: Array, factor: float) -> Array:
-    """Return values beyond those of an input, within its dtype; shape (k,)."""
+    """Return values beyond those of an input that its dtype can hold, of shape (k,)."""
     if is_text(array):
         return np.array(["", "x" * LONG_TEXT, "Köln 東京 \N{SNAKE}", '\x01\n\t"\\'])
     if is_string(array):
@@ -154,25 +154,25 @@ def _replaced(value: Any, by: Any) -> Any:
 
 
 def _ask(base_url: str, candidate: Candidate, case: Case, timeout_s: float) -> tuple[Probe, bytes]:
-    """Send one request; give what became of it, and the whole body of the answer."""
+    """Send one request; return its record and the whole body of the answer."""
     url = f"{base_url}/v1/models/{candidate.name}{case.path or f'/versions/{candidate.version}'}:predict"
     try:
         with requests.Session() as session:
-            session.trust_env = False  # a proxy from the environment must not come between us and loopback
+            session.trust_env = False  # a proxy from the environment cannot reach loopback
             session.headers["Connection"] = "close"
             answer = session.post(url, data=case.body, timeout=timeout_s, allow_redirects=False)
     except requests.Timeout:
-        return Probe(case.name, case.normal, 0, False, f"no answer within {timeout_s:g} s"), b""
+        return Probe(case.name, case.normal, 0, False, f"the server did not answer within {timeout_s:g} s"), b""
     except requests.RequestException as exc:
         begins = one_line(case.body.decode(errors="replace"), MAX_BEGIN)
-        words = f"{type(exc).__name__}: the connection broke, the request was {begins or 'empty'}"
+        words = f"{type(exc).__name__}: the connection broke; the request was {begins or 'empty'}"
         return Probe(case.name, case.normal, 0, False, words), b""
     finite = answer.status_code != 200 or _is_finite(answer.content)
     return Probe(case.name, case.normal, answer.status_code, finite, _words(answer.content)), answer.content
 
 
 def _is_finite(body: bytes) -> bool:
-    """Return whether an answer holds outputs and every number in it is finite."""
+    """Return whether an answer contains outputs and all of their numbers are finite."""
     content = _parse(body)
     if not isinstance(content, dict) or "outputs" not in content:
         return False
@@ -181,15 +181,15 @@ def _is_finite(body: bytes) -> bool:
 
 
 def _compared(last: Probe, before: bytes, after: bytes) -> Probe:
-    """Return the last record, not finite where the same request got another answer than before."""
+    """Return the last record, marked as not finite if the same request was answered differently before."""
     if last.status != 200 or not last.finite or not before or _same(_parse(before), _parse(after)):
         return last
-    words = f"another answer than before: {_words(after)[:200]}, and before {_words(before)[:200]}"
+    words = f"the answer changed: it was {_words(before)[:200]}, and is now {_words(after)[:200]}"
     return replace(last, finite=False, words=words)
 
 
 def _same(before: Any, after: Any) -> bool:
-    """Return whether two answers agree in structure and text, and nearly in numbers."""
+    """Return whether two answers have the same structure and text, and nearly the same numbers."""
     pairs = list(zip_longest(_leaves(before), _leaves(after)))
     numbers = np.array([pair for pair in pairs if all(map(_is_number, pair))], np.float64).reshape(-1, 2)
     rest = all(a == b for a, b in pairs if not (_is_number(a) and _is_number(b)))
@@ -201,7 +201,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """Give what nested lists and objects hold, names included, in order."""
+    """Yield the names and values of nested lists and objects in order."""
     if isinstance(value, list):
         for item in value:
             yield from _leaves(item)
@@ -214,7 +214,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _parse(body: bytes) -> Any:
-    """Read JSON with the NaN and Infinity that TensorFlow Serving writes bare, or None."""
+    """Read JSON with the unquoted NaN and Infinity of TensorFlow Serving; return None if it is not JSON."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:

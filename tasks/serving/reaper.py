@@ -1,7 +1,7 @@
-"""Whose container is it? Labels that name the owner, and the removal of what an owner left behind.
+"""Labels containers with their owner, and removes containers whose owner has ended.
 
-A killed process cannot clean up after itself. So every throwaway container says in its labels which
-process made it and how long it may live, and the next run removes those whose owner is gone.
+A killed process cannot clean up after itself. The labels of every throwaway container therefore say which process
+created it and how long it may live, and the next run removes the containers whose owner has ended.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tasks.serving.engine import engine, engine_errors
 log = logging.getLogger(__name__)
 
 LABEL = "keras-rehearsal"
-LIFETIME_S = 24 * 3600  # longer than any rehearsal; it only ends containers whose owner cannot be looked up
+LIFETIME_S = 24 * 3600  # longer than any rehearsal; for containers whose owner cannot be looked up
 
 
 @dataclass(frozen=True)
 class Reaped:
-    """A container that was removed, the run that it belonged to, and why."""
+    """A removed container, its run, and the reason of the removal."""
 
     container: str
     run_id: str
@@ -35,7 +35,7 @@ class Reaped:
 
 
 def owner_labels(run_id: str, now: float) -> dict[str, str]:
-    """Return the labels of a container that this process makes at `now` (seconds since 1970)."""
+    """Return the labels of a container that this process creates at `now` (seconds since 1970)."""
     pid = os.getpid()
     return {
         LABEL: "throwaway-server",
@@ -48,18 +48,18 @@ def owner_labels(run_id: str, now: float) -> dict[str, str]:
 
 
 def host_id() -> str:
-    """Return what tells this host's process numbers from those of another host or container."""
+    """Return an identifier of this host, or of this container, within which process numbers are unique."""
     namespace, machine = Path("/proc/self/ns/pid"), Path("/etc/machine-id")
-    # A container on the host's network has the host's name but counts its processes apart; two machines of one
-    # name, on one remote engine, differ in their machine-id, which outlives a reboot.
+    # A container on the host's network has the host's name but its own process numbers. Two machines with the same
+    # name that use one remote engine differ in their machine-id, which does not change at a reboot.
     parts = [socket.gethostname(), str(namespace.readlink()) if namespace.is_symlink() else ""]
     return " ".join(filter(None, [*parts, machine.read_text().strip() if machine.is_file() else ""]))
 
 
 def process_start(pid: int) -> str:
-    """Return when a process started, in the system's own form, or an empty string if it is gone.
+    """Return when a process started, in the form of the operating system, or an empty string if it has ended.
 
-    Together with the number it tells a process from a later one that was given the same number.
+    Together with the number, it distinguishes a process from a later one with the same number.
     """
     if not Path("/proc/self/stat").exists():  # macOS
         command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
@@ -68,13 +68,13 @@ def process_start(pid: int) -> str:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""
-    # The name, second in the line, may hold blanks and brackets. Source: proc(5): 3 is state, 22 starttime.
+    # The second field, the name, may contain spaces and brackets. Source: proc(5): 3 is state, 22 starttime.
     fields = stat.rpartition(")")[2].split()
     return "" if fields[0] in "ZX" else fields[22 - 3]
 
 
 def why_orphaned(labels: Mapping[str, str], now: float) -> str:
-    """Return why a container with these labels may be removed, or an empty string if it must be left."""
+    """Return why a container with these labels may be removed, or an empty string if it must be kept."""
     if LABEL not in labels:
         return ""
     deadline, pid = labels.get(f"{LABEL}.deadline", ""), labels.get(f"{LABEL}.pid", "")
@@ -82,18 +82,18 @@ def why_orphaned(labels: Mapping[str, str], now: float) -> str:
         return "it is past its deadline"
     if labels.get(f"{LABEL}.host") != host_id() or not pid.isdecimal():
         return ""
-    gone = f"its owner, process {pid}, is gone"
+    gone = f"its owner, process {pid}, has ended"
     try:
-        os.kill(int(pid), 0)  # asks, and sends nothing
+        os.kill(int(pid), 0)  # checks that the process exists; sends no signal
     except ProcessLookupError:
         return gone
     except PermissionError:
-        return ""  # it lives, under another user, whose processes /proc may hide
+        return ""  # it runs as another user, whose processes /proc may hide
     return "" if process_start(int(pid)) == labels.get(f"{LABEL}.pid-started") else gone
 
 
 def reap(now: float) -> list[Reaped]:
-    """Remove what killed or forgotten runs left behind; each run does so at its start.
+    """Remove the containers of ended or expired runs; every run does so when it starts.
 
     Args:
         now: seconds since 1970.
@@ -101,21 +101,21 @@ def reap(now: float) -> list[Reaped]:
     Raises:
         ServingUnavailable: no engine answers.
     """
-    with engine() as client, engine_errors("look for what earlier runs left behind"):
+    with engine() as client, engine_errors("list the containers of earlier runs"):
         return remove_orphans(client, now)
 
 
 def remove_orphans(client: docker.DockerClient, now: float) -> list[Reaped]:
-    """Remove the throwaway containers, with their volumes, whose owner is gone or whose time is up.
+    """Remove the throwaway containers, with their volumes, whose owner has ended or whose deadline has passed.
 
-    One that the engine cannot remove is left with a warning: it must not keep a new run from starting.
+    If the engine cannot remove one, a warning is logged, so that a new run can start nevertheless.
 
     Args:
-        client: the engine to look at.
+        client: a client of the engine.
         now: seconds since 1970.
     """
     reaped = []
-    # The bare list: to inspect each container would wait for one that another run is just filling.
+    # Only list them: inspecting a container would wait while another run is filling it.
     for found in client.api.containers(all=True, filters={"label": LABEL}):
         labels, name = found["Labels"], found["Names"][0].lstrip("/") if found["Names"] else found["Id"]
         reason = why_orphaned(labels, now)
@@ -124,8 +124,8 @@ def remove_orphans(client: docker.DockerClient, now: float) -> list[Reaped]:
         try:
             client.api.remove_container(found["Id"], v=True, force=True)
         except docker.errors.APIError as exc:
-            if exc.status_code not in (404, 409):  # gone, or going: another run was faster
-                log.warning("Container %s is left behind: %s", name, exc.explanation)
+            if exc.status_code not in (404, 409):  # another run has removed it, or is removing it
+                log.warning("Container %s could not be removed: %s", name, exc.explanation)
             continue
         reaped.append(Reaped(name, labels.get(f"{LABEL}.run", ""), reason))
         log.info("Removed container %s: %s", name, reason)

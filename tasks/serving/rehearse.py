@@ -1,7 +1,7 @@
-"""One rehearsal: a server on a candidate is asked everything that the gates will judge, and stopped.
+"""One rehearsal: starts a server on a candidate, sends every request that the gates judge, and stops the server.
 
-phase A   the candidate alone: a model that cannot be served must not hide behind one that can
-phase B   candidate and champion in one server, each pinned: the same rows, and the clock, in turn
+phase A   the candidate alone, so that a model that cannot be served is not hidden by one that can
+phase B   candidate and champion in one server, each pinned: the same rows, and time measurements in turns
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What is rehearsed, where, against whom.
+    """The settings of a rehearsal.
 
     Attributes:
-        directory: where the answers and the servers' logs are kept.
-        champion: the version to be compared with, or None.
+        directory: where the answers and the logs of the servers are written.
+        champion: the version to compare with, or None.
     """
 
     serving: Serving
@@ -55,18 +55,18 @@ class Rehearsal:
     champion: Champion | None = None
 
     def save(self, name: str, arrays: Mapping[str, Array]) -> Path:
-        """Keep answers as `<directory>/<name>.npz`."""
+        """Write answers to `<directory>/<name>.npz`."""
         path = self.directory / f"{name}.npz"
         save_arrays(path, arrays)
         return path
 
 
 def rehearse(rehearsal: Rehearsal) -> ServedAnswers:
-    """Return what a real server answered to everything that the gates judge.
+    """Return the answers of a real server to all requests that the gates judge.
 
     Raises:
-        ModelLoadError, PredictionError: the server refused the candidate, or its rows.
-        ServingError: the server gave no judgement.
+        ModelLoadError, PredictionError: the server refused the candidate or its rows.
+        ServingError: the server gave no usable answers.
         DataError: the golden file cannot be used.
     """
     rows = load_arrays(rehearsal.candidate.requests)
@@ -75,16 +75,16 @@ def rehearse(rehearsal: Rehearsal) -> ServedAnswers:
         return alone
     try:
         return _phase_b(rehearsal, rehearsal.champion, rows, alone)
-    except (ModelLoadError, PredictionError) as exc:  # not the candidate's fault: alone it was served
+    except (ModelLoadError, PredictionError) as exc:  # the candidate was served alone, so the cause is not in it
         raise ServingError(
-            f"'{rehearsal.candidate.name}' version {rehearsal.candidate.version} was served alone, and could not be "
-            f"compared with version {rehearsal.champion.version}, which is live, in one server: {exc}",
+            f"'{rehearsal.candidate.name}' version {rehearsal.candidate.version} was served alone, but not in one "
+            f"server with version {rehearsal.champion.version}, which is live: {exc}",
             detail=exc.detail,
         ) from exc
 
 
 def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
-    """Ask the candidate alone."""
+    """Send the requests to the candidate alone."""
     serving, candidate, backend = rehearsal.serving, rehearsal.candidate, rehearsal.backend
     log_file, begun = rehearsal.directory / "server.log", time.monotonic()
     with throwaway_server(backend, serving, candidate, log_file) as (server, rest):
@@ -106,14 +106,14 @@ def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
 def _phase_b(
     rehearsal: Rehearsal, champion: Champion, rows: Mapping[str, Array], alone: ServedAnswers
 ) -> ServedAnswers:
-    """Ask the champion the same, with the candidate in the same server."""
+    """Send the same requests to the champion, with the candidate in the same server."""
     serving, candidate, log_file = rehearsal.serving, rehearsal.candidate, rehearsal.directory / "server_both.log"
     with throwaway_server(rehearsal.backend, serving, candidate, log_file, champion) as (server, rest):
         with _clients(serving, server, rest, candidate.name) as (first, *_):
             signature = _signature(first, champion.version, candidate.signature.name)
             answers = None
-            # A champion that takes other inputs has no answer to these rows; the contract gate says what differs.
-            # Neither has one whose dtypes the transport does not carry.
+            # A champion with other inputs cannot answer these rows; the contract gate reports the differences.
+            # Neither can a champion whose dtypes the transport does not carry.
             asked = serving.protocol == "grpc" or not signature.beyond_rest
             if asked and _takes(signature, alone.signature, rows):
                 found = first.predict(champion.version, rows, signature.outputs, signature.name)
@@ -130,7 +130,7 @@ def _phase_b(
 def _ask(
     rehearsal: Rehearsal, facts: ServerFacts, clients: Sequence[ModelClient], rows: Mapping[str, Array]
 ) -> ServedAnswers:
-    """Ask for the answers to all rows, to a few in small batches, and to the golden rows."""
+    """Request the answers to all rows, to some rows in small batches, and to the golden rows."""
     candidate, (first, *others) = rehearsal.candidate, clients
     n_rows = len(next(iter(rows.values())))
     seconds, answers = _seconds(lambda: _predict(candidate, first, rows))
@@ -166,7 +166,7 @@ def _signature(client: ModelClient, version: int, name: str) -> Signature:
 
 
 def _takes(champion: Signature, candidate: Signature, rows: Mapping[str, Array]) -> bool:
-    """Return whether the candidate's rows are rows for the champion, too: a server does not look at shapes itself."""
+    """Return whether the candidate's rows fit the champion's inputs too; a server does not check shapes."""
     return {s.name: s.dtype for s in champion.inputs} == {s.name: s.dtype for s in candidate.inputs} and all(
         spec.shape is None
         or (
@@ -190,10 +190,10 @@ def _seconds(work: Callable[[], T]) -> tuple[float, T]:
 def _probed(
     rehearsal: Rehearsal, server: ThrowawayServer, rest: RestClient, served: ServedAnswers, rows: Mapping[str, Array]
 ) -> tuple[ServedAnswers, bool]:
-    """Return the answers with those to the probes, and whether the server ended itself over one.
+    """Return the answers with those to the probes, and whether the server crashed at one.
 
     Raises:
-        ServingError: it ended for another reason, such as its memory limit.
+        ServingError: the server ended for another reason, such as its memory limit.
     """
     if "robustness" not in rehearsal.gates.judging:
         return served, False
@@ -204,14 +204,14 @@ def _probed(
         return replace(served, probes=probes), False
     if not isinstance(error, ServerCrashed):
         raise error
-    words = f"The server ended itself: {server_words(server.log())}. {CRASH_REMEDY}"
+    words = f"The server crashed: {server_words(server.log())}. {CRASH_REMEDY}"
     return replace(served, probes=up_to_the_end(probes, words)), True
 
 
 def _end(server: ThrowawayServer, rest: RestClient, candidate: Candidate) -> ServingError | None:
-    """Return why a server ended, or None where it is still there."""
+    """Return why a server ended, or None if it is running."""
     try:
-        rest.signature_def(candidate.version, candidate.signature.name)  # asks for two seconds
+        rest.signature_def(candidate.version, candidate.signature.name)  # retries for two seconds
     except ServingUnavailable:
         return server.explain_exit() if server.exit_code() is not None else None
     except ServingError:
@@ -222,7 +222,7 @@ def _end(server: ThrowawayServer, rest: RestClient, candidate: Candidate) -> Ser
 def _time(
     rehearsal: Rehearsal, server: ThrowawayServer, versions: Mapping[str, int], rows: Mapping[str, Array]
 ) -> tuple[Path, dict[str, float]]:
-    """Keep milliseconds a request of each version; return where, and requests each second."""
+    """Save the milliseconds of each request; return the file, and the requests per second of each version."""
     candidate = rehearsal.candidate
     timed = time_requests(
         server.rest_url, candidate.name, versions, rows, candidate.signature.name, rehearsal.gates.latency,
@@ -236,7 +236,7 @@ def _time(
 def _clients(
     serving: Serving, server: ThrowawayServer, rest: ModelClient, model_name: str
 ) -> Iterator[list[ModelClient]]:
-    """Give the transports to ask over, the first of them for the verdict."""
+    """Yield clients for the configured transports; the answers of the first are judged."""
     if serving.protocol == "rest":
         yield [rest]
         return

@@ -1,4 +1,4 @@
-"""Many rows over a few connections: kept in order, in flat memory."""
+"""Sends many rows over a few connections, in order and in constant memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PROGRESS_S = 5.0
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], connections: int = CONNECTIONS) -> Iterator[R]:
-    """Apply a function to items on several threads and give the results in order.
+    """Apply a function to items on several threads, and yield the results in order.
 
-    At most twice as many items as connections are under way, so that memory stays flat however many there are.
+    At most twice as many items as connections are in progress, so that memory does not grow with their number.
     """
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(connections, thread_name_prefix="client") as pool:
@@ -34,14 +34,14 @@ def in_order(function: Callable[[T], R], items: Iterable[T], connections: int = 
             while pending:
                 yield pending.popleft().result()
         finally:
-            for future in pending:  # after an error nobody wants the rest
+            for future in pending:  # after an error, the rest is not needed
                 future.cancel()
 
 
 def with_progress(
     answers: Iterable[dict[str, Array]], n_rows: int, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[dict[str, Array]]:
-    """Pass answers on, and log every few seconds how many of `n_rows` rows have been answered."""
+    """Yield the answers, and log every few seconds how many of `n_rows` rows have been answered."""
     begun = said = clock()
     done = 0
     for answer in answers:

@@ -1,4 +1,4 @@
-"""The version that is live, and the one that was before."""
+"""Finds the version that is live, and the one before it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tasks.store.serving_config import labels_of
 
 
 def champion_version(model_dir: Path, layout: Layout) -> int | None:
-    """Return the number that serves, or None: the highest under `latest`, the `stable` one under `labels`.
+    """Return the live version, or None: with `latest` the highest one, with `labels` the one with the label `stable`.
 
     Raises:
-        VersionExists: two directories carry the same number.
+        VersionExists: two directories have the same number.
     """
     live = versions(model_dir)
     if layout == "latest":
@@ -29,37 +29,37 @@ def champion_version(model_dir: Path, layout: Layout) -> int | None:
 
 
 def find_champion(model_dir: Path, layout: Layout = "latest") -> Champion | None:
-    """Return the version that serves, or None without one.
+    """Return the live version, or None if there is none.
 
-    Its digest is that of the bytes on the disk now, whatever its manifest says.
+    Its digest is computed from the files on the disk, regardless of its manifest.
 
     Raises:
-        VersionExists: two directories carry the same number. StoreError: it is a file.
-        ManifestMismatch, ExportError: it is no SavedModel.
+        VersionExists: two directories have the same number. StoreError: the version is a file.
+        ManifestMismatch, ExportError: the version is not a valid SavedModel.
     """
     version = champion_version(model_dir, layout)
     if version is None:
         return None
     version_dir = versions(model_dir)[version]
     if not version_dir.is_dir():
-        raise StoreError(f"'{version_dir}' is a file, and a server takes it for the version that serves; remove it")
+        raise StoreError(f"a version must be a directory, but '{version_dir}' is a file, and it is live; remove it")
     seen = version_dir / RECORD
     digest = hash_files(version_dir).digest
     return Champion(version, version_dir, digest, read_graph(version_dir), seen if seen.is_file() else None)
 
 
 def predecessor(model_dir: Path, champion: int | None) -> int | None:
-    """Return the version that a rollback goes back to: the last champion that served well before this one.
+    """Return the version that a rollback goes back to: the last champion before this one that was not rolled back.
 
-    Of versions with the champion's bytes none is meant: going back to those would change nothing. Nor is a canary,
-    which has never been the champion.
+    Versions with the same bytes as the champion are skipped, because going back to them would change nothing. So are
+    canaries, which were never the champion.
     """
     entries = read(model_dir)
     digests = {entry.version: entry.digest for entry in entries if entry.state in SERVED}
     bad = {entry.version for entry in entries if entry.state == "rolled back"}
     bad_digests = {digests[version] for version in bad if version in digests}
     served = [entry.version for entry in entries if entry.state == "live"]
-    if champion in served:  # what came after it is no way back: it was withdrawn, or is served under another label
+    if champion in served:  # later versions were withdrawn, or have another label
         served = served[: len(served) - 1 - served[::-1].index(champion)]
     own = digests.get(champion or -1)
     good = [v for v in served if v != champion and v not in bad and digests[v] != own and digests[v] not in bad_digests]

@@ -1,12 +1,12 @@
-"""What became of every version: one forced line a change in `<models_root>/<name>/.history.jsonl`.
+"""The history of all versions: one line for each change in `<models_root>/<name>/.history.jsonl`, flushed to the disk.
 
     exported -> validated -> awaiting review -> approved -> (canary ->) live -> superseded -> pruned
         |           |              |                            |         |
         |           `-> rejected <-'                            `-> rolled back
         `-> rejected
 
-A canary is verified in production and served to those who ask for it; it has not been the champion.
-Lines are only ever added. A line that a crash cut short is passed over, and ended before the next one is added.
+A canary is verified in production and served to clients that request it; it has not been the champion.
+Lines are only added. A line that a crash cut short is ignored, and is terminated before the next line is added.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ State = Literal[
     "exported", "validated", "awaiting review", "approved", "canary", "live", "superseded", "rejected", "rolled back",
     "pruned",
 ]  # fmt: skip
-SERVED = ("canary", "live")  # it was in production, and answered there as was validated
+SERVED = ("canary", "live")  # states of versions that were verified in production
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Entry:
 
 
 def append(model_dir: Path, version: int, state: State, digest: str, **details: str) -> None:
-    """Add a line and force it to the disk.
+    """Add a line and flush it to the disk.
 
     Args:
-        details: run, actor (default: who runs this process), reason, as in `Entry`.
+        details: run, actor (default: the user of this process), reason, as in `Entry`.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the line cannot be written.
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     entry = Entry(now, version, state, digest, **{"actor": process_user(), **redacted(details)})
@@ -65,13 +65,13 @@ def append(model_dir: Path, version: int, state: State, digest: str, **details: 
     try:
         make_directories(model_dir)
         is_new = not path.exists()
-        # One write of one line: what a crash can leave is a part of it, never a mix of two.
+        # One write for each line: a crash can leave a part of a line, but never mix two lines.
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             size = os.fstat(descriptor).st_size
             cut_short = size and os.pread(descriptor, 1, size - 1) != b"\n"
             line = (b"\n" if cut_short else b"") + json.dumps(asdict(entry)).encode() + b"\n"
-            while line:  # a full disk takes a part of it first, and refuses the rest
+            while line:  # a full disk may accept a part of it before it refuses the rest
                 line = line[os.write(descriptor, line) :]
             os.fsync(descriptor)
         finally:
@@ -107,13 +107,13 @@ def state_of(entries: list[Entry], version: int) -> str:
 
 
 def served_digest(entries: list[Entry], version: int) -> str:
-    """Return the digest of the bytes that production served under a number, or an empty string."""
+    """Return the digest of the files that production served as a version, or an empty string."""
     return next((e.digest for e in reversed(entries) if e.version == version and e.state in SERVED), "")
 
 
 def process_user() -> str:
-    """Return who runs this process, as far as the system knows."""
+    """Return the name or number of the user of this process."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, in a container
+    except (KeyError, OSError):  # a user without a name, in a container
         return f"uid {os.getuid()}"

@@ -1,7 +1,7 @@
-"""The write-ahead journal: what is being changed, so that a crash leaves nothing half-done.
+"""The write-ahead journal of the change in progress, so that a crash leaves nothing half-done.
 
-A change is written down before its first step and closed after its last. Whoever takes the lock next either
-finishes what is still written there, or makes it disappear (repair.py).
+A change is recorded before its first step and closed after its last. The next process that takes the lock either
+finishes an open change or removes it (repair.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ JOURNAL = ".journal.json"
 
 
 def begin(model_dir: Path, change: Change) -> None:
-    """Write a change down, forced to the disk; the lock is the caller's.
+    """Record a change and flush it to the disk; the caller must hold the lock.
 
     Raises:
-        StoreError: it cannot be written, or another change is still open.
+        StoreError: the journal cannot be written, or another change is still open.
     """
     if (model_dir / JOURNAL).exists():
         raise StoreError(f"'{model_dir}' has an unfinished change; run {command_name('flows.doctor')}")
@@ -34,10 +34,10 @@ def begin(model_dir: Path, change: Change) -> None:
 
 
 def commit(model_dir: Path) -> None:
-    """Close the change that is open.
+    """Close the open change.
 
     Raises:
-        StoreError: it cannot be.
+        StoreError: the journal cannot be removed.
     """
     try:
         (model_dir / JOURNAL).unlink(missing_ok=True)
@@ -50,21 +50,21 @@ def pending(model_dir: Path) -> Change | None:
     """Return the change that is still open, or None.
 
     Raises:
-        StoreError: the journal cannot be read, which no crash can cause: it is replaced as a whole.
+        StoreError: the journal cannot be read. A crash cannot cause this, because the file is replaced as a whole.
     """
     try:
         return Change(**json.loads((model_dir / JOURNAL).read_text()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as exc:
-        raise StoreError(f"'{model_dir / JOURNAL}' must hold one change, got {exc}; look at it and remove it") from exc
+        raise StoreError(f"'{model_dir / JOURNAL}' must contain one change, got {exc}; check it and remove it") from exc
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory beside the journal, unless it is there.
+    """Create a directory beside the journal if it does not exist.
 
     Raises:
-        StoreError: it cannot be made.
+        StoreError: the directory cannot be created.
     """
     try:
         path.mkdir(exist_ok=True)
@@ -73,13 +73,13 @@ def make_directory(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str, mode: int | None = None) -> None:
-    """Replace a file as a whole, forced to the disk: a reader sees the old or the new text, never a part.
+    """Replace a file as a whole and flush it to the disk: a reader sees the old or the new text, never a part.
 
     Args:
-        mode: of the file; None leaves it to the umask.
+        mode: mode of the file; None uses the umask.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     temporary = path.with_name(f"{STAGING}{path.name.lstrip('.')}")
     try:
@@ -93,5 +93,5 @@ def write_atomically(path: Path, text: str, mode: int | None = None) -> None:
         fsync_path(path.parent)
     except OSError as exc:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)  # on a full disk it holds what the next try needs
+            temporary.unlink(missing_ok=True)  # on a full disk, the next try needs its space
         raise StoreError(f"'{path}' must be writable, got '{exc.filename or temporary}': {exc.strerror}") from exc

@@ -1,4 +1,4 @@
-"""The one lock of a live model directory, with the name of its holder beside it, and the one for telling MLflow."""
+"""The lock of a live model directory, with a note about its holder, and the lock for updating MLflow."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from tasks.errors import LockTimeout, StoreError
 from tasks.savedmodel.files import fsync_path, make_directories
 
 LOCK, HOLDER, TELLING = ".lock", ".lock-holder.json", ".telling.lock"
-TELLING_S = 60.0  # for another process to tell MLflow what waits before ours
+TELLING_S = 60.0  # seconds to wait while another process updates MLflow
 
 
 @contextlib.contextmanager
 def model_lock(model_dir: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the one lock of a live model directory, creating the directory at first use.
+    """Hold the lock of a live model directory, and create the directory at first use.
 
-    Its holder may take it again. The kernel lets go of it when the process ends, however it ends.
+    The lock is reentrant. The kernel releases it when the process ends, in every case.
 
     Raises:
-        LockTimeout: somebody else held it for the whole of `timeout_s`.
-        StoreError: the directory cannot be made or written.
+        LockTimeout: another process held the lock for `timeout_s`.
+        StoreError: the directory cannot be created or written.
     """
     try:
         if not model_dir.is_dir():
             make_directories(model_dir)
-            fsync_path(model_dir.parent)  # or a power cut could take the directory with all that is forced into it
+            fsync_path(model_dir.parent)  # else a power failure could lose the directory with its contents
         lock = FileLock(model_dir / LOCK, is_singleton=True)
         held = lock.acquire(timeout=timeout_s)
     except Timeout as exc:
         raise LockTimeout(
-            f"one change of '{model_dir.name}' at a time: '{exc.lock_file}' was held for {timeout_s:g} s by "
-            f"{_holder(model_dir)}; wait for it or raise promote.lock_timeout_s"
+            f"only one process can change '{model_dir.name}' at a time: '{exc.lock_file}' was held for {timeout_s:g} s "
+            f"by {_holder(model_dir)}; wait for it, or raise promote.lock_timeout_s"
         ) from exc
     except OSError as exc:
         raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
@@ -49,16 +49,16 @@ def model_lock(model_dir: Path, timeout_s: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def telling_lock(model_dir: Path) -> Iterator[None]:
-    """Hold the lock under which MLflow is told, in order; production is changed under another one.
+    """Hold the lock for updating MLflow in order; production has another lock.
 
     Raises:
-        LockTimeout: somebody else has been telling it for long. StoreError: the directory cannot be written.
+        LockTimeout: another process held the lock for too long. StoreError: the directory cannot be written.
     """
     try:
         held = FileLock(model_dir / TELLING).acquire(timeout=TELLING_S)
     except Timeout as exc:
         raise LockTimeout(
-            f"MLflow is told by one process at a time, and '{exc.lock_file}' was held for {TELLING_S:g} s; wait for it"
+            f"only one process can update MLflow at a time: '{exc.lock_file}' was held for {TELLING_S:g} s; try again"
         ) from exc
     except OSError as exc:
         raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
@@ -67,7 +67,7 @@ def telling_lock(model_dir: Path) -> Iterator[None]:
 
 
 def _say_who(model_dir: Path) -> None:
-    """Leave a note for whoever waits; the lock holds without it."""
+    """Write a note about the holder for processes that wait; the lock does not depend on it."""
     note = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
     with contextlib.suppress(OSError):
         (model_dir / HOLDER).write_text(json.dumps(note))
@@ -78,4 +78,4 @@ def _holder(model_dir: Path) -> str:
         note = json.loads((model_dir / HOLDER).read_text())
         return f"process {note['pid']} on {note['host']} since {note['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "somebody who left no name"
+        return "an unknown process"

@@ -1,8 +1,8 @@
-"""Bytes into the directory that production watches, and out of it: each by one rename.
+"""Adds versions to the directory that production watches, and removes them, each with one rename.
 
-A server that watches the directory sees nothing of a version, then the whole of it, then nothing. Everything that is
-not whole has a name that is no number. An object store would plug in here: it has no rename, so a version there would
-be the last object of a list to be written.
+A server that watches the directory sees either nothing of a version or all of it. Incomplete directories have names
+that are not numbers. Support for an object store would belong here: without a rename, a version would be an object that
+lists its files and is written last.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ WITHDRAWN, PRUNED = ".withdrawn-", ".pruned-"
 
 
 def bring_in(model_dir: Path, change: Change, directory_mode: int = 0o755, file_mode: int = 0o644) -> Path:
-    """Make `change.source` live as `<model_dir>/<change.directory>`: link, verify, rename, force to the disk.
+    """Make `change.source` live as `<model_dir>/<change.directory>`: link, verify, rename, flush to the disk.
 
-    Where no hard link reaches, each file is copied and forced to the disk before it is verified. The modes are set
-    and not inherited, for production runs as another user; a hard link shares them with the candidate. Below a
-    directory that passes its group on (setgid), the group is that one's on either file system.
+    If hard links are not possible, each file is copied and flushed before it is verified. The modes are set explicitly,
+    because production runs as another user; a hard link shares them with the candidate. In a setgid directory, files
+    get its group, whether they are linked or copied.
 
     Raises:
-        VersionExists: other bytes are live under the number. ManifestMismatch: they are not the judged bytes.
+        VersionExists: the number is live with other files. ManifestMismatch: the files are not those that were judged.
         StoreError: the directory cannot be written, or a higher number is live.
     """
     live = versions(model_dir)
@@ -37,8 +37,8 @@ def bring_in(model_dir: Path, change: Change, directory_mode: int = 0o755, file_
         return _there_before(change, live[change.version])
     if live and max(live) > change.version:
         raise StoreError(
-            f"a promoted version must be the highest, for that is what serves: version {max(live)} "
-            f"of '{model_dir.name}' is live, got {change.version}; run again for a new number"
+            f"a promoted version must be the highest, because that is the one that is served, but version {max(live)} "
+            f"of '{model_dir.name}' is live, got {change.version}; run again to get a new number"
         )
     target = model_dir / change.directory
     staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
@@ -57,19 +57,19 @@ def bring_in(model_dir: Path, change: Change, directory_mode: int = 0o755, file_
 
 
 def _there_before(change: Change, live_dir: Path) -> Path:
-    """Return the live directory if it holds the same bytes: a second try of the same promotion."""
+    """Return the live directory if it has the same files, as at a second try of the same promotion."""
     try:
         verify_manifest(live_dir, change.digest)
     except (ManifestMismatch, OSError) as exc:
         raise VersionExists(
-            f"version {change.version} of '{live_dir.parent.name}' must be free or hold the candidate's "
-            f"bytes, but '{live_dir}' holds others"
+            f"version {change.version} of '{live_dir.parent.name}' must be unused or contain the candidate's files, "
+            f"but '{live_dir}' contains others"
         ) from exc
     return live_dir
 
 
 def take_away(model_dir: Path, version: int) -> Path | None:
-    """Rename a live version out of production's sight at once; return where it is now, None if it was not there."""
+    """Hide a live version from production by a rename; return its new path, or None if it was not there."""
     live_dir = versions(model_dir).get(version)
     if live_dir is None:
         return None
@@ -78,12 +78,12 @@ def take_away(model_dir: Path, version: int) -> Path | None:
         live_dir.rename(kept)
         fsync_path(model_dir)
     except OSError as exc:
-        raise StoreError(f"'{live_dir}' must be taken out of production, got {describe(exc)}") from exc
+        raise StoreError(f"'{live_dir}' must be removable from production, got {describe(exc)}") from exc
     return kept
 
 
 def put_aside(version_dir: Path) -> Path:
-    """Take a version that nobody needs out of every watcher's sight by one rename; return what is to be removed."""
+    """Hide a version that is no longer needed by a rename; return the new path, which is removed next."""
     doomed = version_dir.with_name(f"{PRUNED}{version_dir.name}-{uuid.uuid4().hex[:8]}")
     try:
         version_dir.rename(doomed)
@@ -94,7 +94,7 @@ def put_aside(version_dir: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove what has a name that is no number, file by file."""
+    """Remove a hidden file or directory."""
     try:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""What is known of a judged candidate, kept beside it: for its approval, its live verification, its way back."""
+"""Stores the rehearsal of each judged candidate beside it, for approval, live verification and rollback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Rehearsed:
 
 
 def keep(candidates_dir: Path, rehearsed: Rehearsed) -> None:
-    """Write a rehearsal down under its candidate's digest; a later one of the same bytes replaces it."""
+    """Store a rehearsal under its candidate's digest; a later rehearsal of the same files replaces it."""
     path = _path(candidates_dir, rehearsed.report.candidate.digest)
     make_directory(path.parent)
     plain = asdict(rehearsed)
@@ -40,10 +40,10 @@ def keep(candidates_dir: Path, rehearsed: Rehearsed) -> None:
 
 
 def recall(candidates_dir: Path, digest: str) -> Rehearsed | None:
-    """Return the last rehearsal of these bytes, or None.
+    """Return the last rehearsal of the files with this digest, or None.
 
     Raises:
-        StoreError: what was kept cannot be read.
+        StoreError: the stored rehearsal cannot be read.
     """
     path = _path(candidates_dir, digest)
     try:
@@ -52,11 +52,11 @@ def recall(candidates_dir: Path, digest: str) -> Rehearsed | None:
         return None
     except (OSError, ValueError, ValidationError) as exc:
         reason = one_line(str(exc), 400)
-        raise StoreError(f"'{path}' must hold a rehearsal, got {reason}; run the rehearsal again") from exc
+        raise StoreError(f"'{path}' must contain a rehearsal, got {reason}; run the rehearsal again") from exc
 
 
 def recall_or_warn(candidates_dir: Path, digest: str) -> Rehearsed | None:
-    """Return what is kept of a rehearsal; without it, or with a damaged one, a way back must still be open."""
+    """Return a stored rehearsal, or None if it is missing or damaged, so that a rollback remains possible."""
     try:
         return recall(candidates_dir, digest)
     except StoreError as exc:

@@ -1,4 +1,4 @@
-"""The doctor: finds what a crash left in a model's directories, and finishes it or takes it away."""
+"""The doctor: finds what a crash left behind in the directories of a model, and finishes or removes it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tasks.store.transaction import FORMER_OUTBOX, OUTBOX, Production, finish, t
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was not as it should be.
+    """A problem that was found.
 
     Attributes:
-        done: `finished`, `removed`, or `reported`: what only a person may decide.
-        text: one line: what was found and, where a person decides, what to do.
+        done: `finished`, `removed`, or `reported`, which means that a person must decide.
+        text: one line that says what was found and, if a person must decide, what to do.
     """
 
     done: str
@@ -35,17 +35,17 @@ class Finding:
 
 
 def repair(production: Production, candidates_dir: Path, *, only_look: bool = False) -> list[Finding]:
-    """Look a model's directories through, and mend what has only one right end; the lock is the caller's.
+    """Examine the directories of a model, and repair what has only one solution; the caller must hold the lock.
 
     Args:
-        only_look: change nothing; say what would be done.
+        only_look: change nothing, and report what would be done.
     """
     found = mend(production, candidates_dir, only_look=only_look)
     return [*found, *_modes(production, only_look), *_reports(production)]
 
 
 def mend(production: Production, candidates_dir: Path, *, only_look: bool = False) -> list[Finding]:
-    """Do the part of it that the next change needs: neither MLflow is asked nor every byte read."""
+    """Make only the repairs that the next change needs, without MLflow and without reading every file."""
     found: list[Finding] = []
     model_dir = production.model_dir
     for step in (
@@ -61,56 +61,56 @@ def mend(production: Production, candidates_dir: Path, *, only_look: bool = Fals
 
 
 def _unreadable(model_dir: Path, only_look: bool) -> Iterator[Finding]:
-    """Put aside what no change of this project has written into the outbox, so that nobody stumbles over it again."""
+    """Rename files in the outbox that are not changes, so that they are not read again."""
     for path in unreadable(model_dir):
         aside = path.with_suffix(".unreadable")
         if not only_look:
             try:
                 path.rename(aside)
             except OSError as exc:
-                yield Finding("reported", f"'{path}' holds no change, and cannot be put aside: {exc.strerror}")
+                yield Finding("reported", f"'{path}' is not a valid change and cannot be renamed: {exc.strerror}")
                 continue
-        yield Finding("removed", f"'{path}' holds no change that MLflow could be told of; it is kept as '{aside.name}'")
+        yield Finding("removed", f"'{path}', which is not a valid change; it is kept as '{aside.name}'")
 
 
 def _modes(production: Production, only_look: bool) -> Iterator[Finding]:
-    """Open what production's user cannot read: a version that was published under a narrow umask, above all."""
-    with contextlib.suppress(StoreError):  # which `_reports` names
+    """Correct the modes of live versions, so that production's user can read them."""
+    with contextlib.suppress(StoreError):  # `_reports` reports it
         for path in versions(production.model_dir).values():
             try:
                 closed = narrow(path, production.directory_mode, production.file_mode) if path.is_dir() else []
             except OSError:
-                continue  # likewise
+                continue  # `_reports` reports it
             if not closed:
                 continue
             first, mode = closed[0]
-            words = f"'{first}' must have mode {mode:04o} (promote.directory_mode, promote.file_mode) and had another"
+            words = f"'{first}' must have mode {mode:04o} (promote.directory_mode, promote.file_mode) but had another"
             more = f", and {len(closed) - 1} more below '{path}'" if len(closed) > 1 else ""
             try:
                 if not only_look:
                     set_modes(path, production.directory_mode, production.file_mode)
                 yield Finding("finished", words + more)
             except OSError as exc:
-                yield Finding("reported", f"{words}{more}; set it, for it cannot be set from here: {exc.strerror}")
+                yield Finding("reported", f"{words}{more}. This user cannot set it ({exc.strerror}); set it yourself")
 
 
 def catch_up(production: Production, *, only_look: bool = False) -> Iterator[Finding]:
-    """Tell MLflow what it does not know yet, without the lock: a change of production must not wait for MLflow."""
+    """Send MLflow the changes that it does not have yet, without the lock, so that production does not wait for it."""
     waiting = untold(production.model_dir)
     if not waiting:
         return
     if only_look:
-        yield Finding("finished", f"MLflow would be told of {len(waiting)} changes")
+        yield Finding("finished", f"{len(waiting)} changes would be sent to MLflow")
         return
     try:
         for change in tell(production):
-            yield Finding("finished", f"MLflow was told of the {change.operation} of version {change.version}")
+            yield Finding("finished", f"the {change.operation} of version {change.version} was sent to MLflow")
     except (TrackingError, StoreError) as exc:
-        yield Finding("reported", f"MLflow does not know of {len(untold(production.model_dir))} changes yet: {exc}")
+        yield Finding("reported", f"{len(untold(production.model_dir))} changes could not be sent to MLflow yet: {exc}")
 
 
 def _leftovers(model_dir: Path, candidates_dir: Path, only_look: bool) -> Iterator[Finding]:
-    """Remove what was being filled or emptied; the lock is ours, so nobody is at it."""
+    """Remove directories that were being written or removed; because the lock is held, no process is using them."""
     being_filled = [model_dir, model_dir / OUTBOX, model_dir / FORMER_OUTBOX]
     doomed = [path for directory in being_filled for path in directory.glob(f"{STAGING}*")]
     doomed += model_dir.glob(f"{PRUNED}*")
@@ -135,25 +135,25 @@ def _open_change(production: Production, only_look: bool) -> Iterator[Finding]:
         if now is None:
             if not only_look:
                 commit(production.model_dir)
-            yield Finding("removed", f"the {what}, which had not come to its rename; run the promotion again")
+            yield Finding("removed", f"the {what}, which had not changed production yet; run the promotion again")
             return
         change = now
     if only_look:
         yield Finding("finished", f"the {what} would be finished")
         return
     result = finish(production, change)
-    words = f"the {what}: {' '.join(filter(None, (result.state, result.reason)))}"
+    words = f"the {what}: {result.state}{f' ({result.reason})' if result.reason else ''}"
     if result.unwritten:
-        yield Finding("reported", f"{words}, and that cannot be written down: {result.unwritten}")
+        yield Finding("reported", f"{words}, but this could not be recorded: {result.unwritten}")
     else:
         yield Finding("finished", words)
 
 
 def _come_to(model_dir: Path, change: Change) -> Change | None:
-    """Return what is left to do of a publish that was cut short; None if nothing of it is live."""
+    """Return the change that finishes an interrupted publish, or None if nothing of it is live."""
     live_dir = versions(model_dir).get(change.version)
     if live_dir is None:
-        # On a full disk a version is taken away before that could be written down.
+        # On a full disk, a version is withdrawn before that can be recorded.
         taken_away = any(model_dir.glob(f"{WITHDRAWN}{change.version}-*"))
         reason = "it was taken out of production"
         return replace(change, operation="withdraw", reason=reason) if taken_away else None
@@ -161,8 +161,8 @@ def _come_to(model_dir: Path, change: Change) -> Change | None:
         verify_manifest(live_dir, change.digest)
     except (ManifestMismatch, OSError) as exc:
         if _declared(live_dir) != change.digest:
-            return None  # somebody else's directory, which is reported
-        return replace(change, operation="withdraw", reason=f"never verified in production, and {exc}")
+            return None  # a foreign directory, which is reported
+        return replace(change, operation="withdraw", reason=f"it was never verified in production, and {exc}")
     return change
 
 
@@ -175,7 +175,7 @@ def _declared(version_dir: Path) -> str:
 
 
 def _reports(production: Production) -> Iterator[Finding]:
-    """Name what is wrong and may be meant."""
+    """Yield problems that may be intended."""
     model_dir = production.model_dir
     try:
         live, labels = versions(model_dir), labels_of(model_dir)
@@ -185,7 +185,7 @@ def _reports(production: Production) -> Iterator[Finding]:
     entries = read(model_dir)
     for version, path in live.items():
         if not path.is_dir():
-            yield Finding("reported", f"'{path}' is a file, and a server takes it for a version; remove it")
+            yield Finding("reported", f"'{path}' is a file, but a server regards it as a version; remove it")
             continue
         try:
             found = hash_files(path).digest
@@ -194,14 +194,14 @@ def _reports(production: Production) -> Iterator[Finding]:
             continue
         promoted = served_digest(entries, version)
         if not promoted:
-            yield Finding("reported", f"'{path}' was not promoted by this project: its history does not know it")
+            yield Finding("reported", f"'{path}' was not promoted by this project: it is not in the history")
         elif promoted != found:
             yield Finding(
                 "reported",
-                f"'{path}' was changed after its promotion: its digest is {found[:12]}, promoted was "
-                f"{promoted[:12]}; roll back or promote anew",
+                f"'{path}' was changed after its promotion: its digest is {found[:12]}, and was {promoted[:12]} when "
+                "it was promoted; roll back, or promote a new version",
             )
     if production.layout == "labels":
         for label, version in labels.items():
             if version not in live:
-                yield Finding("reported", f"label '{label}' names version {version}, which is not in '{model_dir}'")
+                yield Finding("reported", f"the label '{label}' names version {version}, which is not in '{model_dir}'")

@@ -1,4 +1,4 @@
-"""Keeping the last few versions, and never too few."""
+"""Removes old versions (promote.keep), but never one that is still needed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ UNDER_WAY, LONGEST_RUN = ("exported", "validated"), timedelta(days=1)
 
 
 def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int) -> list[Path]:
-    """Remove all but the `keep` newest live versions, and the same of the candidates; return what was removed.
+    """Remove all but the `keep` newest live versions and candidates, and return the removed paths.
 
-    Never the champion, the version that a rollback goes back to, one that has a label or is listed for production, a
-    candidate that waits for a person or is still being judged, what this project did not promote, or the last live
-    version (an empty base path would unload the model). The lock is the caller's.
+    These are never removed: the champion, the version that a rollback goes back to, versions that have a label or are
+    listed for production, candidates that wait for a person or are still being judged, versions that this project did
+    not promote, and the last live version, because an empty base path would unload the model. The caller must hold the
+    lock.
     """
     if not keep:
         return []
@@ -33,7 +34,7 @@ def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int) -> l
     for version, version_dir in _old(model_dir, keep):
         if version not in needed and served_digest(entries, version) and len(versions(model_dir)) > 1:
             doomed = put_aside(version_dir)
-            note_pruned(model_dir, version, f"promote.keep is {keep}")  # a crash before: the doctor notes it
+            note_pruned(model_dir, version, f"promote.keep is {keep}")  # else the doctor notes it
             remove(doomed)
             removed.append(version_dir)
     for version, version_dir in _old(candidates_dir, keep):
@@ -48,7 +49,7 @@ def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int) -> l
 
 
 def note_pruned(model_dir: Path, version: int, reason: str) -> None:
-    """Add it to the history, unless it is there already."""
+    """Add the removal to the history, unless it is there already."""
     entries = read(model_dir)
     if state_of(entries, version) != "pruned":
         append(model_dir, version, "pruned", served_digest(entries, version), reason=reason)
@@ -57,11 +58,11 @@ def note_pruned(model_dir: Path, version: int, reason: str) -> None:
 def _in_use(entries: list[Entry], version: int, digest: str) -> bool:
     """Return whether a person may still decide about a candidate, or a run may still be judging it.
 
-    A number alone does not name a candidate: another work_dir may have used it for other bytes.
+    The number alone does not identify a candidate, because another work_dir may have used it for other files.
     """
     own = [entry for entry in entries if (entry.version, entry.digest) == (version, digest)][-1]
     later = entries[entries.index(own) :]
-    if own.state in WAITING:  # approved, it may have gone live under a higher number
+    if own.state in WAITING:  # an approved one may have gone live under a higher number
         return not any(entry.digest == digest and entry.state in SERVED for entry in later)
     return own.state in UNDER_WAY and datetime.now(UTC) - datetime.fromisoformat(own.time) < LONGEST_RUN
 

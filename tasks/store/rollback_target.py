@@ -1,4 +1,4 @@
-"""Where a rollback goes to, and the bytes that it serves again."""
+"""Finds the version that a rollback goes back to, and its files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tasks.store.rehearsals import recall_or_warn
 
 
 def rollback_target(model_dir: Path, champion: int) -> int:
-    """Return the version that a rollback goes back to where none is named.
+    """Return the version that a rollback goes back to by default.
 
     Raises:
-        StoreError: there is none.
+        StoreError: there is no such version.
     """
     target = predecessor(model_dir, champion)
     if target is not None:
@@ -24,32 +24,33 @@ def rollback_target(model_dir: Path, champion: int) -> int:
     entries = read(model_dir)
     own = served_digest(entries, champion)
     others = ", ".join(str(version) for version in _served(model_dir) if served_digest(entries, version) != own)
-    found = f"nothing else did; --to N takes one that was rolled back itself: {others}" if others else "nothing did"
+    remedy = f"; set --to N to a version that was rolled back itself: {others}" if others else ""
     raise StoreError(
-        f"a rollback goes back to what served well before, and before version {champion} of '{model_dir.name}' {found}"
+        f"a rollback needs an earlier version that was not rolled back, but version {champion} of '{model_dir.name}' "
+        f"has none before it{remedy}"
     )
 
 
 def _served(model_dir: Path) -> list[int]:
-    """Return every version that has served, in rising order."""
+    """Return every version that was in production, in ascending order."""
     return sorted({entry.version for entry in read(model_dir) if entry.state in SERVED})
 
 
 def bytes_of(model_dir: Path, version: int, candidates_dir: Path | None = None) -> tuple[str, Path]:
-    """Return digest and directory of the bytes that served under a number.
+    """Return the digest and a directory of the files that were served as a version.
 
     Args:
-        candidates_dir: where to look besides the version's own directory, and under other numbers then too;
-            None where a label shall point to it, which reaches nothing else.
+        candidates_dir: also search for the same files here and in other live versions; None searches only the
+            directory of the version itself, which a label needs.
 
     Raises:
-        StoreError: it never served, or its bytes are gone.
+        StoreError: the version was never in production, or its files are gone.
     """
     entries, live = read(model_dir), versions(model_dir)
     digest = served_digest(entries, version)
     if not digest:
         served = ", ".join(str(number) for number in _served(model_dir)) or "none"
-        raise StoreError(f"--to must be a version that has served, got {version}; those that have: {served}")
+        raise StoreError(f"--to must be a version that was in production, got {version}; these were: {served}")
     places = [live.get(version)]
     if candidates_dir is not None:
         known = recall_or_warn(candidates_dir, digest)
@@ -59,8 +60,8 @@ def bytes_of(model_dir: Path, version: int, candidates_dir: Path | None = None) 
         if place is not None and place.is_dir() and _holds(place, digest):
             return digest, place
     raise StoreError(
-        f"the bytes of version {version} must still be there as they served, and were pruned or changed; "
-        "choose another --to"
+        f"the files of version {version} must still be there unchanged, but they were pruned or changed; choose "
+        "another version with --to"
     )
 
 

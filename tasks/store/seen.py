@@ -1,4 +1,4 @@
-"""Which rows a champion knows that was exported before versions kept a record of them."""
+"""Finds the training rows of a champion that an older release exported without a record of its rows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tasks.store.rehearsals import Rehearsed, recall_or_warn
 
 
 def with_record(champion: Champion, candidates_dir: Path, inputs: Mapping[str, str], path: Path) -> Champion:
-    """Return a champion with its record: its own, or one that is made from the rows of its run, if they are still here.
+    """Return a champion with its record: its own, or one that is made from the rows of its run if these still exist.
 
     Args:
-        candidates_dir: where its rehearsal was kept. inputs: served name of an input: its feature, as `export.inputs`.
-        path: where such a record is written.
+        candidates_dir: where its rehearsal was kept. inputs: maps served names of inputs to features (`export.inputs`).
+        path: the file for a new record.
     """
     if champion.seen is not None:
         return champion
@@ -34,7 +34,7 @@ def with_record(champion: Champion, candidates_dir: Path, inputs: Mapping[str, s
 
 
 def _record(known: Rehearsed, inputs: Mapping[str, str]) -> Record | None:
-    """Return the rows of a run, None where they are gone or were asked about by other names."""
+    """Return the rows of a run, or None if they are gone or their requests had other names."""
     splits, candidate = known.splits, known.report.candidate
     files = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     try:
@@ -45,15 +45,15 @@ def _record(known: Rehearsed, inputs: Mapping[str, str]) -> Record | None:
     except DataError:
         return None
     if set(sent) != set(asked["test"]) or not all(np.array_equal(sent[name], asked["test"][name]) for name in sent):
-        return None  # the configuration of today names its inputs otherwise
+        return None  # the inputs have other names in the configuration now
     return Record({split: request_fingerprints(requests, candidate.name) for split, requests in asked.items()})
 
 
 def _requests(features: Mapping[str, Array], signature: Signature, inputs: Mapping[str, str]) -> dict[str, Array]:
-    """Return rows as a signature takes them.
+    """Return rows in the form of a signature.
 
     Raises:
-        DataError: they do not fit it.
+        DataError: the rows do not fit it.
     """
     if len(signature.inputs) > 1 or len(features) > 1:
         names = {spec.name: inputs.get(spec.name, spec.name) for spec in signature.inputs}

@@ -1,9 +1,9 @@
-"""`<models_root>/models.config`: which versions production serves under which label, for the `labels` layout.
+"""`<models_root>/models.config`: the versions that production serves and their labels, for the `labels` layout.
 
-A production server is started with `--model_config_file` on it and `--model_config_file_poll_wait_seconds`. It takes a
-new file as a whole or not at all, and refuses one whose label names a version that it has not loaded; so a version is
-listed first, and labelled when it has been seen AVAILABLE. A server that starts on a file with labels has nothing
-loaded yet: it needs `--allow_version_labels_for_unavailable_models=true` too, and without it ends at once.
+A production server is started with `--model_config_file` and `--model_config_file_poll_wait_seconds`. It accepts a new
+file only as a whole, and refuses one in which a label names a version that is not loaded. So a version is listed first,
+and gets its label when it is AVAILABLE. A server that starts with a file with labels has no loaded version yet, so it
+also needs `--allow_version_labels_for_unavailable_models=true`; without this flag, it ends at once.
 
 Source: tensorflow_serving/config/model_server_config.proto; model_servers/server_core.cc, UpdateModelVersionLabelMap.
 """
@@ -25,32 +25,34 @@ from tasks.store.journal import write_atomically
 CONFIG = "models.config"
 EMPTY = "model_config_list {}\n"
 LOCK_S = 30
-READABLE = 0o644  # of a new file: production runs as another user; one that is there keeps its mode
+READABLE = 0o644  # mode of a new file, because production runs as another user; an existing file keeps its mode
 
 
 def labels_of(model_dir: Path) -> dict[str, int]:
-    """Return label to version of one model; empty where it is not in the file."""
+    """Return a mapping from label to version of one model; it is empty if the model is not in the file."""
     entry = _entry(_read(model_dir.parent / CONFIG), model_dir.name)
     return dict(entry.version_labels) if entry is not None else {}
 
 
 def listed_versions(model_dir: Path) -> list[int]:
-    """Return the versions of one model that production is told to load."""
+    """Return the versions of one model that production must load."""
     entry = _entry(_read(model_dir.parent / CONFIG), model_dir.name)
     return sorted(entry.model_version_policy.specific.versions) if entry is not None else []
 
 
 def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, int]) -> None:
-    """Replace one model's entry, and leave those of other models as they are.
+    """Replace the entry of one model, and keep the entries of other models.
 
     Raises:
-        StoreError: the file holds something else, or cannot be written. LockTimeout: others are writing it.
+        StoreError: the file is invalid, or cannot be written. LockTimeout: another process is writing it.
     """
     path = model_dir.parent / CONFIG
     try:
         held = FileLock(path.with_name(f".{CONFIG}.lock")).acquire(timeout=LOCK_S)
     except Timeout as exc:
-        raise LockTimeout(f"one change of '{path}' at a time, and '{exc.lock_file}' was held {LOCK_S} s") from exc
+        raise LockTimeout(
+            f"only one process can change '{path}' at a time: '{exc.lock_file}' was held for {LOCK_S} s; run it again"
+        ) from exc
     except OSError as exc:
         raise StoreError(f"'{path.parent}' must be writable, got '{exc.filename}': {exc.strerror}") from exc
     with held:
@@ -58,18 +60,18 @@ def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, 
         models = config.model_config_list.config
         entry = _entry(config, model_dir.name) or models.add()
         entry.name, entry.model_platform = model_dir.name, "tensorflow"
-        entry.base_path = entry.base_path or str(model_dir.resolve())  # in a container it may be called otherwise
+        entry.base_path = entry.base_path or str(model_dir.resolve())  # a container may have another path
         entry.model_version_policy.specific.versions[:] = sorted(versions)
         entry.version_labels.clear()
         entry.version_labels.update(labels)
         if not versions and entry.base_path == str(model_dir.resolve()):
-            models.remove(entry)  # a server that is started on a model without versions waits for one for ever
+            models.remove(entry)  # a server that starts on a model without versions waits forever
         mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else READABLE
         write_atomically(path, _text_format().MessageToString(config), mode)
 
 
 def ensure_config(models_root: Path) -> Path:
-    """Return `models.config`, made with an empty list where it is missing, so that production can be started on it.
+    """Return `models.config`, and create it with an empty list if it is missing, so that production can start on it.
 
     Sources: model_servers/server_core.cc, ReloadConfig: a list may follow a list; tensorflow's posix_file_system.cc:
     a file of no bytes cannot be mapped, and a server that is started on one ends.
@@ -92,7 +94,7 @@ def _read(path: Path) -> Any:
         return config
     except (OSError, ValueError, _text_format().ParseError) as exc:
         reason = " ".join(str(exc).split())
-        raise StoreError(f"'{path}' must be a ModelServerConfig in protobuf text, got {reason}; mend it") from exc
+        raise StoreError(f"'{path}' must be a ModelServerConfig in protobuf text, got {reason}; correct it") from exc
 
 
 def _entry(config: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Changing what serves: each change finishes, or disappears.
+"""Changes of production: each change is either finished or removed.
 
     publish   journal | stage, verify, rename | verify live | history, outbox | close | tell MLflow
                                                     `-- not as validated: withdraw
@@ -6,9 +6,9 @@
     label     journal | list, verify live | move label      | history, outbox | close | tell MLflow
                                      `-- not as validated: close
 
-A crash before the rename: the change disappears. After it: it is finished, by the next promotion or by the doctor.
-Every step can be taken twice. What MLflow has not been told waits in the outbox: production, and above all a rollback,
-never waits for MLflow.
+After a crash before the rename, the change is removed. After a later crash, the next promotion or the doctor
+finishes the change. Every step can be repeated. Changes that MLflow does not have yet wait in the outbox, so that
+production, and above all a rollback, never waits for MLflow.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from tasks.store.serving_config import labels_of, write_config
 
 STABLE, CANARY = "stable", "canary"
 OUTBOX = ".outbox"
-FORMER_OUTBOX = ".untold"  # of earlier releases; what waits there is told from there
+FORMER_OUTBOX = ".untold"  # of earlier releases; its changes are sent as well
 
 
 @dataclass(frozen=True)
 class Production:
-    """A live directory, how it is served, and who is told.
+    """A live directory, how it is served, and how the registry is updated.
 
     Attributes:
-        verify: asks production about a version: an empty string if it answers as was validated, else why not.
-        record: tells the registry what a change has come to.
-        directory_mode, file_mode: of what is published.
+        verify: checks a version in production, and returns an empty string or the reason why it failed.
+        record: sends a change to the registry.
+        directory_mode, file_mode: modes of published directories and files.
     """
 
     model_dir: Path
@@ -56,11 +56,11 @@ class Production:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a change: `live`, or `rolled back` with the reason.
+    """The result of a change: `live`, or `rolled back` with the reason.
 
     Attributes:
-        unwritten: why it could not be written down that the version is live, or empty; the journal is open then, and
-            the next change or the doctor writes it down.
+        unwritten: why the live version could not be recorded, or empty. The change stays open then, and the next
+            change or the doctor records it.
     """
 
     state: str
@@ -70,10 +70,10 @@ class Result:
 
 
 def carry_out(production: Production, change: Change) -> Result:
-    """Make a change from its first step to its last; the lock is the caller's.
+    """Make a change from its first step to its last; the caller must hold the lock.
 
     Raises:
-        StoreError: it could not be made. What is left of it is written down, and the next change finishes it.
+        StoreError: the change failed. The rest of it is in the journal, and the next change finishes it.
     """
     model_dir = production.model_dir
     was_there = change.version in versions(model_dir)
@@ -83,13 +83,13 @@ def carry_out(production: Production, change: Change) -> Result:
             bring_in(model_dir, change, production.directory_mode, production.file_mode)
         except BaseException:
             if was_there or change.version not in versions(model_dir):
-                commit(model_dir)  # nothing has happened; an interrupt just behind the rename would be another matter
+                commit(model_dir)  # nothing has changed, unless an interrupt came just after the rename
             raise
     return finish(production, change)
 
 
 def finish(production: Production, change: Change) -> Result:
-    """Take every step behind the rename, whether or not some were taken before."""
+    """Take every step after the rename, even if some were taken before."""
     if change.operation == "withdraw":
         return _withdraw(production, change)
     model_dir = production.model_dir
@@ -110,7 +110,7 @@ def finish(production: Production, change: Change) -> Result:
 
 
 def _write_down(model_dir: Path, change: Change) -> str:
-    """Note that a version serves; return why that failed: it serves all the same, on a full disk, too."""
+    """Record that a version is live, and return why that failed; it stays live even on a full disk."""
     try:
         _note(model_dir, change, change.version, "live" if serves(change) else "canary")
         if change.previous is not None and change.previous != change.version and serves(change):
@@ -123,14 +123,14 @@ def _write_down(model_dir: Path, change: Change) -> str:
 
 
 def serves(change: Change) -> bool:
-    """Return whether a change puts its version in the champion's place; a canary stands beside it."""
+    """Return whether a change makes its version the champion; a canary does not replace the champion."""
     return change.label != CANARY
 
 
 def _answered_before(production: Production, change: Change) -> bool:
-    """Return whether a crash came after production had answered as was validated, and that had been acted on.
+    """Return whether the version was verified before a crash, and the result was already applied.
 
-    Asking again could then take back what others already rely on.
+    Verifying it again could withdraw a version that clients already use.
     """
     if production.layout == "labels":
         return labels_of(production.model_dir).get(change.label or STABLE) == change.version
@@ -138,14 +138,14 @@ def _answered_before(production: Production, change: Change) -> bool:
 
 
 def _withdraw(production: Production, change: Change) -> Result:
-    """Take a live version away; what served before serves again."""
+    """Withdraw a live version, so that the previous version is served again."""
     model_dir = production.model_dir
     try:
         write_atomically(model_dir / JOURNAL, json.dumps(asdict(change), indent=1))
         if production.layout == "labels":
             _list(model_dir, {label: v for label, v in labels_of(model_dir).items() if v != change.version})
     finally:
-        take_away(model_dir, change.version)  # needs no room on a full disk; the doctor knows it by its name
+        take_away(model_dir, change.version)  # works on a full disk; the doctor recognises it by its name
     _note(model_dir, change, change.version, "rolled back")
     _queue(model_dir, change)
     commit(model_dir)
@@ -153,9 +153,9 @@ def _withdraw(production: Production, change: Change) -> Result:
 
 
 def _list(model_dir: Path, labels: dict[str, int], version: int | None = None) -> None:
-    """Have production load what has a label, what a rollback goes back to, and `version`.
+    """Make production load the versions that have a label, the version that a rollback goes back to, and `version`.
 
-    A label whose version somebody has removed goes: production would refuse the whole file for it.
+    A label whose version was removed is dropped, because production would refuse the whole file.
     """
     live = versions(model_dir)
     labels = {label: number for label, number in labels.items() if number in live}
@@ -164,13 +164,13 @@ def _list(model_dir: Path, labels: dict[str, int], version: int | None = None) -
 
 
 def _label(model_dir: Path, change: Change) -> None:
-    """Move the label; the first version ever is stable, too."""
+    """Move the label; the very first version is also stable."""
     labels = {**labels_of(model_dir), change.label or STABLE: change.version}
     labels.setdefault(STABLE, change.version)
-    if change.rolls_back is not None:  # nobody shall be served what was taken back, and no --to stable bring it back
+    if change.rolls_back is not None:  # no label may name the version that was rolled back
         labels = {label: change.version if v == change.rolls_back else v for label, v in labels.items()}
-    # What had the label stays loaded until the next change: a server unloads first and moves its labels then, and
-    # between the two a client of the label would get an error.
+    # The version that had the label stays loaded until the next change: a server unloads versions before it moves
+    # labels, and in between a client of the label would get an error.
     _list(model_dir, labels, change.previous)
 
 
@@ -186,7 +186,7 @@ def _note(model_dir: Path, change: Change, version: int, state: State) -> None:
 
 
 def _queue(model_dir: Path, change: Change) -> None:
-    """Put a change into the outbox for MLflow; the same change is there once."""
+    """Add a change to the outbox for MLflow, unless it is there already."""
     outbox = model_dir / OUTBOX
     make_directory(outbox)
     waiting = untold(model_dir)
@@ -197,14 +197,14 @@ def _queue(model_dir: Path, change: Change) -> None:
 
 
 def untold(model_dir: Path) -> dict[Path, Change]:
-    """Return file to change of what MLflow does not know yet, the oldest first; what is no change is passed over."""
+    """Return the changes that MLflow does not have yet by file, the oldest first; invalid files are ignored."""
     files = [path for path in _outbox_files(model_dir) if path.stem.isdecimal()]
     read_back = ((path, _read_change(path)) for path in sorted(files, key=lambda path: (int(path.stem), path)))
     return {path: change for path, change in read_back if change is not None}
 
 
 def unreadable(model_dir: Path) -> list[Path]:
-    """Return the files in the outbox that nobody can tell MLflow about, such as what was cut short."""
+    """Return the files in the outbox that are not valid changes, such as incomplete ones."""
     return sorted(path for path in _outbox_files(model_dir) if _read_change(path) is None)
 
 
@@ -221,12 +221,13 @@ def _read_change(path: Path) -> Change | None:
 
 
 def tell(production: Production) -> list[Change]:
-    """Tell the registry what it does not know yet, in order; return what it was told.
+    """Send the registry the changes that it does not have yet, in order, and return them.
 
-    The lock of production is not needed, and must not be held: a registry that hangs would hold up a rollback.
+    The caller must not hold the lock of production, because a registry that hangs would delay a rollback.
 
     Raises:
-        TrackingError: it cannot be told; what is left waits. StoreError: it was told, and that cannot be noted.
+        TrackingError: a change cannot be sent; the rest waits. StoreError: a change was sent, but cannot be removed
+            from the outbox.
     """
     told: list[Change] = []
     if not untold(production.model_dir):

@@ -1,1 +1,1 @@
-"""Training in a process of its own, so that TensorFlow starts beside Prefect and gives its memory back."""
+"""Trains in a separate process, so that TensorFlow starts in parallel with Prefect and frees its memory afterwards."""

@@ -1,4 +1,4 @@
-"""Building and fitting the user's Keras model; runs in the TensorFlow process."""
+"""Builds and trains the user's Keras model; runs in the TensorFlow process."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ log = logging.getLogger(__name__)
 
 
 def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: bool) -> TrainedModel:
-    """Build, fit and save a model.
+    """Build, train and save a model.
 
     Args:
-        keras_file: where Keras' own file of the model goes.
-        show_bar: let Keras draw its progress bar (a terminal); else one log line an epoch.
+        keras_file: the `.keras` file to write.
+        show_bar: let Keras draw its progress bar (in a terminal); else log one line for each epoch.
 
     Raises:
-        TrainingError: no usable model: it does not build or fit, or its loss is not a number.
-        DataError: the model's inputs do not fit the rows.
-        ExportError: the model cannot be served, which is tried before it is fitted; SignatureMismatch: another
-            configuration can mend it.
+        TrainingError: the model cannot be built or trained, or its loss is not a number.
+        DataError: the inputs of the model do not fit the rows.
+        ExportError: the model cannot be served, which is checked before the training. SignatureMismatch: the
+            configuration can correct it.
     """
     import keras
 
     rows, validation = load_rows(splits.train), load_rows(splits.validation)
     model, readings, rounded = _tried(config, splits, rows, validation, keras_file.parent)
-    keras.utils.set_random_seed(config.seed)  # what was tried changes nothing of what is learned
+    keras.utils.set_random_seed(config.seed)  # the trial must not influence the training
     stopper = keras.callbacks.EarlyStopping(
         config.training.monitor,
         patience=config.training.patience,
@@ -66,10 +66,10 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
 
 
 def try_model(config: Config, splits: Splits, directory: Path) -> str:
-    """Build the model and try all that can be known before it is fitted; return its inputs and outputs in words.
+    """Build the model and make all checks that need no training; return its inputs and outputs in words.
 
     Raises:
-        PipelineError: as `fit_model` does before the first epoch.
+        PipelineError: the same errors as those of `fit_model` before the first epoch.
     """
     rows, validation = load_rows(splits.train), load_rows(splits.validation)
     model, _, _ = _tried(config, splits, rows, validation, directory)
@@ -80,7 +80,7 @@ def try_model(config: Config, splits: Splits, directory: Path) -> str:
 def _tried(
     config: Config, splits: Splits, rows: Rows, validation: Rows, directory: Path
 ) -> tuple[Any, Any, dict[str, str]]:
-    """Return the built model, what its metrics read, and what is rounded, once it has been exported and asked."""
+    """Build, export and call the model, and return it with the readings of its outputs and the roundings."""
     import keras
     import tensorflow as tf
 
@@ -97,7 +97,7 @@ def _tried(
 
 
 def _rounded(rows: Rows, model: Any) -> dict[str, str]:
-    """Return, and say, which numbers the model does not get as the loader gave them."""
+    """Return and log the inputs and targets whose numbers are rounded for the model."""
     inputs = largest_changes(rows.features, input_specs(model))
     found = {f"input '{name}'": change for name, change in inputs.items()}
     for name, array in rows.targets.items():
@@ -106,12 +106,12 @@ def _rounded(rows: Rows, model: Any) -> dict[str, str]:
             change = largest_change(array, cast)
             found |= {f"target '{name}'": change} if change else {}
     for name, change in found.items():
-        log.info("%s is rounded, %s", name, change)
+        log.info("%s is rounded: %s", name, change)
     return found
 
 
 def _check_names(model: Any, config: Config, rows: Rows) -> None:
-    """Refuse now, not after an hour of training, names that the model does not have."""
+    """Refuse names that the model does not have, before the training."""
     with translated(f"model.build '{config.model.build}' must return a usable model", TrainingError):
         check_free_batch(model)
         served_inputs(model, config.export)
@@ -123,48 +123,48 @@ def _check_names(model: Any, config: Config, rows: Rows) -> None:
 
 
 def _check_target_names(model: Any, targets: list[str]) -> None:
-    """Refuse targets of which Keras would not know whose they are; a training step of the user's own may."""
+    """Refuse targets that Keras cannot assign to an output; a custom training step may use them."""
     import keras
 
     outputs = output_names(model)
     unknown = [name for name in targets if name not in outputs and targets != ["target"]]
     if unknown and len(outputs) + len(targets) > 2 and type(model).train_step is keras.Model.train_step:
         raise DataError(
-            f"every target must be named as an output of the model, got {', '.join(map(repr, unknown))}; outputs are "
-            f"{', '.join(map(repr, outputs))}"
+            f"every target must have the name of an output of the model, got {', '.join(map(repr, unknown))}; the "
+            f"outputs are {', '.join(map(repr, outputs))}"
         )
 
 
 def _fit(model: Any, train: Rows, validation: Rows, config: Config, **options: Any) -> dict[str, list[float]]:
     """Fit a model and return its history."""
-    with translated("the model must train on these rows", TrainingError):  # by the user's losses and callbacks, too
+    with translated("Keras must be able to train the model on these rows", TrainingError):  # with the user's losses
         fitted = model.fit(
             _dataset(train, model, config, shuffle=True),
             validation_data=_dataset(validation, model, config, shuffle=False),
             epochs=config.training.epochs,
-            shuffle=False,  # the data set does it; Keras warns of its own default
+            shuffle=False,  # the data set shuffles; Keras' default would warn
             **options,
         )
         return {str(name): [float(value) for value in values] for name, values in fitted.history.items()}
 
 
 def build_model(config: Config, rows: Rows) -> Any:
-    """Call the user's builder on the training features and check what it returned."""
+    """Call the user's function on the training features and check its result."""
     import keras
 
     reference = config.model.build
     build = resolve(reference, "model.build", TrainingError)
     features: Any = {name: as_objects(array) for name, array in rows.features.items()}
     if list(features) == ["features"]:
-        features = features["features"]  # the builder is given what the loader returned
+        features = features["features"]  # the function gets the array that the loader returned
     with translated(f"model.build '{reference}' must return a model", TrainingError):
         model = build(features, **config.model.params)
     if not isinstance(model, keras.Model):
         raise TrainingError(f"model.build '{reference}' must return a keras.Model, got {type(model).__name__}")
     if not getattr(model, "inputs", None):
         raise TrainingError(
-            f"model.build '{reference}' must return a model with named inputs: use the functional "
-            "interface, or start a Sequential with keras.Input"
+            f"model.build '{reference}' must return a model with named inputs: use the functional API, or start a "
+            "Sequential with keras.Input"
         )
     if not model.compiled:
         raise TrainingError(f"model.build '{reference}' must return a compiled model; call model.compile in it")
@@ -172,13 +172,13 @@ def build_model(config: Config, rows: Rows) -> Any:
 
 
 def _dataset(rows: Rows, model: Any, config: Config, *, shuffle: bool) -> Any:
-    """Return batches; the order of shuffled rows depends on the seed alone."""
+    """Return batches; the order of shuffled rows depends only on the seed."""
     import tensorflow as tf
 
     targets: Any = {name: _target(array, name) for name, array in rows.targets.items()}
     outputs = output_names(model)
     if list(targets) == ["target"] or (len(targets) == len(outputs) == 1 and list(targets) != outputs):
-        [targets] = targets.values()  # the only ones belong together whatever their names
+        [targets] = targets.values()  # a single target and a single output belong together
     data = tf.data.Dataset.from_tensor_slices((pack_features(model, rows.features), targets))
     if shuffle:
         data = data.shuffle(len(rows), seed=config.seed, reshuffle_each_iteration=True)
@@ -186,18 +186,18 @@ def _dataset(rows: Rows, model: Any, config: Config, *, shuffle: bool) -> Any:
 
 
 def _target(array: Array, name: str) -> Array:
-    """Return a target as Keras takes it: float64 as float32, Keras' default; text as objects."""
+    """Return a target for Keras: float64 becomes float32, Keras' default, and text becomes objects."""
     if array.dtype != np.float64:
         return as_objects(array)
-    with np.errstate(over="ignore"):  # what is too large becomes infinite
+    with np.errstate(over="ignore"):  # too large numbers become infinite
         cast = array.astype(np.float32)
     if not np.isfinite(cast).all():
-        raise DataError(f"targets must fit float32, in which Keras trains, got larger numbers in '{name}'; scale them")
+        raise DataError(f"targets must fit float32, which Keras uses, got larger numbers in '{name}'; scale them")
     return cast
 
 
 def _watch(config: Config) -> Any:
-    """Return a callback that stops a run that cannot become a model."""
+    """Return a callback that stops a training that cannot succeed."""
     import keras
 
     class Watch(keras.callbacks.Callback):  # type: ignore[misc]
@@ -209,7 +209,7 @@ def _watch(config: Config) -> Any:
                 )
             if not math.isfinite(logs.get("loss", math.nan)):
                 raise TrainingError(
-                    f"the loss must stay a number, got {logs.get('loss')} in epoch {epoch + 1}; "
+                    f"the loss must be a finite number, got {logs.get('loss')} in epoch {epoch + 1}; "
                     "lower the learning rate or scale the features"
                 )
 
@@ -217,7 +217,7 @@ def _watch(config: Config) -> Any:
 
 
 def _lines(epochs: int) -> Any:
-    """Return a callback that logs one line an epoch."""
+    """Return a callback that logs one line for each epoch."""
     import keras
 
     class Lines(keras.callbacks.Callback):  # type: ignore[misc]

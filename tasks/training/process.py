@@ -1,8 +1,8 @@
-"""The child process that TensorFlow works in.
+"""The child process in which TensorFlow runs.
 
-Importing TensorFlow takes seconds of one core. Here it starts in a child while the parent starts Prefect on
-another core, and when the child ends, its memory (a GPU's too) is free before a server needs it. The parent
-names plain functions; the child runs them one after the other and sends back what they return.
+Importing TensorFlow takes seconds of one core. It is imported in a child process while the parent starts Prefect on
+another core, and when the child ends, its memory (also a GPU's) is free before a server needs it. The parent
+names plain functions; the child runs them one after the other and sends back their results.
 
     parent                          child (tasks.training.worker)
     warm_up()  ── spawn ──────────> import tensorflow
@@ -33,14 +33,14 @@ R = TypeVar("R")
 
 
 class TensorFlowProcess:
-    """One child process, ready for calls as soon as it has been started."""
+    """A child process that accepts calls as soon as it has been started."""
 
     def __init__(self) -> None:
         """Start the child; it imports TensorFlow at once."""
         ours, theirs = socket.socketpair()
-        # TensorFlow's start-up chatter; shown if the child dies
+        # TensorFlow's start-up messages; shown if the child dies
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
-        # AutoGraph leaves a source file for each function there until a tidy exit, which this child does not have
+        # AutoGraph writes a source file for each function there, and this child does not exit normally
         self._scratch = tempfile.TemporaryDirectory(prefix="rehearsal-")
         with theirs:
             self._child = subprocess.Popen(
@@ -55,13 +55,13 @@ class TensorFlowProcess:
     def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
         """Ask the child to run `function`; fetch the answer with `result`."""
         with contextlib.suppress(BrokenPipeError):  # result() says why
-            self._pipe.send((function, args, kwargs, known()))  # with what the child must not say either
+            self._pipe.send((function, args, kwargs, known()))  # with the secrets that the child must hide as well
 
     def result(self) -> Any:
-        """Return the answer to the oldest open `submit`, passing the child's log records on.
+        """Return the result of the oldest open `submit`, and pass on the child's log records.
 
         Raises:
-            PipelineError: what the function raised.
+            PipelineError: the error that the function raised.
             TrainingError: the child ended before it answered.
         """
         while True:
@@ -77,7 +77,7 @@ class TensorFlowProcess:
                 return value
 
     def close(self) -> None:
-        """End the child, whatever it is doing."""
+        """Kill the child."""
         self._pipe.close()
         self._child.kill()
         self._child.wait()
@@ -97,7 +97,7 @@ _process: TensorFlowProcess | None = None
 
 
 def warm_up() -> None:
-    """Start the child of this process now, so that TensorFlow is imported by the first call."""
+    """Start the child of this process now, so that TensorFlow is imported before the first call."""
     global _process  # noqa: PLW0603  the child belongs to the process, like its standard streams
     _process = _process or TensorFlowProcess()
 
@@ -112,7 +112,7 @@ def shut_down() -> None:
 
 @contextlib.contextmanager
 def tensorflow_process() -> Iterator[None]:
-    """Have a TensorFlow process for the length of a block."""
+    """Provide a TensorFlow process within a block."""
     warm_up()
     try:
         yield
@@ -121,12 +121,12 @@ def tensorflow_process() -> Iterator[None]:
 
 
 def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run `function` in the TensorFlow process and return what it returns."""
+    """Run `function` in the TensorFlow process and return its result."""
     return submit(function, *args, **kwargs)()
 
 
 def submit(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Callable[[], R]:
-    """Start `function` in the TensorFlow process; the call that is returned waits for its answer."""
+    """Start `function` in the TensorFlow process, and return a function that waits for its result."""
     warm_up()
     assert _process
     _process.submit(function, *args, **kwargs)

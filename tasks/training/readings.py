@@ -1,4 +1,4 @@
-"""How the outputs of a built model are read, decided before it is trained; runs in the TensorFlow process."""
+"""Decides before the training how the outputs of a built model are read; runs in the TensorFlow process."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tasks.records import Reading, Splits
 from tasks.savedmodel.structure import name_outputs, output_names, pack_features, served_names
 from tasks.training.losses import clues_of, ending_of, losses_by_output, unfit_target
 
-FEW_ROWS = 256  # that the untrained model answers
+FEW_ROWS = 256  # that the untrained model is called with
 
 
 @dataclass(frozen=True)
 class _Output:
-    """One output of the untrained model: its target in the training and in the test rows, and a few answers."""
+    """One output of the untrained model: its target in the training and test rows, and some answers."""
 
     name: str
     target: Array
@@ -40,9 +40,9 @@ def decide_readings(model: Any, config: Config, rows: Rows, splits: Splits) -> d
         rows: the training rows.
 
     Raises:
-        DataError: `gates` say what the judged output cannot be, or bound a metric that cannot judge it; or a loss
-            cannot be computed from its target.
-        TrainingError: the model does not answer these rows.
+        DataError: `gates` contradict the judged output, or bound a metric that cannot judge it; or a loss cannot be
+            computed from its target.
+        TrainingError: the model cannot be called with these rows.
     """
     answers, endings = _answers(model, rows)
     losses, test = losses_by_output(model), load_rows(splits.test).targets
@@ -68,14 +68,14 @@ def _check_target(loss: object, targets: Mapping[str, Array | None], served: Arr
 
 
 def _settled(gates: Gates, found: Reading, output: _Output) -> Reading:
-    """Return the reading of the judged output as `gates` want it, refused where it cannot hold."""
+    """Return the reading of the judged output according to `gates`, or refuse an impossible one."""
     found = settle(gates, found, output.target, output.answers, output.name)
     few = Scored(output.target[: len(output.answers)], output.answers, found, output.name)
     for metric in gates.metrics:
-        reason = unfit(metric, found) or ("shapes differ" if metric in OF_NUMBERS and not few.same_size else "")
+        reason = unfit(metric, found) or ("different shapes" if metric in OF_NUMBERS and not few.same_size else "")
         if reason:
-            shapes = f"answers of shape {shape_of(output.answers)} to targets of shape {shape_of(output.target)}"
-            raise DataError(f"metric '{metric}' must fit output '{output.name}', {shapes}, got {reason}")
+            shapes = f"with answers of shape {shape_of(output.answers)} and targets of shape {shape_of(output.target)}"
+            raise DataError(f"metric '{metric}' must fit output '{output.name}' {shapes}, got {reason}")
     if not found.task or of_own_metrics(gates):
         return found
     refuse_misfit(found, output.test, output.answers, output.name)
@@ -85,14 +85,14 @@ def _settled(gates: Gates, found: Reading, output: _Output) -> Reading:
     if missing:
         some = f"{', '.join(map(str, missing[:5]))}{' and more' if len(missing) > 5 else ''}"
         raise DataError(
-            f"metric 'auc' needs test rows with and without every class of output '{output.name}', and those of "
-            f"{some} are all alike; bring more rows, or bound another metric"
+            f"the metric 'auc' needs test rows with and without every class of output '{output.name}', but all rows "
+            f"have the same value for {some}; use more rows, or bound another metric"
         )
     return found
 
 
 def _judged(config: Config, names: list[str]) -> str:
-    """Return Keras' name of the output that the metrics judge, or an empty string where none is named."""
+    """Return Keras' name of the output that the metrics judge, or an empty string if none is configured."""
     outputs = served_names(config.export.outputs, names, "export.outputs")
     if len(outputs) > 1 and not config.gates.metric_output:
         return ""
@@ -100,12 +100,12 @@ def _judged(config: Config, names: list[str]) -> str:
 
 
 def _target(targets: Mapping[str, Array], name: str) -> Array | None:
-    """Return the target of an output: the one of its name, or the only one."""
+    """Return the target of an output: the target of the same name, or the only one."""
     return targets.get(name) if len(targets) > 1 else next(iter(targets.values()))
 
 
 def _answers(model: Any, rows: Rows) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return what the untrained model answers, and which operation each output comes from, by Keras' names."""
+    """Return the answers of the untrained model and the operation that computes each output, by Keras' names."""
     import tensorflow as tf
 
     endings: dict[str, str] = {}
@@ -121,4 +121,4 @@ def _answers(model: Any, rows: Rows) -> tuple[dict[str, Array], dict[str, str]]:
         dense = {name: tensor for name, tensor in answers.items() if tf.is_tensor(tensor) and hasattr(tensor, "numpy")}
         return {name: np.asarray(tensor) for name, tensor in dense.items()}, endings
     except Exception as exc:  # Keras and TensorFlow raise many classes for a model that does not fit its data
-        raise TrainingError(f"the model must answer these rows, got {describe(exc)}") from exc
+        raise TrainingError(f"it must be possible to call the model with these rows, got {describe(exc)}") from exc

@@ -19,7 +19,7 @@ from tasks.errors import PipelineError
 
 
 class _ToParent(logging.Handler):
-    """Send log records through the pipe, so that the parent's logging shows them."""
+    """Sends log records through the pipe, so that the parent's logging shows them."""
 
     def __init__(self, pipe: Connection) -> None:
         super().__init__(logging.INFO)
@@ -32,34 +32,34 @@ class _ToParent(logging.Handler):
 
 def main(fd: int) -> None:
     """Import Keras and TensorFlow, then run calls until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     pipe = Connection(fd)
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, calls), daemon=True).start()
     logger = logging.getLogger("tasks")
     logger.setLevel(logging.INFO)
     logger.addHandler(_ToParent(pipe))
-    import keras  # noqa: F401  and with it TensorFlow
+    import keras  # noqa: F401  also imports TensorFlow
 
     while True:
-        function, args, kwargs, secrets = pickle.loads(calls.get())  # noqa: S301  the parent's own words
+        function, args, kwargs, secrets = pickle.loads(calls.get())  # noqa: S301  the parent wrote it
         hide(secrets)
         try:
             answer: tuple[str, Any] = ("result", function(*args, **kwargs))
         except PipelineError as exc:
             exc.add_note(traceback.format_exc())
             answer = ("error", exc)
-        except Exception as exc:  # noqa: BLE001  the end of the process: whatever it is, the parent must hear of it
-            words = f"{function.__name__} must not fail, got {describe(exc)}"
+        except Exception as exc:  # noqa: BLE001  the parent must get every error
+            words = f"{function.__name__} failed unexpectedly: {describe(exc)}"
             answer = ("error", PipelineError(words, detail=traceback.format_exc()))
         pipe.send(answer)
 
 
 def _receive(pipe: Connection, calls: queue.SimpleQueue[bytes]) -> None:
-    """Take calls; end the process the moment the parent is gone, even in the middle of a fit."""
+    """Receive calls; end the process immediately if the parent ends, even during a training."""
     try:
         while True:
-            calls.put(pipe.recv_bytes())  # unpickled by the main thread: two must not import at once
+            calls.put(pipe.recv_bytes())  # unpickled by the main thread, because two threads must not import at once
     except (EOFError, OSError):
         os._exit(0)
 

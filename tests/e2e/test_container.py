@@ -120,7 +120,7 @@ def test_a_damaged_model_is_refused_in_the_servers_own_words(
     with (version_dir / "variables" / "variables.index").open("r+b") as file:
         file.truncate(20)
     with (
-        pytest.raises(ModelLoadError, match=r"'half' was refused \(exit status 255\): .*DATA_LOSS") as caught,
+        pytest.raises(ModelLoadError, match=r"refused 'half' \(exit status 255\): .*DATA_LOSS") as caught,
         run_container(serving, "half", version_dir, run_id=run_id) as server,
     ):
         await_available(server, serving, version_dir)
@@ -220,7 +220,7 @@ def test_the_reaper_removes_what_a_killed_owner_left_and_nothing_else(
         assert len(containers_of(client, f"{run_id}-live")) == 1
     assert [found for found in spared if found.run_id.startswith(run_id)] == []
     assert [(found.container, found.reason) for found in reaped if found.run_id.startswith(run_id)] == [
-        (orphan.name, f"its owner, process {owner.pid}, is gone")
+        (orphan.name, f"its owner, process {owner.pid}, has ended")
     ]
     assert containers_of(client, run_id) == []
     with pytest.raises(docker.errors.NotFound):
@@ -266,7 +266,7 @@ def test_limits_that_the_engine_refuses_are_not_tried_again(serving: Serving, ve
     """More processors than there are is the engine's refusal in its words, and not retryable."""
     greedy = serving.model_copy(update={"cpus": 100_000})
     with (
-        pytest.raises(ServingError, match=r"could not start .*CPUs.* Look at the serving") as caught,
+        pytest.raises(ServingError, match=r"could not start .*CPUs.* Check the configuration") as caught,
         run_container(greedy, "half", version_dir, run_id=run_id),
     ):
         pytest.fail("a server was started")
@@ -280,7 +280,7 @@ def test_an_absent_image_is_one_clear_line(serving: Serving) -> None:
         ensure_image(serving.model_copy(update={"image": name}))
     message = str(caught.value)
     assert message.startswith(f"The image {name} is not available locally and could not be pulled: ")
-    assert message.endswith("or use serving.backend: embedded.")
+    assert message.endswith("or set serving.backend: embedded.")
     assert "\n" not in message
 
 

@@ -113,5 +113,5 @@ def test_an_engine_over_ssh(serving: Serving, tmp_path: Path) -> None:
 def test_an_unknown_host_is_an_absent_engine(ssh: SshDaemon, serving: Serving) -> None:
     """A host whose key is not known is not trusted, in one line with the address and the reason."""
     ssh.known_hosts.write_text("")
-    with pytest.raises(ServingUnavailable, match=rf"none answers at {ssh.address}: .* not found in known_hosts"):
+    with pytest.raises(ServingUnavailable, match=rf"engine answers at {ssh.address}: .* not found in known_hosts"):
         ensure_image(serving)

@@ -100,7 +100,7 @@ def test_a_live_version_that_does_not_load(
     """A damaged champion is an error that names the live version and where it lies; the candidate is not judged."""
     index = champion.version_dir / "variables" / "variables.index"
     index.write_bytes(index.read_bytes()[:10])
-    with pytest.raises(ServingError, match="served alone.* version 2, which is live, and refused it") as caught:
+    with pytest.raises(ServingError, match="served alone.* version 2, which is live, but refused it") as caught:
         rehearse(Rehearsal(Serving(), candidate, backend, tmp_path / "server1", Gates(use=("parity",)), champion))
     assert type(caught.value) is ServingError  # a refusal would be a verdict on the candidate
     assert str(champion.version_dir) in str(caught.value)

@@ -160,6 +160,6 @@ def test_mlflow_down_when_production_is_changed(
     assert user.registry()[0]["champion"] == 1
     told = user.run(*at(late.url), flow="doctor")
     assert told.returncode == 0, told.stdout + told.stderr
-    assert f"finished: MLflow was told of the publish of version {version}" in told.stdout
+    assert f"finished: the publish of version {version} was sent to MLflow" in told.stdout
     assert user.registry()[0]["champion"] == 2
     assert user.run(flow="doctor").stdout == "'digits' is in order\n"

@@ -82,7 +82,7 @@ def test_a_keras_file_and_rows_that_say_what_they_are(project: Any, models: Path
     words = ["--rows", "rows.parquet", "--target", "paid", "--set", "data.split_column=part"]
     done = run(project, "--model", str(models / "by_keras.keras"), *words)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert "3 of 31 rows are not judged, for the model was trained on them" in done.stdout
+    assert "3 of 31 rows are not judged, because the model was trained on them" in done.stdout
     assert ", 28 rows at" in done.stdout
     assert "given version 1 promoted: version 1 is live" in done.stdout
     assert reports(project) == ["7 given rows; 3 rows that are among them were not judged"]
@@ -101,7 +101,7 @@ def test_rows_as_arrays_and_those_that_it_was_trained_on(project: Any, models: P
     words += ["--set", "gates.use=[safety,parity,quality]"]
     done = run(project, *words, "--trained-on", "seen.npz")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert "20 of 120 rows are not judged, for the model was trained on them" in done.stdout
+    assert "20 of 120 rows are not judged, because the model was trained on them" in done.stdout
     assert ", 100 rows at" in done.stdout
     unknown = run(project, *words)
     assert (unknown.returncode, unknown.stderr) == (0, ""), unknown.stdout
@@ -144,12 +144,12 @@ def test_an_unsafe_one_is_never_loaded(project: Any, models: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--model", "{models}/several", "--rows", "rows.csv"], 1, "name one by --signature; it has 'one', 'other'"),
+        (["--model", "{models}/several", "--rows", "rows.csv"], 1, "set --signature; it has 'one', 'other'"),
         (["--model", "{models}/plain", "--rows", "rows.csv", "--target", "pdai"], 1, "--target must name a column"),
-        (["--model", "{models}", "--rows", "rows.csv"], 2, "of them in"),
-        (["--model", "nothing", "--rows", "rows.csv"], 2, "got neither in 'nothing'"),
+        (["--model", "{models}", "--rows", "rows.csv"], 2, "of them"),
+        (["--model", "nothing", "--rows", "rows.csv"], 2, "MLflow's model URI, got 'nothing'"),
         (["--model", "{models}/plain", "--rows", "none.csv"], 2, "--rows must name a file, got 'none.csv'"),
-        (["--model", "{models}/plain"], 2, "'data.load' is required but not set"),
+        (["--model", "{models}/plain"], 2, "add --rows FILE, or set data.load"),
     ],
 )  # fmt: skip
 def test_mistakes(project: Any, models: Path, words: list[str], code: int, said: str) -> None:

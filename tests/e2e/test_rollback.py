@@ -63,8 +63,8 @@ def test_nothing_has_served(workspace: Any) -> None:
 
 def test_nothing_to_go_back_to(user: Any, one: None, roll_back: Callable[..., Any]) -> None:
     """The only version that ever served cannot be rolled back: one line, exit code 1, it serves on."""
-    refused(roll_back(), "before version 1 of 'digits' nothing did")
-    refused(roll_back("--to", "7"), "--to must be a version that has served, got 7; those that have: 1")
+    refused(roll_back(), "version 1 of 'digits' has none before it")
+    refused(roll_back("--to", "7"), "--to must be a version that was in production, got 7; these were: 1")
     refused(roll_back("--to", "1"), "version 1 of 'digits' is live")
     assert user.versions() == [1]
 
@@ -94,7 +94,7 @@ def test_one_version_back(
 
 def test_not_back_to_what_was_bad(user: Any, two: None, roll_back: Callable[..., Any]) -> None:
     """A second rollback does not bring the bad version back by itself, and names how one may ask for it."""
-    refused(roll_back(), "--to N takes one that was rolled back itself: 2")
+    refused(roll_back(), "set --to N to a version that was rolled back itself: 2")
     assert user.versions() == [1, 2, 3]
 
 

@@ -71,9 +71,9 @@ def test_what_tensorflow_has_for_rows() -> None:
 
 
 OUTPUTS = [
-    ("scalar", ["'extra' of shape ()", "leave it out"]),
-    ("one row", ["'extra' of shape (1, 1)", "leave it out"]),
-    ("flattened", ["'extra' of shape (9,) for a batch of 3", "leave it out"]),
+    ("scalar", ["'extra' of shape ()", "remove it from"]),
+    ("one row", ["'extra' of shape (1, 1)", "remove it from"]),
+    ("flattened", ["'extra' of shape (9,) for a batch of 3", "remove it from"]),
     ("transposed", ["'extra' of shape (3, None)"]),
     ("nested", ["flat dictionary", "'score': ...", "'more_twice': ...", "'more_deep_thrice': ..."]),
     ("tuple", ["flat list", "'output_0': ...", "'output_1_0': ...", "'output_1_1': ..."]),
@@ -81,7 +81,7 @@ OUTPUTS = [
     ("line break in name", ["printable text", r"'a\nb'"]),
     (
         "half",
-        ["extra: float16 (?, 1)", "export.cast", "paste below export: cast: {extra: float32},", "protocol: grpc"],
+        ["extra: float16 (?, 1)", "below export: cast: {extra: float32},", "protocol: grpc"],
     ),
     ("bfloat16", ["extra: bfloat16 (?, 1)", "cast: {extra: float32}", "serving.protocol: grpc"]),
     ("uint16", ["extra: uint16 (?, 1)", "cast: {extra: int32}"]),
@@ -90,8 +90,8 @@ LAYERS = [
     ("lambda", ["Lambda", "enable_unsafe_deserialization()"]),
     ("layer", ["Could not locate class 'Scale'", "register_keras_serializable"]),
     ("activation", ["Could not interpret activation function", "enable_unsafe_deserialization"]),
-    ("table", ["must export as a SavedModel", "'untracked' resource", "assigning them to an attribute", "HashTable"]),
-    ("untraced", ["must export as a SavedModel", "Untraced.call()", "unservable_models.py:"]),
+    ("table", ["be able to export the model", "'untracked' resource", "assigning them to an attribute", "HashTable"]),
+    ("untraced", ["be able to export the model", "Untraced.call()", "unservable_models.py:"]),
 ]
 INPUTS = [
     ("fixed batch", ["'x' of shape (32, 3)", "without batch_size"]),
@@ -138,7 +138,7 @@ def test_a_name_that_cannot_be_exported(never_fitted: Prepare, name: str) -> Non
 def mending(error: PipelineError) -> dict[str, str]:
     """Return the entry that an error offers, read as the YAML that it is."""
     assert is_one_line(error)
-    found = yaml.safe_load(re.sub("^.*; export.inputs renames them, paste below export: ", "", str(error)))
+    found = yaml.safe_load(re.sub("^.*; to rename them, add this line below export: ", "", str(error)))
     assert list(found) == ["inputs"]
     entry: dict[str, str] = found["inputs"]
     return entry
@@ -206,7 +206,7 @@ def test_names_that_look_odd_and_can_be_exported(never_fitted: Prepare) -> None:
         ({"export.cast": {"nothing": "float32"}}, ["export.cast", "'nothing'", "x, score"]),
         ({"export.cast": {"score": "int32"}}, ["export.cast must keep every value", "'score' is float32"]),
         ({"export.cast": {"x": "int64"}}, ["export.cast must keep every value", "'x' is float32"]),
-        ({"export.ragged": {"score": 0}}, ["export.ragged", "'score'", "they are none"]),
+        ({"export.ragged": {"score": 0}}, ["export.ragged", "'score'", "the model has none"]),
     ],
 )
 def test_declarations_that_do_not_fit(never_fitted: Prepare, settings: dict[str, Any], words: list[str]) -> None:
@@ -219,8 +219,8 @@ def test_declarations_that_do_not_fit(never_fitted: Prepare, settings: dict[str,
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("text", ["target of output 'score' must fit its loss, got text; give numbers"]),
-        ("too many", ["1 to 2, where sparse_categorical_crossentropy wants whole numbers from 0 to 1"]),
+        ("text", ["target of output 'score' must fit its loss, got text; convert names to numbers"]),
+        ("too many", ["1 to 2, but sparse_categorical_crossentropy needs whole numbers from 0 to 1"]),
         ("huge", ["targets must fit float32", "'target'"]),
     ],
 )
@@ -235,9 +235,9 @@ def test_targets_that_cannot_be_learned(never_fitted: Prepare, how: str, words: 
 NAMED = [
     ("rows", ["other"], ""),
     ("outputs", ["extra", "score"], ""),
-    ("outputs", ["extra", "scores"], "named as an output of the model, got 'scores'; outputs are 'score', 'extra'"),
-    ("outputs", ["scores"], "got 'scores'; outputs are 'score', 'extra'"),
-    ("rows", ["y", "other"], "got 'other'; outputs are 'y'"),
+    ("outputs", ["extra", "scores"], "an output of the model, got 'scores'; the outputs are 'score', 'extra'"),
+    ("outputs", ["scores"], "got 'scores'; the outputs are 'score', 'extra'"),
+    ("rows", ["y", "other"], "got 'other'; the outputs are 'y'"),
     ("own step", ["y", "other"], ""),
 ]
 
@@ -266,7 +266,7 @@ def test_what_is_rounded_is_said(fit: Prepare, caplog: pytest.LogCaptureFixture)
         "target 'target'": "int64 to float32, by at most 1 (20000001 to 20000000.0)",
     }
     assert trained.rounded == said
-    assert all(f"{name} is rounded, {change}" in caplog.text for name, change in said.items())
+    assert all(f"{name} is rounded: {change}" in caplog.text for name, change in said.items())
 
 
 def test_a_graph_that_fails_names_the_cause(fit: Prepare) -> None:
@@ -284,7 +284,7 @@ def test_a_graph_that_fails_names_the_cause(fit: Prepare) -> None:
 
 REMEDIES = [
     ("not adapted", ["could not be loaded", "adapt preprocessing layers"]),
-    ("own arguments", ["bias", "get_config returns"]),
+    ("own arguments", ["bias", "get_config() returns"]),
 ]
 
 
@@ -302,12 +302,12 @@ FAILING = [
     ("build", TrainingError, ["model.build", "AssertionError (unservable_models.py:", " in failing)"]),
     ("build exits", TrainingError, ["model.build", "it calls sys.exit(3) (unservable_models.py:"]),
     ("compile", TrainingError, ["no such optimizer", "unservable_models.py:"]),
-    ("loss", TrainingError, ["must train on these rows", "no such loss"]),
-    ("metric", TrainingError, ["must train on these rows", "a metric of mine"]),
-    ("exit", TrainingError, ["must train on these rows", "SystemExit: enough", " in fit)"]),
-    ("history", TrainingError, ["must train on these rows", "TypeError"]),
-    ("train_step", TrainingError, ["must train on these rows"]),
-    ("save", ExportError, ["Keras must save the model", "I will not be saved (unservable_models.py:"]),
+    ("loss", TrainingError, ["able to train the model on these rows", "no such loss"]),
+    ("metric", TrainingError, ["able to train the model on these rows", "a metric of mine"]),
+    ("exit", TrainingError, ["able to train the model on these rows", "SystemExit: enough", " in fit)"]),
+    ("history", TrainingError, ["able to train the model on these rows", "TypeError"]),
+    ("train_step", TrainingError, ["able to train the model on these rows"]),
+    ("save", ExportError, ["Keras must be able to save the model", "I will not be saved (unservable_models.py:"]),
 ]
 
 

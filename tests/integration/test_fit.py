@@ -103,16 +103,16 @@ def _validation(trained: TrainedModel) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ("load", "build", "settings", "error", "words"),
     [
-        ("line", "exploding", {"training.epochs": 3}, TrainingError, ["the loss must stay a number", "in epoch "]),
+        ("line", "exploding", {"training.epochs": 3}, TrainingError, ["the loss must be a finite number", "in epoch "]),
         ("line", "one_number", {"training.monitor": "val_acc"}, TrainingError, ["val_loss, val_mae", "'val_acc'"]),
         ("line", "no_model", {}, TrainingError, ["must return a keras.Model, got dict"]),
         ("line", "uncompiled", {}, TrainingError, ["must return a compiled model"]),
         ("line", "shapeless", {}, TrainingError, ["start a Sequential with keras.Input"]),
         ("line", "raising", {}, TrainingError, ["ValueError: layers must be positive"]),
-        ("line", "of_another_width", {}, DataError, ["x: float32 (?, 3)", "the rows have shape"]),
-        ("line", "of_another_name", {}, DataError, ["no feature for 'z'", "features are 'x'"]),
+        ("line", "of_another_width", {}, DataError, ["x: float32 (?, 3)", "the rows have the shape"]),
+        ("line", "of_another_name", {}, DataError, ["there is none for 'z'", "features are 'x'"]),
         ("byte_strings", "one_number", {}, DataError, ["x: float32", "the rows of 'blob' are bytes"]),
-        ("people", "one_number", {}, DataError, ["no feature for 'x'", "'age', 'city'"]),
+        ("people", "one_number", {}, DataError, ["there is none for 'x'", "'age', 'city'"]),
         ("pairs", "two_by_two", {"model.build": "configs.digits:build"}, TrainingError, ["configs.digits:build"]),
     ],
 )

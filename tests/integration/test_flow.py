@@ -143,5 +143,5 @@ def test_a_champion_of_before(rehearse: Callable[..., Any], user: Path) -> None:
     of_before.unlink()
     unknown = rehearse()
     assert unknown.name == "AwaitingReview"
-    assert "exported before that was kept" in unknown.message
+    assert "exported by an older release" in unknown.message
     assert unknown.result().report.new_rows is None

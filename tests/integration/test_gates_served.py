@@ -522,7 +522,7 @@ def test_a_model_that_remembers_requests(exported: Export, tmp_path: Path) -> No
     found, _ = judged(exported("with_layer", "model.params.layer=counting"), tmp_path, gates)
     twin, _ = judged(exported("ruled"), tmp_path, gates)
     assert found["robustness"].evidence["failed"] == ["as usual afterwards"]
-    assert "another answer than before" in found["robustness"].summary
+    assert "the answer changed" in found["robustness"].summary
     assert not found["robustness"].passed
     assert twin["robustness"].passed, twin["robustness"].summary
 
@@ -558,7 +558,7 @@ def test_a_champion_that_the_server_refuses(exported: Export, tmp_path: Path) ->
     (live.version_dir / "variables" / "variables.index").write_bytes(b"damaged")
     with pytest.raises(ServingError) as caught:
         judged(exported("ruled", "model.params.at=0.6"), tmp_path, gates_of("parity"), live)
-    assert "'m' version 1, which is live, and refused it" in str(caught.value)
+    assert "'m' version 1, which is live, but refused it" in str(caught.value)
     assert str(live.version_dir) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.detail

@@ -142,25 +142,25 @@ def test_one_loss_is_that_of_every_output(outputs: str, loss: Any) -> None:
 
 SPARSE = L.SparseCategoricalCrossentropy
 UNFIT = [
-    ("mse", np.array(["a", "b"]), 1, "text; give numbers"),
-    ("mse", np.array([b"a", b"b"], object), 1, "text; give numbers"),
-    (SPARSE(), np.array([1, 2, 3]), 3, "1 to 3, where SparseCategoricalCrossentropy wants whole numbers from 0 to 2,"),
+    ("mse", np.array(["a", "b"]), 1, "text; convert names to numbers"),
+    ("mse", np.array([b"a", b"b"], object), 1, "text; convert names to numbers"),
+    (SPARSE(), np.array([1, 2, 3]), 3, "1 to 3, but SparseCategoricalCrossentropy needs whole numbers from 0 to 2,"),
     (SPARSE(from_logits=True), np.array([-1, 0]), 2, "-1 to 0"),
     (SPARSE(), np.array([0.5, 1]), 2, "0.5 to 1"),
     ("sparse_categorical_crossentropy", np.array([0, 1]), 1, "use binary_crossentropy"),
     ("sparse_categorical_crossentropy", np.array([False, True]), 1, "use binary_crossentropy"),
-    (SPARSE, np.eye(3), 3, "3 numbers, where SparseCategoricalCrossentropy wants the number of a class"),
+    (SPARSE, np.eye(3), 3, "3 numbers, but SparseCategoricalCrossentropy needs the number of a class"),
     ("categorical_crossentropy", np.array([0, 1]), 3, "use sparse_categorical_crossentropy"),
     (L.CategoricalFocalCrossentropy(), np.array([[0], [1]]), 3, "use sparse_categorical_crossentropy"),
     (functools.partial(L.sparse_categorical_crossentropy, from_logits=True), np.array([5, 0]), 5, "0 to 5"),
-    ("binary_crossentropy", np.array([-1, 1]), 1, "-1 to 1, where binary_crossentropy wants values from 0 to 1; write"),
-    (L.BinaryCrossentropy(from_logits=True), np.array([0.0, 2.0]), 1, "0 to 2, where BinaryCrossentropy wants"),
+    ("binary_crossentropy", np.array([-1, 1]), 1, "-1 to 1, but binary_crossentropy needs values from 0 to 1; replace"),
+    (L.BinaryCrossentropy(from_logits=True), np.array([0.0, 2.0]), 1, "0 to 2, but BinaryCrossentropy needs"),
     (L.BinaryFocalCrossentropy(), np.array([[0, 255], [0, 1]]), 2, "scale it, or use a loss for numbers"),
-    (L.CategoricalCrossentropy(), np.array([[1, -1], [-1, 1]]), 2, "write -1 as 0"),
-    ("kl_divergence", np.array([[0.5, 1.5], [0, 1]]), 2, "0 to 1.5, where kl_divergence wants"),
-    ("dice", np.array([[0, 3], [0, 1]]), 2, "0 to 3, where dice wants"),
-    ("hinge", np.array([-1, 0, 1]), 1, "the values -1, 0, 1, where hinge wants -1 and 1 alone, or 0 and 1 alone"),
-    (L.SquaredHinge(), np.arange(9.0), 1, "the values 0, 1, 2, 3 and more, where SquaredHinge wants"),
+    (L.CategoricalCrossentropy(), np.array([[1, -1], [-1, 1]]), 2, "replace -1 by 0"),
+    ("kl_divergence", np.array([[0.5, 1.5], [0, 1]]), 2, "0 to 1.5, but kl_divergence needs"),
+    ("dice", np.array([[0, 3], [0, 1]]), 2, "0 to 3, but dice needs"),
+    ("hinge", np.array([-1, 0, 1]), 1, "the values -1, 0, 1, but hinge needs -1 and 1 only, or 0 and 1 only"),
+    (L.SquaredHinge(), np.arange(9.0), 1, "the values 0, 1, 2, 3 and more, but SquaredHinge needs"),
 ]
 
 

@@ -269,7 +269,7 @@ def test_behind_the_rename(
     assert [change.version for change in untold(store.live).values()] == [2, 3]
     proxy.rule = lambda _method, _path: ""
     told = [finding.text for finding in examine(config, only_look=False)]
-    assert told == [f"MLflow was told of the publish of version {number}" for number in (2, 3)]
+    assert told == [f"the publish of version {number} was sent to MLflow" for number in (2, 3)]
     direct = MlflowClient(f"http://{upstream}", f"http://{upstream}")
     assert direct.get_model_version_by_alias(config.name, "champion").tags["digest"] == first.digest
 

@@ -276,14 +276,14 @@ def test_mlflow_is_down_at_each_step(
         inform(down)
     assert [change.version for change in untold(store.live).values()] == [1, 2, 3]
     [finding] = examine(down, only_look=False)
-    assert "MLflow does not know of 3 changes yet" in finding.text
+    assert "3 changes could not be sent to MLflow yet" in finding.text
     client = MlflowClient(up.tracking.uri, up.tracking.uri)
     client.create_registered_model("m")
     for candidate in candidates:
         run = client.create_run("0").info.run_id
         client.create_model_version("m", "nowhere", run_id=run, tags={"digest": candidate.digest})
     told = [finding.text for finding in examine(up, only_look=False)]
-    assert told == [f"MLflow was told of the publish of version {number}" for number in (1, 2, 3)]
+    assert told == [f"the publish of version {number} was sent to MLflow" for number in (1, 2, 3)]
     assert untold(store.live) == {}
     assert client.get_model_version_by_alias("m", "champion").tags["digest"] == candidates[0].digest
     assert client.get_model_version("m", "2").tags["promotion"] == "rolled back"

@@ -53,7 +53,7 @@ def test_deeper_answers_are_json_in_a_cell(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     """It is one line that names the option."""
-    with pytest.raises(DataError, match="--out must name a file that can be written"):
+    with pytest.raises(DataError, match="the file of --out must be writable"):
         save_table({"a": [1]}, tmp_path / "none" / "t.json")
 
 

@@ -216,7 +216,7 @@ def test_what_stays_valid(tmp_path: Path) -> None:
         ("ends", "import sys\nsys.exit(3)\ndef load(): ...", "SystemExit: 3"),
         ("asks", "answer = input('which? ')\ndef load(): ...", "EOFError"),
         ("raises", "raise KeyError('x')\ndef load(): ...", "KeyError"),
-        ("holds", "load = 5", "no callable 'load'"),
+        ("holds", "load = 5", "no function 'load'"),
     ],
 )
 def test_reference_that_is_no_use(

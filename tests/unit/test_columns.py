@@ -51,14 +51,14 @@ def column(values: Any) -> np.ndarray:
         (pa.array([[1, 2], [3]]), "in row 1"),
         ([Decimal("1.5")] * 2, "Decimal"),
         ([date(2020, 1, 1)] * 2, "date"),
-        (np.array(["2020-01-01"] * 2, "M8[s]"), "whole seconds in int64"),
+        (np.array(["2020-01-01"] * 2, "M8[s]"), "whole seconds as int64"),
         (np.array([1, 2], "m8[s]"), "timedelta64[s]"),
         (pd.Series(pd.to_datetime(["2020-01-01"] * 2)).dt.tz_localize("UTC"), "UTC"),
-        (pd.Series([1, pd.NA], dtype="Int64"), "missing one in 1 of 2 rows, first in row 1"),
+        (pd.Series([1, pd.NA], dtype="Int64"), "missing values in 1 of 2 rows, first in row 1"),
         (pd.Series(["a", None], dtype="category"), "first in row 1"),
         (pd.Series(["a", pd.NA], dtype="string[pyarrow]"), "first in row 1"),
         (pa.array([1, None]), "first in row 1"),
-        (np.ma.masked_array([1, 2], mask=[False, True]), "masked one in 1 of 2 rows, first in row 1"),
+        (np.ma.masked_array([1, 2], mask=[False, True]), "masked values in 1 of 2 rows, first in row 1"),
         (np.array(["a", None], np.dtypes.StringDType(na_object=None)), "row 1"),  # type: ignore[attr-defined,unused-ignore]
         (["a", None], "row 1: NoneType"),
         (["a", 1], "int, str"),
@@ -66,16 +66,16 @@ def column(values: Any) -> np.ndarray:
         (["a", "\ud800"], "surrogate in '\\ud800' in row 1"),
         (np.array(["a", "\ud800"]), "in row 1"),
         (np.array([1j, 2]), "complex128"),
-        (np.zeros(2, [("a", "i4")]), "each field a column"),
+        (np.zeros(2, [("a", "i4")]), "each field as a column"),
         (pd.Series(pd.arrays.SparseArray([0, 1])), "dense"),
         ([2**64, 1], "64 bits"),
-        ([2**53 + 1, 0.5], "9007199254740993 in row 0, which float64 changes"),
-        ([2**63 + 1, -1], "in row 0, which float64 changes"),
+        ([2**53 + 1, 0.5], "9007199254740993 in row 0, which float64 would change"),
+        ([2**63 + 1, -1], "in row 0, which float64 would change"),
         (pd.Series(pd.period_range("2020", periods=2, freq="D")), "Period"),
-        ([np.ma.masked_array([1, 2], mask=[False, True]), np.zeros(2)], "masked one in 1 of 2 rows, first in row 0"),
-        ([[np.ma.masked_array([1.5], mask=[True])], [[2.5]]], "masked one in 1 of 2 rows, first in row 0"),
-        (pd.Series([np.zeros(1), np.ma.masked_array([1], mask=[True])]), "masked one in 1 of 2 rows, first in row 1"),
-        ([1, np.ma.masked], "masked one in 1 of 2 rows, first in row 1"),
+        ([np.ma.masked_array([1, 2], mask=[False, True]), np.zeros(2)], "masked values in 1 of 2 rows, first in row 0"),
+        ([[np.ma.masked_array([1.5], mask=[True])], [[2.5]]], "masked values in 1 of 2 rows, first in row 0"),
+        (pd.Series([np.zeros(1), np.ma.masked_array([1], mask=[True])]), "masked values in 1 of 2 rows, first in row"),
+        ([1, np.ma.masked], "masked values in 1 of 2 rows, first in row 1"),
         (["a", None], "NoneType may be a missing value"),
         pytest.param(
             np.array([1 + np.finfo(np.longdouble).eps] * 2, np.longdouble), "longer number in row 0; round it",
@@ -96,10 +96,10 @@ def test_refused_columns(values: Any, words: str) -> None:
 def test_what_is_no_column_is_called_by_its_type() -> None:
     """A generator, a set, a single text and what has no rows at all are refused by the name of their type."""
     for value, kind in (((n for n in Y), "generator"), ({0, 1}, "set"), ("ab", "str"), (None, "NoneType"), (5, "int")):
-        with pytest.raises(DataError, match=f"'c' must be an array or a list with one entry a row, got {kind};"):
+        with pytest.raises(DataError, match=f"'c' must be an array or a list with one entry for each row, got {kind};"):
             check_rows(({"c": value}, Y), "m:f")
     for loaded, got in (([Y, Y], "a list of 2"), ((Y, Y, Y), "a tuple of 3"), ({"c": Y}, "dict")):
-        with pytest.raises(DataError, match=rf"must return a tuple of two, \(features, target\), .* got {got}"):
+        with pytest.raises(DataError, match=rf"must return a tuple \(features, target\) .* got {got}"):
             check_rows(loaded, "m:f")
 
 
@@ -121,12 +121,12 @@ def test_sparse_matrix_is_refused() -> None:
     [
         (pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]), "'a' twice"),
         ({1: Y, "1": Y}, "'1' twice"),
-        (pd.DataFrame([[1], [3]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "one level"),
+        (pd.DataFrame([[1], [3]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "plain names"),
         (pa.table([[1, 2], [3, 4]], names=["a", "a"]), "'a' twice"),
         ({"a\0": Y}, "without NUL"),
-        ({"\ud800": Y}, "UTF-8"),
-        ({None: Y}, "got None"),
-        ({}, "a feature and a target"),
+        ({"\ud800": Y}, "valid text without NUL"),
+        ({None: Y}, "returned None"),
+        ({}, "one feature and one target"),
     ],
 )
 def test_refused_names(features: Any, words: str) -> None:
@@ -201,7 +201,7 @@ def spec(dtype: str) -> TensorSpec:
 )
 def test_values_that_an_input_would_change(values: np.ndarray, dtype: str) -> None:
     """Whole numbers that a cast would change, and what is out of range, are refused with column, row and value."""
-    with pytest.raises(DataError, match=r"cannot take every value of the rows: 'f' has .* in row 0"):
+    with pytest.raises(DataError, match=r"cannot hold every value of the rows: 'f' has .* in row 0"):
         fit_to_inputs({"f": values}, [spec(dtype)])
 
 

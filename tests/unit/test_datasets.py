@@ -46,8 +46,8 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("loaded", "words"),
     [
-        (np.zeros(3), "must return a tuple of two, (features, target)"),
-        ((np.zeros(3), np.zeros(2)), "as many rows"),
+        (np.zeros(3), "must return a tuple (features, target)"),
+        ((np.zeros(3), np.zeros(2)), "the same number of rows"),
         ((np.zeros((0, 2)), np.zeros(0)), "must return rows, got none"),
         (({"x": np.zeros(0, object)}, np.zeros(0)), "must return rows, got none"),
         ((np.array([1.0, np.nan]), np.zeros(2)), "NaN or infinity in 1 of 2 rows, first in row 1"),
@@ -55,7 +55,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
         (({"city": ["x", None]}, np.zeros(2)), "NoneType"),
         ((np.array([1j, 2]), np.zeros(2)), "dtype complex128"),
         ((pd.DataFrame({"d": pd.to_datetime(["2020-01-01", "2020-01-02"])}), np.zeros(2)), "datetime64"),
-        ((5, np.zeros(2)), "one entry a row"),
+        ((5, np.zeros(2)), "one entry for each row"),
     ],
 )
 def test_unusable_rows(loaded: object, words: str) -> None:
@@ -100,7 +100,7 @@ def test_loader_errors_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="FileNotFoundError.*no-such-file.csv") as caught:
         prepare.prepare_splits(Data(load=f"{__name__}:broken"), tmp_path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="has no callable 'absent'"):
+    with pytest.raises(DataError, match="has no function 'absent'"):
         prepare.prepare_splits(Data(load="configs.digits:absent"), tmp_path)
 
 
@@ -121,13 +121,13 @@ def test_fit_to_inputs() -> None:
         (
             {"a": np.zeros((3, 5))},
             TensorSpec("x", "float32", (None, 4)),
-            "x: float32 (?, 4), the rows have shape (3, 5)",
+            "x: float32 (?, 4), but the rows have the shape (3, 5)",
         ),
         ({"a": np.zeros((3, 5, 1))}, TensorSpec("x", "float32", (None, 5)), "shape (3, 5, 1)"),
-        ({"a": np.array([300])}, TensorSpec("x", "uint8", (None,)), "cannot take every value"),
-        ({"a": np.array([1.5])}, TensorSpec("x", "int64", (None,)), "cannot take every value"),
+        ({"a": np.array([300])}, TensorSpec("x", "uint8", (None,)), "cannot hold every value"),
+        ({"a": np.array([1.5])}, TensorSpec("x", "int64", (None,)), "cannot hold every value"),
         ({"a": np.array(["q"])}, TensorSpec("x", "float32", (None,)), "the rows of 'a' are text"),
-        ({"a": np.zeros(1), "b": np.zeros(1)}, TensorSpec("x", "float32", (None,)), "no feature for 'x'"),
+        ({"a": np.zeros(1), "b": np.zeros(1)}, TensorSpec("x", "float32", (None,)), "there is none for 'x'"),
     ],
 )
 def test_features_that_do_not_fit(features: dict[str, np.ndarray], spec: TensorSpec, words: str) -> None:

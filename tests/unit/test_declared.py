@@ -69,10 +69,10 @@ def changed(**parts: Any) -> str:
         ("{", "Expecting property name"),
         (b"\xff", "can't decode byte"),
         ("[" * 100_000, "recursion depth"),
-        ("[]", "the whole: Input should be"),
-        ("null", "the whole: Input should be"),
+        ("[]", "the file: Input should be"),
+        ("null", "the file: Input should be"),
         ('{"inputs": {"x": [1]}, "outputs": {"y": [1]}}', "signature: Field required"),
-        ('{"signature": "a", "signature": "b"}', "'signature' stands there twice"),
+        ('{"signature": "a", "signature": "b"}', "'signature' is given twice"),
         (changed(extra=1), "extra: Extra inputs"),
         (changed(signature=""), "signature: String should have at least 1"),
         (changed(signature=None), "signature: Input should be a valid string"),
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_contract(tmp_path: Path, content: str | bytes, said: 
     with pytest.raises(ConfigError) as caught:
         check_contract(Gates(contract=Contract(file=file)))
     line = str(caught.value)
-    assert line.startswith("gates.contract.file must be a contract as 'rehearse --write-contract FILE' writes it, got")
+    assert line.startswith("gates.contract.file must be a contract in the form that 'rehearse")
     assert str(file) in line
     assert said in line
     assert line.isprintable()
@@ -106,7 +106,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     """What has taken the place of a file since the configuration was read is refused."""
     os.mkfifo(tmp_path / "c.json")
     for name in ("c.json", "none.json", "."):
-        with pytest.raises(ConfigError, match="it must be a file"):
+        with pytest.raises(ConfigError, match="it must be a regular file"):
             read_contract(tmp_path / name)
     check_contract(Gates())  # no file, nothing to check
 

@@ -64,7 +64,7 @@ def test_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("content", "target", "words"),
     [
         ("a,b\n1,2\n", "c", "--target must name a column of"),
-        ("a,b\n1,2\n2,3\n", None, "--target must name a column of"),
+        ("a,b\n1,2\n2,3\n", None, "--csv needs --target COLUMN"),
         ("a,b\nx,1\nx,2\n", "b", "a column beside 'b' that a model can learn from"),
         ("a,b\n1,x\n2,x\n", "b", "2 to 100 different values or be a number, got 1"),
         ("a,b\n1,\n2,\n", "b", "rows without missing values"),

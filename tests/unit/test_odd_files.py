@@ -91,7 +91,7 @@ def test_what_is_no_plain_file_is_refused(add: Callable[[Path], None], version_d
     """Links, pipes, sockets, empty directories and names that are no text have no digest, and fail the gate."""
     add(version_dir)
     for refused in (hash_files, write_manifest):
-        with pytest.raises(ManifestMismatch, match="must hold plain files only, got .*odd") as caught:
+        with pytest.raises(ManifestMismatch, match="must contain regular files only, got .*odd") as caught:
             refused(version_dir)
         assert str(caught.value).isprintable()
     result = judge_safety(Model().read(version_dir), Safety())
@@ -134,9 +134,9 @@ def test_a_pipe_that_takes_a_files_place_is_not_waited_for(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/etc/passwd")
     for name in ("pipe", "link", "."):
-        with pytest.raises(OSError, match=r"plain file|symbolic links"):
+        with pytest.raises(OSError, match=r"regular file|symbolic links"):
             open_plain(tmp_path / name)
-    with pytest.raises(OSError, match="plain file"):
+    with pytest.raises(OSError, match="regular file"):
         open_plain(Path("/dev/zero"))
 
 

@@ -94,7 +94,7 @@ def deep_attributes(saved: Any) -> None:
         (tiny_functions, "more than 5 functions"),
         (many_texts, "more than 100 fields"),
         (many_sizes, "more than 100 fields"),
-        (deep_attributes, "messages nested deeper than 30"),
+        (deep_attributes, "messages that are nested deeper than 30 levels"),
     ],
 )
 def test_more_than_any_model_needs_is_refused(
@@ -130,7 +130,7 @@ def test_real_limits_leave_room() -> None:
         (b"\x12", "does not end"),
         (b"\x12\x05abc", "beyond its message"),
         (b"\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "does not end"),
-        (b"\x13", "of kind 3"),
+        (b"\x13", "of the unknown kind 3"),
         (b"\x0d\x00", "beyond its message"),
         (b"\x12\x02\x12\x05", "beyond its message"),
         (b"\x80", "does not end"),
@@ -141,7 +141,7 @@ def test_bytes_that_are_no_message_are_an_error(data: bytes, words: str, tmp_pat
     with pytest.raises(DamagedError, match=words):
         count_records(data, SAVED_MODEL.DESCRIPTOR)
     (tmp_path / "saved_model.pb").write_bytes(data)
-    with pytest.raises(ExportError, match="must be readable as a SavedModel, got a") as caught:
+    with pytest.raises(ExportError, match="must be a valid SavedModel, got a") as caught:
         read_graph(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -163,7 +163,7 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").touch()
     os.truncate(tmp_path / "saved_model.pb", 3_000_000_000)
     graph = read_graph(tmp_path, Safety().max_graph_mb * 1e6)
-    assert graph.unclear == ("saved_model.pb has 3,000 MB, more than the 256 MB that are looked into",)
+    assert graph.unclear == ("saved_model.pb has 3,000 MB, more than the 256 MB that are examined",)
     result = judge_safety(graph, Safety())
     assert not result.passed
     assert "raise gates.safety.max_graph_mb" in result.summary

@@ -351,13 +351,13 @@ def huge(version_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (nothing, "must hold a file saved_model.pb, got none in"),
+        (nothing, "must contain saved_model.pb, got none in"),
         (only_text, "got none, but a saved_model.pbtxt"),
-        (chunks, "must be one saved_model.pb, got a saved_model.cpb"),
-        (garbage, "must be readable as a SavedModel"),
-        (empty, "must hold a graph"),
-        (pipe, "must hold a file saved_model.pb"),
-        (huge, r"must be below 2 GB.*got 2\.1 GB"),
+        (chunks, "must be in saved_model.pb, got a saved_model.cpb"),
+        (garbage, "must be a valid SavedModel"),
+        (empty, "must contain a graph"),
+        (pipe, "must contain saved_model.pb"),
+        (huge, r"must be smaller than 2 GB.*got 2\.1 GB"),
     ],
 )
 def test_what_cannot_be_read_is_an_error(damage: Callable[[Path], None], words: str, tmp_path: Path) -> None:

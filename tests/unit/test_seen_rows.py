@@ -101,7 +101,7 @@ def test_a_champion_that_was_split_otherwise(tmp_path: Path, before: str) -> Non
     """Where its rows are not known by the customers of today, nothing is claimed."""
     made(tmp_path / "old", group=before)
     _, candidate = made(tmp_path / "new", group="who")
-    assert "not known by who" in str(seen_of(candidate, tmp_path / "old" / "1" / RECORD))
+    assert "has no record of who" in str(seen_of(candidate, tmp_path / "old" / "1" / RECORD))
 
 
 def test_a_record_that_cannot_be_read(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_a_record_that_cannot_be_read(tmp_path: Path) -> None:
     _, candidate = made(tmp_path / "new")
     (tmp_path / "damaged").write_bytes(b"nonsense")
     save_arrays(tmp_path / "foreign", {"rows/train": np.zeros(1, np.uint64)})
-    assert "exported before" in str(seen_of(candidate, None))
-    for name, words in (("damaged", "must be readable"), ("foreign", "lacks 'rows/validation'"), ("absent", "absent")):
+    assert "exported by an older release" in str(seen_of(candidate, None))
+    for name, words in (("damaged", "must be readable"), ("foreign", "is missing"), ("absent", "absent")):
         assert words in str(seen_of(candidate, tmp_path / name))
         assert new_rows(candidate.version_dir / RECORD, tmp_path / name) is None
     assert new_rows(candidate.version_dir / RECORD, None) is None

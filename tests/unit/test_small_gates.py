@@ -265,7 +265,7 @@ def test_booleans(tmp_path: Path) -> None:
     flags = Signature((TensorSpec("x", "bool", (None,)),), (TensorSpec("y", "bool", (None,)),))
     inputs, expected = read_golden(written(tmp_path, "inputs.x,outputs.y\ntrue,0\nFalse,1\n", "g.csv"), flags)
     assert (inputs["x"].tolist(), expected["y"].tolist()) == ([True, False], [False, True])
-    with pytest.raises(DataError, match="row 0 of input 'x' must hold finite bool values, got 1"):
+    with pytest.raises(DataError, match="row 0 of input 'x' must contain finite bool values, got 1"):
         read_golden(written(tmp_path, {"inputs": [1], "outputs": [True]}), flags)
     with pytest.raises(DataError, match="row 0, column outputs.y must be true or false, got 'yes'"):
         read_golden(written(tmp_path, "inputs.x,outputs.y\ntrue,yes\n", "g.csv"), flags)
@@ -276,28 +276,28 @@ def test_booleans(tmp_path: Path) -> None:
     [
         ("{", "must be readable, got JSONDecodeError"),
         ("[" * 100_000, "must be readable, got RecursionError"),
-        ("[]", "there must be a row, got none"),
+        ("[]", "there must be at least one row, got none"),
         ('"text"', "it must be .*got str"),
         ('{"inputs": [1]}', r"it must be .*got \['inputs'\]"),
-        ('{"inputs": {"z": [1]}, "outputs": [1]}', "inputs must name what the model has, x, got z"),
-        ('{"inputs": {}, "outputs": [1]}', "inputs must hold x, and x is missing"),
-        ('{"inputs": [1], "outputs": {}}', "outputs must hold y, and y is missing"),
-        ('{"inputs": {"x": 1}, "outputs": [1]}', "inputs.x must be a list with one entry a row, got 1"),
-        ('{"inputs": [1, 2], "outputs": [1]}', r"must have as many rows, got \{'x': 2, 'output y': 1\}"),
-        ('{"inputs": [], "outputs": []}', "there must be a row"),
-        ('{"inputs": [1, 2], "outputs": [1, NaN]}', "row 1 of output 'y' must hold finite float32 values, got NaN"),
-        ('{"inputs": [Infinity], "outputs": [1]}', "row 0 of input 'x' must hold finite float32 values, got Infinity"),
-        ('{"inputs": [1], "outputs": [null]}', "row 0 of output 'y' must hold finite float32 values, got null"),
-        ('{"inputs": [1], "outputs": ["1"]}', "row 0 of output 'y' must hold .*got \"1\""),
-        ('{"inputs": [1], "outputs": [true]}', "row 0 of output 'y' must hold .*got true"),
-        ('{"inputs": [1], "outputs": [1e39]}', "row 0 of output 'y' must hold finite float32 values"),
-        ('{"inputs": [1], "outputs": [1' + "0" * 400 + "]}", "row 0 of output 'y' must hold finite float32 values"),
-        ('{"inputs": [1, 2], "outputs": [[1], [1, 2]]}', r"row 1 of output 'y' must be as regular as row 0"),
-        ('{"inputs": [[1, [2]]], "outputs": [1]}', "row 0 of input 'x' must be as regular"),
+        ('{"inputs": {"z": [1]}, "outputs": [1]}', "names in inputs must be those of the model, x, got z"),
+        ('{"inputs": {}, "outputs": [1]}', "inputs must contain x, but x is missing"),
+        ('{"inputs": [1], "outputs": {}}', "outputs must contain y, but y is missing"),
+        ('{"inputs": {"x": 1}, "outputs": [1]}', "inputs.x must be a list with one entry for each row, got 1"),
+        ('{"inputs": [1, 2], "outputs": [1]}', r"must have the same number of rows, got \{'x': 2, 'output y': 1\}"),
+        ('{"inputs": [], "outputs": []}', "there must be at least one row"),
+        ('{"inputs": [1, 2], "outputs": [1, NaN]}', "row 1 of output 'y' must contain finite float32 values, got NaN"),
+        ('{"inputs": [Infinity], "outputs": [1]}', "input 'x' must contain finite float32 values, got Infinity"),
+        ('{"inputs": [1], "outputs": [null]}', "row 0 of output 'y' must contain finite float32 values, got null"),
+        ('{"inputs": [1], "outputs": ["1"]}', "row 0 of output 'y' must contain .*got \"1\""),
+        ('{"inputs": [1], "outputs": [true]}', "row 0 of output 'y' must contain .*got true"),
+        ('{"inputs": [1], "outputs": [1e39]}', "row 0 of output 'y' must contain finite float32 values"),
+        ('{"inputs": [1], "outputs": [1' + "0" * 400 + "]}", "row 0 of output 'y' must contain finite float32 values"),
+        ('{"inputs": [1, 2], "outputs": [[1], [1, 2]]}', r"row 1 of output 'y' must have the shape of row 0"),
+        ('{"inputs": [[1, [2]]], "outputs": [1]}', "row 0 of input 'x' must have the shape of row 0"),
         ('{"inputs": [1], "outputs": [[1, 2]]}', r"must fit the model's output: it is y: float32 \(\?, 1\)"),
         ('{"inputs": [[1, 2]], "outputs": [1]}', r"must fit the model's input: it is x: float32 \(\?\)"),
-        ('[{"inputs": 1, "outputs": 1}, {"inputs": 1}]', "row 1 must be an object of inputs and outputs"),
-        ("[1]", "row 0 must be an object of inputs and outputs, got 1"),
+        ('[{"inputs": 1, "outputs": 1}, {"inputs": 1}]', "row 1 must be an object with inputs and outputs"),
+        ("[1]", "row 0 must be an object with inputs and outputs, got 1"),
     ],
 )
 def test_json_that_cannot_be_used(content: str, words: str, tmp_path: Path) -> None:
@@ -312,15 +312,15 @@ def test_json_that_cannot_be_used(content: str, words: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "inputs must hold x, and x is missing"),
-        ("inputs.x,outputs.y\n", "there must be a row"),
+        ("", "inputs must contain x, but x is missing"),
+        ("inputs.x,outputs.y\n", "there must be at least one row"),
         ("inputs.x,outputs.y\n1,\n", "row 0, column outputs.y must be a number, got ''"),
-        ("inputs.x,outputs.y\n1,2\n1,nan\n", "row 1 of output 'y' must hold finite float32 values, got NaN"),
-        ("inputs.x,outputs.y\n1,2\n1\n", "row 1 must have 2 cells as the header has, got 1"),
+        ("inputs.x,outputs.y\n1,2\n1,nan\n", "row 1 of output 'y' must contain finite float32 values, got NaN"),
+        ("inputs.x,outputs.y\n1,2\n1\n", "row 1 must have 2 cells, like the header, got 1"),
         ("inputs.x,outputs.y,price\n1,2,3\n", r"columns must be inputs.x, outputs.y.*got price"),
-        ("inputs.x,inputs.x,outputs.y\n1,2,3\n", "every column must have a name of its own"),
-        ("inputs.x\n1\n", "outputs must hold y, and y is missing"),
-        ("outputs.y\n1\n", "inputs must hold x, and x is missing"),
+        ("inputs.x,inputs.x,outputs.y\n1,2,3\n", "the names of columns must be unique"),
+        ("inputs.x\n1\n", "outputs must contain y, but y is missing"),
+        ("outputs.y\n1\n", "inputs must contain x, but x is missing"),
         ("inputs.x.0,inputs.x.2,outputs.y\n1,2,3\n", r"elements of inputs.x must be inputs.x.0, inputs.x.1, got"),
         ("inputs.x,inputs.x.0,outputs.y\n1,2,3\n", "elements of inputs.x must be"),
         ('inputs.x,outputs.y\n1,"2\n', "must be readable, got Error"),
@@ -339,7 +339,7 @@ def test_integers_must_fit(tmp_path: Path) -> None:
     """A fraction, or an integer beyond its dtype, is refused."""
     for value in (1.5, 128, -129):
         content = {"inputs": {"v": [[1, 2]], "city.name": ["a"]}, "outputs": {"n": [value]}}
-        with pytest.raises(DataError, match="row 0 of output 'n' must hold finite int8 values"):
+        with pytest.raises(DataError, match="row 0 of output 'n' must contain finite int8 values"):
             read_golden(written(tmp_path, content), TWO)
 
 

@@ -128,7 +128,7 @@ def test_a_group_is_in_one_split_and_no_feature(tmp_path: Path) -> None:
 def test_rows_that_groups_share_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where another column decides, equal rows may be on both sides, and that is said."""
     prepared(tmp_path, {"customer": np.arange(600), "x": np.arange(600) % 5}, group=["customer"])
-    assert "5 different rows are in more than one split" in caplog.text
+    assert "5 distinct rows are in more than one split" in caplog.text
 
 
 DAYS = [datetime.date(2026, 1, 1) + datetime.timedelta(days=n) for n in range(90)]
@@ -198,16 +198,16 @@ def test_times_of_every_library(tmp_path: Path, column: Any, boundaries: Any, as
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        ([[1, 2], [3]] * 45, "must be as long in every row"),
-        ([np.zeros(2), np.zeros(3)] * 45, "must be as long in every row"),
+        ([[1, 2], [3]] * 45, "must have the same shape in every row"),
+        ([np.zeros(2), np.zeros(3)] * 45, "must have the same shape in every row"),
         ((day for day in DAYS), "got generator"),
-        ([None, *DAYS[1:]], "a missing one in 1 of 90 rows, first in row 0"),
-        (pd.to_datetime(pd.Series(DAYS)).where(np.arange(90) != 7), "a missing one in 1 of 90 rows, first in row 7"),
+        ([None, *DAYS[1:]], "missing values in 1 of 90 rows, first in row 0"),
+        (pd.to_datetime(pd.Series(DAYS)).where(np.arange(90) != 7), "missing values in 1 of 90 rows, first in row 7"),
         (pd.to_datetime(pd.Series(DAYS)).where(np.arange(90) != 7).to_numpy(), "in 1 of 90 rows, first in row 7"),
-        (pa.array([*DAYS[:89], None]), "a missing one in 1 of 90 rows, first in row 89"),
-        (np.ma.masked_array(np.array(DAYS, "M8[D]"), mask=np.arange(90) == 3), "a masked one in 1 of 90 rows"),
+        (pa.array([*DAYS[:89], None]), "missing values in 1 of 90 rows, first in row 89"),
+        (np.ma.masked_array(np.array(DAYS, "M8[D]"), mask=np.arange(90) == 3), "masked values in 1 of 90 rows"),
         ([*DAYS[:89], "2026-01-01"], "date, str (row 89: str)"),
-        (pa.array(MOMENTS, pa.timestamp("us", "UTC")), "must hold times without a time zone"),
+        (pa.array(MOMENTS, pa.timestamp("us", "UTC")), "must contain times without a time zone"),
     ],
 )
 def test_times_that_cannot_be_read(tmp_path: Path, column: Any, words: str) -> None:
@@ -232,21 +232,21 @@ X = np.arange(40.0)
 DAY = ["2026-01-01"] * 39
 IN_TIME = {"time": "d", **BOUNDARIES}
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"x": X}, {"key": "id"}, "data.key must name columns of the loader's features, got 'id'; they are 'x'"),
-    ({"x": X}, {"group": ["x"]}, "must return features beside 'x'"),
-    ({"x": X, "p": ["train"] * 39 + ["dev"]}, {"split": "p"}, "must say train, validation, test, and 'p' holds 'dev'"),
-    ({"x": X, "p": ["train", "test"] * 20}, {"split": "p"}, "validation would have none: let the column 'p' say each"),
-    ({"x": X, "p": X}, {"split": "p"}, "data.split must say"),
-    ({"x": X, "p": [["train", "test"]] * 40}, {"split": "p"}, "one value a row, and 'p' has the shape (40, 2)"),
-    ({"x": X, "d": X}, IN_TIME, "holds numbers, and data.test_from is a time"),
+    ({"x": X}, {"key": "id"}, "data.key must name columns of the features, got 'id'; the columns are 'x'"),
+    ({"x": X}, {"group": ["x"]}, "must return features besides 'x'"),
+    ({"x": X, "p": ["train"] * 39 + ["dev"]}, {"split": "p"}, "must contain train, validation, test only, got 'dev'"),
+    ({"x": X, "p": ["train", "test"] * 20}, {"split": "p"}, "validation would have none: the column 'p' must"),
+    ({"x": X, "p": X}, {"split": "p"}, "data.split 'p' must contain"),
+    ({"x": X, "p": [["train", "test"]] * 40}, {"split": "p"}, "one value for each row, but 'p' has the shape (40, 2)"),
+    ({"x": X, "d": X}, IN_TIME, "contains numbers and data.test_from is a time"),
     ({"x": X, "d": [*DAY, ""]}, {"time": "d", "validation_from": 1, "test_from": 2}, "data.test_from is a number"),
-    ({"x": X, "d": [*DAY, "soon"]}, IN_TIME, "must hold numbers or ISO 8601, got 'soon'"),
-    ({"x": X, "d": np.array([*DAY, "NaT"], "M8[D]")}, IN_TIME, "a missing one in 1 of 40 rows, first in row 39"),
-    ({"x": X, "d": ["2026-01-01T00:00Z"] * 40}, IN_TIME, "must hold times without a time zone"),
+    ({"x": X, "d": [*DAY, "soon"]}, IN_TIME, "must contain numbers or ISO 8601, got 'soon'"),
+    ({"x": X, "d": np.array([*DAY, "NaT"], "M8[D]")}, IN_TIME, "missing values in 1 of 40 rows, first in row 39"),
+    ({"x": X, "d": ["2026-01-01T00:00Z"] * 40}, IN_TIME, "must contain times without a time zone"),
     ({"x": X, "d": [*DAY, *DAY[:1]]}, IN_TIME, "test would have none: move data.validation_from (2026-02-01)"),
-    ({"x": X % 2}, {}, "40 rows have 2 different rows, and a split of 0.2 takes about 21;"),
-    ({"x": X, "c": X * 0}, {"group": "c"}, "40 rows have 1 different values of 'c', and a split of 0.2 takes about 21"),
-    ({"x": X}, {"test_fraction": 0.001}, "40 rows have 40 different rows, and a split of 0.001 takes about 4,603;"),
+    ({"x": X % 2}, {}, "40 rows have 2 distinct rows, and a split with the fraction 0.2 needs about 21;"),
+    ({"x": X, "c": X * 0}, {"group": "c"}, "40 rows have 1 distinct values of 'c', and "),
+    ({"x": X}, {"test_fraction": 0.001}, "a split with the fraction 0.001 needs about 4,603;"),
 ]
 
 

@@ -207,7 +207,7 @@ def test_a_candidate_that_is_gone(tmp_path: Path) -> None:
         publish(gone, tmp_path / "live")
     assert "\n" not in str(caught.value)
     (linked.version_dir / "way-out").symlink_to("/etc")
-    with pytest.raises(ManifestMismatch, match="plain files only"):
+    with pytest.raises(ManifestMismatch, match="regular files only"):
         publish(linked, tmp_path / "live")
     assert [*(tmp_path / "live" / "m").iterdir()] == []
 
@@ -228,7 +228,7 @@ def test_publishing_twice_is_the_same_as_once(tmp_path: Path) -> None:
     assert publish(candidate, tmp_path / "live") == live
     (live / "saved_model.pb").unlink()
     (live / "saved_model.pb").write_bytes(b"other")
-    with pytest.raises(VersionExists, match="holds others"):
+    with pytest.raises(VersionExists, match="contains others"):
         publish(candidate, tmp_path / "live")
 
 

@@ -108,7 +108,7 @@ def test_the_predecessor_was_pruned(config: Config, store: Store) -> None:
     (store.live / "1").rename(store.live.parent / "gone")
     assert go_back(config, 1, "").state == "promoted"
     assert bytes_of(store, 3) == store.digest(1)
-    with pytest.raises(StoreError, match=r"bytes of version 2 must still be there.*choose another --to"):
+    with pytest.raises(StoreError, match=r"files of version 2 must still be there.*choose another version"):
         (store.live / "2").rename(store.live.parent / "gone, too")
         go_back(config, 2, "")
 
@@ -132,11 +132,11 @@ def test_what_was_kept_of_a_rehearsal_is_damaged(config: Config, store: Store) -
 
 def test_nothing_to_go_back_to(config: Config, store: Store) -> None:
     """Back to itself, to a number that never served, and back once more than there is: one line each."""
-    for to, words in ((2, "needs another version"), (9, "that has served, got 9")):
+    for to, words in ((2, "needs another version"), (9, "that was in production, got 9")):
         with pytest.raises(StoreError, match=words):
             go_back(config, to, "")
     go_back(config, None, "")
-    with pytest.raises(StoreError, match="--to N takes one that was rolled back itself: 2"):
+    with pytest.raises(StoreError, match="set --to N to a version that was rolled back itself: 2"):
         go_back(config, None, "")
     assert go_back(config, 2, "").state == "promoted"  # by its number even that
 
@@ -144,7 +144,7 @@ def test_nothing_to_go_back_to(config: Config, store: Store) -> None:
 def test_a_stray_number_stops_promotions_until_it_is_gone(config: Config, store: Store) -> None:
     """A stray file named 7, or `1` beside `00001`, is one line that names it; without it the next run goes on."""
     candidate = rehearsal(store, store.export()).report.candidate
-    for stray, words in (("7", "7' is a file, and a server takes it for the version"), ("00001", "must stand once")):
+    for stray, words in (("7", "7' is a file, and it is live"), ("00001", "must stand once")):
         (store.live / stray).touch()
         with pytest.raises(StoreError, match=words) as caught:
             put_live(config, candidate, RUN, None, "")

@@ -270,7 +270,7 @@ def test_nothing_is_open_after_a_refused_publish(store: Store) -> None:
     with pytest.raises(StoreError, match="must be the highest"):
         store.promote(2)
     (store.live / "7").touch()
-    with pytest.raises(VersionExists, match="holds others"):
+    with pytest.raises(VersionExists, match="contains others"):
         carry_out(store.production, dataclasses.replace(change_to(store, 2), version=7, directory="7"))
     (store.live / "7").unlink()
     assert pending(store.live) is None
@@ -330,7 +330,7 @@ def test_what_a_change_needs_does_not_wait_for_the_registry(store: Store) -> Non
     assert repair(down, store.candidates) == []
     [finding] = catch_up(down)
     assert finding.done == "reported"
-    assert "MLflow does not know of 1 changes yet" in finding.text
+    assert "1 changes could not be sent to MLflow yet" in finding.text
     assert registry.asked == 1
 
 
@@ -343,7 +343,7 @@ def test_the_outbox_cannot_be_made(store: Store) -> None:
     assert pending(store.live) is not None
     [finding] = repair(store.production, store.candidates)
     assert finding.done == "reported"
-    assert "publish of version 1: live, and that cannot be written down" in finding.text
+    assert "publish of version 1: live, but this could not be recorded" in finding.text
     assert f"{OUTBOX}' must be a directory" in finding.text
     assert "\n" not in finding.text
     (store.live / OUTBOX).unlink()
@@ -402,7 +402,7 @@ def test_bytes_that_changed_behind_the_rename_are_withdrawn(store: Store) -> Non
     (store.candidates / "2" / "fingerprint.pb").write_bytes(b"edited in place, and so is its hard link")
     findings = found(store)
     assert findings[0][0] == "finished"
-    assert "publish of version 2: rolled back never verified in production, and" in findings[0][1]
+    assert "publish of version 2: rolled back (it was never verified in production, and" in findings[0][1]
     assert [*versions(store.live)] == [1]
     assert states(store)[2] == "rolled back"
     assert store.promote(store.export()) == "live"
@@ -417,7 +417,7 @@ def test_somebody_elses_directory_under_the_number(store: Store) -> None:
     (store.live / "2" / "saved_model.pb").write_bytes(b"by hand")
     (removed, gone), (reported, words) = found(store)
     assert (removed, reported) == ("removed", "reported")
-    assert "had not come to its rename" in gone
+    assert "had not changed production yet" in gone
     assert "2' was not promoted by this project" in words
     assert (store.live / "2" / "saved_model.pb").read_bytes() == b"by hand"
     assert store.promote(store.export()) == "live"

@@ -85,16 +85,16 @@ def test_a_mistake_is_one_line(
 ROWS = [
     ("twov", "rows.csv", "", "No columns to parse"),
     ("twov", "rows.csv", "x\n", "must return rows, got none"),
-    ("twov", "rows.csv", "y,z\n1,2\n", "and 'x' is none; they are 'y', 'z'; rename one, or"),
+    ("twov", "rows.csv", "y,z\n1,2\n", "but 'x' is not one of 'y', 'z'; rename a column, or"),
     ("twov", "rows.csv", "x,z\n1,2\n,3\n", "must be finite"),
     ("twov", "rows.csv", "x\none\n", "the rows of 'x' are text"),
     ("twov", "rows.csv", b"x\n\xff\n", "can't decode byte"),
-    ("twov", "rows.json", '[{"x": [1]}, {"x": [1, 2]}]', "must be as long in every row"),
-    ("twov", "rows.json", '[{"x": [1, 2]}]', "the rows have shape (1, 2)"),
+    ("twov", "rows.json", '[{"x": [1]}, {"x": [1, 2]}]', "must have the same shape in every row"),
+    ("twov", "rows.json", '[{"x": [1, 2]}]', "the rows have the shape (1, 2)"),
     ("twov", "rows.json", '[{"x": null}]', "may be a missing value"),
-    ("multi", "rows.json", '[{"z": 1, "b": 2}]', "and 'a' is none"),
-    ("text", "rows.json", '[{"s": 1}]', "it is text: string (?), the rows of"),
-    ("ints", "rows.json", '[{"x": [1, 1.5]}]', "cannot take every value"),
+    ("multi", "rows.json", '[{"z": 1, "b": 2}]', "but 'a' is not one of 'z', 'b'"),
+    ("text", "rows.json", '[{"s": 1}]', "it is text: string (?), but the rows of"),
+    ("ints", "rows.json", '[{"x": [1, 1.5]}]', "cannot hold every value"),
 ]
 
 

@@ -76,5 +76,5 @@ def test_a_link_to_a_directory_is_that_directory(tmp_path: Path) -> None:
 
 def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     """A version directory that is not there raises instead of becoming an empty model."""
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match="must be readable"):
         list(tar_stream(tmp_path / "1", "digits"))

@@ -155,7 +155,7 @@ def test_an_answer_without_the_outputs(
 def test_an_answer_without_rows(served: Callable[..., tuple[Scripted, RestClient, list[float]]]) -> None:
     """One value for all rows, as a sum over the batch gives, is a ServingError that names the output."""
     _, client, _ = served((200, b'{"outputs": 3.5}'))
-    with pytest.raises(ServingError, match="an answer for each row, got one value for 'y'"):
+    with pytest.raises(ServingError, match="one answer for each row, got a single value for 'y'"):
         client.predict(1, {"x": np.ones(2)}, (Y,), "s")
 
 

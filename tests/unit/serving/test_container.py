@@ -73,8 +73,8 @@ def test_without_an_engine_there_is_one_line_with_the_address_and_the_remedy(
     with pytest.raises(ServingUnavailable) as caught:
         ensure_image(Serving())
     assert str(caught.value) == (
-        f"A container needs a Docker engine, and none answers at unix://{tmp_path}/none.sock: No such file "
-        "or directory. Start it, set DOCKER_HOST, or use serving.backend: embedded."
+        f"No Docker engine answers at unix://{tmp_path}/none.sock: No such file or directory. "
+        "Start it, set DOCKER_HOST, or set serving.backend: embedded."
     )
 
 
@@ -82,7 +82,7 @@ def test_without_an_engine_there_is_one_line_with_the_address_and_the_remedy(
 def test_a_senseless_or_refused_address_is_an_absent_engine(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Whatever DOCKER_HOST holds, the error is the one for an absent engine."""
     monkeypatch.setenv("DOCKER_HOST", address)
-    with pytest.raises(ServingUnavailable, match=f"none answers at {address}"):
+    with pytest.raises(ServingUnavailable, match=f"No Docker engine answers at {address}"):
         ensure_image(Serving())
 
 

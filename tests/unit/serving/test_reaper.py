@@ -45,13 +45,13 @@ def test_a_container_past_its_deadline_may_go() -> None:
 def test_a_container_of_a_dead_process_may_go(dead_pid: int) -> None:
     """A container whose owner has ended may go at once."""
     labels = owner_labels("r", NOW) | {f"{LABEL}.pid": str(dead_pid)}
-    assert why_orphaned(labels, NOW) == f"its owner, process {dead_pid}, is gone"
+    assert why_orphaned(labels, NOW) == f"its owner, process {dead_pid}, has ended"
 
 
 def test_a_number_that_was_given_again_is_not_the_owner() -> None:
     """A living process with the owner's number, but another start, is not the owner."""
     labels = owner_labels("r", NOW) | {f"{LABEL}.pid-started": "1"}
-    assert "is gone" in why_orphaned(labels, NOW)
+    assert "has ended" in why_orphaned(labels, NOW)
 
 
 def test_a_zombie_owner_counts_as_gone() -> None:
