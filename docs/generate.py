@@ -22,7 +22,7 @@ def page(text: str) -> str:
     """Return the page with the tables that the schema gives.
 
     Raises:
-        ValueError: a mark is gone or stands twice; what is written by hand would be lost.
+        ValueError: a mark is missing or appears twice, so that text outside of the marks could be lost.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{PAGE.name} must have one line {BEGIN.strip()!r} and, below it, one line {END.strip()!r}")

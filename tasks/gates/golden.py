@@ -66,7 +66,7 @@ def _worst(served: Array | None, expected: Array, atol: float, rtol: float) -> d
 
 
 def _difference(served: Array, expected: Array) -> Array:
-    """Return |served - expected| as float64; for text 0 or 1, and infinity where either is no finite number."""
+    """Return |served - expected| as float64; 0 or 1 for text, and infinity if either is not finite."""
     kinds = {served.dtype.kind, expected.dtype.kind}
     if kinds & set("UTSOb"):
         return np.asarray(as_bytes(served) != as_bytes(expected), np.float64)

@@ -45,13 +45,13 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
     """Compare every output elementwise; NaN and infinity never pass, on either side.
 
     Args:
-        served, in_process: one array an output, same rows in the same order.
+        served, in_process: one array for each output, with the same rows in the same order.
         tolerance: by output; text, integers and booleans must be equal.
         small_batches: the served answers to a few rows in small batches, `<batch>/<output>`, which must be those that
             the rows got among all rows.
         same_batches: what the model answers in process to those very batches, where that is known: of outputs as
             long as their batch makes them, even the lengths must agree with it.
-        outputs: the signature's, for which lengths are free. inputs: one array an input, for the evidence.
+        outputs: the signature's, for which lengths are free. inputs: one array for each input, for the evidence.
     """
     specs = {spec.name: spec for spec in outputs}
     found = [_compare("", name, served[name], in_process[name], tolerance[name]) for name in in_process]

@@ -91,7 +91,7 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     shown = tuple(gates.metrics) or default_metrics(own.reading)
     # Without bounds the first metric that suits the task is still compared with the champion's.
     bounds = dict(gates.metrics) or {name: Bound() for name in shown[:1]}
-    if any(":" not in name for name in shown):  # the user's own are given what was served, whatever it is
+    if any(":" not in name for name in shown):  # the user's own functions get every kind of answer
         fault = not_finite(rows.served)
         if fault:
             summary = f"output '{rows.output}' must answer with finite numbers: {fault}"
@@ -166,7 +166,7 @@ def _beside_name(name: str, rows: Rows) -> str:
 
 
 def _gain(name: str, bound: Bound, rows: Rows, confidence: float) -> Interval:
-    """Return how much better than the champion the candidate is, positive for better whatever the metric."""
+    """Return how much better than the champion the candidate is, positive for better with every metric."""
     found = metric_interval(name, confidence, rows.own, rows.beside)
     return Interval(-found.value, -found.high, -found.low) if less_is_better(name, bound) else found
 

@@ -45,8 +45,8 @@ def decide(clues: Clues, target: Array, answers: Array) -> Reading:
 def undeclared(gates: Gates, target: Array, answers: Array) -> Reading:
     """Infer how answers are read from the answers themselves, for an export that does not record it.
 
-    They are probabilities where they look so. Other scores of classes are ranked only, and one number a row that is no
-    probability is a value.
+    They are probabilities if they look like it. Other class scores can only be ranked, and a single number for each row
+    that is not a probability is a value.
     """
     ends_in = "" if gates.scores or not are_numbers(answers) else _looks(answers)
     found = decide(Clues(ends_in=ends_in), target, answers)  # type: ignore[arg-type]
@@ -272,7 +272,7 @@ def _size(array: Array) -> int:
 
 
 def _width(array: Array) -> int:
-    """Return the number of columns, 1 for one number a row however it is shaped, 0 for more than two axes."""
+    """Return the number of columns, 1 for a single number in each row in any shape, and 0 for more than two axes."""
     return _size(array) if array.ndim <= 2 or _size(array) == 1 else 0
 
 

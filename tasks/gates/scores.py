@@ -89,7 +89,7 @@ class Scored:
     def scores(self) -> Array:
         """Probabilities, float64 of shape (n, k): of each class, rows adding up to 1, or of each of several labels.
 
-        Of a hinge loss they are its margins; of one score a row there are two columns, of class 0 and of class 1.
+        For a hinge loss they are its margins; a single score for each row becomes two columns, of class 0 and class 1.
         """
         scores = as_float(self.served).reshape(len(self), -1)
         if self.reading.scores == "logits":
@@ -130,7 +130,7 @@ class Scored:
 
 
 def not_finite(served: Array) -> str:
-    """Return the first answer that is no finite number, such as `row 3 is nan`, or an empty string."""
+    """Return the first answer that is not finite, such as `row 3 is nan`, or an empty string."""
     values = as_float(served).reshape(len(served), -1) if are_numbers(served) else np.zeros((len(served), 1))
     wrong = np.argwhere(~np.isfinite(values))
     return f"row {wrong[0][0]} is {values[tuple(wrong[0])]:g}" if len(wrong) else ""

@@ -227,7 +227,7 @@ def _number_tensor(column: Any, dtype: int, text: bytes | None, specials: _Speci
         specials: the NaN and infinities that are still to be put back.
 
     Raises:
-        TypeError, OverflowError, ValueError: the lists are ragged, or hold what is no such number.
+        TypeError, OverflowError, ValueError: the lists are ragged, or contain other values.
     """
     flat, shape = _flattened(column)
     if dtype in (DT_FLOAT, DT_DOUBLE):
@@ -242,7 +242,7 @@ def _number_tensor(column: Any, dtype: int, text: bytes | None, specials: _Speci
 def _flattened(column: Any) -> tuple[list[Any], tuple[int, ...]]:
     """Return the elements of nested lists, and their shape.
 
-    An element that is no number may be returned in pieces (a text as its letters): still no number.
+    An element that is not a number may be returned in parts (a text as its letters), which are not numbers either.
 
     Raises:
         ValueError: ragged, or deeper than NumPy's arrays go.

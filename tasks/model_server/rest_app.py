@@ -36,7 +36,7 @@ MAX_BODY_BYTES: Final = 512 * 2**20
 MAX_UNZIPPED_BYTES: Final = 100 * 2**20
 """Source: TensorFlow Serving, util/net_http/compression/gzip_zlib.h, kMaxUncompressedBytes."""
 _SMALL_BODY: Final = 4 * 2**10
-"""Up to this size, in bytes, the event loop reads a body whatever is in it: about 10 ms at worst."""
+"""Up to this size, in bytes, the event loop reads every body, in about 10 ms at worst."""
 _MEDIUM_BODY: Final = 256 * 2**10
 """Up to this size, in bytes, the event loop reads a body if that is quick; a change of threads would cost more."""
 

@@ -37,7 +37,7 @@ def encode_predict(outputs: Mapping[str, Tensor], is_row_format: bool) -> bytes:
 
     Args:
         outputs: the tensors by name.
-        is_row_format: True for one element a row (`predictions`), False for whole tensors (`outputs`).
+        is_row_format: True for one element for each row (`predictions`), False for whole tensors (`outputs`).
 
     Raises:
         StatusError: row format without a common batch dimension, or a DataType that JSON cannot carry.

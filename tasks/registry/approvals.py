@@ -42,7 +42,7 @@ class Reviewed:
 
     @property
     def is_decided(self) -> bool:
-        """Return whether it has a decision that nobody has acted on."""
+        """Return whether it has a decision that has not been carried out."""
         if self.waits:
             return self.review in (APPROVED, REJECTED)
         return self.promotion == REJECTED and self.review == APPROVED  # which cannot be, and must be answered

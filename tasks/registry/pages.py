@@ -51,18 +51,18 @@ def write_description(client: Any, version: Any, run: Any, known: str) -> Standi
 
 
 def _update_report(client: Any, run_id: str, new: Any) -> None:
-    """Replace the part of the report that says what has become of the version; a report that is gone is no error."""
+    """Replace the part of the report that says what became of the version; a missing report is not an error."""
     try:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
             report = Path(client.download_artifacts(run_id, REPORT, scratch))
             known = report.read_text(encoding="utf-8")
             client.log_text(run_id, with_block(known, new), REPORT)
-    except Exception as exc:  # noqa: BLE001  (whatever the artifact store's own library raises: the tags are what counts)
+    except Exception as exc:  # noqa: BLE001  (an artifact store may raise anything, and the tags are what counts)
         log.warning("report.html of run %s could not be updated: %s", run_id, type(exc).__name__)
 
 
 def report_link(experiment: str, run_id: str) -> str:
-    """Return the address of the report, for MLflow's own pages: their host is whatever the reader's browser uses."""
+    """Return the address of the report, for MLflow's own pages, without a host, which the reader's browser knows."""
     return f"#/experiments/{experiment}/runs/{run_id}/artifacts/{REPORT}{_MENU}"
 
 

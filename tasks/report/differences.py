@@ -12,7 +12,7 @@ LONGEST = 160  # characters of a value
 
 
 def differences_table(ours: Mapping[str, str], theirs: Mapping[str, str] | None, champion: int) -> Table:
-    """Return what is not the same in two runs, one line a name.
+    """Return the differences between two runs, one line for each name.
 
     Args:
         ours, theirs: facts of the runs as text, by name; None where the champion's run is not known.

@@ -32,7 +32,7 @@ def draw_parity(served: Mapping[str, Array], in_process: Mapping[str, Array], pa
 
 
 def draw_latency(samples: Mapping[str, Array], path: Path) -> bool:
-    """Draw which share of requests was answered in how many milliseconds, a line a version.
+    """Draw which share of requests was answered in how many milliseconds, one line for each version.
 
     The return value of this and the following functions says whether there was something to draw.
     """
@@ -115,7 +115,7 @@ def parity_figure(served: Mapping[str, Array], in_process: Mapping[str, Array]) 
 
 @styled()
 def latency_figure(samples: Mapping[str, Array]) -> Figure:
-    """Return the cumulative distribution of latencies, a line a version."""
+    """Return the cumulative distribution of latencies, one line for each version."""
     figure, (axes,) = panels(1, 4.2, 2.9)
     slowest, typical = 0.0, np.inf
     for name, times in samples.items():

@@ -122,7 +122,7 @@ def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
     at_once = _command(tags, "flows.promote", "", "Act on all decisions now")
     if decision in (APPROVED, REJECTED):
         by = clip(tags.get(REVIEWER, ""), 80) or UNNAMED
-        sentence = f"{who} was {decision} by {by}, and nobody has acted on it yet."
+        sentence = f"{who} was {decision} by {by}, but the decision has not been carried out yet."
         return Standing(sentence, reason, by, (effect,), at_once)
     steps = (
         "Read the report and the gates.",

@@ -65,7 +65,7 @@ MEANINGS = {
 def gate_rows(report: ValidationReport) -> list[GateRow]:
     """Return the gate table: what each gate says, then its figures, those with a bound or a champion's beside them.
 
-    A gate without such figures shows all that it has. A figure stands once: in its own row, or in the gate's first.
+    A gate without such figures shows all that it has. A figure appears once: in its own row, or in the gate's first.
     """
     return [row for gate in failed_first(report) for row in _rows(gate)]
 

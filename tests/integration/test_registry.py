@@ -348,7 +348,7 @@ def test_a_page_without_its_report_is_written_all_the_same(
     record_outcome(found.made.config, found.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))
     [waiting] = reviewed_versions(found.made.config)
     set_review(found.made.config, waiting, "approved", "ann")
-    assert found.version.description.startswith("**digits version 1 was approved by ann, and nobody has acted")
+    assert found.version.description.startswith("**digits version 1 was approved by ann, but the decision")
     record_change(found.made.config, publish(found))
     assert found.version.description.startswith("**digits version 1 went live on 2026-11-26 02:13 UTC.**")
     assert found.version.description.endswith("digits version 1 passed every gate.\n\n| gate |")

@@ -29,7 +29,7 @@ TIME = {"promotion_time": "2026-11-26T02:13:45+00:00"}
         ),
         (
             {**PASSED, "promotion": "awaiting review", "review": " Approved ", "reviewed_by": "ann"},
-            "digits version 3 (registry version 7) was approved by ann, and nobody has acted on it yet.",
+            "digits version 3 (registry version 7) was approved by ann, but the decision has not been carried out yet.",
         ),
         (
             {**PASSED, **TIME, "promotion": "promoted"},

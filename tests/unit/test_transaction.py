@@ -430,7 +430,7 @@ def test_a_withdrawal_that_could_not_be_written_down(store: Store) -> None:
     begin(store.live, change)
     bring_in(store.live, change)
     take_away(store.live, 2)
-    assert found(store)[0] == ("finished", "the publish of version 2: rolled back it was taken out of production")
+    assert found(store)[0] == ("finished", "the publish of version 2: rolled back (it was taken out of production)")
     assert states(store)[2] == "rolled back"
     assert pending(store.live) is None
 
