@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
 import stat
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from configs.user_code import check_reference, is_reference, located
 from configs.values import PARAMS, filled_in
 from configs.yaml_text import DEEPEST, parse_yaml
 
-__all__ = ["ConfigError", "arguments", "load_config", "require", "shown", "without_secrets"]
+__all__ = ["ConfigError", "arguments", "load_config", "require", "shown", "without_secrets", "written"]
 
 LARGEST_FILE = 512 * 1024  # bytes
 LONGEST_MESSAGE = 700  # characters
@@ -52,6 +54,33 @@ def require(config: Config, *fields: str) -> None:
         section, key = field.split(".")
         if not getattr(getattr(config, section), key):
             raise ConfigError(f"'{field}' is required but not set; set it in the YAML file")
+
+
+def written(values: Mapping[str, Any]) -> Path:
+    """Write the contents of a configuration to a file in the current directory, and return its path.
+
+    Its name is a hash of its content, so that each configuration has one file. Only its owner can read it, because it
+    may contain secrets.
+
+    Raises:
+        ConfigError: a value cannot be written as YAML, or the file cannot be written.
+    """
+    try:
+        plain = json.loads(json.dumps(values, default=os.fspath))
+        text = yaml.safe_dump(plain, allow_unicode=True, sort_keys=False)
+        file = Path.cwd() / f"rehearse-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+        if not file.exists():  # another process may be reading an existing file
+            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as stream:
+                stream.write(text)
+            Path(stream.name).rename(file)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ConfigError(f"the configuration must contain only values that YAML can represent: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(
+            f"the configuration is stored as a file, but the current directory cannot be written: {exc.strerror}; "
+            "pass the path of a YAML file instead"
+        ) from exc
+    return file
 
 
 def arguments(path: str, overrides: Sequence[str] = ()) -> str:
