@@ -9,7 +9,7 @@ from pathlib import Path
 from configs.redaction import HOW_TO_FILL_IN, MASK, redact
 from configs.schema import Config
 from tasks.outcomes import GREEN, RED, Outcome, PromotionState
-from tasks.production import ONE_TRY
+from tasks.production.server import ONE_TRY
 from tasks.program import command_here, short_path
 from tasks.records import ServerFacts, ValidationReport
 from tasks.registry.pages import run_url, version_url

@@ -15,10 +15,10 @@ from configs.schema import Config
 from tasks.datasets.declared import read_contract
 from tasks.datasets.prepare import prepare_splits
 from tasks.errors import PipelineError, StoreError
+from tasks.production.live_check import is_there
 from tasks.records import Splits
 from tasks.registry.connection import check_experiment, check_tracking
 from tasks.serving.launch import check_engine
-from tasks.store.live_check import is_there
 from tasks.training.fit import try_model
 from tasks.training.process import call
 from tasks.words import one_line

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from configs.schema import Config
 from tasks.outcomes import Outcome, Promotion, PromotionState
-from tasks.production import move_label, put_live
+from tasks.production.changes import move_label, put_live
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
 from tasks.report.standing import why_a_person

@@ -8,7 +8,8 @@ from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.errors import ManifestMismatch, StoreError
 from tasks.outcomes import Promotion, PromotionState
-from tasks.production import look_at_production, put_live
+from tasks.production.changes import put_live
+from tasks.production.server import look_at_production
 from tasks.records import TrackedRun, ValidationReport
 from tasks.registry.approvals import ONCE_MORE, UNDECIDED, Reviewed, close, reviewed_versions, set_review
 from tasks.report.standing import APPROVED, REJECTED, UNNAMED

@@ -22,12 +22,12 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tasks.production.live_check import live_problem
 from tasks.records import Change
 from tasks.savedmodel.manifest import write_manifest
 from tasks.store.champion import champion_version, predecessor
 from tasks.store.history import append, read, served_digest
 from tasks.store.layout import claim_version, next_number, version_number, versions
-from tasks.store.live_check import live_problem
 from tasks.store.lock import model_lock
 from tasks.store.repair import catch_up, mend, repair
 from tasks.store.retention import prune

@@ -15,11 +15,11 @@ from configs.schema import Config
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.rows import load_arrays, save_arrays
 from tasks.gates.judge import judge
+from tasks.production.live_check import Expected, live_problem
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import Rehearsal, rehearse
-from tasks.store.live_check import Expected, live_problem
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
 pytestmark = [

@@ -21,7 +21,7 @@ from flows.commands import ENVIRONMENT, session
 from tasks import waiting
 from tasks.errors import PipelineError, TrackingError, TrackingRefused
 from tasks.gates.judge import judge
-from tasks.production import examine, go_back, inform, put_live
+from tasks.production.changes import examine, go_back, inform, put_live
 from tasks.records import Backend, Candidate, Signature, TrackedRun, ValidationReport
 from tasks.registry.approvals import reviewed_versions
 from tasks.registry.connection import check_experiment, check_tracking

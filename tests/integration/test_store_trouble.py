@@ -20,7 +20,7 @@ from configs.schema import Config
 from flows.commands import ENVIRONMENT
 from flows.rollback import main as rollback
 from tasks.errors import ManifestMismatch, StoreError, TrackingError
-from tasks.production import examine, go_back, inform, put_live
+from tasks.production.changes import examine, go_back, inform, put_live
 from tasks.records import Candidate, Change, Signature, TrackedRun
 from tasks.savedmodel.manifest import hash_files
 from tasks.store.champion import find_champion

@@ -12,7 +12,7 @@ import pytest
 from configs.loading import load_config
 from configs.schema import Config
 from tasks.errors import StoreError
-from tasks.production import examine, go_back, move_label, put_live
+from tasks.production.changes import examine, go_back, move_label, put_live
 from tasks.records import (
     Candidate,
     Change,
