@@ -18,6 +18,7 @@ from configs.loading import arguments, load_config
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.outcomes import Promotion, PromotionState
+from tasks.production.server import make_startable
 from tasks.promote import RIVALS, keep_rehearsal, make_stable, turn
 from tasks.registry.approvals import Reviewed
 from tasks.review import decide, find_reviewed, promote_again_judged, rehearsal_of, review
@@ -40,7 +41,9 @@ def promote(
     if verdict:
         review(cfg, version, verdict, by)
     outcomes = []
-    for reviewed in find_reviewed(cfg):
+    found = find_reviewed(cfg)
+    make_startable(cfg)
+    for reviewed in found:
         if version and reviewed.candidate != version:
             continue
         promotion = decide(cfg, reviewed)

@@ -27,6 +27,7 @@ from tasks.datasets.given import ROWS, GivenRows, check_trained_on
 from tasks.datasets.rows import check_rows, save_rows
 from tasks.export import adopt_model
 from tasks.outcomes import Outcome
+from tasks.production.server import make_startable
 from tasks.savedmodel.exporter import export_here
 from tasks.stage import fail_early, new_run_dir, stage_clock
 from tasks.train import fetch_model
@@ -61,6 +62,7 @@ def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)
+            make_startable(cfg)
             backends = fetch_servers.with_options(retries=0).submit(cfg)
             given = fetch_model(cfg, model, run_dir)
             splits = prepare_rows(cfg, GivenRows(rows, target, trained_on), given, signature, run_dir)

@@ -18,6 +18,7 @@ from flows.judging import judge_and_promote
 from tasks.data import prepare_data
 from tasks.export import export_model
 from tasks.outcomes import Outcome
+from tasks.production.server import make_startable
 from tasks.stage import fail_early, new_run_dir, stage_clock
 from tasks.train import train_model
 from tasks.training.process import tensorflow_process
@@ -38,6 +39,7 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)
+            make_startable(cfg)
             backends = fetch_servers.with_options(retries=0).submit(cfg)  # no network now is none later
             splits = prepare_data(cfg, run_dir)
             fail_early(backends)

@@ -6,7 +6,6 @@ Nothing that is checked here is kept: no Prefect flow, no MLflow run, no candida
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,11 +13,12 @@ from configs.redaction import redact
 from configs.schema import Config
 from tasks.datasets.declared import read_contract
 from tasks.datasets.prepare import prepare_splits
-from tasks.errors import PipelineError, StoreError
-from tasks.production.live_check import is_there
+from tasks.errors import PipelineError
+from tasks.production.server import is_silent
 from tasks.records import Splits
 from tasks.registry.connection import check_experiment, check_tracking
 from tasks.serving.launch import check_engine
+from tasks.store.layout import check_writable
 from tasks.training.fit import try_model
 from tasks.training.process import call
 from tasks.words import one_line
@@ -57,20 +57,13 @@ def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], st
 
 
 def _writable(directory: Path, field: str) -> str:
-    """Return where a directory is, or will be made; a file that nobody sees is written there for the moment."""
-    there = next(path for path in (directory, *directory.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            return f"'{directory}' can be written"
-    except OSError as exc:
-        raise StoreError(f"{field} must lie in a writable directory, and '{there}' is not one: {exc.strerror}") from exc
+    check_writable(directory, field)
+    return f"'{directory}' can be written"
 
 
 def _production(config: Config) -> str:
-    url = config.promote.live_url
-    silent = url and not is_there(url, config.name)
-    found = f"; no server answers at promote.live_url {url}, as before the first version" if silent else ""
-    return _writable(config.models_root, "models_root") + found
+    silent = f"; no server answers at promote.live_url {config.promote.live_url}, as before the first version"
+    return _writable(config.models_root, "models_root") + (silent if is_silent(config) else "")
 
 
 def _contract(file: Path) -> str:

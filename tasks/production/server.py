@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 from urllib.parse import urlsplit
 
 from configs.schema import Config
-from tasks.errors import StoreError
 from tasks.production.live_check import is_there
+from tasks.store.layout import check_writable
 from tasks.store.serving_config import CONFIG, ensure_config
 
 log = logging.getLogger(__name__)
@@ -30,19 +29,14 @@ def production_command(config: Config) -> str:
 
 
 def look_at_production(config: Config) -> None:
-    """Say it where production must verify a version and does not answer; make what it can be started on.
+    """Say it where production must verify a version and does not answer; nothing is changed.
 
     Raises:
-        StoreError: models_root is not a directory that can be written.
+        StoreError: models_root does not lie in a directory that can be written.
     """
-    root = config.models_root
-    there = next(path for path in (root, *root.parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise StoreError(f"models_root must lie in a writable directory, but '{there}' is not one")
+    check_writable(config.models_root, "models_root")
     promote = config.promote
-    if promote.layout == "labels":
-        ensure_config(config.models_root)
-    if promote.live_url and not is_there(promote.live_url, config.name):
+    if is_silent(config):
         log.warning(
             "no server answers at promote.live_url %s: this is expected before the first version, else start one "
             "(%s); a version that it does not serve %g s (promote.live_timeout_s) after its promotion is rolled back",
@@ -50,3 +44,19 @@ def look_at_production(config: Config) -> None:
             production_command(config),
             promote.live_timeout_s,
         )
+
+
+def is_silent(config: Config) -> bool:
+    """Return whether production is to verify a version and does not answer."""
+    url = config.promote.live_url
+    return bool(url) and not is_there(url, config.name)
+
+
+def make_startable(config: Config) -> None:
+    """Make the file that `production_command` names, where it is not there yet.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    if config.promote.layout == "labels":
+        ensure_config(config.models_root)

@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,6 +149,23 @@ def remove_abandoned(model_dir: Path, *, only_look: bool) -> list[Path]:
         finally:
             os.close(descriptor)
     return found
+
+
+def check_writable(directory: Path, field: str) -> None:
+    """Raise `StoreError` if a directory is none, or cannot be made, that files can be written to.
+
+    A file that has no name is written for the moment: modes do not tell of a file system that is full or read-only.
+
+    Args:
+        field: name of the directory in the configuration.
+    """
+    there = directory
+    try:
+        there = next(path for path in (directory, *directory.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as exc:
+        raise StoreError(f"{field} must lie in a writable directory, and '{there}' is not one: {exc.strerror}") from exc
 
 
 def next_version(model_dir: Path, live_dir: Path) -> int:
