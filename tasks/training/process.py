@@ -2,19 +2,22 @@
 
 Importing TensorFlow takes seconds of one core. Here it starts in a child while the parent starts Prefect on
 another core, and when the child ends, its memory (a GPU's too) is free before a server needs it. The parent
-names plain functions; the child runs them one after the other and sends back what they return.
+names plain functions; the child runs them one after the other and sends back what they return, under the number of
+the question: an answer that nobody waited for (an interrupt, an error meanwhile) is never taken for another's.
 
-    parent                          child (tasks.training.worker)
-    warm_up()  ── spawn ──────────> import tensorflow
-    call(f, x) ── (f, x) ─────────> f(x)
-               <─ log record(s) ─── logging below `tasks`
-               <─ result or error ─
-    shut_down() ─ close ──────────> exit; also on SIGKILL of the parent: its end of the pipe closes
+    parent                             child (tasks.training.worker)
+    warm_up()  ── spawn ─────────────> import tensorflow
+    call(f, x) ── 7, (f, x) ─────────> f(x)
+               <─ log record(s) ────── logging below `tasks`
+               <─ 7, result or error ─
+    shut_down() ─ close ─────────────> exit; also on SIGKILL of the parent: its end of the pipe closes
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import logging
 import os
 import socket
@@ -51,30 +54,36 @@ class TensorFlowProcess:
                 env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "TMPDIR": self._scratch.name},
             )
         self._pipe = Connection(ours.detach())
+        self._questions = itertools.count(1)
+        self._answers: dict[int, tuple[str, Any]] = {}  # that nobody has fetched yet, by the number of the question
 
-    def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Ask the child to run `function`; fetch the answer with `result`."""
+    def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> int:
+        """Ask the child to run `function`; return the number of the question, for `result`."""
+        question = next(self._questions)
         with contextlib.suppress(BrokenPipeError):  # result() says why
-            self._pipe.send((function, args, kwargs, known()))  # with what the child must not say either
+            self._pipe.send((question, function, args, kwargs, known()))  # with what the child must not say either
+        return question
 
-    def result(self) -> Any:
-        """Return the answer to the oldest open `submit`, passing the child's log records on.
+    def result(self, question: int) -> Any:
+        """Return the answer to a question, once, passing the child's log records on.
 
         Raises:
             PipelineError: what the function raised.
             TrainingError: the child ended before it answered.
         """
-        while True:
+        while question not in self._answers:
             try:
-                kind, value = self._pipe.recv()
+                number, kind, value = self._pipe.recv()
             except (EOFError, ConnectionResetError):
                 raise self._death() from None
             if kind == "log":
                 logging.getLogger(value.name).handle(value)
-            elif kind == "error":
-                raise value
             else:
-                return value
+                self._answers[number] = kind, value
+        kind, value = self._answers.pop(question)
+        if kind == "error":
+            raise value
+        return value
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
@@ -129,5 +138,4 @@ def submit(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Calla
     """Start `function` in the TensorFlow process; the call that is returned waits for its answer."""
     warm_up()
     assert _process
-    _process.submit(function, *args, **kwargs)
-    return _process.result
+    return functools.partial(_process.result, _process.submit(function, *args, **kwargs))
