@@ -27,7 +27,8 @@ from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
 from tasks.registry.packaging import build_package, mlflow_signature
-from tasks.registry.runs import describe_version, log_rehearsal
+from tasks.registry.runs import log_rehearsal
+from tasks.report.artifacts import describe_version
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.rehearse import Rehearsal, rehearse
