@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before Prefect is imported: --help and a config er
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,9 @@ from tasks.datasets.rows import check_rows, save_rows
 from tasks.export import adopt_model
 from tasks.outcomes import Outcome
 from tasks.production.server import make_startable
+from tasks.promote import promote_model
 from tasks.savedmodel.exporter import export_here
+from tasks.show import show_run
 from tasks.stage import fail_early, new_run_dir, stage_clock
 from tasks.train import fetch_model
 from tasks.training.process import tensorflow_process
@@ -69,9 +72,11 @@ def rehearse(  # noqa: PLR0913, PLR0917  each is an option of the command
             fail_early(backends)
             candidate = adopt_model(cfg, splits, given, signature, run_dir)
         options = arguments(config, overrides or ())
+        promoting = partial(promote_model, cfg, wanted=promote)
         report, run, promotion = judge_and_promote(
-            cfg, options, splits, given, candidate, backends.result(), run_dir, promote
+            cfg, options, splits, given, candidate, backends.result(), run_dir, promoting
         )
+        show_run(report, run, promotion)
     outcome = Outcome(report, run, promotion, seconds)
     return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=outcome)
 

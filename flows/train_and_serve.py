@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before Prefect is imported: --help and a config er
 
     raise SystemExit(main())
 
+from functools import partial
 from pathlib import Path
 
 from prefect import State, flow
@@ -19,6 +20,8 @@ from tasks.data import prepare_data
 from tasks.export import export_model
 from tasks.outcomes import Outcome
 from tasks.production.server import make_startable
+from tasks.promote import promote_model
+from tasks.show import show_run
 from tasks.stage import fail_early, new_run_dir, stage_clock
 from tasks.train import train_model
 from tasks.training.process import tensorflow_process
@@ -46,8 +49,10 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
             trained = train_model(cfg, splits, run_dir)
             candidate = export_model(cfg, splits, trained, run_dir)
         options = arguments(config, overrides or ())
+        promoting = partial(promote_model, cfg, wanted=promote)
         report, run, promotion = judge_and_promote(
-            cfg, options, splits, trained, candidate, backends.result(), run_dir, promote
+            cfg, options, splits, trained, candidate, backends.result(), run_dir, promoting
         )
+        show_run(report, run, promotion)
     outcome = Outcome(report, run, promotion, seconds)
     return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=outcome)

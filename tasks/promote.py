@@ -51,8 +51,7 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
     What has become of production is also in `settled`, whatever Prefect makes of this stage afterwards.
     """
     if not report.passed:
-        reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
-        promotion = Promotion(PromotionState.REJECTED, None, reason)
+        promotion = Promotion(PromotionState.REJECTED, None, report.why_rejected)
     elif not wanted:
         promotion = Promotion(PromotionState.NOT_PROMOTED, None, "every gate passed, and promotion was not asked for")
     elif why := why_a_person(config, report):
@@ -74,6 +73,5 @@ def make_stable(config: Config, actor: str) -> Promotion:
 
 
 def _note(config: Config, report: ValidationReport, run: TrackedRun, state: State) -> None:
-    reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
     candidate = report.candidate
-    append(config.live_dir, candidate.version, state, candidate.digest, run=run.run_id, reason=reason)
+    append(config.live_dir, candidate.version, state, candidate.digest, run=run.run_id, reason=report.why_rejected)

@@ -115,7 +115,7 @@ class Splits:
     """Where the prepared rows lie.
 
     Attributes:
-        train, validation, test: `.npz` files with the members of `datasets.storage`.
+        train, validation, test: `.npz` files with the members that `datasets.rows` saves.
         rows: number of rows of each split.
         digest: SHA-256 over the rows of all splits, in hexadecimal.
         source: the `module:function` that the rows came from.
@@ -426,6 +426,11 @@ class ValidationReport:
     def failed(self) -> tuple[GateResult, ...]:
         """Return the gates that did not pass."""
         return tuple(gate for gate in self.gates if not gate.passed)
+
+    @property
+    def why_rejected(self) -> str:
+        """Return what the failed gates say, in one line; empty where none failed."""
+        return "; ".join(f"{gate.name}: {gate.summary}" for gate in self.failed)
 
     @property
     def refusals(self) -> tuple[GateResult, ...]:

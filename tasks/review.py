@@ -75,8 +75,7 @@ def decide(config: Config, reviewed: Reviewed) -> Promotion:
 def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationReport, run: TrackedRun) -> Promotion:
     """Promote an approved candidate that passed again, compared with the version that is live now."""
     if not report.passed:
-        reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
-        reason = f"judged again, compared with another champion: {reason}"
+        reason = f"judged again, compared with another champion: {report.why_rejected}"
         return _closed(config, reviewed, PromotionState.REJECTED, reason)
     promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
     if promotion.state is not PromotionState.STALE:

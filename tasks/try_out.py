@@ -10,6 +10,7 @@ from typing import Any
 from configs.loading import ConfigError
 from configs.schema import Config, Serving
 from tasks.datasets.answers import Table, with_answers
+from tasks.datasets.blocks import unanswered_rows
 from tasks.datasets.fitting import features_of, fit_to_inputs
 from tasks.datasets.row_files import read_table
 from tasks.datasets.rows import check_rows
@@ -141,10 +142,8 @@ def ask(model: Tried, client: ModelClient, asked: Asked) -> Table:
     signature = model.signature
     answers = client.predict(model.version, asked.inputs, signature.outputs, signature.name)
     n_rows = len(next(iter(asked.inputs.values())))
-    for name, array in answers.items():
-        if len(array) != n_rows:
-            got = f"{len(array)} of '{name}' for {n_rows} rows"
-            raise ServingError(f"every output must have an answer for each row, got {got}")
+    if problem := unanswered_rows(answers, n_rows):
+        raise ServingError(problem)
     return with_answers(asked.columns, answers)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Config
+from tasks.datasets.blocks import unanswered_rows
 from tasks.datasets.fitting import features_of, fit_to_inputs
 from tasks.datasets.given import leave_out_trained
 from tasks.datasets.predict_body import predict_body
@@ -115,10 +116,6 @@ def _answer(function: Any, _kept_alive: Any, block: Mapping[str, Array]) -> dict
     with translated(f"the SavedModel must answer a batch of {n_rows}", ExportError):
         tensors = {name: tf.constant(as_bytes(rows)) for name, rows in block.items()}
         found = {name: np.asarray(tensor) for name, tensor in function(**tensors).items()}
-    for name, array in found.items():
-        if array.shape[:1] != (n_rows,):
-            raise ExportError(
-                f"every output must have an answer for each row, got '{name}' of shape {array.shape} for a batch of "
-                f"{n_rows}; export the model with a free batch axis and outputs by row"
-            )
+    if problem := unanswered_rows(found, n_rows):
+        raise ExportError(f"{problem}; export the model with a free batch axis and outputs by row")
     return {name: rows.astype(np.float32) if rows.dtype.name == "bfloat16" else rows for name, rows in found.items()}

@@ -73,7 +73,7 @@ def test_what_tensorflow_has_for_rows() -> None:
 OUTPUTS = [
     ("scalar", ["'extra' of shape ()", "leave it out"]),
     ("one row", ["'extra' of shape (1, 1)", "leave it out"]),
-    ("flattened", ["'extra' of shape (9,) for a batch of 3", "leave it out"]),
+    ("flattened", ["9 of 'extra' for 3 rows", "leave it out"]),
     ("transposed", ["'extra' of shape (3, None)"]),
     ("nested", ["flat dictionary", "'score': ...", "'more_twice': ...", "'more_deep_thrice': ..."]),
     ("tuple", ["flat list", "'output_0': ...", "'output_1_0': ...", "'output_1_1': ..."]),
