@@ -45,14 +45,14 @@ def promote(
     found = find_reviewed(cfg)
     make_startable(cfg)
     for reviewed in found:
-        if version and reviewed.candidate != version:
+        if version and reviewed.candidate_version != version:
             continue
         promotion = decide(cfg, reviewed)
         if promotion.state is PromotionState.STALE:
             promotion = judge_again(cfg, arguments(config, overrides or ()), reviewed)
-        title = f"{cfg.name} candidate {reviewed.candidate}"
+        title = f"{cfg.name} candidate {reviewed.candidate_version}"
         show_change(cfg.name, title, promotion)
-        outcomes.append(replace(promotion, reason=f"candidate {reviewed.candidate}: {promotion.reason}"))
+        outcomes.append(replace(promotion, reason=f"candidate {reviewed.candidate_version}: {promotion.reason}"))
     reasons = redact("; ".join(promotion.reason for promotion in outcomes))
     return Completed(
         name=outcomes[-1].state.flow_state if outcomes else "NothingToDo",

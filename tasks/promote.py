@@ -16,7 +16,7 @@ from tasks.registry.changes import record_outcome
 from tasks.report.standing import why_a_person
 from tasks.stage import stage
 from tasks.store.history import State, append
-from tasks.store.rehearsals import Rehearsed, keep
+from tasks.store.rehearsals import Rehearsed, save_rehearsal
 
 log = logging.getLogger(__name__)
 settled: list[Outcome] = []
@@ -40,7 +40,7 @@ def keep_rehearsal(
     config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport, run: TrackedRun
 ) -> None:
     """Keep what an approval, the live verification and a rollback need to know."""
-    keep(config.candidates_dir, Rehearsed(splits, trained, report, run))
+    save_rehearsal(config.candidates_dir, Rehearsed(splits, trained, report, run))
     _note(config, report, run, "validated" if report.passed else "rejected")
 
 
@@ -73,5 +73,5 @@ def make_stable(config: Config, actor: str) -> Promotion:
 
 
 def _note(config: Config, report: ValidationReport, run: TrackedRun, state: State) -> None:
-    candidate = report.candidate
-    append(config.live_dir, candidate.version, state, candidate.digest, run=run.run_id, reason=report.why_rejected)
+    candidate, reason = report.candidate, report.why_rejected
+    append(config.live_dir, candidate.version, state, candidate.digest, run=run.mlflow_run_id, reason=reason)

@@ -447,7 +447,7 @@ class TrackedRun:
         url: page of the run, or empty where the tracking URI has no pages.
     """
 
-    run_id: str
+    mlflow_run_id: str
     experiment_id: str
     registry_name: str
     registry_version: int

@@ -31,24 +31,24 @@ def find_reviewed(config: Config) -> list[Reviewed]:
         if version.waits and version.review not in (*UNDECIDED, APPROVED, REJECTED):
             log.warning(
                 "candidate %d has the tag review=%s, which is no decision: set it to %s or %s",
-                version.candidate, version.review, APPROVED, REJECTED,
+                version.candidate_version, version.review, APPROVED, REJECTED,
             )  # fmt: skip
     return [version for version in found if version.is_decided]
 
 
 @stage
-def review(config: Config, candidate: int, verdict: str, by: str) -> None:
+def review(config: Config, number: int, verdict: str, by: str) -> None:
     """Write what a reviewer decided at a terminal on MLflow's page.
 
     Raises:
         ConfigError: no such candidate waits for a decision.
     """
     known = reviewed_versions(config)
-    of_it = [version for version in known if version.candidate == candidate]
+    of_it = [version for version in known if version.candidate_version == number]
     open_ones = [version for version in of_it if version.promotion in ONCE_MORE]
     if not open_ones:
-        others = ", ".join(str(version.candidate) for version in known if version.waits) or "none"
-        what = f"{candidate}, which is {of_it[-1].promotion or 'being judged'}" if of_it else f"{candidate}"
+        others = ", ".join(str(version.candidate_version) for version in known if version.waits) or "none"
+        what = f"{number}, which is {of_it[-1].promotion or 'being judged'}" if of_it else f"{number}"
         raise ConfigError(f"--version must be a candidate that awaits review, got {what}; waiting: {others}")
     set_review(config, open_ones[-1], verdict, by)
 
@@ -66,7 +66,7 @@ def decide(config: Config, reviewed: Reviewed) -> Promotion:
     if _last_state(config, reviewed) != "approved":  # a second try
         append(
             config.live_dir, candidate.version, "approved", candidate.digest,
-            run=reviewed.run_id, actor=reviewed.by or UNNAMED,
+            run=reviewed.mlflow_run_id, actor=reviewed.by or UNNAMED,
         )  # fmt: skip
     return put_live(config, candidate, known.run, known.report.champion, reviewed.by or UNNAMED)
 
@@ -91,7 +91,8 @@ def rehearsal_of(config: Config, reviewed: Reviewed) -> Rehearsed:
     """
     known = recall(config.candidates_dir, reviewed.digest)
     if known is None:
-        raise StoreError(f"candidate {reviewed.candidate} of '{config.name}' must have been judged here, but was not")
+        number = reviewed.candidate_version
+        raise StoreError(f"candidate {number} of '{config.name}' must have been judged here, but was not")
     return known
 
 
@@ -101,7 +102,7 @@ def objection(config: Config, reviewed: Reviewed) -> str:
     The bytes on the disk must have the digest that MLflow's version was tagged with when they were validated, and the
     history of the live directory must know of that validation: an edited tag alone approves nothing.
     """
-    number, digest = reviewed.candidate, reviewed.digest
+    number, digest = reviewed.candidate_version, reviewed.digest
     directory = versions(config.candidates_dir).get(number)
     known = recall(config.candidates_dir, digest)
     judged = [e for e in read(config.live_dir) if e.version == number and e.state in ("validated", "rejected")]
@@ -122,14 +123,14 @@ def objection(config: Config, reviewed: Reviewed) -> str:
 
 
 def _last_state(config: Config, reviewed: Reviewed) -> str:
-    return state_of(read(config.live_dir), reviewed.candidate)
+    return state_of(read(config.live_dir), reviewed.candidate_version)
 
 
 def _closed(config: Config, reviewed: Reviewed, state: PromotionState, reason: str) -> Promotion:
     """Note on the version's page and in the history that it will not go live."""
     append(
-        config.live_dir, reviewed.candidate, "rejected", reviewed.digest,
-        run=reviewed.run_id, actor=reviewed.by or UNNAMED, reason=reason,
+        config.live_dir, reviewed.candidate_version, "rejected", reviewed.digest,
+        run=reviewed.mlflow_run_id, actor=reviewed.by or UNNAMED, reason=reason,
     )  # fmt: skip
     close(config, reviewed, state, reason)
     return Promotion(state, None, reason)

@@ -72,7 +72,7 @@ def read_record(path: Path) -> Record:
         raise DataError(f"'{path}' must hold the rows of a version, and lacks {exc}") from exc
 
 
-def keep_record(config: Config, splits: Splits, as_requests: AsRequests, directory: Path, evidence: Path) -> None:
+def save_record(config: Config, splits: Splits, as_requests: AsRequests, directory: Path, evidence: Path) -> None:
     """Write the record of an export, and beside its requests the groups of the test rows.
 
     Args:

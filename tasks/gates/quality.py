@@ -22,7 +22,7 @@ MAX_SLICES = 20  # of one feature; one with more values is cut at its quartiles,
 
 
 @dataclass(frozen=True)
-class Rows:
+class AnsweredRows:
     """Aligned arrays, first axis the row: what was true, what was served, what the champion answered.
 
     Attributes:
@@ -47,11 +47,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.target)
 
-    def take(self, index: Array) -> Rows:
+    def take(self, index: Array) -> AnsweredRows:
         """Return the rows at `index`, int64 of shape (k,), without what slices them."""
         champion, seen = (None if array is None else array[index] for array in (self.champion, self.seen))
         own, other = self.own.reading, self.beside.reading if self.beside else None
-        return Rows(self.target[index], self.served[index], champion, {}, own, other, self.output, seen)
+        return AnsweredRows(self.target[index], self.served[index], champion, {}, own, other, self.output, seen)
 
     @property
     def own(self) -> Scored:
@@ -67,12 +67,12 @@ class Rows:
         return Scored(self.target, self.champion, self.champion_reading or self.own.reading, self.output)
 
     @property
-    def unseen(self) -> Rows:
+    def unseen(self) -> AnsweredRows:
         """Return the rows that the champion has not seen."""
         return self if self.seen is None or not self.seen.any() else self.take(np.flatnonzero(~self.seen))
 
 
-def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
+def judge_quality(gates: Gates, rows: AnsweredRows | None) -> GateResult:
     """Check each metric against its bounds, over all rows and in every slice that is large enough.
 
     The absolute bounds hold for the figure over all rows. Compared with the champion, and in slices, a candidate
@@ -145,14 +145,14 @@ def _gain_figures(gains: Mapping[str, Interval]) -> dict[str, float]:
     }
 
 
-def _beside(gates: Gates, rows: Rows) -> Beside | None:
+def _beside(gates: Gates, rows: AnsweredRows) -> Beside | None:
     if rows.champion is None:
         return None
     seen = 0 if rows.seen is None else int(rows.seen.sum())
     return beside_champion(seen, len(rows), rows.unknown, gates.min_unseen_rows)
 
 
-def _compared(shown: Sequence[str], rows: Rows) -> dict[str, tuple[float, float]]:
+def _compared(shown: Sequence[str], rows: AnsweredRows) -> dict[str, tuple[float, float]]:
     """Return each metric of candidate and champion over the rows that the champion has not seen; empty without one."""
     part = rows.unseen
     if part.beside is None:
@@ -160,12 +160,12 @@ def _compared(shown: Sequence[str], rows: Rows) -> dict[str, tuple[float, float]
     return {name: (measure(name, part.own), measure(name, part.beside)) for name in shown}
 
 
-def _beside_name(name: str, rows: Rows) -> str:
+def _beside_name(name: str, rows: AnsweredRows) -> str:
     """Return the name of a compared figure, which differs where rows were left out."""
     return name if rows.unseen is rows else f"{name}.unseen"
 
 
-def _gain(name: str, bound: Bound, rows: Rows, confidence: float) -> Interval:
+def _gain(name: str, bound: Bound, rows: AnsweredRows, confidence: float) -> Interval:
     """Return how much better than the champion the candidate is, positive for better whatever the metric."""
     found = metric_interval(name, confidence, rows.own, rows.beside)
     return Interval(-found.value, -found.high, -found.low) if less_is_better(name, bound) else found
@@ -227,7 +227,7 @@ def _bound_text(bound: Bound, has_champion: bool) -> str:
     return "; ".join(words)
 
 
-def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[dict[str, Any]]:
+def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: AnsweredRows) -> Iterator[dict[str, Any]]:
     """Yield the verdict on each slice: every value of every feature in `gates.slices`."""
     for feature in gates.slices:
         for label, index in cut(rows.features[feature]):
@@ -246,7 +246,7 @@ def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[d
             }  # fmt: skip
 
 
-def _missed_in(name: str, bound: Bound, part: Rows, beside: Rows | None, confidence: float) -> str:
+def _missed_in(name: str, bound: Bound, part: AnsweredRows, beside: AnsweredRows | None, confidence: float) -> str:
     """Return what the rows of a slice prove against the candidate, alone or compared with the champion, or nothing."""
     found = metric_interval(name, confidence, part.own)
     below = bound.min is not None and (found.high < bound.min or math.isnan(found.value))

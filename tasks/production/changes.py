@@ -113,7 +113,7 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
                 previous=champion.version if champion else None,
                 previous_digest=champion.digest if champion else "",
                 label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
-                run=run.run_id, registry_version=run.registry_version, actor=actor,
+                run=run.mlflow_run_id, registry_version=run.registry_version, actor=actor,
                 reason=f"approved by {actor}" if actor else "",
             )  # fmt: skip
             promotion = _done(config, found, change)

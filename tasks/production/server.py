@@ -8,18 +8,18 @@ from urllib.parse import urlsplit
 
 from configs.schema import Config
 from tasks.production.live_check import is_there
+from tasks.serving.pinned import ONE_TRY  # else such a version holds up every other for five minutes
 from tasks.store.layout import check_writable
-from tasks.store.serving_config import CONFIG, ensure_config
+from tasks.store.serving_config import MODELS_CONFIG, ensure_config
 
 log = logging.getLogger(__name__)
-ONE_TRY = "--max_num_load_retries=0"  # else a version that does not load holds up every other for five minutes
 
 
 def production_command(config: Config) -> str:
     """Return the flags that a production server is started with, TensorFlow Serving or the embedded one."""
     port = urlsplit(config.promote.live_url).port or 8501
     if config.promote.layout == "labels":  # the last flag: at a restart no version is loaded when the labels are read
-        path = shlex.quote(str(config.models_root / CONFIG))
+        path = shlex.quote(str(config.models_root / MODELS_CONFIG))
         return (
             f"--rest_api_port={port} {ONE_TRY} --model_config_file={path} --model_config_file_poll_wait_seconds=1 "
             "--allow_version_labels_for_unavailable_models=true"

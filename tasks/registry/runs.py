@@ -48,51 +48,51 @@ def log_rehearsal(
     with tracking_errors(uri):
         experiment = experiment_id(client, config)
         run = client.create_run(experiment, run_name=f"{candidate.name} version {candidate.version}", tags=tags)
-        run_id = run.info.run_id
-        with _closing(client, run_id):
-            _log_figures(client, run_id, config, trained, report)
-            _log_rows(client, run_id, splits, report)
-            _log_dataset(client, run_id, splits)
+        mlflow_run_id = run.info.run_id
+        with _closing(client, mlflow_run_id):
+            _log_figures(client, mlflow_run_id, config, trained, report)
+            _log_rows(client, mlflow_run_id, splits, report)
+            _log_dataset(client, mlflow_run_id, splits)
             with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
                 write_files(Path(scratch), config, trained, report)
                 build_package(report.candidate, Path(scratch) / "model")
-                facts = {"git commit": tags.get("git_commit", ""), "MLflow run": run_id, **library_versions()}
+                facts = {"git commit": tags.get("git_commit", ""), "MLflow run": mlflow_run_id, **library_versions()}
                 decision = block(standing_of(candidate.name, tags, 0), "")
-                differences = _differences(client, run_id, report)
+                differences = _differences(client, mlflow_run_id, report)
                 page = redact(render_page(config, splits, trained, report, facts, decision, differences))
                 (Path(scratch) / REPORT).write_text(page, encoding="utf-8")
-                client.log_artifacts(run_id, scratch)
-            client.log_table(run_id, sample(config, report), "predictions.json")
+                client.log_artifacts(mlflow_run_id, scratch)
+            client.log_table(mlflow_run_id, sample(config, report), "predictions.json")
             number = _register(client, run, report, tags, describe_version(arguments, report))
-    return TrackedRun(run_id, experiment, candidate.name, number, run_url(uri, experiment, run_id))
+    return TrackedRun(mlflow_run_id, experiment, candidate.name, number, run_url(uri, experiment, mlflow_run_id))
 
 
-def _differences(client: Any, run_id: str, report: ValidationReport) -> Table | None:
+def _differences(client: Any, mlflow_run_id: str, report: ValidationReport) -> Table | None:
     """Return how a run differs from the champion's run, or None where no champion was live."""
     champion = report.champion
     if champion is None:
         return None
     theirs = champions_facts(client, report.candidate.name, champion)
-    return differences_table(facts_of(client.get_run(run_id)), theirs, champion.version)
+    return differences_table(facts_of(client.get_run(mlflow_run_id)), theirs, champion.version)
 
 
 @contextlib.contextmanager
-def _closing(client: Any, run_id: str) -> Iterator[None]:
+def _closing(client: Any, mlflow_run_id: str) -> Iterator[None]:
     """End the run as finished, or as failed when logging it breaks off."""
     try:
         yield
     except BaseException:
-        _mark_failed(client, run_id)
+        _mark_failed(client, mlflow_run_id)
         raise
-    client.set_terminated(run_id)
+    client.set_terminated(mlflow_run_id)
 
 
-def _mark_failed(client: Any, run_id: str) -> None:
+def _mark_failed(client: Any, mlflow_run_id: str) -> None:
     """Mark a run as failed, where MLflow answers at once: a server that hangs must not hold up an error or a Ctrl-C."""
 
     def mark() -> None:
         with contextlib.suppress(Exception):  # the error that broke it off is the one to report
-            client.set_terminated(run_id, "FAILED")
+            client.set_terminated(mlflow_run_id, "FAILED")
 
     marking = threading.Thread(target=mark, daemon=True)  # ends with the process, whatever it waits for
     marking.start()
@@ -128,7 +128,9 @@ def _tags(config: Config, arguments: str, report: ValidationReport) -> dict[str,
     return {name: redact(value) for name, value in tags.items() if value}
 
 
-def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
+def _log_figures(
+    client: Any, mlflow_run_id: str, config: Config, trained: TrainedModel, report: ValidationReport
+) -> None:
     """Log parameters, one metric per name and epoch, and every gate's figures, in batches."""
     from mlflow.entities import Metric, Param
 
@@ -151,17 +153,17 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
     params.append(Param("model.source", redact(trained.source)) if trained.source else
                   Param("best_epoch", str(trained.best_epoch)))  # fmt: skip
     for start in range(0, max(len(metrics), len(params)), 100):  # MLflow takes 100 parameters, 1000 metrics a call
-        client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])
+        client.log_batch(mlflow_run_id, metrics[start : start + 100], params[start : start + 100])
 
 
-def _log_rows(client: Any, run_id: str, splits: Splits, report: ValidationReport) -> None:
+def _log_rows(client: Any, mlflow_run_id: str, splits: Splits, report: ValidationReport) -> None:
     """Log how the rows are split, and which of them the champion has seen; labels, whose names are free, as JSON."""
     found = data_document(splits, report)
-    client.log_dict(run_id, found, "splits.json")
+    client.log_dict(mlflow_run_id, found, "splits.json")
     figures = {f"{name}_rows": count for name, count in splits.rows.items()} | found
     for name, value in figures.items():
         if isinstance(value, int):
-            client.log_metric(run_id, f"data.{name}", float(value))
+            client.log_metric(mlflow_run_id, f"data.{name}", float(value))
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -175,7 +177,7 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _log_dataset(client: Any, run_id: str, splits: Splits) -> None:
+def _log_dataset(client: Any, mlflow_run_id: str, splits: Splits) -> None:
     """Log the training and test rows as MLflow datasets: schema, size and digest, not the rows."""
     import mlflow.data
     from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -195,7 +197,7 @@ def _log_dataset(client: Any, run_id: str, splits: Splits) -> None:
             splits.digest[:36],
         )
         inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
-    client.log_inputs(run_id, inputs)
+    client.log_inputs(mlflow_run_id, inputs)
 
 
 def _register(client: Any, run: Any, report: ValidationReport, tags: Mapping[str, str], body: str) -> int:

@@ -15,7 +15,7 @@ from tasks.datasets.fitting import features_of, fit_to_inputs
 from tasks.datasets.given import leave_out_trained
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.rows import Array, load_arrays, load_rows, save_arrays
-from tasks.datasets.seen import AsRequests, keep_record
+from tasks.datasets.seen import AsRequests, save_record
 from tasks.datasets.strings import as_bytes
 from tasks.datasets.user_code import translated
 from tasks.errors import ExportError
@@ -56,7 +56,7 @@ def adopt_savedmodel(
     if not (directory / WARMUP).exists():
         write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     if splits.trained_on:
-        keep_record(config, splits, partial(requests_of, config, signature), directory, evidence)
+        save_record(config, splits, partial(requests_of, config, signature), directory, evidence)
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)
 

@@ -45,7 +45,7 @@ from tasks.serving.engine import (
     with_limit,
 )
 from tasks.serving.exits import KILLED, explain_exit
-from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
+from tasks.serving.pinned import AT_ONCE, PINS, pinned_config
 from tasks.serving.reaper import owner_labels, remove_orphans
 from tasks.waiting import waiting_for
 
@@ -130,7 +130,7 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
                 container = _to_its_end(
                     client.containers.create,
                     str(image.id),
-                    [*ONE_TRY, *([f"--model_config_file={MODELS_DIR}/{CONFIG}"] if len(version_dirs) > 1 else [])],
+                    [*AT_ONCE, *([f"--model_config_file={MODELS_DIR}/{PINS}"] if len(version_dirs) > 1 else [])],
                     name=name,
                     labels=owner_labels(run_id, time.time()),
                     environment={"MODEL_NAME": model_name},
@@ -144,7 +144,7 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
                 if len(version_dirs) > 1:
                     numbers = [int(version_dir.name) for version_dir in version_dirs]
                     pins = pinned_config(model_name, f"{MODELS_DIR}/{model_name}", numbers)
-                    container.put_archive(MODELS_DIR, tar_file(CONFIG, pins.encode()))
+                    container.put_archive(MODELS_DIR, tar_file(PINS, pins.encode()))
                 container.start()
             server = ContainerServer(client, container, serving, model_name, network)
             server.version = image.labels.get(VERSION_LABEL, "")
@@ -222,7 +222,7 @@ def _remove(client: docker.DockerClient, name: str, server: ContainerServer | No
     """Keep what is left to know, then remove the container and its volume; never hides another error."""
     try:
         if server is not None:
-            server.keep()
+            server.remember()
     except ServingError as exc:
         log.warning("The log of container %s is lost: %s", name, exc)
     try:
@@ -315,7 +315,7 @@ class ContainerServer:
         files = cached.get("total_inactive_file", cached.get("inactive_file", 0))  # control groups v1, v2
         return max(0.0, float(memory.get("usage", 0) - files) / 1e6)
 
-    def keep(self) -> None:
+    def remember(self) -> None:
         """Keep the last state and the log, for after the removal."""
         self._kept = self._state(), self.log()
 

@@ -114,33 +114,33 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
 def throwaway_server(
     backend: Backend,
     serving: Serving,
-    candidate: Served,
+    model: Served,
     log_file: Path,
     champion: Champion | None = None,
 ) -> Iterator[tuple[ThrowawayServer, RestClient]]:
-    """Run a server on exactly the candidate's bytes until the block ends; its log is kept in `log_file`.
+    """Run a server on exactly the model's bytes until the block ends; its log is kept in `log_file`.
 
     The server is AVAILABLE when the block begins.
 
     Args:
-        champion: is served beside the candidate, each under its own version.
+        champion: is served beside it, each under its own version.
 
     Raises:
         ModelLoadError: it refused the model. ServingTimeout: it was not ready in time.
         PredictionError: it ended itself over a request. ServingError: it ended otherwise, or did not answer in time.
     """
-    version_dirs = [candidate.version_dir, *([champion.version_dir] if champion else [])]
+    version_dirs = [model.version_dir, *([champion.version_dir] if champion else [])]
     if backend.kind == "docker":
         from tasks.serving.container import run_container
 
         started: contextlib.AbstractContextManager[ThrowawayServer] = run_container(
-            serving.model_copy(update={"image": backend.image}), candidate.name, *version_dirs, run_id=candidate.run_id
+            serving.model_copy(update={"image": backend.image}), model.name, *version_dirs, run_id=model.run_id
         )
     else:
-        started = run_embedded(candidate.name, *version_dirs, memory_mb=serving.memory_mb)
+        started = run_embedded(model.name, *version_dirs, memory_mb=serving.memory_mb)
     with started as server, contextlib.ExitStack() as stack:
         stack.callback(lambda: _keep_log(server, log_file))
-        client = wait_available(server, candidate, serving, champion)
+        client = wait_available(server, model, serving, champion)
         stack.callback(client.close)
         try:
             yield server, client
@@ -154,24 +154,24 @@ def throwaway_server(
 
 def wait_available(
     server: ThrowawayServer,
-    candidate: Served,
+    model: Served,
     serving: Serving,
     champion: Champion | None = None,
 ) -> RestClient:
-    """Return a client as soon as the candidate's version, and the champion's where it is there, is AVAILABLE.
+    """Return a client as soon as the model's version, and the champion's where it is there, is AVAILABLE.
 
     Raises:
         ModelLoadError: the server ended, or the version did.
         ServingTimeout: neither AVAILABLE nor an end within `serving.startup_timeout_s`.
     """
     deadline = time.monotonic() + serving.startup_timeout_s
-    versions = [candidate.version, *([champion.version] if champion else [])]
+    versions = [model.version, *([champion.version] if champion else [])]
     states, client = dict.fromkeys(versions, ("not listening", "")), None
     while time.monotonic() < deadline:
         if server.exit_code() is not None:
             raise server.explain_exit()
         if client is None and server.rest_url:
-            client = RestClient(server.rest_url, candidate.name, serving.request_timeout_s)
+            client = RestClient(server.rest_url, model.name, serving.request_timeout_s)
         if client is not None:
             with contextlib.suppress(ServingUnavailable):  # refused: still loading
                 told = client.states()
@@ -184,7 +184,7 @@ def wait_available(
                 which = ", which is live," if live else ""
                 remedy = f"; repair or remove '{champion.version_dir}'" if live and champion else ""
                 raise ModelLoadError(
-                    f"the server must load '{candidate.name}' version {version}{which} and refused it: "
+                    f"the server must load '{model.name}' version {version}{which} and refused it: "
                     f"{' '.join(message.split())}{remedy}",
                     detail=server.log(),
                 )
@@ -194,7 +194,7 @@ def wait_available(
     with contextlib.suppress(ServingError):
         used = server.memory_mb() * 1e6 / 2**20
     raise ServingTimeout(
-        f"'{candidate.name}' version {waiting} not AVAILABLE after {serving.startup_timeout_s:g} s (last state: "
+        f"'{model.name}' version {waiting} not AVAILABLE after {serving.startup_timeout_s:g} s (last state: "
         f"{state}; memory in use: {used:.0f} of {serving.memory_mb} MiB). Raise serving.startup_timeout_s, or "
         "serving.memory_mb where the memory is nearly full, or read the server log below.",
         detail=server.log(),

@@ -164,8 +164,8 @@ def test_while_a_run_is_logged(
         assert fault == "cut" or aliases(direct, name) == before  # a server whose answer was cut has done its work
     proxy.rule = lambda _method, _path: ""
     run = log()
-    assert direct.get_model_version_by_alias(name, "challenger").run_id == run.run_id
-    assert direct.get_run(run.run_id).info.status == "FINISHED"
+    assert direct.get_model_version_by_alias(name, "challenger").run_id == run.mlflow_run_id
+    assert direct.get_run(run.mlflow_run_id).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize(("method", "path"), LATE)
