@@ -91,12 +91,8 @@ def judge_quality(gates: Gates, rows: AnsweredRows | None) -> GateResult:
     shown = tuple(gates.metrics) or default_metrics(own.reading)
     # Without bounds the first metric that suits the task is still compared with the champion's.
     bounds = dict(gates.metrics) or {name: Bound() for name in shown[:1]}
-    if any(":" not in name for name in shown):  # the user's own are given what was served, whatever it is
-        fault = not_finite(rows.served)
-        if fault:
-            summary = f"output '{rows.output}' must answer with finite numbers: {fault}"
-            return GateResult("quality", False, summary, evidence={**_evidence(own), "missed": list(bounds)})
-        own.check()
+    if fault := _unscored(rows, shown):
+        return GateResult("quality", False, fault, evidence={**_evidence(own), "missed": list(bounds)})
     beside = _beside(gates, rows)
     if beside is not None and beside.apart:
         rows = replace(rows, champion=None)
@@ -105,18 +101,13 @@ def judge_quality(gates: Gates, rows: AnsweredRows | None) -> GateResult:
     gains = {name: _gain(name, bound, rows.unseen, gates.confidence) for name, bound in bounds.items() if compared}
     missed = [name for name, bound in bounds.items() if not _holds(figures[name], bound, gains.get(name))]
     slices = list(_slices(gates, bounds, rows))
-    failed = [found for found in slices if not found["passed"]]
     lines = [_line(name, figures[name], bounds.get(name, Bound()), compared) for name in shown]
-    notes = [f"{name} is {gain_text(gain, gates.confidence)}" for name, gain in gains.items()]
-    notes += [] if gates.metrics else ["no bound is configured (gates.metrics)"]
-    notes.append(f"read as {own.reading}" if own.reading.task else f"{own.reading}: {own.reading.reason}")
-    notes += [beside.text] if beside is not None and beside.text else []
-    notes += [f"slice {found['slice']}: {found['reason']}" for found in failed]
+    notes = _notes(gates, own.reading, gains, beside, slices)
     figures |= {_beside_name(name, rows): ours for name, (ours, _) in compared.items()}
     figures |= _gain_figures(gains) | (beside.figures if beside is not None else {})
     return GateResult(
         "quality",
-        not missed and not failed,
+        not missed and all(found["passed"] for found in slices),
         "; ".join([", ".join(lines), *notes]),
         {name: value for name, value in figures.items() if not math.isnan(value) or name in bounds},
         bounds={name: _bound_text(bound, bool(compared)) for name, bound in bounds.items()},
@@ -130,6 +121,35 @@ def judge_quality(gates: Gates, rows: AnsweredRows | None) -> GateResult:
         needs_person=person_needed(beside, bounds),
         note="; ".join(notes),
     )
+
+
+def _unscored(rows: AnsweredRows, metrics: Sequence[str]) -> str:
+    """Return why answers cannot be scored, or an empty string.
+
+    Raises:
+        DataError: they are not what they are to be read as.
+    """
+    if all(":" in name for name in metrics):  # the user's own are given what was served, whatever it is
+        return ""
+    if fault := not_finite(rows.served):
+        return f"output '{rows.output}' must answer with finite numbers: {fault}"
+    rows.own.check()
+    return ""
+
+
+def _notes(
+    gates: Gates,
+    reading: Reading,
+    gains: Mapping[str, Interval],
+    beside: Beside | None,
+    slices: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Return what is to be said besides the figures, of the failed slices last."""
+    notes = [f"{name} is {gain_text(gain, gates.confidence)}" for name, gain in gains.items()]
+    notes += [] if gates.metrics else ["no bound is configured (gates.metrics)"]
+    notes.append(f"read as {reading}" if reading.task else f"{reading}: {reading.reason}")
+    notes += [beside.text] if beside is not None and beside.text else []
+    return notes + [f"slice {found['slice']}: {found['reason']}" for found in slices if not found["passed"]]
 
 
 def _evidence(own: Scored) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
@@ -139,18 +139,23 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
                     **hardening(serving),
                     **publishing(network),
                 )
-                for version_dir in version_dirs:
-                    container.put_archive(MODELS_DIR, tar_stream(version_dir, model_name))
-                if len(version_dirs) > 1:
-                    numbers = [int(version_dir.name) for version_dir in version_dirs]
-                    pins = pinned_config(model_name, f"{MODELS_DIR}/{model_name}", numbers)
-                    container.put_archive(MODELS_DIR, tar_file(PINS, pins.encode()))
+                _bring_in(container, model_name, version_dirs)
                 container.start()
             server = ContainerServer(client, container, serving, model_name, network)
             server.version = image.labels.get(VERSION_LABEL, "")
             yield server
         finally:
             _to_its_end(_remove, client, name, server)
+
+
+def _bring_in(container: Container, model_name: str, version_dirs: Sequence[Path]) -> None:
+    """Copy version directories into a container, and of several the configuration that pins each."""
+    for version_dir in version_dirs:
+        container.put_archive(MODELS_DIR, tar_stream(version_dir, model_name))
+    if len(version_dirs) > 1:
+        numbers = [int(version_dir.name) for version_dir in version_dirs]
+        pins = pinned_config(model_name, f"{MODELS_DIR}/{model_name}", numbers)
+        container.put_archive(MODELS_DIR, tar_file(PINS, pins.encode()))
 
 
 def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -180,14 +180,7 @@ def wait_available(
             return client
         for version, (state, message) in states.items():
             if state == "END":
-                live = champion is not None and version == champion.version
-                which = ", which is live," if live else ""
-                remedy = f"; repair or remove '{champion.version_dir}'" if live and champion else ""
-                raise ModelLoadError(
-                    f"the server must load '{model.name}' version {version}{which} and refused it: "
-                    f"{' '.join(message.split())}{remedy}",
-                    detail=server.log(),
-                )
+                raise ModelLoadError(_refusal(model.name, version, message, champion), detail=server.log())
         time.sleep(POLL_S)
     waiting, state = next((v, state) for v, (state, _) in states.items() if state != "AVAILABLE")
     used = 0.0
@@ -199,6 +192,14 @@ def wait_available(
         "serving.memory_mb where the memory is nearly full, or read the server log below.",
         detail=server.log(),
     )
+
+
+def _refusal(name: str, version: int, words: str, champion: Champion | None) -> str:
+    """Return which version a server refused, in its own words, and what to do where that version is live."""
+    which, remedy = "", ""
+    if champion is not None and version == champion.version:
+        which, remedy = ", which is live,", f"; repair or remove '{champion.version_dir}'"
+    return f"the server must load '{name}' version {version}{which} and refused it: {' '.join(words.split())}{remedy}"
 
 
 def _keep_log(server: ThrowawayServer, log_file: Path) -> None:
