@@ -25,7 +25,7 @@ from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.rows import Array
 from tasks.datasets.seen import Record, known_to, request_fingerprints
 from tasks.datasets.splitting import split_rows
-from tasks.gates.quality import Rows, judge_quality
+from tasks.gates.quality import AnsweredRows, judge_quality
 
 WIDTH = 8  # features of a row
 NOISE = 0.2  # share of targets that are wrong, which a model can know only by heart
@@ -97,7 +97,7 @@ def is_rejected(number: int, rows: int, model: Model, way: Way) -> bool:
     champion = model(before.x[old["train"]], before.y[old["train"]], test_x)
     record = Record({name: request_fingerprints({"x": before.x[index]}, "m") for name, index in old.items()})
     seen = known_to(record, request_fingerprints({"x": test_x}, "m"), None, ()) if way.leave_out else None
-    found = judge_quality(GATES, Rows(test_y, served, champion, seen=seen))
+    found = judge_quality(GATES, AnsweredRows(test_y, served, champion, seen=seen))
     return not found.passed
 
 

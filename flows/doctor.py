@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _examine(args: argparse.Namespace, config: Config) -> int:
-    from tasks.production import examine
+    from tasks.production.changes import examine
 
     with session():
         findings = examine(config, only_look=args.check)

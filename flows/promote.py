@@ -9,6 +9,7 @@ if __name__ == "__main__":  # before Prefect is imported, so that --help and con
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from prefect import State, flow
@@ -17,13 +18,14 @@ from prefect.states import Completed
 from configs.loading import arguments, load_config
 from configs.redaction import redact
 from configs.schema import Config
+from flows.judging import judge_and_promote
 from tasks.outcomes import Promotion, PromotionState
-from tasks.promote import RIVALS, keep_rehearsal, make_stable, turn
+from tasks.production.server import make_startable
+from tasks.promote import make_stable
 from tasks.registry.approvals import Reviewed
 from tasks.review import decide, find_reviewed, promote_again_judged, rehearsal_of, review
 from tasks.show import show_change
-from tasks.track import errors_logged, log_run
-from tasks.validate import fetch_servers, validate_serving
+from tasks.validate import fetch_servers
 
 
 @flow(name="promote")
@@ -40,15 +42,17 @@ def promote(
     if verdict:
         review(cfg, version, verdict, by)
     outcomes = []
-    for reviewed in find_reviewed(cfg):
-        if version and reviewed.candidate != version:
+    found = find_reviewed(cfg)
+    make_startable(cfg)
+    for reviewed in found:
+        if version and reviewed.candidate_version != version:
             continue
         promotion = decide(cfg, reviewed)
         if promotion.state is PromotionState.STALE:
             promotion = judge_again(cfg, arguments(config, overrides or ()), reviewed)
-        title = f"{cfg.name} candidate {reviewed.candidate}"
+        title = f"{cfg.name} candidate {reviewed.candidate_version}"
         show_change(cfg.name, title, promotion)
-        outcomes.append(replace(promotion, reason=f"candidate {reviewed.candidate}: {promotion.reason}"))
+        outcomes.append(replace(promotion, reason=f"candidate {reviewed.candidate_version}: {promotion.reason}"))
     reasons = redact("; ".join(promotion.reason for promotion in outcomes))
     return Completed(
         name=outcomes[-1].state.flow_state if outcomes else "NothingToDo",
@@ -61,18 +65,11 @@ def judge_again(cfg: Config, options: str, reviewed: Reviewed) -> Promotion:
     """Judge an approved candidate again, compared with the version that is live now."""
     known = rehearsal_of(cfg, reviewed)
     candidate = known.report.candidate
-    backends = fetch_servers(cfg)
-    for _ in range(RIVALS):
-        with turn(cfg):
-            run_dir = cfg.work_dir / "runs" / f"{candidate.run_id}-again-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-            with errors_logged(cfg, candidate):
-                report = validate_serving(cfg, candidate, backends, run_dir)
-            run = log_run(cfg, options, known.splits, known.trained, report)
-            keep_rehearsal(cfg, known.splits, known.trained, report, run)
-            promotion = promote_again_judged(cfg, reviewed, report, run)
-        if promotion.state is not PromotionState.STALE:
-            break
-    return promotion
+    run_dir = cfg.work_dir / "runs" / f"{candidate.run_id}-again-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    promoting = partial(promote_again_judged, cfg, reviewed)
+    return judge_and_promote(
+        cfg, options, known.splits, known.trained, candidate, fetch_servers(cfg), run_dir, promoting, again=True
+    )[-1]
 
 
 @flow(name="promote-canary")

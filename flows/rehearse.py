@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before Prefect is imported, so that --help and con
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,10 @@ from tasks.datasets.given import ROWS, GivenRows, check_trained_on
 from tasks.datasets.rows import check_rows, save_rows
 from tasks.export import adopt_model
 from tasks.outcomes import Outcome
+from tasks.production.server import make_startable
+from tasks.promote import promote_model
 from tasks.savedmodel.exporter import export_here
+from tasks.show import show_run
 from tasks.stage import fail_early, new_run_dir, stage_clock
 from tasks.train import fetch_model
 from tasks.training.process import tensorflow_process
@@ -61,15 +65,18 @@ def rehearse(  # noqa: PLR0913, PLR0917  one argument for each option
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)
+            make_startable(cfg)
             backends = fetch_servers.with_options(retries=0).submit(cfg)
             given = fetch_model(cfg, model, run_dir)
             splits = prepare_rows(cfg, GivenRows(rows, target, trained_on), given, signature, run_dir)
             fail_early(backends)
             candidate = adopt_model(cfg, splits, given, signature, run_dir)
         options = arguments(config, overrides or ())
+        promoting = partial(promote_model, cfg, wanted=promote)
         report, run, promotion = judge_and_promote(
-            cfg, options, splits, given, candidate, backends.result(), run_dir, promote
+            cfg, options, splits, given, candidate, backends.result(), run_dir, promoting
         )
+        show_run(report, run, promotion)
     outcome = Outcome(report, run, promotion, seconds)
     return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=outcome)
 

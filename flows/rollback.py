@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _go_back(args: argparse.Namespace, config: Config) -> int:
     """Change production, and then tell MLflow and Prefect, which may be down."""
-    from tasks.production import go_back, inform
+    from tasks.production.changes import go_back, inform
 
     with session():
         promotion = go_back(config, args.to, args.by)

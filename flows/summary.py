@@ -9,11 +9,11 @@ from pathlib import Path
 from configs.redaction import HOW_TO_FILL_IN, MASK, redact
 from configs.schema import Config
 from tasks.outcomes import GREEN, RED, Outcome, PromotionState
-from tasks.production import ONE_TRY
 from tasks.program import command_here, short_path
 from tasks.records import ServerFacts, ValidationReport
 from tasks.registry.pages import run_url, version_url
 from tasks.report.standing import WAITING
+from tasks.serving.pinned import ONE_TRY
 
 LOCAL_PAGES = "http://127.0.0.1:5000"  # where `mlflow ui` serves them
 
@@ -84,7 +84,7 @@ def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
     lines = []
     if not run.url:  # a database serves no pages
         lines, pages = [f"  pages     {mlflow} ui --backend-store-uri {_uri(pages)}"], LOCAL_PAGES
-    lines.append(f"  review    {run_url(pages, run.experiment_id, run.run_id)}")
+    lines.append(f"  review    {run_url(pages, run.experiment_id, run.mlflow_run_id)}")
     if outcome.promotion.state in WAITING:
         lines.append(f"  decide    {version_url(pages, run.registry_name, run.registry_version)}")
     version = f"{arguments} --version {outcome.report.candidate.version}"

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before Prefect is imported, so that --help and con
 
     raise SystemExit(main())
 
+from functools import partial
 from pathlib import Path
 
 from prefect import State, flow
@@ -18,6 +19,9 @@ from flows.judging import judge_and_promote
 from tasks.data import prepare_data
 from tasks.export import export_model
 from tasks.outcomes import Outcome
+from tasks.production.server import make_startable
+from tasks.promote import promote_model
+from tasks.show import show_run
 from tasks.stage import fail_early, new_run_dir, stage_clock
 from tasks.train import train_model
 from tasks.training.process import tensorflow_process
@@ -38,14 +42,17 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)
+            make_startable(cfg)
             backends = fetch_servers.with_options(retries=0).submit(cfg)  # a missing network would not come back
             splits = prepare_data(cfg, run_dir)
             fail_early(backends)
             trained = train_model(cfg, splits, run_dir)
             candidate = export_model(cfg, splits, trained, run_dir)
         options = arguments(config, overrides or ())
+        promoting = partial(promote_model, cfg, wanted=promote)
         report, run, promotion = judge_and_promote(
-            cfg, options, splits, trained, candidate, backends.result(), run_dir, promote
+            cfg, options, splits, trained, candidate, backends.result(), run_dir, promoting
         )
+        show_run(report, run, promotion)
     outcome = Outcome(report, run, promotion, seconds)
     return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=outcome)

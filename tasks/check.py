@@ -6,7 +6,6 @@ The checks leave nothing behind: no Prefect flow, no MLflow run, no candidate, n
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,12 +13,13 @@ from configs.redaction import redact
 from configs.schema import Config
 from tasks.datasets.declared import read_contract
 from tasks.datasets.prepare import prepare_splits
-from tasks.errors import PipelineError, StoreError
+from tasks.errors import PipelineError
+from tasks.production.server import is_silent
 from tasks.records import Splits
 from tasks.registry.connection import check_experiment, check_tracking
 from tasks.registry.reasons import reason
 from tasks.serving.launch import check_engine
-from tasks.store.live_check import is_there
+from tasks.store.layout import check_writable
 from tasks.training.fit import try_model
 from tasks.training.process import call
 
@@ -57,23 +57,14 @@ def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], st
 
 
 def _writable(directory: Path, field: str) -> str:
-    """Return that a directory is writable, or can be created, after writing a temporary file."""
-    there = next(path for path in (directory, *directory.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            return f"'{directory}' is writable"
-    except OSError as exc:
-        raise StoreError(
-            f"{field} must be in a writable directory, but '{there}' is not writable: {exc.strerror}; "
-            f"change its permissions, or set {field}"
-        ) from exc
+    check_writable(directory, field)
+    return f"'{directory}' is writable"
 
 
 def _production(config: Config) -> str:
     url = config.promote.live_url
-    silent = url and not is_there(url, config.name)
-    found = f"; no server answers at promote.live_url {url}, as expected before the first version" if silent else ""
-    return _writable(config.models_root, "models_root") + found
+    silent = f"; no server answers at promote.live_url {url}, as expected before the first version"
+    return _writable(config.models_root, "models_root") + (silent if is_silent(config) else "")
 
 
 def _contract(file: Path) -> str:

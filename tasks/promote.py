@@ -1,4 +1,4 @@
-"""Stage 6: the judged bytes go live, or nothing changes."""
+"""Stage 6: make the judged version live, or change nothing."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from filelock import FileLock
 
 from configs.schema import Config
 from tasks.outcomes import Outcome, Promotion, PromotionState
-from tasks.production import move_label, put_live
+from tasks.production.changes import move_label, put_live
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
 from tasks.report.standing import why_a_person
 from tasks.stage import stage
 from tasks.store.history import State, append
-from tasks.store.rehearsals import Rehearsed, keep
+from tasks.store.rehearsals import Rehearsed, save_rehearsal
 
 log = logging.getLogger(__name__)
 settled: list[Outcome] = []
 """The outcome of this process's promotion, from the moment at which production was changed."""
-RIVALS = 5  # promotions of others that may come between a validation and its promotion, each of which asks for another
+RIVALS = 5  # how often other promotions may come between a validation and its promotion, and require another one
 
 
 @contextlib.contextmanager
 def turn(config: Config) -> Iterator[None]:
-    """Let those who judge again, compared with a new champion, do it one after the other.
+    """Let runs that must judge again, compared with a new champion, do so one after the other.
 
-    Side by side, each would overtake all the others but one. It keeps nothing else waiting, no rollback above all.
+    In parallel, only one of them would not be overtaken. Nothing else waits for this lock, in particular no rollback.
     """
     log.info("another version went live in the meantime: judging again, compared with that version")
-    with FileLock(config.live_dir / ".turn"):  # let go of by the kernel, however its holder ends
+    with FileLock(config.live_dir / ".turn"):  # the kernel releases it when the holder ends
         yield
 
 
@@ -39,22 +39,21 @@ def turn(config: Config) -> Iterator[None]:
 def keep_rehearsal(
     config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport, run: TrackedRun
 ) -> None:
-    """Keep what an approval, the live verification and a rollback need to know."""
-    keep(config.candidates_dir, Rehearsed(splits, trained, report, run))
+    """Store what an approval, the live verification and a rollback need."""
+    save_rehearsal(config.candidates_dir, Rehearsed(splits, trained, report, run))
     _note(config, report, run, "validated" if report.passed else "rejected")
 
 
 @stage
 def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wanted: bool) -> Promotion:
-    """Publish a candidate that passed every gate, then say so in the registry.
+    """Publish a candidate that passed every gate, then update the registry.
 
-    What has become of production is also in `settled`, whatever Prefect makes of this stage afterwards.
+    The outcome is also in `settled`, in case Prefect reports another state of this stage.
     """
     if not report.passed:
-        reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
-        promotion = Promotion(PromotionState.REJECTED, None, reason)
+        promotion = Promotion(PromotionState.REJECTED, None, report.why_rejected)
     elif not wanted:
-        promotion = Promotion(PromotionState.NOT_PROMOTED, None, "every gate passed, and promotion was not asked for")
+        promotion = Promotion(PromotionState.NOT_PROMOTED, None, "every gate passed, but promotion was not requested")
     elif why := why_a_person(config, report):
         _note(config, report, run, "awaiting review")
         promotion = Promotion(PromotionState.AWAITING_REVIEW, None, f"every gate passed, and a person decides: {why}")
@@ -69,11 +68,10 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
 
 @stage
 def make_stable(config: Config, actor: str) -> Promotion:
-    """Give the canary the label `stable`."""
+    """Move the label `stable` to the canary."""
     return move_label(config, actor)
 
 
 def _note(config: Config, report: ValidationReport, run: TrackedRun, state: State) -> None:
-    reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
-    candidate = report.candidate
-    append(config.live_dir, candidate.version, state, candidate.digest, run=run.run_id, reason=reason)
+    candidate, reason = report.candidate, report.why_rejected
+    append(config.live_dir, candidate.version, state, candidate.digest, run=run.mlflow_run_id, reason=reason)

@@ -1,4 +1,4 @@
-"""What travels between stages: frozen records of paths, numbers and strings, never a model or an array."""
+"""The data that is passed between stages: frozen records of paths, numbers and strings, never a model or an array."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REST_DTYPES = frozenset(
         "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "bool", "string",
     }
 )  # fmt: skip
-"""What JSON can carry, of inputs and outputs alike. Source: TensorFlow Serving, json_tensor.cc (2.20)."""
+"""The dtypes of inputs and outputs that JSON can carry. Source: TensorFlow Serving, json_tensor.cc (2.20)."""
 GRPC_DTYPES = REST_DTYPES | {"float16", "bfloat16", "uint16"}
 
 
@@ -23,12 +23,12 @@ class TensorSpec:
     Attributes:
         name: the name that requests and answers use.
         dtype: NumPy's name of the element type (`float32`, `int64`, ...); strings are `string`.
-        shape: extents; None is free (the first one is the batch), and None as a whole is unknown rank.
-        computed: of an output that `export.cast` changes, the dtype that the model computes it in, else empty.
-        pad: of an output that is as long as its batch makes it, what fills a row that is shorter, as `export.ragged`
-            declares; None is not declared.
+        shape: extents; None is free (the first one is the batch), and None as a whole means an unknown rank.
+        computed: the model's own dtype of an output that `export.cast` changes, else empty.
+        pad: the padding value of an output whose length depends on its batch, from `export.ragged`; None if it is not
+            configured.
 
-    A server knows nothing of the last two, so that two specs are equal without them.
+    A server does not know the last two, so they are ignored when specs are compared.
     """
 
     name: str
@@ -43,7 +43,7 @@ class TensorSpec:
 
     @property
     def is_ragged(self) -> bool:
-        """Return whether a row's extent may follow from the rows beside it."""
+        """Return whether the extent of a row may depend on the other rows of its batch."""
         return self.shape is None or None in self.shape[1:]
 
     def __str__(self) -> str:
@@ -73,14 +73,15 @@ Scores = Literal["probabilities", "logits", "margins", "labels", "values", ""]
 
 @dataclass(frozen=True)
 class Clues:
-    """What a model says about one output before it has answered.
+    """The facts that a model states about one output before it is called.
 
     Attributes:
-        loss: the loss that it is trained by, for people, such as `BinaryCrossentropy(from_logits=True)`; or empty.
-        family: what targets that loss takes: `binary` 0 or 1 for each number, `classes` a number of a class, `one-hot`
-            a row of classes, `margin` and `one-hot margin` the same of a hinge, `numbers`; empty is not known.
+        loss: a readable name of the loss, such as `BinaryCrossentropy(from_logits=True)`, or empty.
+        family: the targets of that loss: `binary` is 0 or 1 for each number, `classes` is the number of a class,
+            `one-hot` is a row of classes, `margin` and `one-hot margin` are the same for hinge losses, `numbers`; empty
+            if it is unknown.
         from_logits: whether that loss takes logits.
-        ends_in: the operation that the output comes from: `softmax`, `sigmoid`, `log_softmax`, or empty.
+        ends_in: the operation that computes the output: `softmax`, `sigmoid`, `log_softmax`, or empty.
     """
 
     loss: str = ""
@@ -91,13 +92,13 @@ class Clues:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the answers of one output are read; decided once, and kept in the version directory.
+    """How the answers of one output are read; decided once, and stored in the version directory.
 
     Attributes:
-        task: in scikit-learn's words; empty where no metric of ours fits.
-        scores: what the answers are: `labels` are numbers of classes, `margins` what a hinge loss trains, `values`
-            the numbers of a regression.
-        reason: what it follows from, for people.
+        task: in scikit-learn's terms; empty if no built-in metric fits.
+        scores: the kind of answers: `labels` are numbers of classes, `margins` are the scores of a hinge loss, `values`
+            are the numbers of a regression.
+        reason: why, for people.
     """
 
     task: Task = ""
@@ -112,18 +113,17 @@ class Reading:
 
 @dataclass(frozen=True)
 class Splits:
-    """Where the prepared rows lie.
+    """The files of the prepared rows.
 
     Attributes:
-        train, validation, test: `.npz` files with the members of `datasets.storage`.
+        train, validation, test: `.npz` files with the members that `datasets.rows` saves.
         rows: number of rows of each split.
         digest: SHA-256 over the rows of all splits, in hexadecimal.
         source: the `module:function` that the rows came from.
         features: `name: dtype (shape)` of each feature and target, for people.
-        groups: `.npz` of a fingerprint a row of what `data.key` or `data.group` names, by split; else None.
-        shares: target, label and split to the share of the split's rows that have the label.
-        left_out: of a model that was trained elsewhere, how many given rows are not judged because it was trained on
-            them; None where that is not known.
+        groups: `.npz` of one fingerprint of the columns in `data.key` or `data.group` for each row, by split, or None.
+        shares: the share of rows with a label, by target, label and split.
+        left_out: for a model that was trained elsewhere, how many of its training rows are not judged; None if unknown.
     """
 
     train: Path
@@ -139,7 +139,7 @@ class Splits:
 
     @property
     def trained_on(self) -> int:
-        """Return how many rows the model is known to have been trained or validated on; 0 is not known."""
+        """Return the number of rows that the model was trained or validated on; 0 if it is unknown."""
         return self.rows["train"] + self.rows["validation"]
 
 
@@ -148,13 +148,13 @@ class TrainedModel:
     """A trained model on disk.
 
     Attributes:
-        keras_file: Keras' own `.keras` file.
-        history: per metric one number an epoch, as `fit` reported them.
+        keras_file: the `.keras` file.
+        history: one number of each metric for each epoch, as reported by `fit`.
         parameters: number of trainable and fixed weights.
-        best_epoch: the epoch (from 1) whose weights were kept.
-        readings: by Keras' name of an output that has a target.
-        rounded: what a cast to the dtype of an input or a loss changes most, in words, by input and target.
-        source: of a model that was trained elsewhere, where it came from.
+        best_epoch: the epoch (from 1) whose weights are used.
+        readings: by Keras' name of each output that has a target.
+        rounded: the largest change by a cast to the dtype of an input or a loss, in words, by input and target.
+        source: where a model that was trained elsewhere came from, else empty.
     """
 
     keras_file: Path
@@ -168,18 +168,18 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An exported version directory: these bytes, and no others, are judged, registered and promoted.
+    """An exported version directory, whose files are judged, registered and promoted unchanged.
 
     Attributes:
         name: model name. version: the serving version, from the directory's name.
         version_dir: `<work_dir>/candidates/<name>/<N>`.
         digest: the manifest's SHA-256, in hexadecimal.
         size_bytes: total size of the manifest's files.
-        requests: `.npz` of the test rows as the signature takes them, one array an input.
-        reference: `.npz` of the in-process predictions of those rows, one array an output. Where an output is as
-            long as its batch makes it, they come from the batches that are served, and `reference_batches` beside
-            it holds those of the small ones, and of each row its extents.
-        targets: `.npz` of what they should be, as `datasets.rows` saves them.
+        requests: `.npz` of the test rows in the form of the signature, one array for each input.
+        reference: `.npz` of the in-process predictions for these rows, one array for each output. For an output whose
+            length depends on its batch, they come from the batches that are served, and `reference_batches` has the
+            predictions for the small batches and the extents of each row.
+        targets: `.npz` of the expected answers, as `datasets.rows` saves them.
     """
 
     name: str
@@ -194,12 +194,12 @@ class Candidate:
 
     @property
     def reference_batches(self) -> Path:
-        """Return the `.npz` of in-process predictions in small batches, `<rows>/<output>`; it may not be there."""
+        """Return the `.npz` of in-process predictions in small batches, `<rows>/<output>`; it may not exist."""
         return self.reference.with_name("reference_batches.npz")
 
     @property
     def run_id(self) -> str:
-        """Return the name of the run that it came from: that of the directory of its rows."""
+        """Return the name of its run, which is the name of the directory of its rows."""
         return self.requests.parent.name
 
 
@@ -209,22 +209,22 @@ BATCHES: Mapping[str, slice] = {
     "7": slice(0, 7),
     "the last 3": slice(-3, None),
 }
-"""Small batches that are asked besides all rows, by name. A sum along the batch leaves its first rows as they are."""
+"""Small batches that are sent in addition to all rows, by name. The last 3 reveal a cumulative sum along the batch."""
 EXTENT = "extent"
-"""In place of a batch's name: the extents that a row's answer has among all rows, int64 of shape (rows, axes)."""
+"""Used instead of the name of a batch: the extents of each row's answer among all rows, int64 of shape (rows, axes)."""
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """One judgement on what was served.
+    """The result of one gate.
 
     Attributes:
         name: the gate. passed: its verdict.
         summary: one line for people, with the figure and its bound.
-        note: what the summary says besides the figures, for a table that shows these; None where it needs all of it.
-        figures: numbers by stable names, for comparing runs. units: the unit of a figure, where it has one.
-        bounds: of a figure, as text such as `at least 0.95`, where it has one.
-        champion: the champion's figures, by the same names, where it was measured beside.
+        note: the summary without the figures, for a table that shows these; None means the whole summary.
+        figures: numbers by stable names, for comparing runs. units: the units of figures that have one.
+        bounds: the bounds of figures that have one, as text such as `at least 0.95`.
+        champion: the champion's figures by the same names, if it was measured as well.
         evidence: JSON-ready details, such as the worst row.
         needs_person: why a person must decide although it passed, or empty.
     """
@@ -243,16 +243,16 @@ class GateResult:
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What a SavedModel holds, read from its files without loading it.
+    """The contents of a SavedModel, read from its files without loading it.
 
     Attributes:
-        reaching_out: (operation, node's name) of every operation that reaches outside the graph, functions included.
-        outside: files of it that are links or lie outside its directory.
-        graph_bytes: size of saved_model.pb. variables_bytes: of variables/.
-        total_bytes: of all files but the fingerprints of the rows that it knows.
+        reaching_out: (operation, name of the node) of every operation that reaches outside of it, also in functions.
+        outside: files that are links or are outside its directory.
+        graph_bytes: size of saved_model.pb. variables_bytes: size of variables/.
+        total_bytes: size of all files except the fingerprints of its rows.
         parameters: number of elements of all variables whose shape is known.
-        unclear: why the graph cannot be judged: it is too large, or says one thing and may mean another.
-        reasons: for each operation of `reaching_out` what it reaches, in a few words and in a sentence.
+        unclear: why the graph cannot be judged: it is too large or ambiguous.
+        reasons: for each operation in `reaching_out` what it reaches, in a few words and in a sentence.
     """
 
     reaching_out: tuple[tuple[str, str], ...]
@@ -270,9 +270,9 @@ class Champion:
     """The version that is live.
 
     Attributes:
-        version_dir: `<models_root>/<name>/<N>`. digest: of its bytes, in hexadecimal.
-        graph: what its files hold.
-        seen: `.npz` of the rows that it knows (datasets/seen.py), or None.
+        version_dir: `<models_root>/<name>/<N>`. digest: of its files, in hexadecimal.
+        graph: the contents of its files.
+        seen: `.npz` of the rows that it has seen (datasets/seen.py), or None.
     """
 
     version: int
@@ -284,12 +284,12 @@ class Champion:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a server answered to one request that is malformed or extreme.
+    """The answer of a server to one malformed or extreme request.
 
     Attributes:
-        case: what was wrong with it, such as `wrong dtype`. normal: whether it should have been answered as usual.
-        status: HTTP status, 0 if there was no answer.
-        finite: whether every number of an answer is finite. words: the start of the body.
+        case: the name of the request, such as `wrong dtype`. normal: whether it should be answered normally.
+        status: HTTP status, or 0 if there was no answer.
+        finite: whether all numbers of the answer are finite. words: the start of the body.
     """
 
     case: str
@@ -301,7 +301,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Backend:
-    """One throwaway server that judges: `docker` with its image, or `embedded`; why, where `auto` had to choose."""
+    """One throwaway server that judges: `docker` with its image, or `embedded`, and the reason if `auto` chose it."""
 
     kind: str
     image: str = ""
@@ -310,12 +310,12 @@ class Backend:
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """Which server gave the answers.
+    """The server that gave the answers.
 
     Attributes:
         backend: `docker` or `embedded`. reason: why `auto` chose it, or empty.
-        image, image_id: the container image as asked for and its content id; empty when embedded.
-        version: what the server calls itself, where it says so.
+        image, image_id: the configured container image and its content id; empty for the embedded server.
+        version: the version of the server, or empty if it is unknown.
         startup_s: seconds from its start to AVAILABLE.
         log: the file with everything that the server printed.
     """
@@ -331,13 +331,13 @@ class ServerFacts:
 
 @dataclass(frozen=True)
 class ServedChampion:
-    """What the champion answered in the same server as the candidate.
+    """The answers of the champion in the same server as the candidate.
 
     Attributes:
         signature: as its `/metadata` reports it.
-        answers: `.npz` of its answers to the same test rows, None where its signature does not take them.
-        readings: by name of an output, as its own export kept them; empty for one exported before they were kept.
-        seen: `.npz` of the rows that it knows (datasets/seen.py), or None.
+        answers: `.npz` of its answers to the same test rows, or None if they do not fit its signature.
+        readings: by name of an output, from its own export; empty if an older release exported it.
+        seen: `.npz` of the rows that it has seen (datasets/seen.py), or None.
     """
 
     signature: Signature
@@ -348,12 +348,13 @@ class ServedChampion:
 
 @dataclass(frozen=True)
 class ServedLatency:
-    """How long requests took.
+    """The measured duration of requests.
 
     Attributes:
-        samples: `.npz` of float64 milliseconds a request, one array `candidate` and, where it was there, `champion`.
+        samples: `.npz` of the milliseconds of each request, float64: an array `candidate` and, if there is one,
+            `champion`.
         requests_per_s: by the same names.
-        memory_mb: resident memory of the server while the candidate alone was loaded, 0 where it is not known.
+        memory_mb: resident memory of the server with only the candidate loaded, or 0 if it is unknown.
         cold_ms: milliseconds of the first request after loading.
     """
 
@@ -365,17 +366,17 @@ class ServedLatency:
 
 @dataclass(frozen=True)
 class ServedAnswers:
-    """What a real server answered about one candidate.
+    """The answers of a real server about one candidate.
 
     Attributes:
         signature: inputs and outputs as its `/metadata` reports them.
-        answers: `.npz` of the answers to the test rows, one array an output.
-        other_answers: the same over the other transport, where both were asked, else None.
-        rows: number of test rows. rows_per_s: of them each second, request building and parsing included.
+        answers: `.npz` of the answers to the test rows, one array for each output.
+        other_answers: the same over the other transport if both are used, else None.
+        rows: number of test rows. rows_per_s: rows per second, including the time to build and parse requests.
         small_batches: `.npz` of the answers to a few rows in small batches: `<rows>/<output>`, see `BATCHES`.
-        golden: `.npz` of the answers to the golden rows, one array an output, or None.
-        probes: the robustness gate's requests and what became of them.
-        latency: where it was measured, else None. champion: what it answered, where one is live.
+        golden: `.npz` of the answers to the golden rows, one array for each output, or None.
+        probes: the requests of the robustness gate and their answers.
+        latency: the measured latency, or None. champion: the answers of the live version, or None.
     """
 
     server: ServerFacts
@@ -393,15 +394,15 @@ class ServedAnswers:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """The verdict on one candidate: every judgement, in the order in which they were made.
+    """The verdict on one candidate: the results of all gates, in the order of their judgement.
 
     Attributes:
-        graph: what the candidate's files hold.
-        served: what the first image answered, for pictures and tables; every image was judged. None where the
-            safety gate kept the candidate from every server.
-        champion: the version that serves, which it was compared with, or None.
-        new_rows: different rows of all splits that the champion's data did not have; None where nobody can tell.
-        shared_rows: different rows, as the server is asked, that are in more than one split; None likewise.
+        graph: the contents of the candidate's files.
+        served: the answers of the first image, for pictures and tables, although every image was judged; None if the
+            candidate was not served, because the safety gate refused it.
+        champion: the live version, which it was compared with, or None.
+        new_rows: distinct rows of all splits that the champion's data did not have; None if it is unknown.
+        shared_rows: distinct requests that are in more than one split; None if it is unknown.
     """
 
     candidate: Candidate
@@ -428,6 +429,11 @@ class ValidationReport:
         return tuple(gate for gate in self.gates if not gate.passed)
 
     @property
+    def why_rejected(self) -> str:
+        """Return the summaries of the failed gates in one line, or an empty string."""
+        return "; ".join(f"{gate.name}: {gate.summary}" for gate in self.failed)
+
+    @property
     def refusals(self) -> tuple[GateResult, ...]:
         """Return the verdicts of the servers that refused the candidate (`gates.serving`)."""
         return tuple(gate for gate in self.gates if gate.name.partition(".")[0] == "serving")
@@ -435,14 +441,14 @@ class ValidationReport:
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """Where MLflow keeps a rehearsal.
+    """The place of a rehearsal in MLflow.
 
     Attributes:
         registry_version: MLflow's own number of the registered model version.
-        url: page of the run, or empty where the tracking URI has no pages.
+        url: page of the run, or empty if the tracking URI has no pages.
     """
 
-    run_id: str
+    mlflow_run_id: str
     experiment_id: str
     registry_name: str
     registry_version: int
@@ -451,16 +457,16 @@ class TrackedRun:
 
 @dataclass(frozen=True)
 class Change:
-    """One change of what serves; written down before its first step (store/journal.py).
+    """One change of production, which is recorded before its first step (store/journal.py).
 
     Attributes:
-        operation: `publish` brings bytes in under a number, `withdraw` takes a live version away, `label` moves one.
-        version: the number that it is about. directory: that number's name on the disk. digest: of its bytes.
-        source: where the bytes are. previous: the champion until now, or None; previous_digest: of its bytes.
-        rolls_back: the version that this one replaces because it was bad, or None.
-        label: of the `labels` layout, or empty.
-        run: MLflow's run id. registry_version: MLflow's number of the model version, 0 where there is none.
-        actor: who asked for it. reason: one line. time: when it was done, ISO 8601; empty before.
+        operation: `publish` makes a version live, `withdraw` removes a live version, `label` moves a label.
+        version: the number of the version. directory: its name on the disk. digest: of its files.
+        source: the directory of its files. previous: the champion until now, or None; previous_digest: of its files.
+        rolls_back: the faulty version that this one replaces, or None.
+        label: a label of the `labels` layout, or empty.
+        run: MLflow's run id. registry_version: MLflow's number of the model version, or 0.
+        actor: who requested the change. reason: one line. time: when it was made, ISO 8601; empty before.
     """
 
     operation: Literal["publish", "withdraw", "label"]

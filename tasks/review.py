@@ -1,4 +1,4 @@
-"""Stage 6, with a person in it: what was approved goes live, if it still is what was approved."""
+"""Stage 6 with a reviewer: make an approved candidate live if it is unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.errors import ManifestMismatch, StoreError
 from tasks.outcomes import Promotion, PromotionState
-from tasks.production import look_at_production, put_live
+from tasks.production.changes import put_live
+from tasks.production.server import look_at_production
 from tasks.records import TrackedRun, ValidationReport
 from tasks.registry.approvals import ONCE_MORE, UNDECIDED, Reviewed, close, reviewed_versions, set_review
 from tasks.report.standing import APPROVED, REJECTED, UNNAMED
@@ -23,38 +24,38 @@ log = logging.getLogger(__name__)
 
 @stage
 def find_reviewed(config: Config) -> list[Reviewed]:
-    """Return the candidates that a reviewer has decided about and nobody has acted on."""
+    """Return the candidates with a reviewer's decision that has not been carried out."""
     look_at_production(config)
     found = reviewed_versions(config)
     for version in found:
         if version.waits and version.review not in (*UNDECIDED, APPROVED, REJECTED):
             log.warning(
-                "candidate %d has the tag review=%s, which is no decision: set it to %s or %s",
-                version.candidate, version.review, APPROVED, REJECTED,
+                "candidate %d has the tag review=%s, which is not a decision: set it to %s or %s",
+                version.candidate_version, version.review, APPROVED, REJECTED,
             )  # fmt: skip
     return [version for version in found if version.is_decided]
 
 
 @stage
-def review(config: Config, candidate: int, verdict: str, by: str) -> None:
-    """Write what a reviewer decided at a terminal on MLflow's page.
+def review(config: Config, number: int, verdict: str, by: str) -> None:
+    """Write a reviewer's decision from a terminal to MLflow's page.
 
     Raises:
-        ConfigError: no such candidate waits for a decision.
+        ConfigError: the candidate does not wait for a decision.
     """
     known = reviewed_versions(config)
-    of_it = [version for version in known if version.candidate == candidate]
+    of_it = [version for version in known if version.candidate_version == number]
     open_ones = [version for version in of_it if version.promotion in ONCE_MORE]
     if not open_ones:
-        others = ", ".join(str(version.candidate) for version in known if version.waits) or "none"
-        what = f"{candidate}, which is {of_it[-1].promotion or 'being judged'}" if of_it else f"{candidate}"
+        others = ", ".join(str(version.candidate_version) for version in known if version.waits) or "none"
+        what = f"{number}, which is {of_it[-1].promotion or 'being judged'}" if of_it else f"{number}"
         raise ConfigError(f"--version must be a candidate that awaits review, got {what}; waiting: {others}")
     set_review(config, open_ones[-1], verdict, by)
 
 
 @stage
 def decide(config: Config, reviewed: Reviewed) -> Promotion:
-    """Promote what was approved, or close what was rejected or is not what was validated."""
+    """Promote an approved candidate, or close one that was rejected or has changed."""
     if reviewed.review == REJECTED:
         return _closed(config, reviewed, PromotionState.REJECTED, f"rejected by {reviewed.by or UNNAMED}")
     problem = objection(config, reviewed)
@@ -65,7 +66,7 @@ def decide(config: Config, reviewed: Reviewed) -> Promotion:
     if _last_state(config, reviewed) != "approved":  # a second try
         append(
             config.live_dir, candidate.version, "approved", candidate.digest,
-            run=reviewed.run_id, actor=reviewed.by or UNNAMED,
+            run=reviewed.mlflow_run_id, actor=reviewed.by or UNNAMED,
         )  # fmt: skip
     return put_live(config, candidate, known.run, known.report.champion, reviewed.by or UNNAMED)
 
@@ -74,8 +75,7 @@ def decide(config: Config, reviewed: Reviewed) -> Promotion:
 def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationReport, run: TrackedRun) -> Promotion:
     """Promote an approved candidate that passed again, compared with the version that is live now."""
     if not report.passed:
-        reason = "; ".join(f"{gate.name}: {gate.summary}" for gate in report.failed)
-        reason = f"judged again, compared with another champion: {reason}"
+        reason = f"judged again, compared with another champion: {report.why_rejected}"
         return _closed(config, reviewed, PromotionState.REJECTED, reason)
     promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
     if promotion.state is not PromotionState.STALE:
@@ -84,29 +84,33 @@ def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationR
 
 
 def rehearsal_of(config: Config, reviewed: Reviewed) -> Rehearsed:
-    """Return what is kept of a candidate.
+    """Return the stored rehearsal of a candidate.
 
     Raises:
-        StoreError: nothing is.
+        StoreError: there is none.
     """
     known = recall(config.candidates_dir, reviewed.digest)
     if known is None:
-        raise StoreError(f"candidate {reviewed.candidate} of '{config.name}' must have been judged here, but was not")
+        number = reviewed.candidate_version
+        raise StoreError(
+            f"candidate {number} of '{config.name}' must have been judged with this work_dir, but it was not; run the "
+            "rehearsal again"
+        )
     return known
 
 
 def objection(config: Config, reviewed: Reviewed) -> str:
-    """Return why an approved candidate may not go live as it is, or an empty string.
+    """Return why an approved candidate may not go live, or an empty string.
 
-    The bytes on the disk must have the digest that MLflow's version was tagged with when they were validated, and the
-    history of the live directory must know of that validation: an edited tag alone approves nothing.
+    The files on the disk must have the digest with which MLflow's version was tagged at their validation, and that
+    validation must be in the history of the live directory, so that an edited tag alone cannot approve anything.
     """
-    number, digest = reviewed.candidate, reviewed.digest
+    number, digest = reviewed.candidate_version, reviewed.digest
     directory = versions(config.candidates_dir).get(number)
     known = recall(config.candidates_dir, digest)
     judged = [e for e in read(config.live_dir) if e.version == number and e.state in ("validated", "rejected")]
     if directory is None:
-        return f"candidate {number} is gone from '{config.candidates_dir}'"
+        return f"candidate {number} is no longer in '{config.candidates_dir}'"
     if _last_state(config, reviewed) == "rejected":
         reasons = [entry.reason for entry in read(config.live_dir) if entry.version == number and entry.reason]
         return f"candidate {number} was rejected before ({' '.join(reasons[-1:])}); run the rehearsal again"
@@ -117,19 +121,19 @@ def objection(config: Config, reviewed: Reviewed) -> str:
     try:
         verify_manifest(directory, digest)
     except (ManifestMismatch, OSError) as exc:
-        return f"the bytes were changed after their validation: {exc}"
+        return f"the files were changed after their validation: {exc}"
     return ""
 
 
 def _last_state(config: Config, reviewed: Reviewed) -> str:
-    return state_of(read(config.live_dir), reviewed.candidate)
+    return state_of(read(config.live_dir), reviewed.candidate_version)
 
 
 def _closed(config: Config, reviewed: Reviewed, state: PromotionState, reason: str) -> Promotion:
-    """Note on the version's page and in the history that it will not go live."""
+    """Record on the version's page and in the history that it will not go live."""
     append(
-        config.live_dir, reviewed.candidate, "rejected", reviewed.digest,
-        run=reviewed.run_id, actor=reviewed.by or UNNAMED, reason=reason,
+        config.live_dir, reviewed.candidate_version, "rejected", reviewed.digest,
+        run=reviewed.mlflow_run_id, actor=reviewed.by or UNNAMED, reason=reason,
     )  # fmt: skip
     close(config, reviewed, state, reason)
     return Promotion(state, None, reason)

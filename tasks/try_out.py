@@ -1,4 +1,4 @@
-"""One model to be tried by hand: which one, which server, and what it is asked."""
+"""Tries a model by hand: chooses the model and the server, and sends rows to it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from configs.loading import ConfigError
 from configs.schema import Config, Serving
 from tasks.datasets.answers import Table, with_answers
+from tasks.datasets.blocks import unanswered_rows
 from tasks.datasets.fitting import features_of, fit_to_inputs
 from tasks.datasets.row_files import read_table
 from tasks.datasets.rows import check_rows
@@ -30,7 +31,7 @@ from tasks.store.layout import versions
 
 @dataclass(frozen=True)
 class Tried:
-    """A version directory that is served by hand (`launch.Served`), and the signature that is asked."""
+    """A version directory to try (`launch.Served`), and the signature to use."""
 
     name: str
     version: int
@@ -41,22 +42,22 @@ class Tried:
 
 @dataclass(frozen=True)
 class Asked:
-    """Rows to ask about: all columns of their file as they were read, and what the model takes of them."""
+    """Rows to send: all columns of their file, and the columns that the model takes."""
 
     columns: Mapping[str, Any]
     inputs: Mapping[str, Array]
 
 
 def choose_model(config: Config, version: int | None, model: Path | None, signature: str, scratch: Path) -> Tried:
-    """Return a candidate, a given SavedModel, or without either the live version; one that is safe to be served.
+    """Return a candidate, a given SavedModel, or else the live version, if it is safe to serve.
 
     Args:
-        model: a SavedModel of any name; in `scratch` it gets a number, as a server asks for one.
-        signature: empty for `serving_default`, or the only one.
+        model: a SavedModel directory; in `scratch` it gets a number, which a server needs.
+        signature: empty means `serving_default`, or the only signature.
 
     Raises:
         ConfigError: there is no such version or SavedModel. UnsafeModel: the safety gate refuses it.
-        SignatureMismatch: it has no such signature. ExportError: it cannot be read.
+        SignatureMismatch: there is no such signature. ExportError: the model cannot be read.
     """
     if model is not None:
         number, directory = 1, _given(model, scratch)
@@ -64,7 +65,7 @@ def choose_model(config: Config, version: int | None, model: Path | None, signat
         number, directory = _candidate(config, version) if version else _live(config)
     safety = config.gates.safety
     result = judge_safety(read_graph(directory, safety.max_graph_mb * MB), safety)
-    if not result.passed:  # a server would do what it was made for
+    if not result.passed:
         raise UnsafeModel(f"a model is served only if it is safe: {result.summary}")
     return Tried(config.name, number, directory, read_signature(directory, signature, safety.max_graph_mb * MB))
 
@@ -105,20 +106,20 @@ def _live(config: Config) -> tuple[int, Path]:
 
 
 def first_server(serving: Serving) -> tuple[Serving, Backend]:
-    """Return the first of the configured servers; its image is pulled if it is not there.
+    """Return the first of the configured servers; its image is pulled if it is missing.
 
     Raises:
-        ServingUnavailable: docker was asked for, and no engine answers or the image cannot be pulled.
+        ServingUnavailable: serving.backend is docker, and no engine answers or the image cannot be pulled.
     """
     first = serving.model_copy(update={"image": serving.all_images[0], "images": ()})
     return first, choose_backends(first)[0]
 
 
 def read_rows(config: Config, model: Tried, file: Path) -> Asked:
-    """Read the rows that a model is asked about; a column that it does not take may hold anything.
+    """Read the rows to send to a model; columns that it does not take are not checked.
 
     Raises:
-        ConfigError: they cannot be read or do not fit the model's inputs, or REST cannot carry them.
+        ConfigError: the rows cannot be read or do not fit the model's inputs, or REST cannot carry them.
     """
     specs = model.signature.inputs
     beyond = ", ".join(map(str, model.signature.beyond_rest))
@@ -134,26 +135,24 @@ def read_rows(config: Config, model: Tried, file: Path) -> Asked:
 
 
 def ask(model: Tried, client: ModelClient, asked: Asked) -> Table:
-    """Return the rows with what the server answers to them.
+    """Return the rows with the server's answers.
 
     Raises:
-        PredictionError: the server refuses the rows. ServingError: it does not answer, or not to each row.
+        PredictionError: the server refuses the rows. ServingError: it does not answer, or not for each row.
     """
     signature = model.signature
     answers = client.predict(model.version, asked.inputs, signature.outputs, signature.name)
     n_rows = len(next(iter(asked.inputs.values())))
-    for name, array in answers.items():
-        if len(array) != n_rows:
-            got = f"{len(array)} of '{name}' for {n_rows} rows"
-            raise ServingError(f"every output must have one answer for each row, got {got}")
+    if problem := unanswered_rows(answers, n_rows):
+        raise ServingError(problem)
     return with_answers(asked.columns, answers)
 
 
 def invitation(server: ThrowawayServer, model: Tried, file: Path) -> list[str]:
-    """Return where the model answers, and a request to paste: of its warm-up, else of zeros.
+    """Return the address of the model, and a request to paste: from its warm-up, else a row of zeros.
 
     Args:
-        file: where a request is written that is too long to be pasted.
+        file: the file for a request that is too long to paste.
     """
     url = f"{server.rest_url}/v1/models/{model.name}"
     lines = [f"'{model.name}' version {model.version} answers at {url}:predict, its signature is at {url}/metadata"]

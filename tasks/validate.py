@@ -11,7 +11,7 @@ from tasks.datasets.seen import RECORD, new_rows, shared_rows
 from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
 from tasks.gates.serving import judge_refusal
-from tasks.production import look_at_production
+from tasks.production.server import look_at_production
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, ValidationReport
 from tasks.registry.connection import check_tracking
 from tasks.savedmodel.operations import misspelt

@@ -22,12 +22,12 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tasks.production.live_check import live_problem
 from tasks.records import Change
 from tasks.savedmodel.manifest import write_manifest
 from tasks.store.champion import champion_version, predecessor
 from tasks.store.history import append, read, served_digest
 from tasks.store.layout import claim_version, next_number, version_number, versions
-from tasks.store.live_check import live_problem
 from tasks.store.lock import model_lock
 from tasks.store.repair import catch_up, mend, repair
 from tasks.store.retention import prune
@@ -49,7 +49,7 @@ class Store:
     Attributes:
         registry: a JSON file of alias to digest, in MLflow's place.
         url: of a server that must have loaded a version before it is verified; empty: nobody is asked.
-        refuses: production answers otherwise than validated, whatever it has loaded.
+        refuses: production answers differently than validated, whatever it has loaded.
         keep: as promote.keep.
     """
 
@@ -72,7 +72,7 @@ class Store:
     def _verify(self, change: Change) -> str:
         if self.url and (problem := live_problem(self.url, self.live.name, change.version, None, 60)):
             return problem
-        return "it answers otherwise than validated" if self.refuses else ""
+        return "it answers differently than validated" if self.refuses else ""
 
     def _record(self, change: Change) -> None:
         aliases = self.aliases

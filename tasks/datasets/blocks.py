@@ -47,6 +47,21 @@ def small_batches(inputs: Mapping[str, Array]) -> Iterator[tuple[str, dict[str, 
             yield name, {key: array[part] for key, array in inputs.items()}
 
 
+def unanswered_rows(answers: Mapping[str, Array], n_rows: int | None = None) -> str:
+    """Return a message about an output that does not have one answer for each row, or an empty string.
+
+    Args:
+        answers: one array for each output.
+        n_rows: how many rows were sent; None checks only that there is an axis of rows.
+    """
+    for name, array in answers.items():
+        if not array.ndim:
+            return f"every output must have one answer for each row, got a single value for '{name}'"
+        if n_rows is not None and len(array) != n_rows:
+            return f"every output must have one answer for each row, got {len(array)} of '{name}' for {n_rows} rows"
+    return ""
+
+
 def joined(answers: Iterable[Mapping[str, Array]], outputs: Sequence[TensorSpec]) -> dict[str, Array]:
     """Return one array for each output from the answers to consecutive blocks of rows.
 

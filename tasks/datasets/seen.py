@@ -73,7 +73,7 @@ def read_record(path: Path) -> Record:
         raise DataError(f"'{path}' must contain the rows of a version, but {exc} is missing") from exc
 
 
-def keep_record(config: Config, splits: Splits, as_requests: AsRequests, directory: Path, evidence: Path) -> None:
+def save_record(config: Config, splits: Splits, as_requests: AsRequests, directory: Path, evidence: Path) -> None:
     """Write the record of an export and, beside its requests, the groups of the test rows.
 
     Args:

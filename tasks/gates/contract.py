@@ -18,36 +18,17 @@ def judge_contract(
     clients of the champion send and read must still work: an added output is fine, an added input is not. What clients
     of the declared contract send and read must always work: who wants to break it changes its file.
     """
-    differences = [
-        *_differences("input", exported.inputs, reported.inputs),
-        *_differences("output", exported.outputs, reported.outputs),
-    ]
-    differences += [
-        f"input '{spec.name}' must have a free batch dimension, got {spec}"
-        for spec in reported.inputs
-        if spec.shape is not None and spec.shape[:1] != (None,)
-    ]
+    differences = _unlike_export(exported, reported)
     breaking = breaking_changes(champion, reported) if champion else []
     if not allow_breaking:
         differences += [f"this would break the champion's clients: {change}" for change in breaking]
     broken = _broken(declared, reported) if declared else []
     differences += [f"this would break the declared contract: {change}" for change in broken]
     n_names = len(exported.inputs) + len(exported.outputs)
-    summary = "; ".join(differences) or (
-        f"names, dtypes and shapes of all {n_names} inputs and outputs are served as exported, with a free batch size"
-    )
-    if not differences and champion:
-        summary += (
-            f"; gates.allow_breaking permits what would break the champion's clients: {', '.join(breaking)}"
-            if breaking
-            else "; clients of the champion need no change"
-        )
-    if not differences and declared:
-        summary += "; the declared contract is kept"
     return GateResult(
         "contract",
         not differences,
-        summary,
+        "; ".join(differences or _held(n_names, breaking if champion else None, declared is not None)),
         {
             "differences": len(differences),
             **({"breaking": len(breaking)} if champion else {}),
@@ -65,6 +46,35 @@ def judge_contract(
             "reported": [str(spec) for spec in (*reported.inputs, *reported.outputs)],
         },
     )
+
+
+def _held(n_names: int, permitted: list[str] | None, is_declared: bool) -> list[str]:
+    """Return what a signature without differences keeps to.
+
+    Args:
+        permitted: what would break the champion's clients and may; None without a champion.
+    """
+    lines = [
+        f"names, dtypes and shapes of all {n_names} inputs and outputs are served as exported, with a free batch size"
+    ]
+    if permitted:
+        lines.append(f"gates.allow_breaking permits what would break the champion's clients: {', '.join(permitted)}")
+    elif permitted is not None:
+        lines.append("clients of the champion need no change")
+    return [*lines, "the declared contract is kept"] if is_declared else lines
+
+
+def _unlike_export(exported: Signature, reported: Signature) -> list[str]:
+    """Return what is not served as it was exported, and inputs without a free batch size."""
+    return [
+        *_differences("input", exported.inputs, reported.inputs),
+        *_differences("output", exported.outputs, reported.outputs),
+        *(
+            f"input '{spec.name}' must have a free batch dimension, got {spec}"
+            for spec in reported.inputs
+            if spec.shape is not None and spec.shape[:1] != (None,)
+        ),
+    ]
 
 
 def _differences(kind: str, exported: tuple[TensorSpec, ...], reported: tuple[TensorSpec, ...]) -> list[str]:

@@ -15,7 +15,7 @@ from tasks.gates.contract import judge_contract
 from tasks.gates.golden import judge_golden
 from tasks.gates.latency import judge_latency
 from tasks.gates.parity import Tolerance, judge_parity, tolerances
-from tasks.gates.quality import Rows, judge_quality
+from tasks.gates.quality import AnsweredRows, judge_quality
 from tasks.gates.reading import of_own_metrics, reading_of, reading_of_champion, why_not_compared
 from tasks.gates.robustness import judge_robustness
 from tasks.gates.safety import judge_safety
@@ -144,7 +144,7 @@ JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {
 }
 
 
-def judged_rows(evidence: Evidence) -> Rows | None:
+def judged_rows(evidence: Evidence) -> AnsweredRows | None:
     """Return the output that the metrics judge with its target and what slices it, or None where none is named.
 
     Raises:
@@ -166,7 +166,7 @@ def judged_rows(evidence: Evidence) -> Rows | None:
         champion = None  # another shape cannot be scored alike; the contract gate names it
     reading = reading_of(gates, evidence.candidate, name, target, answers[name])
     slices = {feature: rows.features[feature] for feature in gates.slices}
-    alone = Rows(target, answers[name], None, slices, reading, None, name)
+    alone = AnsweredRows(target, answers[name], None, slices, reading, None, name)
     if champion is None or beside is None:
         return alone
     its = reading_of_champion(beside.readings.get(name), reading, target, champion)

@@ -53,24 +53,13 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
             long as their batch makes them, even the lengths must agree with it.
         outputs: the signature's, for which lengths are free. inputs: one array for each input, for the evidence.
     """
-    specs = {spec.name: spec for spec in outputs}
     found = [_compare("", name, served[name], in_process[name], tolerance[name]) for name in in_process]
-    batches = list(dict.fromkeys(key.partition("/")[0] for key in small_batches or {}))
-    for batch in batches:
-        for name in in_process:
-            answer = (small_batches or {})[f"{batch}/{name}"]
-            alike = (same_batches or {}).get(f"{batch}/{name}")
-            if alike is not None:
-                found.append(_compare(batch, name, answer, alike, tolerance[name]))
-            rows, extents = BATCHES[batch], (same_batches or {}).get(f"{EXTENT}/{name}")
-            beside = None if extents is None else extents[rows]
-            pair = comparable(answer, in_process[name][rows], specs.get(name), beside)
-            found.append(_compare(batch, name, *pair, tolerance[name]))
+    found += _compare_batches(in_process, small_batches or {}, same_batches or {}, outputs, tolerance)
     figures = {
         "max_abs_difference": max(one["difference"] for one in found),
         "rows": float(len(next(iter(in_process.values())))),
         "rows_differing": float(max(one["rows_differing"] for one in found)),
-        "batch_sizes": float(1 + len(batches)),
+        "batch_sizes": float(len({one["batch"] for one in found})),
     }
     worst = [row for output in in_process for row in _worst_rows(output, served, in_process, tolerance, inputs or {})]
     failed = any(one["problem"] for one in found)
@@ -89,6 +78,27 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
             "worst": sorted(worst, key=lambda row: -row["difference"])[:WORST_ROWS],
         },
     )
+
+
+def _compare_batches(
+    in_process: Mapping[str, Array],
+    small_batches: Mapping[str, Array],
+    same_batches: Mapping[str, Array],
+    outputs: Sequence[TensorSpec],
+    tolerance: Mapping[str, Tolerance],
+) -> Iterator[dict[str, Any]]:
+    """Yield the comparison of each output in each small batch with the same rows among all, and with the same batch."""
+    specs = {spec.name: spec for spec in outputs}
+    for batch in dict.fromkeys(key.partition("/")[0] for key in small_batches):
+        for name in in_process:
+            answer = small_batches[f"{batch}/{name}"]
+            alike = same_batches.get(f"{batch}/{name}")
+            if alike is not None:
+                yield _compare(batch, name, answer, alike, tolerance[name])
+            rows, extents = BATCHES[batch], same_batches.get(f"{EXTENT}/{name}")
+            beside = None if extents is None else extents[rows]
+            pair = comparable(answer, in_process[name][rows], specs.get(name), beside)
+            yield _compare(batch, name, *pair, tolerance[name])
 
 
 def comparable(

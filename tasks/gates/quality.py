@@ -22,7 +22,7 @@ MAX_SLICES = 20  # of one feature; one with more values is cut at its quartiles,
 
 
 @dataclass(frozen=True)
-class Rows:
+class AnsweredRows:
     """Aligned arrays, first axis the row: what was true, what was served, what the champion answered.
 
     Attributes:
@@ -47,11 +47,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.target)
 
-    def take(self, index: Array) -> Rows:
+    def take(self, index: Array) -> AnsweredRows:
         """Return the rows at `index`, int64 of shape (k,), without what slices them."""
         champion, seen = (None if array is None else array[index] for array in (self.champion, self.seen))
         own, other = self.own.reading, self.beside.reading if self.beside else None
-        return Rows(self.target[index], self.served[index], champion, {}, own, other, self.output, seen)
+        return AnsweredRows(self.target[index], self.served[index], champion, {}, own, other, self.output, seen)
 
     @property
     def own(self) -> Scored:
@@ -67,12 +67,12 @@ class Rows:
         return Scored(self.target, self.champion, self.champion_reading or self.own.reading, self.output)
 
     @property
-    def unseen(self) -> Rows:
+    def unseen(self) -> AnsweredRows:
         """Return the rows that the champion has not seen."""
         return self if self.seen is None or not self.seen.any() else self.take(np.flatnonzero(~self.seen))
 
 
-def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
+def judge_quality(gates: Gates, rows: AnsweredRows | None) -> GateResult:
     """Check each metric against its bounds, over all rows and in every slice that is large enough.
 
     The absolute bounds hold for the figure over all rows. Compared with the champion, and in slices, a candidate
@@ -91,12 +91,8 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     shown = tuple(gates.metrics) or default_metrics(own.reading)
     # Without bounds the first metric that suits the task is still compared with the champion's.
     bounds = dict(gates.metrics) or {name: Bound() for name in shown[:1]}
-    if any(":" not in name for name in shown):  # the user's own functions get every kind of answer
-        fault = not_finite(rows.served)
-        if fault:
-            summary = f"output '{rows.output}' must answer with finite numbers: {fault}"
-            return GateResult("quality", False, summary, evidence={**_evidence(own), "missed": list(bounds)})
-        own.check()
+    if fault := _unscored(rows, shown):
+        return GateResult("quality", False, fault, evidence={**_evidence(own), "missed": list(bounds)})
     beside = _beside(gates, rows)
     if beside is not None and beside.apart:
         rows = replace(rows, champion=None)
@@ -105,18 +101,13 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     gains = {name: _gain(name, bound, rows.unseen, gates.confidence) for name, bound in bounds.items() if compared}
     missed = [name for name, bound in bounds.items() if not _holds(figures[name], bound, gains.get(name))]
     slices = list(_slices(gates, bounds, rows))
-    failed = [found for found in slices if not found["passed"]]
     lines = [_line(name, figures[name], bounds.get(name, Bound()), compared) for name in shown]
-    notes = [f"{name} is {gain_text(gain, gates.confidence)}" for name, gain in gains.items()]
-    notes += [] if gates.metrics else ["no bound is configured (gates.metrics)"]
-    notes.append(f"read as {own.reading}" if own.reading.task else f"{own.reading}: {own.reading.reason}")
-    notes += [beside.text] if beside is not None and beside.text else []
-    notes += [f"slice {found['slice']}: {found['reason']}" for found in failed]
+    notes = _notes(gates, own.reading, gains, beside, slices)
     figures |= {_beside_name(name, rows): ours for name, (ours, _) in compared.items()}
     figures |= _gain_figures(gains) | (beside.figures if beside is not None else {})
     return GateResult(
         "quality",
-        not missed and not failed,
+        not missed and all(found["passed"] for found in slices),
         "; ".join([", ".join(lines), *notes]),
         {name: value for name, value in figures.items() if not math.isnan(value) or name in bounds},
         bounds={name: _bound_text(bound, bool(compared)) for name, bound in bounds.items()},
@@ -132,6 +123,35 @@ def judge_quality(gates: Gates, rows: Rows | None) -> GateResult:
     )
 
 
+def _unscored(rows: AnsweredRows, metrics: Sequence[str]) -> str:
+    """Return why answers cannot be scored, or an empty string.
+
+    Raises:
+        DataError: they are not what they are to be read as.
+    """
+    if all(":" in name for name in metrics):  # the user's own are given what was served, whatever it is
+        return ""
+    if fault := not_finite(rows.served):
+        return f"output '{rows.output}' must answer with finite numbers: {fault}"
+    rows.own.check()
+    return ""
+
+
+def _notes(
+    gates: Gates,
+    reading: Reading,
+    gains: Mapping[str, Interval],
+    beside: Beside | None,
+    slices: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Return what is to be said besides the figures, of the failed slices last."""
+    notes = [f"{name} is {gain_text(gain, gates.confidence)}" for name, gain in gains.items()]
+    notes += [] if gates.metrics else ["no bound is configured (gates.metrics)"]
+    notes.append(f"read as {reading}" if reading.task else f"{reading}: {reading.reason}")
+    notes += [beside.text] if beside is not None and beside.text else []
+    return notes + [f"slice {found['slice']}: {found['reason']}" for found in slices if not found["passed"]]
+
+
 def _evidence(own: Scored) -> dict[str, Any]:
     """Return how the answers were read."""
     return {"task": own.reading.task, "scores": own.reading.scores, "reading": own.reading.reason}
@@ -145,14 +165,14 @@ def _gain_figures(gains: Mapping[str, Interval]) -> dict[str, float]:
     }
 
 
-def _beside(gates: Gates, rows: Rows) -> Beside | None:
+def _beside(gates: Gates, rows: AnsweredRows) -> Beside | None:
     if rows.champion is None:
         return None
     seen = 0 if rows.seen is None else int(rows.seen.sum())
     return beside_champion(seen, len(rows), rows.unknown, gates.min_unseen_rows)
 
 
-def _compared(shown: Sequence[str], rows: Rows) -> dict[str, tuple[float, float]]:
+def _compared(shown: Sequence[str], rows: AnsweredRows) -> dict[str, tuple[float, float]]:
     """Return each metric of candidate and champion over the rows that the champion has not seen; empty without one."""
     part = rows.unseen
     if part.beside is None:
@@ -160,12 +180,12 @@ def _compared(shown: Sequence[str], rows: Rows) -> dict[str, tuple[float, float]
     return {name: (measure(name, part.own), measure(name, part.beside)) for name in shown}
 
 
-def _beside_name(name: str, rows: Rows) -> str:
+def _beside_name(name: str, rows: AnsweredRows) -> str:
     """Return the name of a compared figure, which differs where rows were left out."""
     return name if rows.unseen is rows else f"{name}.unseen"
 
 
-def _gain(name: str, bound: Bound, rows: Rows, confidence: float) -> Interval:
+def _gain(name: str, bound: Bound, rows: AnsweredRows, confidence: float) -> Interval:
     """Return how much better than the champion the candidate is, positive for better with every metric."""
     found = metric_interval(name, confidence, rows.own, rows.beside)
     return Interval(-found.value, -found.high, -found.low) if less_is_better(name, bound) else found
@@ -227,7 +247,7 @@ def _bound_text(bound: Bound, has_champion: bool) -> str:
     return "; ".join(words)
 
 
-def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[dict[str, Any]]:
+def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: AnsweredRows) -> Iterator[dict[str, Any]]:
     """Yield the verdict on each slice: every value of every feature in `gates.slices`."""
     for feature in gates.slices:
         for label, index in cut(rows.features[feature]):
@@ -246,7 +266,7 @@ def _slices(gates: Gates, bounds: Mapping[str, Bound], rows: Rows) -> Iterator[d
             }  # fmt: skip
 
 
-def _missed_in(name: str, bound: Bound, part: Rows, beside: Rows | None, confidence: float) -> str:
+def _missed_in(name: str, bound: Bound, part: AnsweredRows, beside: AnsweredRows | None, confidence: float) -> str:
     """Return what the rows of a slice prove against the candidate, alone or compared with the champion, or nothing."""
     found = metric_interval(name, confidence, part.own)
     below = bound.min is not None and (found.high < bound.min or math.isnan(found.value))

@@ -22,17 +22,17 @@ class Reviewed:
     """A model version, and what a reviewer decided about it.
 
     Attributes:
-        registry_version: MLflow's number. candidate: the candidate's number.
+        registry_version: MLflow's number. candidate_version: the candidate's number.
         digest: of the bytes that were validated, as tagged then. review: `pending`, `approved`, `rejected`, or empty.
-        by: who decided, where that is known. run_id: MLflow's run. promotion: what has become of it until now.
+        by: who decided, where that is known. mlflow_run_id: MLflow's run. promotion: what has become of it until now.
     """
 
     registry_version: int
-    candidate: int
+    candidate_version: int
     digest: str
     review: str
     by: str
-    run_id: str
+    mlflow_run_id: str
     promotion: str
 
     @property

@@ -20,7 +20,7 @@ EXAMPLE_ROWS = 3
 
 
 def build_package(candidate: Candidate, directory: Path) -> None:
-    """Fill an empty directory with MLmodel, input example, requirements and the SavedModel (hard links).
+    """Fill a directory with MLmodel, input example, requirements and the SavedModel (hard links).
 
     MLflow's own TensorFlow flavour loads a SavedModel by directory, tags and signature name, so that
     `mlflow.pyfunc.load_model` needs nothing of this project.

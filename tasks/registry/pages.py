@@ -50,25 +50,25 @@ def write_description(client: Any, version: Any, run: Any, known: str) -> Standi
     return standing
 
 
-def _update_report(client: Any, run_id: str, new: Any) -> None:
+def _update_report(client: Any, mlflow_run_id: str, new: Any) -> None:
     """Replace the part of the report that says what became of the version; a missing report is not an error."""
     try:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
-            report = Path(client.download_artifacts(run_id, REPORT, scratch))
+            report = Path(client.download_artifacts(mlflow_run_id, REPORT, scratch))
             known = report.read_text(encoding="utf-8")
-            client.log_text(run_id, with_block(known, new), REPORT)
+            client.log_text(mlflow_run_id, with_block(known, new), REPORT)
     except Exception as exc:  # noqa: BLE001  (an artifact store may raise anything, and the tags are what counts)
-        log.warning("report.html of run %s could not be updated: %s", run_id, type(exc).__name__)
+        log.warning("report.html of run %s could not be updated: %s", mlflow_run_id, type(exc).__name__)
 
 
-def report_link(experiment: str, run_id: str) -> str:
+def report_link(experiment: str, mlflow_run_id: str) -> str:
     """Return the address of the report, for MLflow's own pages, without a host, which the reader's browser knows."""
-    return f"#/experiments/{experiment}/runs/{run_id}/artifacts/{REPORT}{_MENU}"
+    return f"#/experiments/{experiment}/runs/{mlflow_run_id}/artifacts/{REPORT}{_MENU}"
 
 
-def run_url(uri: str, experiment: str, run_id: str) -> str:
+def run_url(uri: str, experiment: str, mlflow_run_id: str) -> str:
     """Return the run's page on a tracking server, or an empty string for a local database."""
-    return _page(uri, f"experiments/{experiment}/runs/{run_id}")
+    return _page(uri, f"experiments/{experiment}/runs/{mlflow_run_id}")
 
 
 def version_url(uri: str, name: str, number: int) -> str:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from configs.loading import shown
-from configs.redaction import HOW_TO_FILL_IN, MASK, redact, redacted
+from configs.redaction import redact
 from configs.schema import Config
-from tasks.datasets.rows import load_arrays, load_rows
-from tasks.datasets.strings import plain
-from tasks.program import command_name
+from tasks.datasets.rows import load_rows
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.champion_run import champions_facts, facts_of
 from tasks.registry.commit import git_commit
@@ -25,14 +21,12 @@ from tasks.registry.connection import connect, experiment_id, tracking_errors
 from tasks.registry.names import tracked_name
 from tasks.registry.packaging import build_package
 from tasks.registry.pages import REPORT, run_url, write_description
+from tasks.report.artifacts import describe_version, library_versions, sample, write_files
 from tasks.report.data import data_document
 from tasks.report.differences import differences_table
-from tasks.report.document import report_document
 from tasks.report.page import render_page
-from tasks.report.pictures import draw_pictures
 from tasks.report.sections import Table
 from tasks.report.standing import ARGUMENTS, TIME, block, now, standing_of, why_a_person
-from tasks.report.tables import gate_table_markdown
 
 MARK_S = 5.0  # for the mark of a run that was broken off
 
@@ -54,68 +48,51 @@ def log_rehearsal(
     with tracking_errors(uri):
         experiment = experiment_id(client, config)
         run = client.create_run(experiment, run_name=f"{candidate.name} version {candidate.version}", tags=tags)
-        run_id = run.info.run_id
-        with _closing(client, run_id):
-            _log_figures(client, run_id, config, trained, report)
-            _log_rows(client, run_id, splits, report)
-            _log_dataset(client, run_id, splits)
+        mlflow_run_id = run.info.run_id
+        with _closing(client, mlflow_run_id):
+            _log_figures(client, mlflow_run_id, config, trained, report)
+            _log_rows(client, mlflow_run_id, splits, report)
+            _log_dataset(client, mlflow_run_id, splits)
             with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
-                _fill_artifacts(Path(scratch), config, trained, report)
-                facts = {"git commit": tags.get("git_commit", ""), "MLflow run": run_id, **library_versions()}
+                write_files(Path(scratch), config, trained, report)
+                build_package(report.candidate, Path(scratch) / "model")
+                facts = {"git commit": tags.get("git_commit", ""), "MLflow run": mlflow_run_id, **library_versions()}
                 decision = block(standing_of(candidate.name, tags, 0), "")
-                differences = _differences(client, run_id, report)
+                differences = _differences(client, mlflow_run_id, report)
                 page = redact(render_page(config, splits, trained, report, facts, decision, differences))
                 (Path(scratch) / REPORT).write_text(page, encoding="utf-8")
-                client.log_artifacts(run_id, scratch)
-            client.log_table(run_id, _sample(config, report), "predictions.json")
+                client.log_artifacts(mlflow_run_id, scratch)
+            client.log_table(mlflow_run_id, sample(config, report), "predictions.json")
             number = _register(client, run, report, tags, describe_version(arguments, report))
-    return TrackedRun(run_id, experiment, candidate.name, number, run_url(uri, experiment, run_id))
+    return TrackedRun(mlflow_run_id, experiment, candidate.name, number, run_url(uri, experiment, mlflow_run_id))
 
 
-def describe_version(arguments: str, report: ValidationReport) -> str:
-    """Return the part of a version's page in MLflow that never changes, as markdown: how to try it, and the gates."""
-    candidate = report.candidate
-    beside = f"compared with version {report.champion.version}" if report.champion else "no other version was live"
-    lines = [
-        gate_table_markdown(report),
-        f"Digest `{candidate.digest[:12]}`, {beside}. To try it, run "
-        f"`{command_name('flows.try_out')} {arguments} --version {candidate.version}`.",
-    ]
-    text = redact("\n".join(lines))
-    return f"{text}\n\n{MASK} is a secret: {HOW_TO_FILL_IN}" if MASK in text else text
-
-
-def _differences(client: Any, run_id: str, report: ValidationReport) -> Table | None:
+def _differences(client: Any, mlflow_run_id: str, report: ValidationReport) -> Table | None:
     """Return how a run differs from the champion's run, or None where no champion was live."""
     champion = report.champion
     if champion is None:
         return None
     theirs = champions_facts(client, report.candidate.name, champion)
-    return differences_table(facts_of(client.get_run(run_id)), theirs, champion.version)
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that a figure can depend on."""
-    return {name: version(name) for name in ("tensorflow", "keras", "numpy", "mlflow", "prefect")}
+    return differences_table(facts_of(client.get_run(mlflow_run_id)), theirs, champion.version)
 
 
 @contextlib.contextmanager
-def _closing(client: Any, run_id: str) -> Iterator[None]:
+def _closing(client: Any, mlflow_run_id: str) -> Iterator[None]:
     """End the run as finished, or as failed when logging it breaks off."""
     try:
         yield
     except BaseException:
-        _mark_failed(client, run_id)
+        _mark_failed(client, mlflow_run_id)
         raise
-    client.set_terminated(run_id)
+    client.set_terminated(mlflow_run_id)
 
 
-def _mark_failed(client: Any, run_id: str) -> None:
+def _mark_failed(client: Any, mlflow_run_id: str) -> None:
     """Mark a run as failed, where MLflow answers at once: a server that hangs must not hold up an error or a Ctrl-C."""
 
     def mark() -> None:
         with contextlib.suppress(Exception):  # the error that broke it off is the one to report
-            client.set_terminated(run_id, "FAILED")
+            client.set_terminated(mlflow_run_id, "FAILED")
 
     marking = threading.Thread(target=mark, daemon=True)  # ends with the process, whatever it waits for
     marking.start()
@@ -151,7 +128,9 @@ def _tags(config: Config, arguments: str, report: ValidationReport) -> dict[str,
     return {name: redact(value) for name, value in tags.items() if value}
 
 
-def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
+def _log_figures(
+    client: Any, mlflow_run_id: str, config: Config, trained: TrainedModel, report: ValidationReport
+) -> None:
     """Log parameters, one metric per name and epoch, and every gate's figures, in batches."""
     from mlflow.entities import Metric, Param
 
@@ -174,17 +153,17 @@ def _log_figures(client: Any, run_id: str, config: Config, trained: TrainedModel
     params.append(Param("model.source", redact(trained.source)) if trained.source else
                   Param("best_epoch", str(trained.best_epoch)))  # fmt: skip
     for start in range(0, max(len(metrics), len(params)), 100):  # MLflow takes 100 parameters, 1000 metrics a call
-        client.log_batch(run_id, metrics[start : start + 100], params[start : start + 100])
+        client.log_batch(mlflow_run_id, metrics[start : start + 100], params[start : start + 100])
 
 
-def _log_rows(client: Any, run_id: str, splits: Splits, report: ValidationReport) -> None:
+def _log_rows(client: Any, mlflow_run_id: str, splits: Splits, report: ValidationReport) -> None:
     """Log how the rows are split, and which of them the champion has seen; labels, whose names are free, as JSON."""
     found = data_document(splits, report)
-    client.log_dict(run_id, found, "splits.json")
+    client.log_dict(mlflow_run_id, found, "splits.json")
     figures = {f"{name}_rows": count for name, count in splits.rows.items()} | found
     for name, value in figures.items():
         if isinstance(value, int):
-            client.log_metric(run_id, f"data.{name}", float(value))
+            client.log_metric(mlflow_run_id, f"data.{name}", float(value))
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -198,7 +177,7 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _log_dataset(client: Any, run_id: str, splits: Splits) -> None:
+def _log_dataset(client: Any, mlflow_run_id: str, splits: Splits) -> None:
     """Log the training and test rows as MLflow datasets: schema, size and digest, not the rows."""
     import mlflow.data
     from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -218,36 +197,7 @@ def _log_dataset(client: Any, run_id: str, splits: Splits) -> None:
             splits.digest[:36],
         )
         inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
-    client.log_inputs(run_id, inputs)
-
-
-def _fill_artifacts(directory: Path, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
-    (directory / "config.json").write_text(json.dumps(shown(config), indent=1))
-    (directory / "report.json").write_text(json.dumps(redacted(report_document(report)), indent=1))
-    if report.served is not None:
-        log = report.served.server.log.read_text(encoding="utf-8", errors="surrogateescape")
-        (directory / "server.log").write_text(redact(log), encoding="utf-8", errors="surrogateescape")
-    for gate in report.refusals:
-        (directory / f"{gate.name}.log").write_text(redact(gate.evidence["log"]), encoding="utf-8")
-    draw_pictures(config, trained, report, directory)
-    (directory / "model").mkdir()
-    build_package(report.candidate, directory / "model")
-
-
-def _sample(config: Config, report: ValidationReport) -> dict[str, list[Any]]:
-    """Return the first test rows as columns: inputs, targets, served and in-process answers."""
-    n_rows = config.tracking.sample_rows
-    groups = {
-        "input": load_arrays(report.candidate.requests),
-        "target": load_rows(report.candidate.targets).targets,
-        "served": load_arrays(report.served.answers) if report.served else {},
-        "in_process": load_arrays(report.candidate.reference),
-    }
-    return {
-        f"{group}.{name}": plain(array[:n_rows])
-        for group, arrays in groups.items()
-        for name, array in arrays.items()
-    }
+    client.log_inputs(mlflow_run_id, inputs)
 
 
 def _register(client: Any, run: Any, report: ValidationReport, tags: Mapping[str, str], body: str) -> int:

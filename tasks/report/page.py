@@ -88,7 +88,7 @@ def why(report: ValidationReport) -> str:
         return f"{passed} A person must decide: {clip(report.needs_person, 600)}." if report.needs_person else passed
     if not report.gates:
         return "No gate judged this version, so it is not approved."
-    failed = "; ".join(f"{gate.name}: {' '.join(gate.summary.split())}" for gate in report.failed)
+    failed = " ".join(report.why_rejected.split())
     return f"{len(report.failed)} of {len(report.gates)} gates failed. {clip(failed, 600)}"
 
 

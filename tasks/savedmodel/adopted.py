@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Config
+from tasks.datasets.blocks import unanswered_rows
 from tasks.datasets.fitting import features_of, fit_to_inputs
 from tasks.datasets.given import leave_out_trained
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.rows import Array, load_arrays, load_rows, save_arrays
-from tasks.datasets.seen import AsRequests, keep_record
+from tasks.datasets.seen import AsRequests, save_record
 from tasks.datasets.strings import as_bytes
 from tasks.datasets.user_code import translated
 from tasks.errors import ExportError
@@ -55,7 +56,7 @@ def adopt_savedmodel(
     if not (directory / WARMUP).exists():
         write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     if splits.trained_on:
-        keep_record(config, splits, partial(requests_of, config, signature), directory, evidence)
+        save_record(config, splits, partial(requests_of, config, signature), directory, evidence)
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)
 
@@ -115,10 +116,6 @@ def _answer(function: Any, _kept_alive: Any, block: Mapping[str, Array]) -> dict
     with translated(f"the SavedModel must answer a batch of {n_rows} rows", ExportError):
         tensors = {name: tf.constant(as_bytes(rows)) for name, rows in block.items()}
         found = {name: np.asarray(tensor) for name, tensor in function(**tensors).items()}
-    for name, array in found.items():
-        if array.shape[:1] != (n_rows,):
-            raise ExportError(
-                f"every output must have one answer for each row, got '{name}' of shape {array.shape} for a batch of "
-                f"{n_rows} rows; export the model with a free batch axis and with outputs for each row"
-            )
+    if problem := unanswered_rows(found, n_rows):
+        raise ExportError(f"{problem}; export the model with a free batch axis and with outputs for each row")
     return {name: rows.astype(np.float32) if rows.dtype.name == "bfloat16" else rows for name, rows in found.items()}

@@ -14,7 +14,7 @@ from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.readings import write_readings
 from tasks.datasets.rows import Array, load_rows, save_arrays
-from tasks.datasets.seen import keep_record
+from tasks.datasets.seen import save_record
 from tasks.datasets.user_code import FOREIGN, describe, translated
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits, TensorSpec, TrainedModel
@@ -72,7 +72,7 @@ def export_savedmodel(
     write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     if splits.trained_on:  # they may be unknown for a model that was trained elsewhere
         as_requests = partial(request_arrays, model, signature=signature, export=config.export)
-        keep_record(config, splits, as_requests, directory, evidence)
+        save_record(config, splits, as_requests, directory, evidence)
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Export
-from tasks.datasets.blocks import joined, row_blocks, small_batches
+from tasks.datasets.blocks import joined, row_blocks, small_batches, unanswered_rows
 from tasks.datasets.rows import Array, save_arrays
 from tasks.datasets.user_code import translated
 from tasks.errors import ExportError
@@ -65,12 +65,8 @@ def answer(model: Any, block: Mapping[str, Array], signature: Signature, export:
     with translated(f"the model must answer a batch of {n_rows} rows", ExportError):
         answers = name_outputs(model, model(pack_features(model, features), training=False))
         found = {spec.name: _plain(answers[keras_names[spec.name]], spec) for spec in signature.outputs}
-    for name, array in found.items():
-        if array.shape[:1] != (n_rows,):
-            raise ExportError(
-                f"every output must have one answer for each row, got '{name}' of shape {array.shape} for a batch of "
-                f"{n_rows} rows; remove it from the model's outputs, or compute it for each row"
-            )
+    if problem := unanswered_rows(found, n_rows):
+        raise ExportError(f"{problem}; remove it from the model's outputs, or compute it for each row")
     return found
 
 

@@ -40,38 +40,42 @@ def read_graph(version_dir: Path, max_bytes: float = inf) -> GraphFacts:
     Raises:
         ExportError: there is no readable saved_model.pb.
     """
-    entries = list(walk(version_dir))
-    sizes = {entry.name: entry.size for entry in entries if not entry.odd}
-    outside = [entry.name for entry in entries if entry.odd]
-    files = GraphFacts(
-        reaching_out=(),
-        outside=tuple(sorted(outside)),
-        graph_bytes=sizes.get("saved_model.pb", 0),  # 0 for a link, which `outside` reports
-        variables_bytes=sum(size for path, size in sizes.items() if path.startswith("variables/")),
-        total_bytes=sum(size for path, size in sizes.items() if path != RECORD.as_posix()),  # it grows with the data
-        parameters=0,
-    )
-    path = graph_file(version_dir)
+    files = _file_facts(version_dir)
     try:
-        meta_graphs = parse_graph(path, max_bytes).meta_graphs
+        meta_graphs = parse_graph(graph_file(version_dir), max_bytes).meta_graphs
     except TooMuchError as exc:
         return replace(files, unclear=(f"saved_model.pb has {exc}",))
     reaching_out: set[tuple[str, str]] = set()
     unclear = {"saved_model.pbtxt beside saved_model.pb"} if (version_dir / "saved_model.pbtxt").exists() else set()
     variables: dict[str, int] = {}
+    outside = set(files.outside)
     for meta in meta_graphs:
         graph = Graph(meta)
         reaching_out |= set(graph.reaching_out())
         unclear |= {*graph.unclear, *_unknown(meta)}
         variables |= graph.variables()
-        outside += [f"asset '{name}'" for _, name in assets(meta) if _escapes(name)]
+        outside |= {f"asset '{name}'" for _, name in assets(meta) if _escapes(name)}
     return replace(
         files,
         reaching_out=tuple(sorted(reaching_out)),
-        outside=tuple(sorted(set(outside))),
+        outside=tuple(sorted(outside)),
         parameters=sum(variables.values()),
         unclear=tuple(sorted(unclear)),
         reasons={op: (group_of(op).name, group_of(op).reason) for op, _ in reaching_out},
+    )
+
+
+def _file_facts(version_dir: Path) -> GraphFacts:
+    """Return the facts that follow from the names and sizes of the files."""
+    entries = list(walk(version_dir))
+    sizes = {entry.name: entry.size for entry in entries if not entry.odd}
+    return GraphFacts(
+        reaching_out=(),
+        outside=tuple(sorted(entry.name for entry in entries if entry.odd)),
+        graph_bytes=sizes.get("saved_model.pb", 0),  # 0 for a link, which `outside` reports
+        variables_bytes=sum(size for path, size in sizes.items() if path.startswith("variables/")),
+        total_bytes=sum(size for path, size in sizes.items() if path != RECORD.as_posix()),  # it grows with the data
+        parameters=0,
     )
 
 

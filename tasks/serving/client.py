@@ -15,7 +15,7 @@ import orjson
 import requests
 from requests.adapters import HTTPAdapter
 
-from tasks.datasets.blocks import joined, row_blocks
+from tasks.datasets.blocks import joined, row_blocks, unanswered_rows
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.strings import Array, string_array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
@@ -225,9 +225,8 @@ def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
     except (KeyError, TypeError, ValueError) as exc:
         names = ", ".join(spec.name for spec in outputs)
         raise ServingError(f"an answer must contain the outputs {names}, got {body[:200]!r}") from exc
-    for name, array in arrays.items():
-        if not array.ndim:
-            raise ServingError(f"every output must have one answer for each row, got a single value for '{name}'")
+    if problem := unanswered_rows(arrays):
+        raise ServingError(problem)
     return arrays
 
 

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ from tasks.serving.engine import (
     with_limit,
 )
 from tasks.serving.exits import KILLED, explain_exit
-from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
+from tasks.serving.pinned import AT_ONCE, PINS, pinned_config
 from tasks.serving.reaper import owner_labels, remove_orphans
 from tasks.waiting import waiting_for
 
@@ -130,7 +130,7 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
                 container = _to_its_end(
                     client.containers.create,
                     str(image.id),
-                    [*ONE_TRY, *([f"--model_config_file={MODELS_DIR}/{CONFIG}"] if len(version_dirs) > 1 else [])],
+                    [*AT_ONCE, *([f"--model_config_file={MODELS_DIR}/{PINS}"] if len(version_dirs) > 1 else [])],
                     name=name,
                     labels=owner_labels(run_id, time.time()),
                     environment={"MODEL_NAME": model_name},
@@ -139,18 +139,23 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
                     **hardening(serving),
                     **publishing(network),
                 )
-                for version_dir in version_dirs:
-                    container.put_archive(MODELS_DIR, tar_stream(version_dir, model_name))
-                if len(version_dirs) > 1:
-                    numbers = [int(version_dir.name) for version_dir in version_dirs]
-                    pins = pinned_config(model_name, f"{MODELS_DIR}/{model_name}", numbers)
-                    container.put_archive(MODELS_DIR, tar_file(CONFIG, pins.encode()))
+                _bring_in(container, model_name, version_dirs)
                 container.start()
             server = ContainerServer(client, container, serving, model_name, network)
             server.version = image.labels.get(VERSION_LABEL, "")
             yield server
         finally:
             _to_its_end(_remove, client, name, server)
+
+
+def _bring_in(container: Container, model_name: str, version_dirs: Sequence[Path]) -> None:
+    """Copy version directories into a container, with a configuration that pins them if there are several."""
+    for version_dir in version_dirs:
+        container.put_archive(MODELS_DIR, tar_stream(version_dir, model_name))
+    if len(version_dirs) > 1:
+        numbers = [int(version_dir.name) for version_dir in version_dirs]
+        pins = pinned_config(model_name, f"{MODELS_DIR}/{model_name}", numbers)
+        container.put_archive(MODELS_DIR, tar_file(PINS, pins.encode()))
 
 
 def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -222,7 +227,7 @@ def _remove(client: docker.DockerClient, name: str, server: ContainerServer | No
     """Save the state and the log, then remove the container and its volume; never hide another error."""
     try:
         if server is not None:
-            server.keep()
+            server.remember()
     except ServingError as exc:
         log.warning("The log of container %s could not be saved: %s", name, exc)
     try:
@@ -315,7 +320,7 @@ class ContainerServer:
         files = cached.get("total_inactive_file", cached.get("inactive_file", 0))  # cgroups v1, v2
         return max(0.0, float(memory.get("usage", 0) - files) / 1e6)
 
-    def keep(self) -> None:
+    def remember(self) -> None:
         """Save the last state and the log for the time after the removal."""
         self._kept = self._state(), self.log()
 

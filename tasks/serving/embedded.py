@@ -21,7 +21,7 @@ from typing import IO
 from tasks.errors import ServingError
 from tasks.program import own_process
 from tasks.serving.exits import explain_exit
-from tasks.serving.pinned import CONFIG, ONE_TRY, pinned_config
+from tasks.serving.pinned import AT_ONCE, PINS, pinned_config
 
 REST_LINE = re.compile(rb"Exporting HTTP/REST API at:\S*?:(\d+)")
 LOOK_S = 0.05  # between two measurements of the memory; a core can write about 150 MB in that time
@@ -109,7 +109,7 @@ def run_embedded(model_name: str, *version_dirs: Path, memory_mb: int) -> Iterat
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rehearsal-")))
         for version_dir in version_dirs:  # only these versions, not others in the same directory
             (base / version_dir.name).symlink_to(version_dir.absolute())
-        config = base / CONFIG
+        config = base / PINS
         config.write_text(pinned_config(model_name, str(base), [int(path.name) for path in version_dirs]))
         output = stack.enter_context(tempfile.TemporaryFile())
         process = _start(config, output, stack)
@@ -125,7 +125,7 @@ def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subp
     """Start the child; `stack` stops it."""
     lifeline_read, lifeline_write = os.pipe()
     stack.callback(os.close, lifeline_write)
-    flags = ("--port=0", "--rest_api_port=0", f"--model_config_file={config}", *ONE_TRY)
+    flags = ("--port=0", "--rest_api_port=0", f"--model_config_file={config}", *AT_ONCE)
     command = own_process("tasks.model_server", *flags)
     try:
         process = subprocess.Popen(

@@ -40,27 +40,9 @@ def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0)
         model_name: for the message.
         oom_limit_mb: the memory limit in MiB if the server was killed for exceeding it, else 0.
     """
-    tail = "\n".join(log.splitlines()[-LOG_TAIL_LINES:])
-    if oom_limit_mb:
-        return ServingError(
-            f"The server of {model_name!r} ran out of memory and was killed at its limit of {oom_limit_mb} MiB. "
-            "Raise serving.memory_mb.",
-            tail,
-        )
-    if code == 132 or "exec format error" in log.lower():
-        return ServingError(
-            f"The image of the server does not run on this processor ({platform.machine()}, exit status {code}). "
-            "Build one here (docker build --target serving) and set serving.image to it, or set serving.backend: "
-            "embedded.",
-            tail,
-        )
-    words = server_words(log)
-    if _NO_THREAD.search(words):
-        return ServingError(
-            f"The server of {model_name!r} could not start another thread and ended with exit status {code}: {words}. "
-            "Raise serving.pids_limit.",
-            tail,
-        )
+    tail, words = "\n".join(log.splitlines()[-LOG_TAIL_LINES:]), server_words(log)
+    if limited := _limited(code, log, words, model_name, oom_limit_mb):
+        return ServingError(limited, tail)
     if code == 255 or _REFUSAL.search(log):
         return ModelLoadError(
             f"A candidate must load in the server, but the server refused {model_name!r} (exit status {code}): "
@@ -80,6 +62,27 @@ def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0)
         f"{words}. Read the server log below.",
         tail,
     )
+
+
+def _limited(code: int, log: str, words: str, model_name: str, oom_limit_mb: int) -> str:
+    """Return which limit of the configuration or the machine ended a server, and what to do, or an empty string."""
+    if oom_limit_mb:
+        return (
+            f"The server of {model_name!r} ran out of memory and was killed at its limit of {oom_limit_mb} MiB. "
+            "Raise serving.memory_mb."
+        )
+    if code == 132 or "exec format error" in log.lower():
+        return (
+            f"The image of the server does not run on this processor ({platform.machine()}, exit status {code}). "
+            "Build one here (docker build --target serving) and set serving.image to it, or set serving.backend: "
+            "embedded."
+        )
+    if _NO_THREAD.search(words):
+        return (
+            f"The server of {model_name!r} could not start another thread and ended with exit status {code}: {words}. "
+            "Raise serving.pids_limit."
+        )
+    return ""
 
 
 def ended_by_requests(error: ServingError) -> ServingError:

@@ -115,33 +115,33 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
 def throwaway_server(
     backend: Backend,
     serving: Serving,
-    candidate: Served,
+    model: Served,
     log_file: Path,
     champion: Champion | None = None,
 ) -> Iterator[tuple[ThrowawayServer, RestClient]]:
-    """Run a server on the candidate's directory until the block ends, and write its log to `log_file`.
+    """Run a server on a model's version directory until the block ends, and write its log to `log_file`.
 
     The server is AVAILABLE when the block begins.
 
     Args:
-        champion: served beside the candidate, each under its own version.
+        champion: served beside the model, each under its own version.
 
     Raises:
         ModelLoadError: the server refused the model. ServingTimeout: it was not ready in time.
         PredictionError: a request made it crash. ServingError: it ended otherwise, or did not answer in time.
     """
-    version_dirs = [candidate.version_dir, *([champion.version_dir] if champion else [])]
+    version_dirs = [model.version_dir, *([champion.version_dir] if champion else [])]
     if backend.kind == "docker":
         from tasks.serving.container import run_container
 
         started: contextlib.AbstractContextManager[ThrowawayServer] = run_container(
-            serving.model_copy(update={"image": backend.image}), candidate.name, *version_dirs, run_id=candidate.run_id
+            serving.model_copy(update={"image": backend.image}), model.name, *version_dirs, run_id=model.run_id
         )
     else:
-        started = run_embedded(candidate.name, *version_dirs, memory_mb=serving.memory_mb)
+        started = run_embedded(model.name, *version_dirs, memory_mb=serving.memory_mb)
     with started as server, contextlib.ExitStack() as stack:
         stack.callback(lambda: _keep_log(server, log_file))
-        client = wait_available(server, candidate, serving, champion)
+        client = wait_available(server, model, serving, champion)
         stack.callback(client.close)
         try:
             yield server, client
@@ -155,24 +155,24 @@ def throwaway_server(
 
 def wait_available(
     server: ThrowawayServer,
-    candidate: Served,
+    model: Served,
     serving: Serving,
     champion: Champion | None = None,
 ) -> RestClient:
-    """Return a client as soon as the candidate's version, and the champion's if there is one, is AVAILABLE.
+    """Return a client as soon as the model's version, and the champion's if there is one, is AVAILABLE.
 
     Raises:
         ModelLoadError: the server ended, or reported END for a version.
         ServingTimeout: a version was not AVAILABLE within `serving.startup_timeout_s`.
     """
     deadline = time.monotonic() + serving.startup_timeout_s
-    versions = [candidate.version, *([champion.version] if champion else [])]
+    versions = [model.version, *([champion.version] if champion else [])]
     states, client = dict.fromkeys(versions, ("not listening", "")), None
     while time.monotonic() < deadline:
         if server.exit_code() is not None:
             raise server.explain_exit()
         if client is None and server.rest_url:
-            client = RestClient(server.rest_url, candidate.name, serving.request_timeout_s)
+            client = RestClient(server.rest_url, model.name, serving.request_timeout_s)
         if client is not None:
             with contextlib.suppress(ServingUnavailable):  # refused: still loading
                 told = client.states()
@@ -181,25 +181,26 @@ def wait_available(
             return client
         for version, (state, message) in states.items():
             if state == "END":
-                live = champion is not None and version == champion.version
-                which = ", which is live," if live else ""
-                remedy = f"; repair or remove '{champion.version_dir}'" if live and champion else ""
-                raise ModelLoadError(
-                    f"the server must load '{candidate.name}' version {version}{which} but refused it: "
-                    f"{' '.join(message.split())}{remedy}",
-                    detail=server.log(),
-                )
+                raise ModelLoadError(_refusal(model.name, version, message, champion), detail=server.log())
         time.sleep(POLL_S)
     waiting, state = next((v, state) for v, (state, _) in states.items() if state != "AVAILABLE")
     used = 0.0
     with contextlib.suppress(ServingError):
         used = server.memory_mb() * 1e6 / 2**20
     raise ServingTimeout(
-        f"'{candidate.name}' version {waiting} was not AVAILABLE after {serving.startup_timeout_s:g} s (last state: "
+        f"'{model.name}' version {waiting} was not AVAILABLE after {serving.startup_timeout_s:g} s (last state: "
         f"{state}; memory in use: {used:.0f} of {serving.memory_mb} MiB). Raise serving.startup_timeout_s, or "
         "serving.memory_mb if the memory is nearly full, or read the server log below.",
         detail=server.log(),
     )
+
+
+def _refusal(name: str, version: int, words: str, champion: Champion | None) -> str:
+    """Return which version a server refused and why, and what to do if that version is live."""
+    which, remedy = "", ""
+    if champion is not None and version == champion.version:
+        which, remedy = ", which is live,", f"; repair or remove '{champion.version_dir}'"
+    return f"the server must load '{name}' version {version}{which} but refused it: {' '.join(words.split())}{remedy}"
 
 
 def _keep_log(server: ThrowawayServer, log_file: Path) -> None:

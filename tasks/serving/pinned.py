@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-CONFIG = "models.config"
+PINS = "models.config"
 # A broken version must end the process at once; by default, the server tries it again 5 times, every 60 s.
 # Source: tensorflow_serving/model_servers/main.cc.
-ONE_TRY = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=0")
+ONE_TRY = "--max_num_load_retries=0"
+AT_ONCE = (ONE_TRY, "--file_system_poll_wait_seconds=0")
 
 
 def pinned_config(model_name: str, base_path: str, versions: Sequence[int]) -> str:

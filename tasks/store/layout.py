@@ -1,4 +1,4 @@
-"""Version directories: reading their numbers as TensorFlow Serving does, and claiming the next one."""
+"""Version directories: reads their numbers as TensorFlow Serving does, and claims the next one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from tasks.errors import LockTimeout, StoreError, VersionExists
 from tasks.savedmodel.files import fsync_path
 from tasks.store.history import read
 
-STAGING = ".staging-"  # not a number, so TensorFlow Serving's watcher passes it over
+STAGING = ".staging-"  # not a number, so TensorFlow Serving ignores it
 HIGHEST = ".highest"  # the highest number ever used; survives the removal of old versions
 MAX_VERSION = 2**63 - 1
-LOCK_S = 60  # a number is taken in milliseconds
+LOCK_S = 60  # claiming a number takes milliseconds
 
 
 def version_number(name: str) -> int | None:
@@ -36,10 +37,10 @@ def version_number(name: str) -> int | None:
 
 
 def versions(model_dir: Path) -> dict[int, Path]:
-    """Return version number to path of every version below a model's directory, in rising order.
+    """Return a mapping from number to path of the versions in a model's directory, in ascending order.
 
     Raises:
-        VersionExists: two children carry the same number (`1` and `00001`).
+        VersionExists: two children have the same number (`1` and `00001`).
     """
     found: dict[int, Path] = {}
     for child in sorted(model_dir.iterdir()) if model_dir.is_dir() else []:
@@ -48,8 +49,8 @@ def versions(model_dir: Path) -> dict[int, Path]:
             continue
         if number in found:
             raise VersionExists(
-                f"a version number must stand once in '{model_dir}', got '{found[number].name}' "
-                f"and '{child.name}'; remove the one that was not meant"
+                f"a version number must be unique in '{model_dir}', got '{found[number].name}' and '{child.name}'; "
+                "remove the wrong one"
             )
         found[number] = child
     return dict(sorted(found.items()))
@@ -68,7 +69,7 @@ class Claim:
         """Rename the staging directory to the next number and return it.
 
         Raises:
-            LockTimeout, StoreError: the number cannot be taken.
+            LockTimeout, StoreError: the number cannot be claimed.
         """
         with next_number(self.model_dir, self.live_dir) as number:
             target = self.model_dir / f"{number:0{self.width}d}"
@@ -82,10 +83,10 @@ class Claim:
 
 @contextlib.contextmanager
 def next_number(model_dir: Path, live_dir: Path) -> Iterator[int]:
-    """Give the next number, which nobody else is given; it is used up even if nothing comes of it.
+    """Yield the next number, which is unique; it is not used again even if the block fails.
 
     Raises:
-        LockTimeout, StoreError: no number can be taken.
+        LockTimeout, StoreError: no number can be claimed.
     """
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
@@ -94,14 +95,16 @@ def next_number(model_dir: Path, live_dir: Path) -> Iterator[int]:
             _write_highest(model_dir, number)
             yield number
     except Timeout as exc:
-        raise LockTimeout(f"one export at a time takes a number, and '{exc.lock_file}' was held {LOCK_S} s") from exc
+        raise LockTimeout(
+            f"only one export can claim a number at a time: '{exc.lock_file}' was held for {LOCK_S} s; run it again"
+        ) from exc
     except OSError as exc:
         raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
 
 
 @contextlib.contextmanager
 def claim_version(model_dir: Path, live_dir: Path, width: int) -> Iterator[Claim]:
-    """Give a staging directory below `model_dir`; what is not published is removed at the end."""
+    """Yield a staging directory below `model_dir`; if it is not published, it is removed at the end."""
     try:
         staging, held = _held_directory(model_dir)
     except OSError as exc:
@@ -114,9 +117,9 @@ def claim_version(model_dir: Path, live_dir: Path, width: int) -> Iterator[Claim
 
 
 def _held_directory(model_dir: Path) -> tuple[Path, int]:
-    """Make a staging directory that is locked until this process ends, however it ends; return the open one, too.
+    """Create a staging directory that is locked until this process ends; return it and its descriptor.
 
-    So the doctor can tell what a killed export left behind.
+    The lock lets the doctor recognise what a killed export left behind.
     """
     while True:
         staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
@@ -126,32 +129,52 @@ def _held_directory(model_dir: Path) -> tuple[Path, int]:
             fcntl.flock(held, fcntl.LOCK_EX)
             if staging.is_dir():
                 return staging, held
-            os.close(held)  # a doctor was quicker than the lock
+            os.close(held)  # a doctor removed it before it was locked
 
 
 def remove_abandoned(model_dir: Path, *, only_look: bool) -> list[Path]:
-    """Remove the staging directories of exports whose process is gone; return what they were."""
+    """Remove the staging directories of exports whose process has ended, and return their paths."""
     found = []
     for staging in sorted(model_dir.glob(f"{STAGING}*/")):
         try:
             descriptor = os.open(staging, os.O_RDONLY)
         except FileNotFoundError:
-            continue  # its export has just become a version
+            continue  # it has just become a version
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if staging.is_dir():
                 found.append(staging)
-                if not only_look:  # while it is locked: whoever has just made it looks again, and makes another
+                if not only_look:  # while it is locked: an export that has just created it notices, and creates another
                     shutil.rmtree(staging, ignore_errors=True)
         except BlockingIOError:
-            pass  # it lives
+            pass  # its export is running
         finally:
             os.close(descriptor)
     return found
 
 
+def check_writable(directory: Path, field: str) -> None:
+    """Raise `StoreError` if a directory is not writable, or cannot be created.
+
+    A temporary file is written, because modes do not show that a file system is full or read-only.
+
+    Args:
+        field: name of the directory in the configuration.
+    """
+    there = directory
+    try:
+        there = next(path for path in (directory, *directory.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as exc:
+        raise StoreError(
+            f"{field} must be in a writable directory, but '{there}' is not writable: {exc.strerror}; change its "
+            f"permissions, or set {field}"
+        ) from exc
+
+
 def next_version(model_dir: Path, live_dir: Path) -> int:
-    """Return a number above every one used before among candidates or live versions."""
+    """Return a number that is higher than every number of candidates and live versions so far."""
     try:
         highest = int((model_dir / HIGHEST).read_text())
     except (OSError, ValueError):
@@ -159,7 +182,7 @@ def next_version(model_dir: Path, live_dir: Path) -> int:
     ever_live = (entry.version for entry in read(live_dir))
     number = max([highest, *versions(model_dir), *versions(live_dir), *ever_live]) + 1
     if number > MAX_VERSION:
-        raise VersionExists(f"a version number must be below 2**63, and '{live_dir}' has used them up")
+        raise VersionExists(f"a version number must be below 2**63, but '{live_dir}' has used all of them")
     return number
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,7 +31,7 @@ class Rehearsed:
     run: TrackedRun
 
 
-def keep(candidates_dir: Path, rehearsed: Rehearsed) -> None:
+def save_rehearsal(candidates_dir: Path, rehearsed: Rehearsed) -> None:
     """Store a rehearsal under its candidate's digest; a later rehearsal of the same files replaces it."""
     path = _path(candidates_dir, rehearsed.report.candidate.digest)
     make_directory(path.parent)
@@ -47,7 +48,7 @@ def recall(candidates_dir: Path, digest: str) -> Rehearsed | None:
     """
     path = _path(candidates_dir, digest)
     try:
-        return TypeAdapter(Rehearsed).validate_python(json.loads(path.read_text(encoding="utf-8")))
+        return TypeAdapter(Rehearsed).validate_python(_named_as_now(json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, ValidationError) as exc:
@@ -62,6 +63,14 @@ def recall_or_warn(candidates_dir: Path, digest: str) -> Rehearsed | None:
     except StoreError as exc:
         log.warning("%s", exc)
         return None
+
+
+def _named_as_now(found: Any) -> Any:
+    """Return what was read with the names of today: `run_id` of earlier releases is MLflow's."""
+    run = found.get("run") if isinstance(found, dict) else None
+    if isinstance(run, dict) and "run_id" in run:
+        run["mlflow_run_id"] = run.pop("run_id")
+    return found
 
 
 def _path(candidates_dir: Path, digest: str) -> Path:

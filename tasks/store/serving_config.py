@@ -22,7 +22,7 @@ from tasks.model_server.tf_protos import message_module
 from tasks.savedmodel.files import make_directories
 from tasks.store.journal import write_atomically
 
-CONFIG = "models.config"
+MODELS_CONFIG = "models.config"
 EMPTY = "model_config_list {}\n"
 LOCK_S = 30
 READABLE = 0o644  # mode of a new file, because production runs as another user; an existing file keeps its mode
@@ -30,13 +30,13 @@ READABLE = 0o644  # mode of a new file, because production runs as another user;
 
 def labels_of(model_dir: Path) -> dict[str, int]:
     """Return a mapping from label to version of one model; it is empty if the model is not in the file."""
-    entry = _entry(_read(model_dir.parent / CONFIG), model_dir.name)
+    entry = _entry(_read(model_dir.parent / MODELS_CONFIG), model_dir.name)
     return dict(entry.version_labels) if entry is not None else {}
 
 
 def listed_versions(model_dir: Path) -> list[int]:
     """Return the versions of one model that production must load."""
-    entry = _entry(_read(model_dir.parent / CONFIG), model_dir.name)
+    entry = _entry(_read(model_dir.parent / MODELS_CONFIG), model_dir.name)
     return sorted(entry.model_version_policy.specific.versions) if entry is not None else []
 
 
@@ -46,9 +46,9 @@ def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, 
     Raises:
         StoreError: the file is invalid, or cannot be written. LockTimeout: another process is writing it.
     """
-    path = model_dir.parent / CONFIG
+    path = model_dir.parent / MODELS_CONFIG
     try:
-        held = FileLock(path.with_name(f".{CONFIG}.lock")).acquire(timeout=LOCK_S)
+        held = FileLock(path.with_name(f".{MODELS_CONFIG}.lock")).acquire(timeout=LOCK_S)
     except Timeout as exc:
         raise LockTimeout(
             f"only one process can change '{path}' at a time: '{exc.lock_file}' was held for {LOCK_S} s; run it again"
@@ -76,7 +76,7 @@ def ensure_config(models_root: Path) -> Path:
     Sources: model_servers/server_core.cc, ReloadConfig: a list may follow a list; tensorflow's posix_file_system.cc:
     a file of no bytes cannot be mapped, and a server that is started on one ends.
     """
-    path = models_root / CONFIG
+    path = models_root / MODELS_CONFIG
     if not path.exists():
         try:
             make_directories(models_root)

@@ -1,20 +1,23 @@
 """The child process in which TensorFlow runs.
 
 Importing TensorFlow takes seconds of one core. It is imported in a child process while the parent starts Prefect on
-another core, and when the child ends, its memory (also a GPU's) is free before a server needs it. The parent
-names plain functions; the child runs them one after the other and sends back their results.
+another core, and when the child ends, its memory (also a GPU's) is free before a server needs it. The parent names
+plain functions; the child runs them one after the other and sends back their results with the number of the question,
+so that an answer which was not fetched (an interrupt, an error meanwhile) is never taken for another one.
 
-    parent                          child (tasks.training.worker)
-    warm_up()  ── spawn ──────────> import tensorflow
-    call(f, x) ── (f, x) ─────────> f(x)
-               <─ log record(s) ─── logging below `tasks`
-               <─ result or error ─
-    shut_down() ─ close ──────────> exit; also on SIGKILL of the parent: its end of the pipe closes
+    parent                             child (tasks.training.worker)
+    warm_up()  ── spawn ─────────────> import tensorflow
+    call(f, x) ── 7, (f, x) ─────────> f(x)
+               <─ log record(s) ────── logging below `tasks`
+               <─ 7, result or error ─
+    shut_down() ─ close ─────────────> exit; also on SIGKILL of the parent: its end of the pipe closes
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import logging
 import os
 import socket
@@ -51,30 +54,36 @@ class TensorFlowProcess:
                 env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "TMPDIR": self._scratch.name},
             )
         self._pipe = Connection(ours.detach())
+        self._questions = itertools.count(1)
+        self._answers: dict[int, tuple[str, Any]] = {}  # that nobody has fetched yet, by the number of the question
 
-    def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Ask the child to run `function`; fetch the answer with `result`."""
+    def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> int:
+        """Ask the child to run `function`; return the number of the question, for `result`."""
+        question = next(self._questions)
         with contextlib.suppress(BrokenPipeError):  # result() says why
-            self._pipe.send((function, args, kwargs, known()))  # with the secrets that the child must hide as well
+            self._pipe.send((question, function, args, kwargs, known()))  # with the secrets that the child must hide
+        return question
 
-    def result(self) -> Any:
-        """Return the result of the oldest open `submit`, and pass on the child's log records.
+    def result(self, question: int) -> Any:
+        """Return the answer to a question, once, and pass on the child's log records.
 
         Raises:
             PipelineError: the error that the function raised.
             TrainingError: the child ended before it answered.
         """
-        while True:
+        while question not in self._answers:
             try:
-                kind, value = self._pipe.recv()
+                number, kind, value = self._pipe.recv()
             except (EOFError, ConnectionResetError):
                 raise self._death() from None
             if kind == "log":
                 logging.getLogger(value.name).handle(value)
-            elif kind == "error":
-                raise value
             else:
-                return value
+                self._answers[number] = kind, value
+        kind, value = self._answers.pop(question)
+        if kind == "error":
+            raise value
+        return value
 
     def close(self) -> None:
         """Kill the child."""
@@ -129,5 +138,4 @@ def submit(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Calla
     """Start `function` in the TensorFlow process, and return a function that waits for its result."""
     warm_up()
     assert _process
-    _process.submit(function, *args, **kwargs)
-    return _process.result
+    return functools.partial(_process.result, _process.submit(function, *args, **kwargs))

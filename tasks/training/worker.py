@@ -27,7 +27,7 @@ class _ToParent(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         record.msg, record.args = record.getMessage(), None
-        self._pipe.send(("log", record))
+        self._pipe.send((0, "log", record))  # no answer to any question
 
 
 def main(fd: int) -> None:
@@ -42,7 +42,7 @@ def main(fd: int) -> None:
     import keras  # noqa: F401  also imports TensorFlow
 
     while True:
-        function, args, kwargs, secrets = pickle.loads(calls.get())  # noqa: S301  the parent wrote it
+        question, function, args, kwargs, secrets = pickle.loads(calls.get())  # noqa: S301  the parent wrote it
         hide(secrets)
         try:
             answer: tuple[str, Any] = ("result", function(*args, **kwargs))
@@ -52,7 +52,7 @@ def main(fd: int) -> None:
         except Exception as exc:  # noqa: BLE001  the parent must get every error
             words = f"{function.__name__} failed unexpectedly: {describe(exc)}"
             answer = ("error", PipelineError(words, detail=traceback.format_exc()))
-        pipe.send(answer)
+        pipe.send((question, *answer))
 
 
 def _receive(pipe: Connection, calls: queue.SimpleQueue[bytes]) -> None:

@@ -139,7 +139,7 @@ def test_the_canary_becomes_stable(
     assert user.registry()[0]["champion"] == 2
     again = user.run(*options, "--to", "stable", flow="promote")
     assert (again.returncode, again.stderr.count("\n")) == (1, 1), again.stderr
-    assert "has no canary beside version 2" in again.stderr
+    assert "has no canary besides version 2" in again.stderr
 
 
 def test_a_rollback_moves_the_label(
@@ -168,7 +168,7 @@ def test_a_label_only_moves_to_what_is_served(
     done = user.run(*options, *elsewhere, "--to", "2", flow="rollback")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "not AVAILABLE after 3 s" in done.stderr.splitlines()[-1]
-    assert "version 1 serves as before" in done.stderr.splitlines()[-1]
+    assert "version 1 is still live" in done.stderr.splitlines()[-1]
     assert labels(user) == before
     assert stable_client.answers == [answer]
 

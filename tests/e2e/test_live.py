@@ -82,11 +82,11 @@ def test_a_difference_rolls_back(
     """Other answers than the validated ones: exit 1, state RolledBack, and what served before serves again."""
     assert second.returncode == 1, second.stdout + second.stderr
     assert second.stderr.count("\n") == 1
-    assert "answers version 2 otherwise than validated" in second.stderr
+    assert "answers version 2 differently than validated" in second.stderr
     [newest] = ask_prefect("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
     assert newest["state"]["name"] == "RolledBack"
-    assert "otherwise than validated" in newest["state"]["message"]
-    is_back(user, production, 2, "otherwise than validated")
+    assert "differently than validated" in newest["state"]["message"]
+    is_back(user, production, 2, "differently than validated")
 
 
 def test_nobody_there_rolls_back(user: Any, second: Any, production: Any, unused_address: str) -> None:
@@ -151,10 +151,10 @@ def test_mlflow_down_when_production_is_changed(
     late.watch(user.models_root / "digits")
     out, err = run.communicate(timeout=600)
     assert run.returncode == 0, out + err
-    assert f"version {version} is live, approved by ann, but MLflow could not be told; " in out
+    assert f"version {version} is live, approved by ann, but MLflow could not be updated; " in out
     assert production.comes_to_serve(version)
     down = user.run(*at(late.url), flow="doctor")
-    assert (down.returncode, "MLflow does not know of" in down.stdout) == (1, True), down.stdout
+    assert (down.returncode, "could not be sent to MLflow" in down.stdout) == (1, True), down.stdout
     database.rmdir()
     (user.directory / "away.db").rename(database)
     assert user.registry()[0]["champion"] == 1

@@ -221,4 +221,4 @@ def test_the_flow_in_the_documentation(workspace: Any) -> None:
     assert reports(workspace)[0] == "310 given rows; 10 rows that are among them were not judged"
     [kept] = workspace.directory.glob("rehearse-*.yaml")
     assert yaml.safe_load(kept.read_text()) == yaml.safe_load((workspace.directory / "cfg.yaml").read_text())
-    assert "every gate passed, and promotion was not asked for" in done.stdout
+    assert "every gate passed, but promotion was not requested" in done.stdout

@@ -62,8 +62,8 @@ def test_nobody_has_decided(user: Any, first: Any) -> None:
     user.tag(1, review="aproved")
     done = user.run(*QUICK, flow="promote")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing to do" in done.stdout
-    assert "candidate 1 has the tag review=aproved, which is no decision" in done.stdout
+    assert "Nothing to do" in done.stdout
+    assert "candidate 1 has the tag review=aproved, which is not a decision" in done.stdout
     assert user.versions() == []
 
 
@@ -138,8 +138,8 @@ def test_other_bytes_are_refused(user: Any, waiting: dict[int, int]) -> None:
     user.tag(waiting[5], review="approved")
     done = user.run(*QUICK, flow="promote")
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "digits refused: candidate 5: the bytes were changed after their validation" in done.stdout
-    assert "the bytes were changed" in user.registry()[1][waiting[5] - 1].description
+    assert "digits refused: candidate 5: the files were changed after their validation" in done.stdout
+    assert "the files were changed" in user.registry()[1][waiting[5] - 1].description
     assert user.versions() == before
 
 

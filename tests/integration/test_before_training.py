@@ -73,7 +73,7 @@ def test_what_tensorflow_has_for_rows() -> None:
 OUTPUTS = [
     ("scalar", ["'extra' of shape ()", "remove it from"]),
     ("one row", ["'extra' of shape (1, 1)", "remove it from"]),
-    ("flattened", ["'extra' of shape (9,) for a batch of 3", "remove it from"]),
+    ("flattened", ["9 of 'extra' for 3 rows", "remove it from"]),
     ("transposed", ["'extra' of shape (3, None)"]),
     ("nested", ["flat dictionary", "'score': ...", "'more_twice': ...", "'more_deep_thrice': ..."]),
     ("tuple", ["flat list", "'output_0': ...", "'output_1_0': ...", "'output_1_1': ..."]),

@@ -12,6 +12,7 @@ from flows.check import main
 from tasks.check import checks
 from tasks.errors import PipelineError
 from tasks.training.process import tensorflow_process
+from tasks.validate import check_services
 
 CODE = """
 import numpy as np
@@ -70,6 +71,15 @@ def test_what_is_right(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory,
     assert "18 parameters" in good["model"]
     assert "no server answers at promote.live_url" in good["models_root"]
     assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_a_run_only_looks_first(tmp_path: Path, held_port: int) -> None:
+    """What a run looks at before training leaves nothing, no experiment, no database, no file for production."""
+    config_file = written(tmp_path, CODE)
+    before = sorted(tmp_path.rglob("*"))
+    labels = ["promote.layout=labels", f"promote.live_url=http://127.0.0.1:{held_port}"]
+    check_services.fn(load_config(config_file, labels))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.usefixtures("_tensorflow")

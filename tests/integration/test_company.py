@@ -15,11 +15,11 @@ from configs.schema import Config
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.rows import load_arrays, save_arrays
 from tasks.gates.judge import judge
+from tasks.production.live_check import Expected, live_problem
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import Rehearsal, rehearse
-from tasks.store.live_check import Expected, live_problem
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
 pytestmark = [
@@ -133,7 +133,7 @@ def test_production_answers_in_other_company(
             expected = Expected(candidate.signature, candidate.requests, answered.answers, rows, None, None)
             assert live_problem(server.rest_url, "m", 1, expected, 30) == ""
             found = live_problem(server.rest_url, "m", 1, replace(expected, answers=changed), 30)
-            assert "otherwise than validated" in found
+            assert "differently than validated" in found
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc", "both"])

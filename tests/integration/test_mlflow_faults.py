@@ -21,7 +21,7 @@ from flows.commands import ENVIRONMENT, session
 from tasks import waiting
 from tasks.errors import PipelineError, TrackingError, TrackingRefused
 from tasks.gates.judge import judge
-from tasks.production import examine, go_back, inform, put_live
+from tasks.production.changes import examine, go_back, inform, put_live
 from tasks.records import Backend, Candidate, Signature, TrackedRun, ValidationReport
 from tasks.registry.approvals import reviewed_versions
 from tasks.registry.connection import check_experiment, check_tracking
@@ -164,8 +164,8 @@ def test_while_a_run_is_logged(
         assert fault == "cut" or aliases(direct, name) == before  # a server whose answer was cut has done its work
     proxy.rule = lambda _method, _path: ""
     run = log()
-    assert direct.get_model_version_by_alias(name, "challenger").run_id == run.run_id
-    assert direct.get_run(run.run_id).info.status == "FINISHED"
+    assert direct.get_model_version_by_alias(name, "challenger").run_id == run.mlflow_run_id
+    assert direct.get_run(run.mlflow_run_id).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize(("method", "path"), LATE)
@@ -258,7 +258,7 @@ def test_behind_the_rename(
     champion = store_champion(config)
     assert put_live(config, second, unknown, champion, "ann").state == "promoted"
     if path != "/health" or fault == "hang":
-        warned = "version 2 is live, approved by ann, but MLflow could not be told; "
+        warned = "version 2 is live, approved by ann, but MLflow could not be updated; "
         [line] = [record.getMessage() for record in caplog.records if warned in record.getMessage()]
         assert "\n" not in line
     assert free

@@ -27,7 +27,8 @@ from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
 from tasks.registry.packaging import build_package, mlflow_signature
-from tasks.registry.runs import describe_version, log_rehearsal
+from tasks.registry.runs import log_rehearsal
+from tasks.report.artifacts import describe_version
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.rehearse import Rehearsal, rehearse
@@ -55,14 +56,14 @@ class Logged:
 
     @property
     def stored(self) -> Any:
-        return self.client.get_run(self.run.run_id)
+        return self.client.get_run(self.run.mlflow_run_id)
 
     @property
     def version(self) -> Any:
         return self.client.get_model_version(self.run.registry_name, str(self.run.registry_version))
 
     def artifact(self, name: str) -> Path:
-        return Path(self.client.download_artifacts(self.run.run_id, name))
+        return Path(self.client.download_artifacts(self.run.mlflow_run_id, name))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_parameters_and_curves(logged: Callable[[str], Logged]) -> None:
     assert data.params["data.load"] == "configs.digits:load"
     assert data.params["best_epoch"] == str(found.made.trained.best_epoch)
     for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
-        history = found.client.get_metric_history(found.run.run_id, name)
+        history = found.client.get_metric_history(found.run.mlflow_run_id, name)
         assert [m.step for m in history] == [1, 2, 3, 4]
         assert [m.value for m in history] == pytest.approx(found.made.trained.history[name])
 
@@ -187,7 +188,7 @@ def test_differences_from_the_champions_run(logged: Callable[[str], Logged], reh
 def test_artifacts(logged: Callable[[str], Logged]) -> None:
     """The run keeps configuration, report, server log, two pictures, a table of predictions and the model."""
     found = logged("digits")
-    names = {item.path for item in found.client.list_artifacts(found.run.run_id)}
+    names = {item.path for item in found.client.list_artifacts(found.run.mlflow_run_id)}
     expected = {"config.json", "report.json", "server.log", "curves.png", "parity.png", "predictions.json", "model"}
     assert names >= expected
     assert json.loads(found.artifact("config.json").read_text())["name"] == "digits"
@@ -219,7 +220,7 @@ def test_table_of_predictions(logged: Callable[[str], Logged]) -> None:
 def test_the_registered_bytes_are_the_judged_bytes(logged: Callable[[str], Logged], name: str) -> None:
     """The SavedModel that the model version points to has the candidate's digest, file by file."""
     found = logged(name)
-    assert found.version.run_id == found.run.run_id
+    assert found.version.run_id == found.run.mlflow_run_id
     source = found.version.source
     assert source == f"{found.stored.info.artifact_uri}/model"
     directory = found.artifact("model")
@@ -251,7 +252,7 @@ def test_champion_only_after_promotion(logged: Callable[[str], Logged], tmp_path
     assert "champion" not in found.client.get_registered_model("penguins").aliases
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "rejected"
     digest = found.made.candidate.digest
-    record_change(found.made.config, Change("publish", 1, "1", digest, str(tmp_path), run=found.run.run_id))
+    record_change(found.made.config, Change("publish", 1, "1", digest, str(tmp_path), run=found.run.mlflow_run_id))
     champion = found.client.get_model_version_by_alias("penguins", "champion")
     assert int(champion.version) == found.run.registry_version
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "promoted"

@@ -26,7 +26,7 @@ from tasks.store.history import SERVED, read, served_digest, state_of
 from tasks.store.journal import pending
 from tasks.store.layout import STAGING, versions
 from tasks.store.publish import PRUNED
-from tasks.store.serving_config import CONFIG, labels_of, listed_versions
+from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions
 from tasks.store.transaction import CANARY, STABLE, untold
 from tests.integration.model_server.conftest import RunningServer, ServerStarter
 from tests.store_driver import Store
@@ -133,7 +133,7 @@ def _production(root: Path, layout: Any) -> Iterator[Production]:
     store.promote(store.export())
     flags = ["--model_name=m", f"--model_base_path={store.live}", "--file_system_poll_wait_seconds=1"]
     if layout == "labels":
-        flags = [f"--model_config_file={store.live.parent / CONFIG}", "--model_config_file_poll_wait_seconds=1"]
+        flags = [f"--model_config_file={store.live.parent / MODELS_CONFIG}", "--model_config_file_poll_wait_seconds=1"]
         flags.append("--allow_version_labels_for_unavailable_models=true")  # or none starts on a file with labels
     starting = ServerStarter()
     try:

@@ -31,7 +31,7 @@ from pathlib import Path
 from filelock import FileLock
 from mlflow import MlflowClient
 from configs.loading import load_config
-from tasks.production import put_live
+from tasks.production.changes import put_live
 from tasks.records import Candidate, Signature, TrackedRun
 from tasks.store.champion import find_champion
 from tests.store_driver import Store

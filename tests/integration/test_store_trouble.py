@@ -20,7 +20,7 @@ from configs.schema import Config
 from flows.commands import ENVIRONMENT
 from flows.rollback import main as rollback
 from tasks.errors import ManifestMismatch, StoreError, TrackingError
-from tasks.production import examine, go_back, inform, put_live
+from tasks.production.changes import examine, go_back, inform, put_live
 from tasks.records import Candidate, Change, Signature, TrackedRun
 from tasks.savedmodel.manifest import hash_files
 from tasks.store.champion import find_champion
@@ -156,7 +156,7 @@ def test_a_withdrawal_on_a_full_disk(disk: Path, store: Store) -> None:
 
     def verify(change: Change) -> str:
         filling.enter_context(full(disk, 0))
-        return "it answers otherwise than validated"
+        return "it answers differently than validated"
 
     source = str(store.candidates / str(version))
     change = Change("publish", version, str(version), store.digest(version), source, previous=1)
@@ -232,9 +232,9 @@ def test_a_rollback_on_a_disk_that_is_nearly_full(
         assert (codes[left_kb] == 0) is (serving == before + 1), shown
         check_nothing_half_live(store)
         if left_kb == 4:
-            warned = f"version {serving} is live, and that could not be written down: '{store.live}/"
+            warned = f"version {serving} is live, but this could not be recorded: '{store.live}/"
             assert warned in shown.out, shown
-            assert "No space left on device; the next change or the doctor does it" in shown.out
+            assert "No space left on device; the next change or the doctor will do it" in shown.out
         assert all(line.startswith(("warning: ", "error: ")) for line in shown.err.splitlines()), shown
         examine(config, only_look=False)
         assert pending(store.live) is None
@@ -270,7 +270,7 @@ def test_mlflow_is_down_at_each_step(
         for _ in range(2):  # the second try finds its version live, and MLflow still down
             caplog.clear()
             assert put_live(down, candidate, unknown, champion, "").state == "promoted"
-            assert f"version {candidate.version} is live, but MLflow could not be told; " in caplog.text
+            assert f"version {candidate.version} is live, but MLflow could not be updated; " in caplog.text
     assert go_back(down, None, "ann").state == "promoted"
     with pytest.raises(TrackingError):
         inform(down)

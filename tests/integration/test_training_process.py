@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tasks.datasets.rows import load_arrays
-from tasks.errors import DataError, TrainingError
+from tasks.errors import DataError, PipelineError, TrainingError
 from tasks.records import TensorSpec
 from tasks.training import process
 
@@ -71,6 +72,19 @@ def test_a_call_returns_its_value() -> None:
 
 
 @pytest.mark.usefixtures("child")
+def test_answers_in_any_order() -> None:
+    """Each question gets its own answer in whatever order the answers are fetched, or are not."""
+    waiting = [process.submit(divmod, 100 + number, 10) for number in range(6)]
+    refused = process.submit(divmod, 1, 0)
+    assert process.call(divmod, 7, 3) == (2, 1)
+    for number in (3, 0, 5):
+        assert waiting[number]() == divmod(100 + number, 10)
+    with pytest.raises(PipelineError, match="ZeroDivisionError"):
+        refused()
+    assert waiting[1]() == (10, 1)
+
+
+@pytest.mark.usefixtures("child")
 def test_a_pipeline_error_keeps_its_class(tmp_path: Path) -> None:
     """A PipelineError of the child is raised in the parent with its class, its words and the child's traceback."""
     with pytest.raises(DataError, match="saved arrays must be readable") as caught:
@@ -106,6 +120,37 @@ def test_a_killed_child_is_a_training_error(number: signal.Signals, words: str) 
             waiting()
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+class _StoppedWaiting(Exception):
+    pass
+
+
+def _stop_waiting(*_: object) -> None:
+    raise _StoppedWaiting
+
+
+@pytest.mark.usefixtures("empty_keras")
+def test_a_late_answer_is_not_the_next_ones(tmp_path: Path) -> None:
+    """Answers to questions that were given up come after the next question was asked, and are not taken for its."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    before = signal.signal(signal.SIGUSR1, _stop_waiting)
+    interrupt = threading.Thread(target=signal.pthread_kill, args=(threading.get_ident(), signal.SIGUSR1))
+    try:
+        with process.tensorflow_process():
+            late = process.submit(Path.read_bytes, fifo)  # until this test writes into it
+            process.submit(load_arrays, tmp_path / "absent.npz")
+            with pytest.raises(_StoppedWaiting):
+                interrupt.start()
+                late()
+            following = process.submit(divmod, 7, 3)
+            fifo.write_bytes(b"late")
+            assert following() == (2, 1)
+            assert late() == b"late"
+    finally:
+        interrupt.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_child_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

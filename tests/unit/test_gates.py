@@ -20,7 +20,7 @@ from tasks.gates.contract import judge_contract
 from tasks.gates.latency import judge_latency
 from tasks.gates.metrics import measure
 from tasks.gates.parity import TOLERANCES, Tolerance, judge_parity, tolerances
-from tasks.gates.quality import Rows, gain_text, judge_quality
+from tasks.gates.quality import AnsweredRows, gain_text, judge_quality
 from tasks.gates.scores import Scored
 from tasks.records import BATCHES, GateResult, Reading, Signature, TensorSpec, ValidationReport
 
@@ -103,16 +103,16 @@ def test_parity_names_output_and_shape() -> None:
 
 def test_quality_bounds() -> None:
     """A metric below its minimum, above its maximum, or NaN fails; the summary shows figure and bound."""
-    rows = Rows(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]))
+    rows = AnsweredRows(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]))
     assert quality(rows, accuracy=Bound(min=0.75)).passed
     failed = quality(rows, accuracy=Bound(min=0.76))
     assert not failed.passed
     assert failed.summary == "accuracy 0.75 (at least 0.76); read as binary labels"
     assert not quality(rows, rmse=Bound(max=0.1)).passed
-    assert not quality(Rows(rows.target, np.full(4, np.nan)), mae=Bound(max=9)).passed
+    assert not quality(AnsweredRows(rows.target, np.full(4, np.nan)), mae=Bound(max=9)).passed
 
 
-def quality(rows: Rows, *, slices: tuple[str, ...] = (), **metrics: Bound) -> GateResult:
+def quality(rows: AnsweredRows, *, slices: tuple[str, ...] = (), **metrics: Bound) -> GateResult:
     return judge_quality(Gates(metrics=metrics, slices=slices), rows)  # type: ignore[arg-type]
 
 
@@ -127,7 +127,7 @@ def test_noise_does_not_reject() -> None:
     behind = 0
     for seed in range(40):
         target = np.random.default_rng(seed).integers(0, 2, 300)
-        rows = Rows(target, classifier(target, 0.9, 100 + seed), classifier(target, 0.9, 200 + seed))
+        rows = AnsweredRows(target, classifier(target, 0.9, 100 + seed), classifier(target, 0.9, 200 + seed))
         found = quality(rows, accuracy=Bound(min=0.5))
         if -0.03 <= found.figures["accuracy.gain"] <= -0.01:
             behind += 1
@@ -139,7 +139,7 @@ def test_noise_does_not_reject() -> None:
 def test_what_is_worse_is_rejected() -> None:
     """A model that is worse by more than the bound is refused, one that is worse by less is not."""
     target = np.random.default_rng(1).integers(0, 2, 300)
-    rows = Rows(target, classifier(target, 0.8, 2), classifier(target, 0.95, 3))
+    rows = AnsweredRows(target, classifier(target, 0.8, 2), classifier(target, 0.95, 3))
     found = quality(rows, accuracy=Bound(min=0.5))
     assert not found.passed
     assert found.champion["accuracy"] > found.figures["accuracy"] + 0.1
@@ -152,10 +152,10 @@ def test_what_is_worse_is_rejected() -> None:
 def test_better_must_be_proven() -> None:
     """With `better_by`, luck does not promote and a proven gain does."""
     target = np.random.default_rng(1).integers(0, 2, 300)
-    better = Rows(target, classifier(target, 0.95, 2), classifier(target, 0.8, 3))
+    better = AnsweredRows(target, classifier(target, 0.95, 2), classifier(target, 0.8, 3))
     assert quality(better, accuracy=Bound(better_by=0.05)).passed
     assert not quality(better, accuracy=Bound(better_by=0.5)).passed
-    equal = Rows(target, classifier(target, 0.9, 2), classifier(target, 0.9, 3))
+    equal = AnsweredRows(target, classifier(target, 0.9, 2), classifier(target, 0.9, 3))
     assert not quality(equal, accuracy=Bound(better_by=0.0)).passed
 
 
@@ -180,7 +180,7 @@ def test_intervals_hold_what_they_promise() -> None:
     covered = 0
     for seed in range(200):
         target = np.random.default_rng(seed).integers(0, 2, 400)
-        rows = Rows(target, classifier(target, 0.85, 1000 + seed), classifier(target, 0.9, 2000 + seed))
+        rows = AnsweredRows(target, classifier(target, 0.85, 1000 + seed), classifier(target, 0.9, 2000 + seed))
         figures = quality(rows, accuracy=Bound(min=0.0)).figures
         covered += figures["accuracy.gain_low"] <= -0.05 <= figures["accuracy.gain_high"]
     assert 180 <= covered <= 199
@@ -189,11 +189,11 @@ def test_intervals_hold_what_they_promise() -> None:
 def test_without_a_bound_the_champion_still_counts() -> None:
     """No configured metric: the usual ones are measured, and a proven loss of accuracy refuses."""
     target = np.random.default_rng(1).integers(0, 2, 300)
-    worse = quality(Rows(target, classifier(target, 0.7, 2), classifier(target, 0.95, 3)))
+    worse = quality(AnsweredRows(target, classifier(target, 0.7, 2), classifier(target, 0.95, 3)))
     assert not worse.passed
     assert {"accuracy", "macro_f1", "log_loss", "auc", "brier"} <= set(worse.figures)
     y = np.random.default_rng(1).normal(size=300)
-    assert {"rmse", "mae", "r2"} <= set(quality(Rows(y, y[:, None] + 0.1, y[:, None])).figures)
+    assert {"rmse", "mae", "r2"} <= set(quality(AnsweredRows(y, y[:, None] + 0.1, y[:, None])).figures)
 
 
 def test_slices() -> None:
@@ -203,7 +203,7 @@ def test_slices() -> None:
     served = classifier(target, 0.97, 2)
     served[300:380] = classifier(target[300:380], 0.6, 3)
     served[380:] = 1 - served[380:]
-    found = quality(Rows(target, served, features={"group": group}), slices=("group",), accuracy=Bound(min=0.8))
+    found = quality(AnsweredRows(target, served, features={"group": group}), slices=("group",), accuracy=Bound(min=0.8))
     assert not found.passed
     assert "slice group=b: accuracy" in found.summary
     by_name = {one["slice"]: one for one in found.evidence["slices"]}
@@ -216,14 +216,15 @@ def test_slices() -> None:
 def test_slices_of_numbers_are_quarters() -> None:
     """A feature of many numbers is cut at its quartiles, every row in one slice."""
     target = np.zeros(200, np.int64)
-    rows = Rows(target, classifier(target, 1, 2), features={"age": np.arange(200.0)})
+    rows = AnsweredRows(target, classifier(target, 1, 2), features={"age": np.arange(200.0)})
     slices = quality(rows, slices=("age",), accuracy=Bound(min=0.1)).evidence["slices"]
     assert [one["rows"] for one in slices] == [50, 50, 50, 50]
 
 
 def test_quality_without_bounds_says_so() -> None:
     """No bound is no silent approval."""
-    assert "no bound is configured (gates.metrics)" in judge_quality(Gates(), Rows(np.zeros(1), np.zeros(1))).summary
+    rows = AnsweredRows(np.zeros(1), np.zeros(1))
+    assert "no bound is configured (gates.metrics)" in judge_quality(Gates(), rows).summary
     assert "no metric is configured (gates.metrics)" in judge_quality(Gates(), None).summary
 
 

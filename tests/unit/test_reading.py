@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 from configs.schema import Bound, Gates
 from tasks.datasets.readings import LARGEST, READINGS, read_readings, write_readings
 from tasks.errors import DataError
-from tasks.gates.quality import Rows, judge_quality
+from tasks.gates.quality import AnsweredRows, judge_quality
 from tasks.gates.reading import decide, misfit, reading_of_champion, settle, undeclared, why_not_compared
 from tasks.gates.scores import Scored, improbable
 from tasks.records import Clues, Reading, TrainedModel
@@ -98,7 +98,7 @@ def test_an_answer_that_is_no_number_fails_the_gate(bad: float) -> None:
     served = SHARES.copy()
     served[7, 1] = bad
     for bounds in ({"accuracy": Bound(min=0)}, {}):
-        found = judge_quality(Gates(metrics=bounds), Rows(TRUE, served, reading=OF_SHARES, output="p"))  # type: ignore[arg-type]
+        found = judge_quality(Gates(metrics=bounds), AnsweredRows(TRUE, served, reading=OF_SHARES, output="p"))  # type: ignore[arg-type]
         assert not found.passed
         assert found.summary == f"output 'p' must answer with finite numbers: row 7 is {bad:g}"
 
@@ -113,14 +113,14 @@ def test_without_a_reading_the_answers_speak() -> None:
     assert undeclared(Gates(), TRUE, TRUE).scores == "labels"
     assert undeclared(Gates(), TRUE.astype(str), SHARES).task == ""
     assert undeclared(Gates(), TRUE > 0, LOGITS[:, :1]).task == "regression"
-    found = judge_quality(Gates(), Rows(TRUE, LOGITS))
+    found = judge_quality(Gates(), AnsweredRows(TRUE, LOGITS))
     assert found.passed
     assert found.figures == {
         "accuracy": sk.accuracy_score(TRUE, LOGITS.argmax(axis=1)),
         "macro_f1": sk.f1_score(TRUE, LOGITS.argmax(axis=1), average="macro"),
     }
     with pytest.raises(DataError, match=r"margins \(inferred from the answers.*gates\.scores"):
-        judge_quality(Gates(metrics={"auc": Bound(min=0)}), Rows(TRUE, LOGITS))  # type: ignore[dict-item]
+        judge_quality(Gates(metrics={"auc": Bound(min=0)}), AnsweredRows(TRUE, LOGITS))  # type: ignore[dict-item]
     for said in (Gates(scores="logits"), Gates(task="binary", scores="logits")):
         target, served = (TRUE, LOGITS) if not said.task else (TRUE > 0, LOGITS[:, :1])
         assert settle(said, undeclared(said, target, served), target, served, "p").scores == "logits"
@@ -160,7 +160,7 @@ def test_a_metric_of_the_users_own_is_given_what_was_served() -> None:
     served = LOGITS.astype(np.float32)
     served[0, 0] = np.nan
     bounds: Any = {"tests.data.scored_models:untouched": Bound(min=1)}
-    assert judge_quality(Gates(metrics=bounds), Rows(TRUE, served, reading=OF_SHARES)).passed
+    assert judge_quality(Gates(metrics=bounds), AnsweredRows(TRUE, served, reading=OF_SHARES)).passed
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def test_targets_that_a_loss_does_not_mean(family: Any, target: np.ndarray, word
     reading = decide(Clues("a loss", family), target, answers)
     assert reading.task == ""
     assert words in reading.reason
-    found = judge_quality(Gates(), Rows(target, answers, reading=reading))
+    found = judge_quality(Gates(), AnsweredRows(target, answers, reading=reading))
     assert found.passed
     assert not found.figures
     assert words in found.summary
     with pytest.raises(DataError, match="no task that it can judge"):
-        judge_quality(Gates(metrics={"accuracy": Bound(min=0)}), Rows(target, answers, reading=reading))  # type: ignore[dict-item]
+        judge_quality(Gates(metrics={"accuracy": Bound(min=0)}), AnsweredRows(target, answers, reading=reading))  # type: ignore[dict-item]
 
 
 def test_readings_are_kept_with_the_export(tmp_path: Path) -> None:

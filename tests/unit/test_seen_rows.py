@@ -11,22 +11,21 @@ import numpy as np
 import pytest
 
 from configs.schema import Bound, Config, Gates
-from tasks.datasets.rows import Rows as LoadedRows
-from tasks.datasets.rows import save_arrays, save_rows
+from tasks.datasets.rows import Rows, save_arrays, save_rows
 from tasks.datasets.seen import (
     GROUPS,
     RECORD,
     Record,
-    keep_record,
     known_test_rows,
     new_rows,
     read_record,
     request_fingerprints,
+    save_record,
     shared_rows,
     write_record,
 )
 from tasks.errors import DataError
-from tasks.gates.quality import Rows, judge_quality
+from tasks.gates.quality import AnsweredRows, judge_quality
 from tasks.records import (
     Candidate,
     Champion,
@@ -38,7 +37,7 @@ from tasks.records import (
     TrainedModel,
     ValidationReport,
 )
-from tasks.store.rehearsals import Rehearsed, keep
+from tasks.store.rehearsals import Rehearsed, save_rehearsal
 from tasks.store.seen import with_record
 
 FEATURE = Signature((TensorSpec("x", "float32", (None,)),), (TensorSpec("y", "float32", (None, 1)),))
@@ -51,7 +50,7 @@ def made(
 ) -> tuple[Splits, Candidate]:
     """Return the splits of a run and its candidate, with the rows of `parts`, one customer for each ten of them."""
     for name, x in parts.items():
-        save_rows(directory / "data" / f"{name}.npz", LoadedRows({"x": x}, {"y": x}))
+        save_rows(directory / "data" / f"{name}.npz", Rows({"x": x}, {"y": x}))
     groups = directory / "data" / "groups.npz" if group else None
     if groups is not None:
         save_arrays(groups, {name: (x // 10).astype(np.uint64) for name, x in parts.items()})
@@ -61,7 +60,7 @@ def made(
         "name": "m", "data": {"load": "m:f", "group": [group] if group else []}, "model": {"build": "m:f"},
     })  # fmt: skip
     if record:
-        keep_record(config, splits, lambda rows: {"x": rows["x"].astype(np.float32)}, directory / "1", directory)
+        save_record(config, splits, lambda rows: {"x": rows["x"].astype(np.float32)}, directory / "1", directory)
     save_arrays(directory / "requests.npz", {"x": parts["test"].astype(np.float32)})
     requests = directory / "requests.npz"
     return splits, Candidate("m", 1, directory / "1", digest, FEATURE, 1, requests, requests, splits.test)
@@ -137,7 +136,7 @@ def before(directory: Path, candidates: Path, **changes: Any) -> Champion:
     report = ValidationReport(candidate, GRAPH, None, ())
     trained = TrainedModel(directory / "m.keras", {"loss": (1.0,)}, 1, 1)
     kept = Rehearsed(splits, trained, report, TrackedRun("r", "e", "m", 1, ""))
-    keep(candidates, kept)
+    save_rehearsal(candidates, kept)
     path = next((candidates / ".rehearsals").iterdir())
     text = asdict(kept)
     for added in ("groups", "shares"):
@@ -187,7 +186,7 @@ def compared(n_rows: int = 200, seen: Any = None, unknown: str = "", **gates: An
     champion = np.where(known, target, champion)
     features = {"side": np.where(np.arange(n_rows) < n_rows // 2, "left", "right")}
     answers = [array.astype(float)[:, None] for array in (served, champion)]
-    found = Rows(target, *answers, features, seen=seen, unknown=unknown)
+    found = AnsweredRows(target, *answers, features, seen=seen, unknown=unknown)
     return judge_quality(Gates.model_validate(gates), found)
 
 
@@ -215,7 +214,7 @@ def test_a_loss_on_unseen_rows_still_rejects() -> None:
     """Leaving rows out is no amnesty: what the other rows prove counts."""
     target = np.arange(200) % 2
     served = np.where(np.arange(200) % 2 == 0, 1 - target, target).astype(float)[:, None]
-    rows = Rows(target, served, target.astype(float)[:, None], seen=first(100))
+    rows = AnsweredRows(target, served, target.astype(float)[:, None], seen=first(100))
     found = judge_quality(Gates(), rows)
     assert not found.passed
     assert found.figures["accuracy.gain_high"] < 0
@@ -286,7 +285,8 @@ def test_slices_leave_out_the_same_rows() -> None:
 def test_quality_without_a_champion_says_nothing_of_one() -> None:
     """No champion: no figure about it, and no person for its sake."""
     target = np.arange(40) % 2
-    found = judge_quality(Gates(metrics={"accuracy": Bound(min=0.5)}), Rows(target, target.astype(float)[:, None]))
+    rows = AnsweredRows(target, target.astype(float)[:, None])
+    found = judge_quality(Gates(metrics={"accuracy": Bound(min=0.5)}), rows)
     assert not found.needs_person
     assert not [name for name in found.figures if "seen" in name]
 

@@ -18,7 +18,7 @@ from configs.schema import Config, Data
 from tasks.datasets import prepare
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.rows import Rows, load_arrays, load_rows
-from tasks.datasets.seen import GROUPS, RECORD, keep_record, read_record
+from tasks.datasets.seen import GROUPS, RECORD, read_record, save_record
 from tasks.datasets.splitting import split_rows, take_out
 from tasks.errors import DataError
 from tasks.records import Splits
@@ -291,7 +291,7 @@ def test_groups_reach_the_record(tmp_path: Path) -> None:
     config = Config.model_validate({
         "name": "m", "data": {"load": "m:f", "group": "customer"}, "model": {"build": "m:f"},
     })  # fmt: skip
-    keep_record(config, found, lambda features: features, tmp_path / "1", tmp_path / "run")
+    save_record(config, found, lambda features: features, tmp_path / "1", tmp_path / "run")
     record = read_record(tmp_path / "1" / RECORD)
     assert record.columns == ("customer",)
     assert len(np.unique(np.concatenate(list(record.groups.values())))) == sum(map(len, record.groups.values())) == 60

@@ -18,7 +18,7 @@ from configs.loading import ConfigError, load_config
 from tasks.store.history import read, state_of
 from tasks.store.layout import versions
 from tasks.store.repair import repair
-from tasks.store.serving_config import CONFIG, ensure_config
+from tasks.store.serving_config import MODELS_CONFIG, ensure_config
 from tests.store_driver import Store
 
 READER = """
@@ -55,7 +55,7 @@ def is_readable(store: Store) -> None:
     for directory in (store.live, store.live.parent, store.live.parent.parent):
         assert mode(directory) == 0o755
     if store.layout == "labels":
-        assert mode(store.live.parent / CONFIG) == 0o644
+        assert mode(store.live.parent / MODELS_CONFIG) == 0o644
 
 
 def test_what_is_published_can_be_read(umask: int, store: Store) -> None:
@@ -119,7 +119,7 @@ def test_an_existing_file_keeps_its_mode(tmp_path: Path) -> None:
     store = Store(tmp_path / "models" / "m", tmp_path / "candidates", tmp_path / "aliases.json", "labels")
     ensure_config(tmp_path / "models").chmod(0o640)
     store.promote(store.export())
-    assert mode(tmp_path / "models" / CONFIG) == 0o640
+    assert mode(tmp_path / "models" / MODELS_CONFIG) == 0o640
 
 
 def test_the_doctor_opens_what_was_published_before(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from configs.loading import load_config
 from configs.schema import Config
 from tasks.errors import StoreError
-from tasks.production import examine, go_back, move_label, put_live
+from tasks.production.changes import examine, go_back, move_label, put_live
 from tasks.records import (
     Candidate,
     Change,
@@ -28,7 +28,7 @@ from tasks.records import (
 from tasks.savedmodel.manifest import hash_files
 from tasks.store.history import read, state_of
 from tasks.store.layout import versions
-from tasks.store.rehearsals import KEPT, Rehearsed, keep, recall
+from tasks.store.rehearsals import KEPT, Rehearsed, recall, save_rehearsal
 from tasks.store.transaction import carry_out, untold
 from tests.store_driver import Store
 
@@ -96,7 +96,7 @@ def test_a_broken_champion_is_no_obstacle(config: Config, store: Store, champion
 
 def test_the_live_copy_is_damaged_and_the_candidate_is_not(config: Config, store: Store) -> None:
     """Where the predecessor's directory was damaged, or is gone, the candidate's bytes are taken."""
-    keep(store.candidates, rehearsal(store, 1))
+    save_rehearsal(store.candidates, rehearsal(store, 1))
     detach(store.live / "1" / "fingerprint.pb", b"bit rot")
     assert go_back(config, None, "").state == "promoted"
     assert bytes_of(store, 3) == store.digest(1)
@@ -104,7 +104,7 @@ def test_the_live_copy_is_damaged_and_the_candidate_is_not(config: Config, store
 
 def test_the_predecessor_was_pruned(config: Config, store: Store) -> None:
     """A predecessor of which only the candidate is left is published from there; without that, the line says so."""
-    keep(store.candidates, rehearsal(store, 1))
+    save_rehearsal(store.candidates, rehearsal(store, 1))
     (store.live / "1").rename(store.live.parent / "gone")
     assert go_back(config, 1, "").state == "promoted"
     assert bytes_of(store, 3) == store.digest(1)
@@ -132,7 +132,7 @@ def test_what_was_kept_of_a_rehearsal_is_damaged(config: Config, store: Store) -
 
 def test_nothing_to_go_back_to(config: Config, store: Store) -> None:
     """Back to itself, to a number that never served, and back once more than there is: one line each."""
-    for to, words in ((2, "needs another version"), (9, "that was in production, got 9")):
+    for to, words in ((2, "must be another version"), (9, "that was in production, got 9")):
         with pytest.raises(StoreError, match=words):
             go_back(config, to, "")
     go_back(config, None, "")
@@ -144,7 +144,7 @@ def test_nothing_to_go_back_to(config: Config, store: Store) -> None:
 def test_a_stray_number_stops_promotions_until_it_is_gone(config: Config, store: Store) -> None:
     """A stray file named 7, or `1` beside `00001`, is one line that names it; without it the next run goes on."""
     candidate = rehearsal(store, store.export()).report.candidate
-    for stray, words in (("7", "7' is a file, and it is live"), ("00001", "must stand once")):
+    for stray, words in (("7", "7' is a file, and it is live"), ("00001", "must be unique")):
         (store.live / stray).touch()
         with pytest.raises(StoreError, match=words) as caught:
             put_live(config, candidate, RUN, None, "")
@@ -171,7 +171,7 @@ def test_a_label_does_not_move_to_changed_bytes(config: Config, store: Store) ->
     store = dataclasses.replace(store, live=labels.live_dir, candidates=labels.candidates_dir, layout="labels")
     for _ in range(2):
         store.promote(store.export())
-    keep(store.candidates, rehearsal(store, 2))
+    save_rehearsal(store.candidates, rehearsal(store, 2))
     detach(store.live / "2" / "fingerprint.pb", b"bit rot")
     with pytest.raises(StoreError, match="pruned or changed"):
         move_label(labels, "")
@@ -194,7 +194,8 @@ def test_what_is_kept_of_an_output(store: Store, pad: int | float | str | bool |
     spec = TensorSpec("y", "float32", (None, None), "float16", pad)
     kept = rehearsal(store, 1)
     candidate = dataclasses.replace(kept.report.candidate, signature=Signature((), (spec,)))
-    keep(store.candidates, dataclasses.replace(kept, report=dataclasses.replace(kept.report, candidate=candidate)))
+    report = dataclasses.replace(kept.report, candidate=candidate)
+    save_rehearsal(store.candidates, dataclasses.replace(kept, report=report))
     found = outputs_of(store)[0]
     assert (found.computed, found.pad, type(found.pad)) == ("float16", pad, type(pad))
     file = store.candidates / KEPT / f"{store.digest(1)}.json"
@@ -204,6 +205,31 @@ def test_what_is_kept_of_an_output(store: Store, pad: int | float | str | bool |
     file.write_text(json.dumps(content))
     assert outputs_of(store) == (spec,)
     assert (outputs_of(store)[0].computed, outputs_of(store)[0].pad) == ("", None)
+
+
+def test_what_an_earlier_release_called_run_id(store: Store) -> None:
+    """A rehearsal that was written with MLflow's run as `run_id` is read back, and written with the name of today."""
+    run = TrackedRun("0a1b", "0", "m", 3, "")
+    kept = dataclasses.replace(rehearsal(store, 1), run=run)
+    save_rehearsal(store.candidates, kept)
+    file = store.candidates / KEPT / f"{store.digest(1)}.json"
+    content = json.loads(file.read_text())
+    content["run"]["run_id"] = content["run"].pop("mlflow_run_id")
+    file.write_text(json.dumps(content))
+    found = recall(store.candidates, store.digest(1))
+    assert found is not None
+    assert found.run == run
+    save_rehearsal(store.candidates, found)
+    assert set(json.loads(file.read_text())["run"]) == {field.name for field in dataclasses.fields(TrackedRun)}
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"run": 3}', '{"run": {"run_id": 3}}', "null", "{"])
+def test_what_is_no_rehearsal(store: Store, text: str) -> None:
+    """A file that holds something else is one line that names it, whatever it holds."""
+    save_rehearsal(store.candidates, rehearsal(store, 1))
+    (store.candidates / KEPT / f"{store.digest(1)}.json").write_text(text)
+    with pytest.raises(StoreError, match=r"must contain a rehearsal, got .*run the rehearsal again"):
+        recall(store.candidates, store.digest(1))
 
 
 def outputs_of(store: Store) -> tuple[TensorSpec, ...]:

@@ -20,7 +20,7 @@ from tasks.store.journal import JOURNAL, begin, pending
 from tasks.store.layout import versions
 from tasks.store.publish import bring_in, put_aside, take_away
 from tasks.store.repair import catch_up, mend, repair
-from tasks.store.serving_config import CONFIG, labels_of, listed_versions, write_config
+from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions, write_config
 from tasks.store.transaction import FORMER_OUTBOX, OUTBOX, Production, carry_out, finish, tell, untold
 from tests.store_driver import Store
 
@@ -147,9 +147,9 @@ def test_a_canary_is_withdrawn(labelled: Store) -> None:
 def test_a_label_that_is_refused_stays(labelled: Store) -> None:
     """A label whose production never answers stays where it was, and so does models.config."""
     labelled.promote(labelled.export())
-    before = (labelled.live.parent / CONFIG).read_text()
+    before = (labelled.live.parent / MODELS_CONFIG).read_text()
     assert dataclasses.replace(labelled, refuses=True).make_stable() == "rolled back"
-    assert (labelled.live.parent / CONFIG).read_text() == before
+    assert (labelled.live.parent / MODELS_CONFIG).read_text() == before
     assert states(labelled) == {1: "superseded", 2: "live", 3: "canary"}
     assert pending(labelled.live) is None
 
@@ -186,7 +186,7 @@ def test_a_label_without_its_version_goes(labelled: Store) -> None:
 
 def test_models_config_cannot_be_locked(labelled: Store) -> None:
     """What keeps models.config from being written is one clear line, and the next run finishes the change."""
-    lock = labelled.live.parent / f".{CONFIG}.lock"
+    lock = labelled.live.parent / f".{MODELS_CONFIG}.lock"
     lock.unlink()
     lock.mkdir()
     version = labelled.export()
@@ -489,7 +489,7 @@ def test_the_doctor_names_what_a_person_must_decide(labelled: Store) -> None:
     for expected in ("2' was changed after its promotion", "7' is a file", "8' was not promoted", "label 'canary'"):
         assert len([line for line in words if expected in line]) == 1, words
     (labelled.live / "00001").mkdir()
-    assert any("must stand once" in text for _, text in found(labelled))
+    assert any("must be unique" in text for _, text in found(labelled))
 
 
 def test_two_changes_finish_twice(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Does production answer what was validated?"""
+"""Checks that production gives the validated answers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ REQUEST_TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Expected:
-    """What a version was validated to answer.
+    """The validated answers of a version.
 
     Attributes:
-        requests: `.npz` of rows as the signature takes them. answers: `.npz` of the validated answers to them.
-        rows: how many of the first ones are asked again. atol, rtol: as in the parity gate.
+        requests: `.npz` of rows in the form of the signature. answers: `.npz` of the validated answers to them.
+        rows: how many of the first rows are sent again. atol, rtol: as in the parity gate.
     """
 
     signature: Signature
@@ -38,7 +38,7 @@ class Expected:
 
 
 def is_there(base_url: str, name: str) -> bool:
-    """Return whether somebody answers at an address, whatever the answer."""
+    """Return whether a server answers at an address, with any answer."""
     client = RestClient(base_url, name, REQUEST_TIMEOUT_S)
     try:
         client.states()
@@ -55,7 +55,7 @@ def live_problem(base_url: str, name: str, version: int, expected: Expected | No
     """Return why production does not serve a version as it was validated, or an empty string if it does.
 
     Args:
-        expected: None if nothing is known of the version; then it only has to be AVAILABLE.
+        expected: None if the validated answers are unknown; then the version only has to be AVAILABLE.
         timeout_s: seconds until it must be AVAILABLE.
     """
     client = RestClient(base_url, name, REQUEST_TIMEOUT_S)
@@ -75,20 +75,20 @@ def _not_available(client: RestClient, version: int, timeout_s: float) -> str:
     while True:
         try:
             state, message = client.states().get(version, ("unknown", ""))
-        except ServingError as exc:  # not up, or the model's first version is still loading
+        except ServingError as exc:  # it has not started, or is loading the model's first version
             state, message = "", str(exc)
         if state == "AVAILABLE":
             return ""
-        if state == "END" and message:  # without an error it was unloaded before, and may come again
+        if state == "END" and message:  # without an error, it was unloaded before and may be loaded again
             return f"version {version} ended with: {message}"
         seen = f"version {version} is {state}" if state else message
         if time.monotonic() > deadline:
-            return f"not AVAILABLE after {timeout_s:g} s: {seen}"
+            return f"the version was not AVAILABLE after {timeout_s:g} s: {seen}"
         time.sleep(POLL_S)
 
 
 def _difference(client: RestClient, version: int, expected: Expected) -> str:
-    """Ask the first rows again; return how the answers differ from the validated ones, or an empty string."""
+    """Send the first rows again, and return how the answers differ from the validated ones, or an empty string."""
     signature = expected.signature
     if signature.beyond_rest:
         log.warning(
@@ -98,7 +98,7 @@ def _difference(client: RestClient, version: int, expected: Expected) -> str:
         )
         return ""
     requests, count = load_arrays(expected.requests), expected.rows
-    if any(spec.is_ragged for spec in signature.outputs):  # in one batch, as one batch of them was validated
+    if any(spec.is_ragged for spec in signature.outputs):  # in one batch, like the validated one
         count = min(count, rows_per_request(requests))
     rows = {name: array[:count] for name, array in requests.items()}
     validated = {name: array[:count] for name, array in load_arrays(expected.answers).items()}
@@ -106,8 +106,8 @@ def _difference(client: RestClient, version: int, expected: Expected) -> str:
         served = client.predict(version, rows, signature.outputs, signature.name)
     except (PredictionError, ServingError) as exc:
         return f"production does not answer version {version}: {exc}"
-    # validated among other rows than are asked now, perhaps
+    # the validated answers may come from batches with other rows
     pairs = {spec.name: comparable(served[spec.name], validated[spec.name], spec) for spec in signature.outputs}
     now, then = ({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))
     gate = judge_parity(now, then, tolerances(signature, expected.atol, expected.rtol))
-    return "" if gate.passed else f"production answers version {version} otherwise than validated: {gate.summary}"
+    return "" if gate.passed else f"production answers version {version} differently than validated: {gate.summary}"

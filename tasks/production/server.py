@@ -1,0 +1,62 @@
+"""The production server: the command that starts it, and whether it answers."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from urllib.parse import urlsplit
+
+from configs.schema import Config
+from tasks.production.live_check import is_there
+from tasks.serving.pinned import ONE_TRY  # else a broken version delays every other one for five minutes
+from tasks.store.layout import check_writable
+from tasks.store.serving_config import MODELS_CONFIG, ensure_config
+
+log = logging.getLogger(__name__)
+
+
+def production_command(config: Config) -> str:
+    """Return the flags that start a production server, TensorFlow Serving or the embedded one."""
+    port = urlsplit(config.promote.live_url).port or 8501
+    if config.promote.layout == "labels":  # the last flag is for restarts, at which no version is loaded yet
+        path = shlex.quote(str(config.models_root / MODELS_CONFIG))
+        return (
+            f"--rest_api_port={port} {ONE_TRY} --model_config_file={path} --model_config_file_poll_wait_seconds=1 "
+            "--allow_version_labels_for_unavailable_models=true"
+        )
+    path = shlex.quote(str(config.live_dir))
+    return f"--rest_api_port={port} {ONE_TRY} --model_name={config.name} --model_base_path={path}"
+
+
+def look_at_production(config: Config) -> None:
+    """Log a warning if production must verify a version but does not answer; change nothing.
+
+    Raises:
+        StoreError: models_root is not in a writable directory.
+    """
+    check_writable(config.models_root, "models_root")
+    promote = config.promote
+    if is_silent(config):
+        log.warning(
+            "no server answers at promote.live_url %s. This is expected before the first version; otherwise, start a "
+            "server (%s). A version that is not served within %g s (promote.live_timeout_s) is rolled back",
+            promote.live_url,
+            production_command(config),
+            promote.live_timeout_s,
+        )
+
+
+def is_silent(config: Config) -> bool:
+    """Return whether production must verify a version but does not answer."""
+    url = config.promote.live_url
+    return bool(url) and not is_there(url, config.name)
+
+
+def make_startable(config: Config) -> None:
+    """Create the file that `production_command` names, if it does not exist.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    if config.promote.layout == "labels":
+        ensure_config(config.models_root)
