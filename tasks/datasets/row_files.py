@@ -28,7 +28,7 @@ def read_table(file: Path, target: str = "", option: str = "--rows") -> tuple[An
         option: what names the file, for messages.
 
     Raises:
-        DataError: it is no file of a known kind, or has no such column.
+        DataError: the file has an unknown suffix, or no such column.
     """
     problem = problem_of(file, option)
     if problem:

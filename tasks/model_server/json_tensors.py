@@ -208,7 +208,7 @@ def text_of(value: Any) -> str:
     """Print a JSON value as TensorFlow Serving's messages show it: objects spread out, lists in a line.
 
     What lies deeper than any tensor goes is left out: Python's stack does not reach as far. So is what goes on after
-    `_LONGEST_TEXT` characters, for a small body of deep objects would fill the memory with indentation.
+    `_LONGEST_TEXT` characters, because a small body of deep objects would fill the memory with indentation.
     """
     parts: list[str] = []
     size = 0

@@ -73,7 +73,7 @@ class _Load:
 class _Stream:
     """One model: the versions on disk that shall be served, and what has become of each.
 
-    It is new until, after it was configured, one of its versions has come to AVAILABLE or END.
+    It is new until, after it was configured, one of its versions is AVAILABLE or END.
     """
 
     config: ModelConfig
@@ -120,7 +120,7 @@ class Servables:
 
     @property
     def has_new_models(self) -> bool:
-        """Return whether a configured model has not come to a version since it was configured."""
+        """Return whether a configured model has no AVAILABLE or END version since it was configured."""
         return any(stream.is_configured and stream.is_new for stream in self._streams.values())
 
     def find(self, spec: ModelSpec) -> tuple[int, SavedModel]:
@@ -313,7 +313,7 @@ class Servables:
         log(f"Successfully loaded servable version {servable}")
 
     def settled(self) -> list[tuple[str, VersionState]] | None:
-        """Return for each model the highest version that came to AVAILABLE or END, None if one has none."""
+        """Return for each model the highest version that is AVAILABLE or END; return None if a model has none."""
         reached = []
         for name, stream in self._streams.items():
             if not stream.is_configured:

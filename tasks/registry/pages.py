@@ -21,7 +21,7 @@ _MENU = "?workflowType=machine_learning"
 
 
 def update_pages(client: Any, uri: str, name: str, number: int, tags: Mapping[str, str]) -> None:
-    """Set tags of a model version, then write anew what depends on them: its page, its run's, and its report.
+    """Set tags of a model version, then update what depends on them: its page, the page of its run, and its report.
 
     Args:
         number: registry version. tags: one with an empty value is removed.
