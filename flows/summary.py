@@ -9,11 +9,11 @@ from pathlib import Path
 from configs.redaction import HOW_TO_FILL_IN, MASK, redact
 from configs.schema import Config
 from tasks.outcomes import GREEN, RED, Outcome, PromotionState
+from tasks.production.server import start_command
 from tasks.program import command_here, short_path
-from tasks.records import ServerFacts, ValidationReport
+from tasks.records import ValidationReport
 from tasks.registry.pages import run_url, version_url
 from tasks.report.standing import WAITING
-from tasks.serving.pinned import ONE_TRY
 
 LOCAL_PAGES = "http://127.0.0.1:5000"  # where `mlflow ui` serves them
 
@@ -104,26 +104,8 @@ def _commands(config: Config, arguments: str, outcome: Outcome) -> list[str]:
     if config.promote.layout == "labels":  # without a label, the highest version answers, even if it is the canary
         url += f"/labels/{'canary' if state == 'canary' else 'stable'}"
     if not live_url:  # else production is running and has just been verified
-        lines.append(f"  serve     {_server(config, outcome.report.served.server)}")
+        lines.append(f"  serve     {start_command(config, outcome.report.served.server)}")
     return [*lines, f"  ask       curl -d @{short_path(example)} {url}:predict"]
-
-
-def _server(config: Config, judge: ServerFacts) -> str:
-    """Return the command that starts a production server, of the same kind as the judging server."""
-    name, model_dir = config.name, config.live_dir
-    if judge.backend == "docker":
-        mount = f"{shlex.quote(str(model_dir))}:/models/{name}:ro"
-        return f"docker run --rm -p 8501:8501 -e MODEL_NAME={name} -v {mount} {judge.image} {ONE_TRY}"
-    return (
-        f"{command_here('tasks.model_server')} --port=8500 --rest_api_port=8501 {ONE_TRY} "
-        f"--model_name={name} --model_base_path={_absolute(model_dir)}"
-    )
-
-
-def _absolute(path: Path) -> str:
-    """Return an absolute path, which a model server needs, shortened with $PWD if it is below this directory."""
-    short = short_path(path)
-    return short if short.startswith(("/", "'")) else f"$PWD/{short}"
 
 
 def _uri(uri: str) -> str:

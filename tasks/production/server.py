@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import shlex
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from configs.schema import Config
 from tasks.production.live_check import is_there
+from tasks.program import command_here, short_path
+from tasks.records import ServerFacts
 from tasks.serving.pinned import ONE_TRY  # else a broken version delays every other one for five minutes
 from tasks.store.layout import check_writable
 from tasks.store.serving_config import MODELS_CONFIG, ensure_config
@@ -15,8 +18,26 @@ from tasks.store.serving_config import MODELS_CONFIG, ensure_config
 log = logging.getLogger(__name__)
 
 
-def production_command(config: Config) -> str:
-    """Return the flags that start a production server, TensorFlow Serving or the embedded one."""
+def start_command(config: Config, judge: ServerFacts) -> str:
+    """Return the command that starts a production server here, of the same kind as the judging server."""
+    if judge.backend == "docker":
+        mount = f"{shlex.quote(str(config.live_dir))}:/models/{config.name}:ro"
+        return f"docker run --rm -p 8501:8501 -e MODEL_NAME={config.name} -v {mount} {judge.image} {ONE_TRY}"
+    return f"{command_here('tasks.model_server')} --port=8500 {production_flags(config, _absolute(config.live_dir))}"
+
+
+def _absolute(path: Path) -> str:
+    """Return an absolute path, which a model server needs, shortened with $PWD if it is below this directory."""
+    short = short_path(path)
+    return short if short.startswith(("/", "'")) else f"$PWD/{short}"
+
+
+def production_flags(config: Config, model_dir: str = "") -> str:
+    """Return the flags that start a production server, TensorFlow Serving or the embedded one.
+
+    Args:
+        model_dir: `config.live_dir`, quoted for a shell; empty means its absolute path.
+    """
     port = urlsplit(config.promote.live_url).port or 8501
     if config.promote.layout == "labels":  # the last flag is for restarts, at which no version is loaded yet
         path = shlex.quote(str(config.models_root / MODELS_CONFIG))
@@ -24,7 +45,7 @@ def production_command(config: Config) -> str:
             f"--rest_api_port={port} {ONE_TRY} --model_config_file={path} --model_config_file_poll_wait_seconds=1 "
             "--allow_version_labels_for_unavailable_models=true"
         )
-    path = shlex.quote(str(config.live_dir))
+    path = model_dir or shlex.quote(str(config.live_dir))
     return f"--rest_api_port={port} {ONE_TRY} --model_name={config.name} --model_base_path={path}"
 
 
@@ -41,7 +62,7 @@ def look_at_production(config: Config) -> None:
             "no server answers at promote.live_url %s. This is expected before the first version; otherwise, start a "
             "server (%s). A version that is not served within %g s (promote.live_timeout_s) is rolled back",
             promote.live_url,
-            production_command(config),
+            production_flags(config),
             promote.live_timeout_s,
         )
 
@@ -53,7 +74,7 @@ def is_silent(config: Config) -> bool:
 
 
 def make_startable(config: Config) -> None:
-    """Create the file that `production_command` names, if it does not exist.
+    """Create the file that `production_flags` names, if it does not exist.
 
     Raises:
         StoreError: the file cannot be written.

@@ -5,7 +5,6 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from tasks.datasets.predict_body import predict_body
 from tasks.datasets.strings import Array, string_array
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec
+from tasks.serving.answers import parsed
 from tasks.serving.exits import remedy
 from tasks.serving.streaming import CONNECTIONS, in_order, with_progress
 from tasks.words import one_line
@@ -206,14 +206,10 @@ def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
 
 
 def _parse(body: bytes) -> Any:
-    """Read JSON; TensorFlow Serving writes NaN and Infinity without quotes, which only `json` can read."""
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        try:
-            return json.loads(body)
-        except ValueError as exc:
-            raise ServingError(f"the server must answer in JSON, got {body[:200]!r}") from exc
+        return parsed(body)
+    except ValueError as exc:
+        raise ServingError(f"the server must answer in JSON, got {body[:200]!r}") from exc
 
 
 def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:

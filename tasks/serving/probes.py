@@ -20,6 +20,7 @@ from configs.schema import Robustness
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.strings import Array, is_string, is_text
 from tasks.records import Candidate, Probe
+from tasks.serving.answers import parsed
 from tasks.words import one_line
 
 log = logging.getLogger(__name__)
@@ -214,14 +215,11 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _parse(body: bytes) -> Any:
-    """Read JSON with the unquoted NaN and Infinity of TensorFlow Serving; return None if it is not JSON."""
+    """Read an answer; return None if it is not JSON."""
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            return None
+        return parsed(body)
+    except ValueError:
+        return None
 
 
 def _words(body: bytes) -> str:

@@ -12,7 +12,8 @@ import pytest
 from configs.loading import load_config
 from configs.schema import Config
 from tasks.errors import StoreError
-from tasks.production.server import look_at_production, make_startable
+from tasks.production.server import look_at_production, make_startable, production_flags, start_command
+from tasks.records import ServerFacts
 from tasks.store.layout import check_writable
 
 
@@ -38,6 +39,20 @@ def test_looking_changes_nothing(config: Config, tmp_path: Path, caplog: pytest.
     file.write_text("model_config_list { }\n")
     make_startable(config)
     assert file.read_text() == "model_config_list { }\n"
+
+
+def test_how_production_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is of the kind that judged, and can be pasted wherever the live directory lies."""
+    (tmp_path / "cfg.yaml").write_text("name: m\n")
+    config, embedded = load_config(tmp_path / "cfg.yaml"), ServerFacts("embedded", "", "", "", "", 1.0, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    usual = "--port=8500 --rest_api_port=8501 --max_num_load_retries=0 --model_name=m --model_base_path="
+    assert start_command(config, embedded).endswith(f" {usual}$PWD/models/m")
+    far = config.model_copy(update={"models_root": Path("/mnt/all models")})
+    assert start_command(far, embedded).endswith(f" {usual}'/mnt/all models/m'")
+    assert production_flags(far).endswith(" --model_name=m --model_base_path='/mnt/all models/m'")
+    docker = start_command(far, ServerFacts("docker", "", "tensorflow/serving:2.19.1", "", "", 1.0, tmp_path))
+    assert "-v '/mnt/all models/m':/models/m:ro tensorflow/serving:2.19.1 --max_num_load_retries=0" in docker
 
 
 def test_nothing_is_made_without_labels(config: Config, tmp_path: Path) -> None:

@@ -142,7 +142,14 @@ def test_nobody_listens() -> None:
     client.close()
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"predictions": [1]}', b'{"outputs": {"z": [1]}}'])
+DEEP = b'{"outputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b"[]", b'{"predictions": [1]}', b'{"outputs": {"z": [1]}}', DEEP],
+    ids=["empty", "page", "list", "rows", "one of two", "deep"],
+)
 def test_an_answer_without_the_outputs(
     served: Callable[..., tuple[Scripted, RestClient, list[float]]], body: bytes
 ) -> None:
