@@ -6,7 +6,6 @@ import argparse
 import keyword
 import os
 import re
-import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from configs.errors import ConfigError
+from flows.console import Parser, error, say
 from tasks.outcomes import DONE, USAGE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
@@ -40,19 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _of_csv(args.csv, args.target, args.directory) if args.csv else EXAMPLE
         _write(args.directory, settings)
     except ConfigError as exc:
-        print(f"error: {one_line(str(exc))}", file=sys.stderr)
+        error(one_line(str(exc)))
         return USAGE
     config = short_path(args.directory / "cfg.yaml")
-    print(f"Wrote {config} and {short_path(args.directory / 'my_model.py')}.")
+    say(f"Wrote {config} and {short_path(args.directory / 'my_model.py')}.")
     for column, reason in settings.get("left_out", {}).items():
-        print(f"The column {column} is left out: {reason}.")
-    print(f"Train, judge and promote the model: {command_here('flows.train_and_serve')} --config {config}")
+        say(f"The column {column} is left out: {reason}.")
+    say("Train, judge and promote the model:", command=f"{command_here('flows.train_and_serve')} --config {config}")
     return DONE
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=command_name("flows.init"),
         description="Write cfg.yaml and my_model.py, which run as they are, for made-up rows or for a table of yours.",
         epilog="Exit codes: 0 written; 2 the table cannot be used, or there is a file already.",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 
+from flows.console import Parser, error, say
 from tasks.errors import ServingError
 from tasks.program import command_name
 
@@ -19,17 +19,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         removed = reap(time.time())
     except ServingError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        error(str(exc))
         return 1
     for container in removed:
-        print(f"removed {container.container} of run {container.run_id}: {container.reason}")
-    print(f"{len(removed)} removed")
+        say(f"removed {container.container} of run {container.run_id}: {container.reason}")
+    say(f"{len(removed)} removed")
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the arguments."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=command_name("flows.reap"),
         description="Remove the throwaway containers, with their volumes, whose run is gone or whose time is up, "
         "and nothing else. Every run with Docker does the same at its start.",

@@ -15,6 +15,7 @@ from tasks.datasets.strings import TEXT, Array
 from tasks.records import Signature
 
 LONGEST = 2000  # characters of a request that are pasted; a longer one is read from a file
+WIDTH = 72  # of the lines of Python: they stand in a terminal of 80 columns unbroken
 
 
 def row_of_zeros(signature: Signature) -> dict[str, Array]:
@@ -26,8 +27,8 @@ def row_of_zeros(signature: Signature) -> dict[str, Array]:
     return found
 
 
-def request_lines(url: str, row: Mapping[str, Array], signature: Signature, file: Path) -> list[str]:
-    """Return a line of curl and lines of Python that ask for the answer to a row.
+def request_lines(url: str, row: Mapping[str, Array], signature: Signature, file: Path) -> tuple[str, list[str]]:
+    """Return a command of curl, and lines of Python, that ask for the answer to a row.
 
     Args:
         url: of the model, without `:predict`.
@@ -39,12 +40,11 @@ def request_lines(url: str, row: Mapping[str, Array], signature: Signature, file
         file.write_text(body, encoding="utf-8")
         data, read = f"@{shlex.quote(str(file))}", f"json.load(open({str(file)!r}))"
     else:
-        data, read = shlex.quote(body), pprint.pformat(json.loads(body), width=110, compact=True, sort_dicts=False)
-    return [
-        f"curl -d {data} {url}:predict",
-        "",
+        data, read = shlex.quote(body), pprint.pformat(json.loads(body), width=WIDTH, compact=True, sort_dicts=False)
+    return f"curl -d {data} {url}:predict", [
         "import json, urllib.request",
+        f'url = "{url}:predict"',
         f"body = {read}",
-        f'with urllib.request.urlopen("{url}:predict", json.dumps(body).encode()) as answer:',
+        "with urllib.request.urlopen(url, json.dumps(body).encode()) as answer:",
         "    print(json.load(answer))",
     ]
