@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,11 @@ from tasks.training.readings import decide_readings
 log = logging.getLogger(__name__)
 
 
-def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: bool) -> TrainedModel:
+def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
     """Build, fit and save a model.
 
     Args:
         keras_file: where Keras' own file of the model goes.
-        show_bar: let Keras draw its progress bar (a terminal); else one log line an epoch.
 
     Raises:
         TrainingError: no usable model: it does not build or fit, or its loss is not a number.
@@ -57,9 +57,8 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
         mode=config.training.mode,
         restore_best_weights=True,
     )
-    callbacks = [_watch(config), *([] if show_bar else [_lines(config.training.epochs)])]
-    callbacks += [stopper] if config.training.patience else []
-    history = _fit(model, rows, validation, config, callbacks=callbacks, verbose=int(show_bar))
+    callbacks = [_watch(config), epoch_lines(config.training.epochs), *([stopper] if config.training.patience else [])]
+    history = _fit(model, rows, validation, config, callbacks=callbacks, verbose=0)
     save_model(model, keras_file)
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
     return replace(_summary(model, history, best_epoch, keras_file), readings=readings, rounded=rounded)
@@ -216,15 +215,32 @@ def _watch(config: Config) -> Any:
     return Watch()
 
 
-def _lines(epochs: int) -> Any:
-    """Return a callback that logs one line an epoch."""
+def epoch_lines(epochs: int, clock: Callable[[], float] = time.monotonic) -> Any:
+    """Return a callback that logs one line an epoch; of very many, those that people can follow.
+
+    These are the first hundred, then every tenth up to a thousand, every hundredth up to ten thousand and so on, each
+    that ends a second after the last line, and the last one.
+    """
     import keras
 
     class Lines(keras.callbacks.Callback):  # type: ignore[misc]
+        said_at = clock()
+        waiting: tuple[Any, ...] = ()  # for its line: epoch, epochs, figures
+
         def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
-            done = {"progress": (epoch + 1) / epochs}
-            log.info("epoch %d/%d  %s", epoch + 1, epochs, figures, extra=done)
+            self.waiting = (epoch + 1, epochs, figures)
+            if (epoch + 1) % 10 ** max(len(str(epoch)) - 2, 0) == 0 or clock() - self.said_at >= 1:
+                self._say()
+
+        def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+            if self.waiting:
+                self._say()
+
+        def _say(self) -> None:
+            done = {"progress": self.waiting[0] / epochs}
+            log.info("epoch %d/%d  %s", *self.waiting, extra=done)
+            self.said_at, self.waiting = clock(), ()
 
     return Lines()
 

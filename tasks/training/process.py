@@ -27,9 +27,13 @@ from typing import IO, Any, ParamSpec, TypeVar
 from configs.redaction import known
 from tasks.errors import PipelineError, TrainingError
 from tasks.program import own_process
+from tasks.waiting import SILENCE_S
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+LONG_S = 60.0  # from which on a wait, such as for a long epoch, has a line a minute
 
 
 class TensorFlowProcess:
@@ -66,7 +70,7 @@ class TensorFlowProcess:
         """
         while True:
             try:
-                kind, value = self._pipe.recv()
+                kind, value = self._next()
             except (EOFError, ConnectionResetError):
                 raise self._death() from None
             if kind == "log":
@@ -75,6 +79,15 @@ class TensorFlowProcess:
                 raise value
             else:
                 return value
+
+    def _next(self) -> Any:
+        """Return the child's next message, and say that it is waited for where it is silent."""
+        waited, pause = 0.0, SILENCE_S
+        while not self._pipe.poll(pause):
+            waited += pause
+            log.info("waiting for the TensorFlow process, %g s so far", waited)
+            pause = SILENCE_S if waited < LONG_S else LONG_S
+        return self._pipe.recv()
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
