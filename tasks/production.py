@@ -28,6 +28,7 @@ from tasks.store.retention import prune
 from tasks.store.rollback_target import bytes_of, rollback_target
 from tasks.store.serving_config import CONFIG, ensure_config, labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
+from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 ONE_TRY = "--max_num_load_retries=0"  # else a version that does not load holds up every other for five minutes
@@ -102,7 +103,8 @@ def _verify(config: Config, change: Change) -> str:
     if expected is None:
         log.warning("version %d is only checked for AVAILABLE, because its validated answers are gone", change.version)
     log.info("waiting for version %d at %s, at most %g s", change.version, promote.live_url, promote.live_timeout_s)
-    problem = live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
+    with waiting_for(f"version {change.version} at {promote.live_url}"):
+        problem = live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
     return redact(problem)  # it goes into journal, history and outbox
 
 

@@ -6,6 +6,7 @@ import contextvars
 import errno
 import logging
 import threading
+from pathlib import Path
 
 import pytest
 import requests
@@ -15,7 +16,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from tasks import waiting
 from tasks.errors import TrackingError, TrackingRefused
-from tasks.registry.connection import tracking_errors
+from tasks.registry.connection import _first_use, tracking_errors
 from tasks.waiting import waiting_for
 
 
@@ -89,3 +90,13 @@ def test_a_wait_within_a_log_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     for teller in tellers:
         teller.join(600)
         assert not teller.is_alive()
+
+
+def test_making_a_database_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """MLflow takes seconds to make the tables of a new database: the first use says so, and no later one."""
+    database = tmp_path / "mlflow.db"
+    with caplog.at_level(logging.INFO, "tasks"):
+        for _ in range(2):
+            with _first_use(f"sqlite:///{database}"):
+                database.touch()
+    assert caplog.messages == [f"creating MLflow's database sqlite:///{database}"]
