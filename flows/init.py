@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from configs.errors import ConfigError
 from flows.console import Parser, error, say
+from flows.streams import our_streams
 from tasks.outcomes import DONE, USAGE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
@@ -35,7 +36,11 @@ EXAMPLE: dict[str, Any] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the two files and return the exit code."""
-    args = build_parser().parse_args(argv)
+    with our_streams():
+        return _begin(build_parser().parse_args(argv))
+
+
+def _begin(args: argparse.Namespace) -> int:
     try:
         settings = _of_csv(args.csv, args.target, args.directory) if args.csv else EXAMPLE
         _write(args.directory, settings)

@@ -7,13 +7,19 @@ import time
 from collections.abc import Sequence
 
 from flows.console import Parser, error, say
+from flows.streams import our_streams
 from tasks.errors import ServingError
 from tasks.program import command_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Remove throwaway containers whose owner is gone or whose time is up, say which, and return an exit code."""
-    build_parser().parse_args(argv)
+    with our_streams():
+        build_parser().parse_args(argv)
+        return _reap()
+
+
+def _reap() -> int:
     from tasks.serving.reaper import reap
 
     try:
