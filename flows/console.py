@@ -74,13 +74,13 @@ def write(lines: Sequence[Line], stream: TextIO) -> None:
         stream.write("".join(f"{line.plain}\n" for line in lines))
         stream.flush()
         return
-    width = console.width if stream.isatty() else sys.maxsize
+    width = console.width if stream.isatty() else None
     console.print(Text("\n").join(_painted(line, width) for line in lines), soft_wrap=True)
 
 
-def _painted(line: Line, width: int) -> Text:
-    """Return a line in its colour, broken to a width."""
-    text = Text("\n".join(broken(line, width)))
+def _painted(line: Line, width: int | None) -> Text:
+    """Return a line in its colour, broken to a width, if there is one."""
+    text = Text(line.plain if width is None else "\n".join(broken(line, width)))
     text.stylize(line.colour, 0, len(line.label.rstrip()) or len(text))
     return text
 
