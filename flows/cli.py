@@ -15,7 +15,7 @@ from flows.console import error, say, warning, write
 from tasks.datasets.declared import check_contract
 from tasks.datasets.user_code import describe
 from tasks.outcomes import DONE, FAILED, Outcome
-from tasks.waiting import waiting_for
+from tasks.waiting import importing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def run_and_report(args: argparse.Namespace, config: Config, flow: Callable[[], 
         say("starting TensorFlow and Prefect")
         warm_up()
         try:
-            with waiting_for("Prefect to be imported"):
+            with importing("prefect"):
                 from flows.summary import summary
                 from flows.temporary_server import prefect_server
                 from tasks.promote import settled

@@ -12,7 +12,7 @@ from flows.commands import config_parser, exit_code, run_command, session, versi
 from flows.console import say, warning
 from tasks.datasets.user_code import describe
 from tasks.outcomes import DONE, FAILED, Promotion
-from tasks.waiting import waiting_for
+from tasks.waiting import importing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         raise ConfigError(f"--to {args.to} always means the canary and cannot be combined with --version")
     with session():
         say("starting Prefect")
-        with waiting_for("Prefect to be imported"):
+        with importing("prefect"):
             from flows.promote import promote, to_stable
             from flows.temporary_server import prefect_server
             from tasks.production import settled

@@ -15,7 +15,7 @@ from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import TrackingError, TrackingRefused
 from tasks.registry.reasons import reason
-from tasks.waiting import waiting_for
+from tasks.waiting import importing, waiting_for
 
 log = logging.getLogger(__name__)
 SQLITE = "sqlite:///"
@@ -26,7 +26,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its p
 
 def preload() -> None:
     """Import what logging a run needs (seconds), at a time when this process has nothing else to do."""
-    with waiting_for("MLflow to be imported"):
+    with importing("mlflow.pyfunc"):
         import mlflow.data
         import mlflow.pyfunc
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
@@ -116,7 +116,7 @@ def _check_active(found: Any) -> None:
 
 def connect(config: Config) -> Any:
     """Return a client of the configured tracking and registry server; nothing global is set."""
-    with waiting_for("MLflow to be imported"):
+    with importing("mlflow"):
         from mlflow import MlflowClient
 
     uri = config.tracking.uri

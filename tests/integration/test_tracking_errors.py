@@ -17,7 +17,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from tasks import waiting
 from tasks.errors import TrackingError, TrackingRefused
 from tasks.registry.connection import _first_use, tracking_errors
-from tasks.waiting import waiting_for
+from tasks.waiting import importing, waiting_for
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,17 @@ def test_making_a_database_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixt
             with _first_use(f"sqlite:///{database}"):
                 database.touch()
     assert caplog.messages == [f"creating MLflow's database sqlite:///{database}"]
+
+
+def test_an_import_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that takes long is named while it is imported; nobody waits for one that is there already."""
+    monkeypatch.setattr(waiting, "SILENCE_S", 0.001)
+    said, named = threading.Event(), set()
+    monkeypatch.setattr(waiting.log, "info", lambda _words, whom, _seconds: (named.add(whom), said.set()))
+    with importing("not_imported_yet"):
+        assert said.wait(600)
+        [teller] = [thread for thread in threading.enumerate() if thread.name == "waiting"]
+    teller.join(600)
+    with importing("threading"):
+        assert "waiting" not in {thread.name for thread in threading.enumerate()}
+    assert named == {"the import of not_imported_yet"}
