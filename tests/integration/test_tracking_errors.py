@@ -107,10 +107,11 @@ def test_an_import_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "SILENCE_S", 0.001)
     said, named = threading.Event(), set()
     monkeypatch.setattr(waiting.log, "info", lambda _words, whom, _seconds: (named.add(whom), said.set()))
+    before = set(threading.enumerate())
     with importing("not_imported_yet"):
         assert said.wait(600)
-        [teller] = [thread for thread in threading.enumerate() if thread.name == "waiting"]
+        [teller] = set(threading.enumerate()) - before
     teller.join(600)
     with importing("threading"):
-        assert "waiting" not in {thread.name for thread in threading.enumerate()}
+        assert set(threading.enumerate()) <= before
     assert named == {"the import of not_imported_yet"}
