@@ -45,7 +45,7 @@ def _export(directory: Path, version: int, overrides: Sequence[str]) -> Candidat
     work_dir = directory / f"of-{version}"
     config = load_config(Path("configs/digits.yaml"), [f"work_dir={work_dir}", *overrides])
     splits = prepare_splits(config.data, work_dir / "data")
-    trained = fit_model(config, splits, work_dir / "model.keras", show_bar=False)
+    trained = fit_model(config, splits, work_dir / "model.keras")
     version_dir = directory / "digits" / str(version)
     version_dir.mkdir(parents=True)
     found = export_savedmodel(config, splits, trained, version_dir, work_dir)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from configs.loading import ConfigError, require
 from configs.schema import Config
 from flows.commands import config_parser, run_command, session
+from flows.console import error, say
 from tasks.errors import PipelineError
 from tasks.outcomes import DONE, FAILED, USAGE
 
@@ -37,19 +37,20 @@ def _check(args: argparse.Namespace, config: Config) -> int:
 
     require(config, "data.load", "model.build")
     code = DONE
+    say("starting TensorFlow")
     with session(), tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch, tensorflow_process():
         from tasks.check import checks
 
         for name, make in checks(config, Path(scratch)):
             try:
-                print(f"{name:<12} {make()}", flush=True)
+                say(make(), f"{name:<12} ")
             except (ConfigError, PipelineError) as exc:
                 if args.debug:
                     traceback.print_exception(exc)
-                print(f"error: {exc}", file=sys.stderr, flush=True)
+                error(str(exc))
                 code = max(code, USAGE if isinstance(exc, ConfigError) else FAILED)
     if code == DONE:
-        print(f"'{config.name}' is ready for a run")
+        say(f"'{config.name}' is ready for a run")
     return code
 
 

@@ -10,10 +10,12 @@ from typing import cast
 
 from configs.loading import arguments, require, shown, without_secrets
 from configs.schema import Config
-from flows.commands import config_parser, in_colour, run_command, session
+from flows.commands import config_parser, run_command, session
+from flows.console import error, say, warning, write
 from tasks.datasets.declared import check_contract
 from tasks.datasets.user_code import describe
 from tasks.outcomes import DONE, FAILED, Outcome
+from tasks.waiting import importing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,12 +79,13 @@ def run_and_report(args: argparse.Namespace, config: Config, flow: Callable[[], 
 
     check_contract(config.gates)  # the first stage does this again, for deployments
     with session():
-        print("starting TensorFlow and Prefect", flush=True)
+        say("starting TensorFlow and Prefect")
         warm_up()
         try:
-            from flows.summary import summary
-            from flows.temporary_server import prefect_server
-            from tasks.promote import settled
+            with importing("prefect"):
+                from flows.summary import summary
+                from flows.temporary_server import prefect_server
+                from tasks.promote import settled
 
             settled.clear()  # outcomes of an earlier call in this process
             try:
@@ -92,12 +95,11 @@ def run_and_report(args: argparse.Namespace, config: Config, flow: Callable[[], 
                 if not settled:
                     raise
                 outcome = settled[-1]  # the change of production counts, not Prefect's state
-                words = describe(exc)
-                print(f"warning: Prefect's pages do not show the outcome: {words}", file=sys.stderr, flush=True)
+                warning(f"Prefect's pages do not show the outcome: {describe(exc)}")
         finally:
             shut_down()
-    print(summary(config, arguments(str(args.config), args.set), outcome, colour=in_colour()))
+    write(summary(config, arguments(str(args.config), args.set), outcome), sys.stdout)
     code = outcome.promotion.state.exit_code
     if code == FAILED:
-        print(f"error: {config.name} {outcome.promotion.state}: {outcome.promotion.reason}", file=sys.stderr)
+        error(f"{config.name} {outcome.promotion.state}: {outcome.promotion.reason}")
     return code

@@ -20,6 +20,7 @@ from typing import NoReturn
 from configs.loading import ConfigError, arguments, load_config
 from configs.redaction import redact
 from configs.schema import Config
+from flows.console import LineHandler, Parser, error, say
 from flows.streams import our_streams
 from tasks.errors import PipelineError
 from tasks.outcomes import FAILED, INTERRUPTED, USAGE, Promotion
@@ -44,7 +45,7 @@ ENVIRONMENT = {
 
 def config_parser(module: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every command takes."""
-    parser = argparse.ArgumentParser(prog=command_name(module), description=description, epilog=epilog)
+    parser = Parser(prog=command_name(module), description=description, epilog=epilog)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the YAML file of the rehearsal")
     parser.add_argument(
         "--set",
@@ -90,7 +91,8 @@ def _run_command(args: argparse.Namespace, action: Callable[[argparse.Namespace,
     except (ConfigError, PipelineError) as exc:
         return _report(exc, args.debug)
     except KeyboardInterrupt:
-        print(f"interrupted{_left_open(args)}", file=sys.stderr)
+        words, command = _left_open(args)
+        say(f"interrupted{words}", command=command, stream=sys.stderr)
         return INTERRUPTED
     except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
         words = redact(" ".join(f"{type(exc).__name__}: {exc}".split()))
@@ -116,14 +118,6 @@ def _reach_this_machine_directly() -> None:
     """Connect to servers on this machine's loopback without HTTP_PROXY, because a proxy cannot reach them."""
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost", "::1")))
-
-
-def in_colour() -> bool:
-    """Return whether standard output is a terminal that shows colour.
-
-    Source: https://no-color.org, for NO_COLOR.
-    """
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 @contextlib.contextmanager
@@ -176,8 +170,7 @@ def _send_again(number: int, hook: CodeType) -> None:
 def _lines_on_stdout() -> Iterator[None]:
     """Print the log records of the stages as plain lines."""
     logger = logging.getLogger("tasks")
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler = LineHandler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -186,7 +179,7 @@ def _lines_on_stdout() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _left_open(args: argparse.Namespace) -> str:
+def _left_open(args: argparse.Namespace) -> tuple[str, str]:
     """Return which change of production an interrupt left unfinished, and the command that finishes it."""
     from tasks.store.journal import pending
 
@@ -195,18 +188,19 @@ def _left_open(args: argparse.Namespace) -> str:
         change = pending(config.live_dir)
         if change is not None:
             command = f"{command_here('flows.doctor')} {arguments(str(args.config), args.set)}"
-            return (
-                f"; the {change.operation} of version {change.version} is not finished, and the version may be live "
-                f"already. Finish it with {command}"
-            )
-    return ""
+            what = f"the {change.operation} of version {change.version} is not finished, and it may be live already"
+            return f"; {what}. Finish it with", command
+    return "", ""
 
 
 def exit_code(promotion: Promotion, what: str) -> int:
     """Print the outcome of a version, on stderr if it is a failure, and return the exit code."""
     code = promotion.state.exit_code
     line = f"{what} {promotion.state}: {promotion.reason}"
-    print(f"error: {line}" if code == FAILED else line, file=sys.stderr if code == FAILED else sys.stdout, flush=True)
+    if code == FAILED:
+        error(line)
+    else:
+        say(line, colour=promotion.state.colour)
     return code
 
 
@@ -214,8 +208,8 @@ def _report(exc: Exception, debug: bool, line: str = "") -> int:
     """Print an error as one line, with its details below, and return its exit code."""
     if debug:
         traceback.print_exception(exc)
-    print(f"error: {line or exc}", file=sys.stderr)
+    error(line or str(exc))
     detail = getattr(exc, "detail", "")
     if detail:
-        print(detail.rstrip(), file=sys.stderr)
+        say(detail.rstrip(), stream=sys.stderr)
     return USAGE if isinstance(exc, ConfigError) else FAILED

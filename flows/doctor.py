@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from configs.schema import Config
 from flows.commands import config_parser, run_command, session
+from flows.console import say
 from tasks.outcomes import DONE, FAILED
 
 
@@ -34,9 +35,9 @@ def _examine(args: argparse.Namespace, config: Config) -> int:
     with session():
         findings = examine(config, only_look=args.check)
     for finding in findings:
-        print(f"{finding.done}: {finding.text}")
+        say(finding.text, f"{finding.done}: ")
     if not findings:
-        print(f"'{config.name}' is in order")
+        say(f"'{config.name}' is in order")
     return FAILED if any(finding.done == "reported" or args.check for finding in findings) else DONE
 
 

@@ -6,7 +6,6 @@ import argparse
 import keyword
 import os
 import re
-import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from configs.errors import ConfigError
+from flows.console import Parser, error, say
+from flows.streams import our_streams
 from tasks.outcomes import DONE, USAGE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
@@ -35,24 +36,28 @@ EXAMPLE: dict[str, Any] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the two files and return the exit code."""
-    args = build_parser().parse_args(argv)
+    with our_streams():
+        return _begin(build_parser().parse_args(argv))
+
+
+def _begin(args: argparse.Namespace) -> int:
     try:
         settings = _of_csv(args.csv, args.target, args.directory) if args.csv else EXAMPLE
         _write(args.directory, settings)
     except ConfigError as exc:
-        print(f"error: {one_line(str(exc))}", file=sys.stderr)
+        error(one_line(str(exc)))
         return USAGE
     config = short_path(args.directory / "cfg.yaml")
-    print(f"Wrote {config} and {short_path(args.directory / 'my_model.py')}.")
+    say(f"Wrote {config} and {short_path(args.directory / 'my_model.py')}.")
     for column, reason in settings.get("left_out", {}).items():
-        print(f"The column {column} is left out because {reason}.")
-    print(f"Train, judge and promote the model: {command_here('flows.train_and_serve')} --config {config}")
+        say(f"The column {column} is left out because {reason}.")
+    say("Train, judge and promote the model:", command=f"{command_here('flows.train_and_serve')} --config {config}")
     return DONE
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=command_name("flows.init"),
         description="Write cfg.yaml and my_model.py, ready to run, for example rows or for your own table.",
         epilog="Exit codes: 0 written; 2 the table cannot be used, or a file exists already.",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 # Our packages are imported first, so that a user's directory cannot shadow their names.
 import configs  # noqa: F401
+from flows.console import error
 from flows.streams import our_streams
 from tasks.program import SCRIPT, SUBCOMMANDS
 
@@ -54,7 +55,7 @@ def _run(word: str, rest: list[str]) -> int:
         print(f"{SCRIPT} {version(SCRIPT)}")
         return 0
     if word not in SUBCOMMANDS:
-        print(f"error: '{SCRIPT} {word}' is not a command; the commands are {', '.join(SUBCOMMANDS)}", file=sys.stderr)
+        error(f"'{SCRIPT} {word}' is not a command; the commands are {', '.join(SUBCOMMANDS)}")
         return 2
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # the user's modules, as with `python -m`

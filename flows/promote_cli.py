@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import cast
 
 from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
 from flows.commands import config_parser, exit_code, run_command, session, version_number
+from flows.console import say, warning
 from tasks.datasets.user_code import describe
 from tasks.outcomes import DONE, FAILED, Promotion
+from tasks.waiting import importing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,9 +48,11 @@ def _run(args: argparse.Namespace, config: Config) -> int:
     if args.to and args.version:
         raise ConfigError(f"--to {args.to} always promotes the canary and cannot be combined with --version")
     with session():
-        from flows.promote import promote, to_stable
-        from flows.temporary_server import prefect_server
-        from tasks.production.changes import settled
+        say("starting Prefect")
+        with importing("prefect"):
+            from flows.promote import promote, to_stable
+            from flows.temporary_server import prefect_server
+            from tasks.production.changes import settled
 
         overrides = without_secrets(args.set)
         settled.clear()  # outcomes of an earlier call in this process
@@ -64,12 +67,11 @@ def _run(args: argparse.Namespace, config: Config) -> int:
             if not settled:
                 raise
             outcomes = list(settled)  # the changes of production count, not Prefect's state
-            words = f"only the candidates that are listed below were handled: {describe(exc)}"
-            print(f"warning: {words}", file=sys.stderr, flush=True)
+            warning(f"only the candidates that are listed below were handled: {describe(exc)}")
     codes = [exit_code(promotion, config.name) for promotion in outcomes]
     if not outcomes:
         which = f"candidate {args.version}" if args.version else "no candidate"
-        print(f"Nothing to do: {which} of '{config.name}' was {'not ' if args.version else ''}approved or rejected")
+        say(f"Nothing to do: {which} of '{config.name}' was {'not ' if args.version else ''}approved or rejected")
     return FAILED if FAILED in codes else max(codes, default=DONE)
 
 

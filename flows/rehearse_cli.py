@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -12,6 +11,7 @@ from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
 from flows.cli import run_and_report
 from flows.commands import can_be_written, config_parser, run_command
+from flows.console import say, warning
 from tasks.datasets.declared import write_contract
 from tasks.datasets.row_files import problem_of
 from tasks.errors import ExportError
@@ -100,13 +100,13 @@ def _check(args: argparse.Namespace, config: Config) -> None:
 def _write(file: Path, report: ValidationReport | None) -> None:
     """Write the contract of a candidate that passed; a failure to write it does not change the outcome."""
     if report is None or report.served is None or not report.passed:
-        print(f"warning: '{file}' is not written because the candidate did not pass", file=sys.stderr)
+        warning(f"'{file}' is not written because the candidate did not pass")
         return
     try:
         write_contract(file, report.served.signature)
-        print(f"\nThe contract was written to {file}. Set gates.contract.file to check later candidates against it.")
+        say(f"\nThe contract was written to {file}. Set gates.contract.file to check later candidates against it.")
     except OSError as exc:
-        print(f"warning: '{file}' is not written: {exc.strerror}", file=sys.stderr)
+        warning(f"'{file}' is not written: {exc.strerror}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 
 from configs.schema import Config
 from flows.commands import config_parser, exit_code, run_command, session, version_number
+from flows.console import warning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def _warning(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as exc:  # noqa: BLE001  no error may change the exit code
-        print(f"warning: {what}: {' '.join(str(exc).split())[:500]}", file=sys.stderr, flush=True)
+        warning(f"{what}: {' '.join(str(exc).split())[:500]}")
 
 
 if __name__ == "__main__":

@@ -41,9 +41,13 @@ class _Stream(io.TextIOBase):
         self._name = name
 
     def write(self, text: str) -> int:
-        """Write a text without its secrets."""
+        """Write a text without its secrets, and in escapes what the stream's encoding does not have."""
+        shown = redact(text)
         try:
-            return self._stream.write(redact(text))
+            return self._stream.write(shown)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding
+            return self._stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
         except OSError as exc:
             self._give_up(exc)
             return len(text)

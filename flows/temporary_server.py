@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.redaction import redact
+from flows.console import say
 from tasks.errors import PipelineError
 from tasks.program import own_process
 from tasks.waiting import waiting_for
@@ -87,6 +88,7 @@ def _waits_said(url: str) -> Iterator[None]:
 
 def _start() -> str:
     """Start the server and return the URL of its API; the server ends when this process does."""
+    say("starting a temporary Prefect server")
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         lifeline, _ours = os.pipe()  # our end closes when this process ends
         subprocess.Popen(

@@ -12,6 +12,7 @@ from pathlib import Path
 from configs.loading import ConfigError
 from configs.schema import Config
 from flows.commands import can_be_written, config_parser, run_command, session, version_number
+from flows.console import say
 from tasks.datasets.answers import WRITERS, save_table, shown_table
 from tasks.datasets.row_files import problem_of
 from tasks.outcomes import DONE
@@ -58,7 +59,7 @@ def _try_out(args: argparse.Namespace, config: Config) -> int:
     print(shown_table(table, shutil.get_terminal_size((120, 24)).columns))
     if args.out:
         save_table(table, args.out)
-        print(f"Saved to {args.out}")
+        say(f"Saved to {args.out}")
     return DONE
 
 
@@ -81,7 +82,13 @@ def _check_files(args: argparse.Namespace) -> None:
 def _until_stopped(server: ThrowawayServer, model: Tried, example: Path) -> int:
     """Print a request to paste, and wait until Ctrl-C, SIGTERM or the end of the server."""
     try:
-        print(*invitation(server, model, example), "", "Press Ctrl-C to stop the server", sep="\n", flush=True)
+        sentences, command, python = invitation(server, model, example)
+        say("\n".join(sentences))
+        if command:
+            say()
+            say(command=command)
+            print("", *python, sep="\n")
+        say("\nPress Ctrl-C to stop the server")
         while server.exit_code() is None:
             time.sleep(POLL_S)
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from tasks.records import TrackedRun, ValidationReport
 
 DONE, FAILED, USAGE, REJECTION, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes of every command."""
-GREEN, RED, YELLOW = "32", "31", "33"  # codes of terminals. Source: ECMA-48, 8.3.117
+GREEN, RED, YELLOW = "green", "red", "yellow"  # rich's names
 
 
 class PromotionState(StrEnum):

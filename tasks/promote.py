@@ -17,6 +17,7 @@ from tasks.report.standing import why_a_person
 from tasks.stage import stage
 from tasks.store.history import State, append
 from tasks.store.rehearsals import Rehearsed, save_rehearsal
+from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 settled: list[Outcome] = []
@@ -31,7 +32,9 @@ def turn(config: Config) -> Iterator[None]:
     In parallel, only one of them would not be overtaken. Nothing else waits for this lock, in particular no rollback.
     """
     log.info("another version went live in the meantime: judging again, compared with that version")
-    with FileLock(config.live_dir / ".turn"):  # the kernel releases it when the holder ends
+    with waiting_for(f"another candidate of '{config.name}' to be judged"):
+        held = FileLock(config.live_dir / ".turn").acquire()
+    with held:  # the kernel releases it when the holder ends
         yield
 
 

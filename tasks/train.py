@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from configs.schema import Config
@@ -17,7 +16,7 @@ from tasks.training.process import submit
 @stage
 def train_model(config: Config, splits: Splits, run_dir: Path) -> TrainedModel:
     """Build and train the model in the TensorFlow process."""
-    trained = submit(fit_model, config, splits, run_dir / "model.keras", show_bar=sys.stdout.isatty())
+    trained = submit(fit_model, config, splits, run_dir / "model.keras")
     with progress_shown(f"{artifact_key(config.name)}-training", f"Training of {config.name}"):
         preload()  # while the other process trains
         check_experiment(config)

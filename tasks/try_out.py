@@ -148,8 +148,8 @@ def ask(model: Tried, client: ModelClient, asked: Asked) -> Table:
     return with_answers(asked.columns, answers)
 
 
-def invitation(server: ThrowawayServer, model: Tried, file: Path) -> list[str]:
-    """Return the address of the model, and a request to paste: from its warm-up, else a row of zeros.
+def invitation(server: ThrowawayServer, model: Tried, file: Path) -> tuple[list[str], str, list[str]]:
+    """Return the address of the model, and a request to paste as a command and as Python: from its warm-up, else zeros.
 
     Args:
         file: the file for a request that is too long to paste.
@@ -157,6 +157,6 @@ def invitation(server: ThrowawayServer, model: Tried, file: Path) -> list[str]:
     url = f"{server.rest_url}/v1/models/{model.name}"
     lines = [f"'{model.name}' version {model.version} answers at {url}:predict, its signature is at {url}/metadata"]
     if model.signature.beyond_rest:
-        return [*lines, f"REST cannot carry its inputs or outputs; gRPC answers at {server.grpc_target}"]
+        return [*lines, f"REST cannot carry its inputs or outputs; gRPC answers at {server.grpc_target}"], "", []
     row = read_example(model.version_dir, model.signature) or row_of_zeros(model.signature)
-    return [*lines, "", *request_lines(url, row, model.signature, file)]
+    return lines, *request_lines(url, row, model.signature, file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -30,3 +31,10 @@ def waiting_for(whom: str) -> Iterator[None]:
         yield
     finally:
         ended.set()  # do not join: its line may wait for a lock that the caller holds, such as a log handler's
+
+
+@contextlib.contextmanager
+def importing(module: str) -> Iterator[None]:
+    """Log every few seconds that a block imports a large module, if it is not imported yet."""
+    with contextlib.nullcontext() if module in sys.modules else waiting_for(f"the import of {module}"):
+        yield

@@ -33,6 +33,8 @@ def reset_signals() -> None:
 def pytest_configure() -> None:
     """Start from the same state, whoever started the suite."""
     reset_signals()
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # what tests read from a pipe is plain
+        os.environ.pop(name, None)
 
 
 def children() -> dict[int, int]:

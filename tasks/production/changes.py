@@ -25,6 +25,7 @@ from tasks.store.retention import prune
 from tasks.store.rollback_target import bytes_of, rollback_target
 from tasks.store.serving_config import labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
+from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ def _verify(config: Config, change: Change) -> str:
     if expected is None:
         log.warning("only checking that version %d is AVAILABLE: its validated answers are gone", change.version)
     log.info("waiting for version %d at %s, at most %g s", change.version, promote.live_url, promote.live_timeout_s)
-    problem = live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
+    with waiting_for(f"version {change.version} at {promote.live_url}"):
+        problem = live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
     return redact(problem)  # it is written to journal, history and outbox
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import TrackingError, TrackingRefused
 from tasks.registry.reasons import reason
-from tasks.waiting import waiting_for
+from tasks.waiting import importing, waiting_for
 
+log = logging.getLogger(__name__)
 SQLITE = "sqlite:///"
 HEALTH_S = 10.0  # for a server's first word
 FIRST_USE_S = 600.0  # until another process must have made a database's tables
@@ -24,9 +26,10 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its p
 
 def preload() -> None:
     """Import what logging a run needs (seconds), at a time when this process has nothing else to do."""
-    import mlflow.data
-    import mlflow.pyfunc
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    with importing("mlflow.pyfunc"):
+        import mlflow.data
+        import mlflow.pyfunc
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 def check_tracking(uri: str) -> None:
@@ -112,7 +115,8 @@ def _check_active(found: Any) -> None:
 
 def connect(config: Config) -> Any:
     """Return a client of the configured tracking and registry server; nothing global is set."""
-    from mlflow import MlflowClient
+    with importing("mlflow"):
+        from mlflow import MlflowClient
 
     uri = config.tracking.uri
     with tracking_errors(uri), _first_use(uri):
@@ -131,6 +135,8 @@ def _first_use(uri: str) -> Iterator[None]:
         yield
         return
     with FileLock(f"{_file(uri)}.lock", timeout=FIRST_USE_S):
+        if not _file(uri).exists():
+            log.info("creating MLflow's database %s", redact(uri))
         yield
 
 

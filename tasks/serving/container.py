@@ -93,14 +93,15 @@ def _pull(client: docker.DockerClient, name: str, platform: str) -> None:
     layers: dict[str, bool] = {}  # maps an id to whether the layer is complete
     log.info("Pulling %s", name)
     pull = partial(client.api.pull, repository, tag or "latest", stream=True, decode=True, platform=platform or None)
-    for event in with_limit(pull, PULL_SILENCE_S):
-        if "error" in event:  # the HTTP status was 200 already
-            raise APIError(event["error"])
-        if event.get("status") == "Pulling fs layer":
-            layers[event["id"]] = False
-        elif event.get("status") in ("Pull complete", "Already exists"):
-            layers[event["id"]] = True
-            log.info("Pulling %s: %d of %d layers", name, sum(layers.values()), len(layers))
+    with waiting_for(f"the pull of {name}"):
+        for event in with_limit(pull, PULL_SILENCE_S):
+            if "error" in event:  # the HTTP status was 200 already
+                raise APIError(event["error"])
+            if event.get("status") == "Pulling fs layer":
+                layers[event["id"]] = False
+            elif event.get("status") in ("Pull complete", "Already exists"):
+                layers[event["id"]] = True
+                log.info("Pulling %s: %d of %d layers", name, sum(layers.values()), len(layers))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from tasks.datasets.strings import TEXT, Array
 from tasks.records import Signature
 
 LONGEST = 2000  # characters of a request to paste; a longer one is read from a file
+WIDTH = 72  # of the lines of Python, which fit into a terminal of 80 columns
 
 
 def row_of_zeros(signature: Signature) -> dict[str, Array]:
@@ -26,7 +27,7 @@ def row_of_zeros(signature: Signature) -> dict[str, Array]:
     return found
 
 
-def request_lines(url: str, row: Mapping[str, Array], signature: Signature, file: Path) -> list[str]:
+def request_lines(url: str, row: Mapping[str, Array], signature: Signature, file: Path) -> tuple[str, list[str]]:
     """Return a curl command and lines of Python that request the answer to a row.
 
     Args:
@@ -39,12 +40,11 @@ def request_lines(url: str, row: Mapping[str, Array], signature: Signature, file
         file.write_text(body, encoding="utf-8")
         data, read = f"@{shlex.quote(str(file))}", f"json.load(open({str(file)!r}))"
     else:
-        data, read = shlex.quote(body), pprint.pformat(json.loads(body), width=110, compact=True, sort_dicts=False)
-    return [
-        f"curl -d {data} {url}:predict",
-        "",
+        data, read = shlex.quote(body), pprint.pformat(json.loads(body), width=WIDTH, compact=True, sort_dicts=False)
+    return f"curl -d {data} {url}:predict", [
         "import json, urllib.request",
+        f'url = "{url}:predict"',
         f"body = {read}",
-        f'with urllib.request.urlopen("{url}:predict", json.dumps(body).encode()) as answer:',
+        "with urllib.request.urlopen(url, json.dumps(body).encode()) as answer:",
         "    print(json.load(answer))",
     ]

@@ -21,6 +21,7 @@ from tasks.records import Backend, Champion
 from tasks.serving.client import RestClient
 from tasks.serving.embedded import run_embedded
 from tasks.serving.exits import ended_by_requests
+from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
@@ -141,7 +142,8 @@ def throwaway_server(
         started = run_embedded(model.name, *version_dirs, memory_mb=serving.memory_mb)
     with started as server, contextlib.ExitStack() as stack:
         stack.callback(lambda: _keep_log(server, log_file))
-        client = wait_available(server, model, serving, champion)
+        with waiting_for(f"the model server to load '{model.name}' version {model.version}"):
+            client = wait_available(server, model, serving, champion)
         stack.callback(client.close)
         try:
             yield server, client

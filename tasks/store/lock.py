@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from tasks.errors import LockTimeout, StoreError
 from tasks.savedmodel.files import fsync_path, make_directories
+from tasks.waiting import waiting_for
 
 LOCK, HOLDER, TELLING = ".lock", ".lock-holder.json", ".telling.lock"
 TELLING_S = 60.0  # seconds to wait while another process updates MLflow
@@ -34,7 +35,8 @@ def model_lock(model_dir: Path, timeout_s: float) -> Iterator[None]:
             make_directories(model_dir)
             fsync_path(model_dir.parent)  # else a power failure could lose the directory with its contents
         lock = FileLock(model_dir / LOCK, is_singleton=True)
-        held = lock.acquire(timeout=timeout_s)
+        with waiting_for(f"another change of '{model_dir.name}' to end"):
+            held = lock.acquire(timeout=timeout_s)
     except Timeout as exc:
         raise LockTimeout(
             f"only one process can change '{model_dir.name}' at a time: '{exc.lock_file}' was held for {timeout_s:g} s "
@@ -55,7 +57,8 @@ def telling_lock(model_dir: Path) -> Iterator[None]:
         LockTimeout: another process held the lock for too long. StoreError: the directory cannot be written.
     """
     try:
-        held = FileLock(model_dir / TELLING).acquire(timeout=TELLING_S)
+        with waiting_for("another process that tells MLflow of a change"):
+            held = FileLock(model_dir / TELLING).acquire(timeout=TELLING_S)
     except Timeout as exc:
         raise LockTimeout(
             f"only one process can update MLflow at a time: '{exc.lock_file}' was held for {TELLING_S:g} s; try again"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,11 @@ from tasks.training.readings import decide_readings
 log = logging.getLogger(__name__)
 
 
-def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: bool) -> TrainedModel:
+def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
     """Build, train and save a model.
 
     Args:
         keras_file: the `.keras` file to write.
-        show_bar: let Keras draw its progress bar (in a terminal); else log one line for each epoch.
 
     Raises:
         TrainingError: the model cannot be built or trained, or its loss is not a number.
@@ -57,9 +57,8 @@ def fit_model(config: Config, splits: Splits, keras_file: Path, *, show_bar: boo
         mode=config.training.mode,
         restore_best_weights=True,
     )
-    callbacks = [_watch(config), *([] if show_bar else [_lines(config.training.epochs)])]
-    callbacks += [stopper] if config.training.patience else []
-    history = _fit(model, rows, validation, config, callbacks=callbacks, verbose=int(show_bar))
+    callbacks = [_watch(config), epoch_lines(config.training.epochs), *([stopper] if config.training.patience else [])]
+    history = _fit(model, rows, validation, config, callbacks=callbacks, verbose=0)
     save_model(model, keras_file)
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
     return replace(_summary(model, history, best_epoch, keras_file), readings=readings, rounded=rounded)
@@ -216,15 +215,32 @@ def _watch(config: Config) -> Any:
     return Watch()
 
 
-def _lines(epochs: int) -> Any:
-    """Return a callback that logs one line for each epoch."""
+def epoch_lines(epochs: int, clock: Callable[[], float] = time.monotonic) -> Any:
+    """Return a callback that logs one line for each epoch, or for some of very many epochs.
+
+    Lines are logged for the first hundred epochs, then for every tenth up to a thousand, every hundredth up to ten
+    thousand and so on, for each epoch that ends at least a second after the last line, and for the last epoch.
+    """
     import keras
 
     class Lines(keras.callbacks.Callback):  # type: ignore[misc]
+        said_at = clock()
+        waiting: tuple[Any, ...] = ()  # for its line: epoch, epochs, figures
+
         def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
-            done = {"progress": (epoch + 1) / epochs}
-            log.info("epoch %d/%d  %s", epoch + 1, epochs, figures, extra=done)
+            self.waiting = (epoch + 1, epochs, figures)
+            if (epoch + 1) % 10 ** max(len(str(epoch)) - 2, 0) == 0 or clock() - self.said_at >= 1:
+                self._say()
+
+        def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+            if self.waiting:
+                self._say()
+
+        def _say(self) -> None:
+            done = {"progress": self.waiting[0] / epochs}
+            log.info("epoch %d/%d  %s", *self.waiting, extra=done)
+            self.said_at, self.waiting = clock(), ()
 
     return Lines()
 

@@ -30,9 +30,13 @@ from typing import IO, Any, ParamSpec, TypeVar
 from configs.redaction import known
 from tasks.errors import PipelineError, TrainingError
 from tasks.program import own_process
+from tasks.waiting import SILENCE_S
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+LONG_S = 60.0  # after this time, a wait such as for a long epoch is logged once a minute
 
 
 class TensorFlowProcess:
@@ -73,7 +77,7 @@ class TensorFlowProcess:
         """
         while question not in self._answers:
             try:
-                number, kind, value = self._pipe.recv()
+                number, kind, value = self._next()
             except (EOFError, ConnectionResetError):
                 raise self._death() from None
             if kind == "log":
@@ -84,6 +88,15 @@ class TensorFlowProcess:
         if kind == "error":
             raise value
         return value
+
+    def _next(self) -> Any:
+        """Return the child's next message, and log every few seconds that it is waited for."""
+        waited, pause = 0.0, SILENCE_S
+        while not self._pipe.poll(pause):
+            waited += pause
+            log.info("waiting for the TensorFlow process, %g s so far", waited)
+            pause = SILENCE_S if waited < LONG_S else LONG_S
+        return self._pipe.recv()
 
     def close(self) -> None:
         """Kill the child."""

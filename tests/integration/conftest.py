@@ -86,7 +86,7 @@ def rehearsed(make_config: Callable[..., Config]) -> Callable[[str], Rehearsed]:
         config = make_config(load, build, name, **settings)
         run_dir = config.work_dir / "runs" / "r"
         splits = prepare_splits(config.data, run_dir / "data")
-        trained = fit_model(config, splits, run_dir / "model.keras", show_bar=False)
+        trained = fit_model(config, splits, run_dir / "model.keras")
         model_dir = config.work_dir / "candidates" / name
         with claim_version(model_dir, config.models_root / name, config.export.version_width) as claim:
             exported = export_savedmodel(config, splits, trained, claim.staging, run_dir)

@@ -35,7 +35,7 @@ def fit(make_config: Callable[..., Config], tmp_path: Path) -> Prepare:
     def fitting(load: str, build: str, **settings: Any) -> TrainedModel:
         written = {key: json.dumps(value) for key, value in settings.items()}
         config = make_config(f"{MODELS}:{load}", f"{MODELS}:{build}", **written)
-        return fit_model(config, prepare_splits(config.data, tmp_path), tmp_path / "m" / "model.keras", show_bar=False)
+        return fit_model(config, prepare_splits(config.data, tmp_path), tmp_path / "m" / "model.keras")
 
     return fitting
 

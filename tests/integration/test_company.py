@@ -41,7 +41,7 @@ def exported(make_config: Callable[..., Config], tmp_path: Path) -> Export:
         written = {key: json.dumps(value) for key, value in settings.items()}
         config = make_config(f"{MODELS}:{load}", f"{MODELS}:{build}", **written)
         splits = prepare_splits(config.data, tmp_path / "data")
-        trained = fit_model(config, splits, tmp_path / "model.keras", show_bar=False)
+        trained = fit_model(config, splits, tmp_path / "model.keras")
         version_dir = tmp_path / "m" / str(number)
         version_dir.mkdir(parents=True)
         found = export_savedmodel(config, splits, trained, version_dir, tmp_path)

@@ -26,7 +26,7 @@ def fit(tmp_path: Path) -> Fit:
 
     def fitting(config: Config, file: str = "model.keras") -> TrainedModel:
         splits = prepare_splits(config.data, tmp_path / "data")
-        return fit_model(config, splits, tmp_path / file, show_bar=False)
+        return fit_model(config, splits, tmp_path / file)
 
     return fitting
 
@@ -138,3 +138,37 @@ def test_targets_that_the_loss_does_not_take(fit: Fit, make_config: Callable[...
     with pytest.raises(DataError, match="must fit its loss, got .*; use sparse_categorical_crossentropy") as caught:
         fit(config)
     assert "\n" not in str(caught.value)
+
+
+def epochs_said(caplog: pytest.LogCaptureFixture, ran: int, epochs: int, seconds: float) -> list[int]:
+    """Return the epochs that have a line, where each of them takes so many seconds."""
+    from tasks.training.fit import epoch_lines
+
+    now = [0.0]
+    callback = epoch_lines(epochs, lambda: now[0])
+    caplog.clear()
+    with caplog.at_level("INFO", "tasks"):
+        for epoch in range(ran):
+            now[0] += seconds
+            callback.on_epoch_end(epoch, {"loss": 1 / 3, "val_loss": 0.5})
+        callback.on_train_end()
+    for record in caplog.records:
+        number = int(record.getMessage().split("/")[0].removeprefix("epoch "))
+        assert record.getMessage() == f"epoch {number}/{epochs}  loss 0.3333  val_loss 0.5"
+        assert record.__dict__["progress"] == number / epochs
+    return [int(record.getMessage().split("/")[0].removeprefix("epoch ")) for record in caplog.records]
+
+
+def test_each_epoch_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """A usual fit has a line an epoch, quick or slow, and none twice; so has one that stops early."""
+    assert epochs_said(caplog, 30, 30, 0.01) == [*range(1, 31)]
+    assert epochs_said(caplog, 7, 30, 0.01) == [*range(1, 8)]
+    assert epochs_said(caplog, 250, 1000, 60) == [*range(1, 251)]
+    assert epochs_said(caplog, 0, 30, 1) == []
+
+
+def test_a_thousand_quick_epochs_can_be_followed(caplog: pytest.LogCaptureFixture) -> None:
+    """Of very many, a hundred have a line at first, then every tenth, then every hundredth, and always the last."""
+    assert epochs_said(caplog, 1000, 1000, 0) == [*range(1, 101), *range(110, 1001, 10)]
+    assert epochs_said(caplog, 1234, 9999, 0) == [*range(1, 101), *range(110, 1001, 10), 1100, 1200, 1234]
+    assert epochs_said(caplog, 120, 1000, 0.25) == [*range(1, 101), 104, 108, 110, 114, 118, 120]

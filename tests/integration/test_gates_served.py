@@ -47,7 +47,7 @@ def exported(user_config: Callable[..., Any]) -> Export:
         config = user_config("groups", build, **dict(item.split("=", 1) for item in settings))
         run_dir, version_dir = config.work_dir / "runs" / "r", config.work_dir / "candidates" / "m" / "2"
         splits = prepare_splits(config.data, run_dir / "data")
-        trained = fit_model(config, splits, run_dir / "model.keras", show_bar=False)
+        trained = fit_model(config, splits, run_dir / "model.keras")
         version_dir.mkdir(parents=True)
         found = export_savedmodel(config, splits, trained, version_dir, run_dir)
         requests, reference = run_dir / "requests.npz", run_dir / "reference.npz"

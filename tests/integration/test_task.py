@@ -68,7 +68,7 @@ def exported(configured: Callable[..., Config]) -> Callable[..., Trained]:
         config = configured(targets, epochs=30, **settings)
         run_dir, version_dir = config.work_dir / "runs" / "r", config.work_dir / "candidates" / "m" / "2"
         splits = prepare_splits(config.data, run_dir)
-        trained = fit_model(config, splits, run_dir / "model.keras", show_bar=False)
+        trained = fit_model(config, splits, run_dir / "model.keras")
         version_dir.mkdir(parents=True)
         found = export_savedmodel(config, splits, trained, version_dir, run_dir)
         requests, reference = run_dir / "requests.npz", run_dir / "reference.npz"
@@ -412,6 +412,6 @@ def test_no_epoch_is_trained_before_the_refusal(
     config = configured("numbers", p_loss="own")
     splits = prepare_splits(config.data, tmp_path)
     with pytest.raises(DataError, match="must be probabilities"):
-        fit_model(config, splits, tmp_path / "model.keras", show_bar=False)
+        fit_model(config, splits, tmp_path / "model.keras")
     assert not [record for record in caplog.records if "epoch" in record.getMessage()]
     assert not (tmp_path / "model.keras").exists()

@@ -6,6 +6,7 @@ import contextvars
 import errno
 import logging
 import threading
+from pathlib import Path
 
 import pytest
 import requests
@@ -15,8 +16,8 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from tasks import waiting
 from tasks.errors import TrackingError, TrackingRefused
-from tasks.registry.connection import tracking_errors
-from tasks.waiting import waiting_for
+from tasks.registry.connection import _first_use, tracking_errors
+from tasks.waiting import importing, waiting_for
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,28 @@ def test_a_wait_within_a_log_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     for teller in tellers:
         teller.join(600)
         assert not teller.is_alive()
+
+
+def test_making_a_database_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """MLflow takes seconds to make the tables of a new database: the first use says so, and no later one."""
+    database = tmp_path / "mlflow.db"
+    with caplog.at_level(logging.INFO, "tasks"):
+        for _ in range(2):
+            with _first_use(f"sqlite:///{database}"):
+                database.touch()
+    assert caplog.messages == [f"creating MLflow's database sqlite:///{database}"]
+
+
+def test_an_import_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that takes long is named while it is imported; nobody waits for one that is there already."""
+    monkeypatch.setattr(waiting, "SILENCE_S", 0.001)
+    said, named = threading.Event(), set()
+    monkeypatch.setattr(waiting.log, "info", lambda _words, whom, _seconds: (named.add(whom), said.set()))
+    before = set(threading.enumerate())
+    with importing("not_imported_yet"):
+        assert said.wait(600)
+        [teller] = set(threading.enumerate()) - before
+    teller.join(600)
+    with importing("threading"):
+        assert set(threading.enumerate()) <= before
+    assert named == {"the import of not_imported_yet"}

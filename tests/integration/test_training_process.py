@@ -191,3 +191,34 @@ def test_the_childs_temporary_files_go_with_it() -> None:
         assert left.is_dir()
     assert not left.parent.exists()
     assert left.parent.name.startswith("rehearsal-")
+
+
+class _Ending(logging.Handler):
+    """Lets a child that reads a pipe go on once its parent has said three times that it waits."""
+
+    def __init__(self, pipe: Path) -> None:
+        super().__init__()
+        self.pipe, self.said = pipe, list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+        if len(self.said) == 3:
+            self.pipe.write_text("done")
+
+
+@pytest.mark.usefixtures("empty_keras")
+def test_a_silent_child_is_waited_for_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the child imports TensorFlow or fits, the parent says how long it waits, after a minute less often."""
+    monkeypatch.setattr(process, "SILENCE_S", 0.01)
+    monkeypatch.setattr(process, "LONG_S", 0.02)
+    monkeypatch.setattr(process.log, "level", logging.INFO)
+    os.mkfifo(tmp_path / "pipe")
+    handler = _Ending(tmp_path / "pipe")
+    process.log.addHandler(handler)
+    try:
+        with process.tensorflow_process():
+            assert process.call(Path.read_text, handler.pipe) == "done"
+    finally:
+        process.log.removeHandler(handler)
+    said = [f"waiting for the TensorFlow process, {waited} s so far" for waited in (0.01, 0.02, 0.04)]
+    assert handler.said[:3] == said

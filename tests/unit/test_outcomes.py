@@ -7,14 +7,14 @@ import pytest
 from tasks.outcomes import PromotionState
 
 TABLE = {
-    "promoted": (0, "32", "Promoted"),
-    "canary": (0, "32", "Canary"),
-    "awaiting review": (0, "33", "AwaitingReview"),
+    "promoted": (0, "green", "Promoted"),
+    "canary": (0, "green", "Canary"),
+    "awaiting review": (0, "yellow", "AwaitingReview"),
     "not promoted": (0, "", "NotPromoted"),
-    "rejected": (3, "31", "Rejected"),
-    "refused": (3, "31", "Refused"),
-    "rolled back": (1, "31", "RolledBack"),
-    "stale": (1, "31", "Stale"),
+    "rejected": (3, "red", "Rejected"),
+    "refused": (3, "red", "Refused"),
+    "rolled back": (1, "red", "RolledBack"),
+    "stale": (1, "red", "Stale"),
 }
 
 

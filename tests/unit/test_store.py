@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks import waiting
 from tasks.errors import LockTimeout, ManifestMismatch, StoreError, VersionExists
 from tasks.records import Change
 from tasks.savedmodel.manifest import MANIFEST, hash_files, verify_manifest, write_manifest
@@ -281,6 +282,25 @@ def test_held_lock_times_out_and_says_by_whom(tmp_path: Path) -> None:
     assert caught.value.retryable
     with model_lock(live, 5):
         assert json.loads((live / ".lock-holder.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_held_lock_is_waited_for_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for another change says so; once that ends, this one goes on."""
+    live, said = tmp_path / "live" / "m", list[str]()
+    command = [sys.executable, "-c", HOLD, str(live)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+
+        def info(words: str, whom: str, _seconds: float) -> None:
+            said.append(words.partition(",")[0] % whom)
+            other.kill()
+
+        monkeypatch.setattr(waiting, "SILENCE_S", 0.001)
+        monkeypatch.setattr(waiting.log, "info", info)
+        with model_lock(live, 600):
+            pass
+    assert set(said) == {"waiting for another change of 'm' to end"}
 
 
 def test_models_root_that_is_a_file(tmp_path: Path) -> None:

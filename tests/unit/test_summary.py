@@ -37,7 +37,7 @@ def shown(state: str, uri: str) -> list[str]:
     page = f"{uri}/#/experiments/1/runs/abc{MENU}" if uri == SERVER else ""
     run = TrackedRun("abc", "1", "digits", 7, page)
     outcome = Outcome(report, run, Promotion(PromotionState(state), None, "why"), {})
-    return summary(config, "--config cfg.yaml", outcome).splitlines()
+    return [line.plain for line in summary(config, "--config cfg.yaml", outcome)]
 
 
 def test_the_link_leads_to_the_run_and_the_version() -> None:

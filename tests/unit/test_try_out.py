@@ -174,7 +174,7 @@ def test_a_damaged_warmup(tmp_path: Path) -> None:
 def test_a_long_request_is_read_from_a_file(tmp_path: Path) -> None:
     """No shell takes a request of megabytes on its command line."""
     image = Signature((TensorSpec("image", "float32", (None, 64, 64)), TensorSpec("any", "int64", None)), (Y,))
-    lines = request_lines("http://h:1/v1/models/m", row_of_zeros(image), image, tmp_path / "it's.json")
-    assert max(map(len, lines)) < LONGEST
+    command, lines = request_lines("http://h:1/v1/models/m", row_of_zeros(image), image, tmp_path / "it's.json")
+    assert max(map(len, [command, *lines])) < LONGEST
     assert (tmp_path / "it's.json").stat().st_size > LONGEST
-    assert lines[0].startswith("curl -d @'")
+    assert command.startswith("curl -d @'")

@@ -1,15 +1,18 @@
 """What a container is asked for, and where its engine is."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from configs.schema import Serving
+from tasks import waiting
 from tasks.errors import ServingUnavailable
 from tasks.serving import container
-from tasks.serving.container import _to_its_end, ensure_image, hardening, publishing
+from tasks.serving.container import _pull, _to_its_end, ensure_image, hardening, publishing
 from tasks.serving.engine import engine_address, rest_host
 
 
@@ -121,3 +124,21 @@ def test_an_interrupt_while_the_thread_of_a_call_is_started(begun: bool, monkeyp
         start(threads[0])  # the operating system gets round to it only now
         threads[0].join(600)
         assert calls == []
+
+
+def test_a_pull_is_named_while_a_layer_takes_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each layer has its line, and between them the pull has one every few seconds."""
+    said = threading.Event()
+
+    def pull(*_words: object, **_options: object) -> Iterator[dict[str, str]]:
+        yield {"status": "Pulling fs layer", "id": "a"}
+        assert said.wait(600)
+        yield {"status": "Pull complete", "id": "a"}
+
+    monkeypatch.setattr(waiting, "SILENCE_S", 0.001)
+    monkeypatch.setattr(waiting.log, "info", lambda _words, whom, _seconds: whom == "the pull of x:1" and said.set())
+    with caplog.at_level("INFO", "tasks"):
+        _pull(SimpleNamespace(api=SimpleNamespace(pull=pull)), "x:1", "")  # type: ignore[arg-type]
+    assert caplog.messages == ["Pulling x:1", "Pulling x:1: 1 of 1 layers"]
