@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -265,11 +266,10 @@ def _place(base: Path, path: Path, field: str) -> Path:
     if path.parts[:1] and path.parts[0].startswith("~"):
         raise ConfigError(f"'{field}' must be a path without '~', which is no home here, got '{_cut(str(path))}'")
     try:
-        place = (base.resolve() / path).resolve()
-        place.exists()  # False where there is nothing; an error where there never can be
-    except (OSError, RuntimeError, ValueError) as exc:
-        if isinstance(exc, PermissionError):
-            return place
+        place = Path(os.path.realpath(base / path))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            place.stat()  # any other error means that nothing can ever be there
+    except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else str(exc)
         raise ConfigError(f"'{field}' must be a path that can be, got '{_cut(str(path))}': {reason}") from exc
     return place
