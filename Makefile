@@ -1,17 +1,20 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check docs lock clean
+.PHONY: help run test test-long check docs lock clean
 PYTHON ?= python3.11
 CONFIG ?= configs/digits.yaml
 BIN := .venv/bin
 
 help:  ## Show these lines
-	@grep -E '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
 
 run: .venv/run  ## Train, judge and promote the digits example (CONFIG=file for another)
 	$(BIN)/python -m flows.train_and_serve --config $(CONFIG)
 
 test: .venv/dev  ## Run the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+test-long: .venv/dev  ## Run the slower proofs, which `make test` leaves out
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m long
 
 check: .venv/dev  ## Lint, types and import rules
 	$(BIN)/ruff check .

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shlex
 import stat
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ RETIRED = {
     "data.split takes a split of your own)",
 }  # key: why it is gone, and what to do
 
-__all__ = ["ConfigError", "arguments", "load_config", "require", "shown", "without_secrets"]
+__all__ = ["ConfigError", "arguments", "load_config", "require", "shown", "without_secrets", "written"]
 
 LARGEST_FILE = 512 * 1024  # bytes
 LONGEST_MESSAGE, LONGEST_VALUE = 700, 120  # characters
@@ -58,6 +60,33 @@ def require(config: Config, *fields: str) -> None:
         section, key = field.split(".")
         if not getattr(getattr(config, section), key):
             raise ConfigError(f"'{field}' is required and missing")
+
+
+def written(values: Mapping[str, Any]) -> Path:
+    """Write what a configuration file holds to a file in the current directory, and return its path.
+
+    Its name follows from its content, so that one configuration is one file. Only its owner may read it: it may hold
+    secrets.
+
+    Raises:
+        ConfigError: a value cannot be written as YAML, or there is no room for the file.
+    """
+    try:
+        plain = json.loads(json.dumps(values, default=os.fspath))
+        text = yaml.safe_dump(plain, allow_unicode=True, sort_keys=False)
+        file = Path.cwd() / f"rehearse-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+        if not file.exists():  # another process may be reading one that is there
+            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as stream:
+                stream.write(text)
+            Path(stream.name).rename(file)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ConfigError(f"the configuration must hold what a YAML file can hold: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(
+            f"the configuration is kept as a file in the current directory, which cannot be written: {exc.strerror}; "
+            "give the path of a YAML file instead"
+        ) from exc
+    return file
 
 
 def arguments(path: str, overrides: Sequence[str] = ()) -> str:

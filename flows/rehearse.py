@@ -9,7 +9,7 @@ if __name__ == "__main__":  # before Prefect is imported: --help and a config er
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from prefect import State, flow
 from prefect.context import FlowRunContext
 from prefect.states import Completed
 
-from configs.loading import arguments, load_config, require
+from configs.loading import arguments, load_config, require, written
 from configs.redaction import redact
 from flows.commands import session
 from flows.judging import judge_and_promote
@@ -79,7 +79,7 @@ def rehearse_model(  # noqa: PLR0913  a model and its rows, and what becomes of 
     features: Any,
     target: Any = None,
     *,
-    config: str | Path,
+    config: str | Path | Mapping[str, Any],
     promote: bool = True,
     trained_on: Any = None,
 ) -> Outcome:
@@ -91,12 +91,14 @@ def rehearse_model(  # noqa: PLR0913  a model and its rows, and what becomes of 
         target: what should be answered, or None.
         trained_on: features that the model was trained or validated on, or None where that is not known; rows that are
             among them are not judged.
-        config: path of the YAML file, which the commands that follow (approve, roll back) read as well.
+        config: path of the YAML file, which the commands that follow (approve, roll back) read as well; or what such a
+            file holds, which is then written to `rehearse-<hash>.yaml` in the current directory for those commands.
 
     Raises:
         PipelineError: there is no verdict. One that is a rejection is returned, not raised.
     """
-    cfg = load_config(Path(config))
+    config = written(config) if isinstance(config, Mapping) else Path(config)
+    cfg = load_config(config)
     rows = check_rows((features, target), "rehearse_model", needs_target=False)
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch, _with_prefect():
         save_rows(Path(scratch) / ROWS, rows)

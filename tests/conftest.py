@@ -94,10 +94,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def unit_of_work(file: Path) -> str:
     """Return what keeps tests on one worker (`-n`): their file, or the engine that some files share.
 
-    The tests of a file share what they train and start. Some tests of containers look at everything that runs.
+    The tests of a file share what they train and start. Each run on an engine removes what killed runs have left there,
+    so that the tests that kill one must not meet another's run.
     """
-    sources = [path for path in (file, file.with_name("conftest.py")) if path.exists()]
-    return "the engine" if any("mark.docker" in path.read_text() for path in sources) else str(file)
+    return "the engine" if "mark.docker" in file.read_text() else str(file)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from tasks.datasets.seen import RECORD, read_record
 from tests.e2e.conftest import ROOT
@@ -200,12 +201,14 @@ def test_a_declared_contract(project: Any, models: Path) -> None:
 def test_the_flow_in_the_documentation(workspace: Any) -> None:
     """The documented flow, which trains by its own loop, gets a verdict on its model and promotes it.
 
-    Told more rows that the model was trained on, it judges fewer.
+    Told more rows that the model was trained on, it judges fewer. A dictionary says as much as its file.
     """
     text = (ROOT / "docs" / "your-project.md").read_text(encoding="utf-8")
     code, config = (text.split(f"```{kind}\n", 1)[1].split("```", 1)[0] for kind in ("python", "yaml"))
     told = re.sub(r'config="cfg.yaml"(, trained_on=[^)]*)?', 'config="cfg.yaml", trained_on={"x": x[:310]}', code)
-    (workspace.directory / "nightly.py").write_text(told)
+    values = 'yaml.safe_load(open("cfg.yaml"))'
+    again = f'rehearse_model("models/orders/1", {{"x": np.ones((9, 3))}}, config={values}, promote=False)'
+    (workspace.directory / "nightly.py").write_text(f"{told}    import yaml\n    print({again}.promotion.reason)\n")
     places = "work_dir: work\nmodels_root: models\nserving: {backend: embedded}\n"
     (workspace.directory / "cfg.yaml").write_text(config + places)
     done = subprocess.run(
@@ -215,4 +218,7 @@ def test_the_flow_in_the_documentation(workspace: Any) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "promoted version 1 is live" in done.stdout
     assert workspace.versions("orders") == [1]
-    assert reports(workspace) == ["310 given rows; 10 rows that are among them were not judged"]
+    assert reports(workspace)[0] == "310 given rows; 10 rows that are among them were not judged"
+    [kept] = workspace.directory.glob("rehearse-*.yaml")
+    assert yaml.safe_load(kept.read_text()) == yaml.safe_load((workspace.directory / "cfg.yaml").read_text())
+    assert "every gate passed, and promotion was not asked for" in done.stdout

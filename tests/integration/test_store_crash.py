@@ -1,6 +1,6 @@
 """A process that is killed before any of its file-system calls leaves nothing that a server or the next run minds.
 
-REHEARSAL_CRASH_POINTS=all pytest tests/integration/test_store_crash.py    # every call; else every n-th
+The suite kills at every 31st call; those with the mark `long` kill at every call.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ from tests.store_driver import Store
 
 pytestmark = pytest.mark.timeout(3600)
 
-ALL = os.environ.get("REHEARSAL_CRASH_POINTS") == "all"
-STEP = 1 if ALL else 31
-points: Counter[str] = Counter()
+STEPS = [31, pytest.param(1, marks=pytest.mark.long)]  # from one call that is killed to the next
+points: dict[int, Counter[str]] = {31: Counter(), 1: Counter()}
+
+
+@pytest.fixture(params=STEPS)
+def step(request: pytest.FixtureRequest) -> int:
+    """Return how many calls lie between two that are killed."""
+    return int(request.param)
 
 
 class Driver:
@@ -243,14 +248,16 @@ class Change:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def kill_at_every_call(driver: Driver, production: Production, change: Change, name: str, first_kill: int = 0) -> None:
-    """Kill a change before each of its calls; then look as a server does, as the doctor does and as the next run does.
+def kill_at_every_call(
+    step: int, driver: Driver, production: Production, change: Change, name: str, first_kill: int = 0
+) -> None:
+    """Kill a change before each `step`-th of its calls; then look as a server, the doctor and the next run do.
 
     Args:
         first_kill: if given, kill a promotion before this call of its, and then the doctor before each of hers.
     """
     store = dataclasses.replace(production.store, **change.settings)
-    for kill_at in itertools.count(1 + len(name) % STEP, STEP):
+    for kill_at in itertools.count(1 + len(name) % step, step):
         args = change.arrange(production)
         production.settle()
         before, numbers = summary(store), used_numbers(store)
@@ -267,7 +274,7 @@ def kill_at_every_call(driver: Driver, production: Production, change: Change, n
             assert version in args or version not in numbers, "and are never used again"
         if "killed_before" not in answer:
             return
-        points[name] += 1
+        points[step][name] += 1
         if kill_at == 1 and not first_kill:
             assert after == before
 
@@ -290,25 +297,27 @@ LABELS = {
 
 
 @pytest.mark.parametrize("name", LATEST)
-def test_killed_where_the_highest_serves(driver: Driver, latest: Production, name: str) -> None:
+def test_killed_where_the_highest_serves(step: int, driver: Driver, latest: Production, name: str) -> None:
     """Wherever a change of a directory is killed, it ends or disappears, and the server that watches never stumbles."""
-    kill_at_every_call(driver, latest, LATEST[name], name)
+    kill_at_every_call(step, driver, latest, LATEST[name], name)
 
 
 @pytest.mark.parametrize("name", LABELS)
-def test_killed_where_labels_say_what_serves(driver: Driver, labels: Production, name: str) -> None:
+def test_killed_where_labels_say_what_serves(step: int, driver: Driver, labels: Production, name: str) -> None:
     """The same of a canary, of its withdrawal, and of a label that moves, stays or moves back."""
-    kill_at_every_call(driver, labels, LABELS[name], name)
+    kill_at_every_call(step, driver, labels, LABELS[name], name)
 
 
-@pytest.mark.parametrize("first_kill", range(8, 48, 4) if ALL else [24])
-def test_a_killed_doctor(driver: Driver, latest: Production, first_kill: int) -> None:
+@pytest.mark.parametrize(
+    ("step", "first_kill"), [(31, 24), *(pytest.param(1, n, marks=pytest.mark.long) for n in range(8, 48, 4))]
+)
+def test_a_killed_doctor(step: int, driver: Driver, latest: Production, first_kill: int) -> None:
     """A doctor that is killed while she mends a killed promotion leaves nothing that the next one cannot mend."""
     doctor = Change("repair", publish_and_export, {"keep": 3, "url": ""})
-    kill_at_every_call(driver, latest, doctor, f"doctor after {first_kill}", first_kill)
+    kill_at_every_call(step, driver, latest, doctor, f"doctor after {first_kill}", first_kill)
 
 
-def test_killed_between_two_file_systems(driver: Driver, latest: Production) -> None:
+def test_killed_between_two_file_systems(step: int, driver: Driver, latest: Production) -> None:
     """Where no link reaches, a copy that is killed is as little to be seen, and the next run copies anew."""
     elsewhere = Path("/dev/shm")
     if not os.access(elsewhere, os.W_OK) or elsewhere.stat().st_dev == latest.store.live.stat().st_dev:
@@ -321,12 +330,13 @@ def test_killed_between_two_file_systems(driver: Driver, latest: Production) -> 
             return [dataclasses.replace(production.store, candidates=candidates).export()]
 
         settings = {"candidates": candidates, "keep": 3, "url": ""}
-        kill_at_every_call(driver, latest, Change("promote", arrange, settings), "copy")
+        kill_at_every_call(step, driver, latest, Change("promote", arrange, settings), "copy")
 
 
-def test_every_call_was_a_point() -> None:
-    """With REHEARSAL_CRASH_POINTS=all there are at least 200 points; the calls of no change have been overlooked."""
-    if len(points) < len(LATEST) + len(LABELS):
+def test_every_call_was_a_point(step: int) -> None:
+    """Where every call is killed there are at least 200 points: the calls of no change have been overlooked."""
+    found = points[step]
+    if len(found) < len(LATEST) + len(LABELS):
         pytest.skip("the other tests of this module were not run")
-    sys.stdout.write(f"\n{sum(points.values())} points: {dict(points)}\n")
-    assert sum(points.values()) >= (200 if ALL else 15)
+    sys.stdout.write(f"\n{found.total()} points: {dict(found)}\n")
+    assert found.total() >= (200 if step == 1 else 15)

@@ -245,3 +245,14 @@ def test_links_however_they_are_written(tmp_path: Path) -> None:
     ]  # fmt: skip
     (tmp_path / "page.md").write_text("\n".join(written))
     assert sorted(Page(tmp_path / "page.md").links) == ["a.md", "b.md", "c.md", "d.png", "e.png", "f.md"]
+
+
+def test_contributing_lists_the_long_proofs() -> None:
+    """CONTRIBUTING names each file with a test that carries the mark `long`, and no other."""
+    marked = {
+        str(path)
+        for path in Path("tests").rglob("test_*.py")
+        if re.search(r"\bpytest[.]mark[.]long\b", path.read_text())
+    }
+    listed = re.findall(r"^  - `(tests/\S+)`:", Path("CONTRIBUTING.md").read_text(), re.M)
+    assert set(listed) == marked

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from configs.loading import ConfigError, load_config
+from configs.loading import ConfigError, load_config, written
 from configs.schema import METRICS
 from configs.user_code import parsed
 from tasks.gates import metrics
@@ -191,3 +192,37 @@ def test_another_parse_in_the_middle_of_ours(tmp_path: Path) -> None:
     gc.callbacks.append(parse_once)
     assert isinstance(parsed((tmp_path / "long.py").read_bytes()), ast.Module)
     assert parses
+
+
+def test_a_mapping_becomes_a_file_that_the_next_command_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal mappings are one file, readable by its owner alone; its relative paths resolve beside it."""
+    monkeypatch.chdir(tmp_path)
+    values = {
+        "name": "m", "data": {"params": {"rate": 1e-05, "text": "1e3", "when": "2026-11-26"}},
+        "work_dir": Path("runs"), "models_root": tmp_path / "live",
+    }  # fmt: skip
+    file = written(values)
+    assert written(dict(values)) == file
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert written({**values, "seed": 1}) != file
+    config = load_config(file)
+    assert config.data.params == values["data"]["params"]  # type: ignore[index]
+    assert (config.work_dir, config.models_root) == (tmp_path / "runs", tmp_path / "live")
+
+
+def test_a_mapping_that_cannot_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An array, a mapping within itself and a directory that takes no file give one line."""
+    monkeypatch.chdir(tmp_path)
+    endless: dict[str, Any] = {"name": "m"}
+    endless["data"] = endless
+    for values in ({"name": object()}, endless):
+        with pytest.raises(ConfigError, match="must hold what a YAML file can hold"):
+            written(values)
+    assert list(tmp_path.iterdir()) == []
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="give the path of a YAML file"):
+        written({"name": "m"})

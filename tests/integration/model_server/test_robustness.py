@@ -3,13 +3,12 @@
 import gzip
 import http.client
 import json
-import os
 import socket
 import string
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.model_server.rest_app import MAX_BODY_BYTES
@@ -72,31 +71,36 @@ def _answer(connection: Any, method: str, path: str, body: bytes | None = None) 
     return response.status, response.read()
 
 
-_MANY = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "500")),
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+EXAMPLES = pytest.mark.parametrize("examples", [500, pytest.param(5000, marks=pytest.mark.long)])
 
 
-@_MANY
-@given(model=st.sampled_from(MODELS), body=BODIES)
-def test_any_body(connection: Any, model: str, body: bytes) -> None:
+@EXAMPLES
+def test_any_body(connection: Any, examples: int) -> None:
     """Any body gets an answer, a JSON object with an error, or 501 for what JSON cannot carry."""
-    status, answer = _answer(connection, "POST", f"/v1/models/{model}:predict", body)
-    assert status in (200, 400, 404, 501), (body, answer)
-    document = json.loads(answer.decode("utf-8", "surrogateescape"))
-    assert list(document) in ([["predictions"], ["outputs"]] if status == 200 else [["error"]])
+
+    @settings(max_examples=examples)
+    @given(model=st.sampled_from(MODELS), body=BODIES)
+    def answered(model: str, body: bytes) -> None:
+        status, answer = _answer(connection, "POST", f"/v1/models/{model}:predict", body)
+        assert status in (200, 400, 404, 501), (body, answer)
+        document = json.loads(answer.decode("utf-8", "surrogateescape"))
+        assert list(document) in ([["predictions"], ["outputs"]] if status == 200 else [["error"]])
+
+    answered()
 
 
-@_MANY
-@given(method=st.sampled_from(["GET", "POST", "PUT", "HEAD", "PATCH"]), parts=st.lists(PATH_PARTS, max_size=8))
-def test_any_path(connection: Any, method: str, parts: list[str]) -> None:
+@EXAMPLES
+def test_any_path(connection: Any, examples: int) -> None:
     """Any path gets 200, 400 or 404."""
-    path = "/" + "/v1/models/half/"[1 : len(parts) * 3] + "".join(parts)
-    status, answer = _answer(connection, method, path, b"{}" if method in ("POST", "PUT", "PATCH") else None)
-    assert status in (200, 400, 404), (path, answer)
+
+    @settings(max_examples=examples)
+    @given(method=st.sampled_from(["GET", "POST", "PUT", "HEAD", "PATCH"]), parts=st.lists(PATH_PARTS, max_size=8))
+    def answered(method: str, parts: list[str]) -> None:
+        path = "/" + "/v1/models/half/"[1 : len(parts) * 3] + "".join(parts)
+        status, answer = _answer(connection, method, path, b"{}" if method in ("POST", "PUT", "PATCH") else None)
+        assert status in (200, 400, 404), (path, answer)
+
+    answered()
 
 
 def test_body_over_the_limit_is_refused_before_it_is_read(zoo_server: Any) -> None:
