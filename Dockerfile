@@ -1,7 +1,7 @@
 # Two images out of one tree, written without BuildKit's own syntax so that any engine builds them:
 #   docker build --target serving -t keras-rehearsal-serving .   the embedded server, where tensorflow/serving stands
 #   docker build --target flows -t keras-rehearsal .             the pipeline
-# BASE_IMAGE is any Debian or Ubuntu with Python 3.11; PIP_INDEX_URL, where given, is where wheels come from.
+# BASE_IMAGE is any Debian or Ubuntu with Python 3.11 to 3.13; PIP_INDEX_URL, where given, is where wheels come from.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 
@@ -21,7 +21,7 @@ RUN awk -v packages="$PACKAGES" \
     && /opt/serving/bin/pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes \
         -r /tmp/serving.lock \
     && /opt/serving/bin/pip uninstall --yes pip setuptools \
-    && cd /opt/serving/lib/python3.11/site-packages/tensorflow \
+    && cd /opt/serving/lib/python3.*/site-packages/tensorflow \
     && find . -type f ! -name '*_pb2*.py*' ! -path ./__init__.py ! -path './core/*/__init__.py' \
         ! -name libtensorflow_cc.so.2 ! -name libtensorflow_framework.so.2 -delete \
     && find . -type d -empty -delete \

@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long check docs lock clean
-PYTHON ?= python3.11
+PYTHON ?= python3
 CONFIG ?= configs/digits.yaml
 BIN := .venv/bin
 
@@ -39,6 +39,8 @@ clean:  ## Remove the environment and the caches, never models or runs
 
 # pip, not uv: it is a minute slower once, and keeps to the mirrors and certificates that a company's pip.conf names
 define install
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
+		"PYTHON must be Python 3.11 to 3.13, got %d.%d; for example: make PYTHON=python3.13" % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing $(1) into .venv (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)

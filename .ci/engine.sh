@@ -53,14 +53,15 @@ stop_engine() {
     [ -z "${ENGINE_BRIDGE:-}" ] || ip link delete "$ENGINE_BRIDGE" 2>/dev/null || true
 }
 
-# make_base_image DIR TAG: make a Debian 12 base image with Python 3.11 out of Debian's own packages.
-# The machine's CA bundle goes into it, so that a build inside reaches whatever index the machine reaches.
+# make_base_image DIR SUITE TAG: make a base image with Python out of Debian's own packages: bookworm has Python 3.11,
+# trixie 3.13. The machine's CA bundle goes into it, so that a build inside reaches whatever index the machine reaches.
 make_base_image() {
-    local root=$1/base tag=$2 bundle=/etc/ssl/certs/ca-certificates.crt
-    if ! debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$root" \
-        >"$1/debootstrap.log" 2>&1; then
-        echo "debootstrap failed:" >&2
-        tail -n 30 "$1/debootstrap.log" >&2
+    local root=$1/$2 suite=$2 tag=$3 bundle=/etc/ssl/certs/ca-certificates.crt
+    # The script of sid is that of every suite; an older debootstrap has no name of its own for trixie.
+    if ! debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv "$suite" "$root" "" sid \
+        >"$root.log" 2>&1; then
+        echo "debootstrap $suite failed:" >&2
+        tail -n 30 "$root.log" >&2
         return 1
     fi
     cp "${SSL_CERT_FILE:-$bundle}" "$root$bundle"

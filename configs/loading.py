@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -266,11 +267,10 @@ def _place(base: Path, path: Path, field: str) -> Path:
             "write ${HOME} instead"
         )
     try:
-        place = (base.resolve() / path).resolve()
-        place.exists()  # False if nothing is there; an error if nothing can ever be there
-    except (OSError, RuntimeError, ValueError) as exc:
-        if isinstance(exc, PermissionError):
-            return place
+        place = Path(os.path.realpath(base / path))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            place.stat()  # any other error means that nothing can ever be there
+    except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else str(exc)
         raise ConfigError(f"'{field}' must be a valid path, got '{cut(str(path))}': {reason}") from exc
     return place

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.machinery import ModuleSpec
@@ -127,12 +128,15 @@ def _names_in(origin: str, _changed_ns: int) -> frozenset[str]:
 def parsed(source: bytes) -> ast.Module:
     """Parse a module; try again if another thread, such as one of Prefect's, was parsing at the same time.
 
+    What Python only warns of, such as an invalid escape, it says itself at the import, with the name of the file.
     Source: https://github.com/python/cpython/issues/106905, `recursion depth mismatch`; seen with Python 3.11.7.
     """
-    try:
-        return ast.parse(source)
-    except SystemError:
-        return ast.parse(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(source)
+        except SystemError:
+            return ast.parse(source)
 
 
 def top_level_names(module: ast.Module) -> set[str]:

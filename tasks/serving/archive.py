@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -22,12 +23,12 @@ def tar_stream(version_dir: Path, prefix: str) -> Iterator[bytes]:
     """
     try:
         yield _header(prefix)
-        for path in [version_dir, *sorted(version_dir.rglob("*"))]:
-            name = str(PurePosixPath(prefix, version_dir.name, path.relative_to(version_dir).as_posix()))
-            if path.is_dir():
-                yield _header(name)
-            else:
-                yield from _file(path, name)
+        for root, names, members in os.walk(version_dir, onerror=_raise):
+            place = PurePosixPath(prefix, version_dir.name, Path(root).relative_to(version_dir))
+            names.sort()
+            yield _header(str(place))
+            for member in sorted(members):
+                yield from _file(Path(root, member), str(place / member))
         yield bytes(2 * tarfile.BLOCKSIZE)
     except OSError as exc:  # an HTTP client would regard it as a broken connection
         raise StoreError(
@@ -39,6 +40,10 @@ def tar_stream(version_dir: Path, prefix: str) -> Iterator[bytes]:
 def tar_file(name: str, content: bytes) -> bytes:
     """Return a tar archive of one small file that all users can read."""
     return _header(name, len(content)) + content + bytes(-len(content) % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _header(name: str, size: int | None = None) -> bytes:

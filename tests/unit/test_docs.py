@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel
 
 from configs.loading import load_config
@@ -165,7 +167,8 @@ def test_python_examples(block: Block) -> None:
         if isinstance(node, ast.Import):
             assert all(names_in(alias.name) is not None for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            assert {alias.name for alias in node.names} <= (names_in(node.module) or set()), node.module
+            names = names_in(node.module) or set()
+            assert "*" in names or {alias.name for alias in node.names} <= names, node.module
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.path)) for page in PAGES])
@@ -225,6 +228,19 @@ def test_the_workflow_runs_the_whole_suite() -> None:
     assert ["bash", ".ci/run"] in called
     assert Path(".ci/run").is_file()
     assert [words for words in called if words[0] == "make" and problem(words)] == []
+
+
+def test_versions_of_python_are_the_same_everywhere() -> None:
+    """The versions that a wheel installs on are those that are classified, documented and taken by make."""
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    taken = SpecifierSet(project["requires-python"])
+    minors = [minor for minor in range(100) if f"3.{minor}.1" in taken]
+    classified = [c.rpartition("3.")[2] for c in project["classifiers"] if "Python :: 3." in c]
+    assert classified == [str(minor) for minor in minors]
+    versions = [f"3.{minor}" for minor in minors]
+    assert f"You need Python {', '.join(versions[:-1])} or {versions[-1]} on" in Path("README.md").read_text()
+    assert f"(3, {minors[0]}) <= sys.version_info < (3, {minors[-1] + 1})" in Path("Makefile").read_text()
+    assert f"with Python {versions[0]} to {versions[-1]};" in Path("Dockerfile").read_text()
 
 
 def test_lock_files_name_no_host() -> None:

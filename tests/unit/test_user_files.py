@@ -105,6 +105,13 @@ def test_files_that_are_none(tmp_path: Path, reference: str, words: str) -> None
     assert words in str(caught.value)
 
 
+def test_what_python_warns_of_is_left_to_the_import(tmp_path: Path) -> None:
+    """Reading a module's names warns of nothing in it: Python does so at the import, with the file's name."""
+    config = written(tmp_path, "my_model.py", "x")
+    (tmp_path / "my_model.py").write_text("def load(): return '\\d'\ndef build(features): return 1 is 1\n")
+    assert load_config(config).data.load == "./my_model.py:load"  # warnings are errors here
+
+
 FUNCTIONS = """
 import functools
 def load(path, rows=10, /, *, seed=0): return None

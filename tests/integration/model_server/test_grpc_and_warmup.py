@@ -71,6 +71,8 @@ def test_predict(api: Any, channel: Any) -> None:
     assert response.model_spec.signature_name == "serving_default"
 
 
+# TensorFlow 2.21 reads halves in a way that NumPy 2.5 (Python 3.12 and later have it from the lock) advises against.
+@pytest.mark.filterwarnings("ignore:Setting the dtype on a NumPy array:DeprecationWarning:tensorflow")
 @pytest.mark.parametrize(
     ("signature", "dtype"),
     [

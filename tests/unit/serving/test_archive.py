@@ -1,8 +1,11 @@
 """A version directory as a tar stream."""
 
+import errno
 import io
+import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,10 +28,8 @@ def test_what_is_unpacked_is_what_was_packed(tmp_path: Path) -> None:
     sizes = {"saved_model.pb": 511, "fingerprint.pb": 512, "variables/variables.index": 513, "empty": 0}
     version_dir = make_version(tmp_path, sizes)
     with tarfile.open(fileobj=io.BytesIO(b"".join(tar_stream(version_dir, "digits")))) as tar:
-        tar.extractall(tmp_path / "out")
-    unpacked = tmp_path / "out" / "digits" / "00000007"
-    found = {p.relative_to(unpacked).as_posix(): p.read_bytes() for p in unpacked.rglob("*") if p.is_file()}
-    assert found == {name: (version_dir / name).read_bytes() for name in sizes}
+        found = {entry.name: file.read() for entry in tar if (file := tar.extractfile(entry))}
+    assert found == {f"digits/00000007/{name}": (version_dir / name).read_bytes() for name in sizes}
 
 
 def test_a_server_without_privileges_can_read_the_model_and_not_change_it(tmp_path: Path) -> None:
@@ -72,6 +73,21 @@ def test_a_link_to_a_directory_is_that_directory(tmp_path: Path) -> None:
             "digits/1/saved_model.pb": 3,
             "digits/1/variables/variables.index": 4,
         }
+
+
+def test_a_directory_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory within the version that cannot be listed raises instead of becoming an empty one."""
+    version_dir = make_version(tmp_path, {"saved_model.pb": 3, "variables/variables.index": 4})
+    listing = os.scandir
+
+    def refusing(path: str | Path) -> Any:
+        if Path(path).name == "variables":  # root may list everything, so that modes would prove nothing
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(StoreError, match="variables cannot be read: Permission denied"):
+        list(tar_stream(version_dir, "digits"))
 
 
 def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
