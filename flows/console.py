@@ -1,7 +1,7 @@
-"""What a command says: on a terminal in colour and broken between words, anywhere else as plain lines.
+"""Prints the messages of commands: with colour and line breaks between words in a terminal, else as plain lines.
 
-A pipe or a file gets each message as one line, which scripts read. Colour follows rich's rules: NO_COLOR and TERM=dumb
-switch it off, FORCE_COLOR switches it on without a terminal. Source: https://rich.readthedocs.io/en/stable/console.html
+A pipe or a file gets each message as one line, for scripts. Colour follows rich's rules: NO_COLOR and TERM=dumb switch
+it off, and FORCE_COLOR switches it on without a terminal. Source: https://rich.readthedocs.io/en/stable/console.html
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from rich.text import Text
 from configs.redaction import redact
 from tasks.outcomes import RED, YELLOW
 
-INDENT = 2  # of the further lines of a message without a label
+INDENT = 2  # columns, for the second and later lines of a message without a label
 WORD = re.compile(r"\s*\S+")
-SHELL_WORD = re.compile(r"\s*(?:[^\s'\"\\]|\\.|'[^']*'|\"[^\"]*\")+")  # a space within quotes ends none
-CONTINUED = " \\"  # what a shell reads on beyond
+SHELL_WORD = re.compile(r"\s*(?:[^\s'\"\\]|\\.|'[^']*'|\"[^\"]*\")+")  # a space in quotes does not end it
+CONTINUED = " \\"  # continues a shell command on the next line
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of what a command says.
+    """One line of output.
 
     Attributes:
-        text: sentences, which a terminal may break between words.
-        label: what stands before it, such as `error: `; the further lines are indented by as much.
-        command: a shell command behind the text; where it is broken, the shell reads on.
-        colour: of the label, or of the text where there is none, as rich names it.
+        text: sentences, which are broken between words in a terminal.
+        label: text before it, such as `error: `; later lines are indented by its width.
+        command: a shell command after the text; a broken command can still be pasted.
+        colour: rich's name of the colour of the label, or of the text if there is no label.
     """
 
     text: str = ""
@@ -45,14 +45,14 @@ class Line:
 
     @property
     def plain(self) -> str:
-        """Return all of it in one line."""
+        """Return the whole as one plain line."""
         between = " " if self.text and self.command else ""
         return f"{self.label}{self.text}{between}{self.command}"
 
 
 def say(text: str = "", label: str = "", *, command: str = "", colour: str = "", stream: TextIO | None = None) -> None:
-    """Write a message of one or more lines to standard output, or another stream, in one piece."""
-    first, *others = redact(text).split("\n")  # before a break could come into a secret
+    """Write a message of one or more lines to standard output, or to another stream, in one piece."""
+    first, *others = redact(text).split("\n")  # before a line break could split a secret
     lines = [Line(first, redact(label), redact(command), colour), *map(Line, others)]
     write(lines, stream or sys.stdout)
 
@@ -63,12 +63,12 @@ def error(text: str) -> None:
 
 
 def warning(text: str) -> None:
-    """Write to standard error what went wrong beside the matter."""
+    """Write a warning to standard error."""
     say(text, "warning: ", colour=YELLOW, stream=sys.stderr)
 
 
 def write(lines: Sequence[Line], stream: TextIO) -> None:
-    """Write lines at once, so that none of another thread's comes between them or their words."""
+    """Write lines in one call, so that lines of other threads cannot come between them."""
     console = Console(file=stream)
     if not console.is_terminal:
         stream.write("".join(f"{line.plain}\n" for line in lines))
@@ -79,14 +79,14 @@ def write(lines: Sequence[Line], stream: TextIO) -> None:
 
 
 def _painted(line: Line, width: int | None) -> Text:
-    """Return a line in its colour, broken to a width, if there is one."""
+    """Return a line in its colour, broken to a width if one is given."""
     text = Text(line.plain if width is None else "\n".join(broken(line, width)))
     text.stylize(line.colour, 0, len(line.label.rstrip()) or len(text))
     return text
 
 
 def broken(line: Line, width: int) -> list[str]:
-    """Return a line as lines of at most `width` columns, none of which ends within a word.
+    """Return a line as lines of at most `width` columns, broken between words.
 
     Only a word that is itself wider than the terminal is left for the terminal to break, so that it can be copied.
     """
@@ -99,14 +99,14 @@ def broken(line: Line, width: int) -> list[str]:
             lines.append(" " * indent)  # a command is easier to copy from a line of its own
             between = ""
         words = SHELL_WORD.findall(line.command)
-        if "".join(words) != line.command:  # a quotation that does not end
+        if "".join(words) != line.command:  # a quotation mark is not closed
             words = [line.command]
         _fill(lines, [between + words[0], *words[1:]], width, indent, CONTINUED)
     return [found.rstrip() for found in lines]
 
 
 def _fill(lines: list[str], words: Sequence[str], width: int, indent: int, joint: str = "") -> None:
-    """Add words, each with the blanks before it, to the last line, and begin another one where it is full.
+    """Add words, each with the spaces before it, to the last line, and start another line when it is full.
 
     Args:
         joint: what ends a line that goes on in the next one.
@@ -125,21 +125,21 @@ def _fill(lines: list[str], words: Sequence[str], width: int, indent: int, joint
 
 
 class LineHandler(logging.Handler):
-    """Says what is logged on standard output."""
+    """Prints log records to standard output."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say a record's message."""
+        """Print the message of a record."""
         try:
             say(self.format(record))
-        except Exception:  # noqa: BLE001  as of every handler: what cannot be logged ends nothing
+        except Exception:  # noqa: BLE001  a record that cannot be logged must not end the program
             self.handleError(record)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of arguments whose errors are broken between words, too."""
+    """An argument parser whose errors are also broken between words."""
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """End the process, with a message on standard error."""
+        """End the process with a message on standard error."""
         if message:
             say(message.rstrip("\n"), stream=sys.stderr)
         raise SystemExit(status)

@@ -59,7 +59,7 @@ class TensorFlowProcess:
             )
         self._pipe = Connection(ours.detach())
         self._questions = itertools.count(1)
-        self._answers: dict[int, tuple[str, Any]] = {}  # that nobody has fetched yet, by the number of the question
+        self._answers: dict[int, tuple[str, Any]] = {}  # not fetched yet, by the number of the question
 
     def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> int:
         """Ask the child to run `function`; return the number of the question, for `result`."""

@@ -86,7 +86,7 @@ def test_a_directory_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypat
         return listing(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(StoreError, match="variables cannot be read: Permission denied"):
+    with pytest.raises(StoreError, match="variables is not: Permission denied"):
         list(tar_stream(version_dir, "digits"))
 
 
