@@ -446,8 +446,8 @@ def test_a_champion_whose_rows_nobody_knows(
     assert before.seen is None
     found, served = judged(exported("ruled"), tmp_path, gates_of("quality"), before)
     assert found["quality"].passed
-    assert "not compared with the champion: which rows" in found["quality"].summary
-    assert "exported before" in found["quality"].needs_person
+    assert "not compared with the champion: it is unknown which rows" in found["quality"].summary
+    assert "exported by an older release" in found["quality"].needs_person
     (bound,) = judge(gates_of("quality", **accuracy(min=0.5)), exported("ruled"), served)
     assert (bound.passed, bound.needs_person) == (True, "")
 
