@@ -207,11 +207,13 @@ class _Ending(logging.Handler):
 
 
 @pytest.mark.usefixtures("empty_keras")
-def test_a_silent_child_is_waited_for_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_child_is_waited_for_aloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """While the child imports TensorFlow or fits, the parent says how long it waits, after a minute less often."""
     monkeypatch.setattr(process, "SILENCE_S", 0.01)
     monkeypatch.setattr(process, "LONG_S", 0.02)
-    monkeypatch.setattr(process.log, "level", logging.INFO)
+    caplog.set_level(logging.INFO, logger=process.log.name)
     os.mkfifo(tmp_path / "pipe")
     handler = _Ending(tmp_path / "pipe")
     process.log.addHandler(handler)
