@@ -154,7 +154,7 @@ def test_too_little_memory_is_named(serving: Serving, tmp_path: Path, run_id: st
             time.sleep(0.05)
         error = server.explain_exit()
     assert type(error) is ServingError
-    assert "memory limit of 1024 MiB. Raise serving.memory_mb" in str(error)
+    assert "limit of 1024 MiB. Raise serving.memory_mb" in str(error)
 
 
 def test_an_exception_in_the_block_leaves_no_container(

@@ -90,7 +90,7 @@ def test_the_printed_request_works_until_it_is_stopped(project: Path, server: li
     curl = next(line for line in lines if line.startswith("curl "))
     asked = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=600, check=True)
     assert json.loads(asked.stdout) == {"outputs": [[3.0]]}  # of zeros
-    python = text[text.index("import json") : text.index("\n\nCtrl-C")]
+    python = text[text.index("import json") : text.index("\n\nPress Ctrl-C")]
     asked = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, timeout=600, check=True)
     assert asked.stdout == "{'outputs': [[3.0]]}\n"
     os.killpg(process.pid, end)
