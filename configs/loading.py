@@ -71,9 +71,11 @@ def written(values: Mapping[str, Any]) -> Path:
         text = yaml.safe_dump(plain, allow_unicode=True, sort_keys=False)
         file = Path.cwd() / f"rehearse-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
         if not file.exists():  # another process may be reading an existing file
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as stream:
-                stream.write(text)
-            Path(stream.name).rename(file)
+            with tempfile.TemporaryDirectory(prefix=".rehearse-", dir=file.parent) as scratch:
+                part = Path(scratch, file.name)
+                part.touch(0o600)
+                part.write_text(text, encoding="utf-8")
+                part.rename(file)
     except (TypeError, ValueError, RecursionError) as exc:
         raise ConfigError(f"the configuration must contain only values that YAML can represent: {exc}") from exc
     except OSError as exc:

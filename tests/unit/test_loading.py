@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import gc
+import os
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +228,16 @@ def test_a_mapping_that_cannot_be_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     gone.rmdir()
     with pytest.raises(ConfigError, match="pass the path of a YAML file"):
         written({"name": "m"})
+
+
+def test_a_mapping_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full gives one line, and no part of the file, which may hold a secret, is left behind."""
+    monkeypatch.chdir(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        written({"name": "m"})
+    assert list(tmp_path.iterdir()) == []
