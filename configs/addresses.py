@@ -17,6 +17,17 @@ def server_address(address: str) -> str:
     return address
 
 
+def host_and_port(address: str) -> str:
+    """Accept host and port of a gRPC server."""
+    if not address:
+        return address
+    rule = "must be HOST:PORT, such as 127.0.0.1:8500"
+    parts = _address(f"grpc://{address}", rule)
+    if parts.netloc != address or parts.port is None or "@" in address:
+        raise ValueError(rule)
+    return address
+
+
 def tracking_uri(uri: str) -> str:
     """Accept a tracking URI; one of a server must have a valid address."""
     if re.search(r"[\x00-\x1f\x7f]", uri):

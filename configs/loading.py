@@ -227,10 +227,16 @@ def _resolve(config: Config, base: Path) -> Config:
     metrics = {located(name, base): bound for name, bound in config.gates.metrics.items()}
     work_dir, models_root = _place(base, config.work_dir, "work_dir"), _place(base, config.models_root, "models_root")
     _check_apart(work_dir, models_root, config.name)
+    attached = config.serving.attached
+    if attached.directory is not None:
+        directory = _place(base, attached.directory, "serving.attached.directory")
+        _check_not_production(directory, models_root)
+        attached = attached.model_copy(update={"directory": directory})
     return config.model_copy(
         update={
             "data": config.data.model_copy(update={"load": located(config.data.load, base)}),
             "model": config.model.model_copy(update={"build": located(config.model.build, base)}),
+            "serving": config.serving.model_copy(update={"attached": attached}),
             "gates": gates.model_copy(update={**found, "metrics": metrics}),
             "work_dir": work_dir,
             "models_root": models_root,
@@ -246,6 +252,15 @@ def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
         raise ConfigError(
             f"models_root must not contain candidates: production watches '{cut(str(live))}', and candidates are in "
             f"'{cut(str(candidates))}'; set models_root or work_dir to another directory"
+        )
+
+
+def _check_not_production(directory: Path, models_root: Path) -> None:
+    """Refuse a directory that production watches: rehearsals replace its models.config."""
+    if directory.is_relative_to(models_root):
+        raise ConfigError(
+            f"serving.attached.directory must not be in models_root, which production watches, got "
+            f"'{cut(str(directory))}'; give rehearsals a directory of their own"
         )
 
 

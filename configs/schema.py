@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from configs.addresses import server_address, tracking_uri
+from configs.addresses import host_and_port, server_address, tracking_uri
 from configs.times import Moment, check_order
 
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
@@ -213,11 +213,41 @@ class Export(Section):
     )
 
 
+def _absolute(path: str) -> str:
+    """Accept an absolute path, or nothing."""
+    if path and not path.startswith("/"):
+        raise ValueError("must be an absolute path, because TensorFlow Serving refuses a relative one")
+    return path
+
+
+class Attached(Section):
+    """A TensorFlow Serving that is running already, for `serving.backend: attached`."""
+
+    url: Annotated[str, AfterValidator(server_address)] = Field(
+        "", description="REST address of the server, such as http://127.0.0.1:8501"
+    )
+    grpc: Annotated[str, AfterValidator(host_and_port)] = Field(
+        "", description="gRPC address of the server, such as 127.0.0.1:8500; needed with protocol grpc or both"
+    )
+    directory: Path | None = Field(
+        None,
+        description="directory, shared with the server and used by rehearsals only, whose models.config the server "
+        "watches",
+    )
+    seen_as: Annotated[str, AfterValidator(_absolute)] = Field(
+        "",
+        description="absolute path of that directory as the server sees it; empty means the same path",
+    )
+    lock_timeout_s: float = Field(600, ge=0, description="seconds to wait while another run uses the server")
+
+
 class Serving(Section):
     """The throwaway server that the candidate is rehearsed in."""
 
-    backend: Literal["auto", "docker", "embedded"] = Field(
-        "auto", description="auto uses docker if an engine and the image are available, else embedded"
+    backend: Literal["auto", "docker", "embedded", "attached"] = Field(
+        "auto",
+        description="auto uses docker if an engine and the image are available, else embedded; attached uses a server "
+        "that is running already",
     )
     image: str = Field(
         "tensorflow/serving:2.19.1",
@@ -241,6 +271,22 @@ class Serving(Section):
         description="maximum number of processes and threads in the container; TensorFlow Serving starts hundreds, and "
         "more of them on a machine with more processors",
     )
+    attached: Attached = Attached()
+
+    @model_validator(mode="after")
+    def _says_what_it_is_attached_to(self) -> Serving:
+        if self.backend != "attached":
+            return self
+        needed = ["url", "directory", *(["grpc"] if self.protocol != "rest" else [])]
+        if missing := [f"attached.{name}" for name in needed if not getattr(self.attached, name)]:
+            reason = f" and protocol: {self.protocol}" if "attached.grpc" in missing else ""
+            needs = " and ".join(missing)
+            raise ValueError(f"backend: attached{reason} needs {needs}; set it, or choose another backend")
+        if self.images:
+            raise ValueError(
+                "images has no effect with backend: attached, which judges on the one server that is running; remove it"
+            )
+        return self
 
     @property
     def all_images(self) -> tuple[str, ...]:

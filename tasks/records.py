@@ -301,11 +301,20 @@ class Probe:
 
 @dataclass(frozen=True)
 class Backend:
-    """One throwaway server that judges: `docker` with its image, or `embedded`, and the reason if `auto` chose it."""
+    """One server that judges.
+
+    Attributes:
+        kind: `docker` with its image, `embedded`, or `attached` with its URL. reason: why `auto` chose it, or empty.
+    """
 
     kind: str
     image: str = ""
     reason: str = ""
+    url: str = ""
+
+    def __str__(self) -> str:
+        """Return the short form for people, such as `docker tensorflow/serving:2.19.1`."""
+        return " ".join(filter(None, (self.kind, self.image or self.url)))
 
 
 @dataclass(frozen=True)
@@ -313,11 +322,12 @@ class ServerFacts:
     """The server that gave the answers.
 
     Attributes:
-        backend: `docker` or `embedded`. reason: why `auto` chose it, or empty.
-        image, image_id: the configured container image and its content id; empty for the embedded server.
+        backend: `docker`, `embedded` or `attached`. reason: why `auto` chose it, or empty.
+        image, image_id: the configured container image and its content id; empty without a container.
         version: the version of the server, or empty if it is unknown.
         startup_s: seconds from its start to AVAILABLE.
         log: the file with everything that the server printed.
+        url: the address of an attached server, without its user name, or empty.
     """
 
     backend: str
@@ -327,6 +337,11 @@ class ServerFacts:
     version: str
     startup_s: float
     log: Path
+    url: str = ""
+
+    def __str__(self) -> str:
+        """Return the short form for people, such as `attached http://127.0.0.1:8501`."""
+        return str(Backend(self.backend, self.image, url=self.url))
 
 
 @dataclass(frozen=True)

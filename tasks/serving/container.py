@@ -255,7 +255,7 @@ class ContainerServer:
         self._client = client
         self._container = container
         self._memory_mb = serving.memory_mb
-        self._model_name = model_name
+        self.served_name = self._model_name = model_name
         self._network = network
         self._kept: tuple[dict[str, Any], str] | None = None
 
@@ -297,6 +297,10 @@ class ContainerServer:
         code = self.exit_code() or 0
         oom_mb = self._memory_mb if self._ran_out_of_memory(code) else 0
         return explain_exit(code, self.log(), self._model_name, oom_limit_mb=oom_mb)
+
+    def ended(self) -> ServingError | None:
+        """Return the error that says why the server ended, or None while it runs."""
+        return None if self.exit_code() is None else self.explain_exit()
 
     def _ran_out_of_memory(self, code: int) -> bool:
         """Return whether the engine reports that the memory limit was reached.

@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from configs.redaction import redact
 from configs.schema import Serving
-from tasks.errors import ModelLoadError, ServingError, ServingTimeout, ServingUnavailable
+from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import Backend, Champion
+from tasks.serving.attached import check_attached, run_attached, too_late
 from tasks.serving.client import RestClient
 from tasks.serving.embedded import run_embedded
 from tasks.serving.exits import ended_by_requests
@@ -48,15 +50,17 @@ class Served(Protocol):
 
 
 class ThrowawayServer(Protocol):
-    """A started server, a container or a child process, which may not be ready yet.
+    """A server with the models of one rehearsal: a container, a child process, or one that was running already.
 
     Attributes:
-        backend: `docker` or `embedded`.
-        image, image_id: the configured image and its content id; empty for the embedded server.
+        backend: `docker`, `embedded` or `attached`.
+        served_name: the name by which the server knows the model; for an attached server, not the user's.
+        image, image_id: the configured image and its content id; empty without a container.
         version: the version of the server, or an empty string if it is unknown.
     """
 
     backend: str
+    served_name: str
     image: str
     image_id: str
     version: str
@@ -70,7 +74,7 @@ class ThrowawayServer(Protocol):
         """Return the address of the gRPC API, such as `127.0.0.1:49154`, or an empty string."""
 
     def exit_code(self) -> int | None:
-        """Return the exit status, or None while it runs."""
+        """Return the exit status, or None while it runs or if that is unknown."""
 
     def log(self) -> str:
         """Return everything that it has printed so far."""
@@ -81,9 +85,14 @@ class ThrowawayServer(Protocol):
     def explain_exit(self) -> ServingError:
         """Return the error that says why the server ended, and what to do."""
 
+    def ended(self) -> ServingError | None:
+        """Return why a server that was AVAILABLE does not serve the models any more, or None if it does."""
+
 
 def check_engine(serving: Serving) -> None:
-    """Raise `ServingUnavailable` if the configuration requires Docker and no engine answers."""
+    """Raise `ServingError` if the configuration requires Docker or a running server, and it cannot be used."""
+    if serving.backend == "attached":
+        check_attached(serving)
     if serving.backend == "docker":
         from tasks.serving.engine import engine  # imports docker
 
@@ -99,6 +108,8 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
     """
     if serving.backend == "embedded":
         return (Backend("embedded"),)
+    if serving.backend == "attached":
+        return (Backend("attached", url=redact(serving.attached.url)),)
     from tasks.serving.container import ensure_image  # imports docker
 
     try:
@@ -138,6 +149,8 @@ def throwaway_server(
         started: contextlib.AbstractContextManager[ThrowawayServer] = run_container(
             serving.model_copy(update={"image": backend.image}), model.name, *version_dirs, run_id=model.run_id
         )
+    elif backend.kind == "attached":
+        started = run_attached(serving.attached, model.name, *version_dirs, run_id=model.run_id)
     else:
         started = run_embedded(model.name, *version_dirs, memory_mb=serving.memory_mb)
     with started as server, contextlib.ExitStack() as stack:
@@ -149,10 +162,11 @@ def throwaway_server(
             yield server, client
         except ServingTimeout as exc:  # not retryable: a model that hangs would hang again
             raise ServingError(str(exc), server.log()) from exc
-        except ServingUnavailable as exc:
-            if server.exit_code() is None:
+        except (ServingUnavailable, PredictionError) as exc:
+            error = server.ended()
+            if error is None:
                 raise
-            raise ended_by_requests(server.explain_exit()) from exc  # the reason of its end says more
+            raise ended_by_requests(error) from exc  # the reason of its end says more
 
 
 def wait_available(
@@ -174,27 +188,38 @@ def wait_available(
         if server.exit_code() is not None:
             raise server.explain_exit()
         if client is None and server.rest_url:
-            client = RestClient(server.rest_url, model.name, serving.request_timeout_s)
+            client = RestClient(server.rest_url, server.served_name, serving.request_timeout_s)
         if client is not None:
-            with contextlib.suppress(ServingUnavailable):  # refused: still loading
-                told = client.states()
-                states = {version: told.get(version, ("unknown", "")) for version in versions}
+            states = _told(client, versions)
         if client is not None and all(state == "AVAILABLE" for state, _ in states.values()):
             return client
         for version, (state, message) in states.items():
             if state == "END":
                 raise ModelLoadError(_refusal(model.name, version, message, champion), detail=server.log())
         time.sleep(POLL_S)
-    waiting, state = next((v, state) for v, (state, _) in states.items() if state != "AVAILABLE")
+    number, (state, words) = next((v, told) for v, told in states.items() if told[0] != "AVAILABLE")
+    late = f"'{model.name}' version {number} was not AVAILABLE after {serving.startup_timeout_s:g} s"
+    if server.backend == "attached":
+        raise too_late(serving.attached, late, state, words)
     used = 0.0
     with contextlib.suppress(ServingError):
         used = server.memory_mb() * 1e6 / 2**20
     raise ServingTimeout(
-        f"'{model.name}' version {waiting} was not AVAILABLE after {serving.startup_timeout_s:g} s (last state: "
-        f"{state}; memory in use: {used:.0f} of {serving.memory_mb} MiB). Raise serving.startup_timeout_s, or "
-        "serving.memory_mb if the memory is nearly full, or read the server log below.",
+        f"{late} (last state: {state}; memory in use: {used:.0f} of {serving.memory_mb} MiB). Raise "
+        "serving.startup_timeout_s, or serving.memory_mb if the memory is nearly full, or read the server log below.",
         detail=server.log(),
     )
+
+
+def _told(client: RestClient, versions: Iterable[int]) -> dict[int, tuple[str, str]]:
+    """Return the state of each version and the server's words about it."""
+    try:
+        told = client.states()
+    except ServingUnavailable:  # still loading, or it ended
+        return dict.fromkeys(versions, ("not listening", ""))
+    except PredictionError as exc:  # an attached server has not read of the model yet
+        return dict.fromkeys(versions, ("unknown", str(exc)))
+    return {version: told.get(version, ("unknown", "")) for version in versions}
 
 
 def _refusal(name: str, version: int, words: str, champion: Champion | None) -> str:

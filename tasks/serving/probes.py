@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -43,14 +43,23 @@ class Case(NamedTuple):
     path: str = ""
 
 
-def probe(
-    base_url: str, candidate: Candidate, inputs: Mapping[str, Array], robustness: Robustness, timeout_s: float
+def probe(  # noqa: PLR0913  (where, what and how have different owners)
+    base_url: str,
+    candidate: Candidate,
+    inputs: Mapping[str, Array],
+    robustness: Robustness,
+    timeout_s: float,
+    *,
+    served_name: str = "",
+    unanswered: Callable[[str], None] = lambda _case: None,
 ) -> tuple[Probe, ...]:
     """Send malformed, extreme and normal requests to one version, and repeat the first normal one at the end.
 
     Args:
         base_url: scheme, host and port. timeout_s: seconds to wait for each answer.
         inputs: some test rows that fit the signature, one array for each input.
+        served_name: the name by which the server knows the model; empty means the candidate's.
+        unanswered: called with the name of each request that gets no answer; it may raise an error.
 
     Returns:
         One record for each request; its status is 0 if the server does not answer. The last record, `as usual
@@ -61,8 +70,16 @@ def probe(
         *_unusual(candidate, inputs, robustness),
         Case("as usual afterwards", True, _body(candidate, _first(inputs))),
     ]
-    usual, before = _ask(base_url, candidate, Case("a batch of 1", True, cases[-1].body), timeout_s)
-    answered = [_ask(base_url, candidate, case, timeout_s) for case in cases]
+    url = f"{base_url}/v1/models/{served_name or candidate.name}"
+
+    def ask(case: Case) -> tuple[Probe, bytes]:
+        found, body = _ask(f"{url}{case.path or f'/versions/{candidate.version}'}:predict", case, timeout_s)
+        if not found.status:
+            unanswered(case.name)
+        return replace(found, words=found.words.replace(served_name or candidate.name, candidate.name)), body
+
+    usual, before = ask(Case("a batch of 1", True, cases[-1].body))
+    answered = [ask(case) for case in cases]
     last, after = answered[-1]
     probes = [usual, *(probed for probed, _ in answered[:-1]), _compared(last, before, after)]
     return tuple(probes)
@@ -154,9 +171,8 @@ def _replaced(value: Any, by: Any) -> Any:
     return [_replaced(item, by) for item in value] if isinstance(value, list) else by
 
 
-def _ask(base_url: str, candidate: Candidate, case: Case, timeout_s: float) -> tuple[Probe, bytes]:
+def _ask(url: str, case: Case, timeout_s: float) -> tuple[Probe, bytes]:
     """Send one request; return its record and the whole body of the answer."""
-    url = f"{base_url}/v1/models/{candidate.name}{case.path or f'/versions/{candidate.version}'}:predict"
     try:
         with requests.Session() as session:
             session.trust_env = False  # a proxy from the environment cannot reach loopback

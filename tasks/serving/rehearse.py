@@ -90,9 +90,10 @@ def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
     with throwaway_server(backend, serving, candidate, log_file) as (server, rest):
         startup_s = time.monotonic() - begun
         facts = ServerFacts(
-            backend.kind, backend.reason, server.image, server.image_id, server.version, startup_s, log_file
-        )
-        with _clients(serving, server, rest, candidate.name) as clients:
+            backend.kind, backend.reason, server.image, server.image_id, server.version, startup_s, log_file,
+            backend.url,
+        )  # fmt: skip
+        with _clients(serving, server, rest) as clients:
             cold_ms = _seconds(lambda: _predict(candidate, clients[0], _head(rows, 1)))[0] * 1e3
             memory_mb = server.memory_mb()
             served = _ask(rehearsal, facts, clients, rows)
@@ -109,7 +110,7 @@ def _phase_b(
     """Send the same requests to the champion, with the candidate in the same server."""
     serving, candidate, log_file = rehearsal.serving, rehearsal.candidate, rehearsal.directory / "server_both.log"
     with throwaway_server(rehearsal.backend, serving, candidate, log_file, champion) as (server, rest):
-        with _clients(serving, server, rest, candidate.name) as (first, *_):
+        with _clients(serving, server, rest) as (first, *_):
             signature = _signature(first, champion.version, candidate.signature.name)
             answers = None
             # A champion with other inputs cannot answer these rows; the contract gate reports the differences.
@@ -193,12 +194,16 @@ def _probed(
     """Return the answers with those to the probes, and whether the server crashed at one.
 
     Raises:
-        ServingError: the server ended for another reason, such as its memory limit.
+        ServingError: the server ended for another reason, such as its memory limit, or for an unknown one.
     """
     if "robustness" not in rehearsal.gates.judging:
         return served, False
     candidate, timeout_s = rehearsal.candidate, rehearsal.serving.request_timeout_s
-    probes = probe(server.rest_url, candidate, rows, rehearsal.gates.robustness, timeout_s)
+    probes = probe(
+        server.rest_url, candidate, rows, rehearsal.gates.robustness, timeout_s,
+        served_name=server.served_name, unanswered=lambda case: _check_attached(server, case),
+    )  # fmt: skip
+    _check_attached(server, probes[-1].case)
     error = None if probes[-1].status else _end(server, rest, candidate)
     if error is None:
         return replace(served, probes=probes), False
@@ -208,12 +213,18 @@ def _probed(
     return replace(served, probes=up_to_the_end(probes, words)), True
 
 
+def _check_attached(server: ThrowawayServer, case: str) -> None:
+    """Raise the error of an attached server that lost the model: why is unknown, so that it is not a verdict."""
+    if server.backend == "attached" and (error := server.ended()):
+        raise ServingError(f"{error}. The last request of the robustness gate was '{case}'", error.detail)
+
+
 def _end(server: ThrowawayServer, rest: RestClient, candidate: Candidate) -> ServingError | None:
     """Return why a server ended, or None if it is running."""
     try:
         rest.signature_def(candidate.version, candidate.signature.name)  # retries for two seconds
     except ServingUnavailable:
-        return server.explain_exit() if server.exit_code() is not None else None
+        return server.ended()
     except ServingError:
         return None
     return None
@@ -225,7 +236,7 @@ def _time(
     """Save the milliseconds of each request; return the file, and the requests per second of each version."""
     candidate = rehearsal.candidate
     timed = time_requests(
-        server.rest_url, candidate.name, versions, rows, candidate.signature.name, rehearsal.gates.latency,
+        server.rest_url, server.served_name, versions, rows, candidate.signature.name, rehearsal.gates.latency,
         rehearsal.serving.request_timeout_s,
     )  # fmt: skip
     path = rehearsal.save("latency", {name: found.milliseconds for name, found in timed.items()})
@@ -233,14 +244,12 @@ def _time(
 
 
 @contextlib.contextmanager
-def _clients(
-    serving: Serving, server: ThrowawayServer, rest: ModelClient, model_name: str
-) -> Iterator[list[ModelClient]]:
+def _clients(serving: Serving, server: ThrowawayServer, rest: ModelClient) -> Iterator[list[ModelClient]]:
     """Yield clients for the configured transports; the answers of the first are judged."""
     if serving.protocol == "rest":
         yield [rest]
         return
     from tasks.serving.grpc_client import GrpcClient  # imports grpc
 
-    with contextlib.closing(GrpcClient(server.grpc_target, model_name, serving.request_timeout_s)) as over_grpc:
+    with contextlib.closing(GrpcClient(server.grpc_target, server.served_name, serving.request_timeout_s)) as over_grpc:
         yield [over_grpc] if serving.protocol == "grpc" else [rest, over_grpc]
