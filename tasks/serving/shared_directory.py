@@ -95,7 +95,8 @@ def listed(directory: Path) -> list[str]:
         except (ValueError, text_format.ParseError) as exc:
             reason = " ".join(str(exc).split())
             raise ServingError(f"'{path}' must be a ModelServerConfig in protobuf text, got {reason}") from exc
-    names = [entry.name for entry in config.model_config_list.config]
+    custom = ["a custom model"] if config.WhichOneof("config") == "custom_model_config" else []
+    names = [*custom, *(entry.name for entry in config.model_config_list.config)]
     if others := [name for name in names if not OURS.fullmatch(name)]:
         raise ServingError(
             f"'{path}' must be for rehearsals only, because they replace it, but it lists {', '.join(others)}; set "
