@@ -1,4 +1,4 @@
-"""A model server that watches a shared directory, as somebody else starts it beside a run."""
+"""A model server that watches a shared directory, as others start it beside a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TensorFlow Serving that somebody else started, used as a throwaway server through a directory that it watches.
+"""A TensorFlow Serving that is running already, used as a throwaway server through a directory that it watches.
 
     turn     wait until no other run uses the directory; remove what dead runs left
     put in   copy the version directories there under a name of its own, then list that name in models.config
@@ -48,7 +48,7 @@ POLL_S = 0.1
 NOBODY = "keras-rehearsal"  # the name of a model that no server has
 NO_SUCH_MODEL = "Could not find any versions of model"  # Source: model_servers/get_model_status_impl.cc
 UNKNOWN = "Its exit status, its log and its memory are not known here; read its log where it was started."
-NO_LOG = f"This server was started by somebody else. {UNKNOWN}\n"
+NO_LOG = f"This run did not start this server. {UNKNOWN}\n"
 
 
 class AttachedServer:
@@ -106,7 +106,7 @@ class AttachedServer:
             return None
         return ServingError(
             f"The attached server at {self.rest_url} served '{self._model_name}' version {missing[0]} and now reports "
-            f"{told.get(missing[0], 'that it does not know it')}: it was started again, or somebody else changed "
+            f"{told.get(missing[0], 'that it does not know it')}: it was started again, or another program changed "
             f"'{self._attached.directory}'. {UNKNOWN[:-1]}",
             self.log(),
         )

@@ -22,7 +22,7 @@ from tasks.records import Backend, Champion
 from tasks.serving.attached import check_attached, run_attached, too_late
 from tasks.serving.client import RestClient
 from tasks.serving.embedded import run_embedded
-from tasks.serving.exits import ended_by_requests
+from tasks.serving.exits import ended_by_requests, remedy
 from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
@@ -224,10 +224,10 @@ def _told(client: RestClient, versions: Iterable[int]) -> dict[int, tuple[str, s
 
 def _refusal(name: str, version: int, words: str, champion: Champion | None) -> str:
     """Return which version a server refused and why, and what to do if that version is live."""
-    which, remedy = "", ""
+    which, advice = "", f". {remedy(words) or 'Export it again'}"
     if champion is not None and version == champion.version:
-        which, remedy = ", which is live,", f"; repair or remove '{champion.version_dir}'"
-    return f"the server must load '{name}' version {version}{which} but refused it: {' '.join(words.split())}{remedy}"
+        which, advice = ", which is live,", f"; repair or remove '{champion.version_dir}'"
+    return f"the server must load '{name}' version {version}{which} but refused it: {' '.join(words.split())}{advice}"
 
 
 def _keep_log(server: ThrowawayServer, log_file: Path) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from configs.schema import Attached, Serving
+from configs.schema import Attached, Config, Serving
+from tasks.check import checks
 from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import Backend, Candidate, Signature
 from tasks.serving import attached as module
@@ -113,7 +114,7 @@ def test_a_model_is_copied_in_served_and_taken_out_without_a_trace(
         assert (server.exit_code(), server.ended()) == (None, None)
     assert shared.is_empty
     assert module.states_of(attached_of(shared), server.served_name) == {12: "END"}
-    assert "was started by somebody else" in (tmp_path / "log").read_text()
+    assert "did not start this server" in (tmp_path / "log").read_text()
 
 
 def test_a_damaged_model_is_refused_in_the_servers_own_words(
@@ -373,6 +374,9 @@ def test_what_the_check_finds(shared: SharedServer, tmp_path: Path, own: SharedS
     """A server and a directory that fit pass, over both interfaces; each mistake is one line."""
     settings = shared.settings
     check_engine(Serving(**settings, protocol="both"))
+    config = Config(name="m", serving=Serving(**settings))
+    said = dict(checks(config, tmp_path))["serving"]()
+    assert said == f"the model server at {shared.url} answers, and '{shared.directory}' is writable"
     assert shared.is_empty
 
     def problem(**changes: Any) -> str:
