@@ -230,7 +230,7 @@ def _resolve(config: Config, base: Path) -> Config:
     attached = config.serving.attached
     if attached.directory is not None:
         directory = _place(base, attached.directory, "serving.attached.directory")
-        _check_not_production(directory, models_root)
+        _check_shareable(directory, models_root, attached.seen_as or str(directory))
         attached = attached.model_copy(update={"directory": directory})
     return config.model_copy(
         update={
@@ -255,12 +255,20 @@ def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
         )
 
 
-def _check_not_production(directory: Path, models_root: Path) -> None:
-    """Refuse a directory that production watches: rehearsals replace its models.config."""
+def _check_shareable(directory: Path, models_root: Path, seen_as: str) -> None:
+    """Refuse a directory that production watches, because rehearsals replace its models.config, and a path of patterns.
+
+    Source: tensorflow/core/platform/file_system.h, GetMatchingPaths, by which a model's variables are found.
+    """
     if directory.is_relative_to(models_root):
         raise ConfigError(
             f"serving.attached.directory must not be in models_root, which production watches, got "
             f"'{cut(str(directory))}'; give rehearsals a directory of their own"
+        )
+    if any(mark in seen_as for mark in "*?[\\"):
+        raise ConfigError(
+            f"the path of serving.attached.directory must not contain *, ?, [ or \\ for the server, got "
+            f"'{cut(seen_as)}', because TensorFlow reads them as patterns"
         )
 
 

@@ -99,7 +99,7 @@ class AttachedServer:
         """Return why the server does not serve the model any more, as far as its status says, or None if it does."""
         try:
             told = states_of(self._attached, self.served_name)
-        except (ServingUnavailable, ServingTimeout):
+        except ServingError:
             return self.explain_exit()
         missing = [version for version in self._versions if told.get(version) != "AVAILABLE"]
         if not missing:
@@ -178,15 +178,18 @@ def too_late(attached: Attached, late: str, state: str, words: str) -> ServingEr
     """Return the error of a server that did not load a model in time.
 
     Args:
-        late: which model. state: its last one. words: of the server, if it does not know the model.
+        late: which model. words: of the server, if it does not know the model.
+        state: its last one; `gone` if the server stopped answering, `not listening` if it never answered.
     """
     start = f"It must be started with {how_to_start(attached)}"
-    if state == "not listening":
-        return ServingUnavailable(
-            f"{late}, because no server answers at {attached.url}: it is not running, or it ended while it loaded the "
-            f"model. {UNKNOWN} {start}",
+    if state == "gone":  # another try could end it again
+        return ServingError(
+            f"{late}, because the attached server at {attached.url} stopped answering while it loaded the model. "
+            f"{UNKNOWN}",
             NO_LOG,
         )
+    if state == "not listening":
+        return ServingUnavailable(f"{late}, because no server answers at {attached.url}. {start}", NO_LOG)
     if words:
         start += (
             ", see that directory at that path (serving.attached.seen_as), and be started again if it was ever given "
@@ -233,12 +236,14 @@ def states_of(attached: Attached, name: str) -> dict[int, str]:
     """Return the state of each version of a model; nothing if the server does not know the model.
 
     Raises:
-        ServingUnavailable, ServingTimeout: the server does not answer.
+        ServingUnavailable: it does not listen. ServingError: it does not answer, or a proxy answers in its place.
     """
     with contextlib.closing(RestClient(attached.url, name, KNOCK_S)) as client:
         try:
             return {version: state for version, (state, _) in client.states().items()}
-        except PredictionError:  # 404
+        except PredictionError as exc:
+            if NO_SUCH_MODEL not in str(exc):
+                raise
             return {}
 
 
@@ -278,11 +283,16 @@ def _take_out(attached: Attached, *names: str) -> None:
 def _await_gone(attached: Attached, name: str, quiet_s: float) -> None:
     """Wait until the server has unloaded a model, or has not known it for `quiet_s` seconds."""
     deadline, quiet_since, state = time.monotonic() + UNLOAD_S, time.monotonic(), ""
+    told: dict[int, str]
     while time.monotonic() < deadline:
-        told: dict[int, str] = {}
-        with contextlib.suppress(ServingUnavailable, ServingTimeout):
+        told, state = {}, ""
+        try:
             told = states_of(attached, name)
-        state = next((state for state in told.values() if state != "END"), "")
+            state = next((state for state in told.values() if state != "END"), "")
+        except ServingUnavailable:  # a server that does not listen has no use for files
+            pass
+        except ServingError as exc:
+            state = f"nothing ({exc})"
         if state:
             quiet_since = time.monotonic()
         elif told or time.monotonic() >= quiet_since + quiet_s:

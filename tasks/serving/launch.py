@@ -27,6 +27,7 @@ from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
+SILENT = "not listening"  # shown where a state would be
 
 
 class Served(Protocol):
@@ -183,7 +184,7 @@ def wait_available(
     """
     deadline = time.monotonic() + serving.startup_timeout_s
     versions = [model.version, *([champion.version] if champion else [])]
-    states, client = dict.fromkeys(versions, ("not listening", "")), None
+    states, client, answered = dict.fromkeys(versions, (SILENT, "")), None, False
     while time.monotonic() < deadline:
         if server.exit_code() is not None:
             raise server.explain_exit()
@@ -191,6 +192,7 @@ def wait_available(
             client = RestClient(server.rest_url, server.served_name, serving.request_timeout_s)
         if client is not None:
             states = _told(client, versions)
+            answered = answered or (SILENT, "") not in states.values()
         if client is not None and all(state == "AVAILABLE" for state, _ in states.values()):
             return client
         for version, (state, message) in states.items():
@@ -200,7 +202,7 @@ def wait_available(
     number, (state, words) = next((v, told) for v, told in states.items() if told[0] != "AVAILABLE")
     late = f"'{model.name}' version {number} was not AVAILABLE after {serving.startup_timeout_s:g} s"
     if server.backend == "attached":
-        raise too_late(serving.attached, late, state, words)
+        raise too_late(serving.attached, late, "gone" if answered and state == SILENT else state, words)
     used = 0.0
     with contextlib.suppress(ServingError):
         used = server.memory_mb() * 1e6 / 2**20
@@ -216,7 +218,7 @@ def _told(client: RestClient, versions: Iterable[int]) -> dict[int, tuple[str, s
     try:
         told = client.states()
     except ServingUnavailable:  # still loading, or it ended
-        return dict.fromkeys(versions, ("not listening", ""))
+        return dict.fromkeys(versions, (SILENT, ""))
     except PredictionError as exc:  # an attached server has not read of the model yet
         return dict.fromkeys(versions, ("unknown", str(exc)))
     return {version: told.get(version, ("unknown", "")) for version in versions}

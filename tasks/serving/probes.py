@@ -31,6 +31,7 @@ LARGE_BODY_BYTES = 64 * 2**20  # limits the memory that the client needs for a l
 NO_SUCH = "no_such"
 MAX_WORDS = 500  # characters of the server's message in a cell of the report
 MAX_BEGIN = 120  # characters of a request that was not answered
+BY_A_PROXY = {502, 503, 504}  # what a proxy may answer in place of a server that ended
 SAME_RTOL, SAME_ATOL = 1e-4, 1e-6  # allows for another order of summation, not for another answer
 
 
@@ -59,7 +60,8 @@ def probe(  # noqa: PLR0913  (where, what and how have different owners)
         base_url: scheme, host and port. timeout_s: seconds to wait for each answer.
         inputs: some test rows that fit the signature, one array for each input.
         served_name: the name by which the server knows the model; empty means the candidate's.
-        unanswered: called with the name of each request that gets no answer; it may raise an error.
+        unanswered: called with the name of each request that may have got no answer of the server's; it may raise an
+            error.
 
     Returns:
         One record for each request; its status is 0 if the server does not answer. The last record, `as usual
@@ -74,7 +76,7 @@ def probe(  # noqa: PLR0913  (where, what and how have different owners)
 
     def ask(case: Case) -> tuple[Probe, bytes]:
         found, body = _ask(f"{url}{case.path or f'/versions/{candidate.version}'}:predict", case, timeout_s)
-        if not found.status:
+        if not found.status or found.status in BY_A_PROXY:
             unanswered(case.name)
         return replace(found, words=found.words.replace(served_name or candidate.name, candidate.name)), body
 

@@ -36,15 +36,34 @@ def bring_in(directory: Path, name: str, version_dirs: Sequence[Path]) -> None:
         ServingError: they cannot be read, or the directory cannot be written.
     """
     partial = directory / f"{PARTIAL}{name}"
-    with _errors(directory):
-        partial.mkdir()
+    try:
+        _directory(partial)
         for version_dir in version_dirs:
-            shutil.copytree(version_dir, partial / version_dir.name, copy_function=shutil.copyfile)
-        for root, _, files in os.walk(partial):
-            Path(root).chmod(DIRECTORY_MODE)
-            for file in files:
-                Path(root, file).chmod(FILE_MODE)
+            _copy(version_dir, partial / version_dir.name)
         partial.rename(directory / name)
+    except OSError as exc:
+        raise ServingError(
+            f"the version must be copied to serving.attached.directory '{directory}', got "
+            f"'{exc.filename2 or exc.filename}': {exc.strerror}"
+        ) from exc
+
+
+def _copy(source: Path, target: Path) -> None:
+    for root, _, files in os.walk(source, onerror=_raise):
+        inside = target / Path(root).relative_to(source)
+        _directory(inside)
+        for file in files:
+            shutil.copyfile(Path(root, file), inside / file)
+            (inside / file).chmod(FILE_MODE)
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+    path.chmod(DIRECTORY_MODE)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def list_model(directory: Path, name: str, seen_as: str, versions: Sequence[int]) -> None:
@@ -60,12 +79,17 @@ def list_model(directory: Path, name: str, seen_as: str, versions: Sequence[int]
 
 
 def list_nothing(directory: Path) -> None:
-    """Make the server serve nothing.
+    """Make the server serve nothing, even if there is no room for another file.
 
     Raises:
         ServingError: the directory cannot be written.
     """
-    _write(directory, NO_MODELS)
+    try:
+        _write(directory, NO_MODELS)
+    except ServingError:
+        with _errors(directory), (directory / PINS).open("r+") as file:  # a shorter text needs no room
+            file.write(NO_MODELS)
+            file.truncate()
 
 
 def leftovers(directory: Path) -> list[str]:
@@ -139,9 +163,6 @@ def _errors(directory: Path) -> Iterator[None]:
     """Translate the operating system's errors."""
     try:
         yield
-    except shutil.Error as exc:  # a list of (source, target, reason)
-        source, target, reason = exc.args[0][0]
-        raise ServingError(f"'{source}' must be copied to '{target}', got {reason}") from exc
     except OSError as exc:
         raise ServingError(
             f"serving.attached.directory must be a directory with room that this process can write, got "

@@ -84,10 +84,15 @@ def _created(owner: Path, note: dict[str, Any]) -> bool:
             return False
         owner.unlink()
     try:
-        with owner.open("x") as file:
-            json.dump(note, file)
+        descriptor = os.open(owner, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:  # another host was faster
         return False
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(note, file)
+    except OSError:
+        owner.unlink()
+        raise
     return True
 
 

@@ -22,7 +22,7 @@ from tasks.check import checks
 from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import Backend, Candidate, Signature
 from tasks.serving import attached as module
-from tasks.serving import turns
+from tasks.serving import launch, turns
 from tasks.serving.attached import left_behind
 from tasks.serving.launch import check_engine, throwaway_server
 from tasks.serving.turns import LOCK, OWNER, own_turn
@@ -316,7 +316,7 @@ def test_no_server_answers(own: SharedServer, running: Run) -> None:
     with pytest.raises(ServingUnavailable, match=r"No model server answers at http.*--model_config_file=.*shared/"):
         check_engine(Serving(**own.settings))
     with (
-        pytest.raises(ServingUnavailable, match=r"'half' version 12 was not AVAILABLE after 0.3 s.*are not known here"),
+        pytest.raises(ServingUnavailable, match=r"'half' version 12 was not AVAILABLE after 0.3 s, because no server"),
         running(own, startup_timeout_s=0.3),
     ):
         pytest.fail("it was served")
@@ -332,6 +332,25 @@ def test_a_server_that_ends_while_it_is_asked(own: SharedServer, running: Run) -
             own.kill()
             client.signature_def(12, "serving_default")
     assert type(caught.value) is ServingError
+    assert not caught.value.retryable
+    assert own.is_empty
+
+
+@pytest.mark.usefixtures("_no_patience")
+def test_a_server_that_ends_while_it_loads(own: SharedServer, running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that has read of the model and answers no more is not given the model a second time."""
+    own.start()
+    asking = launch._told
+
+    def told_then_killed(*arguments: Any) -> Any:
+        told = asking(*arguments)
+        own.kill()
+        return told
+
+    monkeypatch.setattr(launch, "_told", told_then_killed)
+    with pytest.raises(ServingError, match=r"stopped answering while it loaded the model.*not known") as caught:  # noqa: SIM117
+        with running(own, startup_timeout_s=3):
+            pytest.fail("it was served")
     assert not caught.value.retryable
     assert own.is_empty
 

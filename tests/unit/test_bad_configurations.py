@@ -124,6 +124,8 @@ def bomb(levels: int, step: str) -> str:
         (f"serving: {attached('url: http://h:1, directory: models')}", "must not be in models_root"),
         (f"serving: {attached('url: http://h:1, directory: models/m/sub')}", "must not be in models_root"),
         (f"serving: {attached('url: http://h:1, directory: loop')}", "attached.directory' must be a valid path"),
+        (f"serving: {attached('url: http://h:1, directory: a*b')}", "must not contain *, ?, ["),
+        (f"serving: {attached('url: http://h:1, directory: d, seen_as: /a*b')}", "must not contain *, ?, ["),
         (f"serving: {attached('url: http://h:1/v1, directory: d')}", "'serving.attached.url' must be http://HOST:PORT"),
         (f"serving: {attached('url: http://h:1, directory: d, seen_as: d')}", "seen_as' must be an absolute path"),
         (f"serving: {attached('url: http://h:1, directory: d, grpc: h')}", "'serving.attached.grpc' must be HOST:PORT"),
