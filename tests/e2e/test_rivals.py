@@ -20,6 +20,7 @@ def test_each_gets_a_number_and_the_last_is_the_champion(workspace: Any) -> None
 
     Each is a first run: neither Prefect's database nor MLflow's nor models_root is there.
     """
+    (workspace.directory / "mlflow.db").unlink()
     del workspace.env["PREFECT_API_URL"]
     workspace.env["PREFECT_HOME"] = str(workspace.directory / "prefect")
     runs = [workspace.start(*QUICK, "--set", f"seed={seed}") for seed in range(RIVALS)]
