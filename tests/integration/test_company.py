@@ -65,8 +65,8 @@ QUICK = {"gates.metric_output": "label", "gates.use": ["contract", "parity", "qu
     ("how", "settings"),
     [
         ("masked", {}),
-        ("masked", {"serving.protocol": "both"}),
-        ("zero", {}),
+        pytest.param("masked", {"serving.protocol": "both"}, marks=pytest.mark.long),
+        pytest.param("zero", {}, marks=pytest.mark.long),
         ("zero", {"export.ragged": {"tags": 0}}),
     ],
 )
@@ -86,11 +86,11 @@ def test_case_35_dynamic_length_output(
     ("how", "settings"),
     [
         ("batch", {}),
-        ("batch", {"export.ragged": {"tags": 0}}),
-        ("sum", {}),
+        pytest.param("batch", {"export.ragged": {"tags": 0}}, marks=pytest.mark.long),
+        pytest.param("sum", {}, marks=pytest.mark.long),
         ("length", {}),
         ("masked", {"export.ragged": {"tags": 0}}),  # it is not what it is said to be filled with
-        ("zero", {"export.ragged": {"tags": 1.5}}),
+        pytest.param("zero", {"export.ragged": {"tags": 1.5}}, marks=pytest.mark.long),
     ],
 )
 def test_a_real_difference_in_company_is_found(
@@ -117,7 +117,7 @@ def test_a_server_that_cuts_answers_short(exported: Export, tmp_path: Path) -> N
         save_arrays(file, arrays)
 
 
-@pytest.mark.parametrize("most", [4096, 5])
+@pytest.mark.parametrize("most", [pytest.param(4096, marks=pytest.mark.long), 5])
 def test_production_answers_in_other_company(
     exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
