@@ -102,7 +102,7 @@ def _next(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     over_rest = [address for address in addresses if address.startswith("http")]
     url = f"{over_rest[0] if over_rest else 'localhost:8501'}/v1/models/{config.name}"
     if config.promote.layout == "labels":  # without a label, the highest version answers, even if it is the canary
-        url += f"/labels/{'canary' if state == 'canary' else 'stable'}"
+        url += f"/labels/{'canary' if state is PromotionState.CANARY else 'stable'}"
     if not addresses:  # else production is running and has just been verified
         lines.append(_command("serve", start_command(config, outcome.report.served.server)))
     if over_rest or not addresses:
