@@ -23,6 +23,7 @@ from configs.explain import cut, explain
 from configs.parameters import check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
 from configs.schema import Config
+from configs.serving_flags import PARAMETERS
 from configs.user_code import check_reference, is_reference, located
 from configs.values import NAMED, filled_in
 from configs.yaml_text import DEEPEST, parse_yaml
@@ -234,7 +235,12 @@ def _resolve(config: Config, base: Path) -> Config:
     metrics = {located(name, base): bound for name, bound in config.gates.metrics.items()}
     work_dir, models_root = _place(base, config.work_dir, "work_dir"), _place(base, config.models_root, "models_root")
     _check_apart(work_dir, models_root, config.name)
-    attached = config.serving.attached
+    files = {name: _file(base, file, f"serving.files.{name}") for name, file in config.serving.files.items()}
+    serving, attached = config.serving.model_copy(update={"files": files}), config.serving.attached
+    try:
+        _ = serving.most_rows
+    except ValueError as exc:
+        raise ConfigError(f"the file of --{PARAMETERS} in serving.files {exc}") from exc
     if attached.directory is not None:
         directory = _place(base, attached.directory, "serving.attached.directory")
         _check_shareable(directory, models_root, attached.seen_as or str(directory))
@@ -243,7 +249,7 @@ def _resolve(config: Config, base: Path) -> Config:
         update={
             "data": config.data.model_copy(update={"load": located(config.data.load, base)}),
             "model": config.model.model_copy(update={"build": located(config.model.build, base)}),
-            "serving": config.serving.model_copy(update={"attached": attached}),
+            "serving": serving.model_copy(update={"attached": attached}),
             "gates": gates.model_copy(update={**found, "metrics": metrics}),
             "work_dir": work_dir,
             "models_root": models_root,

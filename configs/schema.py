@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from configs.addresses import header_name, header_value, host_and_port, production_address, server_address, tracking_uri
+from configs.serving_flags import PARAMETERS, check_flag, check_place, flag_value, most_rows
 from configs.times import Moment, check_order
 
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
@@ -271,7 +272,41 @@ class Serving(Section):
         description="maximum number of processes and threads in the container; TensorFlow Serving starts hundreds, and "
         "more of them on a machine with more processors",
     )
+    args: tuple[Annotated[str, AfterValidator(check_flag)], ...] = Field(
+        (),
+        description="flags that production's TensorFlow Serving is started with, such as --enable_batching; the "
+        "container gets them as well. They need backend docker or auto, and auto then never uses the embedded server",
+    )
+    files: dict[Annotated[str, AfterValidator(check_place)], Path] = Field(
+        {},
+        description="files that these flags name: maps the absolute path in the container to a file, whose path is "
+        "relative to the YAML file",
+    )
+    gpus: Literal["all"] | Annotated[StrictInt, Field(ge=0)] = Field(
+        0, description="GPUs that the container gets: a number, or all"
+    )
     attached: Attached = Attached()
+
+    @model_validator(mode="after")
+    def _gives_flags_to_a_container(self) -> Serving:
+        given = [name for name in ("args", "files", "gpus") if getattr(self, name)]
+        if given and self.backend not in ("auto", "docker"):
+            raise ValueError(f"{given[0]} needs backend: docker or auto, because a {self.backend} server takes none")
+        parameters = flag_value(self.args, PARAMETERS)
+        if parameters and parameters not in self.files:
+            raise ValueError(
+                f"args names --{PARAMETERS}={parameters}, so files must map '{parameters}' to a file on this machine"
+            )
+        return self
+
+    @property
+    def most_rows(self) -> int:
+        """Return how many rows a request may have, which is limited if the server batches; 0 means no limit.
+
+        Raises:
+            ValueError: the file with the parameters of batching cannot be used.
+        """
+        return most_rows(self.args, self.files.get(flag_value(self.args, PARAMETERS) or ""))
 
     @model_validator(mode="after")
     def _says_what_it_is_attached_to(self) -> Serving:
@@ -319,7 +354,7 @@ class Bound(Section):
 
 METRICS = ("accuracy", "macro_f1", "log_loss", "auc", "brier", "rmse", "mae", "r2")
 LESS_IS_BETTER = ("log_loss", "brier", "rmse", "mae")
-GATES = ("safety", "size", "contract", "parity", "golden", "quality", "latency", "robustness")
+GATES = ("safety", "size", "contract", "parity", "batching", "golden", "quality", "latency", "robustness")
 
 
 def _metric(name: str) -> str:

@@ -140,6 +140,7 @@ def server_lines(served: ServedAnswers) -> dict[str, str]:
         "why": server.reason,
         "image": server.image,
         "image id": server.image_id,
+        "flags": " ".join(server.args),
         "address": server.url,
         "version": server.version or ("unknown" if server.url else ""),
         "started in": number(server.startup_s, "s"),

@@ -20,9 +20,10 @@ from configs.schema import Serving
 from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import Backend, Champion
 from tasks.serving.attached import check_attached, run_attached, too_late
-from tasks.serving.client import RestClient
+from tasks.serving.client import Access, RestClient
 from tasks.serving.embedded import run_embedded
 from tasks.serving.exits import ended_by_requests, remedy
+from tasks.serving.flags import check_flags
 from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
@@ -105,20 +106,27 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
     """Return the servers that judge, one for each image; with docker, pull the images that are missing.
 
     Raises:
-        ServingUnavailable: serving.backend is docker, and no engine answers or an image cannot be pulled.
+        ServingError: an image does not know a flag in serving.args.
+        ServingUnavailable: serving.backend is docker, or serving.args is set, and no engine answers or an image cannot
+            be pulled.
     """
     if serving.backend == "embedded":
         return (Backend("embedded"),)
     if serving.backend == "attached":
         return (Backend("attached", url=redact(serving.attached.url)),)
-    from tasks.serving.container import ensure_image  # imports docker
+    from tasks.serving.container import ensure_image, known_flags  # imports docker
 
     try:
         for image in serving.all_images:
-            ensure_image(serving.model_copy(update={"image": image}))
+            one = serving.model_copy(update={"image": image})
+            ensure_image(one)
+            if serving.args:
+                check_flags(serving.args, image, known_flags(one))
     except ServingUnavailable as exc:
         if serving.backend == "docker":
             raise
+        if serving.args:
+            raise ServingUnavailable(f"{exc} The embedded server takes no flags of serving.args.") from exc
         log.info("Using the embedded server (serving.backend=auto): %s", exc)
         return (Backend("embedded", reason=str(exc)),)
     return tuple(Backend("docker", image) for image in serving.all_images)
@@ -189,7 +197,8 @@ def wait_available(
         if server.exit_code() is not None:
             raise server.explain_exit()
         if client is None and server.rest_url:
-            client = RestClient(server.rest_url, server.served_name, serving.request_timeout_s)
+            access = Access(most_rows=serving.most_rows)
+            client = RestClient(server.rest_url, server.served_name, serving.request_timeout_s, access=access)
         if client is not None:
             states = _told(client, versions)
             answered = answered or (SILENT, "") not in states.values()

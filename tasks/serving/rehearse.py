@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs.schema import Gates, Serving
+from configs.serving_flags import batches
 from tasks.datasets.blocks import small_batches
 from tasks.datasets.golden import read_golden
 from tasks.datasets.readings import read_readings
@@ -29,7 +30,8 @@ from tasks.records import (
     ServerFacts,
     Signature,
 )
-from tasks.serving.client import ModelClient, RestClient
+from tasks.serving.batching import ask_concurrently
+from tasks.serving.client import Access, ModelClient, RestClient
 from tasks.serving.exits import CRASH_REMEDY, server_words
 from tasks.serving.launch import ThrowawayServer, throwaway_server
 from tasks.serving.load import time_requests
@@ -91,12 +93,14 @@ def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
         startup_s = time.monotonic() - begun
         facts = ServerFacts(
             backend.kind, backend.reason, server.image, server.image_id, server.version, startup_s, log_file,
-            backend.url,
+            backend.url, serving.args,
         )  # fmt: skip
         with _clients(serving, server, rest) as clients:
             cold_ms = _seconds(lambda: _predict(candidate, clients[0], _head(rows, 1)))[0] * 1e3
             memory_mb = server.memory_mb()
             served = _ask(rehearsal, facts, clients, rows)
+            if batches(serving.args) and "batching" in rehearsal.gates.judging:
+                served = replace(served, batches=ask_concurrently(candidate, clients[0], rows, rehearsal.save))
         served, ended = _probed(rehearsal, server, rest, served, rows)
         if "latency" in rehearsal.gates.judging and not ended:
             samples, rates = _time(rehearsal, server, {"candidate": candidate.version}, rows)
@@ -137,7 +141,7 @@ def _ask(
     seconds, answers = _seconds(lambda: _predict(candidate, first, rows))
     small = {
         f"{batch}/{name}": array
-        for batch, part in small_batches(rows)
+        for batch, part in small_batches(rows, rehearsal.serving.most_rows)
         for name, array in _predict(candidate, first, part, together=True).items()
     }
     golden = rehearsal.gates.golden.file if "golden" in rehearsal.gates.judging else None
@@ -199,8 +203,11 @@ def _probed(
     if "robustness" not in rehearsal.gates.judging:
         return served, False
     candidate, timeout_s = rehearsal.candidate, rehearsal.serving.request_timeout_s
+    robustness = rehearsal.gates.robustness
+    if most_rows := rehearsal.serving.most_rows:
+        robustness = robustness.model_copy(update={"large_batch": min(robustness.large_batch, most_rows)})
     probes = probe(
-        server.rest_url, candidate, rows, rehearsal.gates.robustness, timeout_s,
+        server.rest_url, candidate, rows, robustness, timeout_s,
         served_name=server.served_name, unanswered=lambda case: _check_attached(server, case),
     )  # fmt: skip
     _check_attached(server, probes[-1].case)
@@ -251,5 +258,8 @@ def _clients(serving: Serving, server: ThrowawayServer, rest: ModelClient) -> It
         return
     from tasks.serving.grpc_client import GrpcClient  # imports grpc
 
-    with contextlib.closing(GrpcClient(server.grpc_target, server.served_name, serving.request_timeout_s)) as over_grpc:
+    client = GrpcClient(
+        server.grpc_target, server.served_name, serving.request_timeout_s, access=Access(most_rows=serving.most_rows)
+    )
+    with contextlib.closing(client) as over_grpc:
         yield [over_grpc] if serving.protocol == "grpc" else [rest, over_grpc]
