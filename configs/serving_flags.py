@@ -84,13 +84,13 @@ def most_rows(arguments: tuple[str, ...], parameters: Path | None) -> int:
     except (OSError, UnicodeDecodeError, text_format.ParseError) as exc:
         example = "max_batch_size { value: 32 }"
         raise ValueError(f"must hold BatchingParameters as text, such as {example}, got: {exc}") from exc
-    if message.enable_large_batch_splitting.value:
-        return 0
     return int(message.max_batch_size.value) if message.HasField("max_batch_size") else DEFAULT_BATCH
 
 
 def _batching_parameters() -> Any:
-    """Return an empty message with the two fields of BatchingParameters that limit a request.
+    """Return an empty message with the one field of BatchingParameters that limits a request.
+
+    TensorFlow Serving 2.20 refuses larger requests with enable_large_batch_splitting, too.
 
     Source: tensorflow_serving/servables/tensorflow/session_bundle_config.proto.
     """
@@ -98,17 +98,12 @@ def _batching_parameters() -> Any:
 
     file = descriptor_pb2.FileDescriptorProto(name="batching.proto", package="rehearsal", syntax="proto3")
     field = descriptor_pb2.FieldDescriptorProto
-    for name, kind in (("Number", field.TYPE_INT64), ("Switch", field.TYPE_BOOL)):
-        file.message_type.add(name=name).field.add(name="value", number=1, type=kind, label=field.LABEL_OPTIONAL)
-    whole = file.message_type.add(name="BatchingParameters")
-    for name, number, kind in (("max_batch_size", 1, "Number"), ("enable_large_batch_splitting", 8, "Switch")):
-        whole.field.add(
-            name=name,
-            number=number,
-            type=field.TYPE_MESSAGE,
-            label=field.LABEL_OPTIONAL,
-            type_name=f".{file.package}.{kind}",
-        )
+    number, whole = file.message_type.add(name="Number"), file.message_type.add(name="BatchingParameters")
+    number.field.add(name="value", number=1, type=field.TYPE_INT64, label=field.LABEL_OPTIONAL)
+    kind = f".{file.package}.{number.name}"
+    whole.field.add(
+        name="max_batch_size", number=1, type=field.TYPE_MESSAGE, label=field.LABEL_OPTIONAL, type_name=kind
+    )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{whole.name}"))()

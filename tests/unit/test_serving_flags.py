@@ -63,7 +63,7 @@ def test_bad_values(case: str, tmp_path: Path) -> None:
         (("--enable_batching=true",), "", DEFAULT_BATCH),
         (("--enable_batching",), "max_batch_size { value: 32 } allowed_batch_sizes: 8 allowed_batch_sizes: 32", 32),
         (("--enable_batching",), "# a comment\nmax_batch_size: { value: 32 }\nthread_pool_name { value: 'a' }", 32),
-        (("--enable_batching",), "max_batch_size { value: 32 } enable_large_batch_splitting { value: true }", 0),
+        (("--enable_batching",), "max_batch_size { value: 32 } enable_large_batch_splitting { value: true }", 32),
         (("--enable_batching",), "enable_large_batch_splitting { value: false }", DEFAULT_BATCH),
     ],
 )
