@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from tasks.records import Backend, Champion
 from tasks.serving.attached import check_attached, run_attached, too_late
 from tasks.serving.client import Access, RestClient
 from tasks.serving.embedded import run_embedded
-from tasks.serving.exits import ended_by_requests, remedy
+from tasks.serving.exits import ended_by_requests, remedy, server_words
 from tasks.serving.flags import check_flags
 from tasks.waiting import waiting_for
 
@@ -195,7 +196,7 @@ def wait_available(
     states, client, answered = dict.fromkeys(versions, (SILENT, "")), None, False
     while time.monotonic() < deadline:
         if server.exit_code() is not None:
-            raise server.explain_exit()
+            raise _why_it_ended(server, model, champion)
         if client is None and server.rest_url:
             access = Access(most_rows=serving.most_rows)
             client = RestClient(server.rest_url, server.served_name, serving.request_timeout_s, access=access)
@@ -231,6 +232,17 @@ def _told(client: RestClient, versions: Iterable[int]) -> dict[int, tuple[str, s
     except PredictionError as exc:  # an attached server has not read of the model yet
         return dict.fromkeys(versions, ("unknown", str(exc)))
     return {version: told.get(version, ("unknown", "")) for version in versions}
+
+
+def _why_it_ended(server: ThrowawayServer, model: Served, champion: Champion | None) -> ServingError:
+    """Return the error of a server that ended while it loaded; of two versions, it names the one that was refused."""
+    error, words = server.explain_exit(), server_words(server.log())
+    if champion is None or not isinstance(error, ModelLoadError):
+        return error
+    # The server's words name each version that it refused: `{name: m version: 2} due to error: ...`.
+    is_champion = re.search(rf"\bversion: {champion.version}\}}", words, re.IGNORECASE)
+    number = champion.version if is_champion else model.version
+    return ModelLoadError(_refusal(model.name, number, words, champion), error.detail)
 
 
 def _refusal(name: str, version: int, words: str, champion: Champion | None) -> str:
