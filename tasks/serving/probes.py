@@ -29,6 +29,7 @@ DEPTH = 1000  # of nested lists: more than any tensor has dimensions, but not to
 LONG_TEXT = 10_000  # characters
 LARGE_BODY_BYTES = 64 * 2**20  # limits the memory that the client needs for a large batch
 NO_SUCH = "no_such"
+EMPTY = "empty batch"
 MAX_WORDS = 500  # characters of the server's message in a cell of the report
 MAX_BEGIN = 120  # characters of a request that was not answered
 BY_A_PROXY = {502, 503, 504}  # what a proxy may answer in place of a server that ended
@@ -51,6 +52,7 @@ def probe(  # noqa: PLR0913  (where, what and how have different owners)
     robustness: Robustness,
     timeout_s: float,
     *,
+    most_rows: int = 0,
     served_name: str = "",
     unanswered: Callable[[str], None] = lambda _case: None,
 ) -> tuple[Probe, ...]:
@@ -59,6 +61,8 @@ def probe(  # noqa: PLR0913  (where, what and how have different owners)
     Args:
         base_url: scheme, host and port. timeout_s: seconds to wait for each answer.
         inputs: some test rows that fit the signature, one array for each input.
+        most_rows: how many rows a server that batches accepts in one request. Such a server never answers a request
+            without rows, so that none is sent (measured with TensorFlow Serving 2.20). 0 means that it does not batch.
         served_name: the name by which the server knows the model; empty means the candidate's.
         unanswered: called with the name of each request that may have got no answer of the server's; it may raise an
             error.
@@ -67,8 +71,10 @@ def probe(  # noqa: PLR0913  (where, what and how have different owners)
         One record for each request; its status is 0 if the server does not answer. The last record, `as usual
         afterwards`, is not finite if its answer differs from that of `a batch of 1`; its words say so.
     """
+    if most_rows:
+        robustness = robustness.model_copy(update={"large_batch": min(robustness.large_batch, most_rows)})
     cases = [
-        *_malformed(candidate, inputs),
+        *(case for case in _malformed(candidate, inputs) if not most_rows or case.name != EMPTY),
         *_unusual(candidate, inputs, robustness),
         Case("as usual afterwards", True, _body(candidate, _first(inputs))),
     ]
@@ -118,7 +124,7 @@ def _malformed(candidate: Candidate, inputs: Mapping[str, Array]) -> Iterator[Ca
     yield Case("wrong dtype", False, asking({**columns, name: _replaced(columns[name], wrong_dtype)}))
     yield Case("wrong rank", False, asking({**columns, name: [columns[name]]}))
     yield Case("ragged rows", False, asking({**columns, name: [columns[name][0], [columns[name][1]]]}))
-    yield Case("empty batch", False, _body(candidate, {n: array[:0] for n, array in inputs.items()}))
+    yield Case(EMPTY, False, _body(candidate, {n: array[:0] for n, array in inputs.items()}))
     yield Case("unknown signature", False, asking(columns, NO_SUCH))
     yield Case("unknown version", False, whole, f"/versions/{candidate.version + 1_000_000}")
 

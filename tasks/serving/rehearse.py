@@ -203,11 +203,8 @@ def _probed(
     if "robustness" not in rehearsal.gates.judging:
         return served, False
     candidate, timeout_s = rehearsal.candidate, rehearsal.serving.request_timeout_s
-    robustness = rehearsal.gates.robustness
-    if most_rows := rehearsal.serving.most_rows:
-        robustness = robustness.model_copy(update={"large_batch": min(robustness.large_batch, most_rows)})
     probes = probe(
-        server.rest_url, candidate, rows, robustness, timeout_s,
+        server.rest_url, candidate, rows, rehearsal.gates.robustness, timeout_s, most_rows=rehearsal.serving.most_rows,
         served_name=server.served_name, unanswered=lambda case: _check_attached(server, case),
     )  # fmt: skip
     _check_attached(server, probes[-1].case)

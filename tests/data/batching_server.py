@@ -56,7 +56,7 @@ class Batches:
             words = f"Task size {rows} is larger than maximum input batch size {self.most}"
             return 400, json.dumps({"error": words}).encode()
         if not rows:
-            return behind("POST", path, body)
+            threading.Event().wait()  # as TensorFlow Serving does
         mine = {"asked": asked, "rows": rows, "done": threading.Event(), "found": None}
         with self.lock:
             key = (path, json.dumps({name: value for name, value in asked.items() if name != "inputs"}))
