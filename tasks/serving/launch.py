@@ -58,10 +58,12 @@ class ThrowawayServer(Protocol):
         served_name: the name by which the server knows the model; for an attached server, not the user's.
         image, image_id: the configured image and its content id; empty without a container.
         version: the version of the server, or an empty string if it is unknown.
+        waited_s: seconds that this run waited for others before its own models could be loaded.
     """
 
     backend: str
     served_name: str
+    waited_s: float
     image: str
     image_id: str
     version: str

@@ -242,6 +242,7 @@ def test_two_runs_wait_for_each_other(shared: SharedServer, running: Run) -> Non
     def second() -> None:
         begun.set()
         with running(shared) as (server, _):
+            assert server.waited_s > 0
             seen.append((shared.models, server.served_name, predict(server)))
 
     with running(shared) as (server, _):
@@ -327,7 +328,7 @@ def test_no_server_answers(own: SharedServer, running: Run) -> None:
 def test_a_server_that_ends_while_it_is_asked(own: SharedServer, running: Run) -> None:
     """The error says that exit status, log and memory are not known, is no verdict, and is not tried again."""
     own.start()
-    with pytest.raises(ServingError, match=r"stopped answering while 'half'.*are not known here") as caught:  # noqa: SIM117
+    with pytest.raises(ServingError, match=r"stopped answering while it served 'half'.*are not known here") as caught:  # noqa: SIM117
         with running(own) as (_, client):
             own.kill()
             client.signature_def(12, "serving_default")
