@@ -17,13 +17,14 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from configs.addresses import check_tls
 from configs.errors import ConfigError
 from configs.explain import cut, explain
 from configs.parameters import check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
-from configs.schema import Config
+from configs.schema import Attached, Config
 from configs.user_code import check_reference, is_reference, located
-from configs.values import PARAMS, filled_in
+from configs.values import NAMED, filled_in
 from configs.yaml_text import DEEPEST, parse_yaml
 
 __all__ = ["ConfigError", "arguments", "load_config", "require", "shown", "without_secrets", "written"]
@@ -198,7 +199,7 @@ def _without_secret(item: str) -> str:
 def _hidden(whole: Mapping[str, Any]) -> dict[str, Any]:
     """Return values of a configuration without secrets."""
     return {
-        section: {key: redacted(item, named=f"{section}.{key}" in PARAMS) for key, item in value.items()}
+        section: {key: redacted(item, named=f"{section}.{key}" in NAMED) for key, item in value.items()}
         if isinstance(value, Mapping)
         else redacted(value)
         for section, value in whole.items()
@@ -224,22 +225,24 @@ def _resolve(config: Config, base: Path) -> Config:
         for section in ("contract", "golden")
         if (file := getattr(gates, section).file) is not None
     }
+    tls = config.promote.live_tls
+    tls_files = {name: _file(base, file, f"promote.live_tls.{name}") for name, file in tls if file is not None}
+    try:
+        check_tls(tls_files.get("ca_file"), tls_files.get("cert_file"), tls_files.get("key_file"))
+    except ValueError as exc:
+        raise ConfigError(f"promote.{exc}") from exc
     metrics = {located(name, base): bound for name, bound in config.gates.metrics.items()}
     work_dir, models_root = _place(base, config.work_dir, "work_dir"), _place(base, config.models_root, "models_root")
     _check_apart(work_dir, models_root, config.name)
-    attached = config.serving.attached
-    if attached.directory is not None:
-        directory = _place(base, attached.directory, "serving.attached.directory")
-        _check_shareable(directory, models_root, attached.seen_as or str(directory))
-        attached = attached.model_copy(update={"directory": directory})
     return config.model_copy(
         update={
             "data": config.data.model_copy(update={"load": located(config.data.load, base)}),
             "model": config.model.model_copy(update={"build": located(config.model.build, base)}),
-            "serving": config.serving.model_copy(update={"attached": attached}),
+            "serving": config.serving.model_copy(update={"attached": _attached(config, base, models_root)}),
             "gates": gates.model_copy(update={**found, "metrics": metrics}),
             "work_dir": work_dir,
             "models_root": models_root,
+            "promote": config.promote.model_copy(update={"live_tls": tls.model_copy(update=tls_files)}),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
         }
     )
@@ -255,21 +258,32 @@ def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
         )
 
 
-def _check_shareable(directory: Path, models_root: Path, seen_as: str) -> None:
-    """Refuse a directory that production watches, because rehearsals replace its models.config, and a path of patterns.
+def _attached(config: Config, base: Path, models_root: Path) -> Attached:
+    """Return the settings of an attached server with its directory as an absolute path.
 
-    Source: tensorflow/core/platform/file_system.h, GetMatchingPaths, by which a model's variables are found.
+    Raises:
+        ConfigError: server or directory are production's, or TensorFlow would read the path as a pattern.
     """
+    attached = config.serving.attached
+    if attached.url and attached.url in config.promote.live_addresses:
+        raise ConfigError(
+            f"serving.attached.url must not be production's address, got '{attached.url}'; start a server for rehearsals"
+        )
+    if attached.directory is None:
+        return attached
+    directory = _place(base, attached.directory, "serving.attached.directory")
     if directory.is_relative_to(models_root):
         raise ConfigError(
             f"serving.attached.directory must not be in models_root, which production watches, got "
             f"'{cut(str(directory))}'; give rehearsals a directory of their own"
         )
-    if any(mark in seen_as for mark in "*?[\\"):
+    path = attached.seen_as or str(directory)
+    if any(mark in path for mark in "*?[\\"):  # TensorFlow finds variables by tensorflow::Env::GetMatchingPaths
         raise ConfigError(
-            f"the path of serving.attached.directory must not contain *, ?, [ or \\ for the server, got "
-            f"'{cut(seen_as)}', because TensorFlow reads them as patterns"
+            "the path of serving.attached.directory must not contain *, ?, [ or \\ for the server, got "
+            f"'{cut(path)}', because TensorFlow reads them as patterns"
         )
+    return attached.model_copy(update={"directory": directory})
 
 
 def _file(base: Path, path: Path, field: str) -> Path:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from configs.redaction import redact
 from configs.schema import Serving
 from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import Backend, Champion
@@ -112,7 +111,7 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
     if serving.backend == "embedded":
         return (Backend("embedded"),)
     if serving.backend == "attached":
-        return (Backend("attached", url=redact(serving.attached.url)),)
+        return (Backend("attached", url=serving.attached.url),)
     from tasks.serving.container import ensure_image  # imports docker
 
     try:
