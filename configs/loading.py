@@ -267,7 +267,7 @@ def _attached(config: Config, base: Path, models_root: Path) -> Attached:
     attached = config.serving.attached
     if attached.url and attached.url in config.promote.live_addresses:
         raise ConfigError(
-            f"serving.attached.url must not be production's address, got '{attached.url}'; start a server for rehearsals"
+            f"serving.attached.url must not be production's address, got '{attached.url}'; start another server"
         )
     if attached.directory is None:
         return attached
