@@ -13,17 +13,6 @@ HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 OWN_HEADERS = ("host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "te")
 
 
-def server_address(address: str) -> str:
-    """Accept scheme, host and port of an HTTP server; a user name and a password are optional."""
-    if not address:
-        return address
-    rule = "must be http://HOST:PORT or https://HOST:PORT, without a path"
-    parts = _address(address, rule)
-    if parts.scheme not in ("http", "https") or address != f"{parts.scheme}://{parts.netloc}":
-        raise ValueError(rule)
-    return address
-
-
 def production_address(address: str) -> str:
     """Accept scheme, host and port of a production server's REST or gRPC interface.
 
@@ -39,6 +28,17 @@ def production_address(address: str) -> str:
         raise ValueError("must name a port, because gRPC has no usual one")
     if parts.scheme.startswith("grpc") and parts.username is not None:
         raise ValueError("must not contain a user name, because gRPC does not send it; use promote.live_headers")
+    return address
+
+
+def server_address(address: str) -> str:
+    """Accept host and port of a server beside the run, which needs neither TLS nor a user name."""
+    if not address:
+        return address
+    rule = "must be http://HOST:PORT, without a user name and a path"
+    parts = _address(address, rule)
+    if address != f"http://{parts.netloc}" or "@" in address:
+        raise ValueError(rule)
     return address
 
 

@@ -22,7 +22,7 @@ from configs.errors import ConfigError
 from configs.explain import cut, explain
 from configs.parameters import check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
-from configs.schema import Config
+from configs.schema import Attached, Config, Serving
 from configs.serving_flags import PARAMETERS
 from configs.user_code import check_reference, is_reference, located
 from configs.values import NAMED, filled_in
@@ -235,21 +235,11 @@ def _resolve(config: Config, base: Path) -> Config:
     metrics = {located(name, base): bound for name, bound in config.gates.metrics.items()}
     work_dir, models_root = _place(base, config.work_dir, "work_dir"), _place(base, config.models_root, "models_root")
     _check_apart(work_dir, models_root, config.name)
-    files = {name: _file(base, file, f"serving.files.{name}") for name, file in config.serving.files.items()}
-    serving, attached = config.serving.model_copy(update={"files": files}), config.serving.attached
-    try:
-        _ = serving.most_rows
-    except ValueError as exc:
-        raise ConfigError(f"the file of --{PARAMETERS} in serving.files {exc}") from exc
-    if attached.directory is not None:
-        directory = _place(base, attached.directory, "serving.attached.directory")
-        _check_shareable(directory, models_root, attached.seen_as or str(directory))
-        attached = attached.model_copy(update={"directory": directory})
     return config.model_copy(
         update={
             "data": config.data.model_copy(update={"load": located(config.data.load, base)}),
             "model": config.model.model_copy(update={"build": located(config.model.build, base)}),
-            "serving": serving.model_copy(update={"attached": attached}),
+            "serving": _serving(config, base, models_root),
             "gates": gates.model_copy(update={**found, "metrics": metrics}),
             "work_dir": work_dir,
             "models_root": models_root,
@@ -257,6 +247,18 @@ def _resolve(config: Config, base: Path) -> Config:
             "tracking": config.tracking.model_copy(update={"uri": uri}),
         }
     )
+
+
+def _serving(config: Config, base: Path, models_root: Path) -> Serving:
+    """Return the settings of the throwaway server, with absolute paths."""
+    files = {name: _file(base, file, f"serving.files.{name}") for name, file in config.serving.files.items()}
+    attached = _attached(config, base, models_root)
+    serving = config.serving.model_copy(update={"files": files, "attached": attached})
+    try:
+        _ = serving.most_rows
+    except ValueError as exc:
+        raise ConfigError(f"the file of --{PARAMETERS} in serving.files {exc}") from exc
+    return serving
 
 
 def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
@@ -269,21 +271,32 @@ def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
         )
 
 
-def _check_shareable(directory: Path, models_root: Path, seen_as: str) -> None:
-    """Refuse a directory that production watches, because rehearsals replace its models.config, and a path of patterns.
+def _attached(config: Config, base: Path, models_root: Path) -> Attached:
+    """Return the settings of an attached server with its directory as an absolute path.
 
-    Source: tensorflow/core/platform/file_system.h, GetMatchingPaths, by which a model's variables are found.
+    Raises:
+        ConfigError: server or directory are production's, or TensorFlow would read the path as a pattern.
     """
+    attached = config.serving.attached
+    if attached.url and attached.url in config.promote.live_addresses:
+        raise ConfigError(
+            f"serving.attached.url must not be production's address, got '{attached.url}'; start another server"
+        )
+    if attached.directory is None:
+        return attached
+    directory = _place(base, attached.directory, "serving.attached.directory")
     if directory.is_relative_to(models_root):
         raise ConfigError(
             f"serving.attached.directory must not be in models_root, which production watches, got "
             f"'{cut(str(directory))}'; give rehearsals a directory of their own"
         )
-    if any(mark in seen_as for mark in "*?[\\"):
+    path = attached.seen_as or str(directory)
+    if any(mark in path for mark in "*?[\\"):  # TensorFlow finds variables by tensorflow::Env::GetMatchingPaths
         raise ConfigError(
-            f"the path of serving.attached.directory must not contain *, ?, [ or \\ for the server, got "
-            f"'{cut(seen_as)}', because TensorFlow reads them as patterns"
+            "the path of serving.attached.directory must not contain *, ?, [ or \\ for the server, got "
+            f"'{cut(path)}', because TensorFlow reads them as patterns"
         )
+    return attached.model_copy(update={"directory": directory})
 
 
 def _file(base: Path, path: Path, field: str) -> Path:

@@ -327,7 +327,7 @@ class ServerFacts:
         version: the version of the server, or empty if it is unknown.
         startup_s: seconds from its start to AVAILABLE.
         log: the file with everything that the server printed.
-        url: the address of an attached server, without its user name, or empty.
+        url: the address of an attached server, or empty.
         args: the flags from the configuration that it was started with.
     """
 

@@ -59,8 +59,11 @@ class AttachedServer:
     image_id = ""
     version = ""
 
-    def __init__(self, attached: Attached, model_name: str, served_name: str, versions: Sequence[int]) -> None:
+    def __init__(
+        self, attached: Attached, model_name: str, served_name: str, versions: Sequence[int], waited_s: float
+    ) -> None:
         self.served_name = served_name
+        self.waited_s = waited_s
         self._attached = attached
         self._model_name = model_name
         self._versions = versions
@@ -90,9 +93,8 @@ class AttachedServer:
     def explain_exit(self) -> ServingError:
         """Return the error of a server that has stopped answering, for whatever reason."""
         return ServingError(
-            f"The attached server at {self.rest_url} stopped answering while '{self._model_name}' was rehearsed. "
-            f"{UNKNOWN} A model that ends its server would end production, too",
-            self.log(),
+            f"The attached server at {self.rest_url} stopped answering while it served '{self._model_name}'. "
+            f"{UNKNOWN} A model that ends its server would end production, too"
         )
 
     def ended(self) -> ServingError | None:
@@ -107,8 +109,7 @@ class AttachedServer:
         return ServingError(
             f"The attached server at {self.rest_url} served '{self._model_name}' version {missing[0]} and now reports "
             f"{told.get(missing[0], 'that it does not know it')}: it was started again, or another program changed "
-            f"'{self._attached.directory}'. {UNKNOWN[:-1]}",
-            self.log(),
+            f"'{self._attached.directory}'. {UNKNOWN[:-1]}"
         )
 
 
@@ -124,14 +125,15 @@ def run_attached(attached: Attached, model_name: str, *version_dirs: Path, run_i
     Raises:
         ServingUnavailable: another run used the server for too long. ServingError: the directory cannot be used.
     """
-    directory, name = _directory(attached), new_name(model_name)
+    directory, name, begun = _directory(attached), new_name(model_name), time.monotonic()
     versions = [int(version_dir.name) for version_dir in version_dirs]
     with own_turn(directory, run_id, attached.lock_timeout_s):
         _clear(attached)
+        server = AttachedServer(attached, model_name, name, versions, time.monotonic() - begun)
         try:
             bring_in(directory, name, version_dirs)
             list_model(directory, name, seen_as(attached), versions)
-            yield AttachedServer(attached, model_name, name, versions)
+            yield server
         except ServingError as exc:
             _say_the_users_name(exc, name, model_name)
             raise
@@ -185,11 +187,10 @@ def too_late(attached: Attached, late: str, state: str, words: str) -> ServingEr
     if state == "gone":  # another try could end it again
         return ServingError(
             f"{late}, because the attached server at {attached.url} stopped answering while it loaded the model. "
-            f"{UNKNOWN}",
-            NO_LOG,
+            f"{UNKNOWN}"
         )
     if state == "not listening":
-        return ServingUnavailable(f"{late}, because no server answers at {attached.url}. {start}", NO_LOG)
+        return ServingUnavailable(f"{late}, because no server answers at {attached.url}. {start}")
     if words:
         start += (
             ", see that directory at that path (serving.attached.seen_as), and be started again if it was ever given "

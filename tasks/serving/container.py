@@ -296,6 +296,7 @@ class ContainerServer:
     """A started container (a `ThrowawayServer`); its log and exit status are available even after its removal."""
 
     backend = "docker"
+    waited_s = 0.0
 
     def __init__(
         self, client: docker.DockerClient, container: Container, serving: Serving, model_name: str, network: str

@@ -35,6 +35,7 @@ class EmbeddedServer:
     image = ""
     image_id = ""
     version = "embedded"
+    waited_s = 0.0
 
     def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes], model_name: str) -> None:
         """Wrap a started process whose stdout and stderr are `output`."""

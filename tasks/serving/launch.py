@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from configs.redaction import redact
 from configs.schema import Serving
 from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import Backend, Champion
@@ -60,10 +59,12 @@ class ThrowawayServer(Protocol):
         served_name: the name by which the server knows the model; for an attached server, not the user's.
         image, image_id: the configured image and its content id; empty without a container.
         version: the version of the server, or an empty string if it is unknown.
+        waited_s: seconds that this run waited for others before its own models could be loaded.
     """
 
     backend: str
     served_name: str
+    waited_s: float
     image: str
     image_id: str
     version: str
@@ -114,7 +115,7 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
     if serving.backend == "embedded":
         return (Backend("embedded"),)
     if serving.backend == "attached":
-        return (Backend("attached", url=redact(serving.attached.url)),)
+        return (Backend("attached", url=serving.attached.url),)
     from tasks.serving.container import ensure_image, known_flags  # imports docker
 
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import itertools
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -81,14 +80,10 @@ class _Callers:
 
     def __init__(self, base_url: str, concurrency: int, timeout_s: float) -> None:
         address = urlsplit(base_url)
-        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         self._connections = [
-            kind(address.hostname or "", address.port, timeout=timeout_s) for _ in range(concurrency)
+            http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
+            for _ in range(concurrency)
         ]
-        self._headers = {}
-        if address.username:  # of an attached server behind a proxy
-            user = f"{unquote(address.username)}:{unquote(address.password or '')}"
-            self._headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="load")
 
     def __enter__(self) -> _Callers:
@@ -101,24 +96,16 @@ class _Callers:
 
     def turn(self, path: str, bodies: Sequence[bytes], requests: int) -> list[float]:
         """Send `requests` requests on every connection concurrently; return the seconds of each request."""
-        parts = self._pool.map(
-            lambda connection: _send(connection, path, bodies, requests, self._headers), self._connections
-        )
+        parts = self._pool.map(lambda connection: _send(connection, path, bodies, requests), self._connections)
         return list(itertools.chain.from_iterable(parts))
 
 
-def _send(
-    connection: http.client.HTTPConnection,
-    path: str,
-    bodies: Sequence[bytes],
-    requests: int,
-    headers: Mapping[str, str],
-) -> list[float]:
+def _send(connection: http.client.HTTPConnection, path: str, bodies: Sequence[bytes], requests: int) -> list[float]:
     taken = []
     for body in itertools.islice(itertools.cycle(bodies), requests):
         begun = time.perf_counter()
         try:
-            connection.request("POST", path, body, headers)
+            connection.request("POST", path, body)
             answer = connection.getresponse()
             content = answer.read()
         except TimeoutError as exc:

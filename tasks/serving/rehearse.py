@@ -90,7 +90,7 @@ def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
     serving, candidate, backend = rehearsal.serving, rehearsal.candidate, rehearsal.backend
     log_file, begun = rehearsal.directory / "server.log", time.monotonic()
     with throwaway_server(backend, serving, candidate, log_file) as (server, rest):
-        startup_s = time.monotonic() - begun
+        startup_s = time.monotonic() - begun - server.waited_s
         facts = ServerFacts(
             backend.kind, backend.reason, server.image, server.image_id, server.version, startup_s, log_file,
             backend.url, serving.args,

@@ -9,6 +9,7 @@ owner   a file that only one run can create, for hosts that the lock does not re
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -88,8 +89,8 @@ def _created(owner: Path, note: dict[str, Any]) -> bool:
     except FileExistsError:  # another host was faster
         return False
     try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(note, file)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_text(note, 0))
     except OSError:
         owner.unlink()
         raise
@@ -113,12 +114,13 @@ def _keep_changing(owner: Path, note: dict[str, Any], stack: contextlib.ExitStac
     stop = threading.Event()
 
     def beat() -> None:
-        beats = 0
-        while not stop.wait(BEAT_S):
-            beats += 1
-            with contextlib.suppress(OSError):
-                if _note(_content(owner)).get("id") == note["id"]:
-                    owner.write_text(json.dumps({**note, "beats": beats}))
+        for count in itertools.count(1):
+            if stop.wait(BEAT_S):
+                return
+            with contextlib.suppress(OSError), owner.open("r+b") as file:
+                if _note(file.read()).get("id") == note["id"]:
+                    file.seek(0)
+                    file.write(_text(note, count))
 
     thread = threading.Thread(target=beat, name="owner", daemon=True)
     thread.start()
@@ -130,6 +132,11 @@ def _forget(owner: Path, note: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         if _note(_content(owner)).get("id") == note["id"]:
             owner.unlink()
+
+
+def _text(note: dict[str, Any], beats: int) -> bytes:
+    """Return the file's content, whose length does not depend on `beats`: a reader sees valid JSON at any moment."""
+    return json.dumps({**note, "beats": f"{beats:012}"}).encode()
 
 
 def _content(owner: Path) -> bytes | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import html
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
-from tests.attached_server import NO_MODELS, SharedServer
+from tests.attached_server import SharedServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # MLflow's own
 COMPILED = """
@@ -64,34 +62,3 @@ def test_a_refused_model(workspace: Any, shared: SharedServer) -> None:
     assert "-rehearsal-" not in done.stdout
     assert workspace.versions("compiled") == []
     assert shared.is_empty
-
-
-def test_the_doctor(workspace: Any, tmp_path: Path) -> None:
-    """What a dead run left in the shared directory is named by doctor --check and removed by doctor."""
-    server = SharedServer(tmp_path / "shared")  # not started: nobody has read of the model
-    left = server.directory / "digits-rehearsal-0123456789ab"
-    shutil.copytree(Path("tests/data/tfs_rest/models/half"), left)
-    (server.directory / "models.config").write_text(
-        f'model_config_list {{ config {{ name: "{left.name}" base_path: "{left}" }} }}'
-    )
-    looked = workspace.run(*server.overrides, "--check", flow="doctor")
-    assert (looked.returncode, looked.stderr) == (1, "")
-    assert f"removed: '{left}', which a run left in the attached server at {server.url}" in looked.stdout
-    assert left.is_dir()
-    done = workspace.run(*server.overrides, flow="doctor")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert server.is_empty
-    assert (server.directory / "models.config").read_text() == NO_MODELS
-
-
-def test_no_server(workspace: Any, tmp_path: Path) -> None:
-    """Before anything is trained, one line names the address and the flags of the server that is missing."""
-    server = SharedServer(tmp_path / "shared")
-    done = workspace.run(*server.overrides)
-    assert done.returncode == 1, done.stdout + done.stderr
-    said = done.stdout + done.stderr
-    assert f"No model server answers at {server.url}" in said
-    assert f"--model_config_file={server.directory}/models.config" in said
-    assert "epoch 1/" not in said
-    assert workspace.versions() == []
-    assert server.is_empty

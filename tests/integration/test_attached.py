@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,12 +22,14 @@ import pytest
 from configs.schema import Attached, Config, Serving
 from tasks.check import checks
 from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingTimeout, ServingUnavailable
+from tasks.production.changes import examine
 from tasks.records import Backend, Candidate, Signature
 from tasks.serving import attached as module
 from tasks.serving import launch, turns
 from tasks.serving.attached import left_behind
 from tasks.serving.launch import check_engine, throwaway_server
 from tasks.serving.turns import LOCK, OWNER, own_turn
+from tasks.validate import check_services
 from tests.attached_server import NO_MODELS, ROOT, SharedServer, wait_until
 
 HALF = ROOT / "tests/data/tfs_rest/models/half/1"  # x -> 0.5 x + 2
@@ -223,13 +227,28 @@ def test_the_doctor_takes_out_what_a_killed_run_left_and_leaves_a_living_ones(
 
 
 @pytest.mark.usefixtures("_no_patience")
-def test_an_incomplete_copy_is_taken_out(own: SharedServer) -> None:
-    """What a run left that was killed while it copied is removed, and what is not ours is left."""
-    left = own.directory / ".partial-half-rehearsal-0123456789ab" / "1"
-    left.mkdir(parents=True)
-    (own.directory / "notes").mkdir()
-    assert len(left_behind(attached_of(own), only_look=False)) == 1
-    assert own.models == ["notes"]
+def test_the_doctor(own: SharedServer, tmp_path: Path) -> None:
+    """Leftovers, also incomplete ones, are named by the doctor and removed unless it only looks; it needs no server."""
+    listed, partial, kept = "half-rehearsal-0123456789ab", ".partial-half-rehearsal-0123456789cd", "notes"
+    for name in (listed, partial, kept):
+        shutil.copytree(HALF, own.directory / name / "1")
+    config = f'model_config_list {{ config {{ name: "{listed}" base_path: "{own.directory / listed}" }} }}'
+    (own.directory / "models.config").write_text(config)
+    settings = Config(name="m", work_dir=tmp_path / "w", models_root=tmp_path / "m", serving=Serving(**own.settings))
+
+    looked = examine(settings, only_look=True)
+    assert [finding.done for finding in looked] == ["removed", "removed"]
+    assert f"'{own.directory / listed}', which a run left in the attached server at {own.url}" == looked[0].text
+    assert own.models == sorted([listed, partial, kept])
+
+    assert examine(settings, only_look=False) == looked
+    assert own.models == [kept]
+    assert (own.directory / "models.config").read_text() == NO_MODELS
+    assert examine(settings, only_look=False) == []
+
+    (own.directory / "models.config").write_text(config.replace("-rehearsal-", "-of-others-"))
+    [finding] = examine(settings, only_look=False)
+    assert (finding.done, "it lists half-of-others-" in finding.text) == ("reported", True)
 
 
 # turns ----------------------------------------------------------------------------------------------------------
@@ -242,6 +261,7 @@ def test_two_runs_wait_for_each_other(shared: SharedServer, running: Run) -> Non
     def second() -> None:
         begun.set()
         with running(shared) as (server, _):
+            assert server.waited_s > 0
             seen.append((shared.models, server.served_name, predict(server)))
 
     with running(shared) as (server, _):
@@ -314,7 +334,7 @@ def test_a_file_of_another_owner_is_left_alone(tmp_path: Path) -> None:
 def test_no_server_answers(own: SharedServer, running: Run) -> None:
     """Without a server there is one line with what to start, at once in the check, and a run leaves nothing."""
     with pytest.raises(ServingUnavailable, match=r"No model server answers at http.*--model_config_file=.*shared/"):
-        check_engine(Serving(**own.settings))
+        check_services.fn(Config(name="m", serving=Serving(**own.settings)))
     with (
         pytest.raises(ServingUnavailable, match=r"'half' version 12 was not AVAILABLE after 0.3 s, because no server"),
         running(own, startup_timeout_s=0.3),
@@ -327,7 +347,7 @@ def test_no_server_answers(own: SharedServer, running: Run) -> None:
 def test_a_server_that_ends_while_it_is_asked(own: SharedServer, running: Run) -> None:
     """The error says that exit status, log and memory are not known, is no verdict, and is not tried again."""
     own.start()
-    with pytest.raises(ServingError, match=r"stopped answering while 'half'.*are not known here") as caught:  # noqa: SIM117
+    with pytest.raises(ServingError, match=r"stopped answering while it served 'half'.*are not known here") as caught:  # noqa: SIM117
         with running(own) as (_, client):
             own.kill()
             client.signature_def(12, "serving_default")
@@ -348,6 +368,8 @@ def test_a_server_that_ends_while_it_loads(own: SharedServer, running: Run, monk
         return told
 
     monkeypatch.setattr(launch, "_told", told_then_killed)
+    clock = SimpleNamespace(monotonic=itertools.count().__next__, sleep=lambda _seconds: None)
+    monkeypatch.setattr(launch, "time", clock)  # so that it is asked twice, however long that takes
     with pytest.raises(ServingError, match=r"stopped answering while it loaded the model.*not known") as caught:  # noqa: SIM117
         with running(own, startup_timeout_s=3):
             pytest.fail("it was served")
@@ -380,12 +402,13 @@ def test_a_server_that_was_started_again_with_the_model(own: SharedServer, runni
     assert own.is_empty
 
 
+@pytest.mark.usefixtures("_no_patience")
 def test_a_server_that_does_not_see_the_directory(own: SharedServer, running: Run, tmp_path: Path) -> None:
     """The message has the flags, the path that the server must see, and what the server said."""
     own.start()
     own.seen_as = tmp_path / "nowhere"
     words = r"last state: unknown.*nowhere/models.config.*seen_as.*any versions of model half$"
-    with pytest.raises(ServingTimeout, match=words), running(own, startup_timeout_s=3):
+    with pytest.raises(ServingTimeout, match=words), running(own, startup_timeout_s=0.5):
         pytest.fail("it was served")
 
 

@@ -129,7 +129,7 @@ def test_an_attached_server_that_ends_is_no_verdict(
     backend = Backend("attached", url=shared.url)
     prepared = replace(rehearsal(above), serving=Serving(**shared.settings), backend=backend)
     try:
-        with pytest.raises(ServingError, match=rf"stopped answering while '.*are not known here.*{words}") as caught:
+        with pytest.raises(ServingError, match=rf"it served 'm'\. .*are not known here.*{words}") as caught:
             rehearse(prepared)
     finally:
         shared.kill()

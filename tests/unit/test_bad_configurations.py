@@ -127,6 +127,12 @@ def bomb(levels: int, step: str) -> str:
         (f"serving: {attached('url: http://h:1, directory: a*b')}", "must not contain *, ?, ["),
         (f"serving: {attached('url: http://h:1, directory: d, seen_as: /a*b')}", "must not contain *, ?, ["),
         (f"serving: {attached('url: http://h:1/v1, directory: d')}", "'serving.attached.url' must be http://HOST:PORT"),
+        (f"serving: {attached('url: https://h:1, directory: d')}", "'serving.attached.url' must be http://HOST:PORT"),
+        (f"serving: {attached('url: http://u:p@h:1, directory: d')}", "without a user name"),
+        (
+            f"serving: {attached('url: http://h:1, directory: d')}\npromote: {{live_url: http://h:1}}",
+            "must not be production's address",
+        ),
         (f"serving: {attached('url: http://h:1, directory: d, seen_as: d')}", "seen_as' must be an absolute path"),
         (f"serving: {attached('url: http://h:1, directory: d, grpc: h')}", "'serving.attached.grpc' must be HOST:PORT"),
         (f"serving: {attached('url: http://h:1, directory: d, grpc: http://h:1')}", "must be HOST:PORT"),
