@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 600.0
 CHROMIUM_ARGS = (
     "--headless",
     "--no-sandbox",
