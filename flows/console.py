@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -136,7 +136,13 @@ class LineHandler(logging.Handler):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are also broken between words."""
+    """An argument parser whose errors are also broken between words, and whose options are not abbreviated.
+
+    A misspelt option must not be taken for another one, and a script must not break with the next option.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End the process with a message on standard error."""

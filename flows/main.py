@@ -57,8 +57,13 @@ def _run(word: str, rest: list[str]) -> int:
     if word not in SUBCOMMANDS:
         error(f"'{SCRIPT} {word}' is not a command; the commands are {', '.join(SUBCOMMANDS)}")
         return 2
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # the user's modules, as with `python -m`
+    try:
+        here = str(Path.cwd())
+    except OSError as exc:
+        error(f"the current directory must exist and be readable, got {exc.strerror}; change to another one")
+        return 2
+    if here not in sys.path:
+        sys.path.insert(0, here)  # the user's modules, as with `python -m`
     module = SUBCOMMANDS[word]
     if module == "tasks.model_server":
         module = "tasks.model_server.__main__"

@@ -92,7 +92,7 @@ def test_a_module_within_packages(tmp_path: Path) -> None:
         ("./none.py:load", "must name a readable Python file"),
         ("./my_model.py:laod", "module './my_model.py' has no 'laod'; did you mean 'load'?"),
         ("./my_model.py", "must be module:function or FILE.py:function"),
-        ("./broken.py:load", "module './broken.py' does not compile"),
+        ("./broken.py:load", "module './broken.py' does not compile: invalid syntax in broken.py:1"),
         (".:load", "must be module:function or FILE.py:function"),
     ],
 )
