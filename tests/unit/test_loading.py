@@ -6,11 +6,13 @@ import ast
 import errno
 import gc
 import os
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from configs import addresses
 from configs.loading import ConfigError, load_config, written
 from configs.schema import METRICS
 from configs.user_code import parsed
@@ -110,8 +112,17 @@ def test_paths_resolve_beside_the_file(tmp_path: Path) -> None:
     assert golden == tmp_path.resolve() / "golden.json"
     with pytest.raises(ConfigError, match=r"'gates\.contract\.file' must name .*, got '.*/contract\.json'"):
         load_config(write(tmp_path), ["gates.contract.file=contract.json"])
-    for uri in ("sqlite:////abs/m.db", "http://localhost:5000"):
+    for uri in ("sqlite:////abs/m.db", "http://localhost:5000", "mysql+pymysql://db/m", "databricks", "databricks://p"):
         assert load_config(write(tmp_path), [f"tracking.uri={uri}"]).tracking.uri == uri
+
+
+def test_kinds_of_tracking_that_others_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin's kind of tracking URI is accepted, and a directory where MLflow was told to write to it."""
+    plugin = EntryPoint("arango", "plugin:Store", "mlflow.tracking_store")
+    monkeypatch.setattr(addresses, "entry_points", lambda group: [plugin] if group == plugin.group else [])
+    assert load_config(write(tmp_path), ["tracking.uri=arango://db"]).tracking.uri == "arango://db"
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    assert load_config(write(tmp_path), ["tracking.uri=file:///runs"]).tracking.uri == "file:///runs"
 
 
 def test_splits_must_leave_training_rows(tmp_path: Path) -> None:
