@@ -22,7 +22,7 @@ from configs.redaction import redact
 from configs.schema import Config
 from flows.console import LineHandler, Parser, error, say
 from flows.streams import our_streams
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, WrongFile
 from tasks.outcomes import FAILED, INTERRUPTED, USAGE, Promotion
 from tasks.program import command_here, command_name
 
@@ -212,4 +212,4 @@ def _report(exc: Exception, debug: bool, line: str = "") -> int:
     detail = getattr(exc, "detail", "")
     if detail:
         say(detail.rstrip(), stream=sys.stderr)
-    return USAGE if isinstance(exc, ConfigError) else FAILED
+    return USAGE if isinstance(exc, ConfigError | WrongFile) else FAILED

@@ -24,7 +24,7 @@ from flows.commands import session
 from flows.judging import judge_and_promote
 from flows.temporary_server import prefect_server
 from tasks.data import prepare_rows
-from tasks.datasets.given import ROWS, GivenRows, check_trained_on
+from tasks.datasets.given import ROWS, GivenRows, check_trained_on, named_file
 from tasks.datasets.rows import check_rows, save_rows
 from tasks.export import adopt_model
 from tasks.outcomes import Outcome
@@ -68,9 +68,10 @@ def rehearse(  # noqa: PLR0913, PLR0917  one argument for each option
             make_startable(cfg)
             backends = fetch_servers.with_options(retries=0).submit(cfg)
             given = fetch_model(cfg, model, run_dir)
-            splits = prepare_rows(cfg, GivenRows(rows, target, trained_on), given, signature, run_dir)
-            fail_early(backends)
-            candidate = adopt_model(cfg, splits, given, signature, run_dir)
+            with named_file(rows):
+                splits = prepare_rows(cfg, GivenRows(rows, target, trained_on), given, signature, run_dir)
+                fail_early(backends)
+                candidate = adopt_model(cfg, splits, given, signature, run_dir)
         options = arguments(config, overrides or ())
         promoting = partial(promote_model, cfg, wanted=promote)
         report, run, promotion = judge_and_promote(

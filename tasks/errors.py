@@ -2,6 +2,7 @@
 
     PipelineError                 retryable = False
     |-- DataError                 the rows cannot be used
+    |   `-- WrongFile             they are in a file that the user named: exit code 2, as for a wrong option
     |-- TrainingError             the training produced no model
     |-- ExportError               the export produced no candidate
     |   |-- SignatureMismatch     declared and actual inputs or outputs differ
@@ -25,6 +26,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -45,6 +49,10 @@ class PipelineError(Exception):
 
 class DataError(PipelineError):
     """The rows cannot be used: unreadable, wrong shape or dtype, NaN, an empty split."""
+
+
+class WrongFile(DataError):
+    """A file that an option names does not hold usable rows; nothing was judged."""
 
 
 class TrainingError(PipelineError):
@@ -119,3 +127,13 @@ class TrackingRefused(TrackingError):
     """MLflow refused a request: an invalid name, a missing permission, a deleted experiment."""
 
     retryable = False
+
+
+@contextlib.contextmanager
+def named_as(copy: Path, original: Path) -> Iterator[None]:
+    """Name the user's own file, instead of our copy of it, in an error of the block."""
+    try:
+        yield
+    except PipelineError as exc:
+        exc.args = (str(exc).replace(str(copy), str(original)),)
+        raise

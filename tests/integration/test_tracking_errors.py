@@ -14,9 +14,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from configs.schema import Config
 from tasks import waiting
 from tasks.errors import TrackingError, TrackingRefused
 from tasks.registry.connection import _first_use, tracking_errors
+from tasks.registry.fetched import fetch
 from tasks.waiting import importing, waiting_for
 
 
@@ -34,6 +36,7 @@ from tasks.waiting import importing, waiting_for
         (DatabaseError("select", {}, Exception("file is not a database")), TrackingRefused),
         (FileNotFoundError(errno.ENOENT, "No such directory"), TrackingRefused),
         (PermissionError(errno.EACCES, "Permission denied"), TrackingRefused),
+        (ModuleNotFoundError("No module named 'psycopg'"), TrackingRefused),  # the driver of a database
     ],
 )
 def test_only_what_can_pass_is_tried_again(error: Exception, kind: type[TrackingError]) -> None:
@@ -44,6 +47,21 @@ def test_only_what_can_pass_is_tried_again(error: Exception, kind: type[Tracking
     assert caught.value.retryable is (kind is TrackingError)
     assert str(caught.value).startswith("MLflow at http://host:5000 must answer, got ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_mlflow_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule and the remedy are those of the option, and not of a server that does not answer."""
+
+    def none(**_words: str) -> str:
+        raise MlflowException("Registered Model with name=m not found", RESOURCE_DOES_NOT_EXIST)
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", none)
+    with pytest.raises(TrackingRefused) as caught:
+        fetch(Config(name="m"), "models:/m/1", tmp_path / "given")
+    assert str(caught.value) == (
+        "--model must name a model that MLflow at sqlite:///mlflow.db has, got 'models:/m/1': Registered Model with "
+        "name=m not found"
+    )
 
 
 def test_a_long_wait_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
