@@ -39,3 +39,10 @@ def test_options_are_written_in_full(
         command.main(words)  # type: ignore[attr-defined]
     assert end.value.code == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_label_where_there_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An option that the configuration contradicts is refused before Prefect is started."""
+    (tmp_path / "cfg.yaml").write_text("name: m\n")
+    assert promote_cli.main(["--config", str(tmp_path / "cfg.yaml"), "--to", "stable"]) == 2
+    assert capsys.readouterr().err == "error: --to stable moves a label, but promote.layout is latest\n"
