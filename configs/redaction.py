@@ -167,7 +167,7 @@ def clean(error: BaseException) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        for name in ("args", "detail", "strerror", "filename", "filename2", "__notes__"):
+        for name in ("args", "detail", "strerror", "filename", "filename2", "users_traceback", "__notes__"):
             value = getattr(one, name, None)
             with contextlib.suppress(AttributeError, TypeError):  # the class allows them to be set only once
                 if isinstance(value, str):

@@ -204,10 +204,20 @@ def exit_code(promotion: Promotion, what: str) -> int:
     return code
 
 
+def show_calls(exc: Exception) -> None:
+    """Print the traceback of an error, and before it the part that begins in the user's code, if there is one."""
+    from tasks.datasets.user_code import users_traceback
+
+    own = users_traceback(exc)
+    if own:
+        print(f"In your code:\n{own}\nIn all code:", file=sys.stderr)
+    traceback.print_exception(exc)
+
+
 def _report(exc: Exception, debug: bool, line: str = "") -> int:
     """Print an error as one line, with its details below, and return its exit code."""
     if debug:
-        traceback.print_exception(exc)
+        show_calls(exc)
     error(line or str(exc))
     detail = getattr(exc, "detail", "")
     if detail:

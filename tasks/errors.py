@@ -38,9 +38,11 @@ class PipelineError(Exception):
     Attributes:
         retryable: whether a retry of the same call may succeed.
         detail: longer evidence, such as a server's log, which is shown below the message.
+        users_traceback: calls of the user's code in another process, which `--debug` shows.
     """
 
     retryable: ClassVar[bool] = False
+    users_traceback: str = ""
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)

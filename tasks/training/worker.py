@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from configs.redaction import hide
-from tasks.datasets.user_code import describe
+from tasks.datasets.user_code import describe, users_traceback
 from tasks.errors import PipelineError
 
 
@@ -47,12 +47,19 @@ def main(fd: int) -> None:
         try:
             answer: tuple[str, Any] = ("result", function(*args, **kwargs))
         except PipelineError as exc:
-            exc.add_note(traceback.format_exc())
-            answer = ("error", exc)
+            answer = ("error", _with_calls(exc, exc))
         except Exception as exc:  # noqa: BLE001  the parent must get every error
             words = f"{function.__name__} failed unexpectedly: {describe(exc)}"
-            answer = ("error", PipelineError(words, detail=traceback.format_exc()))
+            answer = ("error", _with_calls(PipelineError(words, detail=traceback.format_exc()), exc))
         pipe.send((question, *answer))
+
+
+def _with_calls(answer: PipelineError, exc: Exception) -> PipelineError:
+    """Return the error to send with the calls that led to it, which stay behind in this process."""
+    answer.users_traceback = users_traceback(exc)
+    if answer is exc:
+        answer.add_note("".join(traceback.format_exception(exc)))
+    return answer
 
 
 def _receive(pipe: Connection, calls: queue.SimpleQueue[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,13 @@ import pytest
 import yaml
 
 from configs.loading import ConfigError, load_config, shown
+from configs.schema import Data
 from configs.user_code import file_of, located
+from flows.commands import show_calls
+from tasks.datasets.prepare import call_loader
 from tasks.datasets.user_code import resolve
 from tasks.errors import DataError
+from tasks.training.worker import _with_calls
 
 CODE = "from {helper} import value\ndef load():\n    return value\ndef build(features):\n    return None\n"
 
@@ -163,3 +168,21 @@ def test_parameters_are_compared_with_the_definition(tmp_path: Path, load: str, 
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "cfg.yaml")
     assert words in str(caught.value)
+
+
+def test_the_users_calls_are_shown_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--debug` begins with the calls in the user's code, whichever process they were made in, and shows them all."""
+    (tmp_path / "rows.py").write_text("def helper(row):\n    return row['x']\ndef load():\n    return helper({})\n")
+    with pytest.raises(DataError) as caught:
+        call_loader(Data().model_copy(update={"load": located("./rows.py:load", tmp_path)}))
+    here = caught.value.with_traceback(None)
+    for error in (here, pickle.loads(pickle.dumps(_with_calls(here, here)))):
+        show_calls(error)
+        own, everything = capsys.readouterr().err.split("\nIn all code:\n")
+        assert own.splitlines()[:3] == [
+            "In your code:", "Traceback (most recent call last):", f'  File "{tmp_path}/rows.py", line 4, in load',
+        ]  # fmt: skip
+        assert own.splitlines()[-1] == "KeyError: 'x'"
+        assert "call_loader" in everything
+    show_calls(DataError("the rows are ours"))
+    assert capsys.readouterr().err == "tasks.errors.DataError: the rows are ours\n"
