@@ -184,6 +184,13 @@ def _users_line_in(text: str) -> str:
     return one_line("{}:{} in {}".format(Path(found[-1][0]).name, *found[-1][1:])) if found else ""
 
 
+def users_line_of_fault(text: str) -> str:
+    """Return the same from what `faulthandler` wrote at a crash in native code: the innermost call stands first."""
+    calls = re.findall(r'File "(.*)", line (\d+) in (.*)', text.partition("Current thread")[2].partition("\n\n")[0])
+    own = next((call for call in calls if _is_users(call[0])), None)
+    return one_line("{}:{} in {}".format(Path(own[0]).name, *own[1:])) if own else ""
+
+
 def _is_users(file: str) -> bool:
     if file.endswith((".pyx", ".pxi")):  # in an installed package, with a path relative to it
         return False

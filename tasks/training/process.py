@@ -28,6 +28,7 @@ from multiprocessing.connection import Connection
 from typing import IO, Any, ParamSpec, TypeVar
 
 from configs.redaction import known
+from tasks.datasets.user_code import users_line_of_fault
 from tasks.errors import PipelineError, TrainingError
 from tasks.program import own_process
 from tasks.waiting import SILENCE_S
@@ -112,7 +113,9 @@ class TensorFlowProcess:
         words = self._stderr.read().decode(errors="replace")
         cause = f"signal {-status}" if status < 0 else f"exit status {status}"
         remedy = "; the machine may be out of memory" if status == -9 else ""
-        return TrainingError(f"the TensorFlow process ended before it answered ({cause}){remedy}", detail=words)
+        place = users_line_of_fault(words)
+        at = f" at {place}" if place else ""
+        return TrainingError(f"the TensorFlow process ended before it answered ({cause}{at}){remedy}", detail=words)
 
 
 _process: TensorFlowProcess | None = None

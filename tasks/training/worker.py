@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import pickle
@@ -32,6 +33,7 @@ class _ToParent(logging.Handler):
 
 def main(fd: int) -> None:
     """Import Keras and TensorFlow, then run calls until the parent closes the pipe."""
+    faulthandler.enable()  # a crash in native code names the line of Python that led to it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     pipe = Connection(fd)
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()

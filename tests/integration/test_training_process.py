@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema import Data
+from tasks.datasets.prepare import call_loader
 from tasks.datasets.rows import load_arrays
 from tasks.errors import DataError, PipelineError, TrainingError
 from tasks.records import TensorSpec
@@ -120,6 +122,15 @@ def test_a_killed_child_is_a_training_error(number: signal.Signals, words: str) 
             waiting()
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("empty_keras")
+def test_a_crash_names_the_users_line(tmp_path: Path) -> None:
+    """A crash in native code, which raises nothing in Python, is told with the line that led to it."""
+    (tmp_path / "crashing.py").write_text("import ctypes\ndef load():\n    return ctypes.string_at(0)\n")
+    with process.tensorflow_process(), pytest.raises(TrainingError) as caught:
+        process.call(call_loader, Data(load="crashing:load"))
+    assert "(signal 11 at crashing.py:3 in load)" in str(caught.value)
 
 
 class _StoppedWaiting(Exception):
