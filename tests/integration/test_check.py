@@ -90,7 +90,7 @@ def test_a_run_only_looks_first(tmp_path: Path, held_port: int) -> None:
         ("    x = np", "    {}['when']\n    x = np", "data", "KeyError: 'when' ({file}:5 in load)"),
         ("    x = np", "    import sys; sys.exit(4)\n    x = np", "data", "it calls sys.exit(4) ({file}:5 in load)"),
         (RETURN, "    x[7] = np.nan\n" + RETURN, "data", "NaN or infinity in 1 of 120 rows, first in row 7"),
-        (RETURN, RETURN.replace("(x >", "(x[1:] >"), "data", "must return the same number of rows in every array"),
+        (RETURN, RETURN.replace("(x >", "(x[1:] >"), "data", "must have the same number of rows in every array"),
         (RETURN, "    return x", "data", "(features, target)"),
         ("    model.compile('adam', 'sparse_categorical_crossentropy')\n", "", "model", "must return a compiled model"),
         ("    return model", "    return None", "model", "must return a keras.Model, got NoneType"),

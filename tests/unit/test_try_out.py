@@ -84,7 +84,7 @@ def test_a_mistake_is_one_line(
 
 ROWS = [
     ("twov", "rows.csv", "", "No columns to parse"),
-    ("twov", "rows.csv", "x\n", "must return rows, got none"),
+    ("twov", "rows.csv", "x\n", "must have rows, got none"),
     ("twov", "rows.csv", "y,z\n1,2\n", "but 'x' is not one of 'y', 'z'; rename a column, or"),
     ("twov", "rows.csv", "x,z\n1,2\n,3\n", "must be finite"),
     ("twov", "rows.csv", "x\none\n", "the rows of 'x' are text"),
