@@ -18,7 +18,7 @@ from prefect import State, flow
 from prefect.context import FlowRunContext
 from prefect.states import Completed
 
-from configs.loading import arguments, load_config, require, written
+from configs.loading import arguments, file_and_config, load_config, require
 from configs.redaction import redact
 from flows.commands import session
 from flows.judging import judge_and_promote
@@ -103,10 +103,10 @@ def rehearse_model(  # noqa: PLR0913  the model, its rows, and where they go
             a file, which are written to `rehearse-<hash>.yaml` in the current directory for those commands.
 
     Raises:
+        ConfigError: the configuration cannot be used.
         PipelineError: there is no verdict. A rejection is a verdict: it is returned, not raised.
     """
-    config = written(config) if isinstance(config, Mapping) else Path(config)
-    cfg = load_config(config)
+    config, cfg = file_and_config(config)
     rows = check_rows((features, target), "rehearse_model", needs_target=False)
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch, _with_prefect():
         save_rows(Path(scratch) / ROWS, rows)

@@ -23,6 +23,7 @@ from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.outputs import check_cast_names, served_specs
 from tasks.savedmodel.structure import (
     check_free_batch,
+    check_named_inputs,
     input_specs,
     name_outputs,
     pack_inputs,
@@ -136,6 +137,7 @@ def serving_function(model: Any, config: Config) -> tuple[Any, Signature]:
     """
     import tensorflow as tf
 
+    check_named_inputs(model)
     export, keras_inputs = config.export, {spec.name: spec for spec in input_specs(model)}
     check_free_batch(model)
     inputs, outputs = served_inputs(model, export), served_outputs(model, export)

@@ -21,6 +21,7 @@ from tasks.errors import DataError, TrainingError
 from tasks.gates.judge import check_slices, judged_output
 from tasks.records import Splits, TrainedModel
 from tasks.savedmodel.structure import (
+    NAMED_INPUTS,
     check_free_batch,
     input_specs,
     output_names,
@@ -161,10 +162,7 @@ def build_model(config: Config, rows: Rows) -> Any:
     if not isinstance(model, keras.Model):
         raise TrainingError(f"model.build '{reference}' must return a keras.Model, got {type(model).__name__}")
     if not getattr(model, "inputs", None):
-        raise TrainingError(
-            f"model.build '{reference}' must return a model with named inputs: use the functional API, or start a "
-            "Sequential with keras.Input"
-        )
+        raise TrainingError(f"model.build '{reference}' must return {NAMED_INPUTS}")
     if not model.compiled:
         raise TrainingError(f"model.build '{reference}' must return a compiled model; call model.compile in it")
     return model

@@ -16,6 +16,7 @@ from tasks.datasets.rows import load_arrays, load_rows
 from tasks.datasets.strings import as_objects
 from tasks.errors import ExportError, ManifestMismatch, SignatureMismatch
 from tasks.records import Signature, TensorSpec
+from tasks.savedmodel.exporter import export_here
 from tasks.savedmodel.manifest import MANIFEST, verify_manifest
 from tasks.savedmodel.warmup import WARMUP
 
@@ -267,3 +268,20 @@ def test_one_layer_with_two_outputs(export: Callable[..., Signature], tmp_path: 
     else:
         assert len(signature.outputs) == 2
         assert len(load_arrays(tmp_path / "reference.npz")) == 2
+
+
+def test_what_names_no_inputs(tmp_path: Path) -> None:
+    """What is no Keras model, or one whose inputs have no names, is one line of ours, and not an error of Python."""
+    import keras
+
+    class Own(keras.Model):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return x
+
+    config = Config(name="m")
+    for other in (None, 3, {"x": 1}):
+        with pytest.raises(ExportError, match="a model must be a keras.Model, .* got "):
+            export_here(config, other, tmp_path / "model")
+    for unnamed in (Own(), keras.Sequential([keras.layers.Dense(1)])):
+        with pytest.raises(SignatureMismatch, match="a candidate must be a model with named inputs: .*; got "):
+            export_here(config, unnamed, tmp_path / "model")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from configs import addresses
-from configs.loading import ConfigError, load_config, written
+from configs.loading import ConfigError, file_and_config, load_config, written
 from configs.schema import METRICS
 from configs.user_code import parsed
 from tasks.gates import metrics
@@ -252,3 +252,23 @@ def test_a_mapping_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypatch
     with pytest.raises(ConfigError, match="No space left on device"):
         written({"name": "m"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_that_is_given_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that can be used leaves a file for later commands; one that cannot leaves no new one."""
+    monkeypatch.chdir(tmp_path)
+    file, config = file_and_config({"name": "m", "work_dir": "work"})
+    assert (file.parent, config.work_dir) == (tmp_path, tmp_path / "work")
+    assert file_and_config(str(file)) == (file, config)
+    no_kind: Any = {"name": "m", "tracking": {"uri": "foo://"}}
+    for bad, words in ((no_kind, "tracking.uri"), ({"nam": "m"}, "nam"), (None, "got NoneType")):
+        with pytest.raises(ConfigError, match=words):
+            file_and_config(bad)
+    assert list(tmp_path.iterdir()) == [file]
+    needs = {"name": "m", "gates": {"golden": {"file": "golden.json"}}}
+    (tmp_path / "golden.json").touch()
+    kept = file_and_config(needs)[0]
+    (tmp_path / "golden.json").unlink()
+    with pytest.raises(ConfigError, match="golden"):
+        file_and_config(needs)
+    assert kept.exists()
