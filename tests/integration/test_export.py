@@ -16,7 +16,7 @@ from tasks.datasets.rows import load_arrays, load_rows
 from tasks.datasets.strings import as_objects
 from tasks.errors import ExportError, ManifestMismatch, SignatureMismatch
 from tasks.records import Signature, TensorSpec
-from tasks.savedmodel.exporter import export_here
+from tasks.savedmodel.exporter import export_here, read_back
 from tasks.savedmodel.manifest import MANIFEST, verify_manifest
 from tasks.savedmodel.warmup import WARMUP
 
@@ -247,6 +247,20 @@ def test_a_model_that_keras_does_not_read_back(export: Callable[..., Signature])
     with pytest.raises(ExportError, match="Lambda|lambda") as caught:
         export("line", "with_lambda")
     assert "\n" not in str(caught.value)
+
+
+def test_a_given_model_whose_code_is_elsewhere(tmp_path: Path) -> None:
+    """What can be done about a layer that is not known here is told in words that fit a file."""
+    import keras
+
+    class Doubled(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return 2 * x
+
+    x = keras.Input((1,), name="x")
+    keras.Model(x, Doubled()(x)).save(tmp_path / "m.keras")
+    with pytest.raises(ExportError, match=r"'Doubled'.*; export it as a SavedModel \(model.export\) where its code is"):
+        read_back(tmp_path / "m.keras", given=True)
 
 
 def test_text_outputs(rehearsed: Callable[[str], Any]) -> None:
