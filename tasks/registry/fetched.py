@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import ExportError, TrackingRefused
-from tasks.registry.connection import tracking_errors
+from tasks.registry.connection import connect, tracking_errors
 from tasks.words import one_line
 
 GRAPH, KERAS = "saved_model.pb", ".keras"
 URI = re.compile(r"(models:/+[^/].*|runs:/+[^/]+/+[^/].*)")
+REFUSALS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+WITHOUT_CODE = ("Not a proper", "No versions of")  # the beginnings of MLflow's messages about the URI itself
 URIS = "models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN/PATH"
 
 
@@ -75,13 +78,33 @@ def fetch(config: Config, uri: str, directory: Path) -> Path:
     server = config.tracking.uri
     with tracking_errors(server):
         try:
+            place = _resolved(connect(config), uri) if uri.startswith("models:") else uri
             found = mlflow.artifacts.download_artifacts(
-                artifact_uri=uri, dst_path=str(directory), tracking_uri=server, registry_uri=server
+                artifact_uri=place, dst_path=str(directory), tracking_uri=server, registry_uri=server
             )
         except MlflowException as exc:
-            if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if exc.error_code not in REFUSALS and not str(exc).startswith(WITHOUT_CODE):
                 raise
             raise TrackingRefused(
                 f"--model must name a model that MLflow at {redact(server)} has, got '{uri}': {one_line(str(exc))}"
             ) from exc
     return Path(found)
+
+
+def _resolved(client: Any, uri: str) -> str:
+    """Return where the files of a registered model are.
+
+    MLflow would ask the registry that is configured in the environment, by default a file in the current directory.
+    Source: `ModelsArtifactRepository._get_model_uri_infos` in mlflow/store/artifact/models_artifact_repo.py (3.17).
+    """
+    from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    named, path = ModelsArtifactRepository.split_models_uri(uri)
+    found = get_model_name_and_version(client, named)
+    if len(found) == 1:
+        place = client.get_logged_model(found[0]).artifact_location
+    else:
+        place = client.get_model_version_download_uri(*found)
+    place = _resolved(client, place) if place.startswith("models:") else place
+    return f"{place}/{path}" if path else place
