@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Our packages are imported first, so that a user's directory cannot shadow their names.
 import configs  # noqa: F401
-from flows.console import error
+from flows.console import Line, error, write
 from flows.streams import our_streams
 from tasks.program import SCRIPT, SUBCOMMANDS
 
@@ -36,6 +36,8 @@ HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
 
 '{SCRIPT} COMMAND --help' shows the options of a command, and '{SCRIPT} --version' the version.
 """
+LINES = HELP.splitlines()
+LABEL = len("  init      ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(word: str, rest: list[str]) -> int:
     if word in ("-h", "--help"):
-        print(HELP, end="")
+        write([Line(line[LABEL:], line[:LABEL]) if line.startswith(" ") else Line(line) for line in LINES], sys.stdout)
         return 0
     if word == "--version":
         print(f"{SCRIPT} {version(SCRIPT)}")
