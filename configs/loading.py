@@ -19,7 +19,7 @@ from pydantic_core import PydanticSerializationError
 
 from configs.errors import ConfigError
 from configs.explain import cut, explain
-from configs.parameters import check_parameters
+from configs.parameters import check_metric, check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
 from configs.schema import Config
 from configs.user_code import check_reference, is_reference, located
@@ -144,6 +144,8 @@ def _loaded(path: Path, overrides: Sequence[str]) -> Config:
     for field, reference in references + [("gates.metrics", name) for name in config.gates.metrics]:
         if is_reference(reference):
             check_reference(reference, field)
+    for name in filter(is_reference, config.gates.metrics):
+        check_metric(name)
     if config.data.load:
         check_parameters(config.data.load, config.data.params, "data.params", given=0)
     if config.model.build:

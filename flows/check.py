@@ -25,7 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     return config_parser(
         "flows.check",
         "Check what a run needs before its training: your functions and their parameters, the rows, the untrained "
-        "model and its export, the directories, MLflow, Prefect and Docker. Nothing that the check writes is kept.",
+        "model, its export and its first training steps, the directories, MLflow, Prefect and Docker. Nothing that "
+        "the check writes is kept.",
         "Exit codes: 0 every check passed; 1 a check failed; 2 usage or configuration error.",
     )
 

@@ -33,6 +33,7 @@ from tasks.savedmodel.trial import save_model, try_export
 from tasks.training.readings import decide_readings
 
 log = logging.getLogger(__name__)
+TRIED_ROWS = 8
 
 
 def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
@@ -66,13 +67,14 @@ def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
 
 
 def try_model(config: Config, splits: Splits, directory: Path) -> str:
-    """Build the model and make all checks that need no training; return its inputs and outputs in words.
+    """Build the model, train it on a few rows and forget it; return its inputs and outputs in words.
 
     Raises:
-        PipelineError: the same errors as those of `fit_model` before the first epoch.
+        PipelineError: the same errors as those of `fit_model` up to its first steps.
     """
     rows, validation = load_rows(splits.train), load_rows(splits.validation)
     model, _, _ = _tried(config, splits, rows, validation, directory)
+    _try_training(model, rows, validation, config)
     inputs = ", ".join(map(str, input_specs(model)))
     return f"takes {inputs}; answers {', '.join(output_names(model))}; {model.count_params():,} parameters"
 
@@ -94,6 +96,13 @@ def _tried(
     try_export(model, config, splits, directory)
     rounded = _rounded(rows, model)
     return model, decide_readings(model, config, rows, splits), rounded
+
+
+def _try_training(model: Any, rows: Rows, validation: Rows, config: Config) -> None:
+    """Train on a few rows: Keras looks for losses, metrics and what it monitors in its first steps only."""
+    once = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
+    few, seen = (part.take(np.arange(min(len(part), TRIED_ROWS))) for part in (rows, validation))
+    _fit(model, few, seen, once, callbacks=[_watch(once)], verbose=0)
 
 
 def _rounded(rows: Rows, model: Any) -> dict[str, str]:

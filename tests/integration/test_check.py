@@ -95,6 +95,8 @@ def test_a_run_only_looks_first(tmp_path: Path, held_port: int) -> None:
         ("    model.compile('adam', 'sparse_categorical_crossentropy')\n", "", "model", "must return a compiled model"),
         ("    return model", "    return None", "model", "must return a keras.Model, got NoneType"),
         ("    import keras\n", "    import keras\n    features['y']\n", "model", "KeyError: 'y' ({file}:10 in build)"),
+        ("'sparse_categ", "'spare_categ", "model", "interpret loss identifier: spare_categorical_crossentropy"),
+        ("crossentropy')", "crossentropy', metrics=['acuracy'])", "model", "metric identifier: acuracy"),
         ("name='x')", "name='y')\n    features['x']", "", ""),
     ],
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,6 +19,9 @@ from flows.commands import show_calls
 from tasks.datasets.prepare import call_loader
 from tasks.datasets.user_code import resolve
 from tasks.errors import DataError
+from tasks.gates.scores import Scored
+from tasks.records import Reading
+from tasks.training.readings import _try_own_metrics
 from tasks.training.worker import _with_calls
 
 CODE = "from {helper} import value\ndef load():\n    return value\ndef build(features):\n    return None\n"
@@ -168,6 +173,44 @@ def test_parameters_are_compared_with_the_definition(tmp_path: Path, load: str, 
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "cfg.yaml")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("definition", "words"),
+    [
+        ("def mine(target, served): return 1", ""),
+        ("def mine(target, served, sharp=2): return 1", ""),
+        ("def mine(*answers): return 1", ""),
+        ("mine = max", ""),
+        ("def mine(): return 1", "is called with (target, served), but it takes nothing"),
+        ("def mine(target): return 1", "is called with (target, served), but it takes (target)"),
+        ("def mine(a, b, sharp): return 1", "is called with (target, served), but it takes (a, b, sharp)"),
+        ("def mine(a, b, *, sharp): return 1", "is called with (target, served), but it takes (a, b, sharp)"),
+    ],
+)
+def test_a_metric_takes_two_arguments(tmp_path: Path, definition: str, words: str) -> None:
+    """One that cannot be called with the target and the answers is refused before a training, not after it."""
+    (tmp_path / "f.py").write_text(definition)
+    (tmp_path / "cfg.yaml").write_text("name: m\ngates: {metrics: {'./f.py:mine': {max: 1}}}\n")
+    if not words:
+        load_config(tmp_path / "cfg.yaml")
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "cfg.yaml")
+    assert words in str(caught.value)
+
+
+def test_a_metric_that_fails_is_said_before_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is a warning: the trained model may give other answers, and a good metric says nothing."""
+    (tmp_path / "own.py").write_text("def bad(target, served): return served['y']\ndef good(*answers): return 1\n")
+    metrics = "{'./own.py:bad': {max: 1}, './own.py:good': {max: 1}}"
+    (tmp_path / "cfg.yaml").write_text(f"name: m\ngates: {{metrics: {metrics}}}\n")
+    few = Scored(np.zeros(3), np.zeros((3, 1)), Reading("regression", "values"), "y")
+    caplog.set_level(logging.WARNING)
+    _try_own_metrics(load_config(tmp_path / "cfg.yaml").gates, few)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("with the answers of the untrained model, metric './own.py:bad' must fit targets of shape")
+    assert "(own.py:1 in bad); after the training that ends the run" in line
 
 
 def test_the_users_calls_are_shown_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
