@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from importlib.metadata import entry_points
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 TRACKING = (
@@ -12,17 +14,47 @@ TRACKING = (
     "mysql://... or mssql://...), or databricks"
 )
 DATABASES = r"sqlite:///[^?]|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(://.+)?$"
+# RFC 9110, section 5.6.2
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# What the client itself sets, and what belongs to one connection.
+OWN_HEADERS = ("host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "te")
 
 
-def server_address(address: str) -> str:
-    """Accept scheme, host and port of an HTTP server; a user name and a password are optional."""
+def production_address(address: str) -> str:
+    """Accept scheme, host and port of a production server's REST or gRPC interface.
+
+    The address of an HTTP server may have a user name and a password.
+    """
     if not address:
         return address
-    rule = "must be http://HOST:PORT or https://HOST:PORT, without a path"
+    rule = "must be http://HOST:PORT, https://HOST:PORT, grpc://HOST:PORT or grpcs://HOST:PORT, without a path"
     parts = _address(address, rule)
-    if parts.scheme not in ("http", "https") or address != f"{parts.scheme}://{parts.netloc}":
+    if parts.scheme not in ("http", "https", "grpc", "grpcs") or address != f"{parts.scheme}://{parts.netloc}":
         raise ValueError(rule)
+    if parts.scheme.startswith("grpc") and parts.port is None:
+        raise ValueError("must name a port, because gRPC has no usual one")
+    if parts.scheme.startswith("grpc") and parts.username is not None:
+        raise ValueError("must not contain a user name, because gRPC does not send it; use promote.live_headers")
     return address
+
+
+def header_name(name: str) -> str:
+    """Accept the name of an HTTP header that a user may set."""
+    lower = name.lower()
+    if not HEADER_NAME.fullmatch(name):
+        raise ValueError(f"must map names of HTTP headers to their values, but '{name}' is not such a name")
+    if lower in OWN_HEADERS or lower.startswith("grpc-"):
+        raise ValueError(f"must not contain '{name}', which the client sets itself")
+    if lower.endswith("-bin"):
+        raise ValueError(f"must not contain '{name}', because gRPC takes bytes for a name that ends in -bin")
+    return name
+
+
+def header_value(value: str) -> str:
+    """Accept the value of an HTTP header: printable ASCII, without a space at its ends."""
+    if not value.isascii() or not value.isprintable() or value != value.strip() or not value:
+        raise ValueError("must be printable ASCII text without spaces at its ends")
+    return value
 
 
 def tracking_uri(uri: str) -> str:
@@ -46,6 +78,28 @@ def tracking_uri(uri: str) -> str:
 def _is_a_plugin(uri: str) -> bool:
     """Return whether an installed package adds this kind of tracking URI to MLflow."""
     return any(uri.startswith(f"{found.name}:") for found in entry_points(group="mlflow.tracking_store"))
+
+
+def check_tls(ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> None:
+    """Check that PEM files can be used for TLS.
+
+    Raises:
+        ValueError: a file has no certificate or key, the two do not belong together, or the key has a password.
+    """
+    try:
+        if ca_file is not None:
+            ssl.create_default_context(cafile=str(ca_file))
+    except (OSError, ValueError) as exc:
+        raise ValueError(f"live_tls.ca_file must hold certificates in PEM, got '{ca_file}': {exc}") from exc
+    if cert_file is None or key_file is None:
+        return
+    try:  # an empty password, because OpenSSL would ask for one at the terminal
+        ssl.create_default_context().load_cert_chain(cert_file, key_file, password="")
+    except (OSError, ValueError) as exc:
+        raise ValueError(
+            f"live_tls.cert_file and live_tls.key_file must hold a certificate and its key in PEM, without a password, "
+            f"got '{cert_file}' and '{key_file}': {exc}"
+        ) from exc
 
 
 def _address(text: str, rule: str) -> SplitResult:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from configs.redaction import redact, redacted
 from configs.schema import Config
 from configs.user_code import nearest
-from configs.values import PARAMS
+from configs.values import NAMED
 
 LONGEST_VALUE = 120  # characters
 RETIRED = {
@@ -107,7 +107,7 @@ def _shown(value: Any, where: str) -> str:
     """Return a value that was received, as YAML would say it, without secrets."""
     if value is None or isinstance(value, bool):
         return {None: "no value (null)", True: "true", False: "false"}[value]
-    return cut(repr(redacted(value, named=where.startswith(PARAMS))))
+    return cut(repr(redacted(value, named=where.startswith(NAMED))))
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:

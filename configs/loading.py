@@ -17,13 +17,14 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from configs.addresses import check_tls
 from configs.errors import ConfigError
 from configs.explain import cut, explain
 from configs.parameters import check_metric, check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
 from configs.schema import Config
 from configs.user_code import check_reference, is_reference, located
-from configs.values import PARAMS, filled_in
+from configs.values import NAMED, filled_in
 from configs.yaml_text import DEEPEST, parse_yaml
 
 __all__ = ["ConfigError", "arguments", "load_config", "require", "shown", "without_secrets", "written"]
@@ -221,7 +222,7 @@ def _without_secret(item: str) -> str:
 def _hidden(whole: Mapping[str, Any]) -> dict[str, Any]:
     """Return values of a configuration without secrets."""
     return {
-        section: {key: redacted(item, named=f"{section}.{key}" in PARAMS) for key, item in value.items()}
+        section: {key: redacted(item, named=f"{section}.{key}" in NAMED) for key, item in value.items()}
         if isinstance(value, Mapping)
         else redacted(value)
         for section, value in whole.items()
@@ -247,6 +248,12 @@ def _resolve(config: Config, base: Path) -> Config:
         for section in ("contract", "golden")
         if (file := getattr(gates, section).file) is not None
     }
+    tls = config.promote.live_tls
+    tls_files = {name: _file(base, file, f"promote.live_tls.{name}") for name, file in tls if file is not None}
+    try:
+        check_tls(tls_files.get("ca_file"), tls_files.get("cert_file"), tls_files.get("key_file"))
+    except ValueError as exc:
+        raise ConfigError(f"promote.{exc}") from exc
     metrics = {located(name, base): bound for name, bound in config.gates.metrics.items()}
     work_dir, models_root = _place(base, config.work_dir, "work_dir"), _place(base, config.models_root, "models_root")
     _check_apart(work_dir, models_root, config.name)
@@ -257,6 +264,7 @@ def _resolve(config: Config, base: Path) -> Config:
             "gates": gates.model_copy(update={**found, "metrics": metrics}),
             "work_dir": work_dir,
             "models_root": models_root,
+            "promote": config.promote.model_copy(update={"live_tls": tls.model_copy(update=tls_files)}),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
         }
     )

@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from configs.addresses import server_address, tracking_uri
+from configs.addresses import header_name, header_value, production_address, tracking_uri
 from configs.times import Moment, check_order
 
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
@@ -462,6 +462,28 @@ def _mode(value: object) -> object:
 Mode = Annotated[str, BeforeValidator(_mode)]
 
 
+class LiveTls(Section):
+    """The files for TLS connections to production; each is PEM, and its path is relative to the YAML file."""
+
+    ca_file: Path | None = Field(
+        None, description="certificates of the authorities to trust, instead of the public ones"
+    )
+    cert_file: Path | None = Field(
+        None, description="the client's certificate, for a server that asks for one; key_file has its key"
+    )
+    key_file: Path | None = Field(None, description="the key of the client's certificate")
+
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> LiveTls:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file must be set together: set both, or none")
+        return self
+
+
+Address = Annotated[str, AfterValidator(production_address)]
+Headers = dict[Annotated[str, AfterValidator(header_name)], Annotated[str, AfterValidator(header_value)]]
+
+
 class Promote(Section):
     """How a candidate goes live."""
 
@@ -472,10 +494,22 @@ class Promote(Section):
         "latest", description="latest: the highest version is live; labels: models.config names the stable version and "
         "the canary"
     )
-    live_url: Annotated[str, AfterValidator(server_address)] = Field(
+    live_url: Address = Field(
         "",
-        description="REST address of the production server, such as http://host:8501, where a new version is verified",
+        description="address of the production server, where a new version is verified, such as http://HOST:8501; "
+        "grpc://HOST:8500 verifies over gRPC, and https:// and grpcs:// use TLS",
     )
+    live_urls: tuple[Annotated[Address, StringConstraints(min_length=1)], ...] = Field(
+        (),
+        description="addresses of several production servers, such as the replicas of one service: each must load a "
+        "new version within live_timeout_s and answer it as the rehearsal did. Replaces live_url",
+    )
+    live_headers: Headers = Field(
+        {},
+        description="headers of each request to production (metadata over gRPC), such as {Authorization: Bearer "
+        "${TOKEN}}, which takes the value from the environment",
+    )
+    live_tls: LiveTls = LiveTls()
     live_timeout_s: float = Field(60, gt=0, description="seconds within which production must load a new version")
     live_rows: int = Field(
         100, ge=1, description="number of test rows that production must answer as the rehearsal did"
@@ -499,9 +533,21 @@ class Promote(Section):
 
     @model_validator(mode="after")
     def _labels_need_to_look(self) -> Promote:
-        if self.layout == "labels" and not self.live_url:
+        if self.layout == "labels" and not self.live_addresses:
             raise ValueError("layout: labels needs live_url, where a version must be AVAILABLE before a label moves")
         return self
+
+    @model_validator(mode="after")
+    def _tls_has_a_use(self) -> Promote:
+        files = [name for name, file in self.live_tls if file is not None]
+        if files and not any(address.startswith(("https:", "grpcs:")) for address in self.live_addresses):
+            raise ValueError(f"live_tls.{files[0]} needs a live_url of https:// or grpcs://")
+        return self
+
+    @property
+    def live_addresses(self) -> tuple[str, ...]:
+        """Return the addresses at which a new version is verified; none means that it is not verified."""
+        return self.live_urls or ((self.live_url,) if self.live_url else ())
 
 
 class Config(Section):

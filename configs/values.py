@@ -17,6 +17,7 @@ from configs.yaml_text import Octal
 REFERENCE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 NUMBER = re.compile(r"[-+]?[0-9][0-9._]*(e[-+]?[0-9]+)?", re.IGNORECASE)
 PARAMS = ("data.params", "model.params")  # the user's own names and values
+NAMED = (*PARAMS, "promote.live_headers")  # mappings in which a name tells whether its value is a secret
 MODES = ("promote.directory_mode", "promote.file_mode")  # octal by convention
 SHOWN = (  # names of files, runs and processes, which cannot be hidden
     "name", "work_dir", "models_root", "data.load", "model.build", "gates.contract.file",
@@ -34,7 +35,7 @@ def filled_in(raw: Mapping[str, Any]) -> dict[str, Any]:
     """
     whole: dict[str, Any] = _filled(dict(raw), "")
     for field, value in fields(whole):
-        for secret in secrets_in(value, named=field in PARAMS):
+        for secret in secrets_in(value, named=field in NAMED):
             if secret == MASK:
                 raise ConfigError(f"'{field}': {MASK} stands for a hidden secret; {HOW_TO_FILL_IN}")
             remember(secret)

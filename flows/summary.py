@@ -89,7 +89,7 @@ def _next(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     version = f"{arguments} --version {outcome.report.candidate.version}"
     if outcome.report.served is not None and outcome.promotion.live_dir is None:
         lines.append(_command("try it", f"{command_here('flows.try_out')} {version}"))
-    state, live_url = outcome.promotion.state, config.promote.live_url
+    state, addresses = outcome.promotion.state, config.promote.live_addresses
     if state in (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED, PromotionState.ROLLED_BACK):
         lines.append(_command("approve", f"{command_here('flows.promote')} {version} --approve --by NAME"))
     if state is PromotionState.CANARY:
@@ -99,12 +99,15 @@ def _next(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     if outcome.report.champion is not None and state is PromotionState.PROMOTED:
         lines.append(_command("undo", f"{command_here('flows.rollback')} {arguments}"))
     example = outcome.report.candidate.requests.with_name("example.json")
-    url = f"{live_url or 'localhost:8501'}/v1/models/{config.name}"
+    over_rest = [address for address in addresses if address.startswith("http")]
+    url = f"{over_rest[0] if over_rest else 'localhost:8501'}/v1/models/{config.name}"
     if config.promote.layout == "labels":  # without a label, the highest version answers, even if it is the canary
-        url += f"/labels/{'canary' if state == 'canary' else 'stable'}"
-    if not live_url:  # else production is running and has just been verified
+        url += f"/labels/{'canary' if state is PromotionState.CANARY else 'stable'}"
+    if not addresses:  # else production is running and has just been verified
         lines.append(_command("serve", start_command(config, outcome.report.served.server)))
-    return [*lines, _command("ask", f"curl -d @{short_path(example)} {url}:predict")]
+    if over_rest or not addresses:
+        lines.append(_command("ask", f"curl -d @{short_path(example)} {url}:predict"))
+    return lines
 
 
 def _command(purpose: str, command: str) -> Line:

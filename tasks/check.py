@@ -14,7 +14,7 @@ from configs.schema import Config
 from tasks.datasets.declared import read_contract
 from tasks.datasets.prepare import prepare_splits
 from tasks.errors import PipelineError
-from tasks.production.server import is_silent
+from tasks.production.server import silent
 from tasks.records import Splits
 from tasks.registry.connection import check_experiment, check_tracking
 from tasks.registry.reasons import reason
@@ -62,9 +62,8 @@ def _writable(directory: Path, field: str) -> str:
 
 
 def _production(config: Config) -> str:
-    url = config.promote.live_url
-    silent = f"; no server answers at promote.live_url {url}, as expected before the first version"
-    return _writable(config.models_root, "models_root") + (silent if is_silent(config) else "")
+    writable, absent = _writable(config.models_root, "models_root"), silent(config)
+    return f"{writable}; no server answers at {absent}, as expected before the first version" if absent else writable
 
 
 def _contract(file: Path) -> str:

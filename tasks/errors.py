@@ -10,6 +10,7 @@
     |-- ServingError              the throwaway server gave no usable answers
     |   |-- ServingUnavailable *  it could not be started or reached
     |   |-- ServingTimeout *      it did not answer in time
+    |   |-- AccessDenied          it lets this client do nothing: TLS, 401, 403
     |   |-- ServerCrashed         it crashed: a failed check, an invalid address
     |   |-- ModelLoadError        it refused the model
     |   `-- PredictionError       it refused a request, or crashed at one
@@ -87,6 +88,10 @@ class ServingTimeout(ServingError):
     """The server did not answer in time."""
 
     retryable = True
+
+
+class AccessDenied(ServingError):
+    """A server refused every request of this client: TLS failed, or the credentials are missing or wrong."""
 
 
 class ServerCrashed(ServingError):

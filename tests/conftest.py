@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # what an example takes on a busy machine proves nothing
@@ -112,6 +114,26 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return unit_of_work(config.rootpath / nodeid.partition("::")[0])
 
     return ByUnit(config, log)
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an MLflow database with all its tables and nothing in them, to be copied.
+
+    MLflow needs six seconds of a processor to create one, so that all workers share it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "empty-mlflow.db"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            from mlflow import MlflowClient
+
+            unfinished = path.with_suffix(".unfinished")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                MlflowClient(f"sqlite:///{unfinished}", f"sqlite:///{unfinished}").search_experiments()
+            unfinished.rename(path)
+    return path
 
 
 @pytest.fixture(scope="session")

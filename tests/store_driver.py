@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tasks.production.live_check import live_problem
+from tasks.production.live_check import Endpoint, live_problem
 from tasks.records import Change
 from tasks.savedmodel.manifest import write_manifest
 from tasks.store.champion import champion_version, predecessor
@@ -70,7 +70,7 @@ class Store:
         return dict(json.loads(self.registry.read_text())) if self.registry.exists() else {}
 
     def _verify(self, change: Change) -> str:
-        if self.url and (problem := live_problem(self.url, self.live.name, change.version, None, 60)):
+        if self.url and (problem := live_problem(Endpoint(self.url, self.live.name), change.version, None, 60)):
             return problem
         return "it answers differently than validated" if self.refuses else ""
 

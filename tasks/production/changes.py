@@ -12,7 +12,8 @@ from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import StoreError, TrackingError
 from tasks.outcomes import Promotion, PromotionState
-from tasks.production.live_check import Expected, live_problem
+from tasks.production.live_check import Expected, problem_at_any
+from tasks.production.server import endpoints
 from tasks.records import Candidate, Champion, Change, TrackedRun
 from tasks.registry.changes import record_change
 from tasks.store.champion import champion_version, find_champion
@@ -44,7 +45,7 @@ def production(config: Config) -> Production:
 def _verify(config: Config, change: Change) -> str:
     """Return why production does not give the validated answers, or an empty string."""
     promote = config.promote
-    if not promote.live_url:
+    if not promote.live_addresses:
         return ""
     known = recall_or_warn(config.candidates_dir, change.digest)
     expected = None
@@ -61,9 +62,10 @@ def _verify(config: Config, change: Change) -> str:
             )
     if expected is None:
         log.warning("only checking that version %d is AVAILABLE: its validated answers are gone", change.version)
-    log.info("waiting for version %d at %s, at most %g s", change.version, promote.live_url, promote.live_timeout_s)
-    with waiting_for(f"version {change.version} at {promote.live_url}"):
-        problem = live_problem(promote.live_url, config.name, change.version, expected, promote.live_timeout_s)
+    where = ", ".join(promote.live_addresses)
+    log.info("waiting for version %d at %s, at most %g s", change.version, where, promote.live_timeout_s)
+    with waiting_for(f"version {change.version} at {where}"):
+        problem = problem_at_any(endpoints(config), change.version, expected, promote.live_timeout_s)
     return redact(problem)  # it is written to journal, history and outbox
 
 

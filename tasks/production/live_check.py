@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from tasks.datasets.blocks import rows_per_request
 from tasks.datasets.rows import load_arrays
-from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
+from tasks.errors import AccessDenied, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.gates.parity import comparable, judge_parity, tolerances
 from tasks.records import Signature
-from tasks.serving.client import RestClient
+from tasks.serving.client import Access, ModelClient, RestClient
 
 log = logging.getLogger(__name__)
 
@@ -37,38 +42,85 @@ class Expected:
     rtol: float | None
 
 
-def is_there(base_url: str, name: str) -> bool:
-    """Return whether a server answers at an address, with any answer."""
-    client = RestClient(base_url, name, REQUEST_TIMEOUT_S)
-    try:
-        client.states()
-    except (ServingUnavailable, ServingTimeout):
-        return False
-    except ServingError:
-        return True
-    finally:
-        client.close()
+@dataclass(frozen=True)
+class Endpoint:
+    """One production server of a model.
+
+    Attributes:
+        address: of its REST or gRPC interface (`http`, `https`, `grpc`, `grpcs`). name: of the model.
+        access: what the server requires of its clients.
+    """
+
+    address: str
+    name: str
+    access: Access = field(default_factory=Access)
+
+    def client(self) -> ModelClient:
+        """Return a client of the model."""
+        scheme, _, target = self.address.partition("://")
+        if scheme in ("http", "https"):
+            return RestClient(self.address, self.name, REQUEST_TIMEOUT_S, access=self.access)
+        from tasks.serving.grpc_client import GrpcClient  # imports grpc
+
+        return GrpcClient(target, self.name, REQUEST_TIMEOUT_S, access=replace(self.access, tls=scheme == "grpcs"))
+
+
+def is_there(endpoint: Endpoint) -> bool:
+    """Return whether a server answers, with any answer.
+
+    Raises:
+        AccessDenied: it answers nothing to this client.
+    """
+    with contextlib.closing(endpoint.client()) as client:
+        try:
+            client.states()
+        except AccessDenied:
+            raise
+        except (ServingUnavailable, ServingTimeout):
+            return False
+        except ServingError:
+            return True
     return True
 
 
-def live_problem(base_url: str, name: str, version: int, expected: Expected | None, timeout_s: float) -> str:
-    """Return why production does not serve a version as it was validated, or an empty string if it does.
+def problem_at_any(endpoints: Sequence[Endpoint], version: int, expected: Expected | None, timeout_s: float) -> str:
+    """Return why one or several of the production servers do not serve a version, or an empty string if all do.
+
+    All are asked at the same time, so that the slowest decides how long this takes.
+    """
+    if len(endpoints) == 1:  # in this thread, which an interrupt stops immediately
+        return live_problem(endpoints[0], version, expected, timeout_s)
+    found: list[Future[str]] = []
+    for endpoint in endpoints:
+        found.append(Future())
+        work = partial(live_problem, endpoint, version, expected, timeout_s)
+        # The threads are daemons, so that an interrupt does not wait for a server that does not answer.
+        threading.Thread(target=_settle, args=(found[-1], work), daemon=True).start()
+    return "; ".join(problem for future in found if (problem := future.result()))
+
+
+def _settle(future: Future[str], work: Callable[[], str]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as exc:  # noqa: BLE001  raised in the waiting thread
+        future.set_exception(exc)
+
+
+def live_problem(endpoint: Endpoint, version: int, expected: Expected | None, timeout_s: float) -> str:
+    """Return why a production server does not serve a version as it was validated, or an empty string if it does.
 
     Args:
         expected: None if the validated answers are unknown; then the version only has to be AVAILABLE.
         timeout_s: seconds until it must be AVAILABLE.
     """
-    client = RestClient(base_url, name, REQUEST_TIMEOUT_S)
-    try:
+    with contextlib.closing(endpoint.client()) as client:
         problem = _not_available(client, version, timeout_s)
-        if problem or expected is None:
-            return problem and f"production at {base_url}: {problem}"
-        return _difference(client, version, expected)
-    finally:
-        client.close()
+        if not problem and expected is not None:
+            problem = _difference(client, version, expected, over_grpc=endpoint.address.startswith("grpc"))
+    return problem and f"production at {endpoint.address}: {problem}"
 
 
-def _not_available(client: RestClient, version: int, timeout_s: float) -> str:
+def _not_available(client: ModelClient, version: int, timeout_s: float) -> str:
     """Wait until a version is AVAILABLE; return why it is not, or an empty string."""
     deadline = time.monotonic() + timeout_s
     seen = "no server answers"
@@ -87,10 +139,10 @@ def _not_available(client: RestClient, version: int, timeout_s: float) -> str:
         time.sleep(POLL_S)
 
 
-def _difference(client: RestClient, version: int, expected: Expected) -> str:
+def _difference(client: ModelClient, version: int, expected: Expected, *, over_grpc: bool) -> str:
     """Send the first rows again, and return how the answers differ from the validated ones, or an empty string."""
     signature = expected.signature
-    if signature.beyond_rest:
+    if signature.beyond_rest and not over_grpc:
         log.warning(
             "version %d only has to be AVAILABLE: REST cannot carry %s",
             version,
@@ -105,9 +157,9 @@ def _difference(client: RestClient, version: int, expected: Expected) -> str:
     try:
         served = client.predict(version, rows, signature.outputs, signature.name)
     except (PredictionError, ServingError) as exc:
-        return f"production does not answer version {version}: {exc}"
+        return f"it does not answer version {version}: {exc}"
     # the validated answers may come from batches with other rows
     pairs = {spec.name: comparable(served[spec.name], validated[spec.name], spec) for spec in signature.outputs}
     now, then = ({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))
     gate = judge_parity(now, then, tolerances(signature, expected.atol, expected.rtol))
-    return "" if gate.passed else f"production answers version {version} differently than validated: {gate.summary}"
+    return "" if gate.passed else f"it answers version {version} differently than validated: {gate.summary}"

@@ -8,9 +8,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from configs.schema import Config
-from tasks.production.live_check import is_there
+from tasks.errors import AccessDenied
+from tasks.production.live_check import Endpoint, is_there
 from tasks.program import command_here, short_path
 from tasks.records import ServerFacts
+from tasks.serving.client import Access
 from tasks.serving.pinned import ONE_TRY  # else a broken version delays every other one for five minutes
 from tasks.store.layout import check_writable
 from tasks.store.serving_config import MODELS_CONFIG, ensure_config
@@ -38,7 +40,8 @@ def production_flags(config: Config, model_dir: str = "") -> str:
     Args:
         model_dir: `config.live_dir`, quoted for a shell; empty means its absolute path.
     """
-    port = urlsplit(config.promote.live_url).port or 8501
+    urls = [urlsplit(address) for address in config.promote.live_addresses]
+    port = next((url.port for url in urls if url.scheme == "http" and url.port), 8501)
     if config.promote.layout == "labels":  # the last flag is for restarts, at which no version is loaded yet
         path = shlex.quote(str(config.models_root / MODELS_CONFIG))
         return (
@@ -53,24 +56,39 @@ def look_at_production(config: Config) -> None:
     """Log a warning if production must verify a version but does not answer; change nothing.
 
     Raises:
-        StoreError: models_root is not in a writable directory.
+        StoreError: models_root is not in a writable directory. AccessDenied: production does not accept this client.
     """
     check_writable(config.models_root, "models_root")
-    promote = config.promote
-    if is_silent(config):
+    if absent := silent(config):
         log.warning(
-            "no server answers at promote.live_url %s. This is expected before the first version; otherwise, start a "
+            "no server answers at %s. This is expected before the first version; otherwise, start a "
             "server (%s). A version that is not served within %g s (promote.live_timeout_s) is rolled back",
-            promote.live_url,
+            absent,
             production_flags(config),
-            promote.live_timeout_s,
+            config.promote.live_timeout_s,
         )
 
 
-def is_silent(config: Config) -> bool:
-    """Return whether production must verify a version but does not answer."""
-    url = config.promote.live_url
-    return bool(url) and not is_there(url, config.name)
+def silent(config: Config) -> str:
+    """Return the addresses of production at which no server answers, or an empty string.
+
+    Raises:
+        AccessDenied: a server does not accept this client, so that no version could be verified.
+    """
+    promote = config.promote
+    field = "promote.live_urls" if promote.live_urls else "promote.live_url"
+    try:
+        absent = [found.address for found in endpoints(config) if not is_there(found)]
+    except AccessDenied as exc:
+        raise AccessDenied(f"{exc}; check {field}, promote.live_headers and promote.live_tls") from exc
+    return f"{field} {', '.join(absent)}" if absent else ""
+
+
+def endpoints(config: Config) -> list[Endpoint]:
+    """Return the production servers at which a new version is verified."""
+    promote, tls = config.promote, config.promote.live_tls
+    access = Access(promote.live_headers, ca_file=tls.ca_file, cert_file=tls.cert_file, key_file=tls.key_file)
+    return [Endpoint(address, config.name, access) for address in promote.live_addresses]
 
 
 def make_startable(config: Config) -> None:

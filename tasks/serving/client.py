@@ -5,8 +5,11 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +20,7 @@ from requests.adapters import HTTPAdapter
 from tasks.datasets.blocks import joined, row_blocks, unanswered_rows
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.strings import Array, string_array
-from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
+from tasks.errors import AccessDenied, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import TensorSpec
 from tasks.serving.answers import parsed
 from tasks.serving.exits import remedy
@@ -25,6 +28,7 @@ from tasks.serving.streaming import CONNECTIONS, in_order, with_progress
 from tasks.words import one_line
 
 TRANSIENT = {503, 504}
+DENIED = {401, 403, 407}
 RETRY_WAITS_S = (0.1, 0.4, 1.6)
 
 # maps TensorFlow's names of dtypes in /metadata to NumPy's
@@ -60,6 +64,24 @@ class ModelClient(Protocol):
         """Close the kept-alive connections."""
 
 
+@dataclass(frozen=True)
+class Access:
+    """What a server requires of its clients.
+
+    Attributes:
+        headers: sent with each request.
+        tls: whether gRPC uses TLS; the URL of a REST interface says it itself.
+        ca_file: PEM of the trusted authorities, or None for the public ones.
+        cert_file, key_file: PEM of the client's certificate and of its key, or None.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tls: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
 class RestClient:
     """Sends requests about one model of one server over REST (a `ModelClient`); every call has a time limit.
 
@@ -67,18 +89,30 @@ class RestClient:
     """
 
     def __init__(
-        self, base_url: str, model_name: str, timeout_s: float, sleep: Callable[[float], None] = time.sleep
+        self,
+        base_url: str,
+        model_name: str,
+        timeout_s: float,
+        sleep: Callable[[float], None] = time.sleep,
+        access: Access | None = None,
     ) -> None:
         """Set the address; nothing is sent yet.
 
         Args:
             base_url: scheme, host and port. timeout_s: seconds to wait for a connection and for each answer.
+            access: what a production server requires; a throwaway server requires nothing.
         """
+        access = access or Access()
         self._model_url = f"{base_url}/v1/models/{model_name}"
         self._timeout_s = timeout_s
         self._sleep = sleep
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy from the environment cannot reach loopback
+        self._session.headers.update(access.headers)
+        if access.ca_file is not None:
+            self._session.verify = str(access.ca_file)
+        if access.cert_file is not None and access.key_file is not None:
+            self._session.cert = str(access.cert_file), str(access.key_file)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
 
@@ -163,14 +197,26 @@ class RestClient:
                 f"the server must answer within {self._timeout_s:g} s, but it did not answer {method} {url}; "
                 "raise serving.request_timeout_s"
             ) from exc
+        except requests.exceptions.SSLError as exc:
+            raise AccessDenied(f"TLS with the server must succeed at {url}, but it failed: {_tls_words(exc)}") from exc
         except requests.RequestException as exc:
             raise ServingUnavailable(f"the server must be reachable at {url}, got {type(exc).__name__}") from exc
         if answer.ok:
             return answer.content
-        kind = ServingUnavailable if answer.status_code in TRANSIENT else PredictionError
+        status = answer.status_code
+        kind = ServingUnavailable if status in TRANSIENT else AccessDenied if status in DENIED else PredictionError
         words = _words(answer.content)
         advice = f". {remedy(words)}" if remedy(words) else ""
-        raise kind(f"{method} {url} must be accepted, got {answer.status_code}: {words}{advice}")
+        raise kind(f"{method} {url} must be accepted, got {status}: {words}{advice}")
+
+
+def _tls_words(error: BaseException) -> str:
+    """Return the reason of an error of TLS, which is in its innermost cause."""
+    causes = [error]
+    while (inner := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(inner)
+    found = next((cause for cause in reversed(causes) if isinstance(cause, ssl.SSLError)), error)
+    return one_line(getattr(found, "verify_message", "") or getattr(found, "reason", "") or str(found))
 
 
 def _words(body: bytes) -> str:

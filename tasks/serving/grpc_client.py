@@ -14,11 +14,11 @@ import numpy as np
 
 from tasks.datasets.blocks import row_blocks
 from tasks.datasets.strings import Array, as_bytes, bytes_array, is_string, text_array
-from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
+from tasks.errors import AccessDenied, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.model_server.tensor_protos import from_proto
 from tasks.model_server.tf_protos import message_module
 from tasks.records import TensorSpec
-from tasks.serving.client import DTYPES, RETRY_WAITS_S, whole
+from tasks.serving.client import DTYPES, RETRY_WAITS_S, Access, whole
 from tasks.serving.exits import remedy
 from tasks.serving.streaming import in_order, with_progress
 from tasks.words import one_line
@@ -34,15 +34,28 @@ class GrpcClient:
     """
 
     def __init__(
-        self, target: str, model_name: str, timeout_s: float, sleep: Callable[[float], None] = time.sleep
+        self,
+        target: str,
+        model_name: str,
+        timeout_s: float,
+        sleep: Callable[[float], None] = time.sleep,
+        access: Access | None = None,
     ) -> None:
         """Set the address; nothing is sent yet.
 
         Args:
             target: host and port. timeout_s: seconds for each call.
+            access: what a production server requires; a throwaway server requires nothing.
         """
         self._model_name, self._timeout_s, self._sleep = model_name, timeout_s, sleep
-        self._channel = grpc.insecure_channel(target, options=[*UNLIMITED, ("grpc.enable_http_proxy", 0)])
+        access, options = access or Access(), [*UNLIMITED, ("grpc.enable_http_proxy", 0)]
+        if access.tls:
+            files = (access.ca_file, access.key_file, access.cert_file)
+            credentials = grpc.ssl_channel_credentials(*(file and file.read_bytes() for file in files))
+            self._channel = grpc.secure_channel(target, credentials, options=options)
+        else:
+            self._channel = grpc.insecure_channel(target, options=options)
+        self._metadata = [(name.lower(), value) for name, value in access.headers.items()]
         self._target = target
 
     def close(self) -> None:
@@ -109,7 +122,7 @@ class GrpcClient:
         """Make a call, with retries if the error is temporary, and translate grpc's errors."""
         for wait_s in (*RETRY_WAITS_S, None):
             try:
-                return method(request, timeout=self._timeout_s)
+                return method(request, timeout=self._timeout_s, metadata=self._metadata)
             except grpc.RpcError as exc:
                 if exc.code() != grpc.StatusCode.UNAVAILABLE or wait_s is None:
                     raise self._translated(exc) from exc
@@ -125,6 +138,8 @@ class GrpcClient:
                 f"the server must answer within {self._timeout_s:g} s, but {self._target} did not; "
                 "raise serving.request_timeout_s"
             )
+        if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            return AccessDenied(f"gRPC at {self._target} must accept this client, got {code}: {words}")
         advice = f". {remedy(words)}" if remedy(words) else ""
         return PredictionError(f"gRPC at {self._target} must accept the request, got {code}: {words}{advice}")
 

@@ -112,8 +112,9 @@ def prefect_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 @contextlib.contextmanager
-def running_mlflow(directory: Path) -> Iterator[str]:
-    """Run an MLflow server on SQLite that keeps the artifacts, too; give its address."""
+def running_mlflow(directory: Path, empty: Path) -> Iterator[str]:
+    """Run an MLflow server on a copy of an empty database; it keeps the artifacts, too. Give its address."""
+    shutil.copyfile(empty, directory / "mlflow.db")
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"]
@@ -127,9 +128,9 @@ def running_mlflow(directory: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[str]:
     """Give the address of an MLflow server."""
-    with running_mlflow(tmp_path_factory.mktemp("mlflow")) as address:
+    with running_mlflow(tmp_path_factory.mktemp("mlflow"), mlflow_database) as address:
         yield address
 
 
@@ -249,11 +250,12 @@ class Workspace:
 
 
 @pytest.fixture(scope="session")
-def open_workspace(prefect_env: dict[str, str]) -> Iterator[Callable[[Path], Workspace]]:
-    """Open directories as workspaces; whatever was started in them ends with the tests."""
+def open_workspace(prefect_env: dict[str, str], mlflow_database: Path) -> Iterator[Callable[[Path], Workspace]]:
+    """Open directories as workspaces with MLflow's tables; whatever was started in them ends with the tests."""
     opened: list[Workspace] = []
 
     def opening(directory: Path) -> Workspace:
+        shutil.copyfile(mlflow_database, directory / "mlflow.db")
         opened.append(Workspace(directory, dict(prefect_env)))
         return opened[-1]
 

@@ -45,7 +45,8 @@ training: {epochs: 1}
 
 @pytest.fixture
 def user(workspace: Any) -> Any:
-    """Return a workspace with a user's own module and configuration."""
+    """Return a workspace with a user's own module and configuration, and no database."""
+    (workspace.directory / "mlflow.db").unlink()
     (workspace.directory / "project.py").write_text(PROJECT)
     (workspace.directory / "cfg.yaml").write_text(CONFIG)
     (workspace.directory / "garbled.csv").write_bytes(b"a,b\n1,2\n3,4,5,6\n\xff\xfe")

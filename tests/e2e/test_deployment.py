@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -68,8 +69,11 @@ def deployed(
 
 
 @pytest.fixture
-def run_deployment(deployed: Path, prefect: Callable[..., str], ask_prefect: Ask, tmp_path: Path) -> Callable[..., Any]:
+def run_deployment(
+    deployed: Path, prefect: Callable[..., str], ask_prefect: Ask, tmp_path: Path, mlflow_database: Path
+) -> Callable[..., Any]:
     """Return a function that runs a deployment with outputs in `tmp_path` and returns the finished flow run."""
+    shutil.copyfile(mlflow_database, tmp_path / "mlflow.db")
 
     def running(name: str, *overrides: str) -> Any:
         places = [

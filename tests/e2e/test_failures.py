@@ -206,8 +206,15 @@ training: {epochs: 1}
 
 # MLflow's own use of SQLAlchemy
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("warmup_rows", [8, 0])
+@pytest.mark.parametrize(
+    ("backend", "warmup_rows"),
+    [
+        ("embedded", 8),
+        pytest.param("docker", 0, marks=pytest.mark.docker),
+        pytest.param("embedded", 0, marks=pytest.mark.long),
+        pytest.param("docker", 8, marks=[pytest.mark.docker, pytest.mark.long]),
+    ],
+)
 def test_a_refused_model_is_a_verdict(backend: str, warmup_rows: int, workspace: Any, image: str) -> None:
     """A model that a server refuses, at load or at its first request, is rejected: exit 3, what to do, its log kept."""
     config = workspace.directory / "cfg.yaml"

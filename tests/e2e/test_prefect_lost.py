@@ -71,6 +71,7 @@ def test_after_the_rename(alone: Any, open_server: Callable[[], Any], wait_for: 
     assert alone.history()[-1] == (1, "live")
 
 
+@pytest.mark.long
 def test_after_an_approval(alone: Any, open_server: Callable[[], Any], wait_for: Poll) -> None:
     """What a person approved and production took is live: exit 0, and Prefect's loss is a line of warning."""
     settings = ("--set", "training.epochs=3", "--set", "gates.metrics={accuracy: 0.1}", "--set", "promote.mode=review")
@@ -122,6 +123,7 @@ def from_then_on(happened: Callable[[], bool]) -> Callable[[str, str], str]:
     return lambda _method, path: "503" if "/events/" in path else "hang" if happened() else ""
 
 
+@pytest.mark.long
 def test_an_api_that_hangs_after_the_rename(workspace: Any, hanging: FaultProxy) -> None:
     """The version is live, so it is exit 0 with one line of warning; the screen says who is waited for."""
     hanging.rule = from_then_on(lambda: workspace.versions() == [1])

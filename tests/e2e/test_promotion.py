@@ -94,6 +94,7 @@ def test_a_rejected_run_changes_nothing_live(digits: Any) -> None:
     assert (tags["validation_status"], tags["promotion"], tags["failed_gates"]) == ("rejected", "rejected", "quality")
 
 
+@pytest.mark.long
 def test_without_promotion_nothing_is_live(workspace: Any) -> None:
     """--no-promote judges and logs, exits 0, and creates no live directory; the candidate waits."""
     done = workspace.run(*EPOCHS, "--no-promote")
@@ -105,6 +106,7 @@ def test_without_promotion_nothing_is_live(workspace: Any) -> None:
     assert (run.data.tags["promotion"], run.data.tags["validation_status"]) == ("not promoted", "passed")
 
 
+@pytest.mark.long
 def test_who_reads_decides_nothing(workspace: Any) -> None:
     """A reader that goes away after the first line (`| head -1`) changes neither exit code nor production."""
     process = workspace.start(*EPOCHS)

@@ -73,6 +73,7 @@ def test_a_plain_savedmodel(project: Any, models: Path) -> None:
     assert back.stdout == "'given' is in order\n"
 
 
+@pytest.mark.long
 def test_a_keras_file_and_rows_that_say_what_they_are(project: Any, models: Path) -> None:
     """Of a Parquet file the rows that say test are judged, without those that the model was trained on."""
     rows = pd.read_csv(project.directory / "rows.csv").drop_duplicates(["age", "income"]).reset_index(drop=True)
@@ -161,6 +162,7 @@ def test_mistakes(project: Any, models: Path, words: list[str], code: int, said:
     assert not (project.models_root / "given" / "1").exists()
 
 
+@pytest.mark.long
 def test_a_signature_by_its_name(project: Any, models: Path) -> None:
     """One of several signatures is judged, and the printed request names it."""
     words = ["--rows", "rows.csv", "--target", "paid", "--signature", "other", "--set", "gates.use=[safety,parity]"]

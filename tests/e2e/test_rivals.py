@@ -11,7 +11,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-RIVALS = 4
+RIVALS = 3
 QUICK = ("--set", "training.epochs=3", "--set", "gates.metrics.accuracy={min: 0.3, worse_by: 0.5}")
 
 
@@ -20,6 +20,7 @@ def test_each_gets_a_number_and_the_last_is_the_champion(workspace: Any) -> None
 
     Each is a first run: neither Prefect's database nor MLflow's nor models_root is there.
     """
+    (workspace.directory / "mlflow.db").unlink()
     del workspace.env["PREFECT_API_URL"]
     workspace.env["PREFECT_HOME"] = str(workspace.directory / "prefect")
     runs = [workspace.start(*QUICK, "--set", f"seed={seed}") for seed in range(RIVALS)]

@@ -33,6 +33,7 @@ PLANTED = {
     "tracking.uri password": "planted%2Ftracking-7",
     "tracking.uri by ${NAME}": "planted-tracking-environment-8",
     "promote.live_url password": "planted-live-9",
+    "a header of production": "planted-header-14",
     "a database's password": "planted/database#10",
     "a database's setting": "planted-setting-11",
     "a server that does not answer": "planted-nobody-12",
@@ -102,7 +103,10 @@ def user(user: Any, mlflow_server: str, production: Any) -> Any:
         }},
         "training": {"epochs": 1},
         "tracking": {"uri": uri},
-        "promote": {"live_url": live, "live_timeout_s": 120},
+        "promote": {
+            "live_url": live, "live_timeout_s": 120,
+            "live_headers": {"X-Api-Key": PLANTED["a header of production"]},
+        },
     }  # fmt: skip
     (user.directory / "cfg.yaml").write_text(yaml.safe_dump(whole))
     (user.directory / "tmp").mkdir()

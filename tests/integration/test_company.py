@@ -15,7 +15,7 @@ from configs.schema import Config
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.rows import load_arrays, save_arrays
 from tasks.gates.judge import judge
-from tasks.production.live_check import Expected, live_problem
+from tasks.production.live_check import Endpoint, Expected, live_problem
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import throwaway_server
@@ -65,8 +65,8 @@ QUICK = {"gates.metric_output": "label", "gates.use": ["contract", "parity", "qu
     ("how", "settings"),
     [
         ("masked", {}),
-        ("masked", {"serving.protocol": "both"}),
-        ("zero", {}),
+        pytest.param("masked", {"serving.protocol": "both"}, marks=pytest.mark.long),
+        pytest.param("zero", {}, marks=pytest.mark.long),
         ("zero", {"export.ragged": {"tags": 0}}),
     ],
 )
@@ -86,11 +86,11 @@ def test_case_35_dynamic_length_output(
     ("how", "settings"),
     [
         ("batch", {}),
-        ("batch", {"export.ragged": {"tags": 0}}),
-        ("sum", {}),
+        pytest.param("batch", {"export.ragged": {"tags": 0}}, marks=pytest.mark.long),
+        pytest.param("sum", {}, marks=pytest.mark.long),
         ("length", {}),
         ("masked", {"export.ragged": {"tags": 0}}),  # it is not what it is said to be filled with
-        ("zero", {"export.ragged": {"tags": 1.5}}),
+        pytest.param("zero", {"export.ragged": {"tags": 1.5}}, marks=pytest.mark.long),
     ],
 )
 def test_a_real_difference_in_company_is_found(
@@ -117,7 +117,7 @@ def test_a_server_that_cuts_answers_short(exported: Export, tmp_path: Path) -> N
         save_arrays(file, arrays)
 
 
-@pytest.mark.parametrize("most", [4096, 5])
+@pytest.mark.parametrize("most", [pytest.param(4096, marks=pytest.mark.long), 5])
 def test_production_answers_in_other_company(
     exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
@@ -131,8 +131,8 @@ def test_production_answers_in_other_company(
     with throwaway_server(EMBEDDED, config.serving, candidate, tmp_path / "log") as (server, _):
         for rows in range(1, n_rows + 1):
             expected = Expected(candidate.signature, candidate.requests, answered.answers, rows, None, None)
-            assert live_problem(server.rest_url, "m", 1, expected, 30) == ""
-            found = live_problem(server.rest_url, "m", 1, replace(expected, answers=changed), 30)
+            assert live_problem(Endpoint(server.rest_url, "m"), 1, expected, 30) == ""
+            found = live_problem(Endpoint(server.rest_url, "m"), 1, replace(expected, answers=changed), 30)
             assert "differently than validated" in found
 
 
@@ -169,7 +169,7 @@ def test_an_output_beyond_rest_over_grpc(
     assert own.any() or how == "uint16"  # small numbers are none there
     expected = Expected(candidate.signature, candidate.requests, answered.answers, 9, None, None)
     with throwaway_server(EMBEDDED, config.serving, candidate, tmp_path / "log") as (server, _):
-        assert live_problem(server.rest_url, "m", 1, expected, 30) == ""  # and says that it saw no answers
+        assert live_problem(Endpoint(server.rest_url, "m"), 1, expected, 30) == ""  # and says that it saw no answers
     assert "version 1 only has to be AVAILABLE: REST cannot carry extra" in caplog.text
     save_arrays(candidate.reference, {**load_arrays(candidate.reference), "extra": own + own.dtype.type(1)})
     assert not {gate.name: gate for gate in judge(config.gates, candidate, answered)}["parity"].passed

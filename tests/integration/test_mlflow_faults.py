@@ -57,9 +57,9 @@ REVIEWS = (("GET", "/health"), ("GET", "/model-versions/search"))
 
 
 @pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def upstream(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[str]:
     """Run an MLflow server; give its host and port."""
-    with running_mlflow(tmp_path_factory.mktemp("mlflow")) as address:
+    with running_mlflow(tmp_path_factory.mktemp("mlflow"), mlflow_database) as address:
         yield address.removeprefix("http://")
 
 

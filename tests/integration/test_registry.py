@@ -67,9 +67,9 @@ class Logged:
 
 
 @pytest.fixture(scope="module")
-def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> str:
     """Return one database for all rehearsals of this module."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    return f"sqlite:///{shutil.copy(mlflow_database, tmp_path_factory.mktemp('mlflow') / 'mlflow.db')}"
 
 
 @pytest.fixture(scope="module")
@@ -259,11 +259,11 @@ def test_champion_only_after_promotion(logged: Callable[[str], Logged], tmp_path
 
 
 @pytest.fixture
-def log_as(logged: Callable[[str], Logged], tmp_path: Path) -> Callable[[str, int], Logged]:
+def log_as(logged: Callable[[str], Logged], tmp_path: Path, mlflow_database: Path) -> Callable[[str, int], Logged]:
     """Return a function that logs one of the models as a version of `digits` in a database of its own."""
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = f"sqlite:///{shutil.copy(mlflow_database, tmp_path / 'mlflow.db')}"
 
     def logging(name: str, number: int) -> Logged:
         known = logged(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ print(promotion.live_dir.name)
 """
 
 
-def test_eight_promote_at_once(tmp_path: Path) -> None:
+def test_eight_promote_at_once(tmp_path: Path, mlflow_database: Path) -> None:
     """Eight distinct numbers rise in the order in which they went live, each complete; the alias is the last one's."""
     from mlflow import MlflowClient
 
@@ -77,6 +78,7 @@ def test_eight_promote_at_once(tmp_path: Path) -> None:
     )
     config = load_config(path, [])
     config.work_dir.mkdir(parents=True)
+    shutil.copyfile(mlflow_database, tmp_path / "mlflow.db")
     client = MlflowClient(config.tracking.uri, config.tracking.uri)
     client.create_registered_model("m")
     commands = [[sys.executable, "-c", RIVAL, str(path), str(n), str(RIVALS)] for n in range(RIVALS)]

@@ -20,6 +20,7 @@ from configs.schema import GATES, METRICS, Bound, Config
 from docs.generate import BEGIN, END, escaped, page
 from tasks import errors
 from tasks.program import SCRIPT, SUBCOMMANDS
+from tests.certificates import certificate
 from tests.examples import PARSERS, flow_of, names_in, options_of, problem, problem_of_mention
 from tests.markdown import Block, Page, commands, slug
 
@@ -139,7 +140,7 @@ def test_commands_in_sentences(page: Page) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("yaml"))
-def test_yaml_examples(block: Block, tmp_path: Path) -> None:
+def test_yaml_examples(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each YAML example is a configuration, or a part of one, or a deployment of a flow with parameters that it has."""
     found = yaml.safe_load(block.text)
     if "deployments" in found:
@@ -149,6 +150,10 @@ def test_yaml_examples(block: Block, tmp_path: Path) -> None:
             assert Path(deployment["parameters"]["config"]).is_file()
         return
     (tmp_path / "my_model.py").write_text("def load(): ...\n\ndef build(features, hidden=1): ...\n")
+    authority = certificate(tmp_path, "ca")
+    certificate(tmp_path, "client", authority)
+    for name in re.findall(r"\$\{(\w+)\}", block.text):
+        monkeypatch.setenv(name, f"the value of {name}")
     (tmp_path / "cfg.yaml").write_text(block.text if "name" in found else f"name: example\n{block.text}")
     assert load_config(tmp_path / "cfg.yaml").name
 
