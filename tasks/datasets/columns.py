@@ -85,10 +85,10 @@ def _name(key: Any, source: str) -> str:
     if isinstance(key, tuple):
         raise DataError(f"'{source}' must have columns with plain names, got {key!r}; flatten them")
     if not isinstance(key, str | Integral) or isinstance(key, bool):
-        raise DataError(f"the names of columns must be text or whole numbers, and '{source}' returned {key!r}")
+        raise DataError(f"the names of columns must be text or whole numbers, and '{source}' has {key!r}")
     name = str(key)
     if not name or "\0" in name or not _is_unicode(name):
-        raise DataError(f"the names of columns must be valid text without NUL, and '{source}' returned {name!r}")
+        raise DataError(f"the names of columns must be valid text without NUL, and '{source}' has {name!r}")
     return name
 
 

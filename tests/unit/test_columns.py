@@ -125,7 +125,7 @@ def test_sparse_matrix_is_refused() -> None:
         (pa.table([[1, 2], [3, 4]], names=["a", "a"]), "'a' twice"),
         ({"a\0": Y}, "without NUL"),
         ({"\ud800": Y}, "valid text without NUL"),
-        ({None: Y}, "returned None"),
+        ({None: Y}, "has None"),
         ({}, "one feature and one target"),
     ],
 )
