@@ -113,6 +113,26 @@ def test_mistakes_in_the_code(
         assert "\n" not in line
 
 
+@pytest.mark.usefixtures("_tensorflow")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "must be readable, got JSONDecodeError"),
+        ('{"inputs": {"x": [0.5]}, "outputs": {"q": [[0.1, 0.9]]}}', "must be those of the model, p, got q"),
+    ],
+)
+def test_golden_rows_that_do_not_fit(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, content: str, words: str
+) -> None:
+    """They are read before the training, because the names and shapes of the model are known by then."""
+    (tmp_path / "golden.json").write_text(content)
+    config_file = written(tmp_path, CODE, "gates: {golden: {file: golden.json}}")
+    _, bad = found(config_file, tmp_path_factory.mktemp("scratch"))
+    assert list(bad) == ["model"]
+    assert f"gates.golden.file '{tmp_path}/golden.json'" in bad["model"]
+    assert words in bad["model"]
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
