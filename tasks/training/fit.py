@@ -31,6 +31,7 @@ from tasks.savedmodel.structure import (
 )
 from tasks.savedmodel.trial import save_model, try_export
 from tasks.training.readings import decide_readings
+from tasks.words import few
 
 log = logging.getLogger(__name__)
 TRIED_ROWS = 8
@@ -75,8 +76,9 @@ def try_model(config: Config, splits: Splits, directory: Path) -> str:
     rows, validation = load_rows(splits.train), load_rows(splits.validation)
     model, _, _ = _tried(config, splits, rows, validation, directory)
     _try_training(model, rows, validation, config)
-    inputs = ", ".join(map(str, input_specs(model)))
-    return f"takes {inputs}; answers {', '.join(output_names(model))}; {model.count_params():,} parameters"
+    return (
+        f"takes {few(input_specs(model))}; answers {few(output_names(model))}; {model.count_params():,} parameters"
+    )
 
 
 def _tried(
@@ -101,8 +103,8 @@ def _tried(
 def _try_training(model: Any, rows: Rows, validation: Rows, config: Config) -> None:
     """Train on a few rows: Keras looks for losses, metrics and what it monitors in its first steps only."""
     once = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
-    few, seen = (part.take(np.arange(min(len(part), TRIED_ROWS))) for part in (rows, validation))
-    _fit(model, few, seen, once, callbacks=[_watch(once)], verbose=0)
+    some, seen = (part.take(np.arange(min(len(part), TRIED_ROWS))) for part in (rows, validation))
+    _fit(model, some, seen, once, callbacks=[_watch(once)], verbose=0)
 
 
 def _rounded(rows: Rows, model: Any) -> dict[str, str]:
