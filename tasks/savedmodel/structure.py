@@ -22,7 +22,7 @@ NAMED_INPUTS = "a model with named inputs: use the functional API, or start a Se
 
 
 def check_named_inputs(model: Any) -> None:
-    """Refuse what is no Keras model, and a subclassed one, whose inputs have no names.
+    """Refuse what is not a Keras model, and a subclassed one, whose inputs have no names.
 
     Raises:
         ExportError: it is another object. SignatureMismatch: clients could not name what they send.

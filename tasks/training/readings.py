@@ -96,7 +96,7 @@ def _settled(gates: Gates, found: Reading, output: _Output) -> Reading:
 
 
 def _try_own_metrics(gates: Gates, few: Scored) -> None:
-    """Warn of a user's metric that fails; the trained model may give other answers, so it is no error yet."""
+    """Warn of a user's metric that fails; the trained model may give other answers, so this is not an error yet."""
     for name in filter(is_reference, gates.metrics):
         try:
             measure(name, few)
