@@ -45,7 +45,10 @@ def find_model(place: Path) -> Path:
         return place
     if (place / GRAPH).is_file():
         return place
-    found = [*place.rglob(f"*{KERAS}"), *(graph.parent for graph in place.rglob(GRAPH))] if place.is_dir() else []
+    try:
+        found = [*place.rglob(f"*{KERAS}"), *(graph.parent for graph in place.rglob(GRAPH))] if place.is_dir() else []
+    except OSError as exc:
+        raise ExportError(f"--model must be a directory that can be searched, got '{place}': {exc.strerror}") from exc
     if len(found) != 1:
         raise ExportError(
             f"--model must be a SavedModel directory, a {KERAS} file or MLflow's model URI, got "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -65,6 +67,17 @@ def test_a_model_below_the_directory_that_is_named(tmp_path: Path) -> None:
     assert find_model(tmp_path) == tmp_path / "artifacts" / "model"
     with pytest.raises(ExportError, match=r"which has \d+ of them"):
         find_model(MODEL.parents[1])
+
+
+def test_a_directory_that_cannot_be_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As those of a kernel's own file systems cannot."""
+
+    def fails(_path: Path, _pattern: str) -> list[Path]:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(Path, "rglob", fails)
+    with pytest.raises(ExportError, match=r"that can be searched, got '.*': Invalid argument"):
+        find_model(tmp_path)
 
 
 def test_errors_name_the_users_file(tmp_path: Path) -> None:
