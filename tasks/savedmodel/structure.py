@@ -29,6 +29,11 @@ def check_named_inputs(model: Any) -> None:
     """
     import keras
 
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(
+            f"Keras must compute with TensorFlow to be served by it, got {keras.backend.backend()}; set "
+            "KERAS_BACKEND=tensorflow before Keras is imported"
+        )
     if not isinstance(model, keras.Model):
         raise ExportError(
             f"a model must be a keras.Model, the path of a model, or MLflow's model URI, got {type(model).__name__}"

@@ -164,12 +164,23 @@ def test_a_late_answer_is_not_the_next_ones(tmp_path: Path) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_child_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a child printed before it failed by itself is the error's detail."""
-    monkeypatch.setenv("KERAS_BACKEND", "abacus")
-    with process.tensorflow_process(), pytest.raises(TrainingError, match="exit status 1") as caught:
+def test_a_child_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a child printed before it failed by itself is the error's detail, and its last line is in the error."""
+    (tmp_path / "keras.py").write_text("raise ImportError('no abacus here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with process.tensorflow_process(), pytest.raises(TrainingError) as caught:
         process.call(os.getpid)
-    assert "abacus" in caught.value.detail
+    assert "(exit status 1, ImportError: no abacus here)" in str(caught.value)
+    assert "raise ImportError" in caught.value.detail
+
+
+@pytest.mark.usefixtures("empty_keras")
+def test_keras_computes_with_tensorflow(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Another backend of the user's does not count where models are made for TensorFlow Serving, and that is said."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with process.tensorflow_process():
+        assert process.call(os.getenv, "KERAS_BACKEND") == "tensorflow"
+    assert "KERAS_BACKEND=jax does not count here" in caplog.text
 
 
 @pytest.mark.usefixtures("empty_keras")
