@@ -89,6 +89,7 @@ def _prefect() -> str:
 
     url = os.environ.get("PREFECT_API_URL", "")
     if not url:
+        check_writable(Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser(), "PREFECT_HOME")
         return "PREFECT_API_URL is not set: a run starts a temporary Prefect server"
     try:
         requests.get(f"{url.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S).raise_for_status()

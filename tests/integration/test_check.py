@@ -171,3 +171,15 @@ def test_services_and_directories(
     assert "is ready" not in output.out
     left = {path.name for path in tmp_path.iterdir() if path.suffix not in (".py", ".yaml")}
     assert left - {"__pycache__"} == {"file"}  # Python's own, where it is not told otherwise
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary Prefect server keeps its database there, so that a run would not start."""
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "home"))
+    for name, make in checks(load_config(written(tmp_path, CODE)), tmp_path):
+        if name == "prefect":
+            with pytest.raises(PipelineError, match="PREFECT_HOME must be in a writable directory"):
+                make()
+            break
