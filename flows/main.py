@@ -10,8 +10,9 @@ from pathlib import Path
 
 # Our packages are imported first, so that a user's directory cannot shadow their names.
 import configs  # noqa: F401
-from flows.console import Line, error, write
+from flows.console import Line, error, say, write
 from flows.streams import our_streams
+from tasks.outcomes import INTERRUPTED
 from tasks.program import SCRIPT, SUBCOMMANDS
 
 # Two flows have their command line in a separate module, which answers before Prefect is imported.
@@ -46,7 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if word == "serve":  # it prints only its log, unbuffered
         return _run(word, rest)
     with our_streams():
-        return _run(word, rest)
+        try:
+            return _run(word, rest)
+        except KeyboardInterrupt:  # during an import, before a command takes care of it
+            say("interrupted", stream=sys.stderr)
+            return INTERRUPTED
 
 
 def _run(word: str, rest: list[str]) -> int:

@@ -21,6 +21,17 @@ def test_a_directory_that_was_removed(
     assert capsys.readouterr().err.startswith("error: the current directory must exist and be readable, got No such")
 
 
+def test_an_interrupt_during_an_import(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C in the first moment is the same word and exit code as later."""
+
+    def interrupted(_module: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.importlib, "import_module", interrupted)
+    assert main.main(["doctor", "--config", "cfg.yaml"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.parametrize(
     ("command", "words", "said"),
     [
