@@ -127,7 +127,8 @@ def test_kinds_of_tracking_that_others_add(tmp_path: Path, monkeypatch: pytest.M
 
 def test_splits_must_leave_training_rows(tmp_path: Path) -> None:
     """Fractions that leave nothing to train on are refused together."""
-    with pytest.raises(ConfigError, match="must be below 1, so that training rows are left"):
+    rule = r"validation_fraction \(0.5\) and test_fraction \(0.5\) must be below 1, so that training rows are left"
+    with pytest.raises(ConfigError, match=rule):
         load_config(write(tmp_path), ["data.test_fraction=0.5", "data.validation_fraction=0.5"])
 
 
