@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
+from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+TRACKING = (
+    "http://HOST:PORT or https://HOST:PORT of an MLflow server, sqlite:///FILE, a database (postgresql://..., "
+    "mysql://... or mssql://...), or databricks"
+)
+DATABASES = r"sqlite:///[^?]|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(://.+)?$"
 # RFC 9110, section 5.6.2
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # What the client itself sets, and what belongs to one connection.
@@ -73,12 +80,26 @@ def header_value(value: str) -> str:
 
 
 def tracking_uri(uri: str) -> str:
-    """Accept a tracking URI; one of a server must have a valid address."""
+    """Accept the tracking URIs that MLflow can use; one of a server must have a valid address.
+
+    Source: `_register_tracking_stores` in mlflow/tracking/_tracking_service/utils.py (3.17), which has plugins as well.
+    MLflow writes to directories only if MLFLOW_ALLOW_FILE_STORE is set.
+    """
     if re.search(r"[\x00-\x1f\x7f]", uri):
         raise ValueError("must be a tracking URI without control characters")
     if uri.startswith(("http://", "https://")):
         _address(uri, "must be the address of an MLflow server, such as http://HOST:PORT")
+    elif not re.match(DATABASES, uri) and not _is_a_plugin(uri):
+        is_directory = uri.startswith("file:") or ":" not in uri
+        if not (uri.startswith("file:///") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")):
+            moved = "; the runs in a directory are moved by `mlflow migrate-filestore`" if uri and is_directory else ""
+            raise ValueError(f"must be {TRACKING}{moved}")
     return uri
+
+
+def _is_a_plugin(uri: str) -> bool:
+    """Return whether an installed package adds this kind of tracking URI to MLflow."""
+    return any(uri.startswith(f"{found.name}:") for found in entry_points(group="mlflow.tracking_store"))
 
 
 def check_tls(ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> None:

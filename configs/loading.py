@@ -20,7 +20,7 @@ from pydantic_core import PydanticSerializationError
 from configs.addresses import check_tls
 from configs.errors import ConfigError
 from configs.explain import cut, explain
-from configs.parameters import check_parameters
+from configs.parameters import check_metric, check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
 from configs.schema import Attached, Config, Serving
 from configs.serving_flags import PARAMETERS
@@ -88,6 +88,27 @@ def written(values: Mapping[str, Any]) -> Path:
     return file
 
 
+def file_and_config(given: str | Path | Mapping[str, Any]) -> tuple[Path, Config]:
+    """Return the file of a configuration, which is written if the contents are given, and what it says.
+
+    Raises:
+        ConfigError: the configuration cannot be used; then no new file is left.
+    """
+    if isinstance(given, str | Path):
+        return Path(given), load_config(Path(given))
+    if not isinstance(given, Mapping):
+        kind = type(given).__name__
+        raise ConfigError(f"config must be the path of a YAML file, or a mapping of its sections, got {kind}")
+    before = set(Path.cwd().glob("rehearse-*.yaml"))
+    file = written(given)
+    try:
+        return file, load_config(file)
+    except ConfigError:
+        if file not in before:  # an earlier version may need it
+            file.unlink(missing_ok=True)
+        raise
+
+
 def arguments(path: str, overrides: Sequence[str] = ()) -> str:
     """Return the shell options that give another command the same configuration, without secrets."""
     last = {item.partition("=")[0]: item for item in without_secrets(overrides)}  # the last override of a key counts
@@ -125,6 +146,8 @@ def _loaded(path: Path, overrides: Sequence[str]) -> Config:
     for field, reference in references + [("gates.metrics", name) for name in config.gates.metrics]:
         if is_reference(reference):
             check_reference(reference, field)
+    for name in filter(is_reference, config.gates.metrics):
+        check_metric(name)
     if config.data.load:
         check_parameters(config.data.load, config.data.params, "data.params", given=0)
     if config.model.build:

@@ -23,8 +23,7 @@ def check_parameters(reference: str, params: Iterable[str], field: str, *, given
     Raises:
         ConfigError: the function has no such parameter, or one without a default has no value.
     """
-    origin, function = origin_of(reference), reference.rpartition(":")[2]
-    found = _arguments(str(origin), function, origin.stat().st_mtime_ns) if origin else None
+    found = _definition(reference)
     if found is None:
         return
     by_place = [*found.posonlyargs, *found.args]
@@ -42,6 +41,29 @@ def check_parameters(reference: str, params: Iterable[str], field: str, *, given
         raise ConfigError(
             f"'{reference}' must take the training features as its first argument, but it takes no positional argument"
         )
+
+
+def check_metric(reference: str) -> None:
+    """Refuse a metric that cannot be called with the target and what was served, as `check_parameters` does.
+
+    Raises:
+        ConfigError: the function takes fewer arguments, or needs more.
+    """
+    found = _definition(reference)
+    if found is None:
+        return
+    by_place = [arg.arg for arg in (*found.posonlyargs, *found.args)]
+    needed = by_place[: len(by_place) - len(found.defaults)]
+    named = [arg.arg for arg, default in zip(found.kwonlyargs, found.kw_defaults, strict=True) if default is None]
+    if len(needed) > 2 or named or (len(by_place) < 2 and not found.vararg):
+        takes = f"({', '.join([*needed, *named])})" if needed or named else "nothing"
+        raise ConfigError(f"gates.metrics: '{reference}' is called with (target, served), but it takes {takes}")
+
+
+def _definition(reference: str) -> ast.arguments | None:
+    """Return the arguments of the function that a reference names, if they can be read."""
+    origin, function = origin_of(reference), reference.rpartition(":")[2]
+    return _arguments(str(origin), function, origin.stat().st_mtime_ns) if origin else None
 
 
 @lru_cache(maxsize=64)

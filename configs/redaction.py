@@ -44,6 +44,7 @@ KEYS = ("api", "private", "access", "account", "shared", "signing", "encryption"
 WITHIN = ("password", "passwd", "passphrase", "secret", "credential", *(f"{kind}key" for kind in KEYS))
 ENDINGS = ("token", "pwd")
 WORDS = ("token", "tokens", "pwd", "auth", "authorization", "bearer", "cookie", "jwt", "passcode", "pw", "pass")
+NO_SECRETS = ("True", "False", "true", "false", "None", "null")  # as in `pad_to_max_tokens=False`
 IN_A_QUERY = ("key", "sig", "signature", "code")
 
 _known: dict[str, str] = {}  # maps a secret to the text that replaces it
@@ -166,7 +167,7 @@ def clean(error: BaseException) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        for name in ("args", "detail", "strerror", "filename", "filename2", "__notes__"):
+        for name in ("args", "detail", "strerror", "filename", "filename2", "users_traceback", "__notes__"):
             value = getattr(one, name, None)
             with contextlib.suppress(AttributeError, TypeError):  # the class allows them to be set only once
                 if isinstance(value, str):
@@ -208,7 +209,7 @@ def _without_value(found: re.Match[str]) -> str:
     words = WORD.findall(name)
     last = "_".join(words[-2:] if words and words[-1].lower() == "key" else words[-1:])  # not `token_ids`
     secret = names_a_secret(last, value) or (found["before"] and name.lower() in IN_A_QUERY)
-    if not secret or REFERENCES.fullmatch(value) or _is_small_number(value):
+    if not secret or REFERENCES.fullmatch(value) or _is_small_number(value) or value.rstrip("`.") in NO_SECRETS:
         return found.group()
     return f"{found['before']}{name}={MASK}"
 

@@ -131,7 +131,8 @@ class Data(Section):
     def _leaves_rows_to_train_on(self) -> Data:
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
-                "the sum of validation_fraction and test_fraction must be below 1, so that training rows are left"
+                f"the sum of validation_fraction ({self.validation_fraction:g}) and test_fraction "
+                f"({self.test_fraction:g}) must be below 1, so that training rows are left"
             )
         return self
 

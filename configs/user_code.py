@@ -101,7 +101,9 @@ def _check_names(file: Path, function: str, shown: str, called: str) -> None:
     except OSError as exc:
         raise ConfigError(f"{shown} must name a readable Python file, got '{file}': {exc.strerror}") from exc
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
-        raise ConfigError(f"{shown}: {called} does not compile: {exc}") from exc
+        line = f" in {file.name}:{exc.lineno}" if isinstance(exc, SyntaxError) and exc.lineno else ""
+        words = exc.msg if isinstance(exc, SyntaxError) else exc
+        raise ConfigError(f"{shown}: {called} does not compile: {words}{line}") from exc
     if function not in names and not names & {"*", "__getattr__"}:
         raise ConfigError(f"{shown}: {called} has no '{function}'; {nearest(function, sorted(names))}")
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from configs.loading import ConfigError, require
 from configs.schema import Config
-from flows.commands import config_parser, run_command, session
+from flows.commands import config_parser, run_command, session, show_calls
 from flows.console import error, say
 from tasks.errors import PipelineError
 from tasks.outcomes import DONE, FAILED, USAGE
@@ -26,7 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     return config_parser(
         "flows.check",
         "Check what a run needs before its training: your functions and their parameters, the rows, the untrained "
-        "model and its export, the directories, MLflow, Prefect and Docker. Nothing that the check writes is kept.",
+        "model, its export and its first training steps, the directories, MLflow, Prefect and Docker. Nothing that "
+        "the check writes is kept.",
         "Exit codes: 0 every check passed; 1 a check failed; 2 usage or configuration error.",
     )
 
@@ -46,7 +46,7 @@ def _check(args: argparse.Namespace, config: Config) -> int:
                 say(make(), f"{name:<12} ")
             except (ConfigError, PipelineError) as exc:
                 if args.debug:
-                    traceback.print_exception(exc)
+                    show_calls(exc)
                 error(str(exc))
                 code = max(code, USAGE if isinstance(exc, ConfigError) else FAILED)
     if code == DONE:

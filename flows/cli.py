@@ -20,7 +20,10 @@ from tasks.waiting import importing
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the main job and return its exit code: 0 done, 3 rejected by a gate, 2 usage or configuration, 1 other."""
-    return run_command(build_parser(), argv, _act)
+    parser, words = build_parser(), sys.argv[1:] if argv is None else argv
+    if "--version" in words and len(words) > 1:  # meant for a version of the model, as with `try-out --version 3`
+        parser.error("--version shows the version of this program and stands alone; a run makes a model's next version")
+    return run_command(parser, argv, _act)
 
 
 def _act(args: argparse.Namespace, config: Config) -> int:

@@ -22,7 +22,7 @@ from configs.redaction import redact
 from configs.schema import Config
 from flows.console import LineHandler, Parser, error, say
 from flows.streams import our_streams
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, WrongFile
 from tasks.outcomes import FAILED, INTERRUPTED, USAGE, Promotion
 from tasks.program import command_here, command_name
 
@@ -204,12 +204,22 @@ def exit_code(promotion: Promotion, what: str) -> int:
     return code
 
 
+def show_calls(exc: Exception) -> None:
+    """Print the traceback of an error, and before it the part that begins in the user's code, if there is one."""
+    from tasks.datasets.user_code import users_traceback
+
+    own = users_traceback(exc)
+    if own:
+        print(f"In your code:\n{own}\nIn all code:", file=sys.stderr)
+    traceback.print_exception(exc)
+
+
 def _report(exc: Exception, debug: bool, line: str = "") -> int:
     """Print an error as one line, with its details below, and return its exit code."""
     if debug:
-        traceback.print_exception(exc)
+        show_calls(exc)
     error(line or str(exc))
     detail = getattr(exc, "detail", "")
     if detail:
         say(detail.rstrip(), stream=sys.stderr)
-    return USAGE if isinstance(exc, ConfigError) else FAILED
+    return USAGE if isinstance(exc, ConfigError | WrongFile) else FAILED

@@ -7,12 +7,14 @@ it off, and FORCE_COLOR switches it on without a terminal. Source: https://rich.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -74,8 +76,16 @@ def write(lines: Sequence[Line], stream: TextIO) -> None:
         stream.write("".join(f"{line.plain}\n" for line in lines))
         stream.flush()
         return
-    width = console.width if stream.isatty() else None
+    width = _width(console, stream) if stream.isatty() else None
     console.print(Text("\n").join(_painted(line, width) for line in lines), soft_wrap=True)
+
+
+def _width(console: Console, stream: TextIO) -> int:
+    """Return the terminal's width; rich asks only the standard streams, and no terminal that is called dumb."""
+    if not os.environ.get("COLUMNS", "").isdigit():
+        with contextlib.suppress(OSError):
+            return os.get_terminal_size(stream.fileno()).columns or console.width
+    return console.width
 
 
 def _painted(line: Line, width: int | None) -> Text:
@@ -136,7 +146,13 @@ class LineHandler(logging.Handler):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are also broken between words."""
+    """An argument parser whose errors are also broken between words, and whose options are not abbreviated.
+
+    A misspelt option must not be taken for another one, and a script must not break with the next option.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End the process with a message on standard error."""

@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _begin(args: argparse.Namespace) -> int:
     try:
+        if args.target and not args.csv:
+            raise ConfigError(f"--target names a column of a table, got '{args.target}' without one; add --csv FILE")
         settings = _of_csv(args.csv, args.target, args.directory) if args.csv else EXAMPLE
         _write(args.directory, settings)
     except ConfigError as exc:
@@ -51,6 +53,8 @@ def _begin(args: argparse.Namespace) -> int:
     say(f"Wrote {config} and {short_path(args.directory / 'my_model.py')}.")
     for column, reason in settings.get("left_out", {}).items():
         say(f"The column {column} is left out because {reason}.")
+    if settings.get("gaps"):
+        say(f"{settings['gaps']:,} of {settings['rows']:,} rows are left out because a value is missing in them.")
     say("Train, judge and promote the model:", command=f"{command_here('flows.train_and_serve')} --config {config}")
     return DONE
 
@@ -96,11 +100,7 @@ def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
     """
     import pandas as pd
 
-    try:
-        table = pd.read_csv(file)
-    except (OSError, ValueError) as exc:  # pandas raises ValueErrors for what it cannot parse
-        reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise ConfigError(f"--csv must name a readable table with a header, got '{file}': {reason}") from exc
+    table = _table(file)
     listed = ", ".join(f"'{column}'" for column in table.columns[:40])
     if target is None:
         raise ConfigError(f"--csv needs --target COLUMN, the column to predict; the columns are {listed}")
@@ -109,7 +109,8 @@ def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
     left_out = {column: reason for column in table.columns if column != target and (reason := _unfit(table[column]))}
     kept = [column for column in table.columns if column != target and column not in left_out]
     if not kept:
-        raise ConfigError(f"'{file}' must have a column beside '{target}' that a model can learn from")
+        why = "".join(f"; '{column}' is left out because {reason}" for column, reason in [*left_out.items()][:5])
+        raise ConfigError(f"'{file}' must have a column beside '{target}' that a model can learn from{why}")
     rows = table[[*kept, target]].dropna()
     if not len(rows):
         raise ConfigError(f"'{file}' must have rows without missing values, and it has none; fill the values in")
@@ -120,6 +121,8 @@ def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
         "csv": repr(os.path.relpath(file.resolve(), directory.resolve())),
         "columns": {repr(column): repr(names[column]) for column in kept},
         "left_out": {repr(column): reason for column, reason in left_out.items()},
+        "rows": len(table),
+        "gaps": len(table) - len(rows),
         "target": repr(target),
         "numbers": [names[column] for column in kept if not is_text[column]],
         "texts": [names[column] for column in kept if is_text[column]],
@@ -127,11 +130,33 @@ def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
     }
 
 
+def _table(file: Path) -> Any:
+    """Return the rows of a CSV file.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no rows.
+    """
+    import pandas as pd
+
+    try:
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe cannot be read again by each run
+            raise ConfigError(f"--csv must name a file, which every run reads again, got '{file}'")
+        table = pd.read_csv(file)
+    except (OSError, ValueError) as exc:  # pandas raises ValueErrors for what it cannot parse
+        reason = exc.strerror or exc if isinstance(exc, OSError) else exc
+        raise ConfigError(f"--csv must name a readable table with a header, got '{file}': {reason}") from exc
+    if not len(table):
+        raise ConfigError(f"'{file}' must have rows below its header, and it has none")
+    return table
+
+
 def _unfit(column: Any) -> str:
     """Return why a model can learn nothing from a column, or an empty text."""
     import pandas as pd
 
     known = column.dropna()
+    if not len(known):
+        return "it is empty"
     if known.nunique() < 2:
         return "it has only one value"
     if column.isna().mean() > LIKE_AN_ID:
@@ -141,6 +166,8 @@ def _unfit(column: Any) -> str:
         return "its numbers are too large for float32, like those of an id" if too_large else ""
     if known.nunique() > max(FEW, LIKE_AN_ID * len(known)):
         return "most of its texts are different, like ids, dates or descriptions"
+    if any(text.splitlines() != [text] for text in known.astype(str).unique()):
+        return "its texts have line breaks, and Keras keeps a vocabulary as lines"
     return ""
 
 
@@ -150,7 +177,11 @@ def _of_target(column: Any) -> dict[str, Any]:
 
     values = sorted(column.unique().tolist())
     is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    if is_number and not (pd.api.types.is_integer_dtype(column) and len(values) <= FEW):
+    if is_number and all(value == value // 1 for value in values):  # pandas makes floats of whole numbers with gaps
+        values = [int(value) for value in values]
+    if is_number and len(values) < 2:
+        raise ConfigError(f"--target must have at least 2 different values, got {values[0]} in every row")
+    if is_number and not (isinstance(values[0], int) and len(values) <= FEW):
         scale = round(float(column.std()), 6) or 1.0
         return {"classes": None, "output": "prediction", "scale": scale, "offset": round(float(column.mean()), 6)}
     if not 2 <= len(values) <= MOST_CLASSES:

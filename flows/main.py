@@ -10,8 +10,9 @@ from pathlib import Path
 
 # Our packages are imported first, so that a user's directory cannot shadow their names.
 import configs  # noqa: F401
-from flows.console import error
+from flows.console import Line, error, say, write
 from flows.streams import our_streams
+from tasks.outcomes import INTERRUPTED
 from tasks.program import SCRIPT, SUBCOMMANDS
 
 # Two flows have their command line in a separate module, which answers before Prefect is imported.
@@ -37,6 +38,8 @@ HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
 
 '{SCRIPT} COMMAND --help' shows the options of a command, and '{SCRIPT} --version' the version.
 """
+LINES = HELP.splitlines()
+LABEL = len("  init      ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,12 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if word == "serve":  # it prints only its log, unbuffered
         return _run(word, rest)
     with our_streams():
-        return _run(word, rest)
+        try:
+            return _run(word, rest)
+        except KeyboardInterrupt:  # during an import, before a command takes care of it
+            say("interrupted", stream=sys.stderr)
+            return INTERRUPTED
 
 
 def _run(word: str, rest: list[str]) -> int:
     if word in ("-h", "--help"):
-        print(HELP, end="")
+        write([Line(line[LABEL:], line[:LABEL]) if line.startswith(" ") else Line(line) for line in LINES], sys.stdout)
         return 0
     if word == "--version":
         print(f"{SCRIPT} {version(SCRIPT)}")
@@ -58,8 +65,13 @@ def _run(word: str, rest: list[str]) -> int:
     if word not in SUBCOMMANDS:
         error(f"'{SCRIPT} {word}' is not a command; the commands are {', '.join(SUBCOMMANDS)}")
         return 2
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # the user's modules, as with `python -m`
+    try:
+        here = str(Path.cwd())
+    except OSError as exc:
+        error(f"the current directory must exist and be readable, got {exc.strerror}; change to another one")
+        return 2
+    if here not in sys.path:
+        sys.path.insert(0, here)  # the user's modules, as with `python -m`
     module = SUBCOMMANDS[word]
     if module == "tasks.model_server":
         module = "tasks.model_server.__main__"

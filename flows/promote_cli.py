@@ -47,6 +47,8 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         raise ConfigError("--by NAME needs a decision; add --approve, --reject or --to stable")
     if args.to and args.version:
         raise ConfigError(f"--to {args.to} always promotes the canary and cannot be combined with --version")
+    if args.to and config.promote.layout != "labels":
+        raise ConfigError(f"--to {args.to} moves a label, but promote.layout is {config.promote.layout}")
     with session():
         say("starting Prefect")
         with importing("prefect"):

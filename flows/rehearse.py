@@ -18,13 +18,13 @@ from prefect import State, flow
 from prefect.context import FlowRunContext
 from prefect.states import Completed
 
-from configs.loading import arguments, load_config, require, written
+from configs.loading import arguments, file_and_config, load_config, require
 from configs.redaction import redact
 from flows.commands import session
 from flows.judging import judge_and_promote
 from flows.temporary_server import prefect_server
 from tasks.data import prepare_rows
-from tasks.datasets.given import ROWS, GivenRows, check_trained_on
+from tasks.datasets.given import ROWS, GivenRows, check_trained_on, named_file
 from tasks.datasets.rows import check_rows, save_rows
 from tasks.export import adopt_model
 from tasks.outcomes import Outcome
@@ -68,9 +68,10 @@ def rehearse(  # noqa: PLR0913, PLR0917  one argument for each option
             make_startable(cfg)
             backends = fetch_servers.with_options(retries=0).submit(cfg)
             given = fetch_model(cfg, model, run_dir)
-            splits = prepare_rows(cfg, GivenRows(rows, target, trained_on), given, signature, run_dir)
-            fail_early(backends)
-            candidate = adopt_model(cfg, splits, given, signature, run_dir)
+            with named_file(rows):
+                splits = prepare_rows(cfg, GivenRows(rows, target, trained_on), given, signature, run_dir)
+                fail_early(backends)
+                candidate = adopt_model(cfg, splits, given, signature, run_dir)
         options = arguments(config, overrides or ())
         promoting = partial(promote_model, cfg, wanted=promote)
         report, run, promotion = judge_and_promote(
@@ -102,10 +103,10 @@ def rehearse_model(  # noqa: PLR0913  the model, its rows, and where they go
             a file, which are written to `rehearse-<hash>.yaml` in the current directory for those commands.
 
     Raises:
+        ConfigError: the configuration cannot be used.
         PipelineError: there is no verdict. A rejection is a verdict: it is returned, not raised.
     """
-    config = written(config) if isinstance(config, Mapping) else Path(config)
-    cfg = load_config(config)
+    config, cfg = file_and_config(config)
     rows = check_rows((features, target), "rehearse_model", needs_target=False)
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch, _with_prefect():
         save_rows(Path(scratch) / ROWS, rows)

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "SavedModel is judged and served unchanged. All rows are judged, or the test rows of data.split, except those "
         "of --trained-on.",
         "Exit codes: 0 promoted, awaiting review, or judged with --no-promote; 3 rejected by a gate; 2 usage or "
-        "configuration error; 1 any other error.",
+        "configuration error, or a file that cannot be used; 1 any other error.",
     )
     parser.add_argument(
         "--model", required=True, metavar="MODEL", help="a SavedModel directory, a .keras file, or MLflow's model URI"
@@ -86,15 +86,26 @@ def _check(args: argparse.Namespace, config: Config) -> None:
         problem = problem_of(Path(file), option) if file else ""
         if problem:
             raise ConfigError(problem)
-    if not is_uri(args.model):
-        try:
-            find_model(Path(args.model))
-        except ExportError as exc:
-            raise ConfigError(str(exc)) from exc
+    try:
+        if not is_uri(args.model):
+            _check_signature(find_model(Path(args.model)), args.signature, config)
+    except ExportError as exc:
+        raise ConfigError(str(exc)) from exc
     if args.write_contract and not can_be_written(args.write_contract):
         raise ConfigError(
             f"--write-contract must be a file in a writable directory, got '{args.write_contract}'"
         )
+
+
+def _check_signature(model: Path, signature: str, config: Config) -> None:
+    """Raise `ExportError` if a SavedModel cannot be read, or has no such signature; a `.keras` file has none."""
+    from tasks.savedmodel.safety import MB
+    from tasks.savedmodel.signature import read_signature
+
+    if model.is_dir():
+        read_signature(model, signature, config.gates.safety.max_graph_mb * MB)
+    elif signature:
+        raise ConfigError("--signature chooses a signature of a SavedModel, but a .keras file has none; remove it")
 
 
 def _write(file: Path, report: ValidationReport | None) -> None:

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,7 +88,12 @@ def _waits_said(url: str) -> Iterator[None]:
 
 
 def _start() -> str:
-    """Start the server and return the URL of its API; the server ends when this process does."""
+    """Start the server and return the URL of its API; the server ends when this process does.
+
+    Raises:
+        PipelineError: its database cannot be written.
+    """
+    _check_home()
     say("starting a temporary Prefect server")
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         lifeline, _ours = os.pipe()  # our end closes when this process ends
@@ -102,6 +108,22 @@ def _start() -> str:
         )
         os.close(lifeline)
         return f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+
+
+def _check_home() -> None:
+    """Refuse a directory in which the server cannot keep its database; it says nothing itself."""
+    from prefect.settings import PREFECT_HOME
+
+    home: Path = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as exc:
+        raise PipelineError(
+            f"Prefect's directory must be writable, got '{home}': {exc.strerror}; set PREFECT_HOME to a directory of "
+            "yours, or PREFECT_API_URL to a Prefect server"
+        ) from exc
 
 
 def serve(listening: int, lifeline: int) -> None:

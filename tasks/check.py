@@ -22,6 +22,7 @@ from tasks.serving.launch import check_engine
 from tasks.store.layout import check_writable
 from tasks.training.fit import try_model
 from tasks.training.process import call
+from tasks.words import few
 
 HEALTH_TIMEOUT_S = 10.0
 
@@ -38,7 +39,7 @@ def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], st
         splits.append(call(prepare_splits, config.data, scratch / "data"))
         found = splits[0]
         counts = ", ".join(f"{number:,} {name}" for name, number in found.rows.items())
-        return f"{counts} rows; {'; '.join(found.features)}"
+        return f"{counts} rows; {few(found.features, '; ')}"
 
     def model() -> str:
         return str(call(try_model, config, splits[0], scratch))
@@ -91,6 +92,7 @@ def _prefect() -> str:
 
     url = os.environ.get("PREFECT_API_URL", "")
     if not url:
+        check_writable(Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser(), "PREFECT_HOME")
         return "PREFECT_API_URL is not set: a run starts a temporary Prefect server"
     try:
         requests.get(f"{url.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S).raise_for_status()

@@ -2,6 +2,7 @@
 
     PipelineError                 retryable = False
     |-- DataError                 the rows cannot be used
+    |   `-- WrongFile             they are in a file that the user named: exit code 2, as for a wrong option
     |-- TrainingError             the training produced no model
     |-- ExportError               the export produced no candidate
     |   |-- SignatureMismatch     declared and actual inputs or outputs differ
@@ -26,6 +27,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -35,9 +39,11 @@ class PipelineError(Exception):
     Attributes:
         retryable: whether a retry of the same call may succeed.
         detail: longer evidence, such as a server's log, which is shown below the message.
+        users_traceback: calls of the user's code in another process, which `--debug` shows.
     """
 
     retryable: ClassVar[bool] = False
+    users_traceback: str = ""
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)
@@ -46,6 +52,10 @@ class PipelineError(Exception):
 
 class DataError(PipelineError):
     """The rows cannot be used: unreadable, wrong shape or dtype, NaN, an empty split."""
+
+
+class WrongFile(DataError):
+    """A file that an option names does not hold usable rows; nothing was judged."""
 
 
 class TrainingError(PipelineError):
@@ -124,3 +134,13 @@ class TrackingRefused(TrackingError):
     """MLflow refused a request: an invalid name, a missing permission, a deleted experiment."""
 
     retryable = False
+
+
+@contextlib.contextmanager
+def named_as(copy: Path, original: Path) -> Iterator[None]:
+    """Name the user's own file, instead of our copy of it, in an error of the block."""
+    try:
+        yield
+    except PipelineError as exc:
+        exc.args = (str(exc).replace(str(copy), str(original)),)
+        raise

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.loading import ConfigError
 from configs.schema import Config
-from tasks.errors import ExportError
+from tasks.errors import ExportError, named_as
 from tasks.gates.safety import judge_safety
 from tasks.records import Candidate, Splits, TrainedModel
 from tasks.savedmodel.adopted import adopt_savedmodel, save_own_answers
@@ -40,7 +40,8 @@ def adopt_model(config: Config, splits: Splits, given: TrainedModel, signature: 
             exported = call(export_savedmodel, config, splits, given, claim.staging, run_dir)
         else:
             _copy(given.keras_file, claim.staging)
-            exported = _adopted(config, splits, claim.staging, run_dir, signature)
+            with named_as(claim.staging, given.keras_file):
+                exported = _adopted(config, splits, claim.staging, run_dir, signature)
         version_dir = claim.publish()
     return new_candidate(config, splits, exported, version_dir, run_dir)
 

@@ -15,7 +15,7 @@ from tasks.datasets.fitting import features_of, fit_to_inputs
 from tasks.datasets.row_files import read_table
 from tasks.datasets.rows import check_rows
 from tasks.datasets.strings import Array
-from tasks.errors import DataError, ExportError, ServingError, UnsafeModel
+from tasks.errors import DataError, ExportError, ServingError, SignatureMismatch, UnsafeModel, named_as
 from tasks.gates.safety import judge_safety
 from tasks.records import Backend, Signature
 from tasks.registry.fetched import GRAPH, KERAS, find_model
@@ -56,18 +56,23 @@ def choose_model(config: Config, version: int | None, model: Path | None, signat
         signature: empty means `serving_default`, or the only signature.
 
     Raises:
-        ConfigError: there is no such version or SavedModel. UnsafeModel: the safety gate refuses it.
-        SignatureMismatch: there is no such signature. ExportError: the model cannot be read.
+        ConfigError: there is no such version, SavedModel or signature. UnsafeModel: the safety gate refuses it.
+        ExportError: the model cannot be read.
     """
     if model is not None:
         number, directory = 1, _given(model, scratch)
     else:
         number, directory = _candidate(config, version) if version else _live(config)
     safety = config.gates.safety
-    result = judge_safety(read_graph(directory, safety.max_graph_mb * MB), safety)
-    if not result.passed:
-        raise UnsafeModel(f"a model is served only if it is safe: {result.summary}")
-    return Tried(config.name, number, directory, read_signature(directory, signature, safety.max_graph_mb * MB))
+    with named_as(directory, model or directory):
+        result = judge_safety(read_graph(directory, safety.max_graph_mb * MB), safety)
+        if not result.passed:
+            raise UnsafeModel(f"a model is served only if it is safe: {result.summary}")
+        try:
+            chosen = read_signature(directory, signature, safety.max_graph_mb * MB)
+        except SignatureMismatch as exc:
+            raise ConfigError(str(exc)) from exc
+    return Tried(config.name, number, directory, chosen)
 
 
 def _given(model: Path, scratch: Path) -> Path:
@@ -86,9 +91,9 @@ def _candidate(config: Config, version: int) -> tuple[int, Path]:
     model_dir = config.candidates_dir
     found = versions(model_dir)
     if version not in found:
-        listed = f"are {', '.join(map(str, found))}" if found else "is none"
+        listed = f"they are {', '.join(map(str, found))}" if found else "there is none"
         raise ConfigError(
-            f"--version must be a candidate in '{model_dir}', got {version}; there {listed}. Without --version, the "
+            f"--version must be a candidate in '{model_dir}', got {version}; {listed}. Without --version, the "
             "live version is served"
         )
     return version, found[version]

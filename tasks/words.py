@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 MOST = 2000  # characters, enough for a cause with its remedy; the middle of a longer text is removed
 _TERMINAL = re.compile(
@@ -37,3 +38,9 @@ def one_line(text: str, most: int = MOST) -> str:
 def _kept(letter: str) -> str:
     category = unicodedata.category(letter)
     return " " if category in _SEPARATE else "" if category in _DROPPED else letter
+
+
+def few(items: Sequence[object], between: str = ", ", most: int = 20) -> str:
+    """Return the first items in one text, and how many more there are."""
+    more = f"{between}and {len(items) - most:,} more" if len(items) > most else ""
+    return between.join(map(str, items[:most])) + more

@@ -34,7 +34,7 @@ def named_columns(value: Any, default_name: str, source: str, time: str = "") ->
     for key, column in _columns(value, default_name):
         name = _name(key, source)
         if name in found:
-            raise DataError(f"'{source}' must return columns with unique names, got '{name}' twice; rename one of them")
+            raise DataError(f"'{source}' must have columns with unique names, got '{name}' twice; rename one of them")
         where = f"'{source}': '{name}'"
         found[name] = check_column(plain_times(column, where) if name == time else column, where)
     return found
@@ -56,8 +56,7 @@ def check_column(column: Any, where: str) -> Array:
         raise DataError(f"{where} must be readable as an array, got {type(column).__name__}: {exc}") from exc
     if array.ndim == 0:
         raise DataError(
-            f"{where} must be an array or a list with one entry for each row, got {type(column).__name__}; convert it "
-            "in the loader"
+            f"{where} must be an array or a list with one entry for each row, got {type(column).__name__}; convert it"
         )
     if array.dtype.kind == "O":
         array = _of_objects(array, where)
@@ -84,12 +83,12 @@ def _columns(value: Any, default_name: str) -> Iterable[tuple[Any, Any]]:
 
 def _name(key: Any, source: str) -> str:
     if isinstance(key, tuple):
-        raise DataError(f"'{source}' must return columns with plain names, got {key!r}; flatten them in the loader")
+        raise DataError(f"'{source}' must have columns with plain names, got {key!r}; flatten them")
     if not isinstance(key, str | Integral) or isinstance(key, bool):
-        raise DataError(f"the names of columns must be text or whole numbers, and '{source}' returned {key!r}")
+        raise DataError(f"the names of columns must be text or whole numbers, and '{source}' has {key!r}")
     name = str(key)
     if not name or "\0" in name or not _is_unicode(name):
-        raise DataError(f"the names of columns must be valid text without NUL, and '{source}' returned {name!r}")
+        raise DataError(f"the names of columns must be valid text without NUL, and '{source}' has {name!r}")
     return name
 
 
@@ -98,7 +97,7 @@ def _as_array(column: Any, where: str) -> Array:
     library, kind = type(column).__module__.split(".")[0], type(column).__name__
     if library == "scipy" or kind in ("SparseTensor", "RaggedTensor") or "Sparse" in type(_dtype(column)).__name__:
         words = "ragged" if kind == "RaggedTensor" else "sparse"
-        raise DataError(f"{where} must be a dense array, got a {words} array ({kind}); make it dense in the loader")
+        raise DataError(f"{where} must be a dense array, got a {words} array ({kind}); make it dense")
     if isinstance(column, np.ma.MaskedArray):
         return _unmasked(column, where)
     if library == "pandas" and not isinstance(_dtype(column), np.dtype | None):
@@ -212,7 +211,7 @@ def _ragged(where: str, shapes: list[tuple[int, ...]]) -> DataError:
     other = next((number for number, shape in enumerate(shapes) if shape != shapes[0]), 0)
     return DataError(
         f"{where} must have the same shape in every row, got shape {shapes[0]} in row 0 and {shapes[other]} in row "
-        f"{other}; pad or cut the rows in the loader"
+        f"{other}; pad or cut the rows"
     )
 
 
@@ -244,7 +243,7 @@ def _of_strings(array: Array, where: str) -> Array:
         return array if array.dtype == TEXT else text_array(map(str.__str__, items), array.shape)
     row = int(np.unravel_index(bad, array.shape)[0])
     got = f"the lone surrogate in {items[bad][:40]!r}" if isinstance(items[bad], str) else f"missing {items[bad]}"
-    raise DataError(f"{where} must be valid UTF-8 text in every row, got {got} in row {row}; correct it in the loader")
+    raise DataError(f"{where} must be valid UTF-8 text in every row, got {got} in row {row}; correct it")
 
 
 def _of_64_bits(array: Array, where: str) -> Array:
@@ -255,7 +254,7 @@ def _of_64_bits(array: Array, where: str) -> Array:
         lost = (narrow != array) & np.isfinite(array)
         if lost.any():
             row = int(np.argwhere(lost)[0][0])
-            raise DataError(f"{where} must fit float64, got a longer number in row {row}; round it in the loader")
+            raise DataError(f"{where} must fit float64, got a longer number in row {row}; round it")
         return narrow
     return array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.kind in "iuf" else array
 
@@ -269,7 +268,7 @@ def _refuse_types(array: Array, items: list[Any], where: str) -> Array:
     missing = " or ".join(sorted(set(names) & MISSING))
     raise DataError(
         f"{where} must be all text, all bytes or all numbers, got {', '.join(sorted(set(names)))} "
-        f"(row {row}: {names[first]}); convert them in the loader (Decimal to float, dates to whole seconds as int64, "
+        f"(row {row}: {names[first]}); convert them (Decimal to float, dates to whole seconds as int64, "
         f"others to text){f'; {missing} may be a missing value' if missing else ''}"
     )
 
@@ -279,7 +278,7 @@ def _refuse_where(bad: Array, where: str, rule: str, got: str) -> None:
     if bad.any():
         raise DataError(
             f"{where} must {rule}, got {got} in {int(bad.sum())} of {len(bad)} rows, first in row "
-            f"{int(np.argmax(bad))}; drop these rows or fill in the values in the loader"
+            f"{int(np.argmax(bad))}; drop these rows or fill in the values"
         )
 
 
@@ -289,10 +288,10 @@ def _by_row(array: Array, join: Any) -> Array:
 
 def _dtype_words(dtype: Any) -> str:
     if dtype.kind in "Mm":
-        return f"dtype {dtype}; convert times in the loader, for example to whole seconds as int64"
+        return f"dtype {dtype}; convert times, for example to whole seconds as int64"
     if dtype.names:
         return f"dtype {dtype}; return each field as a column of its own"
-    return f"dtype {dtype}; convert it in the loader, for example to float32 or int32"
+    return f"dtype {dtype}; convert it, for example to float32 or int32"
 
 
 def _is_unicode(text: str) -> bool:

@@ -116,7 +116,7 @@ def cast_exactly(array: Array, dtype: str, rule: str, name: str) -> Array:
         raise DataError(
             f"{rule}, which cannot hold every value of the rows: '{name}' has {array[where]} in row {where[0]}, which "
             f"would become {cast[where]}; use another dtype for this input (int64, float64, or text for ids), or round "
-            "the values in the loader"
+            "the values"
         )
     return cast
 

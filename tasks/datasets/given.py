@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tasks.datasets.row_files import read_table
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, load_rows, save_rows
 from tasks.datasets.seen import AsRequests, request_fingerprints
 from tasks.datasets.splitting import SPLITS, told_splits
-from tasks.errors import DataError
+from tasks.errors import DataError, WrongFile
 from tasks.records import Splits
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,17 @@ class GivenRows:
     file: str = ""
     target: str = ""
     trained_on: str = ""
+
+
+@contextlib.contextmanager
+def named_file(file: str) -> Iterator[None]:
+    """Raise `WrongFile` for rows of the block that cannot be used, if they are in a file that the user named."""
+    try:
+        yield
+    except DataError as exc:
+        if not file or Path(file).name == ROWS:
+            raise
+        raise WrongFile(str(exc), exc.detail) from exc
 
 
 def prepare_given(data: Data, gates: Gates, given: GivenRows, directory: Path) -> Splits:

@@ -66,7 +66,10 @@ def _read_csv(file: Path) -> Any:
         raise DataError(f"every column must have a name of its own, and '{file}' has two '{twice[0]}'; rename one")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it drops cells that have no name in the header, and warns
-        table = pd.read_csv(file, keep_default_na=False, na_values=[""], index_col=False)
+        try:
+            table = pd.read_csv(file, keep_default_na=False, na_values=[""], index_col=False)
+        except pd.errors.ParserWarning as exc:
+            raise DataError(f"a row must not have more cells than the header, and one of '{file}' has more") from exc
     for name in table.columns[table.dtypes == "float64"]:
         if (table[name].abs() >= FLOATS_ALL_WHOLE).any():
             cells = pd.read_csv(file, usecols=[name], dtype=str, index_col=False)[name].dropna()
@@ -107,7 +110,7 @@ def _side_by_side(columns: list[Any]) -> Any:
 def _read_json(file: Path) -> dict[str, list[Any]]:
     text = file.read_text(encoding="utf-8-sig")
     is_list = text.lstrip().startswith("[")
-    rows = json.loads(text) if is_list else [json.loads(line) for line in text.split("\n") if line.strip()]
+    rows = _json(text) if is_list else _json_lines(text)
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(
             f'a JSON file must hold rows, as [{{"age": 3}}, {{"age": 4}}] or one {{"age": 3}} a line, got \'{file}\''
@@ -119,6 +122,31 @@ def _read_json(file: Path) -> dict[str, list[Any]]:
                 f"every row must have the same names, and '{odd}' is in only one of row 0 and row {number} of '{file}'"
             )
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _json_lines(text: str) -> list[Any]:
+    """Return one value a line; empty lines are left out."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            rows += [_json(line)] if line.strip() else []
+        except json.JSONDecodeError as exc:
+            raise ValueError(f"{exc.msg} in line {number}, column {exc.colno}") from exc
+    return rows
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_each_once)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; of two equal names, Python would keep the last one only."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"a row has two '{twice}'; rename one")
+    return found
 
 
 def _read_parquet(file: Path) -> Any:

@@ -55,13 +55,13 @@ def check_rows(loaded: object, source: str, time: str = "", *, needs_target: boo
     targets = {} if is_served_only else named_columns(loaded[1], "target", source)
     rows = Rows(named_columns(loaded[0], "features", source, time), targets)
     if not rows.features or not (rows.targets or is_served_only):
-        raise DataError(f"'{source}' must return at least one feature and one target, got none")
+        raise DataError(f"'{source}' must have at least one feature and one target, got none")
     lengths = {f"'{name[2:]}'": len(array) for name, array in _members(rows).items()}
     if len(set(lengths.values())) != 1:
         shown = ", ".join(f"{count} of {name}" for name, count in lengths.items())
-        raise DataError(f"'{source}' must return the same number of rows in every array, got {shown}")
+        raise DataError(f"'{source}' must have the same number of rows in every array, got {shown}")
     if not len(rows):
-        raise DataError(f"'{source}' must return rows, got none")
+        raise DataError(f"'{source}' must have rows, got none")
     return rows
 
 

@@ -54,5 +54,5 @@ def _refuse_missing(missing: Array, where: str) -> None:
         row = int(np.argwhere(missing)[0][0])
         raise DataError(
             f"{where} must have no missing values, got missing values in {int(missing.sum())} of {missing.size} rows, "
-            f"first in row {row}; drop these rows or fill in the values in the loader"
+            f"first in row {row}; drop these rows or fill in the values"
         )

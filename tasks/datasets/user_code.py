@@ -31,6 +31,8 @@ _STACK = rf"{_CALL}|{re.escape(_MADE_AT)}|\[\[\{{\{{node .*?\}}\}}\]\]|\[Op:\w+\
 """The stack of a graph's operation in TensorFlow's messages, which is pages long and stands before the cause."""
 
 _PROJECT = Path(__file__).parents[2]
+EXAMPLES = ("digits.py", "penguins.py")
+"""The modules in our package `configs` that stand for a user's."""
 _NOT_THE_USERS = (
     sysconfig.get_path("stdlib"),
     str(_PROJECT / "tasks"),
@@ -157,14 +159,42 @@ def _users_line(exc: BaseException) -> str:
     return one_line(place)
 
 
+def users_traceback(error: BaseException) -> str:
+    """Return the calls from the user's outermost one on, with the error that they led to; empty if there are none.
+
+    An error that came from another process has brought its own.
+    """
+    found, seen = "", set[int]()
+    exc: BaseException | None = error
+    while exc is not None and id(exc) not in seen:  # the last that is found is the first that was raised
+        seen.add(id(exc))
+        calls = traceback.extract_tb(exc.__traceback__)
+        first = next((number for number, call in enumerate(calls) if _is_users(call.filename)), None)
+        if first is not None:
+            lines = [*traceback.format_list(calls[first:]), *traceback.format_exception_only(exc)]
+            found = "".join(["Traceback (most recent call last):\n", *lines])
+        found = getattr(exc, "users_traceback", "") or found
+        exc = exc.__cause__ or exc.__context__
+    return found
+
+
 def _users_line_in(text: str) -> str:
     """Return the same from a stack in TensorFlow's message, which shows where a graph was created."""
     found = [call for call in re.findall(_CALL, text) if _is_users(call[0])]
     return one_line("{}:{} in {}".format(Path(found[-1][0]).name, *found[-1][1:])) if found else ""
 
 
+def users_line_of_fault(text: str) -> str:
+    """Return the same from what `faulthandler` wrote at a crash in native code: the innermost call stands first."""
+    calls = re.findall(r'File "(.*)", line (\d+) in (.*)', text.partition("Current thread")[2].partition("\n\n")[0])
+    own = next((call for call in calls if _is_users(call[0])), None)
+    return one_line("{}:{} in {}".format(Path(own[0]).name, *own[1:])) if own else ""
+
+
 def _is_users(file: str) -> bool:
     if file.endswith((".pyx", ".pxi")):  # in an installed package, with a path relative to it
+        return False
+    if Path(file).parent == _PROJECT / "configs" and Path(file).name not in EXAMPLES:
         return False
     return not file.startswith(_NOT_THE_USERS) and "-packages" not in file and "__autograph_generated" not in file
 

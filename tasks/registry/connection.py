@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 SQLITE = "sqlite:///"
 HEALTH_S = 10.0  # for a server's first word
 FIRST_USE_S = 600.0  # until another process must have made a database's tables
+FINAL = ImportError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its pages then show training, not prompts
 
 
@@ -33,7 +34,7 @@ def preload() -> None:
 
 
 def check_tracking(uri: str) -> None:
-    """Raise `TrackingError` if a tracking server does not answer, or a database file cannot be used.
+    """Raise `TrackingError` if a tracking server does not answer, `TrackingRefused` if a database file cannot be used.
 
     MLflow itself would find out only after training, and then try for minutes.
     """
@@ -47,15 +48,22 @@ def check_tracking(uri: str) -> None:
         except requests.RequestException as exc:
             words, remedy = reason(exc)
             raise TrackingError(
-                f"tracking.uri must be a running MLflow server, but {uri} does not answer ({redact(words)}); {remedy}"
+                f"tracking.uri must be a running MLflow server, but {redact(uri)} does not answer ({redact(words)}); "
+                f"{remedy}"
             ) from exc
     elif uri.startswith(SQLITE):
         database = _file(uri)
         directory = database.parent
         if not (directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)):
-            raise TrackingError(f"tracking.uri must lie in a writable directory, but '{directory}' is not one")
+            raise TrackingRefused(
+                f"tracking.uri must lie in a writable directory, but '{directory}' is not one; make it writable, or "
+                "set tracking.uri"
+            )
         if database.exists() and not (database.is_file() and os.access(database, os.R_OK | os.W_OK)):
-            raise TrackingError(f"tracking.uri must name a file that can be read and written, got '{database}'")
+            raise TrackingRefused(
+                f"tracking.uri must name a file that can be read and written, got '{database}'; change its "
+                "permissions, or set tracking.uri"
+            )
 
 
 @contextlib.contextmanager
@@ -72,7 +80,7 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         with waiting_for(f"MLflow at {redact(uri)}"):
             yield
-    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as exc:
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError, ImportError) as exc:
         words, remedy = reason(exc)
         kind = TrackingError if _can_pass(exc) else TrackingRefused
         raise kind(f"MLflow at {redact(uri)} must answer, got {redact(words)}; {remedy}") from exc
@@ -90,7 +98,7 @@ def _can_pass(error: Exception) -> bool:
         return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED")
     if isinstance(error, SQLAlchemyError):
         return isinstance(error, OperationalError)  # a database that is locked, or away
-    return not isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError)
+    return not isinstance(error, FINAL)
 
 
 def check_experiment(config: Config) -> None:

@@ -42,6 +42,8 @@ def reason(error: BaseException) -> tuple[str, str]:
         held = isinstance(found, OperationalError) and "locked" in str(found)
         words = one_line(str(getattr(found, "orig", None) or found))
         return words, "wait for the process that holds it" if held else "restore the database, or set tracking.uri"
+    if isinstance(error, ImportError):
+        return f"no driver of the database ({error})", "install it, or name another one in tracking.uri"
     refused = getattr(getattr(error, "response", None), "status_code", 0) in (401, 403)  # an artifact
     if refused or (isinstance(error, MlflowException) and error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED")):
         return _named(error), "check the user and password in tracking.uri or MLFLOW_TRACKING_USERNAME, ..._PASSWORD"

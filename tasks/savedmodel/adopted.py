@@ -81,7 +81,7 @@ def leave_out(config: Config, splits: Splits, model: Path, signature_name: str) 
         ExportError: the model cannot be read.
     """
     if model.suffix == ".keras":
-        keras_model = read_back(model)
+        keras_model = read_back(model, given=True)
         signature = serving_function(keras_model, config)[1]
         as_requests: AsRequests = partial(request_arrays, keras_model, signature=signature, export=config.export)
     else:

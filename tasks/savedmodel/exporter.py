@@ -23,6 +23,7 @@ from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.outputs import check_cast_names, served_specs
 from tasks.savedmodel.structure import (
     check_free_batch,
+    check_named_inputs,
     input_specs,
     name_outputs,
     pack_inputs,
@@ -59,7 +60,7 @@ def export_savedmodel(
         ExportError: Keras cannot export the model.
         SignatureMismatch: names in the configuration do not fit the model, or the transport cannot carry its dtypes.
     """
-    model = read_back(trained.keras_file)
+    model = read_back(trained.keras_file, given=bool(trained.source))
     serve, signature = serving_function(model, config)
     requests = request_arrays(model, load_rows(splits.test).features, signature, config.export)
     save_arrays(evidence / "requests.npz", requests)
@@ -89,8 +90,11 @@ def export_here(config: Config, model: Any, directory: Path) -> Path:
     return directory
 
 
-def read_back(keras_file: Path) -> Any:
+def read_back(keras_file: Path, *, given: bool = False) -> Any:
     """Load a model from a `.keras` file, without losses and optimizer.
+
+    Args:
+        given: whether it was trained elsewhere, so that its code is not here.
 
     Raises:
         ExportError: Keras cannot read the file, for example because of a Lambda or an unknown layer.
@@ -101,11 +105,13 @@ def read_back(keras_file: Path) -> Any:
         return keras.saving.load_model(keras_file, compile=False)
     except FOREIGN as exc:  # Keras raises many classes of errors, and the user's layers any class
         cause = describe(exc, without=CONFIGURATIONS).rstrip(".")
-        raise ExportError(f"Keras must be able to load the saved model, got {cause}; {_remedy(cause)}") from exc
+        raise ExportError(f"Keras must be able to load the saved model, got {cause}; {_remedy(cause, given)}") from exc
 
 
-def _remedy(cause: str) -> str:
+def _remedy(cause: str, given: bool) -> str:
     """Return what the user can change so that Keras can load the saved model."""
+    if given:
+        return "export it as a SavedModel (model.export) where its code is, or call rehearse_model there"
     if re.search("objects? could not be loaded", cause):
         return (
             "adapt preprocessing layers to the features in model.build, and create the weights of each layer in its "
@@ -137,6 +143,7 @@ def serving_function(model: Any, config: Config) -> tuple[Any, Signature]:
     """
     import tensorflow as tf
 
+    check_named_inputs(model)
     export, keras_inputs = config.export, {spec.name: spec for spec in input_specs(model)}
     check_free_batch(model)
     inputs, outputs = served_inputs(model, export), served_outputs(model, export)

@@ -35,9 +35,11 @@ def read_signature(directory: Path, name: str, max_bytes: float = inf) -> Signat
     found = {key: value for key, value in graph.signature_def.items() if key != INIT and value.outputs}
     chosen = name or (DEFAULT if DEFAULT in found else next(iter(found), "") if len(found) == 1 else "")
     if chosen not in found:
+        if not found:
+            raise SignatureMismatch("a SavedModel must have a signature, but this one has none; export it with one")
         rule = f"--signature must name a signature of the SavedModel, got '{name}'" if name else (
             "a SavedModel must have the signature 'serving_default' or only one; set --signature")  # fmt: skip
-        raise SignatureMismatch(f"{rule}; it has {_listed(found) or 'none: export it with a signature'}")
+        raise SignatureMismatch(f"{rule}; it has {_listed(found)}")
     definition = found[chosen]
     sides = (definition.inputs, definition.outputs)
     inputs, outputs = (tuple(_spec(key, info) for key, info in sorted(side.items())) for side in sides)

@@ -8,7 +8,7 @@ from typing import Any
 from configs.schema import Export
 from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.strings import Array, as_objects
-from tasks.errors import SignatureMismatch
+from tasks.errors import ExportError, SignatureMismatch
 from tasks.records import TensorSpec
 from tasks.savedmodel.names import check_input_names, check_output_names
 
@@ -16,6 +16,30 @@ from tasks.savedmodel.names import check_input_names, check_output_names
 def input_specs(model: Any) -> list[TensorSpec]:
     """Return the inputs of a Keras model; their first axis is free."""
     return [TensorSpec(str(t.name), str(t.dtype), (None, *t.shape[1:])) for t in model.inputs]
+
+
+NAMED_INPUTS = "a model with named inputs: use the functional API, or start a Sequential with keras.Input"
+
+
+def check_named_inputs(model: Any) -> None:
+    """Refuse what is not a Keras model, and a subclassed one, whose inputs have no names.
+
+    Raises:
+        ExportError: it is another object. SignatureMismatch: clients could not name what they send.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(
+            f"Keras must compute with TensorFlow to be served by it, got {keras.backend.backend()}; set "
+            "KERAS_BACKEND=tensorflow before Keras is imported"
+        )
+    if not isinstance(model, keras.Model):
+        raise ExportError(
+            f"a model must be a keras.Model, the path of a model, or MLflow's model URI, got {type(model).__name__}"
+        )
+    if not getattr(model, "inputs", None):
+        raise SignatureMismatch(f"a candidate must be {NAMED_INPUTS}; got {type(model).__name__}, which names none")
 
 
 def check_free_batch(model: Any) -> None:

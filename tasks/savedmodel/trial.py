@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
+from tasks.datasets.golden import read_golden
 from tasks.datasets.rows import load_rows
 from tasks.datasets.user_code import translated
 from tasks.errors import ExportError
@@ -44,7 +45,7 @@ def try_export(model: Any, config: Config, splits: Splits, directory: Path) -> N
 
     Raises:
         ExportError: the model cannot be served. SignatureMismatch: the configuration can correct it.
-        DataError: the test rows do not fit the inputs.
+        DataError: the test rows do not fit the inputs, or the golden file does not fit the model.
     """
     begun = time.monotonic()
     with translated("it must be possible to export the untrained model", ExportError), _scratch(directory) as scratch:
@@ -55,6 +56,9 @@ def try_export(model: Any, config: Config, splits: Splits, directory: Path) -> N
         requests = request_arrays(copy, load_rows(splits.test).features, signature, config.export)
         for rows in TRIED:
             answer(copy, {name: array[:rows] for name, array in requests.items()}, signature, config.export)
+        golden = config.gates.golden.file if "golden" in config.gates.judging else None
+        if golden is not None:
+            read_golden(golden, signature)
         write_savedmodel(copy, serve, signature, version_dir)
         write_warmup(version_dir, config.name, signature, requests, config.export.warmup_rows)
     log.info("the untrained model can be exported (checked in %.1f s)", time.monotonic() - begun)

@@ -12,7 +12,7 @@ from tasks.errors import ManifestMismatch, PipelineError, StoreError, TrackingEr
 from tasks.records import Change
 from tasks.savedmodel.files import narrow, set_modes
 from tasks.savedmodel.manifest import MANIFEST, hash_files, verify_manifest
-from tasks.store.history import read, served_digest
+from tasks.store.history import read, served_digest, state_of
 from tasks.store.journal import commit, pending
 from tasks.store.layout import STAGING, remove_abandoned, version_number, versions
 from tasks.store.publish import PRUNED, WITHDRAWN, remove
@@ -201,6 +201,14 @@ def _reports(production: Production) -> Iterator[Finding]:
                 f"'{path}' was changed after its promotion: its digest is {found[:12]}, and was {promoted[:12]} when "
                 "it was promoted; roll back, or promote a new version",
             )
+    last = next((entry.version for entry in reversed(entries) if entry.state == "live"), 0)
+    if last and last not in live and state_of(entries, last) == "live":
+        now = f"version {max(live)} serves" if live and production.layout == "latest" else "it does not serve"
+        yield Finding(
+            "reported",
+            f"version {last} is live in the history, but is not in '{model_dir}': {now}; put it back with "
+            f"`rollback --to {last}`, or promote a new version",
+        )
     if production.layout == "labels":
         for label, version in labels.items():
             if version not in live:

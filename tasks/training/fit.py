@@ -21,6 +21,7 @@ from tasks.errors import DataError, TrainingError
 from tasks.gates.judge import check_slices, judged_output
 from tasks.records import Splits, TrainedModel
 from tasks.savedmodel.structure import (
+    NAMED_INPUTS,
     check_free_batch,
     input_specs,
     output_names,
@@ -30,8 +31,10 @@ from tasks.savedmodel.structure import (
 )
 from tasks.savedmodel.trial import save_model, try_export
 from tasks.training.readings import decide_readings
+from tasks.words import few
 
 log = logging.getLogger(__name__)
+TRIED_ROWS = 8
 
 
 def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
@@ -65,15 +68,17 @@ def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
 
 
 def try_model(config: Config, splits: Splits, directory: Path) -> str:
-    """Build the model and make all checks that need no training; return its inputs and outputs in words.
+    """Build the model, train it on a few rows and forget it; return its inputs and outputs in words.
 
     Raises:
-        PipelineError: the same errors as those of `fit_model` before the first epoch.
+        PipelineError: the same errors as those of `fit_model` up to its first steps.
     """
     rows, validation = load_rows(splits.train), load_rows(splits.validation)
     model, _, _ = _tried(config, splits, rows, validation, directory)
-    inputs = ", ".join(map(str, input_specs(model)))
-    return f"takes {inputs}; answers {', '.join(output_names(model))}; {model.count_params():,} parameters"
+    _try_training(model, rows, validation, config)
+    return (
+        f"takes {few(input_specs(model))}; answers {few(output_names(model))}; {model.count_params():,} parameters"
+    )
 
 
 def _tried(
@@ -93,6 +98,13 @@ def _tried(
     try_export(model, config, splits, directory)
     rounded = _rounded(rows, model)
     return model, decide_readings(model, config, rows, splits), rounded
+
+
+def _try_training(model: Any, rows: Rows, validation: Rows, config: Config) -> None:
+    """Train on a few rows: Keras looks for losses, metrics and what it monitors in its first steps only."""
+    once = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
+    some, seen = (part.take(np.arange(min(len(part), TRIED_ROWS))) for part in (rows, validation))
+    _fit(model, some, seen, once, callbacks=[_watch(once)], verbose=0)
 
 
 def _rounded(rows: Rows, model: Any) -> dict[str, str]:
@@ -161,10 +173,7 @@ def build_model(config: Config, rows: Rows) -> Any:
     if not isinstance(model, keras.Model):
         raise TrainingError(f"model.build '{reference}' must return a keras.Model, got {type(model).__name__}")
     if not getattr(model, "inputs", None):
-        raise TrainingError(
-            f"model.build '{reference}' must return a model with named inputs: use the functional API, or start a "
-            "Sequential with keras.Input"
-        )
+        raise TrainingError(f"model.build '{reference}' must return {NAMED_INPUTS}")
     if not model.compiled:
         raise TrainingError(f"model.build '{reference}' must return a compiled model; call model.compile in it")
     return model

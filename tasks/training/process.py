@@ -28,14 +28,17 @@ from multiprocessing.connection import Connection
 from typing import IO, Any, ParamSpec, TypeVar
 
 from configs.redaction import known
+from tasks.datasets.user_code import users_line_of_fault
 from tasks.errors import PipelineError, TrainingError
 from tasks.program import own_process
 from tasks.waiting import SILENCE_S
+from tasks.words import one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
+BACKEND = "tensorflow"  # also where keras.json names another one
 LONG_S = 60.0  # after this time, a wait such as for a long epoch is logged once a minute
 
 
@@ -44,6 +47,9 @@ class TensorFlowProcess:
 
     def __init__(self) -> None:
         """Start the child; it imports TensorFlow at once."""
+        chosen = os.environ.get("KERAS_BACKEND", BACKEND)
+        if chosen != BACKEND:
+            log.warning("KERAS_BACKEND=%s does not count here: what is served is made with %s", chosen, BACKEND)
         ours, theirs = socket.socketpair()
         # TensorFlow's start-up messages; shown if the child dies
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
@@ -55,7 +61,7 @@ class TensorFlowProcess:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=self._stderr,
-                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "TMPDIR": self._scratch.name},
+                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "KERAS_BACKEND": BACKEND, "TMPDIR": self._scratch.name},
             )
         self._pipe = Connection(ours.detach())
         self._questions = itertools.count(1)
@@ -110,9 +116,12 @@ class TensorFlowProcess:
         status = self._child.wait()
         self._stderr.seek(0)
         words = self._stderr.read().decode(errors="replace")
-        cause = f"signal {-status}" if status < 0 else f"exit status {status}"
+        raised = words.rstrip().rpartition("\n")[2] if "Traceback (most recent call last)" in words else ""
+        cause = f"signal {-status}" if status < 0 else f"exit status {status}{raised and f', {one_line(raised)}'}"
         remedy = "; the machine may be out of memory" if status == -9 else ""
-        return TrainingError(f"the TensorFlow process ended before it answered ({cause}){remedy}", detail=words)
+        place = users_line_of_fault(words)
+        at = f" at {place}" if place else ""
+        return TrainingError(f"the TensorFlow process ended before it answered ({cause}{at}){remedy}", detail=words)
 
 
 _process: TensorFlowProcess | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,17 +10,19 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Config, Gates
+from configs.user_code import is_reference
 from tasks.datasets.rows import Array, Rows, load_rows
 from tasks.datasets.user_code import describe
 from tasks.errors import DataError, TrainingError
 from tasks.gates.judge import judged_output
-from tasks.gates.metrics import OF_NUMBERS, unfit, without_rows
+from tasks.gates.metrics import OF_NUMBERS, measure, unfit, without_rows
 from tasks.gates.reading import decide, of_own_metrics, refuse_misfit, settle, shape_of
 from tasks.gates.scores import Scored
 from tasks.records import Reading, Splits
 from tasks.savedmodel.structure import name_outputs, output_names, pack_features, served_names
 from tasks.training.losses import clues_of, ending_of, losses_by_output, unfit_target
 
+log = logging.getLogger(__name__)
 FEW_ROWS = 256  # that the untrained model is called with
 
 
@@ -71,6 +74,7 @@ def _settled(gates: Gates, found: Reading, output: _Output) -> Reading:
     """Return the reading of the judged output according to `gates`, or refuse an impossible one."""
     found = settle(gates, found, output.target, output.answers, output.name)
     few = Scored(output.target[: len(output.answers)], output.answers, found, output.name)
+    _try_own_metrics(gates, few)
     for metric in gates.metrics:
         reason = unfit(metric, found) or ("different shapes" if metric in OF_NUMBERS and not few.same_size else "")
         if reason:
@@ -89,6 +93,15 @@ def _settled(gates: Gates, found: Reading, output: _Output) -> Reading:
             f"have the same value for {some}; use more rows, or bound another metric"
         )
     return found
+
+
+def _try_own_metrics(gates: Gates, few: Scored) -> None:
+    """Warn of a user's metric that fails; the trained model may give other answers, so this is not an error yet."""
+    for name in filter(is_reference, gates.metrics):
+        try:
+            measure(name, few)
+        except DataError as exc:
+            log.warning("with the answers of the untrained model, %s; after the training that ends the run", exc)
 
 
 def _judged(config: Config, names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import pickle
@@ -14,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from configs.redaction import hide
-from tasks.datasets.user_code import describe
+from tasks.datasets.user_code import describe, users_traceback
 from tasks.errors import PipelineError
 
 
@@ -32,6 +33,7 @@ class _ToParent(logging.Handler):
 
 def main(fd: int) -> None:
     """Import Keras and TensorFlow, then run calls until the parent closes the pipe."""
+    faulthandler.enable()  # a crash in native code names the line of Python that led to it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     pipe = Connection(fd)
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -47,12 +49,19 @@ def main(fd: int) -> None:
         try:
             answer: tuple[str, Any] = ("result", function(*args, **kwargs))
         except PipelineError as exc:
-            exc.add_note(traceback.format_exc())
-            answer = ("error", exc)
+            answer = ("error", _with_calls(exc, exc))
         except Exception as exc:  # noqa: BLE001  the parent must get every error
             words = f"{function.__name__} failed unexpectedly: {describe(exc)}"
-            answer = ("error", PipelineError(words, detail=traceback.format_exc()))
+            answer = ("error", _with_calls(PipelineError(words, detail=traceback.format_exc()), exc))
         pipe.send((question, *answer))
+
+
+def _with_calls(answer: PipelineError, exc: Exception) -> PipelineError:
+    """Return the error to send with the calls that led to it, which stay behind in this process."""
+    answer.users_traceback = users_traceback(exc)
+    if answer is exc:
+        answer.add_note("".join(traceback.format_exception(exc)))
+    return answer
 
 
 def _receive(pipe: Connection, calls: queue.SimpleQueue[bytes]) -> None:

@@ -146,8 +146,8 @@ def test_an_unsafe_one_is_never_loaded(project: Any, models: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--model", "{models}/several", "--rows", "rows.csv"], 1, "set --signature; it has 'one', 'other'"),
-        (["--model", "{models}/plain", "--rows", "rows.csv", "--target", "pdai"], 1, "--target must name a column"),
+        (["--model", "{models}/several", "--rows", "rows.csv"], 2, "set --signature; it has 'one', 'other'"),
+        (["--model", "{models}/plain", "--rows", "rows.csv", "--target", "pdai"], 2, "--target must name a column"),
         (["--model", "{models}", "--rows", "rows.csv"], 2, "of them"),
         (["--model", "nothing", "--rows", "rows.csv"], 2, "MLflow's model URI, got 'nothing'"),
         (["--model", "{models}/plain", "--rows", "none.csv"], 2, "--rows must name a file, got 'none.csv'"),

@@ -90,11 +90,13 @@ def test_a_run_only_looks_first(tmp_path: Path, held_port: int) -> None:
         ("    x = np", "    {}['when']\n    x = np", "data", "KeyError: 'when' ({file}:5 in load)"),
         ("    x = np", "    import sys; sys.exit(4)\n    x = np", "data", "it calls sys.exit(4) ({file}:5 in load)"),
         (RETURN, "    x[7] = np.nan\n" + RETURN, "data", "NaN or infinity in 1 of 120 rows, first in row 7"),
-        (RETURN, RETURN.replace("(x >", "(x[1:] >"), "data", "must return the same number of rows in every array"),
+        (RETURN, RETURN.replace("(x >", "(x[1:] >"), "data", "must have the same number of rows in every array"),
         (RETURN, "    return x", "data", "(features, target)"),
         ("    model.compile('adam', 'sparse_categorical_crossentropy')\n", "", "model", "must return a compiled model"),
         ("    return model", "    return None", "model", "must return a keras.Model, got NoneType"),
         ("    import keras\n", "    import keras\n    features['y']\n", "model", "KeyError: 'y' ({file}:10 in build)"),
+        ("'sparse_categ", "'spare_categ", "model", "interpret loss identifier: spare_categorical_crossentropy"),
+        ("crossentropy')", "crossentropy', metrics=['acuracy'])", "model", "metric identifier: acuracy"),
         ("name='x')", "name='y')\n    features['x']", "", ""),
     ],
 )
@@ -109,6 +111,26 @@ def test_mistakes_in_the_code(
     for line in bad.values():
         assert words.format(file=f"code_{tmp_path.name}.py") in line
         assert "\n" not in line
+
+
+@pytest.mark.usefixtures("_tensorflow")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "must be readable, got JSONDecodeError"),
+        ('{"inputs": {"x": [0.5]}, "outputs": {"q": [[0.1, 0.9]]}}', "must be those of the model, p, got q"),
+    ],
+)
+def test_golden_rows_that_do_not_fit(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, content: str, words: str
+) -> None:
+    """They are read before the training, because the names and shapes of the model are known by then."""
+    (tmp_path / "golden.json").write_text(content)
+    config_file = written(tmp_path, CODE, "gates: {golden: {file: golden.json}}")
+    _, bad = found(config_file, tmp_path_factory.mktemp("scratch"))
+    assert list(bad) == ["model"]
+    assert f"gates.golden.file '{tmp_path}/golden.json'" in bad["model"]
+    assert words in bad["model"]
 
 
 @pytest.mark.parametrize(
@@ -149,3 +171,15 @@ def test_services_and_directories(
     assert "is ready" not in output.out
     left = {path.name for path in tmp_path.iterdir() if path.suffix not in (".py", ".yaml")}
     assert left - {"__pycache__"} == {"file"}  # Python's own, where it is not told otherwise
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary Prefect server keeps its database there, so that a run would not start."""
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "home"))
+    for name, make in checks(load_config(written(tmp_path, CODE)), tmp_path):
+        if name == "prefect":
+            with pytest.raises(PipelineError, match="PREFECT_HOME must be in a writable directory"):
+                make()
+            break

@@ -16,6 +16,7 @@ from tasks.datasets.rows import load_arrays, load_rows
 from tasks.datasets.strings import as_objects
 from tasks.errors import ExportError, ManifestMismatch, SignatureMismatch
 from tasks.records import Signature, TensorSpec
+from tasks.savedmodel.exporter import export_here, read_back
 from tasks.savedmodel.manifest import MANIFEST, verify_manifest
 from tasks.savedmodel.warmup import WARMUP
 
@@ -248,6 +249,20 @@ def test_a_model_that_keras_does_not_read_back(export: Callable[..., Signature])
     assert "\n" not in str(caught.value)
 
 
+def test_a_given_model_whose_code_is_elsewhere(tmp_path: Path) -> None:
+    """What can be done about a layer that is not known here is told in words that fit a file."""
+    import keras
+
+    class Doubled(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return 2 * x
+
+    x = keras.Input((1,), name="x")
+    keras.Model(x, Doubled()(x)).save(tmp_path / "m.keras")
+    with pytest.raises(ExportError, match=r"'Doubled'.*; export it as a SavedModel \(model.export\) where its code is"):
+        read_back(tmp_path / "m.keras", given=True)
+
+
 def test_text_outputs(rehearsed: Callable[[str], Any]) -> None:
     """A model that answers with text exports, and its reference keeps the text."""
     candidate = rehearsed("naming").candidate
@@ -267,3 +282,20 @@ def test_one_layer_with_two_outputs(export: Callable[..., Signature], tmp_path: 
     else:
         assert len(signature.outputs) == 2
         assert len(load_arrays(tmp_path / "reference.npz")) == 2
+
+
+def test_what_names_no_inputs(tmp_path: Path) -> None:
+    """What is no Keras model, or one whose inputs have no names, is one line of ours, and not an error of Python."""
+    import keras
+
+    class Own(keras.Model):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return x
+
+    config = Config(name="m")
+    for other in (None, 3, {"x": 1}):
+        with pytest.raises(ExportError, match="a model must be a keras.Model, .* got "):
+            export_here(config, other, tmp_path / "model")
+    for unnamed in (Own(), keras.Sequential([keras.layers.Dense(1)])):
+        with pytest.raises(SignatureMismatch, match="a candidate must be a model with named inputs: .*; got "):
+            export_here(config, unnamed, tmp_path / "model")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import DataError
+from tasks.errors import DataError, PipelineError
 from tasks.outcomes import Outcome
 
 pytestmark = [
@@ -145,3 +145,15 @@ def test_a_champion_of_before(rehearse: Callable[..., Any], user: Path) -> None:
     assert unknown.name == "AwaitingReview"
     assert "exported by an older release" in unknown.message
     assert unknown.result().report.new_rows is None
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+    """A temporary Prefect server that could only fail is not started; its database's directory is named."""
+    from prefect.settings import PREFECT_HOME, temporary_settings
+
+    from flows.temporary_server import _start
+
+    (tmp_path / "file").touch()
+    with temporary_settings({PREFECT_HOME: tmp_path / "file" / "home"}), pytest.raises(PipelineError) as caught:
+        _start()
+    assert str(caught.value).startswith(f"Prefect's directory must be writable, got '{tmp_path}/file/home': Not a dir")

@@ -7,6 +7,7 @@ import errno
 import logging
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -14,8 +15,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from configs.schema import Config
 from tasks import waiting
 from tasks.errors import TrackingError, TrackingRefused
+from tasks.registry import fetched
 from tasks.registry.connection import _first_use, tracking_errors
 from tasks.waiting import importing, waiting_for
 
@@ -34,6 +37,7 @@ from tasks.waiting import importing, waiting_for
         (DatabaseError("select", {}, Exception("file is not a database")), TrackingRefused),
         (FileNotFoundError(errno.ENOENT, "No such directory"), TrackingRefused),
         (PermissionError(errno.EACCES, "Permission denied"), TrackingRefused),
+        (ModuleNotFoundError("No module named 'psycopg'"), TrackingRefused),  # the driver of a database
     ],
 )
 def test_only_what_can_pass_is_tried_again(error: Exception, kind: type[TrackingError]) -> None:
@@ -44,6 +48,62 @@ def test_only_what_can_pass_is_tried_again(error: Exception, kind: type[Tracking
     assert caught.value.retryable is (kind is TrackingError)
     assert str(caught.value).startswith("MLflow at http://host:5000 must answer, got ")
     assert "\n" not in str(caught.value)
+
+
+class Registry:
+    """A registry with one version, whose files are those of a logged model."""
+
+    def get_model_version_by_alias(self, name: str, _alias: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, version="3")
+
+    def get_model_version_download_uri(self, name: str, version: str) -> str:
+        if (name, version) != ("m", "3"):
+            raise MlflowException(f"Registered Model with name={name} not found", RESOURCE_DOES_NOT_EXIST)
+        return "models:/m-0123"
+
+    def get_logged_model(self, _model_id: str) -> SimpleNamespace:
+        return SimpleNamespace(artifact_location="file:///artifacts")
+
+    def get_latest_versions(self, _name: str, _stages: list[str]) -> list[str]:
+        return []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have that registry, and return the list of what is downloaded."""
+    places: list[str] = []
+
+    def download(artifact_uri: str, **_words: str) -> str:
+        places.append(artifact_uri)
+        return "here"
+
+    monkeypatch.setattr(fetched, "connect", lambda _config: Registry())
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", download)
+    return places
+
+
+def test_a_model_is_looked_up_in_the_configured_registry(tmp_path: Path, asked: list[str]) -> None:
+    """MLflow itself would ask the registry of the environment, which may be another one."""
+    for uri in ("models:/m/3", "models:/m@best", "models:/m-0123", "models:/m/3/path", "runs:/0123/model"):
+        assert fetched.fetch(Config(name="m"), uri, tmp_path / "given") == Path("here")
+    assert asked == [*["file:///artifacts"] * 3, "file:///artifacts/path", "runs:/0123/model"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("models:/other/1", "Registered Model with name=other not found"),
+        ("models:/m/Production", "No versions of model with name 'm' and stage 'Production' found"),
+        ("models:/m@", "Not a proper models:/ URI: models:/m@. Models URIs must be"),
+    ],
+)
+def test_a_model_that_mlflow_does_not_have(tmp_path: Path, asked: list[str], uri: str, words: str) -> None:
+    """The rule and the remedy are those of the option, not of a server that does not answer, and it is asked once."""
+    with pytest.raises(TrackingRefused) as caught:
+        fetched.fetch(Config(name="m"), uri, tmp_path / "given")
+    rule = "--model must name a model that MLflow at sqlite:///mlflow.db has, got"
+    assert str(caught.value).startswith(f"{rule} '{uri}': {words}")
+    assert asked == []
 
 
 def test_a_long_wait_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema import Data
+from tasks.datasets.prepare import call_loader
 from tasks.datasets.rows import load_arrays
 from tasks.errors import DataError, PipelineError, TrainingError
 from tasks.records import TensorSpec
@@ -122,6 +124,15 @@ def test_a_killed_child_is_a_training_error(number: signal.Signals, words: str) 
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("empty_keras")
+def test_a_crash_names_the_users_line(tmp_path: Path) -> None:
+    """A crash in native code, which raises nothing in Python, is told with the line that led to it."""
+    (tmp_path / "crashing.py").write_text("import ctypes\ndef load():\n    return ctypes.string_at(0)\n")
+    with process.tensorflow_process(), pytest.raises(TrainingError) as caught:
+        process.call(call_loader, Data(load="crashing:load"))
+    assert "(signal 11 at crashing.py:3 in load)" in str(caught.value)
+
+
 class _StoppedWaiting(Exception):
     pass
 
@@ -153,12 +164,23 @@ def test_a_late_answer_is_not_the_next_ones(tmp_path: Path) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_child_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a child printed before it failed by itself is the error's detail."""
-    monkeypatch.setenv("KERAS_BACKEND", "abacus")
-    with process.tensorflow_process(), pytest.raises(TrainingError, match="exit status 1") as caught:
+def test_a_child_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a child printed before it failed by itself is the error's detail, and its last line is in the error."""
+    (tmp_path / "keras.py").write_text("raise ImportError('no abacus here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with process.tensorflow_process(), pytest.raises(TrainingError) as caught:
         process.call(os.getpid)
-    assert "abacus" in caught.value.detail
+    assert "(exit status 1, ImportError: no abacus here)" in str(caught.value)
+    assert "raise ImportError" in caught.value.detail
+
+
+@pytest.mark.usefixtures("empty_keras")
+def test_keras_computes_with_tensorflow(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Another backend of the user's does not count where models are made for TensorFlow Serving, and that is said."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with process.tensorflow_process():
+        assert process.call(os.getenv, "KERAS_BACKEND") == "tensorflow"
+    assert "KERAS_BACKEND=jax does not count here" in caplog.text
 
 
 @pytest.mark.usefixtures("empty_keras")

@@ -81,7 +81,7 @@ def column(values: Any) -> np.ndarray:
             np.array([1 + np.finfo(np.longdouble).eps] * 2, np.longdouble), "longer number in row 0; round it",
             marks=pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="no such numbers here"),
         ),
-        (np.array([1, 2], ml_dtypes.bfloat16), "dtype bfloat16; convert it in the loader"),
+        (np.array([1, 2], ml_dtypes.bfloat16), "dtype bfloat16; convert it, for example"),
     ],
 )  # fmt: skip
 def test_refused_columns(values: Any, words: str) -> None:
@@ -125,7 +125,7 @@ def test_sparse_matrix_is_refused() -> None:
         (pa.table([[1, 2], [3, 4]], names=["a", "a"]), "'a' twice"),
         ({"a\0": Y}, "without NUL"),
         ({"\ud800": Y}, "valid text without NUL"),
-        ({None: Y}, "returned None"),
+        ({None: Y}, "has None"),
         ({}, "one feature and one target"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import os
@@ -22,6 +23,7 @@ from rich.cells import cell_len
 
 from configs.redaction import remember
 from flows.console import Line, broken, error, say, write
+from flows.main import main
 from flows.streams import our_streams
 from tasks.outcomes import GREEN
 
@@ -251,3 +253,25 @@ def test_the_colour_of_an_error_in_a_terminal(tmp_path: Path, switches: dict[str
     assert code == 2
     assert got.startswith("error: --config must name" if switches else "\x1b[31merror:\x1b[0m --config must name")
     assert ("\x1b" in got) == (not switches)
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+    """A terminal is asked for its width whatever it is called, also for the list of commands."""
+    for name in SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", term)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 40, 0, 0))
+    with os.fdopen(theirs, "w") as stream, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        say("some words " * 20)
+        assert main(["--help"]) == 0
+    got = b""
+    with contextlib.suppress(OSError):  # Linux' way to say that nobody has the other end any more
+        while part := os.read(ours, 65536):
+            got += part
+    os.close(ours)
+    rows = got.decode().splitlines()
+    assert max(map(len, rows)) in range(33, 41)
+    assert "            and model, and what a run" in rows  # below the description of `check`

@@ -48,8 +48,8 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (np.zeros(3), "must return a tuple (features, target)"),
         ((np.zeros(3), np.zeros(2)), "the same number of rows"),
-        ((np.zeros((0, 2)), np.zeros(0)), "must return rows, got none"),
-        (({"x": np.zeros(0, object)}, np.zeros(0)), "must return rows, got none"),
+        ((np.zeros((0, 2)), np.zeros(0)), "must have rows, got none"),
+        (({"x": np.zeros(0, object)}, np.zeros(0)), "must have rows, got none"),
         ((np.array([1.0, np.nan]), np.zeros(2)), "NaN or infinity in 1 of 2 rows, first in row 1"),
         (({"a": [1.0, np.inf]}, np.zeros(2)), "'a' must be finite"),
         (({"city": ["x", None]}, np.zeros(2)), "NoneType"),

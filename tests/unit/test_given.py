@@ -12,9 +12,9 @@ import pytest
 
 from configs.loading import ConfigError, load_config
 from configs.schema import Bound, Data, Gates
-from tasks.datasets.given import ROWS, GivenRows, check_trained_on, leave_out_trained, prepare_given
+from tasks.datasets.given import ROWS, GivenRows, check_trained_on, leave_out_trained, named_file, prepare_given
 from tasks.datasets.rows import Rows, digest_rows, load_rows, save_rows
-from tasks.errors import DataError
+from tasks.errors import DataError, WrongFile
 
 TABLE = pd.DataFrame(
     {"id": range(6), "x": [0.0, 1, 2, 3, 4, 5], "part": ["train", "test", "test", "validation", "test", "train"],
@@ -163,3 +163,14 @@ def test_a_table_of_other_columns(rows: str, tmp_path: Path) -> None:
     splits = prepare_given(Data(), Gates(), GivenRows(rows, "y", str(tmp_path / "known.csv")), tmp_path / "data")
     with pytest.raises(DataError, match="the rows that the model was trained on cannot be used: 'x' is missing"):
         leave_out_trained("m", splits, asked)
+
+
+def test_a_file_that_an_option_names(tmp_path: Path) -> None:
+    """Its rows are the user's mistake, as a wrong option is; rows of a loader or of Python are not a file's."""
+    (tmp_path / "rows.json").write_text('[{"x": 1},')
+    with pytest.raises(WrongFile, match="JSONDecodeError"), named_file("rows.json"):
+        prepare_given(Data(), Gates(), GivenRows(str(tmp_path / "rows.json")), tmp_path / "data")
+    for other in ("", str(tmp_path / ROWS)):
+        with pytest.raises(DataError) as caught, named_file(other):
+            raise DataError("'x' is missing")
+        assert not isinstance(caught.value, WrongFile)

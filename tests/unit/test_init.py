@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ def test_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("a,b\n1,x\n2,x\n", "b", "2 to 100 different values or be a number, got 1"),
         ("a,b\n1,\n2,\n", "b", "rows without missing values"),
         ("", "b", "a readable table with a header"),
+        ("a,b\n", "b", "must have rows below its header, and it has none"),
+        ("a,b\nx,1\nx,2\n", "b", "'a' is left out because it has only one value"),
+        ("a,b\n1,3.5\n2,3.5\n", "b", "at least 2 different values, got 3.5 in every row"),
+        ("a,b\n1,7\n2,7\n", "b", "at least 2 different values, got 7 in every row"),
     ],
 )
 def test_tables_that_cannot_be_used(
@@ -81,6 +86,39 @@ def test_tables_that_cannot_be_used(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_whole_numbers_with_gaps_are_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing cell makes floats of a column, and its whole numbers are classes as before; texts are single lines."""
+    rows = [f'{n},"two\nlines {n % 3}",{n % 2 if n % 9 else ""}' for n in range(45)]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,note,late", *rows]))
+    assert main([str(tmp_path / "new"), "--csv", str(tmp_path / "rows.csv"), "--target", "late"]) == 0
+    said = capsys.readouterr().out
+    assert "'note' is left out because its texts have line breaks" in said
+    assert "5 of 45 rows are left out because a value is missing in them." in said
+    made = runpy.run_path(str(tmp_path / "new" / "my_model.py"))
+    assert made["CLASSES"] == [0, 1]
+    assert made["load"]()[1].tolist() == [n % 2 for n in range(45) if n % 9]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("", ["--target", "b"], "--target names a column of a table, got 'b' without one; add --csv FILE"),
+        ("rows.csv.gz", ["--target", "b"], "Not a gzipped file"),
+        ("pipe", ["--target", "b"], "--csv must name a file, which every run reads again"),
+    ],
+)
+def test_options_that_cannot_be_used(
+    tmp_path: Path, name: str, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A target without a table, a file of another form, and what can be read only once, are refused."""
+    (tmp_path / "rows.csv.gz").write_text("a,b\n1,2\n2,3\n")
+    os.mkfifo(tmp_path / "pipe")
+    table = ["--csv", str(tmp_path / name)] if name else []
+    assert main([str(tmp_path / "new"), *table, *options]) == 2
+    assert words in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -6,12 +6,14 @@ import ast
 import errno
 import gc
 import os
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from configs.loading import ConfigError, load_config, written
+from configs import addresses
+from configs.loading import ConfigError, file_and_config, load_config, written
 from configs.schema import METRICS
 from configs.user_code import parsed
 from tasks.gates import metrics
@@ -110,13 +112,23 @@ def test_paths_resolve_beside_the_file(tmp_path: Path) -> None:
     assert golden == tmp_path.resolve() / "golden.json"
     with pytest.raises(ConfigError, match=r"'gates\.contract\.file' must name .*, got '.*/contract\.json'"):
         load_config(write(tmp_path), ["gates.contract.file=contract.json"])
-    for uri in ("sqlite:////abs/m.db", "http://localhost:5000"):
+    for uri in ("sqlite:////abs/m.db", "http://localhost:5000", "mysql+pymysql://db/m", "databricks", "databricks://p"):
         assert load_config(write(tmp_path), [f"tracking.uri={uri}"]).tracking.uri == uri
+
+
+def test_kinds_of_tracking_that_others_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin's kind of tracking URI is accepted, and a directory where MLflow was told to write to it."""
+    plugin = EntryPoint("arango", "plugin:Store", "mlflow.tracking_store")
+    monkeypatch.setattr(addresses, "entry_points", lambda group: [plugin] if group == plugin.group else [])
+    assert load_config(write(tmp_path), ["tracking.uri=arango://db"]).tracking.uri == "arango://db"
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    assert load_config(write(tmp_path), ["tracking.uri=file:///runs"]).tracking.uri == "file:///runs"
 
 
 def test_splits_must_leave_training_rows(tmp_path: Path) -> None:
     """Fractions that leave nothing to train on are refused together."""
-    with pytest.raises(ConfigError, match="must be below 1, so that training rows are left"):
+    rule = r"validation_fraction \(0.5\) and test_fraction \(0.5\) must be below 1, so that training rows are left"
+    with pytest.raises(ConfigError, match=rule):
         load_config(write(tmp_path), ["data.test_fraction=0.5", "data.validation_fraction=0.5"])
 
 
@@ -241,3 +253,23 @@ def test_a_mapping_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypatch
     with pytest.raises(ConfigError, match="No space left on device"):
         written({"name": "m"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_that_is_given_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that can be used leaves a file for later commands; one that cannot leaves no new one."""
+    monkeypatch.chdir(tmp_path)
+    file, config = file_and_config({"name": "m", "work_dir": "work"})
+    assert (file.parent, config.work_dir) == (tmp_path, tmp_path / "work")
+    assert file_and_config(str(file)) == (file, config)
+    no_kind: Any = {"name": "m", "tracking": {"uri": "foo://"}}
+    for bad, words in ((no_kind, "tracking.uri"), ({"nam": "m"}, "nam"), (None, "got NoneType")):
+        with pytest.raises(ConfigError, match=words):
+            file_and_config(bad)
+    assert list(tmp_path.iterdir()) == [file]
+    needs = {"name": "m", "gates": {"golden": {"file": "golden.json"}}}
+    (tmp_path / "golden.json").touch()
+    kept = file_and_config(needs)[0]
+    (tmp_path / "golden.json").unlink()
+    with pytest.raises(ConfigError, match="golden"):
+        file_and_config(needs)
+    assert kept.exists()

@@ -42,6 +42,7 @@ def path(tmp_path: Path) -> Path:
         ("AccountName=a;AccountKey=abc==;X=1", "AccountName=a;AccountKey=***;X=1"),
         ("--set data.params.api_key=k1 --set seed=3", "--set data.params.api_key=*** --set seed=3"),
         ("max_tokens=512 token_ids=ids tokenizer=bert", "max_tokens=512 token_ids=ids tokenizer=bert"),
+        ("When using `pad_to_max_tokens=False`, auth=None", "When using `pad_to_max_tokens=False`, auth=None"),
         ('{"password": "a \\" b", "user": "ann"}', '{"password": "***", "user": "ann"}'),
         ("got {'db_password': 'p', 'port': 5}", "got {'db_password': '***', 'port': 5}"),
         ('{"token": "int64", "password": 5}', '{"token": "int64", "password": 5}'),

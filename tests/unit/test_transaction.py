@@ -492,6 +492,20 @@ def test_the_doctor_names_what_a_person_must_decide(labelled: Store) -> None:
     assert any("must be unique" in text for _, text in found(labelled))
 
 
+def test_the_doctor_misses_a_version_that_was_taken_away(store: Store) -> None:
+    """A directory that somebody removed is said, with what serves now, until another version went live."""
+    for _ in range(2):
+        store.promote(store.export())
+    assert found(store) == []
+    take_away(store.live, 2)
+    [(done, words)] = found(store)
+    assert done == "reported"
+    assert words.startswith("version 2 is live in the history, but is not in ")
+    assert ": version 1 serves; put it back with `rollback --to 2`" in words
+    store.promote(store.export())
+    assert "version 2" not in " ".join(text for _, text in found(store))
+
+
 def test_two_changes_finish_twice(store: Store) -> None:
     """Every step behind the rename can be taken again: no line, no note and no version is there twice."""
     store.promote(store.export())

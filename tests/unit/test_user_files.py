@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from configs.loading import ConfigError, load_config, shown
+from configs.schema import Data
 from configs.user_code import file_of, located
+from flows.commands import show_calls
+from tasks.datasets.prepare import call_loader
 from tasks.datasets.user_code import resolve
 from tasks.errors import DataError
+from tasks.gates.scores import Scored
+from tasks.records import Reading
+from tasks.training.readings import _try_own_metrics
+from tasks.training.worker import _with_calls
 
 CODE = "from {helper} import value\ndef load():\n    return value\ndef build(features):\n    return None\n"
 
@@ -92,7 +102,7 @@ def test_a_module_within_packages(tmp_path: Path) -> None:
         ("./none.py:load", "must name a readable Python file"),
         ("./my_model.py:laod", "module './my_model.py' has no 'laod'; did you mean 'load'?"),
         ("./my_model.py", "must be module:function or FILE.py:function"),
-        ("./broken.py:load", "module './broken.py' does not compile"),
+        ("./broken.py:load", "module './broken.py' does not compile: invalid syntax in broken.py:1"),
         (".:load", "must be module:function or FILE.py:function"),
     ],
 )
@@ -163,3 +173,59 @@ def test_parameters_are_compared_with_the_definition(tmp_path: Path, load: str, 
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "cfg.yaml")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("definition", "words"),
+    [
+        ("def mine(target, served): return 1", ""),
+        ("def mine(target, served, sharp=2): return 1", ""),
+        ("def mine(*answers): return 1", ""),
+        ("mine = max", ""),
+        ("def mine(): return 1", "is called with (target, served), but it takes nothing"),
+        ("def mine(target): return 1", "is called with (target, served), but it takes (target)"),
+        ("def mine(a, b, sharp): return 1", "is called with (target, served), but it takes (a, b, sharp)"),
+        ("def mine(a, b, *, sharp): return 1", "is called with (target, served), but it takes (a, b, sharp)"),
+    ],
+)
+def test_a_metric_takes_two_arguments(tmp_path: Path, definition: str, words: str) -> None:
+    """One that cannot be called with the target and the answers is refused before a training, not after it."""
+    (tmp_path / "f.py").write_text(definition)
+    (tmp_path / "cfg.yaml").write_text("name: m\ngates: {metrics: {'./f.py:mine': {max: 1}}}\n")
+    if not words:
+        load_config(tmp_path / "cfg.yaml")
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "cfg.yaml")
+    assert words in str(caught.value)
+
+
+def test_a_metric_that_fails_is_said_before_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is a warning: the trained model may give other answers, and a good metric says nothing."""
+    (tmp_path / "own.py").write_text("def bad(target, served): return served['y']\ndef good(*answers): return 1\n")
+    metrics = "{'./own.py:bad': {max: 1}, './own.py:good': {max: 1}}"
+    (tmp_path / "cfg.yaml").write_text(f"name: m\ngates: {{metrics: {metrics}}}\n")
+    few = Scored(np.zeros(3), np.zeros((3, 1)), Reading("regression", "values"), "y")
+    caplog.set_level(logging.WARNING)
+    _try_own_metrics(load_config(tmp_path / "cfg.yaml").gates, few)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("with the answers of the untrained model, metric './own.py:bad' must fit targets of shape")
+    assert "(own.py:1 in bad); after the training that ends the run" in line
+
+
+def test_the_users_calls_are_shown_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--debug` begins with the calls in the user's code, whichever process they were made in, and shows them all."""
+    (tmp_path / "rows.py").write_text("def helper(row):\n    return row['x']\ndef load():\n    return helper({})\n")
+    with pytest.raises(DataError) as caught:
+        call_loader(Data().model_copy(update={"load": located("./rows.py:load", tmp_path)}))
+    here = caught.value.with_traceback(None)
+    for error in (here, pickle.loads(pickle.dumps(_with_calls(here, here)))):
+        show_calls(error)
+        own, everything = capsys.readouterr().err.split("\nIn all code:\n")
+        assert own.splitlines()[:3] == [
+            "In your code:", "Traceback (most recent call last):", f'  File "{tmp_path}/rows.py", line 4, in load',
+        ]  # fmt: skip
+        assert own.splitlines()[-1] == "KeyError: 'x'"
+        assert "call_loader" in everything
+    show_calls(DataError("the rows are ours"))
+    assert capsys.readouterr().err == "tasks.errors.DataError: the rows are ours\n"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tasks.datasets.user_code import describe, resolve, translated
 from tasks.errors import DataError, TrainingError
-from tasks.words import MOST, one_line
+from tasks.words import MOST, few, one_line
 
 
 @pytest.mark.parametrize(
@@ -210,3 +210,10 @@ def test_a_phrase_is_found_however_it_is_written(sentence: str) -> None:
     """In one string or several, with values in it, over lines, or in a docstring."""
     said = [" ".join(text.split()) for _, text in written(sentence)]
     assert any(re.search(phrase, text, re.IGNORECASE) for phrase in BANNED for text in said)
+
+
+def test_a_long_list_is_cut() -> None:
+    """Thousands of columns do not fill the screen; what is left out is counted."""
+    assert few([], "; ") == ""
+    assert few(["a", "b"], "; ") == "a; b"
+    assert few(range(2022), most=2) == "0, 1, and 2,020 more"
