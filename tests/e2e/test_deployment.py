@@ -121,13 +121,21 @@ def test_a_deployment_is_what_its_file_says(
     ]
 
 
-def test_a_worker_promotes(run_deployment: Callable[..., Any], ask_prefect: Ask, tmp_path: Path) -> None:
-    """A run by a worker ends in a completed state named Promoted, with what the stages said in its log."""
+def test_a_worker_promotes(
+    run_deployment: Callable[..., Any], deployed: Path, ask_prefect: Ask, tmp_path: Path
+) -> None:
+    """A run by a worker ends in a completed state named Promoted, with what the stages said in its log.
+
+    The worker's own log shows the same lines, and none of the HTTP libraries.
+    """
     run = run_deployment("train-and-serve/nightly", "training.epochs=15")
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Promoted")
     assert (tmp_path / "models" / "digits" / "1" / "saved_model.pb").is_file()
     logs = ask_prefect("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
     assert any("epoch 15/15" in entry["message"] or "epoch 10/15" in entry["message"] for entry in logs)
+    printed = (deployed / "worker.log").read_text()
+    assert "epoch 10/15" in printed
+    assert "HTTP Request" not in printed
 
 
 @pytest.fixture
