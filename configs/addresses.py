@@ -38,6 +38,28 @@ def production_address(address: str) -> str:
     return address
 
 
+def server_address(address: str) -> str:
+    """Accept host and port of a server beside the run, which needs neither TLS nor a user name."""
+    if not address:
+        return address
+    rule = "must be http://HOST:PORT, without a user name and a path"
+    parts = _address(address, rule)
+    if address != f"http://{parts.netloc}" or "@" in address:
+        raise ValueError(rule)
+    return address
+
+
+def host_and_port(address: str) -> str:
+    """Accept host and port of a gRPC server."""
+    if not address:
+        return address
+    rule = "must be HOST:PORT, such as 127.0.0.1:8500"
+    parts = _address(f"grpc://{address}", rule)
+    if parts.netloc != address or parts.port is None or "@" in address:
+        raise ValueError(rule)
+    return address
+
+
 def header_name(name: str) -> str:
     """Accept the name of an HTTP header that a user may set."""
     lower = name.lower()

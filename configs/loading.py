@@ -22,7 +22,8 @@ from configs.errors import ConfigError
 from configs.explain import cut, explain
 from configs.parameters import check_metric, check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
-from configs.schema import Config
+from configs.schema import Attached, Config, Serving
+from configs.serving_flags import PARAMETERS
 from configs.user_code import check_reference, is_reference, located
 from configs.values import NAMED, filled_in
 from configs.yaml_text import DEEPEST, parse_yaml
@@ -261,6 +262,7 @@ def _resolve(config: Config, base: Path) -> Config:
         update={
             "data": config.data.model_copy(update={"load": located(config.data.load, base)}),
             "model": config.model.model_copy(update={"build": located(config.model.build, base)}),
+            "serving": _serving(config, base, models_root),
             "gates": gates.model_copy(update={**found, "metrics": metrics}),
             "work_dir": work_dir,
             "models_root": models_root,
@@ -268,6 +270,18 @@ def _resolve(config: Config, base: Path) -> Config:
             "tracking": config.tracking.model_copy(update={"uri": uri}),
         }
     )
+
+
+def _serving(config: Config, base: Path, models_root: Path) -> Serving:
+    """Return the settings of the throwaway server, with absolute paths."""
+    files = {name: _file(base, file, f"serving.files.{name}") for name, file in config.serving.files.items()}
+    attached = _attached(config, base, models_root)
+    serving = config.serving.model_copy(update={"files": files, "attached": attached})
+    try:
+        _ = serving.most_rows
+    except ValueError as exc:
+        raise ConfigError(f"the file of --{PARAMETERS} in serving.files {exc}") from exc
+    return serving
 
 
 def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
@@ -278,6 +292,34 @@ def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
             f"models_root must not contain candidates: production watches '{cut(str(live))}', and candidates are in "
             f"'{cut(str(candidates))}'; set models_root or work_dir to another directory"
         )
+
+
+def _attached(config: Config, base: Path, models_root: Path) -> Attached:
+    """Return the settings of an attached server with its directory as an absolute path.
+
+    Raises:
+        ConfigError: server or directory are production's, or TensorFlow would read the path as a pattern.
+    """
+    attached = config.serving.attached
+    if attached.url and attached.url in config.promote.live_addresses:
+        raise ConfigError(
+            f"serving.attached.url must not be production's address, got '{attached.url}'; start another server"
+        )
+    if attached.directory is None:
+        return attached
+    directory = _place(base, attached.directory, "serving.attached.directory")
+    if directory.is_relative_to(models_root):
+        raise ConfigError(
+            f"serving.attached.directory must not be in models_root, which production watches, got "
+            f"'{cut(str(directory))}'; give rehearsals a directory of their own"
+        )
+    path = attached.seen_as or str(directory)
+    if any(mark in path for mark in "*?[\\"):  # TensorFlow finds variables by tensorflow::Env::GetMatchingPaths
+        raise ConfigError(
+            "the path of serving.attached.directory must not contain *, ?, [ or \\ for the server, got "
+            f"'{cut(path)}', because TensorFlow reads them as patterns"
+        )
+    return attached.model_copy(update={"directory": directory})
 
 
 def _file(base: Path, path: Path, field: str) -> Path:

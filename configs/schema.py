@@ -28,7 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from configs.addresses import header_name, header_value, production_address, tracking_uri
+from configs.addresses import header_name, header_value, host_and_port, production_address, server_address, tracking_uri
+from configs.serving_flags import PARAMETERS, check_flag, check_place, flag_value, most_rows
 from configs.times import Moment, check_order
 
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
@@ -214,11 +215,41 @@ class Export(Section):
     )
 
 
+def _absolute(path: str) -> str:
+    """Accept an absolute path, or nothing."""
+    if path and not path.startswith("/"):
+        raise ValueError("must be an absolute path, because TensorFlow Serving refuses a relative one")
+    return path
+
+
+class Attached(Section):
+    """A TensorFlow Serving that is running already, for `serving.backend: attached`."""
+
+    url: Annotated[str, AfterValidator(server_address)] = Field(
+        "", description="REST address of the server, such as http://127.0.0.1:8501"
+    )
+    grpc: Annotated[str, AfterValidator(host_and_port)] = Field(
+        "", description="gRPC address of the server, such as 127.0.0.1:8500; needed with protocol grpc or both"
+    )
+    directory: Path | None = Field(
+        None,
+        description="directory, shared with the server and used by rehearsals only, whose models.config the server "
+        "watches",
+    )
+    seen_as: Annotated[str, AfterValidator(_absolute)] = Field(
+        "",
+        description="absolute path of that directory as the server sees it; empty means the same path",
+    )
+    lock_timeout_s: float = Field(600, ge=0, description="seconds to wait while another run uses the server")
+
+
 class Serving(Section):
     """The throwaway server that the candidate is rehearsed in."""
 
-    backend: Literal["auto", "docker", "embedded"] = Field(
-        "auto", description="auto uses docker if an engine and the image are available, else embedded"
+    backend: Literal["auto", "docker", "embedded", "attached"] = Field(
+        "auto",
+        description="auto uses docker if an engine and the image are available, else embedded; attached uses a server "
+        "that is running already",
     )
     image: str = Field(
         "tensorflow/serving:2.19.1",
@@ -242,6 +273,56 @@ class Serving(Section):
         description="maximum number of processes and threads in the container; TensorFlow Serving starts hundreds, and "
         "more of them on a machine with more processors",
     )
+    args: tuple[Annotated[str, AfterValidator(check_flag)], ...] = Field(
+        (),
+        description="flags that production's TensorFlow Serving is started with, such as --enable_batching; the "
+        "container gets them as well. They need backend docker or auto, and auto then never uses the embedded server",
+    )
+    files: dict[Annotated[str, AfterValidator(check_place)], Path] = Field(
+        {},
+        description="files that these flags name: maps the absolute path in the container to a file, whose path is "
+        "relative to the YAML file",
+    )
+    gpus: Literal["all"] | Annotated[StrictInt, Field(ge=0)] = Field(
+        0, description="GPUs that the container gets: a number, or all"
+    )
+    attached: Attached = Attached()
+
+    @model_validator(mode="after")
+    def _gives_flags_to_a_container(self) -> Serving:
+        given = [name for name in ("args", "files", "gpus") if getattr(self, name)]
+        if given and self.backend not in ("auto", "docker"):
+            raise ValueError(f"{given[0]} needs backend: docker or auto, because a {self.backend} server takes none")
+        parameters = flag_value(self.args, PARAMETERS)
+        if parameters and parameters not in self.files:
+            raise ValueError(
+                f"args names --{PARAMETERS}={parameters}, so files must map '{parameters}' to a file on this machine"
+            )
+        return self
+
+    @property
+    def most_rows(self) -> int:
+        """Return how many rows a request may have, which is limited if the server batches; 0 means no limit.
+
+        Raises:
+            ValueError: the file with the parameters of batching cannot be used.
+        """
+        return most_rows(self.args, self.files.get(flag_value(self.args, PARAMETERS) or ""))
+
+    @model_validator(mode="after")
+    def _says_what_it_is_attached_to(self) -> Serving:
+        if self.backend != "attached":
+            return self
+        needed = ["url", "directory", *(["grpc"] if self.protocol != "rest" else [])]
+        if missing := [f"attached.{name}" for name in needed if not getattr(self.attached, name)]:
+            reason = f" and protocol: {self.protocol}" if "attached.grpc" in missing else ""
+            needs = " and ".join(missing)
+            raise ValueError(f"backend: attached{reason} needs {needs}; set it, or choose another backend")
+        if self.images:
+            raise ValueError(
+                "images has no effect with backend: attached, which judges on the one server that is running; remove it"
+            )
+        return self
 
     @property
     def all_images(self) -> tuple[str, ...]:
@@ -274,7 +355,7 @@ class Bound(Section):
 
 METRICS = ("accuracy", "macro_f1", "log_loss", "auc", "brier", "rmse", "mae", "r2")
 LESS_IS_BETTER = ("log_loss", "brier", "rmse", "mae")
-GATES = ("safety", "size", "contract", "parity", "golden", "quality", "latency", "robustness")
+GATES = ("safety", "size", "contract", "parity", "batching", "golden", "quality", "latency", "robustness")
 
 
 def _metric(name: str) -> str:

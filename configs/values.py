@@ -22,6 +22,7 @@ MODES = ("promote.directory_mode", "promote.file_mode")  # octal by convention
 SHOWN = (  # names of files, runs and processes, which cannot be hidden
     "name", "work_dir", "models_root", "data.load", "model.build", "gates.contract.file",
     "gates.golden.file", "tracking.experiment", "serving.image", "serving.images", "serving.platform",
+    "serving.attached.directory", "serving.attached.seen_as",
 )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def _judged_by(report: ValidationReport) -> str:
     server = served.server
     beside = f", compared with version {report.champion.version}, which is live" if report.champion else ""
     return (
-        f"judged by {' '.join(filter(None, (server.backend, server.image)))}: AVAILABLE after "
+        f"judged by {server}: AVAILABLE after "
         f"{server.startup_s:.2f} s, {served.rows} rows at {served.rows_per_s:,.0f} rows/s{beside}"
     )
 

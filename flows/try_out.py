@@ -89,11 +89,11 @@ def _until_stopped(server: ThrowawayServer, model: Tried, example: Path) -> int:
             say(command=command)
             print("", *python, sep="\n")
         say("\nPress Ctrl-C to stop the server")
-        while server.exit_code() is None:
+        while (error := server.ended()) is None:
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         return DONE
-    raise server.explain_exit()
+    raise error
 
 
 if __name__ == "__main__":

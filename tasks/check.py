@@ -74,6 +74,9 @@ def _contract(file: Path) -> str:
 
 def _engine(config: Config) -> str:
     check_engine(config.serving)
+    attached = config.serving.attached
+    if config.serving.backend == "attached":
+        return f"the model server at {attached.url} answers, and '{attached.directory}' is writable"
     return f"serving.backend {config.serving.backend} can be used"
 
 

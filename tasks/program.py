@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "rollback": "flows.rollback",
     "doctor": "flows.doctor",
     "reap": "flows.reap",
+    "webhook": "flows.webhook",
     "serve": "tasks.model_server",
 }
 """Maps a subcommand of the console script to the module that `python -m` runs in a checkout."""

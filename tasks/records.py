@@ -301,11 +301,20 @@ class Probe:
 
 @dataclass(frozen=True)
 class Backend:
-    """One throwaway server that judges: `docker` with its image, or `embedded`, and the reason if `auto` chose it."""
+    """One server that judges.
+
+    Attributes:
+        kind: `docker` with its image, `embedded`, or `attached` with its URL. reason: why `auto` chose it, or empty.
+    """
 
     kind: str
     image: str = ""
     reason: str = ""
+    url: str = ""
+
+    def __str__(self) -> str:
+        """Return the short form for people, such as `docker tensorflow/serving:2.19.1`."""
+        return " ".join(filter(None, (self.kind, self.image or self.url)))
 
 
 @dataclass(frozen=True)
@@ -313,11 +322,13 @@ class ServerFacts:
     """The server that gave the answers.
 
     Attributes:
-        backend: `docker` or `embedded`. reason: why `auto` chose it, or empty.
-        image, image_id: the configured container image and its content id; empty for the embedded server.
+        backend: `docker`, `embedded` or `attached`. reason: why `auto` chose it, or empty.
+        image, image_id: the configured container image and its content id; empty without a container.
         version: the version of the server, or empty if it is unknown.
         startup_s: seconds from its start to AVAILABLE.
         log: the file with everything that the server printed.
+        url: the address of an attached server, or empty.
+        args: the flags from the configuration that it was started with.
     """
 
     backend: str
@@ -327,6 +338,30 @@ class ServerFacts:
     version: str
     startup_s: float
     log: Path
+    url: str = ""
+    args: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the short form for people, such as `attached http://127.0.0.1:8501`."""
+        return str(Backend(self.backend, self.image, url=self.url))
+
+
+@dataclass(frozen=True)
+class ServedBatches:
+    """The answers to one-row requests that concurrent clients sent to a server that batches.
+
+    Attributes:
+        clients: how many requests were open at the same time. requests: how many there were.
+        answers: `.npz` of the answers, one array for each output, or None if a request was refused.
+        rows: the test row of each request.
+        refusal: the server's words if it refused a request, or empty.
+    """
+
+    clients: int
+    requests: int
+    answers: Path | None
+    rows: tuple[int, ...] = ()
+    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -375,6 +410,7 @@ class ServedAnswers:
         rows: number of test rows. rows_per_s: rows per second, including the time to build and parse requests.
         small_batches: `.npz` of the answers to a few rows in small batches: `<rows>/<output>`, see `BATCHES`.
         golden: `.npz` of the answers to the golden rows, one array for each output, or None.
+        batches: the answers of a server that batches to concurrent clients; None if it does not batch.
         probes: the requests of the robustness gate and their answers.
         latency: the measured latency, or None. champion: the answers of the live version, or None.
     """
@@ -387,6 +423,7 @@ class ServedAnswers:
     other_answers: Path | None = None
     small_batches: Path | None = None
     golden: Path | None = None
+    batches: ServedBatches | None = None
     probes: tuple[Probe, ...] = ()
     latency: ServedLatency | None = None
     champion: ServedChampion | None = None

@@ -159,7 +159,7 @@ def invitation(server: ThrowawayServer, model: Tried, file: Path) -> tuple[list[
     Args:
         file: the file for a request that is too long to paste.
     """
-    url = f"{server.rest_url}/v1/models/{model.name}"
+    url = f"{server.rest_url}/v1/models/{server.served_name}"
     lines = [f"'{model.name}' version {model.version} answers at {url}:predict, its signature is at {url}/metadata"]
     if model.signature.beyond_rest:
         return [*lines, f"REST cannot carry its inputs or outputs; gRPC answers at {server.grpc_target}"], "", []

@@ -76,8 +76,7 @@ def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:
     except (ModelLoadError, PredictionError) as exc:
         from tasks.report.sections import log_tail  # the report's modules take a second to import
 
-        server = f"{rehearsal.backend.kind} {rehearsal.backend.image}".rstrip()
-        return judge_refusal(server, str(exc), log_tail(rehearsal.directory / "server.log"))
+        return judge_refusal(str(rehearsal.backend), str(exc), log_tail(rehearsal.directory / "server.log"))
 
 
 def _champion(config: Config, run_dir: Path) -> Champion | None:

@@ -28,9 +28,12 @@ def certificate(directory: Path, name: str, issuer: Certificate | None = None, p
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     signer: Any = key
     signed_by = subject
+    is_authority = issuer is None
     if issuer is not None:
         signer = serialization.load_pem_private_key(issuer.key_file.read_bytes(), None)
         signed_by = x509.load_pem_x509_certificate(issuer.cert_file.read_bytes()).subject
+    not_used = "content_commitment data_encipherment key_agreement crl_sign encipher_only decipher_only"
+    usage = dict.fromkeys(not_used.split(), False)
     made = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -39,7 +42,13 @@ def certificate(directory: Path, name: str, issuer: Certificate | None = None, p
         .serial_number(x509.random_serial_number())
         .not_valid_before(moment - datetime.timedelta(days=1))
         .not_valid_after(moment + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        # Python 3.13 verifies strictly: RFC 5280 requires these three.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .add_extension(
+            x509.KeyUsage(digital_signature=True, key_encipherment=False, key_cert_sign=is_authority, **usage), True
+        )
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
         .sign(signer, hashes.SHA256())
     )

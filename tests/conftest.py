@@ -73,7 +73,7 @@ def engine_problem() -> str:
     from docker.errors import DockerException
 
     try:
-        with contextlib.closing(docker.from_env(timeout=5)) as client:
+        with contextlib.closing(docker.from_env(timeout=120)) as client:
             client.images.get(os.environ["REHEARSAL_TEST_IMAGE"])
     except DockerException as exc:
         return f"no engine with that image: {type(exc).__name__}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from flows import check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, try_out
+from flows import check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, try_out, webhook
 from tasks.model_server.flags import UnknownFlag, parse_flags
 from tasks.program import SCRIPT, SUBCOMMANDS
 
@@ -24,6 +24,7 @@ PARSERS = {
     "init": init.build_parser(),
     "rehearse": rehearse_cli.build_parser(),
     "check": check.build_parser(),
+    "webhook": webhook.build_parser(),
 }
 OTHERS = {"bash", "cat", "curl", "docker", "echo", "export", "git", "mkdir", "pip", "pre-commit", "prefect"}
 """Commands of others in our examples; whatever is neither among them nor ours is a mistake."""

@@ -16,9 +16,14 @@ BODY_BYTES = 2_500_000
 MAX_ROWS = 4096
 
 
-def rows_per_request(inputs: Mapping[str, Array]) -> int:
-    """Return how many rows make a good request; it is the same for every transport, so that answers can be compared."""
-    return max(1, min(MAX_ROWS, BODY_BYTES // max(1, sum(_json_bytes(array) for array in inputs.values()))))
+def rows_per_request(inputs: Mapping[str, Array], most: int = 0) -> int:
+    """Return how many rows make a good request; it is the same for every transport, so that answers can be compared.
+
+    Args:
+        most: how many rows a server accepts in one request; 0 means that there is no limit.
+    """
+    one_row = max(1, sum(_json_bytes(array) for array in inputs.values()))
+    return max(1, min(most or MAX_ROWS, MAX_ROWS, BODY_BYTES // one_row))
 
 
 def _json_bytes(array: Array) -> int:
@@ -27,23 +32,24 @@ def _json_bytes(array: Array) -> int:
     return values * (longest_bytes(array) + 4 if is_string(array) else 10)
 
 
-def row_blocks(inputs: Mapping[str, Array], rows: int = 0) -> Iterator[dict[str, Array]]:
+def row_blocks(inputs: Mapping[str, Array], rows: int = 0, most: int = 0) -> Iterator[dict[str, Array]]:
     """Divide rows into blocks that make good requests; the blocks are views of the arrays.
 
     Args:
         inputs: one array for each input; the first axis of all is the row.
-        rows: rows of a block; 0 chooses the size of a good request.
+        rows: rows of a block; 0 chooses the size of a good request. most: the limit of a block; 0 means none.
     """
-    step = rows or rows_per_request(inputs)
+    step = rows or rows_per_request(inputs, most)
     for start in range(0, len(next(iter(inputs.values()))), step):
         yield {name: array[start : start + step] for name, array in inputs.items()}
 
 
-def small_batches(inputs: Mapping[str, Array]) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Yield the small batches for which there are enough rows, by name."""
+def small_batches(inputs: Mapping[str, Array], most: int = 0) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Yield the small batches for which there are enough rows, by name, none above `most` rows (0: no limit)."""
     n_rows = len(next(iter(inputs.values())))
     for name, part in BATCHES.items():
-        if n_rows >= abs(part.stop or part.start):
+        size = abs(part.stop or part.start)
+        if n_rows >= size and (not most or size <= most):
             yield name, {key: array[part] for key, array in inputs.items()}
 
 

@@ -11,6 +11,7 @@ from tasks.datasets.golden import read_golden
 from tasks.datasets.rows import load_arrays, load_rows
 from tasks.datasets.seen import known_test_rows
 from tasks.errors import DataError
+from tasks.gates.batching import judge_batching
 from tasks.gates.contract import judge_contract
 from tasks.gates.golden import judge_golden
 from tasks.gates.latency import judge_latency
@@ -103,6 +104,19 @@ def _parity(evidence: Evidence) -> Iterator[GateResult]:
         yield replace(judge_parity(load_arrays(served.other_answers), answers, exact), name="transport")
 
 
+def _batching(evidence: Evidence) -> Iterator[GateResult]:
+    batches = evidence.served.batches
+    if batches is not None:
+        gates, signature = evidence.gates, evidence.candidate.signature
+        yield judge_batching(
+            batches,
+            load_arrays(batches.answers) if batches.answers else {},
+            load_arrays(evidence.candidate.reference),
+            tolerances(signature, gates.atol, gates.rtol),
+            signature.outputs,
+        )
+
+
 def _golden(evidence: Evidence) -> Iterator[GateResult]:
     golden = evidence.gates.golden
     if golden.file is not None and evidence.served.golden is not None:
@@ -137,6 +151,7 @@ def _robustness(evidence: Evidence) -> Iterator[GateResult]:
 JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {
     "contract": _contract,
     "parity": _parity,
+    "batching": _batching,
     "golden": _golden,
     "quality": _quality,
     "latency": _latency,

@@ -22,9 +22,12 @@ def judge_latency(
 ) -> GateResult:
     """Check percentiles, rate, first request and memory against their limits; 0 is no limit.
 
+    If the memory is limited but unknown, such as that of an attached server, a person must decide.
+
     Args:
         samples: float64 milliseconds per request of shape (n,), `candidate` and perhaps `champion`.
         requests_per_s: by the same names.
+        memory_mb: 0 if it is unknown.
     """
     figures = {"cold_ms": cold_ms, **_figures(samples["candidate"], requests_per_s["candidate"])}
     if memory_mb:
@@ -47,16 +50,21 @@ def judge_latency(
         missed += ["requests_per_s"] if figures["requests_per_s"] < latency.min_requests_per_s else []
     beyond = "; ".join(f"{name} is {figures[name]:.4g} ({bounds[name]})" for name in missed)
     unlimited = "" if bounds else "no limit is configured (gates.latency)"
+    unknown = ""
+    if latency.max_memory_mb and not memory_mb:
+        limit = f"{latency.max_memory_mb:g} MB"
+        unknown = f"the server's memory is unknown, but gates.latency.max_memory_mb limits it to {limit}"
     return GateResult(
         "latency",
         not missed,
-        "; ".join(filter(None, (beyond or _line(figures, champion), unlimited))),
+        "; ".join(filter(None, (beyond or _line(figures, champion), unlimited, unknown))),
         figures,
         {name: name.rpartition("_")[2] for name in figures if name.endswith(("_ms", "_mb"))},
         bounds,
         champion,
         {"missed": missed, "requests": len(samples["candidate"])},
-        note=unlimited,
+        needs_person=unknown,
+        note=unlimited or unknown,
     )
 
 

@@ -10,12 +10,13 @@ from functools import partial
 
 from configs.redaction import redact
 from configs.schema import Config
-from tasks.errors import StoreError, TrackingError
+from tasks.errors import ServingError, StoreError, TrackingError
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.live_check import Expected, problem_at_any
 from tasks.production.server import endpoints
 from tasks.records import Candidate, Champion, Change, TrackedRun
 from tasks.registry.changes import record_change
+from tasks.serving.attached import left_behind
 from tasks.store.champion import champion_version, find_champion
 from tasks.store.history import SERVED, process_user, read, served_digest
 from tasks.store.layout import next_number, versions
@@ -87,12 +88,22 @@ def changing(config: Config) -> Iterator[Production]:
 
 def examine(config: Config, *, only_look: bool) -> list[Finding]:
     """Return what the doctor finds, and repair it unless `only_look` is set."""
-    found = production(config)
+    found, beside = production(config), _on_attached(config, only_look)
     if only_look:
-        return [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True)]
+        return [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True), *beside]
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
         findings = repair(found, config.candidates_dir)
-    return [*findings, *catch_up(found)]
+    return [*findings, *catch_up(found), *beside]
+
+
+def _on_attached(config: Config, only_look: bool) -> list[Finding]:
+    """Return what dead runs left on an attached server, if one is configured."""
+    if config.serving.backend != "attached":
+        return []
+    try:
+        return [Finding("removed", text) for text in left_behind(config.serving.attached, only_look=only_look)]
+    except ServingError as exc:
+        return [Finding("reported", str(exc))]
 
 
 def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str) -> Promotion:

@@ -62,7 +62,8 @@ class Endpoint:
             return RestClient(self.address, self.name, REQUEST_TIMEOUT_S, access=self.access)
         from tasks.serving.grpc_client import GrpcClient  # imports grpc
 
-        return GrpcClient(target, self.name, REQUEST_TIMEOUT_S, access=replace(self.access, tls=scheme == "grpcs"))
+        access = replace(self.access, tls=scheme == "grpcs")
+        return GrpcClient(target, self.name, REQUEST_TIMEOUT_S, access=access)
 
 
 def is_there(endpoint: Endpoint) -> bool:
@@ -116,7 +117,7 @@ def live_problem(endpoint: Endpoint, version: int, expected: Expected | None, ti
     with contextlib.closing(endpoint.client()) as client:
         problem = _not_available(client, version, timeout_s)
         if not problem and expected is not None:
-            problem = _difference(client, version, expected, over_grpc=endpoint.address.startswith("grpc"))
+            problem = _difference(client, endpoint, version, expected)
     return problem and f"production at {endpoint.address}: {problem}"
 
 
@@ -139,10 +140,10 @@ def _not_available(client: ModelClient, version: int, timeout_s: float) -> str:
         time.sleep(POLL_S)
 
 
-def _difference(client: ModelClient, version: int, expected: Expected, *, over_grpc: bool) -> str:
+def _difference(client: ModelClient, endpoint: Endpoint, version: int, expected: Expected) -> str:
     """Send the first rows again, and return how the answers differ from the validated ones, or an empty string."""
     signature = expected.signature
-    if signature.beyond_rest and not over_grpc:
+    if signature.beyond_rest and not endpoint.address.startswith("grpc"):
         log.warning(
             "version %d only has to be AVAILABLE: REST cannot carry %s",
             version,
@@ -151,7 +152,7 @@ def _difference(client: ModelClient, version: int, expected: Expected, *, over_g
         return ""
     requests, count = load_arrays(expected.requests), expected.rows
     if any(spec.is_ragged for spec in signature.outputs):  # in one batch, like the validated one
-        count = min(count, rows_per_request(requests))
+        count = min(count, rows_per_request(requests, endpoint.access.most_rows))
     rows = {name: array[:count] for name, array in requests.items()}
     validated = {name: array[:count] for name, array in load_arrays(expected.answers).items()}
     try:

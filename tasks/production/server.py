@@ -24,7 +24,11 @@ def start_command(config: Config, judge: ServerFacts) -> str:
     """Return the command that starts a production server here, of the same kind as the judging server."""
     if judge.backend == "docker":
         mount = f"{shlex.quote(str(config.live_dir))}:/models/{config.name}:ro"
-        return f"docker run --rm -p 8501:8501 -e MODEL_NAME={config.name} -v {mount} {judge.image} {ONE_TRY}"
+        files = "".join(
+            f" -v {shlex.quote(f'{file}:{place}:ro')}" for place, file in sorted(config.serving.files.items())
+        )
+        flags = " ".join([ONE_TRY, *map(shlex.quote, config.serving.args)])
+        return f"docker run --rm -p 8501:8501 -e MODEL_NAME={config.name} -v {mount}{files} {judge.image} {flags}"
     return f"{command_here('tasks.model_server')} --port=8500 {production_flags(config, _absolute(config.live_dir))}"
 
 
@@ -87,7 +91,10 @@ def silent(config: Config) -> str:
 def endpoints(config: Config) -> list[Endpoint]:
     """Return the production servers at which a new version is verified."""
     promote, tls = config.promote, config.promote.live_tls
-    access = Access(promote.live_headers, ca_file=tls.ca_file, cert_file=tls.cert_file, key_file=tls.key_file)
+    access = Access(
+        config.serving.most_rows, promote.live_headers, ca_file=tls.ca_file, cert_file=tls.cert_file,
+        key_file=tls.key_file,
+    )  # fmt: skip
     return [Endpoint(address, config.name, access) for address in promote.live_addresses]
 
 

@@ -123,6 +123,8 @@ def _tags(config: Config, arguments: str, report: ValidationReport) -> dict[str,
             "backend_reason": server.reason,
             "image": server.image,
             "image_id": server.image_id,
+            "server_args": " ".join(server.args),
+            "server_url": server.url,
             "server_version": server.version,
         }
     return {name: redact(value) for name, value in tags.items() if value}

@@ -99,9 +99,9 @@ def _held_against(report: ValidationReport) -> str:
         refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
         parts.append(refused or "not loaded by any server")
     else:
-        parts.append(
-            f"{report.served.rows:,} test rows served by {report.served.server.image or 'the embedded server'}"
-        )
+        server = report.served.server
+        by = server.image or (f"the server at {server.url}" if server.url else "the embedded server")
+        parts.append(f"{report.served.rows:,} test rows served by {by}")
     parts.append(f"compared with version {report.champion.version}" if report.champion else "no other version was live")
     return " · ".join(clip(part, 200) for part in parts)
 

@@ -140,11 +140,13 @@ def server_lines(served: ServedAnswers) -> dict[str, str]:
         "why": server.reason,
         "image": server.image,
         "image id": server.image_id,
-        "version": server.version,
+        "flags": " ".join(server.args),
+        "address": server.url,
+        "version": server.version or ("unknown" if server.url else ""),
         "started in": number(server.startup_s, "s"),
         "test rows": f"{served.rows:,}, answered at {number(round(served.rows_per_s))} rows/s",
         "first request": number(latency.cold_ms, "ms") if latency else "",
-        "memory": number(latency.memory_mb, "MB") if latency and latency.memory_mb else "",
+        "memory": number(latency.memory_mb, "MB") if latency and latency.memory_mb else "unknown" if server.url else "",
     }
     return _shown(lines)
 

@@ -66,7 +66,8 @@ def export_savedmodel(
     save_arrays(evidence / "requests.npz", requests)
     with translated("an example of a request must be written", ExportError):
         (evidence / "example.json").write_bytes(predict_body({k: v[:EXAMPLE_ROWS] for k, v in requests.items()}))
-    save_reference(evidence, partial(answer, model, signature=signature, export=config.export), requests, signature)
+    answers_to = partial(answer, model, signature=signature, export=config.export)
+    save_reference(evidence, answers_to, requests, signature, config.serving.most_rows)
     write_savedmodel(model, serve, signature, directory)
     outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})

@@ -23,18 +23,23 @@ Answer = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Maps a batch of requests to the model's own answers, by served name."""
 
 
-def save_reference(evidence: Path, answers_to: Answer, requests: Mapping[str, Array], signature: Signature) -> None:
+def save_reference(
+    evidence: Path, answers_to: Answer, requests: Mapping[str, Array], signature: Signature, most_rows: int = 0
+) -> None:
     """Write `reference.npz`, one array for each output, and `reference_batches.npz` for padded outputs.
 
     Outputs that are padded to the longest row of their batch are computed in the batches that are served, so that
     their lengths can be compared as well. Other outputs are computed in batches of another size than the served ones,
     because they must not depend on the other rows of the batch.
 
+    Args:
+        most_rows: how many rows the server accepts in one request; 0 means that there is no limit.
+
     Raises:
         ExportError: the model fails, or its answers to two batches have incompatible shapes.
     """
     ragged = [spec.name for spec in signature.outputs if spec.is_ragged]
-    blocks = row_blocks(requests, 0 if ragged else PREDICT_BATCH)
+    blocks = row_blocks(requests, 0 if ragged else PREDICT_BATCH, most_rows)
     answers = [answers_to(block) for block in blocks]
     with translated("the model must give answers of the same shape to all test rows", ExportError):
         save_arrays(evidence / "reference.npz", joined(answers, signature.outputs))

@@ -24,7 +24,7 @@ from tasks.errors import AccessDenied, PredictionError, ServingError, ServingTim
 from tasks.records import TensorSpec
 from tasks.serving.answers import parsed
 from tasks.serving.exits import remedy
-from tasks.serving.streaming import CONNECTIONS, in_order, with_progress
+from tasks.serving.streaming import MOST_CONNECTIONS, in_order, with_progress
 from tasks.words import one_line
 
 TRANSIENT = {503, 504}
@@ -69,12 +69,14 @@ class Access:
     """What a server requires of its clients.
 
     Attributes:
+        most_rows: how many rows it accepts in one request; 0 means that there is no limit.
         headers: sent with each request.
         tls: whether gRPC uses TLS; the URL of a REST interface says it itself.
         ca_file: PEM of the trusted authorities, or None for the public ones.
         cert_file, key_file: PEM of the client's certificate and of its key, or None.
     """
 
+    most_rows: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     tls: bool = False
     ca_file: Path | None = None
@@ -100,9 +102,10 @@ class RestClient:
 
         Args:
             base_url: scheme, host and port. timeout_s: seconds to wait for a connection and for each answer.
-            access: what a production server requires; a throwaway server requires nothing.
+            access: what the server requires of its clients; None means nothing.
         """
         access = access or Access()
+        self._most_rows = access.most_rows
         self._model_url = f"{base_url}/v1/models/{model_name}"
         self._timeout_s = timeout_s
         self._sleep = sleep
@@ -114,7 +117,7 @@ class RestClient:
         if access.cert_file is not None and access.key_file is not None:
             self._session.cert = str(access.cert_file), str(access.key_file)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=MOST_CONNECTIONS))
 
     def close(self) -> None:
         """Close the kept-alive connections."""
@@ -166,7 +169,8 @@ class RestClient:
             PredictionError: the server refused a request (4xx).
             ServingUnavailable, ServingTimeout: the server stopped or did not answer in time.
         """
-        answers = self.predict_blocks(version, [inputs] if together else row_blocks(inputs), outputs, signature_name)
+        blocks = [inputs] if together else row_blocks(inputs, most=self._most_rows)
+        answers = self.predict_blocks(version, blocks, outputs, signature_name)
         return whole(with_progress(answers, len(next(iter(inputs.values())))), outputs)
 
     def predict_blocks(

@@ -19,14 +19,14 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
-from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import docker
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.models.images import Image
-from docker.types import LogConfig
+from docker.types import DeviceRequest, LogConfig
 from docker.utils import parse_repository_tag
 
 from configs.schema import Serving
@@ -45,6 +45,7 @@ from tasks.serving.engine import (
     with_limit,
 )
 from tasks.serving.exits import KILLED, explain_exit
+from tasks.serving.flags import flags_in
 from tasks.serving.pinned import AT_ONCE, PINS, pinned_config
 from tasks.serving.reaper import owner_labels, remove_orphans
 from tasks.waiting import waiting_for
@@ -128,19 +129,22 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
         try:
             with engine_errors("start the server"):
                 network = own_network(client)
+                pins = [f"--model_config_file={MODELS_DIR}/{PINS}"] if len(version_dirs) > 1 else []
                 container = _to_its_end(
                     client.containers.create,
                     str(image.id),
-                    [*AT_ONCE, *([f"--model_config_file={MODELS_DIR}/{PINS}"] if len(version_dirs) > 1 else [])],
+                    [*AT_ONCE, *serving.args, *pins],
                     name=name,
                     labels=owner_labels(run_id, time.time()),
                     environment={"MODEL_NAME": model_name},
-                    volumes=[MODELS_DIR],
+                    volumes=[MODELS_DIR, *_directories(serving)],
                     platform=serving.platform or None,
                     **hardening(serving),
                     **publishing(network),
                 )
                 _bring_in(container, model_name, version_dirs)
+                for place, file in serving.files.items():
+                    container.put_archive(str(PurePosixPath(place).parent), _as_archive(place, file))
                 container.start()
             server = ContainerServer(client, container, serving, model_name, network)
             server.version = image.labels.get(VERSION_LABEL, "")
@@ -157,6 +161,47 @@ def _bring_in(container: Container, model_name: str, version_dirs: Sequence[Path
         numbers = [int(version_dir.name) for version_dir in version_dirs]
         pins = pinned_config(model_name, f"{MODELS_DIR}/{model_name}", numbers)
         container.put_archive(MODELS_DIR, tar_file(PINS, pins.encode()))
+
+
+def _directories(serving: Serving) -> list[str]:
+    """Return the directories of the configured files: volumes, because nothing can be copied into a read-only root."""
+    found = {str(PurePosixPath(place).parent) for place in serving.files}
+    return sorted(directory for directory in found if directory != MODELS_DIR)
+
+
+def _as_archive(place: str, file: Path) -> bytes:
+    try:
+        return tar_file(PurePosixPath(place).name, file.read_bytes())
+    except OSError as exc:
+        raise ServingError(f"serving.files: '{file}' must be readable, got {exc.strerror}") from exc
+
+
+def known_flags(serving: Serving) -> frozenset[str]:
+    """Return the flags of the server in `serving.image`, as its `--help` lists them.
+
+    Raises:
+        ServingUnavailable: there is no engine or image, or the engine failed.
+    """
+    with engine() as client, engine_errors("list the flags of the server"):
+        image = _ensure_image(client, serving.image, serving.platform)
+        name = f"rehearsal-{uuid.uuid4().hex[:12]}"
+        try:
+            container = _to_its_end(
+                client.containers.create,
+                str(image.id),
+                ["--help"],
+                name=name,
+                labels=owner_labels("flags", time.time()),
+                platform=serving.platform or None,
+                network_disabled=True,
+                **hardening(serving),
+            )
+            container.start()
+            with waiting_for(f"the flags of {serving.image}"):
+                container.wait(timeout=serving.startup_timeout_s)
+            return flags_in(container.logs().decode(errors="replace"))
+        finally:
+            _to_its_end(_remove, client, name, None)
 
 
 def _to_its_end(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -206,9 +251,16 @@ def hardening(serving: Serving) -> dict[str, Any]:
         "nano_cpus": int(serving.cpus * 1e9) or None,
         "pids_limit": serving.pids_limit,
         "init": True,
+        "device_requests": _gpus(serving.gpus),
         "healthcheck": {"test": ["NONE"]},  # the client polls the state itself
         "log_config": LogConfig(type="json-file", config={"max-size": "8m", "max-file": "2"}),
     }
+
+
+def _gpus(wanted: int | Literal["all"]) -> list[DeviceRequest]:
+    if not wanted:
+        return []
+    return [DeviceRequest(count=-1 if wanted == "all" else wanted, capabilities=[["gpu"]])]
 
 
 def publishing(network: str) -> dict[str, Any]:
@@ -244,6 +296,7 @@ class ContainerServer:
     """A started container (a `ThrowawayServer`); its log and exit status are available even after its removal."""
 
     backend = "docker"
+    waited_s = 0.0
 
     def __init__(
         self, client: docker.DockerClient, container: Container, serving: Serving, model_name: str, network: str
@@ -255,7 +308,7 @@ class ContainerServer:
         self._client = client
         self._container = container
         self._memory_mb = serving.memory_mb
-        self._model_name = model_name
+        self.served_name = self._model_name = model_name
         self._network = network
         self._kept: tuple[dict[str, Any], str] | None = None
 
@@ -297,6 +350,10 @@ class ContainerServer:
         code = self.exit_code() or 0
         oom_mb = self._memory_mb if self._ran_out_of_memory(code) else 0
         return explain_exit(code, self.log(), self._model_name, oom_limit_mb=oom_mb)
+
+    def ended(self) -> ServingError | None:
+        """Return the error that says why the server ended, or None while it runs."""
+        return None if self.exit_code() is None else self.explain_exit()
 
     def _ran_out_of_memory(self, code: int) -> bool:
         """Return whether the engine reports that the memory limit was reached.

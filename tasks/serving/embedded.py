@@ -35,12 +35,13 @@ class EmbeddedServer:
     image = ""
     image_id = ""
     version = "embedded"
+    waited_s = 0.0
 
     def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes], model_name: str) -> None:
         """Wrap a started process whose stdout and stderr are `output`."""
         self._process = process
         self._output = output
-        self._model_name = model_name
+        self.served_name = self._model_name = model_name
         self._killed_at_mb = 0
 
     @property
@@ -90,6 +91,10 @@ class EmbeddedServer:
         return explain_exit(
             status if status >= 0 else 128 - status, self.log(), self._model_name, oom_limit_mb=self._killed_at_mb
         )
+
+    def ended(self) -> ServingError | None:
+        """Return the error that says why the server ended, or None while it runs."""
+        return None if self.exit_code() is None else self.explain_exit()
 
     def _read(self) -> bytes:
         return os.pread(self._output.fileno(), 2**24, 0)

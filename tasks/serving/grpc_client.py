@@ -45,10 +45,12 @@ class GrpcClient:
 
         Args:
             target: host and port. timeout_s: seconds for each call.
-            access: what a production server requires; a throwaway server requires nothing.
+            access: what the server requires of its clients; None means nothing.
         """
         self._model_name, self._timeout_s, self._sleep = model_name, timeout_s, sleep
-        access, options = access or Access(), [*UNLIMITED, ("grpc.enable_http_proxy", 0)]
+        access = access or Access()
+        self._most_rows = access.most_rows
+        options = [*UNLIMITED, ("grpc.enable_http_proxy", 0)]
         if access.tls:
             files = (access.ca_file, access.key_file, access.cert_file)
             credentials = grpc.ssl_channel_credentials(*(file and file.read_bytes() for file in files))
@@ -112,7 +114,7 @@ class GrpcClient:
                 raise ServingError(f"an answer must contain the outputs {missing}, got {list(answer.outputs)}")
             return {spec.name: _array(answer.outputs[spec.name], spec) for spec in outputs}
 
-        answers = in_order(ask, [inputs] if together else row_blocks(inputs))
+        answers = in_order(ask, [inputs] if together else row_blocks(inputs, most=self._most_rows))
         return whole(with_progress(answers, len(next(iter(inputs.values())))), outputs)
 
     def _prediction_stub(self) -> Any:

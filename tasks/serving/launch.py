@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from configs.schema import Serving
-from tasks.errors import ModelLoadError, ServingError, ServingTimeout, ServingUnavailable
+from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import Backend, Champion
-from tasks.serving.client import RestClient
+from tasks.serving.attached import check_attached, run_attached, too_late
+from tasks.serving.client import Access, RestClient
 from tasks.serving.embedded import run_embedded
-from tasks.serving.exits import ended_by_requests
+from tasks.serving.exits import ended_by_requests, remedy, server_words
+from tasks.serving.flags import check_flags
 from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
+SILENT = "not listening"  # shown where a state would be
 
 
 class Served(Protocol):
@@ -48,15 +52,19 @@ class Served(Protocol):
 
 
 class ThrowawayServer(Protocol):
-    """A started server, a container or a child process, which may not be ready yet.
+    """A server with the models of one rehearsal: a container, a child process, or one that was running already.
 
     Attributes:
-        backend: `docker` or `embedded`.
-        image, image_id: the configured image and its content id; empty for the embedded server.
+        backend: `docker`, `embedded` or `attached`.
+        served_name: the name by which the server knows the model; for an attached server, not the user's.
+        image, image_id: the configured image and its content id; empty without a container.
         version: the version of the server, or an empty string if it is unknown.
+        waited_s: seconds that this run waited for others before its own models could be loaded.
     """
 
     backend: str
+    served_name: str
+    waited_s: float
     image: str
     image_id: str
     version: str
@@ -70,7 +78,7 @@ class ThrowawayServer(Protocol):
         """Return the address of the gRPC API, such as `127.0.0.1:49154`, or an empty string."""
 
     def exit_code(self) -> int | None:
-        """Return the exit status, or None while it runs."""
+        """Return the exit status, or None while it runs or if that is unknown."""
 
     def log(self) -> str:
         """Return everything that it has printed so far."""
@@ -81,9 +89,14 @@ class ThrowawayServer(Protocol):
     def explain_exit(self) -> ServingError:
         """Return the error that says why the server ended, and what to do."""
 
+    def ended(self) -> ServingError | None:
+        """Return why a server that was AVAILABLE does not serve the models any more, or None if it does."""
+
 
 def check_engine(serving: Serving) -> None:
-    """Raise `ServingUnavailable` if the configuration requires Docker and no engine answers."""
+    """Raise `ServingError` if the configuration requires Docker or a running server, and it cannot be used."""
+    if serving.backend == "attached":
+        check_attached(serving)
     if serving.backend == "docker":
         from tasks.serving.engine import engine  # imports docker
 
@@ -95,18 +108,27 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
     """Return the servers that judge, one for each image; with docker, pull the images that are missing.
 
     Raises:
-        ServingUnavailable: serving.backend is docker, and no engine answers or an image cannot be pulled.
+        ServingError: an image does not know a flag in serving.args.
+        ServingUnavailable: serving.backend is docker, or serving.args is set, and no engine answers or an image cannot
+            be pulled.
     """
     if serving.backend == "embedded":
         return (Backend("embedded"),)
-    from tasks.serving.container import ensure_image  # imports docker
+    if serving.backend == "attached":
+        return (Backend("attached", url=serving.attached.url),)
+    from tasks.serving.container import ensure_image, known_flags  # imports docker
 
     try:
         for image in serving.all_images:
-            ensure_image(serving.model_copy(update={"image": image}))
+            one = serving.model_copy(update={"image": image})
+            ensure_image(one)
+            if serving.args:
+                check_flags(serving.args, image, known_flags(one))
     except ServingUnavailable as exc:
         if serving.backend == "docker":
             raise
+        if serving.args:
+            raise ServingUnavailable(f"{exc} The embedded server takes no flags of serving.args.") from exc
         log.info("Using the embedded server (serving.backend=auto): %s", exc)
         return (Backend("embedded", reason=str(exc)),)
     return tuple(Backend("docker", image) for image in serving.all_images)
@@ -138,6 +160,8 @@ def throwaway_server(
         started: contextlib.AbstractContextManager[ThrowawayServer] = run_container(
             serving.model_copy(update={"image": backend.image}), model.name, *version_dirs, run_id=model.run_id
         )
+    elif backend.kind == "attached":
+        started = run_attached(serving.attached, model.name, *version_dirs, run_id=model.run_id)
     else:
         started = run_embedded(model.name, *version_dirs, memory_mb=serving.memory_mb)
     with started as server, contextlib.ExitStack() as stack:
@@ -149,10 +173,11 @@ def throwaway_server(
             yield server, client
         except ServingTimeout as exc:  # not retryable: a model that hangs would hang again
             raise ServingError(str(exc), server.log()) from exc
-        except ServingUnavailable as exc:
-            if server.exit_code() is None:
+        except (ServingUnavailable, PredictionError) as exc:
+            error = server.ended()
+            if error is None:
                 raise
-            raise ended_by_requests(server.explain_exit()) from exc  # the reason of its end says more
+            raise ended_by_requests(error) from exc  # the reason of its end says more
 
 
 def wait_available(
@@ -169,40 +194,64 @@ def wait_available(
     """
     deadline = time.monotonic() + serving.startup_timeout_s
     versions = [model.version, *([champion.version] if champion else [])]
-    states, client = dict.fromkeys(versions, ("not listening", "")), None
+    states, client, answered = dict.fromkeys(versions, (SILENT, "")), None, False
     while time.monotonic() < deadline:
         if server.exit_code() is not None:
-            raise server.explain_exit()
+            raise _why_it_ended(server, model, champion)
         if client is None and server.rest_url:
-            client = RestClient(server.rest_url, model.name, serving.request_timeout_s)
+            access = Access(most_rows=serving.most_rows)
+            client = RestClient(server.rest_url, server.served_name, serving.request_timeout_s, access=access)
         if client is not None:
-            with contextlib.suppress(ServingUnavailable):  # refused: still loading
-                told = client.states()
-                states = {version: told.get(version, ("unknown", "")) for version in versions}
+            states = _told(client, versions)
+            answered = answered or (SILENT, "") not in states.values()
         if client is not None and all(state == "AVAILABLE" for state, _ in states.values()):
             return client
         for version, (state, message) in states.items():
             if state == "END":
                 raise ModelLoadError(_refusal(model.name, version, message, champion), detail=server.log())
         time.sleep(POLL_S)
-    waiting, state = next((v, state) for v, (state, _) in states.items() if state != "AVAILABLE")
+    number, (state, words) = next((v, told) for v, told in states.items() if told[0] != "AVAILABLE")
+    late = f"'{model.name}' version {number} was not AVAILABLE after {serving.startup_timeout_s:g} s"
+    if server.backend == "attached":
+        raise too_late(serving.attached, late, "gone" if answered and state == SILENT else state, words)
     used = 0.0
     with contextlib.suppress(ServingError):
         used = server.memory_mb() * 1e6 / 2**20
     raise ServingTimeout(
-        f"'{model.name}' version {waiting} was not AVAILABLE after {serving.startup_timeout_s:g} s (last state: "
-        f"{state}; memory in use: {used:.0f} of {serving.memory_mb} MiB). Raise serving.startup_timeout_s, or "
-        "serving.memory_mb if the memory is nearly full, or read the server log below.",
+        f"{late} (last state: {state}; memory in use: {used:.0f} of {serving.memory_mb} MiB). Raise "
+        "serving.startup_timeout_s, or serving.memory_mb if the memory is nearly full, or read the server log below.",
         detail=server.log(),
     )
 
 
+def _told(client: RestClient, versions: Iterable[int]) -> dict[int, tuple[str, str]]:
+    """Return the state of each version and the server's words about it."""
+    try:
+        told = client.states()
+    except ServingUnavailable:  # still loading, or it ended
+        return dict.fromkeys(versions, (SILENT, ""))
+    except PredictionError as exc:  # an attached server has not read of the model yet
+        return dict.fromkeys(versions, ("unknown", str(exc)))
+    return {version: told.get(version, ("unknown", "")) for version in versions}
+
+
+def _why_it_ended(server: ThrowawayServer, model: Served, champion: Champion | None) -> ServingError:
+    """Return the error of a server that ended while it loaded; of two versions, it names the one that was refused."""
+    error, words = server.explain_exit(), server_words(server.log())
+    if champion is None or not isinstance(error, ModelLoadError):
+        return error
+    # The server's words name each version that it refused: `{name: m version: 2} due to error: ...`.
+    is_champion = re.search(rf"\bversion: {champion.version}\}}", words, re.IGNORECASE)
+    number = champion.version if is_champion else model.version
+    return ModelLoadError(_refusal(model.name, number, words, champion), error.detail)
+
+
 def _refusal(name: str, version: int, words: str, champion: Champion | None) -> str:
     """Return which version a server refused and why, and what to do if that version is live."""
-    which, remedy = "", ""
+    which, advice = "", f". {remedy(words) or 'Export it again'}"
     if champion is not None and version == champion.version:
-        which, remedy = ", which is live,", f"; repair or remove '{champion.version_dir}'"
-    return f"the server must load '{name}' version {version}{which} but refused it: {' '.join(words.split())}{remedy}"
+        which, advice = ", which is live,", f"; repair or remove '{champion.version_dir}'"
+    return f"the server must load '{name}' version {version}{which} but refused it: {' '.join(words.split())}{advice}"
 
 
 def _keep_log(server: ThrowawayServer, log_file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 PINS = "models.config"
@@ -9,6 +10,10 @@ PINS = "models.config"
 # Source: tensorflow_serving/model_servers/main.cc.
 ONE_TRY = "--max_num_load_retries=0"
 AT_ONCE = (ONE_TRY, "--file_system_poll_wait_seconds=0")
+
+# A server accepts an empty list at its start and after any other list. A file of no bytes it cannot read.
+# Source: tensorflow_serving/model_servers/server_core.cc, ReloadConfig; tensorflow's posix_file_system.cc.
+NO_MODELS = "model_config_list {}\n"
 
 
 def pinned_config(model_name: str, base_path: str, versions: Sequence[int]) -> str:
@@ -20,6 +25,6 @@ def pinned_config(model_name: str, base_path: str, versions: Sequence[int]) -> s
     """
     pins = " ".join(f"versions: {version}" for version in versions)
     return (
-        f'model_config_list {{ config {{ name: "{model_name}" base_path: "{base_path}" '
+        f'model_config_list {{ config {{ name: "{model_name}" base_path: {json.dumps(base_path, ensure_ascii=False)} '
         f'model_platform: "tensorflow" model_version_policy {{ specific {{ {pins} }} }} }} }}\n'
     )

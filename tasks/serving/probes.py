@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -29,8 +29,10 @@ DEPTH = 1000  # of nested lists: more than any tensor has dimensions, but not to
 LONG_TEXT = 10_000  # characters
 LARGE_BODY_BYTES = 64 * 2**20  # limits the memory that the client needs for a large batch
 NO_SUCH = "no_such"
+EMPTY = "empty batch"
 MAX_WORDS = 500  # characters of the server's message in a cell of the report
 MAX_BEGIN = 120  # characters of a request that was not answered
+BY_A_PROXY = {502, 503, 504}  # what a proxy may answer in place of a server that ended
 SAME_RTOL, SAME_ATOL = 1e-4, 1e-6  # allows for another order of summation, not for another answer
 
 
@@ -43,26 +45,49 @@ class Case(NamedTuple):
     path: str = ""
 
 
-def probe(
-    base_url: str, candidate: Candidate, inputs: Mapping[str, Array], robustness: Robustness, timeout_s: float
+def probe(  # noqa: PLR0913  (where, what and how have different owners)
+    base_url: str,
+    candidate: Candidate,
+    inputs: Mapping[str, Array],
+    robustness: Robustness,
+    timeout_s: float,
+    *,
+    most_rows: int = 0,
+    served_name: str = "",
+    unanswered: Callable[[str], None] = lambda _case: None,
 ) -> tuple[Probe, ...]:
     """Send malformed, extreme and normal requests to one version, and repeat the first normal one at the end.
 
     Args:
         base_url: scheme, host and port. timeout_s: seconds to wait for each answer.
         inputs: some test rows that fit the signature, one array for each input.
+        most_rows: how many rows a server that batches accepts in one request. Such a server never answers a request
+            without rows, so that none is sent (measured with TensorFlow Serving 2.20). 0 means that it does not batch.
+        served_name: the name by which the server knows the model; empty means the candidate's.
+        unanswered: called with the name of each request that may have got no answer of the server's; it may raise an
+            error.
 
     Returns:
         One record for each request; its status is 0 if the server does not answer. The last record, `as usual
         afterwards`, is not finite if its answer differs from that of `a batch of 1`; its words say so.
     """
+    if most_rows:
+        robustness = robustness.model_copy(update={"large_batch": min(robustness.large_batch, most_rows)})
     cases = [
-        *_malformed(candidate, inputs),
+        *(case for case in _malformed(candidate, inputs) if not most_rows or case.name != EMPTY),
         *_unusual(candidate, inputs, robustness),
         Case("as usual afterwards", True, _body(candidate, _first(inputs))),
     ]
-    usual, before = _ask(base_url, candidate, Case("a batch of 1", True, cases[-1].body), timeout_s)
-    answered = [_ask(base_url, candidate, case, timeout_s) for case in cases]
+    url = f"{base_url}/v1/models/{served_name or candidate.name}"
+
+    def ask(case: Case) -> tuple[Probe, bytes]:
+        found, body = _ask(f"{url}{case.path or f'/versions/{candidate.version}'}:predict", case, timeout_s)
+        if not found.status or found.status in BY_A_PROXY:
+            unanswered(case.name)
+        return replace(found, words=found.words.replace(served_name or candidate.name, candidate.name)), body
+
+    usual, before = ask(Case("a batch of 1", True, cases[-1].body))
+    answered = [ask(case) for case in cases]
     last, after = answered[-1]
     probes = [usual, *(probed for probed, _ in answered[:-1]), _compared(last, before, after)]
     return tuple(probes)
@@ -99,7 +124,7 @@ def _malformed(candidate: Candidate, inputs: Mapping[str, Array]) -> Iterator[Ca
     yield Case("wrong dtype", False, asking({**columns, name: _replaced(columns[name], wrong_dtype)}))
     yield Case("wrong rank", False, asking({**columns, name: [columns[name]]}))
     yield Case("ragged rows", False, asking({**columns, name: [columns[name][0], [columns[name][1]]]}))
-    yield Case("empty batch", False, _body(candidate, {n: array[:0] for n, array in inputs.items()}))
+    yield Case(EMPTY, False, _body(candidate, {n: array[:0] for n, array in inputs.items()}))
     yield Case("unknown signature", False, asking(columns, NO_SUCH))
     yield Case("unknown version", False, whole, f"/versions/{candidate.version + 1_000_000}")
 
@@ -154,9 +179,8 @@ def _replaced(value: Any, by: Any) -> Any:
     return [_replaced(item, by) for item in value] if isinstance(value, list) else by
 
 
-def _ask(base_url: str, candidate: Candidate, case: Case, timeout_s: float) -> tuple[Probe, bytes]:
+def _ask(url: str, case: Case, timeout_s: float) -> tuple[Probe, bytes]:
     """Send one request; return its record and the whole body of the answer."""
-    url = f"{base_url}/v1/models/{candidate.name}{case.path or f'/versions/{candidate.version}'}:predict"
     try:
         with requests.Session() as session:
             session.trust_env = False  # a proxy from the environment cannot reach loopback

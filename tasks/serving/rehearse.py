@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs.schema import Gates, Serving
+from configs.serving_flags import batches
 from tasks.datasets.blocks import small_batches
 from tasks.datasets.golden import read_golden
 from tasks.datasets.readings import read_readings
@@ -29,7 +30,8 @@ from tasks.records import (
     ServerFacts,
     Signature,
 )
-from tasks.serving.client import ModelClient, RestClient
+from tasks.serving.batching import ask_concurrently
+from tasks.serving.client import Access, ModelClient, RestClient
 from tasks.serving.exits import CRASH_REMEDY, server_words
 from tasks.serving.launch import ThrowawayServer, throwaway_server
 from tasks.serving.load import time_requests
@@ -88,14 +90,17 @@ def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
     serving, candidate, backend = rehearsal.serving, rehearsal.candidate, rehearsal.backend
     log_file, begun = rehearsal.directory / "server.log", time.monotonic()
     with throwaway_server(backend, serving, candidate, log_file) as (server, rest):
-        startup_s = time.monotonic() - begun
+        startup_s = time.monotonic() - begun - server.waited_s
         facts = ServerFacts(
-            backend.kind, backend.reason, server.image, server.image_id, server.version, startup_s, log_file
-        )
-        with _clients(serving, server, rest, candidate.name) as clients:
+            backend.kind, backend.reason, server.image, server.image_id, server.version, startup_s, log_file,
+            backend.url, serving.args,
+        )  # fmt: skip
+        with _clients(serving, server, rest) as clients:
             cold_ms = _seconds(lambda: _predict(candidate, clients[0], _head(rows, 1)))[0] * 1e3
             memory_mb = server.memory_mb()
             served = _ask(rehearsal, facts, clients, rows)
+            if batches(serving.args) and "batching" in rehearsal.gates.judging:
+                served = replace(served, batches=ask_concurrently(candidate, clients[0], rows, rehearsal.save))
         served, ended = _probed(rehearsal, server, rest, served, rows)
         if "latency" in rehearsal.gates.judging and not ended:
             samples, rates = _time(rehearsal, server, {"candidate": candidate.version}, rows)
@@ -109,7 +114,7 @@ def _phase_b(
     """Send the same requests to the champion, with the candidate in the same server."""
     serving, candidate, log_file = rehearsal.serving, rehearsal.candidate, rehearsal.directory / "server_both.log"
     with throwaway_server(rehearsal.backend, serving, candidate, log_file, champion) as (server, rest):
-        with _clients(serving, server, rest, candidate.name) as (first, *_):
+        with _clients(serving, server, rest) as (first, *_):
             signature = _signature(first, champion.version, candidate.signature.name)
             answers = None
             # A champion with other inputs cannot answer these rows; the contract gate reports the differences.
@@ -136,7 +141,7 @@ def _ask(
     seconds, answers = _seconds(lambda: _predict(candidate, first, rows))
     small = {
         f"{batch}/{name}": array
-        for batch, part in small_batches(rows)
+        for batch, part in small_batches(rows, rehearsal.serving.most_rows)
         for name, array in _predict(candidate, first, part, together=True).items()
     }
     golden = rehearsal.gates.golden.file if "golden" in rehearsal.gates.judging else None
@@ -193,12 +198,16 @@ def _probed(
     """Return the answers with those to the probes, and whether the server crashed at one.
 
     Raises:
-        ServingError: the server ended for another reason, such as its memory limit.
+        ServingError: the server ended for another reason, such as its memory limit, or for an unknown one.
     """
     if "robustness" not in rehearsal.gates.judging:
         return served, False
     candidate, timeout_s = rehearsal.candidate, rehearsal.serving.request_timeout_s
-    probes = probe(server.rest_url, candidate, rows, rehearsal.gates.robustness, timeout_s)
+    probes = probe(
+        server.rest_url, candidate, rows, rehearsal.gates.robustness, timeout_s, most_rows=rehearsal.serving.most_rows,
+        served_name=server.served_name, unanswered=lambda case: _check_attached(server, case),
+    )  # fmt: skip
+    _check_attached(server, probes[-1].case)
     error = None if probes[-1].status else _end(server, rest, candidate)
     if error is None:
         return replace(served, probes=probes), False
@@ -208,12 +217,18 @@ def _probed(
     return replace(served, probes=up_to_the_end(probes, words)), True
 
 
+def _check_attached(server: ThrowawayServer, case: str) -> None:
+    """Raise the error of an attached server that lost the model: why is unknown, so that it is not a verdict."""
+    if server.backend == "attached" and (error := server.ended()):
+        raise ServingError(f"{error}. The last request of the robustness gate was '{case}'", error.detail)
+
+
 def _end(server: ThrowawayServer, rest: RestClient, candidate: Candidate) -> ServingError | None:
     """Return why a server ended, or None if it is running."""
     try:
         rest.signature_def(candidate.version, candidate.signature.name)  # retries for two seconds
     except ServingUnavailable:
-        return server.explain_exit() if server.exit_code() is not None else None
+        return server.ended()
     except ServingError:
         return None
     return None
@@ -225,7 +240,7 @@ def _time(
     """Save the milliseconds of each request; return the file, and the requests per second of each version."""
     candidate = rehearsal.candidate
     timed = time_requests(
-        server.rest_url, candidate.name, versions, rows, candidate.signature.name, rehearsal.gates.latency,
+        server.rest_url, server.served_name, versions, rows, candidate.signature.name, rehearsal.gates.latency,
         rehearsal.serving.request_timeout_s,
     )  # fmt: skip
     path = rehearsal.save("latency", {name: found.milliseconds for name, found in timed.items()})
@@ -233,14 +248,15 @@ def _time(
 
 
 @contextlib.contextmanager
-def _clients(
-    serving: Serving, server: ThrowawayServer, rest: ModelClient, model_name: str
-) -> Iterator[list[ModelClient]]:
+def _clients(serving: Serving, server: ThrowawayServer, rest: ModelClient) -> Iterator[list[ModelClient]]:
     """Yield clients for the configured transports; the answers of the first are judged."""
     if serving.protocol == "rest":
         yield [rest]
         return
     from tasks.serving.grpc_client import GrpcClient  # imports grpc
 
-    with contextlib.closing(GrpcClient(server.grpc_target, model_name, serving.request_timeout_s)) as over_grpc:
+    client = GrpcClient(
+        server.grpc_target, server.served_name, serving.request_timeout_s, access=Access(most_rows=serving.most_rows)
+    )
+    with contextlib.closing(client) as over_grpc:
         yield [over_grpc] if serving.protocol == "grpc" else [rest, over_grpc]

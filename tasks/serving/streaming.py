@@ -16,6 +16,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CONNECTIONS = 4
+MOST_CONNECTIONS = 16  # for requests that are to meet in the server
 PROGRESS_S = 5.0
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 600.0
 CHROMIUM_ARGS = (
     "--headless",
     "--no-sandbox",
@@ -112,15 +112,20 @@ def prefect_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 @contextlib.contextmanager
-def running_mlflow(directory: Path, empty: Path) -> Iterator[str]:
-    """Run an MLflow server on a copy of an empty database; it keeps the artifacts, too. Give its address."""
+def running_mlflow(directory: Path, empty: Path, **extra: str) -> Iterator[str]:
+    """Run an MLflow server on a copy of an empty database; it keeps the artifacts, too. Give its address.
+
+    Args:
+        extra: more environment variables.
+    """
     shutil.copyfile(empty, directory / "mlflow.db")
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(directory / "artifacts")]
     address = f"http://127.0.0.1:{port}"
-    process = start_server(command, f"{address}/health", directory / "server.log", clean_environment(directory))
+    env = {**clean_environment(directory), **extra}
+    process = start_server(command, f"{address}/health", directory / "server.log", env)
     try:
         yield address
     finally:

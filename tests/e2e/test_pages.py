@@ -107,7 +107,7 @@ def newest_run(mlflow: str, prefect_api: str, experiment_name: str, directory: P
     query = {"experiment_ids": [experiment], "order_by": ["attributes.start_time DESC"], "max_results": 1}
     [run] = ask(f"{api}/runs/search", query)["runs"]
     flow_runs = ask(f"{prefect_api}/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 10})
-    ours = [run for run in flow_runs if f"work_dir={directory / 'work'}" in run["parameters"].get("overrides", ())]
+    ours = [run for run in flow_runs if f"work_dir={directory / 'work'}" in (run["parameters"].get("overrides") or ())]
     return Run(
         mlflow,
         prefect_api.removesuffix("/api"),

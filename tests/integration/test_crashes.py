@@ -20,6 +20,7 @@ from tasks.serving.client import RestClient
 from tasks.serving.grpc_client import GrpcClient
 from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import Rehearsal, rehearse
+from tests.attached_server import SharedServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 X, Y = TensorSpec("x", "float32", (None,)), TensorSpec("y", "float32", (None,))
@@ -118,6 +119,25 @@ def test_test_rows_that_end_the_server_are_a_refusal(rehearsal: Callable[[float]
         rehearse(rehearsal(30))
 
 
+@pytest.mark.parametrize(("above", "words"), [(100, "gate was 'extreme values'"), (30, "")])
+def test_an_attached_server_that_ends_is_no_verdict(
+    rehearsal: Callable[[float], Rehearsal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: float, words: str
+) -> None:
+    """Why a server ended that somebody else started is not known, whether at a probe or a row: it is no rejection."""
+    monkeypatch.setattr("tasks.serving.attached.QUIET_S", 0.1)
+    shared = SharedServer(tmp_path / "shared").start()
+    backend = Backend("attached", url=shared.url)
+    prepared = replace(rehearsal(above), serving=Serving(**shared.settings), backend=backend)
+    try:
+        with pytest.raises(ServingError, match=rf"it served 'm'\. .*are not known here.*{words}") as caught:
+            rehearse(prepared)
+    finally:
+        shared.kill()
+    assert type(caught.value) is ServingError
+    assert not caught.value.retryable
+    assert shared.is_empty
+
+
 def test_a_model_that_hangs_is_asked_once(rehearsal: Callable[[float], Rehearsal]) -> None:
     """A request that does not end ends the rehearsal at its time limit: an error that another try would not mend."""
     import tensorflow as tf
@@ -142,16 +162,16 @@ def test_a_server_that_is_killed_while_it_is_probed_is_no_verdict(
 
     prepared, asked = rehearsal(1e30), module.probe
 
-    def probe_then_kill(base_url: str, *rest: Any) -> Any:
+    def probe_then_kill(*arguments: Any, **options: Any) -> Any:
         running.pop()._process.kill()
-        return asked(base_url, *rest)
+        return asked(*arguments, **options)
 
     running: list[Any] = []
     clients = module._clients
 
-    def remembering(serving: Serving, server: Any, rest: RestClient, name: str) -> Any:
+    def remembering(serving: Serving, server: Any, rest: RestClient) -> Any:
         running.append(server)
-        return clients(serving, server, rest, name)
+        return clients(serving, server, rest)
 
     monkeypatch.setattr(module, "_clients", remembering)
     monkeypatch.setattr(module, "probe", probe_then_kill)

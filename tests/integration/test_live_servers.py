@@ -164,7 +164,7 @@ def other(expected: Expected, tmp_path: Path) -> Expected:
 @pytest.fixture
 def trusted(authority: Certificate) -> Access:
     """Return what a client of production needs."""
-    return Access({"Authorization": TOKEN}, ca_file=authority.cert_file)
+    return Access(headers={"Authorization": TOKEN}, ca_file=authority.cert_file)
 
 
 def test_over_tls_with_a_token(

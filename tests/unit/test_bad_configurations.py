@@ -41,6 +41,11 @@ def message(path: Path, *overrides: str) -> str:
     return line
 
 
+def attached(settings: str, *others: str) -> str:
+    """Return a section `serving` that uses a running server, as YAML."""
+    return f"{{{', '.join(['backend: attached', f'attached: {{{settings}}}', *others])}}}"
+
+
 def bomb(levels: int, step: str) -> str:
     """Return a text of a few lines in which each stands for nine times the one before."""
     lines = ["a0: &a0 {x: 1}"]
@@ -112,6 +117,27 @@ def bomb(levels: int, step: str) -> str:
         ("gates: {latency: {max_p95_ms: .inf}}", "must be a finite number"),
         ("serving: {memory_mb: 10000000000}", "'serving.memory_mb' must be at most"),
         ("serving: {cpus: 1.0e+300}", "'serving.cpus'"),
+        ("serving: {backend: attached}", "needs attached.url and attached.directory; set it"),
+        (f"serving: {attached('url: http://h:1')}", "needs attached.directory; set it"),
+        (f"serving: {attached('url: http://h:1, directory: d', 'protocol: both')}", "both needs attached.grpc"),
+        (f"serving: {attached('url: http://h:1, directory: d', 'images: [a]')}", "images has no effect with backend"),
+        (f"serving: {attached('url: http://h:1, directory: models')}", "must not be in models_root"),
+        (f"serving: {attached('url: http://h:1, directory: models/m/sub')}", "must not be in models_root"),
+        (f"serving: {attached('url: http://h:1, directory: loop')}", "attached.directory' must be a valid path"),
+        (f"serving: {attached('url: http://h:1, directory: a*b')}", "must not contain *, ?, ["),
+        (f"serving: {attached('url: http://h:1, directory: d, seen_as: /a*b')}", "must not contain *, ?, ["),
+        (f"serving: {attached('url: http://h:1/v1, directory: d')}", "'serving.attached.url' must be http://HOST:PORT"),
+        (f"serving: {attached('url: https://h:1, directory: d')}", "'serving.attached.url' must be http://HOST:PORT"),
+        (f"serving: {attached('url: http://u:p@h:1, directory: d')}", "without a user name"),
+        (
+            f"serving: {attached('url: http://h:1, directory: d')}\npromote: {{live_url: http://h:1}}",
+            "must not be production's address",
+        ),
+        (f"serving: {attached('url: http://h:1, directory: d, seen_as: d')}", "seen_as' must be an absolute path"),
+        (f"serving: {attached('url: http://h:1, directory: d, grpc: h')}", "'serving.attached.grpc' must be HOST:PORT"),
+        (f"serving: {attached('url: http://h:1, directory: d, grpc: http://h:1')}", "must be HOST:PORT"),
+        (f"serving: {attached('url: http://h:1, directory: d, grpc: u:p@h:1')}", "must be HOST:PORT"),
+        (f"serving: {attached('uri: http://h:1, directory: d')}", "unknown key 'serving.attached.uri'; did you mean"),
         ("promote: {live_url: 'http://ho st:8501'}", "without a path, spaces"),
         ('promote: {live_url: "http://host:8501\\n"}', "without a path, spaces and control characters"),
         ("promote: {live_url: 'http://host:99999'}", "Port out of range"),

@@ -150,6 +150,7 @@ def test_yaml_examples(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert Path(deployment["parameters"]["config"]).is_file()
         return
     (tmp_path / "my_model.py").write_text("def load(): ...\n\ndef build(features, hidden=1): ...\n")
+    (tmp_path / "batching.txt").write_text("max_batch_size { value: 32 }")
     authority = certificate(tmp_path, "ca")
     certificate(tmp_path, "client", authority)
     for name in re.findall(r"\$\{(\w+)\}", block.text):

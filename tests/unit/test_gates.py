@@ -405,6 +405,17 @@ def test_latency_without_a_champion() -> None:
     assert "memory_mb" not in found.figures
 
 
+def test_memory_that_is_unknown() -> None:
+    """A bound on a memory that nobody knows refuses nothing and approves nothing: a person must decide."""
+    found = judge_latency(TIMES, RATES, 9.0, 0.0, Latency(max_memory_mb=100.0))
+    assert found.passed
+    assert "memory_mb" not in found.figures
+    assert found.needs_person in found.summary
+    assert "memory is unknown, but gates.latency.max_memory_mb limits it to 100 MB" in found.needs_person
+    assert judge_latency(TIMES, RATES, 9.0, 0.0, Latency()).needs_person == ""
+    assert judge_latency(TIMES, RATES, 9.0, 99.0, Latency(max_memory_mb=100.0)).needs_person == ""
+
+
 def test_residuals_are_never_broadcast() -> None:
     """One target column against three output columns is an error, not a figure."""
     with pytest.raises(DataError, match="shapes differ"):

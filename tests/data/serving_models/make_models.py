@@ -58,6 +58,24 @@ class Compiled(tf.Module):
         return {"y": tf.function(lambda value: value + value, jit_compile=True)(x)}
 
 
+class Mixing(tf.Module):
+    """A row's answer follows from the other rows of its batch; alone it is 0."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def beside(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return how far each row is from the mean of its batch."""
+        return {"y": x - tf.reduce_mean(x)}
+
+
+class Steady(tf.Module):
+    """A row's answer follows from the row alone."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def twice(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return 2x."""
+        return {"y": x + x}
+
+
 odd = Odd()
 _save(
     "odd",
@@ -66,3 +84,6 @@ _save(
 )
 compiled = Compiled()
 _save("compiled", compiled, {"serving_default": compiled.twice})
+mixing, steady = Mixing(), Steady()
+_save("mixing", mixing, {"serving_default": mixing.beside})
+_save("steady", steady, {"serving_default": steady.twice})

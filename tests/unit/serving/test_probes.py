@@ -80,11 +80,21 @@ def serving() -> Iterator[Callable[[Handler], tuple[str, list[tuple[str, bytes]]
         server.server_close()
 
 
-def ask(url: str, inputs: dict[str, Any] | None = None, **settings: Any) -> dict[str, Probe]:
-    probes = probe(url, CANDIDATE, inputs or ROWS, Robustness(**settings), 5)
+def ask(url: str, inputs: dict[str, Any] | None = None, most_rows: int = 0, **settings: Any) -> dict[str, Probe]:
+    probes = probe(url, CANDIDATE, inputs or ROWS, Robustness(**settings), 5, most_rows=most_rows)
     by_case = {one.case: one for one in probes}
     assert len(by_case) == len(probes)
     return by_case
+
+
+def test_what_a_server_that_batches_is_asked(serving: Callable[[Handler], tuple[str, Any]]) -> None:
+    """It is sent no request without rows, which it would never answer, and none with more rows than it accepts."""
+    url, requests = serving(well_behaved)
+    probes = ask(url, most_rows=3)
+    assert "empty batch" not in probes
+    assert {"wrong rank", "a large batch"} <= probes.keys()
+    large = json.loads(requests[-2][1])  # the last one is as usual
+    assert len(large["inputs"]["age"]) == 3
 
 
 def test_every_case_is_asked(serving: Callable[[Handler], tuple[str, Any]]) -> None:

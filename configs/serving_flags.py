@@ -1,0 +1,109 @@
+"""Checks of the flags and files that a throwaway TensorFlow Serving gets from the configuration."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+FLAG = re.compile(r"--([a-z][a-z0-9_]*)(?:=(.*))?", re.DOTALL)
+OURS = {  # each with the reason why it cannot be set
+    "port": "the engine chooses the ports",
+    "rest_api_port": "the engine chooses the ports",
+    "grpc_socket_path": "the server is asked over its ports",
+    "model_name": "the candidate is served under its own name",
+    "model_base_path": "the candidate is copied into the container",
+    "model_config_file": "the candidate and the champion are the only models",
+    "model_config_file_poll_wait_seconds": "the candidate and the champion are the only models",
+    "max_num_load_retries": "a version that cannot be loaded must end the server at once",
+    "file_system_poll_wait_seconds": "the files of the container do not change",
+    "ssl_config_file": "the throwaway server is asked without TLS",
+    "version": "the server would print its version and end",
+    "help": "the server would print its flags and end",
+}
+WITHOUT_FILES = ("/", "/tmp", "/proc", "/sys", "/dev")  # noqa: S108  where nothing can be copied before the start
+BATCHING, PARAMETERS = "enable_batching", "batching_parameters_file"
+DEFAULT_BATCH = 1000
+"""The max_batch_size of a server with --enable_batching and no other setting.
+
+Source: tensorflow_serving/servables/tensorflow/session_bundle_config.proto, BatchingParameters.
+"""
+
+
+def check_flag(argument: str) -> str:
+    """Accept `--name` or `--name=value` that a user may set."""
+    found = FLAG.fullmatch(argument)
+    if not found:
+        raise ValueError("must be flags of TensorFlow Serving, each as --name or --name=value")
+    if reason := OURS.get(found[1]):
+        raise ValueError(f"must not contain --{found[1]}: {reason}")
+    return argument
+
+
+def check_place(place: str) -> str:
+    """Accept the path of a file in the container."""
+    path = PurePosixPath(place)
+    if not path.is_absolute() or ".." in path.parts or str(path) != place:
+        raise ValueError(f"must map absolute paths in the container to files, got '{place}'")
+    directory = str(path.parent)
+    if any(directory == barred or (barred != "/" and directory.startswith(f"{barred}/")) for barred in WITHOUT_FILES):
+        raise ValueError(f"must not contain '{place}': no file can be put into {directory}")
+    return place
+
+
+def flag_value(arguments: tuple[str, ...], name: str) -> str | None:
+    """Return the value of a flag, the last one if it is repeated; None if it is not set, and empty for `--name`."""
+    values = [found[2] or "" for argument in arguments if (found := FLAG.fullmatch(argument)) and found[1] == name]
+    return values[-1] if values else None
+
+
+def batches(arguments: tuple[str, ...]) -> bool:
+    """Return whether a server with these flags joins the requests of its clients into batches."""
+    value = flag_value(arguments, BATCHING)
+    return value is not None and value.lower() in ("", "true", "1")
+
+
+def most_rows(arguments: tuple[str, ...], parameters: Path | None) -> int:
+    """Return how many rows a request to a server with these flags may have; 0 means that there is no limit.
+
+    Args:
+        parameters: the file that `--batching_parameters_file` names, or None.
+
+    Raises:
+        ValueError: the file cannot be read, or does not hold BatchingParameters as text.
+    """
+    if not batches(arguments):
+        return 0
+    if parameters is None:
+        return DEFAULT_BATCH
+    from google.protobuf import text_format
+
+    message = _batching_parameters()
+    try:
+        text_format.Parse(parameters.read_text(encoding="utf-8"), message, allow_unknown_field=True)
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as exc:
+        example = "max_batch_size { value: 32 }"
+        raise ValueError(f"must hold BatchingParameters as text, such as {example}, got: {exc}") from exc
+    return int(message.max_batch_size.value) if message.HasField("max_batch_size") else DEFAULT_BATCH
+
+
+def _batching_parameters() -> Any:
+    """Return an empty message with the one field of BatchingParameters that limits a request.
+
+    TensorFlow Serving 2.20 refuses larger requests with enable_large_batch_splitting, too.
+
+    Source: tensorflow_serving/servables/tensorflow/session_bundle_config.proto.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(name="batching.proto", package="rehearsal", syntax="proto3")
+    field = descriptor_pb2.FieldDescriptorProto
+    number, whole = file.message_type.add(name="Number"), file.message_type.add(name="BatchingParameters")
+    number.field.add(name="value", number=1, type=field.TYPE_INT64, label=field.LABEL_OPTIONAL)
+    kind = f".{file.package}.{number.name}"
+    whole.field.add(
+        name="max_batch_size", number=1, type=field.TYPE_MESSAGE, label=field.LABEL_OPTIONAL, type_name=kind
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{whole.name}"))()

@@ -1,0 +1,33 @@
+"""Identifies this host and its processes, so that another run can tell whether the owner of something still lives."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+
+def host_id() -> str:
+    """Return an identifier of this host, or of this container, within which process numbers are unique."""
+    namespace, machine = Path("/proc/self/ns/pid"), Path("/etc/machine-id")
+    # A container on the host's network has the host's name but its own process numbers. Two machines with the same
+    # name that use one remote engine differ in their machine-id, which does not change at a reboot.
+    parts = [socket.gethostname(), str(namespace.readlink()) if namespace.is_symlink() else ""]
+    return " ".join(filter(None, [*parts, machine.read_text().strip() if machine.is_file() else ""]))
+
+
+def process_start(pid: int) -> str:
+    """Return when a process started, in the form of the operating system, or an empty string if it has ended.
+
+    Together with the number, it distinguishes a process from a later one with the same number.
+    """
+    if not Path("/proc/self/stat").exists():  # macOS
+        command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""
+    # The second field, the name, may contain spaces and brackets. Source: proc(5): 3 is state, 22 starttime.
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[22 - 3]
