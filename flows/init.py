@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from configs.errors import ConfigError
 from flows.console import Parser, error, say
 from flows.streams import our_streams
-from tasks.outcomes import DONE, USAGE
+from tasks.outcomes import DONE, FAILED, USAGE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
 
@@ -49,6 +49,9 @@ def _begin(args: argparse.Namespace) -> int:
     except ConfigError as exc:
         error(one_line(str(exc)))
         return USAGE
+    except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
+        error(one_line(f"{type(exc).__name__}: {exc}"))
+        return FAILED
     config = short_path(args.directory / "cfg.yaml")
     say(f"Wrote {config} and {short_path(args.directory / 'my_model.py')}.")
     for column, reason in settings.get("left_out", {}).items():
@@ -64,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=command_name("flows.init"),
         description="Write cfg.yaml and my_model.py, ready to run, for example rows or for your own table.",
-        epilog="Exit codes: 0 written; 2 the table cannot be used, or a file exists already.",
+        epilog="Exit codes: 0 written; 2 the table cannot be used, or a file exists already; 1 any other error.",
     )
     parser.add_argument("directory", nargs="?", type=Path, default=Path(), help="where to write them (default: here)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="a table with a header line")
@@ -141,7 +144,7 @@ def _table(file: Path) -> Any:
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe cannot be read again by each run
             raise ConfigError(f"--csv must name a file, which every run reads again, got '{file}'")
-        table = pd.read_csv(file)
+        table = pd.read_csv(file, low_memory=False)  # else a long column may have several types
     except (OSError, ValueError) as exc:  # pandas raises ValueErrors for what it cannot parse
         reason = exc.strerror or exc if isinstance(exc, OSError) else exc
         raise ConfigError(f"--csv must name a readable table with a header, got '{file}': {reason}") from exc

@@ -67,7 +67,8 @@ def _read_csv(file: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it drops cells that have no name in the header, and warns
         try:
-            table = pd.read_csv(file, keep_default_na=False, na_values=[""], index_col=False)
+            # by pieces, a long column would get several types
+            table = pd.read_csv(file, keep_default_na=False, na_values=[""], index_col=False, low_memory=False)
         except pd.errors.ParserWarning as exc:
             raise DataError(f"a row must not have more cells than the header, and one of '{file}' has more") from exc
     for name in table.columns[table.dtypes == "float64"]:

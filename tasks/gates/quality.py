@@ -108,7 +108,7 @@ def judge_quality(gates: Gates, rows: AnsweredRows | None) -> GateResult:
     return GateResult(
         "quality",
         not missed and all(found["passed"] for found in slices),
-        "; ".join([", ".join(lines), *notes]),
+        "; ".join([", ".join(lines) or "nothing was scored", *notes]),
         {name: value for name, value in figures.items() if not math.isnan(value) or name in bounds},
         bounds={name: _bound_text(bound, bool(compared)) for name, bound in bounds.items()},
         champion={_beside_name(name, rows): theirs for name, (_, theirs) in compared.items()},

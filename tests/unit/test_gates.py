@@ -226,6 +226,8 @@ def test_quality_without_bounds_says_so() -> None:
     rows = AnsweredRows(np.zeros(1), np.zeros(1))
     assert "no bound is configured (gates.metrics)" in judge_quality(Gates(), rows).summary
     assert "no metric is configured (gates.metrics)" in judge_quality(Gates(), None).summary
+    texts = AnsweredRows(np.array(["yes", "no"], np.dtypes.StringDType()), np.zeros((2, 1), np.float32))
+    assert judge_quality(Gates(), texts).summary.startswith("nothing was scored; no bound is configured")
 
 
 def test_metric_that_does_not_fit_is_an_error() -> None:

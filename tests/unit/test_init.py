@@ -122,6 +122,20 @@ def test_options_that_cannot_be_used(
     assert not (tmp_path / "new").exists()
 
 
+def test_an_error_that_nobody_foresaw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is one line and no traceback."""
+
+    def fails(*_words: object, **_settings: object) -> None:
+        raise MemoryError("no\nmore")
+
+    monkeypatch.setattr("pandas.read_csv", fails)
+    (tmp_path / "rows.csv").touch()
+    assert main([str(tmp_path / "new"), "--csv", str(tmp_path / "rows.csv"), "--target", "b"]) == 1
+    assert capsys.readouterr().err == "error: MemoryError: no more\n"
+
+
 def test_no_file_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where one of the two files is there, neither is written."""
     (tmp_path / "my_model.py").write_text("mine\n")

@@ -95,6 +95,13 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, conte
     assert "\n" not in str(caught.value)
 
 
+def test_a_long_column_has_one_type(tmp_path: Path) -> None:
+    """Pandas reads a long file in pieces, and would give each piece its own type."""
+    column = ["1"] * 300_000 + ["a"]
+    file = write(tmp_path / "r.csv", "\n".join(["x,y", *(f"{cell},{'2' * 8}" for cell in column)]))
+    assert set(read_table(file)[0]["x"]) == {"1", "a"}
+
+
 def test_no_code_of_a_file_runs(tmp_path: Path) -> None:
     """Pickled objects in an .npz are refused."""
     np.savez(tmp_path / "r.npz", a=np.array([{}], dtype=object))
