@@ -408,7 +408,7 @@ def test_a_server_that_does_not_see_the_directory(own: SharedServer, running: Ru
     own.start()
     own.seen_as = tmp_path / "nowhere"
     words = r"last state: unknown.*nowhere/models.config.*seen_as.*any versions of model half$"
-    with pytest.raises(ServingTimeout, match=words), running(own, startup_timeout_s=0.5):
+    with pytest.raises(ServingTimeout, match=words), running(own, startup_timeout_s=3):
         pytest.fail("it was served")
 
 
