@@ -182,5 +182,5 @@ def test_a_wrong_approval(user: Any, waiting: dict[int, int], args: tuple[str, .
 def test_nothing_to_make_stable(user: Any, waiting: dict[int, int]) -> None:
     """--to stable where no labels are in use is refused in one line that names the setting."""
     done = user.run(*QUICK, "--to", "stable", flow="promote")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "promote.layout of 'digits' is latest" in done.stderr
