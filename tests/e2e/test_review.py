@@ -183,4 +183,4 @@ def test_nothing_to_make_stable(user: Any, waiting: dict[int, int]) -> None:
     """--to stable where no labels are in use is refused in one line that names the setting."""
     done = user.run(*QUICK, "--to", "stable", flow="promote")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "promote.layout of 'digits' is latest" in done.stderr
+    assert "promote.layout is latest" in done.stderr
