@@ -165,7 +165,8 @@ def test_a_worker_rejects(
     The documented automation posts that reason to the documented address.
     """
     address, posted = told
-    [alert] = [block.text for block in Page(ROOT / "docs" / "scheduling.md").blocks if block.language == "python"]
+    examples = [block.text for block in Page(ROOT / "docs" / "scheduling.md").blocks if block.language == "python"]
+    [alert] = [text for text in examples if "Automation(" in text]
     script = alert.replace("http://localhost:9000/hooks/models", address)
     assert address in script
     subprocess.run([sys.executable, "-c", script], env=prefect_env, check=True, capture_output=True, timeout=600)

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import answers, end_group, running_mlflow
+from tests.e2e.conftest import ROOT, answers, end_group, running_mlflow
+from tests.markdown import Page
 
 # MLflow warns while it is imported and used, about the next NumPy, protobuf or Python; it is not judged here.
 pytestmark = [
@@ -94,7 +95,11 @@ def test_a_tag_starts_the_deployment(
 
     _, address, log = receiver
     client = MlflowClient(mlflow, mlflow)
-    client.create_webhook("approvals", address, ["model_version_tag.set"], secret=SECRET)
+    examples = [block.text for block in Page(ROOT / "docs" / "scheduling.md").blocks if "create_webhook" in block.text]
+    documented = examples[0].replace("http://127.0.0.1:5000", mlflow).replace("http://127.0.0.1:8787/", address)
+    assert mlflow in documented and address in documented
+    env = {**os.environ, "REHEARSAL_WEBHOOK_SECRET": SECRET}
+    subprocess.run([sys.executable, "-c", documented], env=env, check=True, capture_output=True, timeout=600)
     for model in ("digits", "numerals"):
         client.create_registered_model(model)
         client.create_model_version(model, "s3://nowhere/model")
