@@ -290,15 +290,21 @@ class Serving(Section):
 
     @model_validator(mode="after")
     def _gives_flags_to_a_container(self) -> Serving:
-        given = [name for name in ("args", "files", "gpus") if getattr(self, name)]
-        if given and self.backend not in ("auto", "docker"):
-            raise ValueError(f"{given[0]} needs backend: docker or auto, because a {self.backend} server takes none")
+        if self.for_containers and self.backend not in ("auto", "docker"):
+            raise ValueError(
+                f"{self.for_containers} needs backend: docker or auto, because a {self.backend} server takes none"
+            )
         parameters = flag_value(self.args, PARAMETERS)
         if parameters and parameters not in self.files:
             raise ValueError(
                 f"args names --{PARAMETERS}={parameters}, so files must map '{parameters}' to a file on this machine"
             )
         return self
+
+    @property
+    def for_containers(self) -> str:
+        """Return the first field that is set and only a container can have, or an empty string."""
+        return next((name for name in ("args", "files", "gpus") if getattr(self, name)), "")
 
     @property
     def most_rows(self) -> int:

@@ -22,6 +22,7 @@ OURS = {  # each with the reason why it cannot be set
     "help": "the server would print its flags and end",
 }
 WITHOUT_FILES = ("/", "/tmp", "/proc", "/sys", "/dev")  # noqa: S108  where nothing can be copied before the start
+MODELS = "/models"  # where the versions are, with a directory for each model
 BATCHING, PARAMETERS = "enable_batching", "batching_parameters_file"
 DEFAULT_BATCH = 1000
 """The max_batch_size of a server with --enable_batching and no other setting.
@@ -48,6 +49,8 @@ def check_place(place: str) -> str:
     directory = str(path.parent)
     if any(directory == barred or (barred != "/" and directory.startswith(f"{barred}/")) for barred in WITHOUT_FILES):
         raise ValueError(f"must not contain '{place}': no file can be put into {directory}")
+    if place == f"{MODELS}/models.config" or directory.startswith(f"{MODELS}/"):
+        raise ValueError(f"must not contain '{place}', which is the rehearsal's own; put the file directly into {MODELS}")
     return place
 
 
@@ -70,7 +73,7 @@ def most_rows(arguments: tuple[str, ...], parameters: Path | None) -> int:
         parameters: the file that `--batching_parameters_file` names, or None.
 
     Raises:
-        ValueError: the file cannot be read, or does not hold BatchingParameters as text.
+        ValueError: the file cannot be read, does not hold BatchingParameters as text, or allows no row.
     """
     if not batches(arguments):
         return 0
@@ -84,7 +87,12 @@ def most_rows(arguments: tuple[str, ...], parameters: Path | None) -> int:
     except (OSError, UnicodeDecodeError, text_format.ParseError) as exc:
         example = "max_batch_size { value: 32 }"
         raise ValueError(f"must hold BatchingParameters as text, such as {example}, got: {exc}") from exc
-    return int(message.max_batch_size.value) if message.HasField("max_batch_size") else DEFAULT_BATCH
+    if not message.HasField("max_batch_size"):
+        return DEFAULT_BATCH
+    size = int(message.max_batch_size.value)
+    if size < 1:  # a real server crashes at 0
+        raise ValueError(f"must have a max_batch_size of at least 1, got {size}")
+    return size
 
 
 def _batching_parameters() -> Any:

@@ -109,8 +109,8 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
 
     Raises:
         ServingError: an image does not know a flag in serving.args.
-        ServingUnavailable: serving.backend is docker, or serving.args is set, and no engine answers or an image cannot
-            be pulled.
+        ServingUnavailable: serving.backend is docker, or a setting needs a container, and no engine answers or an image
+            cannot be pulled.
     """
     if serving.backend == "embedded":
         return (Backend("embedded"),)
@@ -127,8 +127,8 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
     except ServingUnavailable as exc:
         if serving.backend == "docker":
             raise
-        if serving.args:
-            raise ServingUnavailable(f"{exc} The embedded server takes no flags of serving.args.") from exc
+        if serving.for_containers:
+            raise ServingUnavailable(f"{exc} The embedded server has no serving.{serving.for_containers}.") from exc
         log.info("Using the embedded server (serving.backend=auto): %s", exc)
         return (Backend("embedded", reason=str(exc)),)
     return tuple(Backend("docker", image) for image in serving.all_images)

@@ -119,5 +119,7 @@ def test_a_flag_that_the_image_does_not_know(serving: Serving) -> None:
 def test_flags_never_fall_back(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """With flags, `auto` without an engine is an error, because the embedded server would not have them."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with pytest.raises(ServingUnavailable, match="takes no flags"):
+    with pytest.raises(ServingUnavailable, match=r"has no serving\.args"):
         choose_backends(serving.model_copy(update={"backend": "auto"}))
+    with pytest.raises(ServingUnavailable, match=r"has no serving\.gpus"):
+        choose_backends(Serving(gpus=1))

@@ -221,6 +221,32 @@ def test_the_slowest_replica_decides(
     assert both.count("differently than validated") == 2
 
 
+def test_all_replicas_are_asked_at_the_same_time() -> None:
+    """Two servers that answer only when both were asked are both seen AVAILABLE."""
+    both = threading.Barrier(2, timeout=LONG_S)
+
+    class Waiting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            both.wait()
+            content = b'{"model_version_status": [{"version": "1", "state": "AVAILABLE", "status": {}}]}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Waiting) for _ in range(2)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    replicas = [Endpoint(f"http://127.0.0.1:{server.server_address[1]}", "half") for server in servers]
+    assert problem_at_any(replicas, 1, None, LONG_S) == ""
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
 def test_the_configuration(
     gateway: Callable[..., str],
     authority: Certificate,

@@ -31,6 +31,8 @@ BAD = {
     "the root": ("files: {/b: batching.txt}", "no file can be put into /"),
     "below tmp": ("files: {/tmp/x/b: batching.txt}", "no file can be put into /tmp/x"),
     "a way up": ("files: {/etc/../b: batching.txt}", "absolute paths"),
+    "our own list": ("files: {/models/models.config: batching.txt}", "the rehearsal's own"),
+    "a model's directory": ("files: {/models/m/b: batching.txt}", "the rehearsal's own"),
     "an absent file": ("files: {/etc/b: absent.txt}", "must name an existing file"),
     "embedded": ("backend: embedded, args: [--enable_batching]", "embedded server takes none"),
     "gpus": ("gpus: some", "all"),
@@ -40,6 +42,16 @@ BAD = {
         "must hold BatchingParameters as text",
     ),
 }
+
+
+@pytest.mark.parametrize("size", ["{ value: 0 }", "{ value: -8 }", "{}"])
+def test_a_batch_without_rows(size: str, tmp_path: Path) -> None:
+    """A batch of no rows is refused, because 0 means elsewhere that there is no limit, and the real server crashes."""
+    (tmp_path / "batching.txt").write_text(f"max_batch_size {size}")
+    flags = "args: [--enable_batching, --batching_parameters_file=/models/b], files: {/models/b: batching.txt}"
+    (tmp_path / "cfg.yaml").write_text(f"name: m\nserving: {{{flags}}}\n")
+    with pytest.raises(ConfigError, match="max_batch_size of at least 1, got"):
+        load_config(tmp_path / "cfg.yaml")
 
 
 @pytest.mark.parametrize("case", BAD)
