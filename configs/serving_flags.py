@@ -50,7 +50,7 @@ def check_place(place: str) -> str:
     if any(directory == barred or (barred != "/" and directory.startswith(f"{barred}/")) for barred in WITHOUT_FILES):
         raise ValueError(f"must not contain '{place}': no file can be put into {directory}")
     if place == f"{MODELS}/models.config" or directory.startswith(f"{MODELS}/"):
-        raise ValueError(f"must not contain '{place}', which is the rehearsal's own; put the file directly into {MODELS}")
+        raise ValueError(f"must not contain '{place}', which is the rehearsal's own; put it directly into {MODELS}")
     return place
 
 

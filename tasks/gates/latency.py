@@ -50,10 +50,7 @@ def judge_latency(
         missed += ["requests_per_s"] if figures["requests_per_s"] < latency.min_requests_per_s else []
     beyond = "; ".join(f"{name} is {figures[name]:.4g} ({bounds[name]})" for name in missed)
     unlimited = "" if bounds else "no limit is configured (gates.latency)"
-    unknown = ""
-    if latency.max_memory_mb and not memory_mb:
-        limit = f"{latency.max_memory_mb:g} MB"
-        unknown = f"the server's memory is unknown, but gates.latency.max_memory_mb limits it to {limit}"
+    unknown = "" if memory_mb else _unknown_memory(latency.max_memory_mb)
     return GateResult(
         "latency",
         not missed,
@@ -66,6 +63,12 @@ def judge_latency(
         needs_person=unknown,
         note=unlimited or unknown,
     )
+
+
+def _unknown_memory(most_mb: float) -> str:
+    if not most_mb:
+        return ""
+    return f"the server's memory is unknown, but gates.latency.max_memory_mb limits it to {most_mb:g} MB"
 
 
 def _figures(milliseconds: Array, rate: float) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,10 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,23 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=found, args=list(CHROMIUM_ARGS))
         yield browser
         browser.close()
+
+
+@contextlib.contextmanager
+def built_image(files: Mapping[str, str]) -> Iterator[str]:
+    """Build an image of files, a Dockerfile among them, give its id, and remove it."""
+    import docker
+
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(text.encode()), 0o644
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    with contextlib.closing(docker.from_env()) as client:
+        built, _ = client.images.build(fileobj=io.BytesIO(archive.getvalue()), custom_context=True, rm=True)
+        yield str(built.id)
+        client.images.remove(built.id, force=True)
 
 
 @dataclass

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import docker
 import numpy as np
 import pytest
 
@@ -21,6 +18,7 @@ from tasks.records import Backend, Candidate, GateResult, ServedAnswers, Signatu
 from tasks.report.sections import server_lines
 from tasks.serving.launch import choose_backends
 from tasks.serving.rehearse import Rehearsal, rehearse
+from tests.e2e.conftest import built_image
 
 pytestmark = pytest.mark.docker
 MODELS = Path("tests/data/serving_models")
@@ -44,17 +42,8 @@ def batching_image() -> Iterator[str]:
         ),
         "batching_server.py": Path("tests/data/batching_server.py").read_text(),
     }
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(text.encode()), 0o644
-            tar.addfile(entry, io.BytesIO(text.encode()))
-    client = docker.from_env()
-    built, _ = client.images.build(fileobj=io.BytesIO(archive.getvalue()), custom_context=True, rm=True)
-    yield str(built.id)
-    client.images.remove(built.id, force=True)
-    client.close()
+    with built_image(files) as image:
+        yield image
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import struct
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +21,7 @@ from configs.schema import Serving
 from tasks.errors import ModelLoadError, PipelineError, PredictionError, ServingError, ServingTimeout
 from tasks.records import Backend, Candidate, Signature, TensorSpec
 from tasks.serving.launch import throwaway_server
+from tests.e2e.conftest import built_image
 
 MODELS = Path("tests/data/tfs_rest/models")
 BACKENDS = [pytest.param("embedded"), pytest.param("docker", marks=pytest.mark.docker)]
@@ -272,17 +272,8 @@ def many_threads() -> Iterator[str]:
         "threads.py": THREADS,
         "start.sh": start,
     }
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(text.encode()), 0o644
-            tar.addfile(entry, io.BytesIO(text.encode()))
-    client = docker.from_env()
-    built, _ = client.images.build(fileobj=io.BytesIO(archive.getvalue()), custom_context=True, rm=True)
-    yield str(built.id)
-    client.images.remove(built.id)
-    client.close()
+    with built_image(files) as image:
+        yield image
 
 
 @pytest.mark.docker

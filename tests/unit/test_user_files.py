@@ -51,6 +51,16 @@ def written(directory: Path, name: str, value: str) -> Path:
 NAMES = ["my_model.py", "tasks.py", "configs/loading.py", "json.py", "with space.py", "a/b.py"]
 
 
+def is_told(config: Path, words: str) -> None:
+    """Assert that a configuration is refused with words, or taken where there are none."""
+    if not words:
+        load_config(config)
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_config(config)
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_by_its_name(tmp_path: Path, name: str) -> None:
     """A file is imported whatever it is called, with what lies beside it."""
@@ -167,12 +177,7 @@ def test_parameters_are_compared_with_the_definition(tmp_path: Path, load: str, 
         rate = "{rate: 1}" if function == "build" and not params else params or "{}"
         sections.append(f"{field}: './f.py:{function}', params: {rate}}}")
     (tmp_path / "cfg.yaml").write_text("\n".join(["name: m", *sections]))
-    if not words:
-        load_config(tmp_path / "cfg.yaml")
-        return
-    with pytest.raises(ConfigError) as caught:
-        load_config(tmp_path / "cfg.yaml")
-    assert words in str(caught.value)
+    is_told(tmp_path / "cfg.yaml", words)
 
 
 @pytest.mark.parametrize(
@@ -192,12 +197,7 @@ def test_a_metric_takes_two_arguments(tmp_path: Path, definition: str, words: st
     """One that cannot be called with the target and the answers is refused before a training, not after it."""
     (tmp_path / "f.py").write_text(definition)
     (tmp_path / "cfg.yaml").write_text("name: m\ngates: {metrics: {'./f.py:mine': {max: 1}}}\n")
-    if not words:
-        load_config(tmp_path / "cfg.yaml")
-        return
-    with pytest.raises(ConfigError) as caught:
-        load_config(tmp_path / "cfg.yaml")
-    assert words in str(caught.value)
+    is_told(tmp_path / "cfg.yaml", words)
 
 
 def test_a_metric_that_fails_is_said_before_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
