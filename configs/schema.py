@@ -579,8 +579,9 @@ class Promote(Section):
         "auto", description="auto promotes a candidate that passes every gate; review waits for a person's approval"
     )
     layout: Layout = Field(
-        "latest", description="latest: the highest version is live; labels: models.config names the stable version and "
-        "the canary"
+        "latest",
+        description="latest: the highest version is live; labels: models.config names the stable version and "
+        "the canary",
     )
     live_url: Address = Field(
         "",
@@ -604,12 +605,8 @@ class Promote(Section):
     )
     keep: int = Field(0, ge=0, description="number of live versions, and of candidates, to keep; 0 keeps all")
     lock_timeout_s: float = Field(60, ge=0, description="seconds to wait while another process changes the same model")
-    directory_mode: Mode = Field(
-        "0755", description="mode of the published directories, regardless of the umask"
-    )
-    file_mode: Mode = Field(
-        "0644", description="mode of the published files, regardless of the umask"
-    )
+    directory_mode: Mode = Field("0755", description="mode of the published directories, regardless of the umask")
+    file_mode: Mode = Field("0644", description="mode of the published files, regardless of the umask")
 
     @model_validator(mode="after")
     def _owner_gets_in(self) -> Promote:

@@ -92,9 +92,7 @@ def _check(args: argparse.Namespace, config: Config) -> None:
     except ExportError as exc:
         raise ConfigError(str(exc)) from exc
     if args.write_contract and not can_be_written(args.write_contract):
-        raise ConfigError(
-            f"--write-contract must be a file in a writable directory, got '{args.write_contract}'"
-        )
+        raise ConfigError(f"--write-contract must be a file in a writable directory, got '{args.write_contract}'")
 
 
 def _check_signature(model: Path, signature: str, config: Config) -> None:

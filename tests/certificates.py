@@ -55,7 +55,5 @@ def certificate(directory: Path, name: str, issuer: Certificate | None = None, p
     files = Certificate(directory / f"{name}.pem", directory / f"{name}.key")
     files.cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     lock = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    files.key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
-    )
+    files.key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock))
     return files

@@ -14,9 +14,7 @@ from tasks.records import TensorSpec
 FLOATS_ALL_WHOLE = 2.0**53
 
 
-def features_of(
-    features: Mapping[str, Any], renamed: Mapping[str, str], specs: Sequence[TensorSpec]
-) -> dict[str, Any]:
+def features_of(features: Mapping[str, Any], renamed: Mapping[str, str], specs: Sequence[TensorSpec]) -> dict[str, Any]:
     """Return the feature of each input, by the name of the input.
 
     Args:
@@ -88,8 +86,7 @@ def _fitted(array: Array, spec: TensorSpec, name: str) -> Array:
     array = fit_shape(array, spec, "features must fit the model's input")
     if (spec.dtype == "string") != is_string(array):
         raise DataError(
-            f"features must fit the model's input: it is {spec}, but the rows of '{name}' are "
-            f"{dtype_words(array)}"
+            f"features must fit the model's input: it is {spec}, but the rows of '{name}' are {dtype_words(array)}"
         )
     if spec.dtype == "string":
         return np.ascontiguousarray(array)

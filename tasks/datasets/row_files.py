@@ -51,8 +51,10 @@ def problem_of(file: Path, option: str) -> str:
     if not file.is_file():  # nor a pipe, which would wait for its other end
         return f"{option} must name a file, got '{file}'"
     if file.stat().st_size > LARGEST:
-        return f"{option} must name a file of at most {LARGEST / 2**30:g} GiB, for its rows are held in memory, " \
-               f"got '{file}'"
+        return (
+            f"{option} must name a file of at most {LARGEST / 2**30:g} GiB, for its rows are held in memory, "
+            f"got '{file}'"
+        )
     return ""
 
 

@@ -206,4 +206,3 @@ def _standard_input(stream: TextIO) -> Iterator[None]:
         yield
     finally:
         sys.stdin = before
-

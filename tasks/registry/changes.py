@@ -8,7 +8,7 @@ from typing import Any
 from configs.schema import Config
 from tasks.outcomes import Promotion, PromotionState
 from tasks.records import Change, TrackedRun
-from tasks.registry.connection import check_tracking, connect, tracking_errors
+from tasks.registry.connection import check_tracking, connect, tracking_errors, write
 from tasks.registry.pages import update_pages
 from tasks.report.standing import BY, PENDING, REVIEW, TIME, WAITING, now
 
@@ -90,6 +90,6 @@ def _tell(client: Any, config: Config, version: int, change: Change, state: Prom
 def _point(client: Any, name: str, alias: str, version: int) -> None:
     """Set an alias, or remove it where there is no version to point at."""
     if version:
-        client.set_registered_model_alias(name, alias, str(version))
+        write(client.set_registered_model_alias, name, alias, str(version))
     elif alias in client.get_registered_model(name).aliases:
         client.delete_registered_model_alias(name, alias)

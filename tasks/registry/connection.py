@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from filelock import FileLock
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import TrackingError, TrackingRefused
-from tasks.registry.reasons import reason
+from tasks.registry.reasons import clashed, reason
 from tasks.waiting import importing, waiting_for
 
 log = logging.getLogger(__name__)
 SQLITE = "sqlite:///"
 HEALTH_S = 10.0  # for a server's first word
+CLASHES = 4  # of one write, before its error is reported
 FIRST_USE_S = 600.0  # until another process must have made a database's tables
 FINAL = ImportError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its pages then show training, not prompts
@@ -92,6 +93,8 @@ def _can_pass(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+    if clashed(error):
+        return True
     if isinstance(error, requests.HTTPError) and error.response is not None:  # of an artifact
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     if isinstance(error, MlflowException):  # also raised for a server that cannot be reached
@@ -99,6 +102,25 @@ def _can_pass(error: Exception) -> bool:
     if isinstance(error, SQLAlchemyError):
         return isinstance(error, OperationalError)  # a database that is locked, or away
     return not isinstance(error, FINAL)
+
+
+def write(call: Callable[..., Any], *arguments: Any) -> None:
+    """Write what rivals may write at the same time; a call that clashed with theirs is repeated.
+
+    Args:
+        call: a write whose repetition changes nothing, such as setting an alias or naming a run's data.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for _ in range(CLASHES):
+        try:
+            call(*arguments)
+            return
+        except MlflowException as exc:
+            if not clashed(exc):
+                raise
+            log.info("MLflow refused a write beside another run's; it is repeated")
+    call(*arguments)
 
 
 def check_experiment(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from tasks.words import one_line
@@ -38,6 +39,8 @@ def reason(error: BaseException) -> tuple[str, str]:
         return f"a broken connection ({_core(links, found)})", SERVER
     if first(inner.TimeoutError, outer.Timeout):
         return "no answer in time", f"{SERVER}, or raise MLFLOW_HTTP_REQUEST_TIMEOUT (seconds)"
+    if clashed(error):
+        return f"a clash with another run's write ({_core(links, error)})", "run the same command again"
     if found := first(DBAPIError):
         held = isinstance(found, OperationalError) and "locked" in str(found)
         words = one_line(str(getattr(found, "orig", None) or found))
@@ -50,6 +53,24 @@ def reason(error: BaseException) -> tuple[str, str]:
     if isinstance(error, OSError) and error.strerror:
         return _named(error), "free or open what it names, or set tracking.uri"
     return _named(error), SERVER
+
+
+def clashed(error: BaseException) -> bool:
+    """Return whether another process wrote the same row at the same time, so that the same call will succeed now.
+
+    MLflow looks a row up and then inserts it (a dataset, an alias, a tag), without a lock. Its server passes on the
+    words of the database's driver only: psycopg's class of this error is `UniqueViolation`, all others' is
+    `IntegrityError`.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import IntegrityError
+
+    if any(isinstance(link, IntegrityError) for link in _links(error)):
+        return True
+    return (
+        isinstance(error, MlflowException)
+        and re.search(r"\b(IntegrityError|UniqueViolation)\b", str(error)) is not None
+    )
 
 
 def _named(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from tasks.datasets.rows import load_rows
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.champion_run import champions_facts, facts_of
 from tasks.registry.commit import git_commit
-from tasks.registry.connection import connect, experiment_id, tracking_errors
+from tasks.registry.connection import connect, experiment_id, tracking_errors, write
 from tasks.registry.names import tracked_name
 from tasks.registry.packaging import build_package
 from tasks.registry.pages import REPORT, run_url, write_description
@@ -199,7 +199,7 @@ def _log_dataset(client: Any, mlflow_run_id: str, splits: Splits) -> None:
             splits.digest[:36],
         )
         inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
-    client.log_inputs(mlflow_run_id, inputs)
+    write(client.log_inputs, mlflow_run_id, inputs)  # rivals on the same rows name the same data
 
 
 def _register(client: Any, run: Any, report: ValidationReport, tags: Mapping[str, str], body: str) -> int:
@@ -216,5 +216,5 @@ def _register(client: Any, run: Any, report: ValidationReport, tags: Mapping[str
     created = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=of_version)
     write_description(client, created, run, body)
     if report.passed:
-        client.set_registered_model_alias(name, "challenger", created.version)
+        write(client.set_registered_model_alias, name, "challenger", created.version)
     return int(created.version)

@@ -41,9 +41,7 @@ def sample(config: Config, report: ValidationReport) -> dict[str, list[Any]]:
         "in_process": load_arrays(report.candidate.reference),
     }
     return {
-        f"{group}.{name}": plain(array[:n_rows])
-        for group, arrays in groups.items()
-        for name, array in arrays.items()
+        f"{group}.{name}": plain(array[:n_rows]) for group, arrays in groups.items() for name, array in arrays.items()
     }
 
 

@@ -29,9 +29,7 @@ from tasks.savedmodel.transport import check_transport
 from tasks.savedmodel.warmup import WARMUP, write_warmup
 
 
-def adopt_savedmodel(
-    config: Config, splits: Splits, directory: Path, evidence: Path, signature_name: str
-) -> Exported:
+def adopt_savedmodel(config: Config, splits: Splits, directory: Path, evidence: Path, signature_name: str) -> Exported:
     """Write the requests for a SavedModel, and add to it a manifest and, if it has none, a warm-up file.
 
     The record of the rows that it was trained on is added too, if they are known.

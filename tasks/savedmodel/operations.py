@@ -35,9 +35,7 @@ class Group:
     reason: str
 
 
-UNKNOWN = Group(
-    "not an operation of TensorFlow 2.21", "refused", "A custom operation or a newer one may do anything."
-)
+UNKNOWN = Group("not an operation of TensorFlow 2.21", "refused", "A custom operation or a newer one may do anything.")
 
 
 @cache

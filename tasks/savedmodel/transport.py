@@ -39,9 +39,7 @@ def _ways_out(beyond: tuple[TensorSpec, ...], over_grpc: bool, given: bool) -> l
     if not given and all(spec.dtype in CASTS for spec in beyond):
         ways.append(f"convert them with export.cast, by this line below export: cast: {{{casts}}},")
     if over_grpc:
-        ways.append(
-            "set serving.protocol: grpc and remove latency and robustness, which use REST, from gates.use"
-        )
+        ways.append("set serving.protocol: grpc and remove latency and robustness, which use REST, from gates.use")
     return ways or ["use another dtype in the model"]
 
 

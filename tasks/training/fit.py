@@ -76,9 +76,7 @@ def try_model(config: Config, splits: Splits, directory: Path) -> str:
     rows, validation = load_rows(splits.train), load_rows(splits.validation)
     model, _, _ = _tried(config, splits, rows, validation, directory)
     _try_training(model, rows, validation, config)
-    return (
-        f"takes {few(input_specs(model))}; answers {few(output_names(model))}; {model.count_params():,} parameters"
-    )
+    return f"takes {few(input_specs(model))}; answers {few(output_names(model))}; {model.count_params():,} parameters"
 
 
 def _tried(

@@ -128,9 +128,7 @@ def test_a_removal_that_goes_wrong(
 
 
 @pytest.mark.docker
-def test_a_pull_that_stalls(
-    proxy: FaultProxy, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pull_that_stalls(proxy: FaultProxy, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that says no more in the middle of a pull ends at the limit, in the one line of an absent image."""
     monkeypatch.setattr(container, "PULL_SILENCE_S", LIMIT_S)
     proxy.rule = lambda _method, path: "stall" if "/images/create" in path else ""

@@ -158,9 +158,7 @@ def test_files_that_cannot_be_copied_leave_nothing(shared: SharedServer, running
     assert shared.is_empty
 
 
-def test_a_server_that_sees_the_directory_elsewhere(
-    tmp_path: Path, own: SharedServer, running: Run
-) -> None:
+def test_a_server_that_sees_the_directory_elsewhere(tmp_path: Path, own: SharedServer, running: Run) -> None:
     """With serving.attached.seen_as the server finds the model where it sees the shared directory."""
     (tmp_path / "inside").symlink_to(own.directory)
     own.seen_as = tmp_path / "inside"
@@ -192,9 +190,7 @@ def test_an_interrupt_takes_the_model_out(shared: SharedServer, version_dir: Pat
     assert shared.is_empty
 
 
-def test_the_next_run_takes_out_what_a_killed_one_left(
-    shared: SharedServer, version_dir: Path, running: Run
-) -> None:
+def test_the_next_run_takes_out_what_a_killed_one_left(shared: SharedServer, version_dir: Path, running: Run) -> None:
     """After SIGKILL the model stays; the doctor names it, and the next run unloads and removes it."""
     owner, name = start_owner(shared, version_dir)
     wait_until(lambda: shared.status(name) == 200)

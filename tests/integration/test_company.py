@@ -223,9 +223,7 @@ def test_a_champion_beyond_rest(exported: Export, tmp_path: Path) -> None:
     assert "output changed from extra: float16 (?, 1) to extra: float32 (?, 1)" in gates["contract"].summary
 
 
-def test_more_rows_than_are_answered_at_once(
-    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_rows_than_are_answered_at_once(exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of different lengths are put together in process as they are served."""
     monkeypatch.setattr("tasks.datasets.blocks.MAX_ROWS", 3)
     _, candidate = exported("texts", "tagger", **QUICK)

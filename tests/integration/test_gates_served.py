@@ -434,9 +434,7 @@ def test_the_record_is_part_of_what_is_judged(exported: Export) -> None:
     assert size == everything - record_of(candidate).stat().st_size
 
 
-def test_a_champion_whose_rows_nobody_knows(
-    exported: Export, user_config: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_champion_whose_rows_nobody_knows(exported: Export, user_config: Callable[..., Any], tmp_path: Path) -> None:
     """One that was exported before is not compared, and where no bound is absolute a person decides."""
     live = make_live(exported("ruled"), tmp_path / "models")
     record = live.version_dir / RECORD

@@ -81,9 +81,7 @@ def proxy(upstream: str) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def seen(
-    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> Iterator[list[str]]:
+def seen(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """Return the lines that say who is waited for; with the first of them, a late server answers."""
     monkeypatch.setattr(waiting, "SILENCE_S", 0.05)
     lines: list[str] = []

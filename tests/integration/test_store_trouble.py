@@ -255,9 +255,7 @@ def mlflow_down(tmp_path: Path) -> Callable[[bool], Config]:
     return configured
 
 
-def test_mlflow_is_down_at_each_step(
-    mlflow_down: Callable[[bool], Config], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_mlflow_is_down_at_each_step(mlflow_down: Callable[[bool], Config], caplog: pytest.LogCaptureFixture) -> None:
     """Promotions, second tries and a rollback without MLflow change production; all of it arrives later, in order."""
     from mlflow import MlflowClient
 

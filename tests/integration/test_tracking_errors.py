@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import errno
 import logging
+import shutil
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import requests
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
+    RESOURCE_DOES_NOT_EXIST,
+)
+from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.orm import Session
 
 from configs.schema import Config
 from tasks import waiting
 from tasks.errors import TrackingError, TrackingRefused
 from tasks.registry import fetched
-from tasks.registry.connection import _first_use, tracking_errors
+from tasks.registry.connection import CLASHES, _first_use, tracking_errors, write
 from tasks.waiting import importing, waiting_for
+
+# MLflow's own tables, with SQLAlchemy 2.1.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Type object .* does not refer to an OperatorClass:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +49,9 @@ from tasks.waiting import importing, waiting_for
         (requests.ConnectionError("refused"), TrackingError),
         (requests.Timeout("late"), TrackingError),
         (OperationalError("select", {}, Exception("database is locked")), TrackingError),
+        (MlflowException("(psycopg2.errors.UniqueViolation) duplicate key", BAD_REQUEST), TrackingError),
+        (MlflowException('(pymysql.err.IntegrityError) (1062, "Duplicate entry")', BAD_REQUEST), TrackingError),
+        (MlflowException("no such column", BAD_REQUEST), TrackingRefused),
         (OSError(errno.ENOSPC, "No space left on device"), TrackingError),
         (MlflowException("bad name", INVALID_PARAMETER_VALUE), TrackingRefused),
         (MlflowException("no right", PERMISSION_DENIED), TrackingRefused),
@@ -47,6 +69,84 @@ def test_only_what_can_pass_is_tried_again(error: Exception, kind: type[Tracking
     assert type(caught.value) is kind
     assert caught.value.retryable is (kind is TrackingError)
     assert str(caught.value).startswith("MLflow at http://host:5000 must answer, got ")
+    assert "\n" not in str(caught.value)
+
+
+class Rivals:
+    """Two clients of one database file, of which the second writes between the first's look and its insertion."""
+
+    def __init__(self, database: Path) -> None:
+        uri = f"sqlite:///{database}"
+        self.mine, self.theirs = MlflowClient(uri), MlflowClient(uri)
+        self.experiment = self.mine.create_experiment("rivals", str(database.parent))
+
+    @contextlib.contextmanager
+    def each_time(self, write_theirs: Callable[[int], None], times: int) -> Iterator[list[int]]:
+        """Call `write_theirs` with 0, 1, ... before the first `times` of my insertions."""
+        done: list[int] = []
+        busy = False
+
+        def between(*_: object) -> None:
+            nonlocal busy
+            if not busy and len(done) < times:
+                busy = True
+                write_theirs(len(done))
+                done.append(len(done))
+                busy = False
+
+        event.listen(Session, "before_flush", between)
+        try:
+            yield done
+        finally:
+            event.remove(Session, "before_flush", between)
+
+
+@pytest.fixture
+def rivals(mlflow_database: Path, tmp_path: Path) -> Rivals:
+    shutil.copyfile(mlflow_database, tmp_path / "mlflow.db")
+    return Rivals(tmp_path / "mlflow.db")
+
+
+def test_rivals_name_the_same_data(rivals: Rivals) -> None:
+    """Two first runs on the same rows both succeed: MLflow keeps their data once, and each run names it."""
+    runs = [client.create_run(rivals.experiment).info.run_id for client in (rivals.mine, rivals.theirs)]
+    data = [DatasetInput(Dataset("rows", "digest", "code", "{}"), [InputTag("mlflow.data.context", "training")])]
+    with rivals.each_time(lambda _: rivals.theirs.log_inputs(runs[1], data), 1) as done:
+        write(rivals.mine.log_inputs, runs[0], data)
+    assert done == [0]
+    for run in runs:
+        assert [given.dataset.digest for given in rivals.mine.get_run(run).inputs.dataset_inputs] == ["digest"]
+
+
+def test_rivals_set_the_same_alias(rivals: Rivals) -> None:
+    """Two challengers at once are no error; the later one has the alias."""
+    rivals.mine.create_registered_model("m")
+    for _ in range(2):
+        rivals.mine.create_model_version("m", "file:///m")
+    with rivals.each_time(lambda _: rivals.theirs.set_registered_model_alias("m", "challenger", "2"), 1):
+        write(rivals.mine.set_registered_model_alias, "m", "challenger", "1")
+    assert rivals.mine.get_registered_model("m").aliases == {"challenger": 1}
+
+
+def test_a_write_that_always_clashes(rivals: Rivals) -> None:
+    """A clash that does not end is an error that may pass: the stage is tried again, and says what was received."""
+    mine = rivals.mine.create_run(rivals.experiment).info.run_id
+
+    def data(number: int) -> list[DatasetInput]:
+        return [DatasetInput(Dataset("rows", str(number), "code", "{}"), [])]
+
+    def clash(number: int) -> None:
+        rivals.theirs.log_inputs(rivals.theirs.create_run(rivals.experiment).info.run_id, data(number))
+
+    numbers = iter(range(CLASHES + 1))
+    with (
+        rivals.each_time(clash, CLASHES + 1) as done,
+        pytest.raises(TrackingError, match="a clash with another run's write.*; run the same command again") as caught,
+        tracking_errors("sqlite:///mlflow.db"),
+    ):
+        write(lambda: rivals.mine.log_inputs(mine, data(next(numbers))))
+    assert len(done) == CLASHES + 1
+    assert caught.value.retryable
     assert "\n" not in str(caught.value)
 
 
@@ -124,6 +224,7 @@ def test_a_long_wait_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs == {"this one"}
     teller.join(600)
     assert not teller.is_alive()
+
 
 def test_a_wait_within_a_log_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler that waits for somebody, as that of the progress does, is not waited for by the line that says so."""

@@ -98,7 +98,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("secret", ["plain-secret-1", "sëcret & <2>", "it's \"3\" sec/ret", "two\nlines of a long key"])
+@pytest.mark.parametrize("secret", ["plain-secret-1", "sëcret & <2>", 'it\'s "3" sec/ret', "two\nlines of a long key"])
 def test_a_known_secret_in_every_form(form: str, secret: str) -> None:
     """A secret is hidden as programs write it: escaped, encoded, in the middle of a word."""
     remember(secret)
@@ -137,7 +137,7 @@ def test_short_secret_is_hidden_where_it_stands(path: Path) -> None:
     [
         ("data.params.headers={Authorization: Bearer t0ken-of-a-header}", "t0ken-of-a-header"),
         ("data.params.auth='basic YW5uOnBhc3N3b3JkLW9mLWFubg=='", "password-of-ann"),
-        ("data.params.options='{\"password\": \"within-json-text\"}'", "within-json-text"),
+        ('data.params.options=\'{"password": "within-json-text"}\'', "within-json-text"),
         ("data.params.dsn='PWD={within;braces}'", "within;braces"),
     ],
 )
@@ -204,7 +204,9 @@ def test_overrides_that_others_may_see(path: Path, item: str, expected: str) -> 
     assert "in-an-override" not in arguments("cfg.yaml", [item])
 
 
-@pytest.mark.parametrize("item", ["data.params.secret=***", 'data.params.secret="***"', "tracking.uri=http://***@another"])
+@pytest.mark.parametrize(
+    "item", ["data.params.secret=***", 'data.params.secret="***"', "tracking.uri=http://***@another"]
+)
 def test_a_hidden_secret_is_no_secret(path: Path, item: str) -> None:
     """What was copied from a screen is refused with what to do, and never used as the password."""
     with pytest.raises(ConfigError, match=r"\*\*\* stands for a hidden secret; replace it by the secret, or by \$"):

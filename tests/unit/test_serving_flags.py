@@ -98,7 +98,7 @@ def test_the_last_flag_counts() -> None:
 
 def test_which_flags_there_are() -> None:
     """Flags are read from TensorFlow's list and from argparse's; without any, nothing is refused."""
-    usage = 'usage: x\nFlags:\n\t--port=8500    \tint32\tTCP --no\n\t--enable_batching=false\tbool\tenable\n'
+    usage = "usage: x\nFlags:\n\t--port=8500    \tint32\tTCP --no\n\t--enable_batching=false\tbool\tenable\n"
     assert flags_in(usage) == {"port", "enable_batching"}
     assert flags_in("usage: a [-h]\n\noptions:\n  -h, --help\n  --port PORT  a port\n") == {"port"}
     check_flags(("--anything",), "image", frozenset())

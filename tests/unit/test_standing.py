@@ -146,7 +146,9 @@ def test_words_of_others_stay_words() -> None:
 def test_a_report_is_rewritten_between_its_marks() -> None:
     """The block of a report is replaced; a report from before there was one stays as it is."""
     old = block(standing_of("digits", {**PASSED, "promotion": "awaiting review"}, 3), "")
-    new = block(standing_of("digits", {**PASSED, "promotion": "promoted", "reason": f"{END}{BEGIN}"}, 3), "https://m/#/v")
+    new = block(
+        standing_of("digits", {**PASSED, "promotion": "promoted", "reason": f"{END}{BEGIN}"}, 3), "https://m/#/v"
+    )
     html = f"<main>{old}<p>gates</p></main>"
     changed = with_block(html, new)
     assert changed == f"<main>{new}<p>gates</p></main>"

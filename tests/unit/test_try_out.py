@@ -73,9 +73,7 @@ def test_an_unsafe_candidate_is_not_served(project: Path, capsys: pytest.Capture
         (["--rows", "{}/rows.csv", "--out", "{}/rows.csv"], "must be different files"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line(
-    project: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
-) -> None:
+def test_a_mistake_is_one_line(project: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
     """Options that name nothing to serve, read or write end with exit code 2 and what to do."""
     code, line = refused(project, capsys, *words)
     assert code == 2

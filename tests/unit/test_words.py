@@ -184,7 +184,7 @@ def test_what_is_said_is_modern_english(package: str) -> None:
         '"gain +0 [+0, +0]"',
         '"The embedded server judges, for serving.backend is auto: %s"',
         '"neither at hand " f"nor to be {what}"',
-        "def f():\n    \"\"\"Strike the open\n    change out.\"\"\"",
+        'def f():\n    """Strike the open\n    change out."""',
         "f\"'{shown}' is no {kind} ({exc})\"",
         'f"it holds a character that there is not: {exc}"',
         "f\"the key '{key}' must stand here once, and stands twice\"",

@@ -87,7 +87,8 @@ BODIES = {
     "objects": (b'{"a":' * MB, "Nested deeper than 100000 levels. at offset: 500001"),
     "deep and closed": (INSTANCES + b"[" * 90_000 + b"]" * 90_000 + b"}", "tensor parsing error: x"),
     "broad and deep": (
-        INSTANCES + b'{"a":' * 200 + b"[" + b'{"a":1},' * (MB // 2) + b"1]" + b"}" * 201, "... Expecting"
+        INSTANCES + b'{"a":' * 200 + b"[" + b'{"a":1},' * (MB // 2) + b"1]" + b"}" * 201,
+        "... Expecting",
     ),
     "commas": (b"," * 5 * MB, "The document is empty."),
     "colons": (b'{"a"' + b":" * 5 * MB, "Invalid value."),
