@@ -97,6 +97,17 @@ def tracking_uri(uri: str) -> str:
     return uri
 
 
+def page_address(address: str) -> str:
+    """Accept the address of a server's pages, which may be below a path; nobody's password belongs into a link."""
+    if not address:
+        return address
+    rule = "must be http://HOST:PORT or https://HOST/PATH, without a user name"
+    parts = _address(address, rule)
+    if parts.scheme not in ("http", "https") or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(rule)
+    return address
+
+
 def _is_a_plugin(uri: str) -> bool:
     """Return whether an installed package adds this kind of tracking URI to MLflow."""
     return any(uri.startswith(f"{found.name}:") for found in entry_points(group="mlflow.tracking_store"))

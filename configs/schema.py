@@ -28,7 +28,15 @@ from pydantic import (
     model_validator,
 )
 
-from configs.addresses import header_name, header_value, host_and_port, production_address, server_address, tracking_uri
+from configs.addresses import (
+    header_name,
+    header_value,
+    host_and_port,
+    page_address,
+    production_address,
+    server_address,
+    tracking_uri,
+)
 from configs.serving_flags import PARAMETERS, check_flag, check_place, flag_value, most_rows
 from configs.times import Moment, check_order
 
@@ -532,8 +540,16 @@ class Tracking(Section):
     uri: Annotated[str, AfterValidator(tracking_uri)] = Field(
         "sqlite:///mlflow.db", description="MLflow's tracking URI; a relative sqlite path is relative to the YAML file"
     )
+    browser_url: Annotated[str, AfterValidator(page_address)] = Field(
+        "", description="address of MLflow in a reviewer's browser, for links; empty means tracking.uri"
+    )
     experiment: str = Field("", description="experiment name; empty means the model's name")
     sample_rows: int = Field(50, ge=0, description="number of test rows in the table of predictions")
+
+    @property
+    def pages(self) -> str:
+        """Return the address that links begin with; that of a database is none."""
+        return self.browser_url or self.uri
 
 
 Layout = Literal["latest", "labels"]

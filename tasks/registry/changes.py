@@ -54,7 +54,7 @@ def record_outcome(config: Config, run: TrackedRun, promotion: Promotion) -> Non
         if promotion.state in WAITING:
             known = client.get_model_version(run.registry_name, str(run.registry_version)).tags
             tags[REVIEW] = known.get(REVIEW) or PENDING
-        update_pages(client, config.tracking.uri, run.registry_name, run.registry_version, tags)
+        update_pages(client, config.tracking.pages, run.registry_name, run.registry_version, tags)
 
 
 def all_versions(client: Any, name: str) -> list[Any]:
@@ -82,7 +82,7 @@ def _tell(client: Any, config: Config, version: int, change: Change, state: Prom
             "promotion": state.value, "serving_version": str(change.version), "reason": change.reason,
             TIME: change.time or now(), BY: change.actor,
         }  # fmt: skip
-        update_pages(client, config.tracking.uri, config.name, version, tags)
+        update_pages(client, config.tracking.pages, config.name, version, tags)
     elif change.run:
         client.set_tag(change.run, "promotion", state.value)
 
