@@ -37,6 +37,12 @@ from tasks.store.layout import version_number
 log = logging.getLogger(__name__)
 SHARE = 0.99  # of the answers, whose slowest is said
 NOTHING: Counters = {}
+STATUSES = frozenset({
+    "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
+    "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+})  # fmt: skip
+"""Every status of an error that a server counts; any other text would be a stranger's."""
 
 
 @dataclass(frozen=True)
@@ -165,12 +171,16 @@ def figures(before: Reading, after: Reading, model: str, version: int) -> Figure
     directory = _directory(rose, model, version)
     own = {series: count for series, count in rose.items() if ("model_path", directory) in series[1]}
     tries = _total(own, TRIES, "status")
+    errors: Counter[str] = Counter()
+    for status, count in requests.items():
+        if status != "OK" and count:
+            errors[status if status in STATUSES else "other"] += int(count)
     loads = tries.get("success", 0)
     answers, slowest_ms = _speed(_total(rose, RUNTIME, "le"))
     return Figures(
         span,
         requests=int(sum(requests.values())),
-        errors={status: int(count) for status, count in requests.items() if status != "OK" and count},
+        errors=errors,
         load_s=sum(_total(own, LOADING, "model_path").values()) / loads / 1e6 if loads else 0.0,
         warm_up_s=sum(_total(own, WARMING, "model_path").values()) / loads / 1e6 if loads else 0.0,
         failed_loads=int(sum(count for status, count in tries.items() if status != "success")),

@@ -20,12 +20,13 @@ import pytest
 from configs.errors import ConfigError
 from configs.loading import load_config
 from tasks.datasets.rows import save_arrays
-from tasks.errors import AccessDenied
+from tasks.errors import AccessDenied, ServingError
 from tasks.production.live_check import Endpoint, Expected, is_there, live_problem, problem_at_any
 from tasks.production.server import endpoints, look_at_production
 from tasks.records import Signature, TensorSpec
 from tasks.serving.client import Access
 from tasks.serving.embedded import EmbeddedServer, run_embedded
+from tasks.serving.metrics import read_counters
 from tasks.waiting import waiting_for
 from tests.certificates import Certificate, certificate
 
@@ -177,6 +178,18 @@ def test_over_tls_with_a_token(
         assert live_problem(endpoint, 1, expected, LONG_S) == ""
         found = live_problem(endpoint, 1, other, LONG_S)
         assert found.startswith(f"production at {address}: it answers version 1 differently than validated")
+
+
+def test_metrics_over_tls_with_a_token(gateway: Callable[..., str], trusted: Access) -> None:
+    """They are read as the version is verified: with the token and the authority, and not without them."""
+    address, path = gateway(), "/monitoring/prometheus/metrics"
+    for access, words in (
+        (trusted, "status 404"),  # the embedded server has none
+        (replace(trusted, headers={}), "status 401"),
+        (replace(trusted, ca_file=None), "TLS failed: .*certificate"),
+    ):
+        with pytest.raises(ServingError, match=words):
+            read_counters(address, path, "half", access)
 
 
 def test_without_tls_over_grpc(served: EmbeddedServer, expected: Expected, other: Expected) -> None:

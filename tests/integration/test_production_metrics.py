@@ -15,9 +15,9 @@ from configs.loading import load_config
 from configs.schema import Config
 from flows.rollback import main as roll_back
 from tasks.production import metrics
-from tasks.production.changes import put_live
+from tasks.production.changes import go_back, put_live
 from tasks.production.live_check import Endpoint
-from tasks.production.metrics import Watch
+from tasks.production.metrics import Watch, watch
 from tasks.records import Candidate, Signature, TrackedRun
 from tasks.serving import metrics as reading
 from tasks.store.champion import find_champion
@@ -45,7 +45,7 @@ class Production(ThreadingHTTPServer):
         self.model_dir = model_dir
         self.free: list[bool] = []
         self.tokens: list[str] = []
-        self.answer: Callable[[BaseHTTPRequestHandler], None] = lambda handler: say(handler, self._counters())
+        self.answer: Callable[[BaseHTTPRequestHandler], object] = lambda handler: say(handler, self._counters())
 
     @property
     def url(self) -> str:
@@ -213,6 +213,22 @@ def test_an_answer_that_does_not_end(
     assert watched.told("half", 2, first=False) == ""
     over.set()
     assert "no whole answer within" in caplog.text
+
+
+def test_a_rollback_does_not_wait(
+    config: Config, production: Production, promote: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Production is changed while a server has not yet said what it counted before."""
+    promote()
+    over = threading.Event()
+    production.answer = lambda handler: over.wait(LONG_S) and say(handler, AFTER)
+    for module in (metrics, reading):
+        monkeypatch.setattr(module, "READ_S", LONG_S)
+    watched = watch(config)
+    assert go_back(config, None, "ann").state == "promoted"
+    assert not over.is_set()
+    over.set()
+    watched.wait()
 
 
 def test_no_secret_is_written(production: Production, caplog: pytest.LogCaptureFixture) -> None:

@@ -148,6 +148,12 @@ def test_a_first_version() -> None:
     assert "12 errors (12 NOT_FOUND)" in told(None, only)
 
 
+def test_a_status_that_no_server_has() -> None:
+    """Text from a counter is not repeated: it could be anything, in several lines."""
+    odd = "".join(line(REQUESTS, 2, model_name="half", status=text) for text in ("", "<b>\\n", "ok", "INTERNAL"))
+    assert told(AFTER, AFTER + odd) == f"{HERE} in 4.2 s: 8 requests, 8 errors (2 INTERNAL, 6 other)"
+
+
 def loads(path: str, **counts: int) -> str:
     """Return the lines about a directory."""
     tries = "".join(line(TRIES, number, model_path=path, status=status) for status, number in counts.items())
