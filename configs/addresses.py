@@ -60,6 +60,13 @@ def host_and_port(address: str) -> str:
     return address
 
 
+def path_of_metrics(path: str) -> str:
+    """Accept the path of a server's metrics, without a query, which TensorFlow Serving refuses."""
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise ValueError("must be a path such as /monitoring/prometheus/metrics")
+    return path
+
+
 def header_name(name: str) -> str:
     """Accept the name of an HTTP header that a user may set."""
     lower = name.lower()

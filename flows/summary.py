@@ -45,6 +45,7 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
         Line(candidate.digest, "  digest    "),
         Line(f"{short_path(candidate.version_dir)} ({candidate.size_bytes:,} bytes)", "  candidate "),
         Line(live, "  live      "),
+        *([Line(promotion.metrics, "  metrics   ")] if promotion.metrics else []),
         Line(f"{run.registry_name}, registry version {run.registry_version}", "  MLflow    "),
         Line(),
         Line("next"),
