@@ -6,11 +6,14 @@ MLflow: the tag `review` is set ── POST, signed ──> this receiver ──
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import ipaddress
 import os
 import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from configs.redaction import redact, remember
@@ -20,10 +23,12 @@ from flows.streams import our_streams
 from tasks.outcomes import DONE, FAILED, USAGE
 from tasks.program import command_name
 from tasks.registry.deliveries import SHORTEST_SECRET, Decision, Deliveries, Refused
+from tasks.words import one_line
 
 SECRET = "REHEARSAL_WEBHOOK_SECRET"  # noqa: S105  the name of the variable
 LARGEST_BODY = 64 * 1024
 LOOPBACK, PORT = "127.0.0.1", 8787
+GRACE_S = 5  # for deliveries that have begun when a signal comes; an engine kills a container after 10
 
 Start = Callable[[Decision], str]
 """Starts a run for a decision, and returns what was started."""
@@ -34,14 +39,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     secret, api = os.environ.get(SECRET, ""), os.environ.get("PREFECT_API_URL", "")
     with our_streams():
-        if len(secret) < SHORTEST_SECRET:
-            error(f"{SECRET} must be set to the secret of the webhook, of at least {SHORTEST_SECRET} characters")
-            return USAGE
-        if not api:
-            error("PREFECT_API_URL must be set to the API of the Prefect server whose deployment is to be started")
+        if wrong := _wrong(secret, api, [model for model, _ in args.deployment]):
+            error(wrong)
             return USAGE
         remember(secret)
         return _serve(args, Deliveries(secret), _starter(args.deployment))
+
+
+def _wrong(secret: str, api: str, models: Sequence[str]) -> str:
+    """Return why nothing can be received with these settings, or an empty string."""
+    if len(secret) < SHORTEST_SECRET or not secret.isprintable() or secret != secret.strip():
+        return (
+            f"{SECRET} must be set to the secret of the webhook, of at least {SHORTEST_SECRET} printable characters, "
+            "without a space or a line break at its ends"
+        )
+    if not api.startswith(("http://", "https://")):
+        return (
+            "PREFECT_API_URL must be set to the API of the Prefect server whose deployment is to be started, such as "
+            "http://HOST:4200/api"
+        )
+    if repeated := [model for model in models if models.count(model) > 1]:
+        return f"--deployment must be given once for each model, got '{repeated[0] or 'FLOW/NAME'}' several times"
+    return ""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,8 +92,16 @@ def deployment(text: str) -> tuple[str, str]:
     """
     model, _, name = text.rpartition("=")
     flow, slash, short = name.partition("/")
-    if not (flow and slash and short) or "/" in short or (not model and "=" in text):
-        raise argparse.ArgumentTypeError(f"a deployment must be FLOW/NAME or MODEL=FLOW/NAME, got '{text}'")
+    parts = (model, flow, short)
+    if (
+        not (flow and slash and short)
+        or "/" in short
+        or (not model and "=" in text)
+        or any(part != part.strip() or not part.isprintable() for part in parts)
+    ):
+        raise argparse.ArgumentTypeError(
+            f"a deployment must be FLOW/NAME or MODEL=FLOW/NAME, without spaces around a name, got {text!r}"
+        )
     return model, name
 
 
@@ -100,9 +127,13 @@ def _starter(deployments: Sequence[tuple[str, str]]) -> Start:
         if name is None:
             return ""
         from prefect.deployments import run_deployment
+        from prefect.exceptions import ObjectNotFound
 
-        # With its id as the key, a delivery that is repeated starts nothing new, even after a restart of this receiver.
-        run: Any = run_deployment(name, timeout=0, as_subflow=False, idempotency_key=decision.delivery)
+        try:
+            # With its id as the key, a delivery that is repeated starts nothing new, even after a restart.
+            run: Any = run_deployment(name, timeout=0, as_subflow=False, idempotency_key=decision.delivery)
+        except ObjectNotFound as exc:
+            raise LookupError(f"it has no deployment '{name}'; `prefect deployment ls` lists what it has") from exc
         return f"{name} (flow run {run.name})"
 
     return start
@@ -130,14 +161,14 @@ def answer(deliveries: Deliveries, start: Start, headers: Mapping[str, str], bod
 
 
 def _told(decision: Decision) -> str:
-    return f"'{decision.model}' registry version {decision.registry_version} was {decision.review}"
+    """Return what a reviewer did, as one line: MLflow allows any character in the name of a model."""
+    return one_line(f"'{decision.model}' registry version {decision.registry_version} was {decision.review}", 500)
 
 
 def _serve(args: argparse.Namespace, deliveries: Deliveries, start: Start) -> int:
     """Listen until a signal ends it."""
     import uvicorn
     from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
     from starlette.responses import JSONResponse
     from starlette.routing import Route
@@ -148,14 +179,17 @@ def _serve(args: argparse.Namespace, deliveries: Deliveries, start: Start) -> in
             body += chunk
             if len(body) > LARGEST_BODY:
                 break
-        status, words = await run_in_threadpool(answer, deliveries, start, request.headers, bytes(body))
+        status, words = await _beside(answer, deliveries, start, request.headers, bytes(body))
         return JSONResponse({"message": words}, status)
 
     async def health(_request: Request) -> JSONResponse:
         return JSONResponse({"message": "ready"})
 
     app = Starlette(routes=[Route("/", receive, methods=["POST"]), Route("/health", health)])
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False))
+    settings = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
+    )
+    server = uvicorn.Server(settings)
     try:
         listener = _listener(args.host, args.port)
     except OSError as exc:
@@ -167,6 +201,25 @@ def _serve(args: argparse.Namespace, deliveries: Deliveries, start: Start) -> in
         with contextlib.suppress(KeyboardInterrupt), session():  # uvicorn sends the signal on when it has ended
             server.run(sockets=[listener])
     return DONE
+
+
+async def _beside(call: Callable[..., tuple[int, str]], *arguments: object) -> tuple[int, str]:
+    """Return what a function returns in a thread of its own, which cannot keep this process when a signal ends it.
+
+    What hangs is Prefect: MLflow delivers again what has no answer, and the id of the delivery keeps that from having a
+    second effect.
+    """
+    result: Future[tuple[int, str]] = Future()
+    result.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result.set_result(call(*arguments))
+        except BaseException as exc:  # noqa: BLE001  it is raised where it is waited for
+            result.set_exception(exc)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(result)
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows.webhook import LARGEST_BODY, answer, build_parser, deployment, main
+from flows.webhook import LARGEST_BODY, _beside, answer, build_parser, deployment, main
 from tasks.registry.deliveries import OLDEST_S, Decision, Deliveries, Refused
 
 SECRET, NOW = "a secret of the webhook", 1_800_000_000
@@ -23,7 +24,7 @@ def body_of(data: Any, entity: str = "model_version_tag", action: str = "set") -
     return json.dumps(sent).encode()
 
 
-def headers_of(body: bytes, secret: str = SECRET, at: int = NOW, delivery: str = "d-1") -> dict[str, str]:
+def headers_of(body: bytes, secret: str = SECRET, at: int | str = NOW, delivery: str = "d-1") -> dict[str, str]:
     """Return the headers that MLflow sends with a body."""
     signed = f"{delivery}.{at}.".encode() + body
     signature = base64.b64encode(hmac.new(secret.encode(), signed, hashlib.sha256).digest()).decode()
@@ -69,6 +70,9 @@ REFUSED: dict[str, tuple[dict[str, str], bytes, int]] = {
     "another id": ({**HEADERS, "x-mlflow-delivery-id": "d-2"}, GOOD, 401),
     "another time": ({**HEADERS, "x-mlflow-timestamp": str(NOW + 1)}, GOOD, 401),
     "too old": (headers_of(GOOD, at=NOW - OLDEST_S - 1), GOOD, 401),
+    "a time of many digits": (headers_of(GOOD, at="9" * 5000), GOOD, 401),
+    "a time with a fraction": (headers_of(GOOD, at=f"{NOW}.0"), GOOD, 401),
+    "a negative time": (headers_of(GOOD, at=-NOW), GOOD, 401),
     "from the future": (headers_of(GOOD, at=NOW + OLDEST_S + 1), GOOD, 401),
     "no JSON": (headers_of(b"{"), b"{", 400),
     "no event": (headers_of(b"[1]"), b"[1]", 400),
@@ -112,6 +116,16 @@ def test_a_delivery_has_its_effect_once(deliveries: Deliveries, capsys: pytest.C
     assert "'digits' registry version 3 was approved: started promote/approvals" in out
 
 
+def test_a_name_of_any_characters(deliveries: Deliveries, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name of a model, which MLflow lets everybody choose, is one line that every stream can write."""
+    body = body_of({**APPROVED, "name": "\ud800x\nerror: \x1b[31m" + "y" * 5000})
+    assert answer(deliveries, lambda _: "promote/approvals", headers_of(body), body)[0] == 202
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out[:-1].isprintable()
+    assert len(out) < 1000
+
+
 def test_ids_are_forgotten_with_their_signatures() -> None:
     """What is remembered does not grow for ever: an id is kept until no signature with it can be valid."""
     clock = [float(NOW)]
@@ -129,7 +143,7 @@ def test_ids_are_forgotten_with_their_signatures() -> None:
         ("promote/approvals", ("", "promote/approvals")),
         ("digits=promote/digits approvals", ("digits", "promote/digits approvals")),
         ("approvals", None), ("promote/", None), ("/approvals", None), ("=promote/a", None), ("a/b/c", None),
-        ("", None),
+        ("", None), ("digits =promote/a", None), ("promote/a\n", None), ("promote/ a", None),
     ],
 )  # fmt: skip
 def test_deployments(text: str, found: tuple[str, str] | None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,13 +157,48 @@ def test_deployments(text: str, found: tuple[str, str] | None, capsys: pytest.Ca
     assert "must be FLOW/NAME" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("missing", ["REHEARSAL_WEBHOOK_SECRET", "PREFECT_API_URL"])
-def test_what_must_be_set(missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a secret or a Prefect server, nothing is received: exit 2, one line."""
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REHEARSAL_WEBHOOK_SECRET", ""),
+        ("REHEARSAL_WEBHOOK_SECRET", "short"),
+        ("REHEARSAL_WEBHOOK_SECRET", f"{SECRET}\n"),  # as `echo` writes it into a Kubernetes secret
+        ("REHEARSAL_WEBHOOK_SECRET", " " * 20),
+        ("REHEARSAL_WEBHOOK_SECRET", f"{SECRET}\udcff"),
+        ("PREFECT_API_URL", ""),
+        ("PREFECT_API_URL", "prefect:4200/api"),
+    ],
+)
+def test_what_must_be_set(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a secret or a Prefect server that can be used, nothing is received: exit 2, one line."""
     monkeypatch.setenv("REHEARSAL_WEBHOOK_SECRET", SECRET)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
-    monkeypatch.delenv(missing)
+    monkeypatch.setenv(name, value)
     assert main(["--deployment", "promote/approvals"]) == 2
     err = capsys.readouterr().err
-    assert missing in err
+    assert f"error: {name} must be set" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("model", ["", "digits="])
+def test_one_deployment_for_a_model(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two deployments for one model, none would silently win."""
+    monkeypatch.setenv("REHEARSAL_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    assert main(["--deployment", f"{model}promote/a", "--deployment", f"{model}promote/b"]) == 2
+    assert "must be given once for each model" in capsys.readouterr().err
+
+
+def test_a_thread_hands_on_what_it_raises() -> None:
+    """A delivery is answered in a thread of its own, whose error is that of the request."""
+
+    async def both() -> None:
+        assert await _beside(lambda: (200, "x")) == (200, "x")
+        with pytest.raises(ZeroDivisionError):
+            await _beside(lambda: (1 // 0, ""))
+
+    asyncio.run(both())
