@@ -38,7 +38,7 @@ from configs.addresses import (
     server_address,
     tracking_uri,
 )
-from configs.serving_flags import PARAMETERS, check_flag, check_place, flag_value, most_rows
+from configs.serving_flags import MODELS, PARAMETERS, check_flag, check_place, check_places, flag_value, most_rows
 from configs.times import Moment, check_order
 
 # A model name becomes a directory, a URL segment and a registry name: no slash, no leading dot, no "..".
@@ -303,6 +303,7 @@ class Serving(Section):
             raise ValueError(
                 f"{self.for_containers} needs backend: docker or auto, because a {self.backend} server takes none"
             )
+        check_places(self.files)
         parameters = flag_value(self.args, PARAMETERS)
         if parameters and parameters not in self.files:
             raise ValueError(
@@ -683,6 +684,12 @@ class Config(Section):
     gates: Gates = Gates()
     tracking: Tracking = Tracking()
     promote: Promote = Promote()
+
+    @model_validator(mode="after")
+    def _file_is_not_in_the_place_of_the_model(self) -> Config:
+        if f"{MODELS}/{self.name}" in self.serving.files:
+            raise ValueError(f"serving.files must not contain '{MODELS}/{self.name}', where the candidate is")
+        return self
 
     @property
     def candidates_dir(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +25,7 @@ OURS = {  # each with the reason why it cannot be set
 WITHOUT_FILES = ("/", "/tmp", "/proc", "/sys", "/dev")  # noqa: S108  where nothing can be copied before the start
 MODELS = "/models"  # where the versions are, with a directory for each model
 BATCHING, PARAMETERS = "enable_batching", "batching_parameters_file"
+LARGEST_FILE = 64 * 1024  # bytes of a file of parameters; a real one has a few lines
 DEFAULT_BATCH = 1000
 """The max_batch_size of a server with --enable_batching and no other setting.
 
@@ -34,8 +36,8 @@ Source: tensorflow_serving/servables/tensorflow/session_bundle_config.proto, Bat
 def check_flag(argument: str) -> str:
     """Accept `--name` or `--name=value` that a user may set."""
     found = FLAG.fullmatch(argument)
-    if not found:
-        raise ValueError("must be flags of TensorFlow Serving, each as --name or --name=value")
+    if not found or not argument.isprintable():
+        raise ValueError("must be flags of TensorFlow Serving, each as --name or --name=value, in printable characters")
     if reason := OURS.get(found[1]):
         raise ValueError(f"must not contain --{found[1]}: {reason}")
     return argument
@@ -43,15 +45,25 @@ def check_flag(argument: str) -> str:
 
 def check_place(place: str) -> str:
     """Accept the path of a file in the container."""
-    path = PurePosixPath(place)
-    if not path.is_absolute() or ".." in path.parts or str(path) != place:
-        raise ValueError(f"must map absolute paths in the container to files, got '{place}'")
+    path = PurePosixPath(place)  # which keeps two slashes at the beginning
+    if path.root != "/" or ".." in path.parts or str(path) != place or not place.isprintable():
+        raise ValueError(
+            f"must map absolute paths in the container to files, such as /etc/batching.txt, got '{place}'"
+        )
     directory = str(path.parent)
     if any(directory == barred or (barred != "/" and directory.startswith(f"{barred}/")) for barred in WITHOUT_FILES):
         raise ValueError(f"must not contain '{place}': no file can be put into {directory}")
     if place == f"{MODELS}/models.config" or directory.startswith(f"{MODELS}/"):
         raise ValueError(f"must not contain '{place}', which is the rehearsal's own; put it directly into {MODELS}")
     return place
+
+
+def check_places(places: Collection[str]) -> None:
+    """Refuse a file in the place of a directory of another file."""
+    for place in places:
+        above = next((str(parent) for parent in PurePosixPath(place).parents if str(parent) in places), None)
+        if above:
+            raise ValueError(f"files must not contain '{above}' and '{place}', because a file has no files below it")
 
 
 def flag_value(arguments: tuple[str, ...], name: str) -> str | None:
@@ -83,8 +95,8 @@ def most_rows(arguments: tuple[str, ...], parameters: Path | None) -> int:
 
     message = _batching_parameters()
     try:
-        text_format.Parse(parameters.read_text(encoding="utf-8"), message, allow_unknown_field=True)
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as exc:
+        text_format.Parse(_text(parameters), message, allow_unknown_field=True)
+    except (OSError, UnicodeDecodeError, text_format.ParseError, RecursionError) as exc:
         example = "max_batch_size { value: 32 }"
         raise ValueError(f"must hold BatchingParameters as text, such as {example}, got: {exc}") from exc
     if not message.HasField("max_batch_size"):
@@ -93,6 +105,14 @@ def most_rows(arguments: tuple[str, ...], parameters: Path | None) -> int:
     if size < 1:  # a real server crashes at 0
         raise ValueError(f"must have a max_batch_size of at least 1, got {size}")
     return size
+
+
+def _text(file: Path) -> str:
+    with file.open("rb") as stream:
+        content = stream.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"must not be larger than {LARGEST_FILE // 1024} KB, and it is")
+    return content.decode()
 
 
 def _batching_parameters() -> Any:

@@ -176,8 +176,8 @@ def _as_archive(place: str, file: Path) -> bytes:
         raise ServingError(f"serving.files: '{file}' must be readable, got {exc.strerror}") from exc
 
 
-def known_flags(serving: Serving) -> frozenset[str]:
-    """Return the flags of the server in `serving.image`, as its `--help` lists them.
+def known_flags(serving: Serving) -> dict[str, str]:
+    """Return the flags of the server in `serving.image` with their types, as its `--help` lists them.
 
     Raises:
         ServingUnavailable: there is no engine or image, or the engine failed.

@@ -30,6 +30,20 @@ BAD = {
     "a relative place": ("files: {b: batching.txt}", "absolute paths"),
     "the root": ("files: {/b: batching.txt}", "no file can be put into /"),
     "below tmp": ("files: {/tmp/x/b: batching.txt}", "no file can be put into /tmp/x"),
+    "two slashes": ("files: {//tmp/b: batching.txt}", "absolute paths"),
+    "a slash at the end": ("files: {/etc/b/: batching.txt}", "absolute paths"),
+    "a line break": ('files: {"/etc/b\\n": batching.txt}', "absolute paths"),
+    "a line break in a flag": ('args: ["--platform_config_file=/x\\n"]', "printable characters"),
+    "below a file": ("files: {/etc/b: batching.txt, /etc/b/x/c: batching.txt}", "a file has no files below it"),
+    "the model's directory": ("files: {/models/m: batching.txt}", "where the candidate is"),
+    "nested braces": (
+        "args: [--enable_batching, --batching_parameters_file=/etc/b], files: {/etc/b: nested.txt}",
+        "must hold BatchingParameters as text",
+    ),
+    "a large file": (
+        "args: [--enable_batching, --batching_parameters_file=/etc/b], files: {/etc/b: large.txt}",
+        "must not be larger than 64 KB",
+    ),
     "a way up": ("files: {/etc/../b: batching.txt}", "absolute paths"),
     "our own list": ("files: {/models/models.config: batching.txt}", "the rehearsal's own"),
     "a model's directory": ("files: {/models/m/b: batching.txt}", "the rehearsal's own"),
@@ -59,6 +73,8 @@ def test_bad_values(case: str, tmp_path: Path) -> None:
     """What cannot be used is one line, when the file is read."""
     text, words = BAD[case]
     (tmp_path / "batching.txt").write_text("max_batch_size { value: 8 }")
+    (tmp_path / "nested.txt").write_text("x {" * 10_000)
+    (tmp_path / "large.txt").write_text("# " + "x" * 2**17)
     (tmp_path / "cfg.yaml").write_text(f"name: m\nserving: {{{text}}}\n")
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "cfg.yaml")
@@ -98,12 +114,21 @@ def test_the_last_flag_counts() -> None:
 
 def test_which_flags_there_are() -> None:
     """Flags are read from TensorFlow's list and from argparse's; without any, nothing is refused."""
-    usage = "usage: x\nFlags:\n\t--port=8500    \tint32\tTCP --no\n\t--enable_batching=false\tbool\tenable\n"
-    assert flags_in(usage) == {"port", "enable_batching"}
-    assert flags_in("usage: a [-h]\n\noptions:\n  -h, --help\n  --port PORT  a port\n") == {"port"}
-    check_flags(("--anything",), "image", frozenset())
+    usage = 'usage: x\nFlags:\n\t--port=8500    \tint32\tTCP --no\n\t--enable_batching=false\tbool\tenable\n'
+    usage += '\t--saved_model_tags="serve"    \tstring\tComma-separated\n'
+    assert flags_in(usage) == {"port": "int32", "enable_batching": "bool", "saved_model_tags": "string"}
+    assert flags_in("usage: a [-h]\n\noptions:\n  -h, --help\n  --port PORT  a port\n") == {"port": ""}
+    check_flags(("--anything",), "image", {})
+    check_flags(("--enable_batching", "--port=1", "--saved_model_tags="), "image", flags_in(usage))
+    check_flags(("--port",), "image", {"port": ""})
     with pytest.raises(ServingError, match="no flag --anything; docker run --rm image --help lists its flags"):
-        check_flags(("--anything",), "image", frozenset({"port"}))
+        check_flags(("--anything",), "image", {"port": ""})
+
+
+def test_a_flag_without_its_value() -> None:
+    """TensorFlow Serving says `unknown argument` of it and serves without it, which would be judged instead."""
+    with pytest.raises(ServingError, match=r"--saved_model_tags must have a value \(string\)"):
+        check_flags(("--saved_model_tags",), "image", {"saved_model_tags": "string"})
 
 
 def test_gpus_are_requested_from_the_engine() -> None:
