@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 import re
 import ssl
+from collections.abc import Collection, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -17,7 +20,12 @@ DATABASES = r"sqlite:///[^?]|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(://
 # RFC 9110, section 5.6.2
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # What the client itself sets, and what belongs to one connection.
-OWN_HEADERS = ("host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "te")
+OWN_HEADERS = (
+    "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "te",
+    "keep-alive", "proxy-connection", "trailer", "upgrade", "expect",
+)  # fmt: skip
+GRPC_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+USUAL_PORTS = {"http": 80, "https": 443}
 
 
 def production_address(address: str) -> str:
@@ -84,6 +92,36 @@ def header_value(value: str) -> str:
     if not value.isascii() or not value.isprintable() or value != value.strip() or not value:
         raise ValueError("must be printable ASCII text without spaces at its ends")
     return value
+
+
+def check_headers(names: Collection[str], addresses: Collection[str]) -> None:
+    """Refuse headers of which it would depend on the client what is sent."""
+    lower = [name.lower() for name in names]
+    for name in names:
+        if lower.count(name.lower()) > 1:
+            raise ValueError(f"live_headers must name each header once, got '{name}' in several spellings")
+        if not GRPC_NAME.fullmatch(name) and any(address.startswith("grpc") for address in addresses):
+            raise ValueError(f"live_headers must not contain '{name}', which gRPC does not accept as a name")
+    if "authorization" in lower and any("@" in address for address in addresses):
+        raise ValueError("live_headers must not contain Authorization, because the user name of live_url is sent as it")
+
+
+def check_different(addresses: Sequence[str]) -> None:
+    """Refuse a server that is named twice, because another one would be missing."""
+    known: dict[tuple[str, int | None], str] = {}
+    for address in addresses:
+        if same := known.get(place_of(address)):
+            raise ValueError(f"live_urls must name each server once, got '{same}' and '{address}'")
+        known[place_of(address)] = address
+
+
+def place_of(address: str) -> tuple[str, int | None]:
+    """Return host and port of a valid address, which are the same in all its spellings."""
+    parts = urlsplit(address)
+    host = (parts.hostname or "").rstrip(".")
+    with contextlib.suppress(ValueError):  # it is a name
+        host = str(ipaddress.ip_address(host))
+    return host, parts.port or USUAL_PORTS.get(parts.scheme)
 
 
 def tracking_uri(uri: str) -> str:

@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from configs.addresses import check_tls
+from configs.addresses import check_tls, place_of
 from configs.errors import ConfigError
 from configs.explain import cut, explain
 from configs.parameters import check_metric, check_parameters
@@ -301,7 +301,7 @@ def _attached(config: Config, base: Path, models_root: Path) -> Attached:
         ConfigError: server or directory are production's, or TensorFlow would read the path as a pattern.
     """
     attached = config.serving.attached
-    if attached.url and attached.url in config.promote.live_addresses:
+    if attached.url and place_of(attached.url) in map(place_of, config.promote.live_addresses):
         raise ConfigError(
             f"serving.attached.url must not be production's address, got '{attached.url}'; start another server"
         )

@@ -40,7 +40,10 @@ QUOTED = re.compile(  # in JSON, or in the repr of a dict
 HEADER = re.compile(r"(?:Basic|Bearer|Token|ApiKey|Negotiate) +(\S+)", re.IGNORECASE)  # of Authorization
 REFERENCES = re.compile(r"(\$\{\w+\}|\*\*\*|:)+")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-KEYS = ("api", "private", "access", "account", "shared", "signing", "encryption", "ssh", "master")
+KEYS = (
+    "api", "private", "access", "account", "shared", "signing", "encryption", "ssh", "master", "subscription",
+    "functions", "auth",
+)  # fmt: skip
 WITHIN = ("password", "passwd", "passphrase", "secret", "credential", *(f"{kind}key" for kind in KEYS))
 ENDINGS = ("token", "pwd")
 WORDS = ("token", "tokens", "pwd", "auth", "authorization", "bearer", "cookie", "jwt", "passcode", "pw", "pass")

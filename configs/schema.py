@@ -29,6 +29,8 @@ from pydantic import (
 )
 
 from configs.addresses import (
+    check_different,
+    check_headers,
     header_name,
     header_value,
     host_and_port,
@@ -606,7 +608,7 @@ class Promote(Section):
         description="address of the production server, where a new version is verified, such as http://HOST:8501; "
         "grpc://HOST:8500 verifies over gRPC, and https:// and grpcs:// use TLS",
     )
-    live_urls: tuple[Annotated[Address, StringConstraints(min_length=1)], ...] = Field(
+    live_urls: tuple[Address, ...] = Field(
         (),
         description="addresses of several production servers, such as the replicas of one service: each must load a "
         "new version within live_timeout_s and answer it as the rehearsal did. Replaces live_url",
@@ -650,6 +652,14 @@ class Promote(Section):
         files = [name for name, file in self.live_tls if file is not None]
         if files and not any(address.startswith(("https:", "grpcs:")) for address in self.live_addresses):
             raise ValueError(f"live_tls.{files[0]} needs a live_url of https:// or grpcs://")
+        return self
+
+    @model_validator(mode="after")
+    def _requests_are_clear(self) -> Promote:
+        if "" in self.live_urls:
+            raise ValueError("live_urls must not contain an empty address")
+        check_different(self.live_urls)
+        check_headers(self.live_headers, self.live_addresses)
         return self
 
     @model_validator(mode="after")

@@ -298,7 +298,7 @@ BAD: Mapping[str, tuple[str, str]] = {
     "no port": ("promote: {live_url: 'grpc://h'}", "must name a port"),
     "a user": ("promote: {live_urls: ['grpcs://ann:planted-secret@h:1']}", "use promote.live_headers"),
     "another scheme": ("promote: {live_urls: ['ftp://h:1']}", "grpcs://HOST:PORT, without a path"),
-    "an empty address": ("promote: {live_urls: ['']}", "live_urls[0]"),
+    "an empty address": ("promote: {live_urls: ['']}", "must not contain an empty address"),
     "a bad name": ("promote: {live_headers: {'a b': c}}", "names of HTTP headers"),
     "our own": ("promote: {live_headers: {Content-Length: '3'}}", "the client sets itself"),
     "two lines": ('promote: {live_headers: {X-A: "planted-secret\\nb"}}', "printable ASCII"),
@@ -313,6 +313,22 @@ BAD: Mapping[str, tuple[str, str]] = {
         )
         for path in ("metrics", "/", "/m/", "//h/m", "/m?a=1", "/m#a", "/m m", "http://h/m", "/m\\n", "/\u00fc")
     },
+    **{
+        f"one server as {other}": (f"promote: {{live_urls: ['{one}', '{other}']}}", "must name each server once")
+        for one, other in (
+            ("http://h:1", "http://h:1"), ("http://h", "http://H.:80"), ("https://h:443", "https://h"),
+            ("http://[::1]:1", "http://[0::1]:1"), ("http://h:1", "http://u:planted-secret@h:1"),
+        )
+    },
+    "one header twice": (
+        "promote: {live_url: 'http://h:1', live_headers: {X-A: a, x-a: b}}", "must name each header once"
+    ),
+    "two users": (
+        "promote: {live_url: 'http://u:planted-secret@h:1', live_headers: {authorization: b}}",
+        "must not contain Authorization",
+    ),
+    "a name for HTTP only": ("promote: {live_url: 'grpc://h:1', live_headers: {'X!A': a}}", "gRPC does not accept"),
+    "of a connection": ("promote: {live_headers: {Expect: 100-continue}}", "the client sets itself"),
     "not text": ("promote: {live_headers: {X-A: 3}}", "must be text"),
 }
 

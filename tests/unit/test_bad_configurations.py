@@ -133,6 +133,10 @@ def bomb(levels: int, step: str) -> str:
             f"serving: {attached('url: http://h:1, directory: d')}\npromote: {{live_url: http://h:1}}",
             "must not be production's address",
         ),
+        (
+            f"serving: {attached('url: http://h:1, directory: d')}\npromote: {{live_urls: ['http://H.:01']}}",
+            "must not be production's address",
+        ),
         (f"serving: {attached('url: http://h:1, directory: d, seen_as: d')}", "seen_as' must be an absolute path"),
         (f"serving: {attached('url: http://h:1, directory: d, grpc: h')}", "'serving.attached.grpc' must be HOST:PORT"),
         (f"serving: {attached('url: http://h:1, directory: d, grpc: http://h:1')}", "must be HOST:PORT"),

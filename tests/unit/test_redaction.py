@@ -60,8 +60,9 @@ def test_what_looks_like_a_secret_in_a_text(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["password", "dbPassword", "HF_TOKEN", "api-key", "apikey", "clientSecret", "PWD", "auth", "password_1", "db_pw"],
-)
+    ["password", "dbPassword", "HF_TOKEN", "api-key", "apikey", "clientSecret", "PWD", "auth", "password_1", "db_pw",
+     "Ocp-Apim-Subscription-Key", "x-functions-key", "X-Auth-Key"],
+)  # fmt: skip
 def test_names_of_secrets(name: str) -> None:
     """A secret is known by its name, in any spelling."""
     assert names_a_secret(name, "x")
