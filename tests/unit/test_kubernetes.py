@@ -27,6 +27,7 @@ from tests.kubernetes import (
     named,
     pods,
 )
+from tests.markdown import Page, commands
 
 PROPERTIES = TEMPLATE["variables"]["properties"]
 EXAMPLES = {"string": "200Mi", "integer": 7, "boolean": False, "object": {"a": "b"}}
@@ -219,6 +220,14 @@ def test_the_first_lists_of_models_are_empty() -> None:
     """Where a server may start before a list was written, it starts on the store's list of no models."""
     production, run = (dict(pods(ROOT / "labels"))[name]["initContainers"][0] for name in ("serving", "job"))
     assert [f"echo '{EMPTY.strip()}' > " in first["command"][-1] for first in (production, run)] == [True, True]
+
+
+def test_the_documented_overlays_are_those_that_are_checked() -> None:
+    """Each documented kubectl command renders or applies one of the overlays of these tests, and each is documented."""
+    blocks = Page(Path("docs/kubernetes.md")).blocks
+    called = [words for block in blocks for words in commands(block.text) if words[0] == "kubectl"]
+    assert {" ".join(words[1:-1]) for words in called} == {"kustomize", "apply -k"}
+    assert {Path(words[-1]).resolve() for words in called} == {overlay.resolve() for overlay in OVERLAYS}
 
 
 def test_one_release_judges_and_serves() -> None:
