@@ -1,4 +1,7 @@
-"""The pod of a run on Kubernetes: its containers run here in the same order, with the same commands and volumes."""
+"""The pod of a run on Kubernetes: its containers run here in the same order, with the same commands and volumes.
+
+No run here starts a container: the run in the pod knows no engine.
+"""
 
 from __future__ import annotations
 
