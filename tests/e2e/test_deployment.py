@@ -125,6 +125,7 @@ def test_a_deployment_is_what_its_file_says(
     ]
 
 
+@pytest.mark.long
 def test_a_worker_promotes(
     run_deployment: Callable[..., Any], deployed: Path, ask_prefect: Ask, tmp_path: Path
 ) -> None:
@@ -163,6 +164,7 @@ def told() -> Iterator[tuple[str, Queue[bytes]]]:
 
 def test_a_worker_rejects(
     run_deployment: Callable[..., Any],
+    deployed: Path,
     ask_prefect: Ask,
     prefect_env: dict[str, str],
     told: tuple[str, Queue[bytes]],
@@ -182,11 +184,15 @@ def test_a_worker_rejects(
     run = run_deployment("train-and-serve/nightly", "training.epochs=1", "gates.metrics.accuracy=1.1")
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Rejected")
     assert "accuracy" in run["state"]["message"]
+    printed = (deployed / "worker.log").read_text()
+    assert "epoch 1/1" in printed
+    assert "HTTP Request" not in printed
     text = json.loads(posted.get(timeout=600))["text"]
     assert text == f"train-and-serve: Rejected: {run['state']['message']}"
     assert not (tmp_path / "models" / "digits" / "1").exists()
 
 
+@pytest.mark.long
 def test_a_worker_acts_on_an_approval(run_deployment: Callable[..., Any], tmp_path: Path) -> None:
     """What waits after a run by a worker is promoted by the scheduled deployment once its page says approved."""
     from mlflow import MlflowClient

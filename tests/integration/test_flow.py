@@ -83,6 +83,7 @@ def test_a_model_that_fails_a_gate_is_rejected_not_crashed(rehearse: Callable[..
     assert (sorted((user / "models" / "pair").iterdir()) if (user / "models").exists() else []) == live
 
 
+@pytest.mark.long
 def test_promotion_that_is_not_wanted(rehearse: Callable[..., Any], user: Path) -> None:
     """With promote=False a model that passes ends in a completed state that is not named Promoted."""
     state = rehearse(promote=False)
@@ -116,6 +117,13 @@ def test_a_champion_that_has_seen_the_test_rows(rehearse: Callable[..., Any], us
     assert outcome.report.new_rows == 0
     compared = quality_of(state)
     assert compared.figures["rows_seen"] + compared.figures["rows_unseen"] == outcome.report.served.rows  # type: ignore[union-attr]
+
+
+@pytest.mark.long
+def test_few_unseen_rows_by_other_bounds(rehearse: Callable[..., Any], user: Path) -> None:
+    """An absolute bound judges alone, and a smaller gates.min_unseen_rows lets the few unseen rows be compared."""
+    assert rehearse().name in ("Promoted", "AwaitingReview")
+    larger = "data.test_fraction=0.4"
     bounded = rehearse(larger, "gates.metrics={rmse: {max: 1000}}", promote=False)
     assert bounded.name == "NotPromoted"
     assert "not compared with the champion" in quality_of(bounded).summary
@@ -124,6 +132,7 @@ def test_a_champion_that_has_seen_the_test_rows(rehearse: Callable[..., Any], us
     assert "that it has seen are left out" in quality_of(fewer).summary
 
 
+@pytest.mark.long
 def test_a_champion_of_before(rehearse: Callable[..., Any], user: Path) -> None:
     """A champion without a record is compared by the rows that its run saved; without those a person decides."""
     from tasks.datasets.seen import RECORD
