@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
-from uuid import uuid4
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -21,6 +20,9 @@ from prefect.futures import PrefectFuture
 from configs.redaction import clean, redact
 from configs.schema import Config
 from tasks.errors import PipelineError
+from tasks.records import Candidate
+from tasks.store.leftovers import clear
+from tasks.store.runs import create_run_dir
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,8 +73,16 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
 
 
 def new_run_dir(config: Config) -> Path:
-    """Return a new directory for the files of one run, without creating it; its name begins with the time."""
-    return config.work_dir / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+    """Create a directory for the files of one run of this process, after removing what earlier runs left."""
+    clear(config)
+    return create_run_dir(config)
+
+
+def again_run_dir(config: Config, candidate: Candidate) -> Path:
+    """Create another directory for a candidate that is judged again; that of its own run is still needed."""
+    clear(config)
+    name = f"{candidate.run_id}-again-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    return create_run_dir(config, name, (candidate.digest,))
 
 
 def artifact_key(name: str) -> str:
