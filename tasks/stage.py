@@ -72,17 +72,23 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
     return policy(timed)
 
 
-def new_run_dir(config: Config) -> Path:
-    """Create a directory for the files of one run of this process, after removing what earlier runs left."""
+def new_run_dir(config: Config, *uses: str) -> Path:
+    """Create a directory for the files of one run of this process, and remove what earlier runs left.
+
+    Args:
+        uses: paths that the run reads, which may be among what an earlier run left; empty ones are ignored.
+    """
+    run_dir = create_run_dir(config, uses=tuple(filter(None, uses)))
     clear(config)
-    return create_run_dir(config)
+    return run_dir
 
 
 def again_run_dir(config: Config, candidate: Candidate) -> Path:
     """Create another directory for a candidate that is judged again; that of its own run is still needed."""
-    clear(config)
     name = f"{candidate.run_id}-again-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-    return create_run_dir(config, name, (candidate.digest,))
+    run_dir = create_run_dir(config, name, digests=(candidate.digest,))
+    clear(config)
+    return run_dir
 
 
 def artifact_key(name: str) -> str:

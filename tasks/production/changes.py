@@ -20,13 +20,12 @@ from tasks.serving.attached import left_behind
 from tasks.store.champion import champion_version, find_champion
 from tasks.store.history import SERVED, process_user, read, served_digest
 from tasks.store.layout import next_number, versions
-from tasks.store.leftovers import find_leftovers
+from tasks.store.leftovers import digests_in_use, find_leftovers
 from tasks.store.lock import model_lock
 from tasks.store.rehearsals import recall_or_warn
 from tasks.store.repair import Finding, catch_up, mend, repair
 from tasks.store.retention import prune
 from tasks.store.rollback_target import bytes_of, rollback_target
-from tasks.store.runs import run_directories
 from tasks.store.serving_config import labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
 from tasks.waiting import waiting_for
@@ -210,7 +209,7 @@ def _done(config: Config, found: Production, change: Change) -> Promotion:
         )
     keep = 0 if result.unwritten else config.promote.keep
     try:
-        in_use = run_directories(config).digests_in_use if keep else ()
+        in_use = digests_in_use(config) if keep else ()
         for path in prune(found.model_dir, config.candidates_dir, found.layout, keep, in_use):
             log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
     except (StoreError, OSError) as exc:  # the change succeeded, and MLflow must be updated; the next one prunes again

@@ -59,13 +59,20 @@ def find_leftovers(config: Config, *, only_look: bool = False) -> list[Finding]:
             gone |= {path} if findings[-1].done == "removed" else set()
         needed = _needed_digests(config, gone)
         findings += _of_ended_runs(config, runs, needed, only_look)
-        findings += _of_earlier_releases(config, runs.unowned, needed, only_look)
+        findings += _of_earlier_releases(config, runs, needed, only_look)
         findings += _half_done(config.work_dir / RUNS, only_look)
     except (PipelineError, OSError) as exc:
         findings.append(Finding("reported", f"what ended runs left in '{config.work_dir}' cannot be removed: {exc}"))
     if not only_look:
         remove_unused(config)
     return findings
+
+
+def digests_in_use(config: Config, runs: RunDirectories | None = None) -> set[str]:
+    """Return the digests of candidates that runs have exported, or read, which may be going on."""
+    runs = run_directories(config) if runs is None else runs
+    read_by_runs = (path for _, path in _numbered(config.candidates_dir) if runs.are_reading(path))
+    return {*runs.digests_in_use, *map(declared_digest, read_by_runs)}
 
 
 def _removed_by(findings: Sequence[Finding]) -> list[Finding]:
@@ -76,7 +83,7 @@ def _prune(config: Config) -> list[Path]:
     keep, model_dir = config.promote.keep, config.live_dir
     if not keep or not model_dir.is_dir() or len(_numbered(config.candidates_dir)) <= keep:
         return []
-    in_use = run_directories(config).digests_in_use
+    in_use = digests_in_use(config)
     try:
         with model_lock(model_dir, 0):
             return prune_candidates(model_dir, config.candidates_dir, config.promote.layout, keep, in_use)
@@ -86,7 +93,7 @@ def _prune(config: Config) -> list[Path]:
 
 def _unjudged(config: Config, runs: RunDirectories) -> list[Path]:
     """Return the candidates that ended runs exported and nobody judged; those of earlier releases are not known."""
-    exported = {digest for owner in runs.ended.values() for digest in owner.digests} - runs.digests_in_use
+    exported = {digest for owner in runs.ended.values() for digest in owner.digests} - digests_in_use(config, runs)
     judged = {(entry.version, entry.digest) for entry in read(config.live_dir) if entry.state != "exported"}
     found = [(number, declared_digest(path), path) for number, path in _numbered(config.candidates_dir)]
     return [
@@ -110,25 +117,25 @@ def _of_ended_runs(
 ) -> Iterator[Finding]:
     named = _named(config.candidates_dir, needed)
     for path, owner in runs.ended.items():
-        if path.name not in named and not needed & {*owner.digests}:
+        if path.name not in named and not needed & {*owner.digests} and not runs.are_reading(path):
             what = "whose candidates are gone" if owner.digests else "that ended without a candidate"
             yield _removed(path, f"the directory of a run {what}", only_look)
 
 
 def _of_earlier_releases(
-    config: Config, unowned: Collection[Path], needed: Collection[str], only_look: bool
+    config: Config, runs: RunDirectories, needed: set[str], only_look: bool
 ) -> Iterator[Finding]:
     """Remove a directory without an owner if only pruned candidates of this model name it; report unknown ones."""
-    named_by: dict[str, set[Path]] = {path.name: set() for path in unowned}
-    for record in config.candidates_dir.parent.glob(f"*/{KEPT}/*.json") if unowned else ():
+    named_by: dict[str, set[Path]] = {path.name: set() for path in runs.unowned}
+    for record in config.candidates_dir.parent.glob(f"*/{KEPT}/*.json") if runs.unowned else ():
         for name in _run_names(record) & named_by.keys():
             named_by[name].add(record)
-    for path in unowned:
+    for path in runs.unowned:
         records = named_by[path.name]
         ours = all(record.parent == config.candidates_dir / KEPT for record in records)
-        if records and ours and not any(record.stem in needed for record in records):
+        if records and ours and not needed & {record.stem for record in records} and not runs.are_reading(path):
             yield _removed(path, "the directory of a run whose candidates are gone", only_look)
-    unknown = [path for path in unowned if not named_by[path.name]]
+    unknown = [path for path in runs.unowned if not named_by[path.name]]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         yield Finding(

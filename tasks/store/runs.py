@@ -47,6 +47,7 @@ class Owner:
         model: its name. models_root: relative to work_dir, so that both can be moved together.
         host, boot, pid, started: the process of the run (tasks/owner.py).
         digests: of the candidates that it exported, or judged again.
+        uses: real paths that it reads, such as a given model.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Owner:
     pid: int
     started: str
     digests: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
 
     def is_of(self, config: Config) -> bool:
         """Return whether this is a run of the model of a configuration."""
@@ -74,17 +76,20 @@ class Owner:
         return now - touched < SILENCE_S
 
 
-def create_run_dir(config: Config, name: str = "", digests: tuple[str, ...] = ()) -> Path:
+def create_run_dir(
+    config: Config, name: str = "", *, digests: tuple[str, ...] = (), uses: tuple[str, ...] = ()
+) -> Path:
     """Create a directory for the files of one run of this process, and return it.
 
     If it cannot be created, its path is returned nevertheless: the stage that writes there first says why it cannot.
 
     Args:
-        name: the default begins with the time. digests: of a candidate that is judged again.
+        name: the default begins with the time. digests: of a candidate that is judged again. uses: paths that it reads.
     """
     path = config.work_dir / RUNS / (name or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}")
     pid = os.getpid()
-    owner = Owner(config.name, _models_root(config), host_id(), boot_id(), pid, process_start(pid), digests)
+    used = tuple(map(os.path.realpath, uses))
+    owner = Owner(config.name, _models_root(config), host_id(), boot_id(), pid, process_start(pid), digests, used)
     new = path.with_name(f"{NEW}{path.name}")
     try:
         new.mkdir(parents=True)
@@ -123,34 +128,46 @@ def owner_of(run_dir: Path) -> Owner | None:
 
 @dataclass(frozen=True)
 class RunDirectories:
-    """The run directories of one model whose runs have ended or may be going on, and those without an owner."""
+    """The run directories of one model whose runs have ended or may be going on, and those without an owner.
+
+    Attributes:
+        uses: real paths that runs of any model read, which may be going on.
+    """
 
     ended: Mapping[Path, Owner]
     living: Mapping[Path, Owner]
     unowned: Sequence[Path]
+    uses: Sequence[str]
 
     @property
     def digests_in_use(self) -> set[str]:
         """Return the digests of the candidates of runs that may be going on."""
         return {digest for owner in self.living.values() for digest in owner.digests}
 
+    def are_reading(self, directory: Path) -> bool:
+        """Return whether a run that may be going on reads a file below a directory, or the directory."""
+        return any(Path(used).is_relative_to(os.path.realpath(directory)) for used in self.uses)
+
 
 def run_directories(config: Config) -> RunDirectories:
     """Return the run directories of a model; whatever else lies beside them is ignored."""
     directory = config.work_dir / RUNS
     now = file_time(directory)
-    ended: dict[Path, Owner] = {}
-    living: dict[Path, Owner] = {}
-    unowned = []
+    owned: dict[bool, dict[Path, Owner]] = {True: {}, False: {}}  # by whether the run may be going on
+    unowned: list[Path] = []
+    uses: list[str] = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         if not ID.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
             continue
         owner = owner_of(path)
         if owner is None:
             unowned.append(path)
-        elif owner.is_of(config):
-            (living if owner.may_live(_touched(path), now) else ended)[path] = owner
-    return RunDirectories(ended, living, unowned)
+            continue
+        lives = owner.may_live(_touched(path), now)
+        uses += owner.uses if lives else ()
+        if owner.is_of(config):
+            owned[lives][path] = owner
+    return RunDirectories(owned[False], owned[True], unowned, uses)
 
 
 def _touched(run_dir: Path) -> float:

@@ -153,7 +153,7 @@ def test_a_candidate_that_is_judged_again_keeps_both(store: Store) -> None:
     """The rehearsal of a candidate that was judged again names the rows of its run, and the answers of the new one."""
     first = ended(store.run("awaiting review"))
     name, digest = f"{first.name}-again-20260101T000000123456", store.digest(1)
-    again = ended(create_run_dir(store.config, name, (digest,)))
+    again = ended(create_run_dir(store.config, name, digests=(digest,)))
     assert removed(store) == []
     shutil.rmtree(store.candidates / "1")
     assert removed(store) == [f"runs/{first.name}", f"runs/{again.name}"]
@@ -172,6 +172,22 @@ def test_a_candidate_that_was_never_judged_goes(store: Store) -> None:
     assert [entry.version for entry in read(store.live) if entry.state == "exported"] == [1, 2, 3, 4]
     store.run()
     assert [*versions(store.candidates)] == [3, 4, 5]  # numbers are not used again
+
+
+def test_a_leftover_that_a_run_is_given_stays(store: Store, tmp_path: Path) -> None:
+    """A model or rows that a run of any model reads are not removed below it, and go when it has ended."""
+    left, rows, pruned = ended(store.run()), ended(store.run()), of_before(store.run("rejected"))
+    shutil.rmtree(store.candidates / "3")
+    reading = (
+        create_run_dir(store.config, uses=(f"{store.candidates}/../m/1",)),
+        create_run_dir(at(tmp_path, "other").config, uses=(f"{rows}/data/train.npz", str(pruned))),
+    )
+    clear(dataclasses.replace(store, keep=1).config)
+    assert [*versions(store.candidates)] == [1]
+    assert names(left.parent) == sorted(path.name for path in (left, rows, pruned, *reading))
+    for run_dir in reading:
+        ended(run_dir)
+    assert len(removed(store)) == 5  # and the other model's run directory is for the other model to remove
 
 
 def test_a_rehearsal_that_was_stored_before_the_kill(store: Store) -> None:
