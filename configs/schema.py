@@ -604,7 +604,9 @@ class Promote(Section):
         100, ge=1, description="number of test rows that production must answer as the rehearsal did"
     )
     keep: int = Field(
-        0, ge=0, description="number of live versions, and of candidates with the files of their runs, to keep; 0 keeps all"
+        0,
+        ge=0,
+        description="number of live versions, and of candidates with the files of their runs, to keep; 0 keeps all",
     )
     lock_timeout_s: float = Field(60, ge=0, description="seconds to wait while another process changes the same model")
     directory_mode: Mode = Field("0755", description="mode of the published directories, regardless of the umask")
