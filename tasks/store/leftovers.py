@@ -37,12 +37,12 @@ def clear(config: Config) -> None:
     """
     removed: list[object] = []
     try:
-        removed += remove_abandoned(config.candidates_dir, only_look=False)
-        for path in config.candidates_dir.glob(f"{PRUNED}*"):
-            remove(path)
         removed += _removed_by(find_leftovers(config))
         if pruned := _prune(config):  # a candidate without a verdict is none of those to keep
             removed += [*pruned, *_removed_by(find_leftovers(config))]
+        removed += remove_abandoned(config.candidates_dir, only_look=False)
+        for path in config.candidates_dir.glob(f"{PRUNED}*"):
+            remove(path)
     except (PipelineError, OSError) as exc:
         log.warning("what earlier runs left could not be removed: %s", exc)
     if removed:
@@ -60,7 +60,7 @@ def find_leftovers(config: Config, *, only_look: bool = False) -> list[Finding]:
         needed = _needed_digests(config, gone)
         findings += _of_ended_runs(config, runs, needed, only_look)
         findings += _of_earlier_releases(config, runs, needed, only_look)
-        findings += _half_done(config.work_dir / RUNS, only_look)
+        findings += _half_done(config.work_dir / RUNS, runs.unowned, only_look)
     except (PipelineError, OSError) as exc:
         findings.append(Finding("reported", f"what ended runs left in '{config.work_dir}' cannot be removed: {exc}"))
     if not only_look:
@@ -135,24 +135,29 @@ def _of_earlier_releases(
         ours = all(record.parent == config.candidates_dir / KEPT for record in records)
         if records and ours and not needed & {record.stem for record in records} and not runs.are_reading(path):
             yield _removed(path, "the directory of a run whose candidates are gone", only_look)
-    unknown = [path for path in runs.unowned if not named_by[path.name]]
+    unknown = [path for path in runs.unowned if not named_by[path.name] and not _has_no_file(path)]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         yield Finding(
             "reported",
-            f"'{unknown[0]}'{more} is not known to belong to a run, because an earlier release created it and no "
-            "rehearsal names it; remove it unless its run is going on",
+            f"'{unknown[0]}'{more} does not say whose run it belongs to, as in earlier releases, and no rehearsal "
+            "names it; remove it unless its run is going on",
         )
 
 
-def _half_done(directory: Path, only_look: bool) -> Iterator[Finding]:
-    """Remove run directories that a killed process was removing, or did not finish to create."""
+def _half_done(directory: Path, unowned: Sequence[Path], only_look: bool) -> Iterator[Finding]:
+    """Remove run directories that a process was removing, or could not create: it was killed, or the disk was full."""
     now = file_time(directory)
-    old = [path for path in directory.glob(f"{NEW}*") if now - path.lstat().st_mtime > SILENCE_S]
+    new = [*directory.glob(f"{NEW}*"), *filter(_has_no_file, unowned)]
+    old = [path for path in new if now - path.lstat().st_mtime > SILENCE_S]
     for path in sorted([*directory.glob(f"{PRUNED}*"), *old]):
         if not only_look:
             remove(path)
-        yield Finding("removed", f"'{path}', which a killed process left behind")
+        yield Finding("removed", f"'{path}', which a process left behind")
+
+
+def _has_no_file(directory: Path) -> bool:
+    return directory.is_dir() and all(path.is_dir() for path in directory.rglob("*"))
 
 
 def _removed(path: Path, what: str, only_look: bool) -> Finding:
@@ -178,5 +183,7 @@ def _run_names(record: Path) -> set[str]:
 
 
 def _numbered(directory: Path) -> list[tuple[int, Path]]:
-    found = [(version_number(path.name), path) for path in directory.iterdir()] if directory.is_dir() else []
-    return [(number, path) for number, path in sorted(found, key=str) if number is not None and path.is_dir()]
+    """Return the version directories by number; unlike `versions`, this takes two with the same number."""
+    paths = sorted(directory.iterdir()) if directory.is_dir() else []
+    found = [(version_number(path.name), path) for path in paths if path.is_dir()]
+    return [(number, path) for number, path in found if number is not None]
