@@ -17,6 +17,7 @@ from pathlib import Path
 
 from configs.schema import Config
 from tasks.errors import LockTimeout, PipelineError, StoreError
+from tasks.savedmodel.files import open_plain
 from tasks.store.history import read
 from tasks.store.layout import remove_abandoned, version_number
 from tasks.store.lock import model_lock
@@ -179,7 +180,8 @@ def _named(candidates_dir: Path, digests: Collection[str]) -> set[str]:
 
 def _run_names(record: Path) -> set[str]:
     """Return the names of run directories anywhere in a stored rehearsal, wherever work_dir was when it was written."""
-    return set(ID.findall(record.read_text(encoding="utf-8", errors="replace")))
+    with open_plain(record) as file:
+        return set(ID.findall(file.read().decode("utf-8", errors="replace")))
 
 
 def _numbered(directory: Path) -> list[tuple[int, Path]]:

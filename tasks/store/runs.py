@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from configs.schema import Config
 from tasks.errors import StoreError
 from tasks.owner import boot_id, has_ended, host_id, process_start
-from tasks.savedmodel.files import fsync_path
+from tasks.savedmodel.files import fsync_path, open_plain
 from tasks.store.journal import write_atomically
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,8 @@ def note_digest(run_dir: Path, digest: str) -> None:
 def owner_of(run_dir: Path) -> Owner | None:
     """Return the owner of a run directory, or None if an earlier release created it or the file is damaged."""
     try:
-        return TypeAdapter(Owner).validate_json((run_dir / OWNER).read_bytes())
+        with open_plain(run_dir / OWNER) as file:
+            return TypeAdapter(Owner).validate_json(file.read())
     except (OSError, ValidationError):
         return None
 
@@ -194,7 +195,7 @@ def _models_root(config: Config) -> str:
     return os.path.relpath(os.path.realpath(config.models_root), os.path.realpath(config.work_dir))
 
 
-class _Heart:
+class Heart:
     """Touches the files of this process's run directories, so that other hosts see that their runs may live."""
 
     def __init__(self) -> None:
@@ -217,5 +218,5 @@ class _Heart:
 
 
 @cache
-def _heart() -> _Heart:
-    return _Heart()
+def _heart() -> Heart:
+    return Heart()

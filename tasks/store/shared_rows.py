@@ -11,6 +11,7 @@ import filecmp
 import hashlib
 import logging
 import os
+import re
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from tasks.records import Splits
 log = logging.getLogger(__name__)
 
 ROWS = "rows"
+ENTRY = re.compile(r"[0-9a-f]{64}\.npz")
 LINKING = ".linking-"  # prefix of a name that replaces another one next
 
 
@@ -46,7 +48,7 @@ def share(config: Config, path: Path) -> None:
 
 
 def remove_unused(config: Config) -> None:
-    """Remove shared files that no run directory has, and names that a killed process left.
+    """Remove shared files that no run directory has, and names that a killed process left; files of others stay.
 
     A run that links to a file at this moment keeps it, because a file exists as long as it has a name.
     """
@@ -54,7 +56,7 @@ def remove_unused(config: Config) -> None:
     for entry in directory.iterdir() if directory.is_dir() else ():
         with contextlib.suppress(OSError):
             status = entry.stat(follow_symlinks=False)
-            if entry.name.startswith(LINKING) or (entry.suffix == ".npz" and status.st_nlink == 1):
+            if entry.name.startswith(LINKING) or (ENTRY.fullmatch(entry.name) and status.st_nlink == 1):
                 entry.unlink()
 
 

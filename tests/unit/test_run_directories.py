@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 
 from tasks.datasets.rows import load_arrays, save_arrays
 from tasks.errors import DataError
+from tasks.store import runs
 from tasks.store.history import append, read
 from tasks.store.layout import versions
 from tasks.store.leftovers import clear, find_leftovers
@@ -108,16 +110,31 @@ def test_only_ended_runs_of_the_model_go(store: Store, fields: dict[str, Any], s
 def test_what_is_not_a_run_directory_stays(store: Store) -> None:
     """Files, links and directories that somebody put beside the run directories are neither removed nor reported."""
     run_dir = create_run_dir(store.config)
-    runs = run_dir.parent
-    kept = ended(run_dir).rename(runs.parent / "moved elsewhere")
+    directory = run_dir.parent
+    kept = ended(run_dir).rename(directory.parent / "moved elsewhere")
     run_dir.symlink_to(kept)
-    (runs / "notes.txt").touch()
-    (runs / "my experiment").mkdir()
-    (runs / "20260101T000000-abcdef.txt").mkdir()
-    before = names(runs)
+    (directory / "notes.txt").touch()
+    (directory / "my experiment").mkdir()
+    (directory / "20260101T000000-abcdef.txt").mkdir()
+    before = names(directory)
     assert find_leftovers(store.config) == []
-    assert names(runs) == before
+    assert names(directory) == before
     assert (kept / OWNER).is_file()
+
+
+def test_a_living_run_touches_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of a run that goes on does not get old, whatever becomes of another run's."""
+    monkeypatch.setattr(runs, "BEAT_S", 0.01)
+    heart = runs.Heart()
+    heart.beat(tmp_path / "removed" / OWNER)
+    (tmp_path / OWNER).touch()
+    os.utime(tmp_path / OWNER, (0, 0))
+    heart.beat(tmp_path / OWNER)
+    for _ in range(60_000):
+        if (tmp_path / OWNER).stat().st_mtime:
+            break
+        time.sleep(0.01)
+    assert (tmp_path / OWNER).stat().st_mtime > 0
 
 
 # what is needed -------------------------------------------------------------------------------------------------
@@ -232,7 +249,10 @@ def test_a_damaged_owner_is_no_owner(store: Store) -> None:
         assert owner_of(run_dir) is None
         assert [finding.done for finding in find_leftovers(store.config)] == ["reported"]
     note_digest(run_dir, "0" * 64)
+    (run_dir / OWNER).unlink()
+    os.mkfifo(run_dir / OWNER)  # which nobody writes to
     assert owner_of(run_dir) is None
+    assert [finding.done for finding in find_leftovers(store.config)] == ["reported"]
 
 
 # the next run ---------------------------------------------------------------------------------------------------
@@ -394,8 +414,9 @@ def test_equal_rows_are_stored_once(store: Store) -> None:
     assert len(names(pool)) == 2
     shutil.rmtree(two.parent)
     (pool / ".linking-of-a-killed-run").touch()
+    (pool / "mine.npz").touch()
     find_leftovers(store.config)
-    assert len(names(pool)) == 1
+    assert len(names(pool)) == 2
 
 
 def test_rows_that_are_written_again_change_no_other_run(store: Store) -> None:
