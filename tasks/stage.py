@@ -21,8 +21,7 @@ from configs.redaction import clean, redact
 from configs.schema import Config
 from tasks.errors import PipelineError
 from tasks.records import Candidate
-from tasks.store.leftovers import clear
-from tasks.store.runs import create_run_dir
+from tasks.store.leftovers import begin_run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,17 +77,13 @@ def new_run_dir(config: Config, *uses: str) -> Path:
     Args:
         uses: paths that the run reads, which may be among what an earlier run left; empty ones are ignored.
     """
-    run_dir = create_run_dir(config, uses=tuple(filter(None, uses)))
-    clear(config)
-    return run_dir
+    return begin_run(config, uses=tuple(filter(None, uses)))
 
 
 def again_run_dir(config: Config, candidate: Candidate) -> Path:
     """Create another directory for a candidate that is judged again; that of its own run is still needed."""
     name = f"{candidate.run_id}-again-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-    run_dir = create_run_dir(config, name, digests=(candidate.digest,))
-    clear(config)
-    return run_dir
+    return begin_run(config, name, digests=(candidate.digest,))
 
 
 def artifact_key(name: str) -> str:

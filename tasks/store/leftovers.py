@@ -25,10 +25,26 @@ from tasks.store.publish import PRUNED, put_aside, remove
 from tasks.store.rehearsals import KEPT, rehearsal_file
 from tasks.store.repair import Finding, declared_digest
 from tasks.store.retention import prune_candidates
-from tasks.store.runs import ID, NEW, RUNS, SILENCE_S, RunDirectories, file_time, run_directories
+from tasks.store.runs import ID, NEW, RUNS, SILENCE_S, RunDirectories, create_run_dir, file_time, run_directories
 from tasks.store.shared_rows import remove_unused
 
 log = logging.getLogger(__name__)
+
+
+def begin_run(
+    config: Config, name: str = "", *, digests: tuple[str, ...] = (), uses: tuple[str, ...] = ()
+) -> Path:
+    """Create a directory for the files of one run of this process, and remove what earlier runs left.
+
+    Args:
+        name, digests, uses: as for `create_run_dir`.
+    """
+    run_dir = create_run_dir(config, name, digests=digests, uses=uses)
+    is_there = run_dir.is_dir()
+    if is_there or not uses:  # else what it reads could be removed
+        clear(config)
+    # on a full disk there is room now
+    return run_dir if is_there else create_run_dir(config, run_dir.name, digests=digests, uses=uses)
 
 
 def clear(config: Config) -> None:

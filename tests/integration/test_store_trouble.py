@@ -29,8 +29,8 @@ from tasks.store.champion import find_champion
 from tasks.store.history import read, state_of
 from tasks.store.journal import pending
 from tasks.store.layout import versions
-from tasks.store.leftovers import clear, find_leftovers
-from tasks.store.runs import OWNER, create_run_dir, note_digest
+from tasks.store.leftovers import begin_run, clear, find_leftovers
+from tasks.store.runs import OWNER, create_run_dir, note_digest, owner_of
 from tasks.store.shared_rows import share
 from tasks.store.transaction import Production, carry_out, untold
 from tests.store_driver import Store
@@ -110,8 +110,11 @@ def test_a_run_beside_a_disk_that_is_full_or_read_only(disk: Path, tmp_path: Pat
     assert left.is_dir()
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     with full(disk, 0):
-        assert {finding.done for finding in find_leftovers(store.config)} == {"removed"}
-        [hollow] = [path for path in left.parent.iterdir() if path != needed]  # it was created on the full disk
+        assert not owner_of(create_run_dir(store.config))
+        mine = begin_run(store.config)  # which makes the room that it needs
+        assert not left.exists()
+        assert owner_of(mine)
+        [hollow] = {*left.parent.iterdir()} - {needed, mine}  # it was created on the full disk
         os.utime(hollow, (0, 0))
         [finding] = find_leftovers(store.config)
         assert finding.text == f"'{hollow}', which a process left behind"
