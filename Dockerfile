@@ -1,7 +1,9 @@
 # Two images out of one tree, written without BuildKit's own syntax so that any engine builds them:
 #   docker build --target serving -t keras-rehearsal-serving .   the embedded server, where tensorflow/serving stands
-#   docker build --target flows -t keras-rehearsal .             the pipeline
-# BASE_IMAGE is any Debian or Ubuntu with Python 3.11 to 3.13; PIP_INDEX_URL, where given, is where wheels come from.
+#   docker build --target flows -t keras-rehearsal .             the pipeline, and the Prefect and MLflow beside it
+# BASE_IMAGE is any Debian or Ubuntu with Python 3.11 to 3.13; pin it by its digest for builds that can be repeated:
+#   --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:...
+# PIP_INDEX_URL, where given, is where wheels come from. VERSION and REVISION (the git commit) become labels.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 
@@ -12,7 +14,7 @@ ARG PIP_INDEX_URL
 ARG PACKAGES="tensorflow tensorflow-serving-api numpy orjson grpcio protobuf uvicorn httptools click typing-extensions"
 RUN command -v strip >/dev/null \
     || (apt-get update && apt-get install --yes --no-install-recommends binutils)
-COPY requirements.lock /tmp/
+COPY requirements.lock deploy/sbom.py /tmp/
 RUN awk -v packages="$PACKAGES" \
         'BEGIN { n = split(packages, names, " "); for (i = 1; i <= n; i++) wanted[names[i]] = 1 } \
          /^[a-z0-9]/ { split($1, part, "=="); keep = part[1] in wanted } keep' \
@@ -21,6 +23,7 @@ RUN awk -v packages="$PACKAGES" \
     && /opt/serving/bin/pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes \
         -r /tmp/serving.lock \
     && /opt/serving/bin/pip uninstall --yes pip setuptools \
+    && /opt/serving/bin/python /tmp/sbom.py /tmp/requirements.lock >/opt/serving/sbom.cdx.json \
     && cd /opt/serving/lib/python3.*/site-packages/tensorflow \
     && find . -type f ! -name '*_pb2*.py*' ! -path ./__init__.py ! -path './core/*/__init__.py' \
         ! -name libtensorflow_cc.so.2 ! -name libtensorflow_framework.so.2 -delete \
@@ -31,6 +34,15 @@ RUN awk -v packages="$PACKAGES" \
 FROM ${BASE_IMAGE} AS serving
 COPY --from=runtime /opt/serving /opt/serving
 WORKDIR /app
+ARG BASE_IMAGE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="keras-rehearsal-serving" \
+      org.opencontainers.image.description="TensorFlow Serving's contract for rehearsals, without TensorFlow Serving." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
 COPY tasks/__init__.py tasks/
 COPY tasks/model_server tasks/model_server
 RUN /opt/serving/bin/python -m compileall -q tasks \
@@ -49,17 +61,34 @@ ENTRYPOINT ["/bin/sh", "-c", "exec /opt/serving/bin/python -m tasks.model_server
 
 FROM ${BASE_IMAGE} AS flows
 ARG PIP_INDEX_URL
-COPY requirements.lock /tmp/
+COPY requirements.lock deploy/sbom.py /tmp/
+# Which packages are in the image is written into it, as /opt/flows/sbom.cdx.json.
 RUN python3 -m venv /opt/flows \
-    && /opt/flows/bin/pip install --no-cache-dir --require-hashes -r /tmp/requirements.lock
+    && /opt/flows/bin/pip install --no-cache-dir --require-hashes -r /tmp/requirements.lock \
+    && /opt/flows/bin/python /tmp/sbom.py /tmp/requirements.lock >/opt/flows/sbom.cdx.json \
+    && printf '#!/opt/flows/bin/python -P\nfrom flows.main import main\n\nraise SystemExit(main())\n' \
+        >/opt/flows/bin/keras-rehearsal \
+    && chmod +x /opt/flows/bin/keras-rehearsal
+ARG BASE_IMAGE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="keras-rehearsal" \
+      org.opencontainers.image.description="Judge a Keras model in a real model server before it goes live." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
 WORKDIR /app
 COPY flows flows
 COPY tasks tasks
 COPY configs configs
-# What a run writes (candidates, models, mlflow.db) and your own configuration and code live in a volume at /rehearsal.
-RUN useradd --create-home --uid 1000 rehearsal && mkdir /rehearsal
+# What a run writes (candidates, mlflow.db) and your own configuration and code live in a volume at /rehearsal. The
+# stack has two more: /models, which production watches, and /exchange, which is shared with an attached server. The
+# link is where a deployment of prefect.yaml looks for its flow.
+RUN useradd --create-home --uid 1000 rehearsal && mkdir -p /rehearsal /models /exchange \
+    && ln -s /app/flows /rehearsal/flows
 COPY configs/*.yaml /rehearsal/configs/
-RUN chown --recursive rehearsal /rehearsal
+RUN chown --recursive rehearsal /rehearsal /models /exchange
 ENV PATH=/opt/flows/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1
 USER rehearsal
 WORKDIR /rehearsal

@@ -1,8 +1,13 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check docs lock clean
+.PHONY: help run test test-long check docs lock images up down clean
 PYTHON ?= python3
 CONFIG ?= configs/digits.yaml
 BIN := .venv/bin
+VERSION := 0.1.0
+FLOWS_IMAGE ?= keras-rehearsal:$(VERSION)
+LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+COMPOSE ?= docker compose
+export FLOWS_IMAGE
 
 help:  ## Show these lines
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -27,6 +32,24 @@ docs: .venv/dev  ## Write docs/configuration.md anew from the configuration's sc
 lock: .venv/dev  ## Write the two lock files anew (versions and hashes, no index address)
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+images:  ## Build the two images of the Dockerfile
+	docker build --target flows --tag $(FLOWS_IMAGE) $(LABELS) .
+	docker build --target serving --tag keras-rehearsal-serving:$(VERSION) $(LABELS) .
+
+up: .env  ## Start the stack: Prefect, MLflow, worker, servers (docs/run-book/first-day.md)
+	@docker image inspect $(FLOWS_IMAGE) >/dev/null 2>&1 || docker build --target flows --tag $(FLOWS_IMAGE) $(LABELS) .
+	$(COMPOSE) up --detach --wait
+
+down:  ## End the stack; its data stay in volumes (DATA=delete removes them, too)
+	$(COMPOSE) --profile '*' down --remove-orphans $(if $(filter delete,$(DATA)),--volumes)
+	@$(if $(filter delete,$(DATA)),true,echo "Models, runs and pages stay in volumes; make up starts on them again, make down DATA=delete removes them.")
+
+.env:
+	@(umask 077; python3 -c 'import base64, os, secrets; \
+		print("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY=" + base64.urlsafe_b64encode(os.urandom(32)).decode()); \
+		print("REHEARSAL_WEBHOOK_SECRET=" + secrets.token_urlsafe(32))' >.env.new && mv .env.new .env)
+	@echo "wrote .env: the secrets of the stack"
 
 clean:  ## Remove the environment and the caches, never models or runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,9 +1,10 @@
 # shellcheck shell=bash
-# The unit and integration tests on Debian 13, whose Python is 3.13, beside the main suite. Tests of containers are left
-# out by their mark; any other test that would be skipped there is a failure.
+# The unit and integration tests on Debian 13, whose Python is 3.13, beside the main suite, in the image `flows` on that
+# base. Tests of containers are left out by their mark; any other test that would be skipped there is a failure.
 NEWER_NAME=rehearsal-newer-python
 
-# start_newer_python DIR INDEX: start them in the background, in a container of the engine that runs; the log is below DIR.
+# start_newer_python DIR INDEX IMAGE: build the image `flows` and start them, in the background, in a container of the
+# engine that runs; the log is below DIR.
 start_newer_python() {
     NEWER_LOG=$1/newer-python.log
     set -m # a group of its own, which can be ended as a whole
@@ -13,23 +14,41 @@ start_newer_python() {
 }
 
 test_newer_python() {
-    local index=$2
+    local dir=$1 index=$2 image=$3
     set -e
-    make_base_image "$1" trixie rehearsal-base-13
+    make_base_image "$dir" trixie rehearsal-base-13
+    build_flows_image "$index" "$image"
+    touch "$dir/flows-image"
     # SYS_ADMIN, because a test mounts a small disk. The checkout is read-only: no test may write into it.
     docker run --rm --name "$NEWER_NAME" --init --cap-add SYS_ADMIN --security-opt apparmor=unconfined \
         --network host --volume "$PWD:/checkout:ro" --workdir /checkout \
         ${index:+--env "PIP_INDEX_URL=$index"} --env PYTHONPYCACHEPREFIX=/tmp/pycache \
-        --env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis rehearsal-base-13 bash -euc '
-            python3 --version
-            python3 -m venv /opt/tests
-            /opt/tests/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes \
-                -r requirements-dev.lock
-            /opt/tests/bin/python -m pytest -q -p no:cacheprovider -m "not docker and not long" tests/unit tests/integration'
+        --env HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis --user root --env PYTHONPATH= --env HOME=/root \
+        --entrypoint bash "$image" -euc '
+            python --version
+            pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-dev.lock
+            python -m pytest -q -p no:cacheprovider -m "not docker and not long" tests/unit tests/integration'
     if summary_of "$NEWER_LOG" | grep skipped; then
         echo "No test may be skipped here; the reasons stand above."
         return 1
     fi
+}
+
+# build_flows_image INDEX IMAGE: the `flows` target on Debian 13, without the stages before it, which the classic builder
+# would build, too. BuildKit would want its own plugin.
+build_flows_image() {
+    sed -n '/^ARG BASE_IMAGE=/p; /AS flows$/,$p' Dockerfile |
+        DOCKER_BUILDKIT=0 docker build --network host --file - --tag "$2" --build-arg BASE_IMAGE=rehearsal-base-13 \
+            --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+            ${1:+--build-arg "PIP_INDEX_URL=$1"} .
+}
+
+# wait_for_flows_image DIR: until it is built; fails if the building ended without it.
+wait_for_flows_image() {
+    until [ -e "$1/flows-image" ]; do
+        kill -0 "$NEWER_PID" 2>/dev/null || { cat "$NEWER_LOG" >&2; return 1; }
+        sleep 0.5
+    done
 }
 
 # summary_of LOG: pytest's last line.

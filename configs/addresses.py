@@ -60,6 +60,13 @@ def host_and_port(address: str) -> str:
     return address
 
 
+def path_of_metrics(path: str) -> str:
+    """Accept the path of a server's metrics, without a query, which TensorFlow Serving refuses."""
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise ValueError("must be a path such as /monitoring/prometheus/metrics")
+    return path
+
+
 def header_name(name: str) -> str:
     """Accept the name of an HTTP header that a user may set."""
     lower = name.lower()
@@ -95,6 +102,17 @@ def tracking_uri(uri: str) -> str:
             moved = "; the runs in a directory are moved by `mlflow migrate-filestore`" if uri and is_directory else ""
             raise ValueError(f"must be {TRACKING}{moved}")
     return uri
+
+
+def page_address(address: str) -> str:
+    """Accept the address of a server's pages, which may be below a path; nobody's password belongs into a link."""
+    if not address:
+        return address
+    rule = "must be http://HOST:PORT or https://HOST/PATH, without a user name"
+    parts = _address(address, rule)
+    if parts.scheme not in ("http", "https") or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(rule)
+    return address
 
 
 def _is_a_plugin(uri: str) -> bool:

@@ -28,7 +28,16 @@ from pydantic import (
     model_validator,
 )
 
-from configs.addresses import header_name, header_value, host_and_port, production_address, server_address, tracking_uri
+from configs.addresses import (
+    header_name,
+    header_value,
+    host_and_port,
+    page_address,
+    path_of_metrics,
+    production_address,
+    server_address,
+    tracking_uri,
+)
 from configs.serving_flags import PARAMETERS, check_flag, check_place, flag_value, most_rows
 from configs.times import Moment, check_order
 
@@ -532,8 +541,16 @@ class Tracking(Section):
     uri: Annotated[str, AfterValidator(tracking_uri)] = Field(
         "sqlite:///mlflow.db", description="MLflow's tracking URI; a relative sqlite path is relative to the YAML file"
     )
+    browser_url: Annotated[str, AfterValidator(page_address)] = Field(
+        "", description="address of MLflow in a reviewer's browser, for links; empty means tracking.uri"
+    )
     experiment: str = Field("", description="experiment name; empty means the model's name")
     sample_rows: int = Field(50, ge=0, description="number of test rows in the table of predictions")
+
+    @property
+    def pages(self) -> str:
+        """Return the address that links begin with; that of a database is none."""
+        return self.browser_url or self.uri
 
 
 Layout = Literal["latest", "labels"]
@@ -603,6 +620,11 @@ class Promote(Section):
     live_rows: int = Field(
         100, ge=1, description="number of test rows that production must answer as the rehearsal did"
     )
+    metrics_path: Annotated[str, AfterValidator(path_of_metrics)] = Field(
+        "",
+        description="path of the Prometheus metrics of production, such as /monitoring/prometheus/metrics: requests, "
+        "errors and load time around a change are read at each REST address and recorded; empty reads nothing",
+    )
     keep: int = Field(
         0,
         ge=0,
@@ -631,6 +653,12 @@ class Promote(Section):
         files = [name for name, file in self.live_tls if file is not None]
         if files and not any(address.startswith(("https:", "grpcs:")) for address in self.live_addresses):
             raise ValueError(f"live_tls.{files[0]} needs a live_url of https:// or grpcs://")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_are_read_over_http(self) -> Promote:
+        if self.metrics_path and not any(address.startswith("http") for address in self.live_addresses):
+            raise ValueError("metrics_path needs a live_url of http:// or https://, where the metrics are read")
         return self
 
     @property

@@ -35,11 +35,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _go_back(args: argparse.Namespace, config: Config) -> int:
     """Change production, and then tell MLflow and Prefect, which may be down."""
-    from tasks.production.changes import go_back, inform
+    from tasks.production.changes import go_back, inform, with_metrics
+    from tasks.production.metrics import watch
 
     with session():
+        watched = watch(config)
         promotion = go_back(config, args.to, args.by)
         code = exit_code(promotion, config.name)
+        with _warning("Production's metrics are not read"):
+            promotion = with_metrics(config, watched, promotion)
         with _warning("MLflow is not updated yet; the next promotion or the doctor will do it"):
             inform(config)
         if os.environ.get("PREFECT_API_URL"):

@@ -45,6 +45,7 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
         Line(candidate.digest, "  digest    "),
         Line(f"{short_path(candidate.version_dir)} ({candidate.size_bytes:,} bytes)", "  candidate "),
         Line(live, "  live      "),
+        *([Line(promotion.metrics, "  metrics   ")] if promotion.metrics else []),
         Line(f"{run.registry_name}, registry version {run.registry_version}", "  MLflow    "),
         Line(),
         Line("next"),
@@ -79,7 +80,7 @@ def _judged_by(report: ValidationReport) -> str:
 def _next(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     """Return the addresses and commands that a user may need next, ready to be copied."""
     mlflow = f"{short_path(Path(sys.executable).parent)}/mlflow"
-    run, pages = outcome.run, config.tracking.uri
+    run, pages = outcome.run, config.tracking.pages
     lines = []
     if not run.url:  # a database serves no pages
         lines, pages = [_command("pages", f"{mlflow} ui --backend-store-uri {_uri(pages)}")], LOCAL_PAGES

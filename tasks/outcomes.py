@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from tasks.records import TrackedRun, ValidationReport
+from tasks.records import Change, TrackedRun, ValidationReport
 
 DONE, FAILED, USAGE, REJECTION, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes of every command."""
@@ -56,11 +56,15 @@ class Promotion:
     Attributes:
         live_dir: `<models_root>/<name>/<N>` when promoted, else None.
         reason: one line for people.
+        change: the change of production that was made or taken back, or None.
+        metrics: what production's metrics say about it, one line, or empty.
     """
 
     state: PromotionState
     live_dir: Path | None
     reason: str
+    change: Change | None = None
+    metrics: str = ""
 
 
 @dataclass(frozen=True)

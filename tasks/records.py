@@ -504,6 +504,7 @@ class Change:
         label: a label of the `labels` layout, or empty.
         run: MLflow's run id. registry_version: MLflow's number of the model version, or 0.
         actor: who requested the change. reason: one line. time: when it was made, ISO 8601; empty before.
+        metrics: what production's metrics say about it, one line, or empty.
     """
 
     operation: Literal["publish", "withdraw", "label"]
@@ -520,3 +521,4 @@ class Change:
     actor: str = ""
     reason: str = ""
     time: str = field(default="", compare=False)
+    metrics: str = field(default="", compare=False)

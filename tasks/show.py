@@ -19,7 +19,8 @@ def show_run(report: ValidationReport, run: TrackedRun, promotion: Promotion) ->
     candidate = report.candidate
     key = artifact_key(candidate.name)
     title = f"{candidate.name} version {candidate.version} {promotion.state}"
-    markdown = f"# {title}\n\n{promotion.reason}\n\n{gate_table_markdown(report)}\n\ndigest `{candidate.digest}`"
+    digest = f"digest `{candidate.digest}`"
+    markdown = f"# {title}\n\n{_what_happened(promotion)}\n\n{gate_table_markdown(report)}\n\n{digest}"
     create_markdown_artifact(redact(markdown), key=f"{key}-verdict", description=title)
     rows = [redacted(_table_row(row)) for row in gate_rows(report)]
     create_table_artifact(rows, key=f"{key}-gates", description=f"Gates of {title}")
@@ -37,5 +38,10 @@ def _table_row(row: GateRow) -> dict[str, str]:
 @stage
 def show_change(name: str, title: str, promotion: Promotion) -> None:
     """Add a markdown artifact that says what was changed in production."""
-    markdown = f"# {title}: {promotion.state}\n\n{promotion.reason}"
+    markdown = f"# {title}: {promotion.state}\n\n{_what_happened(promotion)}"
     create_markdown_artifact(redact(markdown), key=f"{artifact_key(name)}-production", description=title)
+
+
+def _what_happened(promotion: Promotion) -> str:
+    metrics = f"\n\nProduction's metrics: {promotion.metrics}" if promotion.metrics else ""
+    return f"{promotion.reason}{metrics}"

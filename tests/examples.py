@@ -40,9 +40,12 @@ def problem(words: list[str]) -> str:
     program, *rest = words
     name = Path(program).name
     if name == "make":
-        return "" if all(f"\n{target}:" in Path("Makefile").read_text() for target in rest) else "no such target"
+        targets = [word for word in rest if "=" not in word]
+        return "" if all(f"\n{target}:" in Path("Makefile").read_text() for target in targets) else "no such target"
     if name == SCRIPT:
         return problem_of_module(SUBCOMMANDS.get(rest[0], ""), rest[1:]) if rest[0][0] != "-" else ""
+    if name.startswith("python") and rest[0].startswith("deploy/"):
+        return "" if Path(rest[0]).is_file() else f"no program {rest[0]}"
     if name.startswith("python"):
         module = rest[1] if rest[0] == "-m" else rest[0].removesuffix(".py").replace("/", ".")
         return problem_of_module(module, rest[2:] if rest[0] == "-m" else rest[1:])

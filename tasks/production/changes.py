@@ -13,6 +13,7 @@ from configs.schema import Config
 from tasks.errors import ServingError, StoreError, TrackingError
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.live_check import Expected, problem_at_any
+from tasks.production.metrics import Watch, watch
 from tasks.production.server import endpoints
 from tasks.records import Candidate, Champion, Change, TrackedRun
 from tasks.registry.changes import record_change
@@ -27,7 +28,7 @@ from tasks.store.repair import Finding, catch_up, mend, repair
 from tasks.store.retention import prune
 from tasks.store.rollback_target import bytes_of, rollback_target
 from tasks.store.serving_config import labels_of
-from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
+from tasks.store.transaction import CANARY, STABLE, Production, annotate, carry_out, tell
 from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
     Args:
         against: the champion that it was compared with, or None.
     """
+    watched = watch(config)
+    watched.wait()
     with changing(config) as found:
         champion = find_champion(found.model_dir, found.layout)
         if champion and champion.digest == candidate.digest:  # a second try, after MLflow could not be updated
@@ -134,13 +137,14 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
                 reason=f"approved by {actor}" if actor else "",
             )  # fmt: skip
             promotion = _done(config, found, change)
-    return _told(found, promotion)  # after the lock is released, so that a rollback does not wait for MLflow
+    # After the lock is released, so that a rollback waits neither for metrics nor for MLflow.
+    return _told(found, with_metrics(config, watched, promotion))
 
 
 def go_back(config: Config, to: int | None, actor: str) -> Promotion:
     """Make the previous version, or version `to`, live again.
 
-    This does not wait for MLflow; `inform` updates it afterwards.
+    This does not wait for MLflow and for metrics; `inform` and `with_metrics` do so afterwards.
 
     Raises:
         StoreError: there is no version to go back to, or its files are gone.
@@ -177,6 +181,8 @@ def inform(config: Config) -> None:
 
 def move_label(config: Config, actor: str) -> Promotion:
     """Make the canary the stable version."""
+    watched = watch(config)
+    watched.wait()
     with changing(config) as found:
         if found.layout != "labels":
             raise StoreError(f"--to stable moves a label, but promote.layout of '{config.name}' is {found.layout}")
@@ -192,7 +198,28 @@ def move_label(config: Config, actor: str) -> Promotion:
             actor=actor or process_user(),
         )  # fmt: skip
         promotion = _done(config, found, change)
-    return _told(found, promotion)
+    return _told(found, with_metrics(config, watched, promotion))
+
+
+def with_metrics(config: Config, watched: Watch, promotion: Promotion) -> Promotion:
+    """Return an outcome with what production's metrics say about it, which MLflow will be told; never fails.
+
+    Args:
+        watched: began before the change.
+    """
+    change = promotion.change
+    metrics = watched.told(config.name, change.version, first=change.previous is None) if change else ""
+    if change is None or not metrics:
+        return promotion
+    log.info("production's metrics: %s", metrics)
+    problem = "the change does not wait in its outbox"
+    try:
+        written = annotate(config.live_dir, change, metrics)
+    except StoreError as exc:
+        written, problem = False, str(exc)
+    if not written:
+        log.warning("MLflow does not get production's metrics: %s", problem)
+    return replace(promotion, metrics=metrics)
 
 
 def _done(config: Config, found: Production, change: Change) -> Promotion:
@@ -200,7 +227,7 @@ def _done(config: Config, found: Production, change: Change) -> Promotion:
     result = carry_out(found, change)
     if result.state != "live":
         before = f"; version {change.previous} is still live" if change.previous else ""
-        return Promotion(PromotionState.ROLLED_BACK, None, f"{result.reason}{before}")
+        return Promotion(PromotionState.ROLLED_BACK, None, f"{result.reason}{before}", change)
     is_canary = change.label == CANARY
     what = f"version {change.version} is {'the canary' if is_canary else 'live'}"
     if result.unwritten:
@@ -215,7 +242,8 @@ def _done(config: Config, found: Production, change: Change) -> Promotion:
     except (StoreError, OSError) as exc:  # the change succeeded, and MLflow must be updated; the next one prunes again
         log.warning("old versions could not be removed: %s", exc)
     reason = ", ".join(filter(None, (what, change.reason)))
-    settled.append(Promotion(PromotionState.CANARY if is_canary else PromotionState.PROMOTED, result.live_dir, reason))
+    state = PromotionState.CANARY if is_canary else PromotionState.PROMOTED
+    settled.append(Promotion(state, result.live_dir, reason, change))
     return settled[-1]
 
 

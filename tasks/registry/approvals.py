@@ -84,7 +84,7 @@ def set_review(config: Config, reviewed: Reviewed, review: str, by: str) -> None
     client = connect(config)
     with tracking_errors(config.tracking.uri):
         tags = {"promotion": PromotionState.AWAITING_REVIEW.value, REVIEWER: by, REVIEW: review, TIME: now()}
-        update_pages(client, config.tracking.uri, config.name, reviewed.registry_version, tags)
+        update_pages(client, config.tracking.pages, config.name, reviewed.registry_version, tags)
 
 
 def close(config: Config, reviewed: Reviewed, state: str, reason: str) -> None:
@@ -92,4 +92,4 @@ def close(config: Config, reviewed: Reviewed, state: str, reason: str) -> None:
     client = connect(config)
     with tracking_errors(config.tracking.uri):
         tags = {"promotion": state, "reason": reason, TIME: now(), BY: reviewed.by}
-        update_pages(client, config.tracking.uri, config.name, reviewed.registry_version, tags)
+        update_pages(client, config.tracking.pages, config.name, reviewed.registry_version, tags)

@@ -10,7 +10,7 @@ from tasks.outcomes import Promotion, PromotionState
 from tasks.records import Change, TrackedRun
 from tasks.registry.connection import check_tracking, connect, tracking_errors, write
 from tasks.registry.pages import update_pages
-from tasks.report.standing import BY, PENDING, REVIEW, TIME, WAITING, now
+from tasks.report.standing import BY, METRICS, PENDING, REVIEW, TIME, WAITING, now
 
 CHAMPION, CANARY = "champion", "canary"
 
@@ -34,7 +34,8 @@ def record_change(config: Config, change: Change) -> None:
         _tell(client, config, version, change, state)
         if change.rolls_back is not None:
             bad = version_of(client, config.name, change.previous_digest)
-            _tell(client, config, bad, replace(change, version=change.rolls_back), PromotionState.ROLLED_BACK)
+            its_end = replace(change, version=change.rolls_back, metrics="")
+            _tell(client, config, bad, its_end, PromotionState.ROLLED_BACK)
             if str(client.get_registered_model(config.name).aliases.get(CANARY)) == str(bad):
                 _point(client, config.name, CANARY, version)
         _point(client, config.name, CANARY if change.label == CANARY else CHAMPION, version)
@@ -54,7 +55,7 @@ def record_outcome(config: Config, run: TrackedRun, promotion: Promotion) -> Non
         if promotion.state in WAITING:
             known = client.get_model_version(run.registry_name, str(run.registry_version)).tags
             tags[REVIEW] = known.get(REVIEW) or PENDING
-        update_pages(client, config.tracking.uri, run.registry_name, run.registry_version, tags)
+        update_pages(client, config.tracking.pages, run.registry_name, run.registry_version, tags)
 
 
 def all_versions(client: Any, name: str) -> list[Any]:
@@ -80,9 +81,9 @@ def _tell(client: Any, config: Config, version: int, change: Change, state: Prom
     if version:
         tags = {
             "promotion": state.value, "serving_version": str(change.version), "reason": change.reason,
-            TIME: change.time or now(), BY: change.actor,
+            TIME: change.time or now(), BY: change.actor, METRICS: change.metrics,
         }  # fmt: skip
-        update_pages(client, config.tracking.uri, config.name, version, tags)
+        update_pages(client, config.tracking.pages, config.name, version, tags)
     elif change.run:
         client.set_tag(change.run, "promotion", state.value)
 

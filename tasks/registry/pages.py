@@ -20,11 +20,11 @@ REPORT = "report.html"
 _MENU = "?workflowType=machine_learning"
 
 
-def update_pages(client: Any, uri: str, name: str, number: int, tags: Mapping[str, str]) -> None:
+def update_pages(client: Any, pages: str, name: str, number: int, tags: Mapping[str, str]) -> None:
     """Set tags of a model version, then update what depends on them: its page, the page of its run, and its report.
 
     Args:
-        number: registry version. tags: one with an empty value is removed.
+        pages: address that links begin with. number: registry version. tags: one with an empty value is removed.
     """
     known = client.get_model_version(name, str(number)).tags
     for key, value in tags.items():
@@ -37,7 +37,7 @@ def update_pages(client: Any, uri: str, name: str, number: int, tags: Mapping[st
     standing = write_description(client, version, run, version.description or "")
     if version.tags.get("promotion"):
         client.set_tag(version.run_id, "promotion", version.tags["promotion"])
-    _update_report(client, version.run_id, block(standing, version_url(uri, name, number)))
+    _update_report(client, version.run_id, block(standing, version_url(pages, name, number)))
 
 
 def write_description(client: Any, version: Any, run: Any, known: str) -> Standing:

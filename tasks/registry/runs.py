@@ -64,7 +64,9 @@ def log_rehearsal(
                 client.log_artifacts(mlflow_run_id, scratch)
             client.log_table(mlflow_run_id, sample(config, report), "predictions.json")
             number = _register(client, run, report, tags, describe_version(arguments, report))
-    return TrackedRun(mlflow_run_id, experiment, candidate.name, number, run_url(uri, experiment, mlflow_run_id))
+    return TrackedRun(
+        mlflow_run_id, experiment, candidate.name, number, run_url(config.tracking.pages, experiment, mlflow_run_id)
+    )
 
 
 def _differences(client: Any, mlflow_run_id: str, report: ValidationReport) -> Table | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
@@ -20,7 +20,8 @@ REVIEW, REVIEWER = "review", "reviewed_by"
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 WAITING = (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED)  # it passed every gate, and a person may decide
 UNNAMED = "a reviewer in MLflow"
-TIME, BY = "promotion_time", "promotion_by"
+TIME, BY, METRICS = "promotion_time", "promotion_by", "production_metrics"
+CHANGED = (PromotionState.PROMOTED, PromotionState.CANARY, PromotionState.ROLLED_BACK)
 ARGUMENTS = "arguments"
 
 MOST_FIRST = 3000  # characters; MLflow has room for 5000 in all, and long commands give way first
@@ -36,6 +37,7 @@ class Standing:
     Attributes:
         sentence: in one sentence, with every number that the version has, and when. why: the reason, or empty.
         by: who decided, or empty.
+        metrics: what production's metrics say about its last change of production, or empty.
         steps: what a reader can do; text in backticks is to be typed. commands: for a terminal, each with its purpose.
     """
 
@@ -44,6 +46,7 @@ class Standing:
     by: str = ""
     steps: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    metrics: str = ""
 
 
 def now() -> str:
@@ -64,6 +67,11 @@ def numbered(name: str, tags: Mapping[str, str], registry_version: int) -> str:
 
 def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:
     """Return what the tags of a version say of it."""
+    found = _standing_of(name, tags, registry_version)
+    return replace(found, metrics=clip(tags.get(METRICS, ""), 900)) if tags.get("promotion") in CHANGED else found
+
+
+def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:
     who, state = numbered(name, tags, registry_version), tags.get("promotion", "")
     reason, when = clip(tags.get("reason", ""), 600), _readable(tags.get(TIME, ""))
     decision, reviewer = tags.get(REVIEW, "").strip().lower(), clip(tags.get(REVIEWER, ""), 80) or UNNAMED
@@ -164,7 +172,7 @@ def _readable(time: str) -> str:
 def first_lines(standing: Standing, report_address: str) -> str:
     """Return the first part of a page in MLflow, as markdown, up to the rule that ends it."""
     lines = [f"**{_plain(standing.sentence)}**"]
-    details = [("Reason", standing.why), ("Decided by", standing.by)]
+    details = [("Reason", standing.why), ("Decided by", standing.by), ("Production's metrics", standing.metrics)]
     lines.append(" \N{MIDDLE DOT} ".join(f"{name}: {_plain(text)}" for name, text in details if text))
     lines.append(f"[Open the report]({report_address})" if report_address else "")
     lines.append("\n".join(f"{number}. {step}" for number, step in enumerate(standing.steps, 1)))
@@ -192,7 +200,7 @@ def block(standing: Standing, page: str) -> Markup:
     Args:
         page: address of the version's page in MLflow, or empty.
     """
-    details = [("reason", standing.why), ("decided by", standing.by)]
+    details = [("reason", standing.why), ("decided by", standing.by), ("production's metrics", standing.metrics)]
     lines = Markup("").join(
         Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, redact(text)) for name, text in details if text
     )

@@ -84,6 +84,18 @@ class Access:
     key_file: Path | None = None
 
 
+def new_session(access: Access) -> requests.Session:
+    """Return a session with what a server requires of its clients."""
+    session = requests.Session()
+    session.trust_env = False  # a proxy from the environment cannot reach loopback
+    session.headers.update(access.headers)
+    if access.ca_file is not None:
+        session.verify = str(access.ca_file)
+    if access.cert_file is not None and access.key_file is not None:
+        session.cert = str(access.cert_file), str(access.key_file)
+    return session
+
+
 class RestClient:
     """Sends requests about one model of one server over REST (a `ModelClient`); every call has a time limit.
 
@@ -109,13 +121,7 @@ class RestClient:
         self._model_url = f"{base_url}/v1/models/{model_name}"
         self._timeout_s = timeout_s
         self._sleep = sleep
-        self._session = requests.Session()
-        self._session.trust_env = False  # a proxy from the environment cannot reach loopback
-        self._session.headers.update(access.headers)
-        if access.ca_file is not None:
-            self._session.verify = str(access.ca_file)
-        if access.cert_file is not None and access.key_file is not None:
-            self._session.cert = str(access.cert_file), str(access.key_file)
+        self._session = new_session(access)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=MOST_CONNECTIONS))
 
@@ -202,7 +208,7 @@ class RestClient:
                 "raise serving.request_timeout_s"
             ) from exc
         except requests.exceptions.SSLError as exc:
-            raise AccessDenied(f"TLS with the server must succeed at {url}, but it failed: {_tls_words(exc)}") from exc
+            raise AccessDenied(f"TLS with the server must succeed at {url}, but it failed: {tls_words(exc)}") from exc
         except requests.RequestException as exc:
             raise ServingUnavailable(f"the server must be reachable at {url}, got {type(exc).__name__}") from exc
         if answer.ok:
@@ -214,7 +220,7 @@ class RestClient:
         raise kind(f"{method} {url} must be accepted, got {status}: {words}{advice}")
 
 
-def _tls_words(error: BaseException) -> str:
+def tls_words(error: BaseException) -> str:
     """Return the reason of an error of TLS, which is in its innermost cause."""
     causes = [error]
     while (inner := causes[-1].__cause__ or causes[-1].__context__) is not None:

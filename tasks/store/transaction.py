@@ -220,6 +220,20 @@ def _read_change(path: Path) -> Change | None:
         return None
 
 
+def annotate(model_dir: Path, change: Change, metrics: str) -> bool:
+    """Add what production's metrics say to a change that MLflow does not have yet, and return whether it was there.
+
+    Raises:
+        LockTimeout: another process updates MLflow. StoreError: the change cannot be written.
+    """
+    with telling_lock(model_dir):
+        waiting = untold(model_dir).items()
+        found = [item for item in waiting if (item[1].version, item[1].digest) == (change.version, change.digest)]
+        for path, queued in found[-1:]:
+            write_atomically(path, json.dumps(asdict(replace(queued, metrics=metrics))))
+    return bool(found)
+
+
 def tell(production: Production) -> list[Change]:
     """Send the registry the changes that it does not have yet, in order, and return them.
 

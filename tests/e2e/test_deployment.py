@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import ROOT
-from tests.markdown import Page
 
 pytestmark = [
     # MLflow warns while it is imported and used, about the next NumPy, protobuf or Python; it is not judged here.
@@ -102,6 +101,7 @@ def run_deployment(
     [
         ("nightly", "30 3 * * *", "flows/train_and_serve.py:train_and_serve"),
         ("approvals", "*/10 * * * *", "flows/promote.py:promote"),
+        ("daily", "0 6 * * *", "flows/maintain.py:maintain"),
     ],
 )
 def test_a_deployment_is_what_its_file_says(
@@ -158,18 +158,23 @@ def told() -> Iterator[tuple[str, Queue[bytes]]]:
 
 
 def test_a_worker_rejects(
-    run_deployment: Callable[..., Any], prefect_env: dict[str, str], told: tuple[str, Queue[bytes]], tmp_path: Path
+    run_deployment: Callable[..., Any],
+    ask_prefect: Ask,
+    prefect_env: dict[str, str],
+    told: tuple[str, Queue[bytes]],
+    tmp_path: Path,
 ) -> None:
     """A run that misses an impossible bound is no crash: a completed state named Rejected that gives the reason.
 
     The documented automation posts that reason to the documented address.
     """
     address, posted = told
-    examples = [block.text for block in Page(ROOT / "docs" / "scheduling.md").blocks if block.language == "python"]
-    [alert] = [text for text in examples if "Automation(" in text]
-    script = alert.replace("http://localhost:9000/hooks/models", address)
-    assert address in script
-    subprocess.run([sys.executable, "-c", script], env=prefect_env, check=True, capture_output=True, timeout=600)
+    alerts = [sys.executable, str(ROOT / "deploy" / "stack" / "alerts.py")]
+    env = {**prefect_env, "ALERTS_URL": address}
+    for _ in range(2):  # the second time it replaces the first
+        subprocess.run(alerts, env=env, check=True, capture_output=True, timeout=600)
+    named = {"automations": {"name": {"any_": ["tell of rejected models"]}}}
+    assert len(ask_prefect("/automations/filter", named)) == 1
     run = run_deployment("train-and-serve/nightly", "training.epochs=1", "gates.metrics.accuracy=1.1")
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Rejected")
     assert "accuracy" in run["state"]["message"]

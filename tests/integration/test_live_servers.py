@@ -20,12 +20,13 @@ import pytest
 from configs.errors import ConfigError
 from configs.loading import load_config
 from tasks.datasets.rows import save_arrays
-from tasks.errors import AccessDenied
+from tasks.errors import AccessDenied, ServingError
 from tasks.production.live_check import Endpoint, Expected, is_there, live_problem, problem_at_any
 from tasks.production.server import endpoints, look_at_production
 from tasks.records import Signature, TensorSpec
 from tasks.serving.client import Access
 from tasks.serving.embedded import EmbeddedServer, run_embedded
+from tasks.serving.metrics import read_counters
 from tasks.waiting import waiting_for
 from tests.certificates import Certificate, certificate
 
@@ -179,6 +180,18 @@ def test_over_tls_with_a_token(
         assert found.startswith(f"production at {address}: it answers version 1 differently than validated")
 
 
+def test_metrics_over_tls_with_a_token(gateway: Callable[..., str], trusted: Access) -> None:
+    """They are read as the version is verified: with the token and the authority, and not without them."""
+    address, path = gateway(), "/monitoring/prometheus/metrics"
+    for access, words in (
+        (trusted, "status 404"),  # the embedded server has none
+        (replace(trusted, headers={}), "status 401"),
+        (replace(trusted, ca_file=None), "TLS failed: .*certificate"),
+    ):
+        with pytest.raises(ServingError, match=words):
+            read_counters(address, path, "half", access)
+
+
 def test_without_tls_over_grpc(served: EmbeddedServer, expected: Expected, other: Expected) -> None:
     """A plain gRPC address is verified as well."""
     endpoint = Endpoint(f"grpc://{served.grpc_target}", "half")
@@ -290,6 +303,16 @@ BAD: Mapping[str, tuple[str, str]] = {
     "our own": ("promote: {live_headers: {Content-Length: '3'}}", "the client sets itself"),
     "two lines": ('promote: {live_headers: {X-A: "planted-secret\\nb"}}', "printable ASCII"),
     "bytes": ("promote: {live_headers: {x-bin: b}}", "ends in -bin"),
+    "metrics of nobody": ("promote: {metrics_path: /metrics}", "metrics_path needs a live_url of http:// or https://"),
+    "metrics over gRPC": (
+        "promote: {live_urls: ['grpc://h:1', 'grpcs://h:2'], metrics_path: /metrics}", "needs a live_url of http://"
+    ),
+    **{
+        f"metrics at {path}": (
+            f"promote: {{live_url: 'http://h:1', metrics_path: '{path}'}}", "must be a path such as /monitoring"
+        )
+        for path in ("metrics", "/", "/m/", "//h/m", "/m?a=1", "/m#a", "/m m", "http://h/m", "/m\\n", "/\u00fc")
+    },
     "not text": ("promote: {live_headers: {X-A: 3}}", "must be text"),
 }
 

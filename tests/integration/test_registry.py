@@ -310,9 +310,11 @@ def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[st
     assert two.version.tags["review"] == "pending"
     assert "arguments" not in two.version.tags  # too long for the table in which the reviewer looks for `review`
     assert [found.is_decided for found in reviewed_versions(config)] == [False, False]
-    record_change(config, publish(two, actor="ann", reason="approved by ann", previous=4))
+    figures = "http://h:8501 in 4.2 s: 8 requests, no errors"
+    record_change(config, publish(two, actor="ann", reason="approved by ann", previous=4, metrics=figures))
     assert told(two) == "digits version 5 (registry version 2) went live on 2026-11-26 02:13 UTC."
-    assert "Decided by: ann" in two.version.description
+    assert f"Decided by: ann \N{MIDDLE DOT} Production's metrics: {figures}" in two.version.description
+    assert two.version.tags["production_metrics"] == figures
     assert "--approve" not in two.version.description
 
     back = {"version": 6, "previous": 5, "previous_digest": two.made.candidate.digest, "rolls_back": 5}
@@ -320,6 +322,7 @@ def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[st
     assert told(one) == "digits version 6 (registry version 1) went live on 2026-11-26 02:13 UTC."
     assert told(two) == "digits version 5 (registry version 2) was rolled back on 2026-11-26 02:13 UTC."
     assert "Decided by: carl" in two.version.description
+    assert "production_metrics" not in two.version.tags  # they were those of its promotion
 
     three = log_as("one_number", 7)
     change = dataclasses.replace(publish(three, reason="it answers NaN"), operation="withdraw", previous=6)

@@ -110,8 +110,18 @@ def test_every_gate_and_every_word_of_the_script_is_documented() -> None:
 def test_no_example_is_passed_over() -> None:
     """Each fence is closed, and its language is one whose examples are looked at here, or plain text."""
     languages = {block.language for page in PAGES for block in page.blocks}
-    assert languages <= {"", "sh", "text", "yaml", "json", "python"}
+    assert languages <= {"", "sh", "text", "yaml", "json", "python", "bash"}
     assert [page.path for page in PAGES if page.text.count("```") != 2 * len(page.blocks)] == []
+
+
+def test_the_run_book_is_run() -> None:
+    """Commands for the stack, in `bash`, stand in the run-book only; the test of the stack follows each page."""
+    with_commands = {page.path for page in PAGES if any(block.language == "bash" for block in page.blocks)}
+    pages = set(Path("docs/run-book").glob("*.md")) - {Path("docs/run-book/README.md")}
+    assert with_commands == pages
+    test = Path("tests/e2e/test_stack.py").read_text()
+    assert [page.stem for page in pages if page.stem not in test] == []
+    assert [page.name for page in pages if f"({page.name})" not in Path("docs/run-book/README.md").read_text()] == []
 
 
 @pytest.mark.parametrize("block", blocks("", "sh"))

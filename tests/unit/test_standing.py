@@ -71,6 +71,17 @@ def test_one_sentence_says_what_became_of_it(tags: dict[str, str], sentence: str
     assert standing_of("digits", tags, 7).sentence == sentence
 
 
+def test_productions_metrics_are_said_of_what_changed_it() -> None:
+    """Page and report have the figures of the last change; a version that changed nothing since has none."""
+    tags = {**PASSED, "promotion": "promoted", "production_metrics": "http://a_b:8501 in 4.2 s: 8 requests, <3> errors"}
+    went_live = standing_of("digits", tags, 7)
+    assert "Production's metrics: http://a\\_b:8501 in 4.2 s: 8 requests, \\<3\\> errors" in first_lines(went_live, "")
+    assert "<dt>production&#39;s metrics</dt>" in block(went_live, "")
+    assert "&lt;3&gt; errors" in block(went_live, "")
+    assert standing_of("digits", {**tags, "promotion": "refused"}, 7).metrics == ""
+    assert len(standing_of("digits", {**tags, "production_metrics": "x" * 4000}, 7).metrics) == 900
+
+
 def test_a_reviewer_is_told_what_to_do_in_the_browser() -> None:
     """Which tag, which values, what they mean, when it takes effect, and the commands of a terminal."""
     found = standing_of("digits", {**PASSED, "promotion": "awaiting review", "review": "pending"}, 3)

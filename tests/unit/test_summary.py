@@ -22,7 +22,7 @@ SERVER, DATABASE = "https://mlflow.example", "sqlite:////data/mlflow.db"
 MENU = "?workflowType=machine_learning"
 
 
-def shown(state: str, uri: str) -> list[str]:
+def shown(state: str, uri: str, metrics: str = "") -> list[str]:
     """Return the lines for a candidate 3 that MLflow registered as version 7."""
     config = Config.model_validate(
         {"name": "digits", "data": {"load": "m:load"}, "model": {"build": "m:build"}, "tracking": {"uri": uri}}
@@ -36,7 +36,7 @@ def shown(state: str, uri: str) -> list[str]:
     )
     page = f"{uri}/#/experiments/1/runs/abc{MENU}" if uri == SERVER else ""
     run = TrackedRun("abc", "1", "digits", 7, page)
-    outcome = Outcome(report, run, Promotion(PromotionState(state), None, "why"), {})
+    outcome = Outcome(report, run, Promotion(PromotionState(state), None, "why", metrics=metrics), {})
     return [line.plain for line in summary(config, "--config cfg.yaml", outcome)]
 
 
@@ -48,6 +48,13 @@ def test_the_link_leads_to_the_run_and_the_version() -> None:
     assert f"  review    {SERVER}/#/experiments/1/runs/abc{MENU}" in lines
     assert f"  decide    {SERVER}/#/models/digits/versions/7{MENU}" in lines
     assert any(line.startswith("  approve   ") and line.endswith("--version 3 --approve --by NAME") for line in lines)
+
+
+def test_productions_metrics_are_shown_if_they_were_read() -> None:
+    """They have a line of their own below the live directory."""
+    lines = shown("rolled back", SERVER, "http://h:8501 in 4.2 s: 8 requests, no errors")
+    assert "  metrics   http://h:8501 in 4.2 s: 8 requests, no errors" in lines
+    assert not any(line.startswith("  metrics ") for line in shown("rolled back", SERVER))
 
 
 def test_a_database_is_shown_by_a_command_and_an_address() -> None:

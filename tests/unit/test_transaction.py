@@ -21,7 +21,7 @@ from tasks.store.layout import versions
 from tasks.store.publish import bring_in, put_aside, take_away
 from tasks.store.repair import catch_up, mend, repair
 from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions, write_config
-from tasks.store.transaction import FORMER_OUTBOX, OUTBOX, Production, carry_out, finish, tell, untold
+from tasks.store.transaction import FORMER_OUTBOX, OUTBOX, Production, annotate, carry_out, finish, tell, untold
 from tests.store_driver import Store
 
 
@@ -276,6 +276,21 @@ def test_nothing_is_open_after_a_refused_publish(store: Store) -> None:
     assert pending(store.live) is None
     assert sorted(path.name for path in store.live.iterdir() if path.name[0] != ".") == ["3"]
     assert store.promote(store.export()) == "live"
+
+
+def test_metrics_are_added_to_what_the_registry_does_not_know(store: Store) -> None:
+    """They wait with the newest change of the same bytes; once that was told, there is nothing to add them to."""
+    changes = [change_to(store, store.export()) for _ in range(2)]
+    away = with_registry(store, Unreachable())
+    for change in changes:
+        carry_out(away, change)
+    assert annotate(store.live, changes[0], "no errors")
+    assert [change.metrics for change in untold(store.live).values()] == ["no errors", ""]
+    told: list[str] = []
+    tell(with_registry(store, lambda change: told.append(change.metrics)))
+    assert told == ["no errors", ""]
+    assert not annotate(store.live, changes[0], "no errors")
+    assert untold(store.live) == {}
 
 
 def test_the_registry_is_told_later_and_in_order(store: Store) -> None:

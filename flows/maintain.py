@@ -1,0 +1,33 @@
+"""Repair what crashes left, as a daily deployment: the containers of killed runs, then what the doctor finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import State, flow
+from prefect.states import Completed, Failed
+
+from configs.loading import load_config
+from configs.redaction import redact
+from tasks.maintain import examine_model, reap_containers
+
+NEEDS_DECISION = "NeedsDecision"
+
+
+@flow(name="maintain")
+def maintain(config: str, overrides: list[str] | None = None) -> State[list[str]]:
+    """Remove what killed runs left behind, finish changes that a crash interrupted, and tell what needs a person.
+
+    The run ends as `InOrder` or `Repaired`, or as failed in a state named `NeedsDecision`.
+
+    Args:
+        config: path of the YAML file. overrides: `section.key=value` items.
+    """
+    cfg = load_config(Path(config), overrides or ())
+    removed = reap_containers(cfg)
+    findings = examine_model(cfg)
+    done = [*removed, *(f"{finding.done}: {finding.text}" for finding in findings)]
+    message = redact("; ".join(done)) or f"'{cfg.name}' is in order"
+    if any(finding.done == "reported" for finding in findings):
+        return Failed(name=NEEDS_DECISION, message=message, data=done)
+    return Completed(name="Repaired" if done else "InOrder", message=message, data=done)
