@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,26 @@ def test_another_process_is_faster(store: Store, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Path, "rename", beaten)
     assert [finding.done for finding in find_leftovers(store.config)] == ["removed"]
     assert names(run_dir.parent) == []
+
+
+def test_two_runs_at_once(store: Store) -> None:
+    """Runs that begin, share rows, end and clear at the same time keep what is needed and remove the rest."""
+
+    def going(state: str) -> list[Path]:
+        found = []
+        for _ in range(6):
+            found.append(ended(store.run(state)))
+            clear(store.config)
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        needed, others = (pool.submit(going, state) for state in ("awaiting review", ""))
+    clear(store.config)
+    directory = others.result()[0].parent
+    assert names(directory) == sorted(path.name for path in needed.result())
+    assert len(versions(store.candidates)) == 6
+    assert all(len(load_arrays(path / "data" / "train.npz")["x/a"]) == 1000 for path in needed.result())
+    assert len(names(store.candidates.parents[1] / "rows")) <= 1  # none if it went while another run linked to it
 
 
 # kills ----------------------------------------------------------------------------------------------------------
