@@ -25,7 +25,17 @@ from tasks.store.publish import PRUNED, put_aside, remove
 from tasks.store.rehearsals import KEPT, rehearsal_file
 from tasks.store.repair import Finding, declared_digest
 from tasks.store.retention import prune_candidates
-from tasks.store.runs import ID, NEW, RUNS, SILENCE_S, RunDirectories, create_run_dir, file_time, run_directories
+from tasks.store.runs import (
+    ID,
+    NEW,
+    RUNS,
+    SILENCE_S,
+    RunDirectories,
+    create_run_dir,
+    file_time,
+    owner_of,
+    run_directories,
+)
 from tasks.store.shared_rows import remove_unused
 
 log = logging.getLogger(__name__)
@@ -40,7 +50,7 @@ def begin_run(
         name, digests, uses: as for `create_run_dir`.
     """
     run_dir = create_run_dir(config, name, digests=digests, uses=uses)
-    is_there = run_dir.is_dir()
+    is_there = owner_of(run_dir) is not None
     if is_there or not uses:  # else what it reads could be removed
         clear(config)
     # on a full disk there is room now
@@ -168,8 +178,12 @@ def _half_done(directory: Path, unowned: Sequence[Path], only_look: bool) -> Ite
     new = [*directory.glob(f"{NEW}*"), *filter(_has_no_file, unowned)]
     old = [path for path in new if now - path.lstat().st_mtime > SILENCE_S]
     for path in sorted([*directory.glob(f"{PRUNED}*"), *old]):
-        if not only_look:
-            remove(path)
+        try:
+            if not only_look:
+                remove(path)
+        except StoreError as exc:
+            yield Finding("reported", str(exc))
+            continue
         yield Finding("removed", f"'{path}', which a process left behind")
 
 

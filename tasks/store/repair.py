@@ -55,7 +55,7 @@ def mend(production: Production, candidates_dir: Path, *, only_look: bool = Fals
     ):
         try:
             found += step
-        except PipelineError as exc:
+        except (PipelineError, OSError) as exc:
             found.append(Finding("reported", str(exc)))
     return found
 

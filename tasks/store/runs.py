@@ -162,13 +162,19 @@ def run_directories(config: Config) -> RunDirectories:
             continue
         owner = owner_of(path)
         if owner is None:
-            unowned.append(path)
+            unowned += [path] if _can_be_read(path) else []
             continue
         lives = owner.may_live(_touched(path), now)
         uses += owner.uses if lives else ()
         if owner.is_of(config):
             owned[lives][path] = owner
     return RunDirectories(owned[False], owned[True], unowned, uses)
+
+
+def _can_be_read(run_dir: Path) -> bool:
+    """Return whether this user can read who owns a directory, if anybody does; another user's runs are left alone."""
+    owner = run_dir / OWNER
+    return os.access(run_dir, os.R_OK | os.X_OK) and (not owner.exists() or os.access(owner, os.R_OK))
 
 
 def _touched(run_dir: Path) -> float:

@@ -52,12 +52,18 @@ def remove_unused(config: Config) -> None:
 
     A run that links to a file at this moment keeps it, because a file exists as long as it has a name.
     """
-    directory = config.work_dir / ROWS
-    for entry in directory.iterdir() if directory.is_dir() else ():
+    for entry in _files(config.work_dir / ROWS):
         with contextlib.suppress(OSError):
             status = entry.stat(follow_symlinks=False)
             if entry.name.startswith(LINKING) or (ENTRY.fullmatch(entry.name) and status.st_nlink == 1):
                 entry.unlink()
+
+
+def _files(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
 
 
 def _is_new(path: Path, entry: Path) -> bool:
