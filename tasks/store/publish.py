@@ -94,9 +94,9 @@ def put_aside(version_dir: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a hidden file or directory, which another process may be removing, too."""
+    """Remove a hidden file, link or directory, which another process may be removing, too."""
     try:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except FileNotFoundError:
         pass
     except OSError as exc:

@@ -208,6 +208,16 @@ def test_a_leftover_that_a_run_is_given_stays(store: Store, tmp_path: Path) -> N
     assert len(removed(store)) == 5  # and the other model's run directory is for the other model to remove
 
 
+def test_a_candidate_that_was_moved_elsewhere(store: Store, tmp_path: Path) -> None:
+    """Of a candidate that somebody has replaced by a link, the link goes, and the files stay where they are."""
+    ended(store.run())
+    (store.candidates / "1").rename(tmp_path / "elsewhere")
+    (store.candidates / "1").symlink_to(tmp_path / "elsewhere")
+    assert len(removed(store)) == 2
+    assert (tmp_path / "elsewhere" / "who").is_file()
+    assert [name for name in names(store.candidates) if name.startswith(".pruned-")] == []
+
+
 def test_a_rehearsal_that_was_stored_before_the_kill(store: Store) -> None:
     """A candidate whose run was killed between its rehearsal and its line in the history was judged."""
     ended(store.run())
