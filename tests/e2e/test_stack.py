@@ -21,7 +21,7 @@ from tests.e2e.conftest import ROOT, free_port
 from tests.markdown import Page
 
 pytestmark = [
-    pytest.mark.docker,
+    pytest.mark.docker,  # No run here starts a container: the servers run already.
     # MLflow warns while it is imported and used, about the next NumPy, protobuf or Python; it is not judged here.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
