@@ -151,7 +151,7 @@ class RunDirectories:
 
 
 def run_directories(config: Config) -> RunDirectories:
-    """Return the run directories of a model; whatever else lies beside them is ignored."""
+    """Return the run directories of a model; other files and directories beside them are ignored."""
     directory = config.work_dir / RUNS
     now = file_time(directory)
     owned: dict[bool, dict[Path, Owner]] = {True: {}, False: {}}  # by whether the run may be going on
