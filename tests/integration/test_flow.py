@@ -11,6 +11,7 @@ import pytest
 
 from tasks.errors import DataError, PipelineError
 from tasks.outcomes import Outcome
+from tasks.store.runs import owner_of
 
 pytestmark = [
     # Prefect's and MLflow's own dependencies have moved on; neither is judged here.
@@ -146,6 +147,10 @@ def test_a_champion_of_before(rehearse: Callable[..., Any], user: Path) -> None:
     of_before = kept / f"{write_manifest(live).digest}.json"
     shutil.copy(kept / f"{digest}.json", of_before)  # what a run of before would have left
     again = rehearse("gates.min_unseen_rows=2", promote=False)
+    first, second = (run.result().report.candidate for run in (state, again))
+    assert first.targets.samefile(second.targets)  # equal rows of two runs are stored once
+    assert first.requests.samefile(second.requests)
+    assert owner_of(first.requests.parent).digests == (digest,)  # type: ignore[union-attr]
     assert quality_of(again).figures["rows_seen"] == 0
     assert quality_of(again).champion
     assert again.result().report.new_rows == 0
