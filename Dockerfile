@@ -89,7 +89,8 @@ RUN useradd --create-home --uid 1000 rehearsal && mkdir -p /rehearsal /models /e
     && ln -s /app/flows /rehearsal/flows
 COPY configs/*.yaml /rehearsal/configs/
 RUN chown --recursive rehearsal /rehearsal /models /exchange
-ENV PATH=/opt/flows/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1
+# Any user may run it (`--user`), so that the home is a place that everybody can write.
+ENV PATH=/opt/flows/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 HOME=/tmp
 USER rehearsal
 WORKDIR /rehearsal
 VOLUME /rehearsal

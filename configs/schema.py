@@ -628,7 +628,11 @@ class Promote(Section):
         description="path of the Prometheus metrics of production, such as /monitoring/prometheus/metrics: requests, "
         "errors and load time around a change are read at each REST address and recorded; empty reads nothing",
     )
-    keep: int = Field(0, ge=0, description="number of live versions, and of candidates, to keep; 0 keeps all")
+    keep: int = Field(
+        0,
+        ge=0,
+        description="number of live versions, and of candidates with the files of their runs, to keep; 0 keeps all",
+    )
     lock_timeout_s: float = Field(60, ge=0, description="seconds to wait while another process changes the same model")
     directory_mode: Mode = Field("0755", description="mode of the published directories, regardless of the umask")
     file_mode: Mode = Field("0644", description="mode of the published files, regardless of the umask")
@@ -681,7 +685,7 @@ class Config(Section):
         description="name of the model in URLs, directories and the registry"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the initial weights and of shuffling")
-    work_dir: Path = Field(Path(".rehearsal"), description="directory of candidates, reports and intermediate files")
+    work_dir: Path = Field(Path(".rehearsal"), description="directory of candidates, and of the files of runs")
     models_root: Path = Field(
         Path("models"),
         description="directory of live versions: production TensorFlow Serving watches <models_root>/<name>",

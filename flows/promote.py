@@ -8,7 +8,6 @@ if __name__ == "__main__":  # before Prefect is imported, so that --help and con
     raise SystemExit(main())
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from tasks.promote import make_stable
 from tasks.registry.approvals import Reviewed
 from tasks.review import decide, find_reviewed, promote_again_judged, rehearsal_of, review
 from tasks.show import show_change
+from tasks.stage import again_run_dir
 from tasks.validate import fetch_servers
 
 
@@ -65,7 +65,7 @@ def judge_again(cfg: Config, options: str, reviewed: Reviewed) -> Promotion:
     """Judge an approved candidate again, compared with the version that is live now."""
     known = rehearsal_of(cfg, reviewed)
     candidate = known.report.candidate
-    run_dir = cfg.work_dir / "runs" / f"{candidate.run_id}-again-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    run_dir = again_run_dir(cfg, candidate)
     promoting = partial(promote_again_judged, cfg, reviewed)
     return judge_and_promote(
         cfg, options, known.splits, known.trained, candidate, fetch_servers(cfg), run_dir, promoting, again=True

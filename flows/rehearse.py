@@ -61,7 +61,7 @@ def rehearse(  # noqa: PLR0913, PLR0917  one argument for each option
     """
     cfg = load_config(Path(config), overrides or ())
     require(cfg, *([] if rows else ["data.load"]))
-    run_dir = new_run_dir(cfg)
+    run_dir = new_run_dir(cfg, model, rows, trained_on)
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)

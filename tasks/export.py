@@ -18,6 +18,8 @@ from tasks.savedmodel.safety import read_graph
 from tasks.stage import stage
 from tasks.store.history import append
 from tasks.store.layout import claim_version, version_number
+from tasks.store.runs import note_digest
+from tasks.store.shared_rows import share
 from tasks.training.process import call
 
 
@@ -26,6 +28,7 @@ def export_model(config: Config, splits: Splits, trained: TrainedModel, run_dir:
     """Export to a staging directory, which gets the next number only when it is complete."""
     with claim_version(config.candidates_dir, config.live_dir, config.export.version_width) as claim:
         exported = call(export_savedmodel, config, splits, trained, claim.staging, run_dir)
+        note_digest(run_dir, exported.digest)
         version_dir = claim.publish()
     return new_candidate(config, splits, exported, version_dir, run_dir)
 
@@ -42,6 +45,7 @@ def adopt_model(config: Config, splits: Splits, given: TrainedModel, signature: 
             _copy(given.keras_file, claim.staging)
             with named_as(claim.staging, given.keras_file):
                 exported = _adopted(config, splits, claim.staging, run_dir, signature)
+        note_digest(run_dir, exported.digest)
         version_dir = claim.publish()
     return new_candidate(config, splits, exported, version_dir, run_dir)
 
@@ -66,6 +70,7 @@ def _adopted(config: Config, splits: Splits, staging: Path, run_dir: Path, signa
 
 def new_candidate(config: Config, splits: Splits, exported: Exported, version_dir: Path, run_dir: Path) -> Candidate:
     """Return the record of a numbered version directory, and add it to the history."""
+    share(config, run_dir / "requests.npz")
     number = version_number(version_dir.name)
     assert number is not None
     append(config.live_dir, number, "exported", exported.digest)

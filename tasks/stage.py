@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
-from uuid import uuid4
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -21,6 +20,8 @@ from prefect.futures import PrefectFuture
 from configs.redaction import clean, redact
 from configs.schema import Config
 from tasks.errors import PipelineError
+from tasks.records import Candidate
+from tasks.store.leftovers import begin_run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,9 +71,19 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
     return policy(timed)
 
 
-def new_run_dir(config: Config) -> Path:
-    """Return a new directory for the files of one run, without creating it; its name begins with the time."""
-    return config.work_dir / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+def new_run_dir(config: Config, *uses: str) -> Path:
+    """Create a directory for the files of one run of this process, and remove what earlier runs left.
+
+    Args:
+        uses: paths that the run reads, which may be among what an earlier run left; empty ones are ignored.
+    """
+    return begin_run(config, uses=tuple(filter(None, uses)))
+
+
+def again_run_dir(config: Config, candidate: Candidate) -> Path:
+    """Create another directory for a candidate that is judged again; that of its own run is still needed."""
+    name = f"{candidate.run_id}-again-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    return begin_run(config, name, digests=(candidate.digest,))
 
 
 def artifact_key(name: str) -> str:

@@ -26,7 +26,8 @@ PARSERS = {
     "check": check.build_parser(),
     "webhook": webhook.build_parser(),
 }
-OTHERS = {"bash", "cat", "curl", "docker", "echo", "export", "git", "mkdir", "pip", "pre-commit", "prefect"}
+PREFECT_FILES = (Path("prefect.yaml"), Path("deploy/kubernetes/prefect.yaml"))
+OTHERS = {"bash", "cat", "curl", "docker", "echo", "export", "git", "kubectl", "mkdir", "pip", "pre-commit", "prefect"}
 """Commands of others in our examples; whatever is neither among them nor ours is a mistake."""
 
 
@@ -56,7 +57,7 @@ def problem(words: list[str]) -> str:
 
 def problem_of_deployment(name: str, parameters: list[str]) -> str:
     """Return what is wrong with the name of a deployment and `parameter=JSON` items for its run."""
-    found = {one["name"]: one for one in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]}
+    found = {one["name"]: one for file in PREFECT_FILES for one in yaml.safe_load(file.read_text())["deployments"]}
     flow, _, deployment = name.partition("/")
     if deployment not in found:
         return "no such deployment"

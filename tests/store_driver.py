@@ -22,16 +22,25 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
+
+from configs.schema import Config
+from tasks.datasets.rows import save_arrays
 from tasks.production.live_check import Endpoint, live_problem
 from tasks.records import Change
 from tasks.savedmodel.manifest import write_manifest
 from tasks.store.champion import champion_version, predecessor
 from tasks.store.history import append, read, served_digest
+from tasks.store.journal import write_atomically
 from tasks.store.layout import claim_version, next_number, version_number, versions
+from tasks.store.leftovers import clear
 from tasks.store.lock import model_lock
+from tasks.store.rehearsals import rehearsal_file
 from tasks.store.repair import catch_up, mend, repair
 from tasks.store.retention import prune
+from tasks.store.runs import RUNS, create_run_dir, note_digest
 from tasks.store.serving_config import labels_of
+from tasks.store.shared_rows import ROWS, share
 from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
 
 MODELS = Path(__file__).parent / "data" / "tfs_rest" / "models"
@@ -99,6 +108,38 @@ class Store:
         append(self.live, version, "exported", digest)
         append(self.live, version, "validated", digest)
         return version
+
+    @property
+    def config(self) -> Config:
+        """Return the configuration of a model with these directories."""
+        promote = {"keep": self.keep, "layout": self.layout}
+        return Config(
+            name=self.live.name, work_dir=self.candidates.parents[1], models_root=self.live.parent, promote=promote
+        )
+
+    def run(self, state: str = "") -> str:
+        """Do what a run does with files, up to its verdict, if there is one; return its directory."""
+        run_dir = create_run_dir(self.config)
+        train = run_dir / "data" / "train.npz"
+        save_arrays(train, {"x/a": np.arange(1000.0)})
+        share(self.config, train)
+        with claim_version(self.candidates, self.live, 0) as claim:
+            (claim.staging / "who").write_text(claim.staging.name)
+            digest = write_manifest(claim.staging).digest
+            note_digest(run_dir, digest)
+            version = version_number(claim.publish().name)
+        assert version is not None
+        append(self.live, version, "exported", digest)
+        if state:
+            record = rehearsal_file(self.candidates, digest)
+            record.parent.mkdir(exist_ok=True)
+            write_atomically(record, json.dumps({"splits": {"train": str(train)}}))
+            append(self.live, version, state, digest)  # type: ignore[arg-type]
+        return str(run_dir)
+
+    def clear(self) -> None:
+        """Do what a run does before it begins."""
+        clear(self.config)
 
     def digest(self, version: int) -> str:
         """Return what a number was validated with."""
@@ -232,7 +273,9 @@ def run(command: dict[str, Any]) -> dict[str, Any]:
         status = 1
         try:
             store = Store.from_json(command["store"])
-            watch = Watch([store.live.parent, store.candidates], command["kill_at"], say)
+            work_dir = store.candidates.parents[1]
+            below = [store.live.parent, store.candidates, work_dir / RUNS, work_dir / ROWS]
+            watch = Watch(below, command["kill_at"], say)
             result = getattr(store, command["operation"])(*command["args"])
             say({"result": result, "calls": watch.calls, "events": watch.events})
             status = 0

@@ -87,37 +87,48 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write named arrays as one `.npz`.
 
     Text and bytes are two members: `<name>.text` or `<name>.bytes`, which has all items one after the other as uint8,
-    and `<name>.lengths`. So long items need no padding, and NUL characters are kept.
+    and `<name>.lengths`. So long items need no padding, and NUL characters are kept. Equal arrays make equal files. The
+    file gets its name when it is complete, and another file with that name is not changed, because several runs may
+    share it (store/shared_rows.py).
 
     Raises:
         DataError: the file cannot be written.
     """
+    partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # not np.savez, whose parameters could have the name of an array
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, array in arrays.items():
-                if array.dtype.name == "bfloat16":  # the format does not support it; float32 holds every value
-                    array = array.astype(np.float32)  # noqa: PLW2901
-                if is_string(array):
-                    lengths = packed_lengths(array)
-                    _write_text(archive, f"{name}.{'text' if is_text(array) else 'bytes'}", array, lengths)
-                    _write(archive, f"{name}.lengths", lengths)
-                else:
-                    _write(archive, f"{name}.npy", array)
+        try:
+            _write_members(partial, arrays)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as exc:
         raise DataError(f"work_dir must be writable, got '{path}': {exc.strerror}") from exc
 
 
+def _write_members(path: Path, arrays: Mapping[str, Array]) -> None:
+    # not np.savez, whose parameters could have the name of an array
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            if array.dtype.name == "bfloat16":  # the format does not support it; float32 holds every value
+                array = array.astype(np.float32)  # noqa: PLW2901
+            if is_string(array):
+                lengths = packed_lengths(array)
+                _write_text(archive, f"{name}.{'text' if is_text(array) else 'bytes'}", array, lengths)
+                _write(archive, f"{name}.lengths", lengths)
+            else:
+                _write(archive, f"{name}.npy", array)
+
+
 def _write(archive: zipfile.ZipFile, name: str, array: Array) -> None:
-    with archive.open(name, "w", force_zip64=True) as member:
+    with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:  # without the time of day
         np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _write_text(archive: zipfile.ZipFile, name: str, array: Array, lengths: Array) -> None:
     """Write the bytes of all items as one array of uint8."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (int(lengths.sum(dtype=np.int64)),)}
-    with archive.open(name, "w", force_zip64=True) as member:
+    with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
         np.lib.format.write_array_header_1_0(member, header)
         for piece in packed_pieces(array):
             member.write(piece)

@@ -21,6 +21,7 @@ from tasks.serving.attached import left_behind
 from tasks.store.champion import champion_version, find_champion
 from tasks.store.history import SERVED, process_user, read, served_digest
 from tasks.store.layout import next_number, versions
+from tasks.store.leftovers import digests_in_use, find_leftovers
 from tasks.store.lock import model_lock
 from tasks.store.rehearsals import recall_or_warn
 from tasks.store.repair import Finding, catch_up, mend, repair
@@ -91,10 +92,11 @@ def examine(config: Config, *, only_look: bool) -> list[Finding]:
     """Return what the doctor finds, and repair it unless `only_look` is set."""
     found, beside = production(config), _on_attached(config, only_look)
     if only_look:
-        return [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True), *beside]
+        looked = [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True), *beside]
+        return [*looked, *find_leftovers(config, only_look=True)]
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
         findings = repair(found, config.candidates_dir)
-    return [*findings, *catch_up(found), *beside]
+    return [*findings, *catch_up(found), *beside, *find_leftovers(config)]
 
 
 def _on_attached(config: Config, only_look: bool) -> list[Finding]:
@@ -234,9 +236,10 @@ def _done(config: Config, found: Production, change: Change) -> Promotion:
         )
     keep = 0 if result.unwritten else config.promote.keep
     try:
-        for path in prune(found.model_dir, config.candidates_dir, found.layout, keep):
+        in_use = digests_in_use(config) if keep else ()
+        for path in prune(found.model_dir, config.candidates_dir, found.layout, keep, in_use):
             log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
-    except StoreError as exc:  # the change succeeded, and MLflow must be updated; the next change prunes again
+    except (StoreError, OSError) as exc:  # the change succeeded, and MLflow must be updated; the next one prunes again
         log.warning("old versions could not be removed: %s", exc)
     reason = ", ".join(filter(None, (what, change.reason)))
     state = PromotionState.CANARY if is_canary else PromotionState.PROMOTED

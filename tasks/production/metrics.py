@@ -84,7 +84,7 @@ class Watch:
     """Reads the metrics of production before and after a change of it."""
 
     def __init__(self, servers: Sequence[Endpoint], path: str) -> None:
-        """Begin to read; nobody waits yet.
+        """Begin to read; this does not wait.
 
         Args:
             path: of the metrics; empty means that they are not read.

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import docker
 import docker.errors
 
+from tasks.owner import has_ended, host_id, process_start
 from tasks.serving.engine import engine, engine_errors
-from tasks.serving.owner import host_id, process_start
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +54,8 @@ def why_orphaned(labels: Mapping[str, str], now: float) -> str:
         return "it is past its deadline"
     if labels.get(f"{LABEL}.host") != host_id() or not pid.isdecimal():
         return ""
-    gone = f"its owner, process {pid}, has ended"
-    try:
-        os.kill(int(pid), 0)  # checks that the process exists; sends no signal
-    except ProcessLookupError:
-        return gone
-    except PermissionError:
-        return ""  # it runs as another user, whose processes /proc may hide
-    return "" if process_start(int(pid)) == labels.get(f"{LABEL}.pid-started") else gone
+    ended = has_ended(int(pid), labels.get(f"{LABEL}.pid-started", ""))
+    return f"its owner, process {pid}, has ended" if ended else ""
 
 
 def reap(now: float) -> list[Reaped]:

@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tasks.errors import ServingError, ServingUnavailable
-from tasks.serving.owner import host_id
+from tasks.owner import host_id
 from tasks.waiting import waiting_for
 
 LOCK, OWNER = ".rehearsal.lock", ".rehearsal-owner.json"

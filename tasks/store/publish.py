@@ -94,8 +94,10 @@ def put_aside(version_dir: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a hidden file or directory."""
+    """Remove a hidden file, link or directory, which another process may be removing, too."""
     try:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    except FileNotFoundError:
+        pass
     except OSError as exc:
         raise StoreError(f"'{path}' must be removable, got {describe(exc)}") from exc

@@ -33,7 +33,7 @@ class Rehearsed:
 
 def save_rehearsal(candidates_dir: Path, rehearsed: Rehearsed) -> None:
     """Store a rehearsal under its candidate's digest; a later rehearsal of the same files replaces it."""
-    path = _path(candidates_dir, rehearsed.report.candidate.digest)
+    path = rehearsal_file(candidates_dir, rehearsed.report.candidate.digest)
     make_directory(path.parent)
     plain = asdict(rehearsed)
     plain["report"]["gates"] = redacted(plain["report"]["gates"])  # they may quote the user's code
@@ -46,7 +46,7 @@ def recall(candidates_dir: Path, digest: str) -> Rehearsed | None:
     Raises:
         StoreError: the stored rehearsal cannot be read.
     """
-    path = _path(candidates_dir, digest)
+    path = rehearsal_file(candidates_dir, digest)
     try:
         return TypeAdapter(Rehearsed).validate_python(_named_as_now(json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
@@ -73,5 +73,6 @@ def _named_as_now(found: Any) -> Any:
     return found
 
 
-def _path(candidates_dir: Path, digest: str) -> Path:
+def rehearsal_file(candidates_dir: Path, digest: str) -> Path:
+    """Return the file of the rehearsal of the files with this digest; it may not exist."""
     return candidates_dir / KEPT / f"{digest}.json"

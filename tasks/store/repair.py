@@ -55,7 +55,7 @@ def mend(production: Production, candidates_dir: Path, *, only_look: bool = Fals
     ):
         try:
             found += step
-        except PipelineError as exc:
+        except (PipelineError, OSError) as exc:
             found.append(Finding("reported", str(exc)))
     return found
 
@@ -160,13 +160,13 @@ def _come_to(model_dir: Path, change: Change) -> Change | None:
     try:
         verify_manifest(live_dir, change.digest)
     except (ManifestMismatch, OSError) as exc:
-        if _declared(live_dir) != change.digest:
+        if declared_digest(live_dir) != change.digest:
             return None  # a foreign directory, which is reported
         return replace(change, operation="withdraw", reason=f"it was never verified in production, and {exc}")
     return change
 
 
-def _declared(version_dir: Path) -> str:
+def declared_digest(version_dir: Path) -> str:
     """Return the digest that a version's own manifest declares, or an empty string."""
     try:
         return str(json.loads((version_dir / MANIFEST).read_text())["digest"])

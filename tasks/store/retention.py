@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,20 +17,22 @@ WAITING = ("awaiting review", "approved")
 UNDER_WAY, LONGEST_RUN = ("exported", "validated"), timedelta(days=1)
 
 
-def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int) -> list[Path]:
+def prune(
+    model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_use: Collection[str] = ()
+) -> list[Path]:
     """Remove all but the `keep` newest live versions and candidates, and return the removed paths.
 
     These are never removed: the champion, the version that a rollback goes back to, versions that have a label or are
     listed for production, candidates that wait for a person or are still being judged, versions that this project did
     not promote, and the last live version, because an empty base path would unload the model. The caller must hold the
     lock.
+
+    Args:
+        in_use: digests of candidates that must stay because their runs may be going on.
     """
     if not keep:
         return []
-    champion = champion_version(model_dir, layout)
-    entries, before = read(model_dir), predecessor(model_dir, champion)
-    needed = {champion, before, *labels_of(model_dir).values(), *listed_versions(model_dir)}
-    digests = {served_digest(entries, version) for version in needed if version is not None} - {""}
+    entries, needed = read(model_dir), _needed(model_dir, layout)
     removed = []
     for version, version_dir in _old(model_dir, keep):
         if version not in needed and served_digest(entries, version) and len(versions(model_dir)) > 1:
@@ -37,15 +40,33 @@ def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int) -> l
             note_pruned(model_dir, version, f"promote.keep is {keep}")  # else the doctor notes it
             remove(doomed)
             removed.append(version_dir)
-    for version, version_dir in _old(candidates_dir, keep):
-        known = {entry.digest for entry in entries if entry.version == version}
-        if version not in needed and not known & digests and not any(_in_use(entries, version, d) for d in known):
-            remove(put_aside(version_dir))
-            removed.append(version_dir)
+    removed += prune_candidates(model_dir, candidates_dir, layout, keep, in_use)
     for withdrawn in sorted(model_dir.glob(f"{WITHDRAWN}*"), key=_withdrawn_number)[:-keep]:
         remove(withdrawn)
         removed.append(withdrawn)
     return removed
+
+
+def prune_candidates(
+    model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_use: Collection[str] = ()
+) -> list[Path]:
+    """Remove old candidates as `prune` does, and nothing that is live."""
+    entries, needed = read(model_dir), _needed(model_dir, layout)
+    kept = {*in_use, *(served_digest(entries, version) for version in needed)} - {""}
+    removed = []
+    for version, version_dir in _old(candidates_dir, keep):
+        known = {entry.digest for entry in entries if entry.version == version}
+        if version not in needed and not known & kept and not any(_in_use(entries, version, d) for d in known):
+            remove(put_aside(version_dir))
+            removed.append(version_dir)
+    return removed
+
+
+def _needed(model_dir: Path, layout: Layout) -> set[int]:
+    """Return the versions that production serves or a rollback goes back to."""
+    champion = champion_version(model_dir, layout)
+    needed = {champion, predecessor(model_dir, champion), *labels_of(model_dir).values(), *listed_versions(model_dir)}
+    return {version for version in needed if version is not None}
 
 
 def note_pruned(model_dir: Path, version: int, reason: str) -> None:
@@ -68,7 +89,7 @@ def _in_use(entries: list[Entry], version: int, digest: str) -> bool:
 
 
 def _old(directory: Path, keep: int) -> list[tuple[int, Path]]:
-    return list(versions(directory).items())[:-keep]
+    return list(versions(directory).items())[:-keep] if keep else []
 
 
 def _withdrawn_number(path: Path) -> int:

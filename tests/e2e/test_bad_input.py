@@ -74,9 +74,9 @@ def fail(user: Any, code: int, words: list[str], *overrides: str) -> None:
     ("override", "words"),
     [
         ("data.load=project:broken", ["data.load 'project:broken'", "RuntimeError: the warehouse is closed"]),
-        ("data.load=project:garbled", ["data.load 'project:garbled'"]),
+        pytest.param("data.load=project:garbled", ["data.load 'project:garbled'"], marks=pytest.mark.long),
         ("model.params={width: 3}", ["input", "(?, 3)", ", 2)"]),
-        ("export.inputs={x: nothing}", ["export.inputs", "nothing"]),
+        pytest.param("export.inputs={x: nothing}", ["export.inputs", "nothing"], marks=pytest.mark.long),
     ],
 )
 def test_what_the_user_brought_does_not_work(user: Any, override: str, words: list[str]) -> None:
@@ -87,9 +87,9 @@ def test_what_the_user_brought_does_not_work(user: Any, override: str, words: li
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("data.load=project:absent", ["project:absent"]),
+        pytest.param("data.load=project:absent", ["project:absent"], marks=pytest.mark.long),
         ("model.build=project:absent", ["project:absent"]),
-        ("model.build=projcet:build", ["no module 'projcet'"]),
+        pytest.param("model.build=projcet:build", ["no module 'projcet'"], marks=pytest.mark.long),
         ("gates.safety.allow_ops=[ReadFle]", ["gates.safety.allow_ops", "'ReadFle'", "did you mean 'ReadFile'?"]),
         ("trainnig.epochs=2", ["unknown key 'trainnig'", "did you mean 'training'?"]),
     ],
@@ -113,6 +113,7 @@ def test_the_tracking_server_does_not_answer(user: Any, unused_address: str) -> 
     assert not user.work_dir.exists()
 
 
+@pytest.mark.long
 def test_the_tracking_file_has_no_directory(user: Any) -> None:
     """A database below a file, not a directory, is found out before any row is loaded."""
     uri = f"sqlite:///{user.directory}/cfg.yaml/mlflow.db"
@@ -120,7 +121,7 @@ def test_the_tracking_file_has_no_directory(user: Any) -> None:
     assert not user.work_dir.exists()
 
 
-@pytest.mark.parametrize("section", ["work_dir", "models_root"])
+@pytest.mark.parametrize("section", ["work_dir", pytest.param("models_root", marks=pytest.mark.long)])
 def test_an_output_directory_that_cannot_be(user: Any, section: str) -> None:
     """A work_dir or models_root that is a file is one line that names it, and nothing else is touched."""
     before = user.directory.joinpath("cfg.yaml").read_bytes()
@@ -151,6 +152,7 @@ def test_names_that_mlflow_does_not_take(user: Any) -> None:
     assert run.data.params["model.params.options.lr _x28_max_x29_"] == "0.1"
 
 
+@pytest.mark.long
 # MLflow's own use of SQLAlchemy
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_a_deleted_experiment_is_found_while_the_model_trains(user: Any) -> None:

@@ -14,8 +14,12 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import yaml
+from kubernetes_validate import validate
 
 from tests.e2e.conftest import ROOT
+from tests.kubernetes import VERSIONS, job
+from tests.markdown import Page, commands
 
 pytestmark = [
     # MLflow warns while it is imported and used, about the next NumPy, protobuf or Python; it is not judged here.
@@ -121,6 +125,7 @@ def test_a_deployment_is_what_its_file_says(
     ]
 
 
+@pytest.mark.long
 def test_a_worker_promotes(
     run_deployment: Callable[..., Any], deployed: Path, ask_prefect: Ask, tmp_path: Path
 ) -> None:
@@ -159,6 +164,7 @@ def told() -> Iterator[tuple[str, Queue[bytes]]]:
 
 def test_a_worker_rejects(
     run_deployment: Callable[..., Any],
+    deployed: Path,
     ask_prefect: Ask,
     prefect_env: dict[str, str],
     told: tuple[str, Queue[bytes]],
@@ -178,11 +184,15 @@ def test_a_worker_rejects(
     run = run_deployment("train-and-serve/nightly", "training.epochs=1", "gates.metrics.accuracy=1.1")
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Rejected")
     assert "accuracy" in run["state"]["message"]
+    printed = (deployed / "worker.log").read_text()
+    assert "epoch 1/1" in printed
+    assert "HTTP Request" not in printed
     text = json.loads(posted.get(timeout=600))["text"]
     assert text == f"train-and-serve: Rejected: {run['state']['message']}"
     assert not (tmp_path / "models" / "digits" / "1").exists()
 
 
+@pytest.mark.long
 def test_a_worker_acts_on_an_approval(run_deployment: Callable[..., Any], tmp_path: Path) -> None:
     """What waits after a run by a worker is promoted by the scheduled deployment once its page says approved."""
     from mlflow import MlflowClient
@@ -196,3 +206,34 @@ def test_a_worker_acts_on_an_approval(run_deployment: Callable[..., Any], tmp_pa
     run = run_deployment("promote/approvals", *quick)
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Promoted")
     assert (tmp_path / "models" / "digits" / "1" / "saved_model.pb").is_file()
+
+
+def test_the_documented_work_pools(prefect: Callable[..., str], ask_prefect: Ask) -> None:
+    """The documented commands make the pools for Docker and Kubernetes, and their job variables are known there.
+
+    Prefect makes valid jobs of the Kubernetes pool's template and its deployments.
+    """
+    blocks = [block for name in ("scheduling", "kubernetes") for block in Page(ROOT / "docs" / f"{name}.md").blocks]
+    written = [words for block in blocks if not block.language for words in commands(block.text)]
+    called = [
+        words
+        for words in written
+        if (words[:3] == ["prefect", "work-pool", "create"] and "local" not in words) or "kubernetes" in " ".join(words)
+    ]
+    called = [[word for word in words if word != "--no-prompt"] for words in called if words[0] == "prefect"]
+    assert [words[1] for words in called] == ["work-pool", "work-pool", "deploy", "deployment"]
+    for words in called:
+        prefect(*words[1:])
+
+    pools = {pool["name"]: pool["base_job_template"] for pool in ask_prefect("/work_pools/filter", {})}
+    examples = [yaml.safe_load(block.text) for block in blocks if block.language == "yaml"]
+    work_pools = [one["work_pool"] for example in examples for one in example.get("deployments", [])]
+    [docker] = [pool for pool in work_pools if pool["name"] == "docker"]
+    assert set(docker["job_variables"]) <= set(pools["docker"]["variables"]["properties"])
+
+    deployed = ask_prefect("/deployments/filter", {"deployments": {"name": {"like_": "kubernetes-"}}})
+    assert {one["name"] for one in deployed} == {f"kubernetes-{name}" for name in ("nightly", "approvals", "daily")}
+    for one in deployed:
+        made = job(one["job_variables"], pools["kubernetes"])
+        assert [validate(made, version, strict=True) for version in VERSIONS] == [*VERSIONS]
+        assert made["spec"]["template"]["spec"]["containers"][0]["image"] == "keras-rehearsal"

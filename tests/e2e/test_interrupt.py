@@ -26,7 +26,12 @@ def end_process(process: subprocess.Popen[str]) -> None:
     process.terminate()
 
 
-WAYS = [pytest.param(end_group, id="SIGINT"), pytest.param(end_process, id="SIGTERM")]
+INTERRUPT, END = pytest.param(end_group, id="SIGINT"), pytest.param(end_process, id="SIGTERM")
+
+
+def later(way: Any) -> Any:
+    """Return a way to end a run as a slower proof."""
+    return pytest.param(*way.values, id=way.id, marks=pytest.mark.long)
 
 
 def table() -> dict[int, tuple[int, str]]:
@@ -63,7 +68,7 @@ def ended_cleanly(run: subprocess.Popen[str], family: set[int], workspace: Any, 
     assert wait_for(lambda: not family & set(table()), 600), {pid: table().get(pid) for pid in family}
 
 
-@pytest.mark.parametrize("end", WAYS)
+@pytest.mark.parametrize("end", [INTERRUPT, later(END)])
 def test_ended_in_training(end: Callable[[Any], None], workspace: Any, wait_for: Poll) -> None:
     """A run that is ended while it trains leaves no candidate and no TensorFlow process."""
     run = workspace.start(*ENDLESS)
@@ -76,7 +81,7 @@ def test_ended_in_training(end: Callable[[Any], None], workspace: Any, wait_for:
     assert not (workspace.work_dir / "candidates").exists()
 
 
-@pytest.mark.parametrize("end", WAYS)
+@pytest.mark.parametrize("end", [later(INTERRUPT), END])
 def test_ended_in_validation(end: Callable[[Any], None], workspace: Any, wait_for: Poll) -> None:
     """A run that is ended while a server judges its candidate leaves no server and nothing live."""
     run = workspace.start("--set", "training.epochs=2")

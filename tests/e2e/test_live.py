@@ -116,7 +116,7 @@ def test_bytes_that_do_not_load_roll_back(
     is_back(user, production, 4, "version 4 ended with:")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_an_interrupt_while_production_is_asked(
     user: Any, second: Any, unused_address: str, wait_for: Poll, number: int
 ) -> None:

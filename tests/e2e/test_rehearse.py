@@ -92,6 +92,7 @@ def test_a_keras_file_and_rows_that_say_what_they_are(project: Any, models: Path
     assert {split: len(found) for split, found in known.rows.items()} == {"train": 3, "validation": 4, "test": 28}
 
 
+@pytest.mark.long
 def test_rows_as_arrays_and_those_that_it_was_trained_on(project: Any, models: Path) -> None:
     """An .npz file of arrays is judged; `--trained-on` names what is left out of it, and without it nobody knows."""
     rows = pd.read_csv(project.directory / "rows.csv")
@@ -120,6 +121,7 @@ def reports(project: Any) -> list[str]:
     return sorted(html.unescape(found[1]) for page in pages for found in re.finditer(TRAINED_ON, page))
 
 
+@pytest.mark.long
 @pytest.mark.docker
 def test_in_a_container(project: Any, models: Path, test_image: str) -> None:
     """A SavedModel of plain TensorFlow gets its verdict, and is tried out, in a container."""

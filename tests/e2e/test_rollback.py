@@ -80,6 +80,7 @@ def test_one_version_back(
     done = roll_back("--by", "ann")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "digits promoted: version 3 is live, rollback from version 2 to the bytes of version 1" in done.stdout
+    assert "validated answers are gone" not in done.stdout  # the files of the run of version 1 are still there
     assert user.tree(user.models_root / "digits" / "3") == user.tree(user.models_root / "digits" / "1")
     assert production.serving() == [3]  # already, for the command has waited for it
     aliases, (old, bad) = user.registry()

@@ -136,8 +136,15 @@ def test_production_answers_in_other_company(
             assert "differently than validated" in found
 
 
-@pytest.mark.parametrize("protocol", ["rest", "grpc", "both"])
-@pytest.mark.parametrize("how", ["half", "bfloat16", "uint16"])
+@pytest.mark.parametrize(
+    ("how", "protocol"),
+    [
+        pytest.param(how, protocol, marks=() if one else pytest.mark.long)
+        for how, proven in (("half", "rest"), ("bfloat16", "grpc"), ("uint16", "both"))
+        for protocol in ("rest", "grpc", "both")
+        for one in (protocol == proven,)
+    ],
+)
 def test_a_cast_output_passes_every_gate(exported: Export, tmp_path: Path, how: str, protocol: str) -> None:
     """What REST cannot carry is served in the dtype of `export.cast`, and held against the model's own numbers."""
     wanted = "int32" if how == "uint16" else "float32"

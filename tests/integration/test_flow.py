@@ -11,6 +11,7 @@ import pytest
 
 from tasks.errors import DataError, PipelineError
 from tasks.outcomes import Outcome
+from tasks.store.runs import owner_of
 
 pytestmark = [
     # Prefect's and MLflow's own dependencies have moved on; neither is judged here.
@@ -83,6 +84,7 @@ def test_a_model_that_fails_a_gate_is_rejected_not_crashed(rehearse: Callable[..
     assert (sorted((user / "models" / "pair").iterdir()) if (user / "models").exists() else []) == live
 
 
+@pytest.mark.long
 def test_promotion_that_is_not_wanted(rehearse: Callable[..., Any], user: Path) -> None:
     """With promote=False a model that passes ends in a completed state that is not named Promoted."""
     state = rehearse(promote=False)
@@ -116,6 +118,13 @@ def test_a_champion_that_has_seen_the_test_rows(rehearse: Callable[..., Any], us
     assert outcome.report.new_rows == 0
     compared = quality_of(state)
     assert compared.figures["rows_seen"] + compared.figures["rows_unseen"] == outcome.report.served.rows  # type: ignore[union-attr]
+
+
+@pytest.mark.long
+def test_few_unseen_rows_by_other_bounds(rehearse: Callable[..., Any], user: Path) -> None:
+    """An absolute bound judges alone, and a smaller gates.min_unseen_rows lets the few unseen rows be compared."""
+    assert rehearse().name in ("Promoted", "AwaitingReview")
+    larger = "data.test_fraction=0.4"
     bounded = rehearse(larger, "gates.metrics={rmse: {max: 1000}}", promote=False)
     assert bounded.name == "NotPromoted"
     assert "not compared with the champion" in quality_of(bounded).summary
@@ -124,6 +133,7 @@ def test_a_champion_that_has_seen_the_test_rows(rehearse: Callable[..., Any], us
     assert "that it has seen are left out" in quality_of(fewer).summary
 
 
+@pytest.mark.long
 def test_a_champion_of_before(rehearse: Callable[..., Any], user: Path) -> None:
     """A champion without a record is compared by the rows that its run saved; without those a person decides."""
     from tasks.datasets.seen import RECORD
@@ -137,6 +147,10 @@ def test_a_champion_of_before(rehearse: Callable[..., Any], user: Path) -> None:
     of_before = kept / f"{write_manifest(live).digest}.json"
     shutil.copy(kept / f"{digest}.json", of_before)  # what a run of before would have left
     again = rehearse("gates.min_unseen_rows=2", promote=False)
+    first, second = (run.result().report.candidate for run in (state, again))
+    assert first.targets.samefile(second.targets)  # equal rows of two runs are stored once
+    assert first.requests.samefile(second.requests)
+    assert owner_of(first.requests.parent).digests == (digest,)  # type: ignore[union-attr]
     assert quality_of(again).figures["rows_seen"] == 0
     assert quality_of(again).champion
     assert again.result().report.new_rows == 0

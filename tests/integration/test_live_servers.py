@@ -305,11 +305,13 @@ BAD: Mapping[str, tuple[str, str]] = {
     "bytes": ("promote: {live_headers: {x-bin: b}}", "ends in -bin"),
     "metrics of nobody": ("promote: {metrics_path: /metrics}", "metrics_path needs a live_url of http:// or https://"),
     "metrics over gRPC": (
-        "promote: {live_urls: ['grpc://h:1', 'grpcs://h:2'], metrics_path: /metrics}", "needs a live_url of http://"
+        "promote: {live_urls: ['grpc://h:1', 'grpcs://h:2'], metrics_path: /metrics}",
+        "needs a live_url of http://",
     ),
     **{
         f"metrics at {path}": (
-            f"promote: {{live_url: 'http://h:1', metrics_path: '{path}'}}", "must be a path such as /monitoring"
+            f"promote: {{live_url: 'http://h:1', metrics_path: '{path}'}}",
+            "must be a path such as /monitoring",
         )
         for path in ("metrics", "/", "/m/", "//h/m", "/m?a=1", "/m#a", "/m m", "http://h/m", "/m\\n", "/\u00fc")
     },

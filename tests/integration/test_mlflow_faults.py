@@ -54,6 +54,7 @@ STAGES = {  # the later ones follow the drawing of the report, which takes a sec
     ("POST", "/registered-models/alias"): ("503", "cut"),
 }
 LATE = [("GET", "/experiments/get-by-name"), ("PUT", "/mlflow-artifacts/"), ("POST", "/model-versions/create")]
+USUAL = [*LATE[:2], ("POST", "/registered-models/alias")]  # the others are slower proofs of the same
 TELLING = (("GET", "/health"), ("POST", "/model-versions/set-tag"), ("POST", "/registered-models/alias"))
 REVIEWS = (("GET", "/health"), ("GET", "/model-versions/search"))
 
@@ -142,7 +143,9 @@ def aliases(client: Any, name: str) -> dict[str, Any]:
         return {}
 
 
-@pytest.mark.parametrize(("method", "path"), STAGES)
+@pytest.mark.parametrize(
+    ("method", "path"), [pytest.param(*stage, marks=() if stage in USUAL else pytest.mark.long) for stage in STAGES]
+)
 def test_while_a_run_is_logged(
     method: str, path: str, proxy: FaultProxy, upstream: str, judged: Callable[[str, str], Callable[[], TrackedRun]]
 ) -> None:
@@ -168,7 +171,9 @@ def test_while_a_run_is_logged(
     assert direct.get_run(run.mlflow_run_id).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize(("method", "path"), LATE)
+@pytest.mark.parametrize(
+    ("method", "path"), [pytest.param(*stage, marks=() if stage in USUAL else pytest.mark.long) for stage in LATE]
+)
 def test_a_late_answer_and_none(
     method: str,
     path: str,

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from configs.loading import load_config
 from configs.schema import Config
 from flows.commands import ENVIRONMENT
 from flows.rollback import main as rollback
-from tasks.errors import ManifestMismatch, StoreError, TrackingError
+from tasks.datasets.rows import load_arrays, save_arrays
+from tasks.errors import DataError, ManifestMismatch, StoreError, TrackingError
 from tasks.production.changes import examine, go_back, inform, put_live
 from tasks.records import Candidate, Change, Signature, TrackedRun
 from tasks.savedmodel.manifest import hash_files
@@ -27,6 +29,9 @@ from tasks.store.champion import find_champion
 from tasks.store.history import read, state_of
 from tasks.store.journal import pending
 from tasks.store.layout import versions
+from tasks.store.leftovers import begin_run, clear, find_leftovers
+from tasks.store.runs import OWNER, create_run_dir, note_digest, owner_of
+from tasks.store.shared_rows import share
 from tasks.store.transaction import Production, carry_out, untold
 from tests.store_driver import Store
 
@@ -83,6 +88,37 @@ def check_nothing_half_live(store: Store) -> None:
     """What a server sees is whole, and was validated under its number."""
     for version, path in versions(store.live).items():
         assert hash_files(path).digest == store.digest(version)
+
+
+def test_a_run_beside_a_disk_that_is_full_or_read_only(disk: Path, tmp_path: Path) -> None:
+    """What cannot be noted, shared or removed there fails no run, and what could be needed stays."""
+    store = Store(tmp_path / "live" / "m", disk / "work" / "candidates" / "m", tmp_path / "aliases.json", keep=1)
+    needed, left = Path(store.run("awaiting review")), Path(store.run())
+    for run_dir in (needed, left):
+        owner = run_dir / OWNER
+        owner.write_text(json.dumps({**json.loads(owner.read_text()), "started": "0"}))  # its process has ended
+    rows = needed / "data" / "train.npz"
+    with full(disk, 0):
+        note_digest(needed, "0" * 64)
+        share(store.config, rows)
+        with pytest.raises(DataError, match="No space left"):
+            save_arrays(create_run_dir(store.config) / "data" / "train.npz", {"x": np.zeros(9999)})
+        assert len(load_arrays(rows)["x/a"]) == 1000
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    clear(store.config)
+    assert {finding.done for finding in find_leftovers(store.config)} == {"reported"}
+    assert left.is_dir()
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    with full(disk, 0):
+        assert not owner_of(create_run_dir(store.config))
+        mine = begin_run(store.config)  # which makes the room that it needs
+        assert not left.exists()
+        assert owner_of(mine)
+        [hollow] = {*left.parent.iterdir()} - {needed, mine}  # it was created on the full disk
+        os.utime(hollow, (0, 0))
+        [finding] = find_leftovers(store.config)
+        assert finding.text == f"'{hollow}', which a process left behind"
+    assert [needed.is_dir(), left.is_dir(), len(load_arrays(rows)["x/a"])] == [True, False, 1000]
 
 
 def test_a_copy_is_forced_down_before_it_can_be_seen(store: Store) -> None:

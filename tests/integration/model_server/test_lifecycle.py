@@ -97,15 +97,24 @@ def test_rollback_by_removing_the_highest(starter: Any, store: Store) -> None:
 
 
 def test_base_path_emptied_and_removed(starter: Any, store: Store) -> None:
-    """A base path that is missing changes nothing; one that is empty unloads everything."""
+    """A base path that is missing changes nothing; one that is empty unloads everything.
+
+    Only the route for the metadata says whether a version is AVAILABLE: readiness in Kubernetes stands on this.
+    """
+
+    def status(route: str = "") -> int:
+        return int(server.request("GET", f"/v1/models/half{route}")[0])
+
     store.publish("1")
     server = starter.start(*store.flags)
+    assert (status(), status("/metadata")) == (200, 200)
     hidden = store.base_path.rename(store.base_path.with_name("hidden"))
     server.wait_for(lambda: "Could not find base path" in server.log)
     assert server.states("half") == {"1": "AVAILABLE"}
     store.base_path.mkdir()
     server.wait_for(lambda: server.states("half") == {"1": "END"})
     assert _value(server) == 404
+    assert (status(), status("/metadata")) == (200, 404)
     shutil.copytree(hidden / "1", store.base_path / "1")
     server.wait_for(lambda: _value(server) == 3.0)
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tasks.serving.owner import host_id, process_start
+from tasks.owner import host_id, process_start
 from tasks.serving.reaper import LABEL, LIFETIME_S, owner_labels, why_orphaned
 
 NOW = 1_800_000_000.0

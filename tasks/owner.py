@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from pathlib import Path
@@ -31,3 +32,24 @@ def process_start(pid: int) -> str:
     # The second field, the name, may contain spaces and brackets. Source: proc(5): 3 is state, 22 starttime.
     fields = stat.rpartition(")")[2].split()
     return "" if fields[0] in "ZX" else fields[22 - 3]
+
+
+def boot_id() -> str:
+    """Return an identifier of the running kernel, which is another one after each boot; empty where there is none."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def has_ended(pid: int, started: str) -> bool:
+    """Return whether a process of this host has ended; one of another user, which /proc may hide, has not.
+
+    Args:
+        started: what `process_start` returned for it.
+    """
+    try:
+        os.kill(pid, 0)  # checks that the process exists; sends no signal
+    except (ProcessLookupError, OverflowError):  # the second: no process has such a number
+        return True
+    except PermissionError:
+        return False
+    return process_start(pid) != started

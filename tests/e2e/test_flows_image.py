@@ -1,0 +1,129 @@
+"""The image `flows`: what it is, and the main job in it, against the engine outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+pytestmark = pytest.mark.docker
+USER = 1000
+CONFIG = """
+name: digits
+data: {load: "configs.digits:load"}
+model: {build: "configs.digits:build"}
+training: {epochs: 5}
+gates: {metrics: {accuracy: 0.5}}
+"""
+
+
+def docker(*arguments: str) -> str:
+    """Run a Docker command and return what it printed."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=1500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """Return the image, which the suite does not build."""
+    name = os.environ.get("REHEARSAL_FLOWS_IMAGE", "")
+    if not name:
+        reason = "REHEARSAL_FLOWS_IMAGE does not name an image of the Dockerfile's target flows"
+        pytest.fail(reason) if os.environ.get("REQUIRE_DOCKER") == "1" else pytest.skip(reason)
+    return name
+
+
+@pytest.fixture(scope="module")
+def engine_socket() -> Path:
+    """Return the socket of the engine."""
+    return Path(urlsplit(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")).path)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project's directory, which the image's user can write."""
+    directory = tmp_path_factory.mktemp("project")
+    (directory / "cfg.yaml").write_text(CONFIG)
+    os.chown(directory, USER, USER)
+    return directory
+
+
+@pytest.fixture
+def relay(engine_socket: Path) -> Iterator[str]:
+    """Give the address of the engine over TCP on loopback, as an engine elsewhere has one."""
+
+    def copy(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while content := source.recv(65536):
+                sink.sendall(content)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the other side has gone
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return  # closed
+            engine = socket.socket(socket.AF_UNIX)
+            engine.connect(str(engine_socket))
+            for pair in ((client, engine), (engine, client)):
+                threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+def main_job(image: str, project: Path, test_image: str, *options: str) -> str:
+    """Run the main job in the image and return what it printed."""
+    command = ["flows.train_and_serve", "--config", "cfg.yaml", "--set", "serving.backend=docker"]
+    command += ["--set", f"serving.image={test_image}"]
+    return docker("run", "--rm", "--network", "host", "--volume", f"{project}:/rehearsal", *options, image, *command)
+
+
+def test_what_the_image_is(image: str) -> None:
+    """It is not root's, has the labels of the OCI, and a list of exactly the packages that are in it."""
+    [found] = json.loads(docker("image", "inspect", image))
+    assert found["Config"]["User"] == "rehearsal"
+    labels = found["Config"]["Labels"]
+    for name in ("title", "description", "licenses", "version", "revision", "base.name"):
+        assert labels[f"org.opencontainers.image.{name}"]
+    inside = docker("run", "--rm", "--entrypoint", "cat", image, "/opt/flows/sbom.cdx.json")
+    bill = json.loads(inside)
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    parts = {part["name"]: part["version"] for part in bill["components"]}
+    listed = docker("run", "--rm", "--entrypoint", "python", image, "-m", "pip", "list", "--format", "json")
+    installed = {one["name"].lower().replace("_", "-").replace(".", "-"): one["version"] for one in json.loads(listed)}
+    assert {name: version for name, version in installed.items() if name not in ("pip", "setuptools")} == parts
+    assert docker("run", "--rm", "--entrypoint", "id", image, "-u").strip() == str(USER)
+
+
+def test_through_a_mounted_socket(image: str, project: Path, test_image: str, engine_socket: Path) -> None:
+    """The throwaway container runs on the engine whose socket is mounted."""
+    group = str(engine_socket.stat().st_gid)
+    mount = ("--volume", f"{engine_socket}:/var/run/docker.sock", "--group-add", group)
+    printed = main_job(image, project, test_image, *mount)
+    assert "digits version 1 promoted: version 1 is live" in printed
+    assert f"judged by {test_image}" in printed
+    assert (project / "models" / "digits" / "1" / "saved_model.pb").stat().st_uid == USER
+
+
+def test_over_tcp(image: str, project: Path, test_image: str, relay: str) -> None:
+    """DOCKER_HOST names an engine over TCP, which judges the same way."""
+    printed = main_job(image, project, test_image, "--env", f"DOCKER_HOST={relay}")
+    assert f"judged by {test_image}" in printed
+    assert "digits version 2" in printed
