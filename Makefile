@@ -1,16 +1,17 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check docs lock images up down clean
+.PHONY: help run test test-long check docs lock images up down clean .env
 PYTHON ?= python3
 CONFIG ?= configs/digits.yaml
 BIN := .venv/bin
 VERSION := 0.1.0
-FLOWS_IMAGE ?= keras-rehearsal:$(VERSION)
+# .env counts for compose only where the environment is silent, and so it does here.
+IN_FILE = $(shell sed -n 's/^FLOWS_IMAGE=//p' .env 2>/dev/null | tail -n 1 | tr -d "\"' ")
+export FLOWS_IMAGE := $(or $(FLOWS_IMAGE),$(IN_FILE),keras-rehearsal:$(VERSION))
 LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 COMPOSE ?= docker compose
-export FLOWS_IMAGE
 
 help:  ## Show these lines
-	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):[^#]*## /  make \1\t/' | expand -t 20
 
 run: .venv/run  ## Train, judge and promote the digits example (CONFIG=file for another)
 	$(BIN)/python -m flows.train_and_serve --config $(CONFIG)
@@ -39,17 +40,16 @@ images:  ## Build the two images of the Dockerfile
 
 up: .env  ## Start the stack: Prefect, MLflow, worker, servers (docs/run-book/first-day.md)
 	@docker image inspect $(FLOWS_IMAGE) >/dev/null 2>&1 || docker build --target flows --tag $(FLOWS_IMAGE) $(LABELS) .
-	$(COMPOSE) up --detach --wait
+	@$(COMPOSE) up --detach --wait || { $(COMPOSE) logs --no-log-prefix --tail 20 setup; exit 1; }
 
 down:  ## End the stack; its data stay in volumes (DATA=delete removes them, too)
-	$(COMPOSE) --profile '*' down --remove-orphans $(if $(filter delete,$(DATA)),--volumes)
+	@# compose reads every variable even to end the stack, and .env may be lost
+	@MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY=unused REHEARSAL_WEBHOOK_SECRET=unused \
+		$(COMPOSE) --profile '*' down --remove-orphans $(if $(filter delete,$(DATA)),--volumes)
 	@$(if $(filter delete,$(DATA)),true,echo "Models, runs and pages stay in volumes; make up starts on them again, make down DATA=delete removes them.")
 
-.env:
-	@(umask 077; python3 -c 'import base64, os, secrets; \
-		print("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY=" + base64.urlsafe_b64encode(os.urandom(32)).decode()); \
-		print("REHEARSAL_WEBHOOK_SECRET=" + secrets.token_urlsafe(32))' >.env.new && mv .env.new .env)
-	@echo "wrote .env: the secrets of the stack"
+.env:  ## Write the secrets that .env lacks; make up does it, too
+	@python3 deploy/stack/write_env.py .env
 
 clean:  ## Remove the environment and the caches, never models or runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

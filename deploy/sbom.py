@@ -16,6 +16,7 @@ import re
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
+from urllib.parse import quote
 
 TOOLS = {"pip", "setuptools"}  # of the virtual environment, where they are left in
 
@@ -43,13 +44,18 @@ def read_lock(lock: Path) -> dict[str, set[str]]:
 
 def installed() -> dict[str, str]:
     """Return the version of each installed package, by normalised name, without the environment's own tools."""
-    found = {normalised(package.name): package.version for package in distributions()}
+    found = {normalised(package.name or "(without a name)"): package.version for package in distributions()}
     return {name: version for name, version in sorted(found.items()) if name not in TOOLS}
 
 
 def normalised(name: str) -> str:
     """Return a name as package indexes compare it. Source: PyPA's specification of names."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def purl(name: str, version: str) -> str:
+    """Return the package's address. Source: the specification of package URLs, which encodes the + of `1.0+cpu`."""
+    return f"pkg:pypi/{name}@{quote(version, safe='')}"
 
 
 def document(packages: dict[str, str], lock_digest: str) -> dict[str, object]:
@@ -62,10 +68,10 @@ def document(packages: dict[str, str], lock_digest: str) -> dict[str, object]:
         "components": [
             {
                 "type": "library",
-                "bom-ref": f"pkg:pypi/{name}@{version}",
+                "bom-ref": purl(name, version),
                 "name": name,
                 "version": version,
-                "purl": f"pkg:pypi/{name}@{version}",
+                "purl": purl(name, version),
             }
             for name, version in packages.items()
         ],

@@ -1,4 +1,4 @@
-"""Repair what crashes left, as a daily deployment: the containers of killed runs, then what the doctor finds."""
+"""Repair what crashes left, as a daily deployment: what the doctor finds, then the containers of killed runs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def maintain(config: str, overrides: list[str] | None = None) -> State[list[str]
         config: path of the YAML file. overrides: `section.key=value` items.
     """
     cfg = load_config(Path(config), overrides or ())
+    findings = examine_model(cfg)  # first, because it needs no engine
     removed = reap_containers(cfg)
-    findings = examine_model(cfg)
     done = [*removed, *(f"{finding.done}: {finding.text}" for finding in findings)]
     message = redact("; ".join(done)) or f"'{cfg.name}' is in order"
     if any(finding.done == "reported" for finding in findings):

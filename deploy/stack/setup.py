@@ -9,22 +9,38 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlflow import MlflowClient
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 EXCHANGE = Path("/exchange/models.config")
 WEBHOOK = "approvals"
+OTHER_KEY = """\
+error: MLflow must be able to list its webhooks, got: {}
+If .env was lost, their secrets cannot be read any more. Put the old .env back, or remove them, and make up again:
+  docker compose exec mlflow python -c "import sqlite3; d = sqlite3.connect('/rehearsal/mlflow.db'); \
+d.execute('DELETE FROM webhook_events'); d.execute('DELETE FROM webhooks'); d.commit()\""""
 
 
 def main() -> None:
     """Do every step; the first that fails ends the stack's start with its message."""
-    if not EXCHANGE.exists():  # a server of rehearsals starts on an empty list of models
-        EXCHANGE.write_text("model_config_list {}\n", encoding="utf-8")
+    write_list(EXCHANGE)
     prefect("work-pool", "create", "local", "--type", "process", "--overwrite")
     prefect("deploy", "--all")
+    from mlflow import MlflowClient
+
     make_webhook(MlflowClient(), "http://webhook:8787/", os.environ["REHEARSAL_WEBHOOK_SECRET"])
-    if os.environ.get("ALERTS_URL"):
-        subprocess.run([sys.executable, "/stack/alerts.py"], check=True)
+    if subprocess.run([sys.executable, "/stack/alerts.py"], check=False).returncode:
+        raise SystemExit("error: the automation of ALERTS_URL could not be made; see above")
+
+
+def write_list(file: Path) -> None:
+    """Write an empty list of models, which a server of rehearsals starts with; it does not start with an empty file."""
+    if not file.exists() or not file.stat().st_size:
+        part = file.with_suffix(".new")
+        part.write_text("model_config_list {}\n", encoding="utf-8")
+        part.replace(file)
 
 
 def prefect(*arguments: str) -> None:
@@ -38,7 +54,13 @@ def prefect(*arguments: str) -> None:
 
 def make_webhook(client: MlflowClient, url: str, secret: str) -> None:
     """Have MLflow tell the receiver of each tag. The webhook of an earlier start is replaced: the secret may be new."""
-    for known in client.list_webhooks():
+    from mlflow.exceptions import MlflowException
+
+    try:
+        earlier = client.list_webhooks()
+    except MlflowException as exc:
+        raise SystemExit(OTHER_KEY.format(" ".join(str(exc).split())[:300])) from exc
+    for known in earlier:
         if known.name == WEBHOOK:
             client.delete_webhook(known.webhook_id)
     client.create_webhook(name=WEBHOOK, url=url, events=["model_version_tag.set"], secret=secret)
