@@ -59,7 +59,7 @@ def make_webhook(client: MlflowClient, url: str, secret: str) -> None:
     try:
         earlier = client.list_webhooks()
     except MlflowException as exc:
-        raise SystemExit(OTHER_KEY.format(" ".join(str(exc).split())[:300])) from exc
+        raise SystemExit(OTHER_KEY.format(" ".join(f"{type(exc).__name__}: {exc}".split())[:300])) from exc
     for known in earlier:
         if known.name == WEBHOOK:
             client.delete_webhook(known.webhook_id)
