@@ -40,8 +40,11 @@ def main(named: Path) -> None:
 
 
 def has(text: str, name: str) -> bool:
-    """Return whether the last line that sets a variable, which is the one that counts, gives it a value."""
-    values = re.findall(rf"(?m)^[ \t]*(?:export[ \t]+)?{name}[ \t]*=[ \t]*['\"]?([^\s'\"#]?)", text)
+    """Return whether the last line that sets a variable, which is the one that counts, gives it a value.
+
+    Compose reads `NAME: value` as well, and a file that begins with a byte order mark.
+    """
+    values = re.findall(rf"(?m)^\ufeff?[ \t]*(?:export[ \t]+)?{name}[ \t]*[=:][ \t]*['\"]?([^\s'\"#]?)", text)
     return bool(values and values[-1])
 
 

@@ -56,15 +56,17 @@ def test_missing_secrets_are_added(before: str | None, tmp_path: Path) -> None:
     assert file.read_bytes().decode() == written
 
 
-def test_a_secret_that_is_there_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ['{}="an earlier one"', "{}: an", " export {} = an", "\ufeff{}=an", "{}=\n{}=an"])
+def test_a_secret_that_is_there_stays(form: str, tmp_path: Path) -> None:
     """A secret of an earlier start is kept, because MLflow's webhooks can be read with no other."""
     kept, link = tmp_path / "kept", tmp_path / ".env"
-    kept.write_text(f'{NAMES[0]}="an earlier one"\n')
+    before = form.replace("{}", NAMES[0])
+    kept.write_text(before)
     link.symlink_to(kept)
     script("stack/write_env.py").main(link)
     assert link.is_symlink()
-    assert kept.read_text().startswith(f'{NAMES[0]}="an earlier one"\n{NAMES[1]}=')
-    assert kept.read_text().count(NAMES[0]) == 1
+    assert kept.read_text().startswith(f"{before}\n{NAMES[1]}=")
+    assert kept.read_text().count("\n") == before.count("\n") + 2
 
 
 def test_an_empty_list_of_models(tmp_path: Path) -> None:
