@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -78,7 +80,7 @@ def run_deployment(
     """Return a function that runs a deployment with outputs in `tmp_path` and returns the finished flow run."""
     shutil.copyfile(mlflow_database, tmp_path / "mlflow.db")
 
-    def running(name: str, *overrides: str) -> Any:
+    def running(name: str, *overrides: str, variables: str = "") -> Any:
         places = [
             f"work_dir={tmp_path / 'work'}",
             f"models_root={tmp_path / 'models'}",
@@ -86,7 +88,8 @@ def run_deployment(
             "serving.backend=embedded",
         ]
         words = f"overrides={json.dumps([*places, *overrides])}"
-        prefect("deployment", "run", name, "--watch", "--watch-interval", "1", "-p", words)
+        extra = ("--job-variable", variables) if variables else ()
+        prefect("deployment", "run", name, "--watch", "--watch-interval", "1", "-p", words, *extra)
         flow = {"name": {"any_": [name.partition("/")[0]]}}
         wanted = {
             "sort": "START_TIME_DESC",
@@ -181,7 +184,13 @@ def test_a_worker_rejects(
         subprocess.run(alerts, env=env, check=True, capture_output=True, timeout=600)
     named = {"automations": {"name": {"any_": ["tell of rejected models"]}}}
     assert len(ask_prefect("/automations/filter", named)) == 1
-    run = run_deployment("train-and-serve/nightly", "training.epochs=1", "gates.metrics.accuracy=1.1")
+    block = "from prefect.blocks.system import Secret; Secret(value='of-a-block').save('experiment')"
+    subprocess.run([sys.executable, "-c", block], env=prefect_env, check=True, capture_output=True, timeout=600)
+    variables = f"env={json.dumps({'EXPERIMENT': '{{ prefect.blocks.secret.experiment }}'})}"
+    bound = "gates.metrics.accuracy=1.1"
+    run = run_deployment(
+        "train-and-serve/nightly", "training.epochs=1", bound, "tracking.experiment=${EXPERIMENT}", variables=variables
+    )
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Rejected")
     assert "accuracy" in run["state"]["message"]
     printed = (deployed / "worker.log").read_text()
@@ -190,6 +199,10 @@ def test_a_worker_rejects(
     text = json.loads(posted.get(timeout=600))["text"]
     assert text == f"train-and-serve: Rejected: {run['state']['message']}"
     assert not (tmp_path / "models" / "digits" / "1").exists()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        assert ("of-a-block",) in list(database.execute("SELECT name FROM experiments"))
+    assert "of-a-block" not in json.dumps(run)
+    assert "of-a-block" not in printed
 
 
 @pytest.mark.long
