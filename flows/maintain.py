@@ -9,7 +9,9 @@ from prefect.states import Completed, Failed
 
 from configs.loading import load_config
 from configs.redaction import redact
+from tasks.errors import ServingError
 from tasks.maintain import examine_model, reap_containers
+from tasks.store.repair import Finding
 
 NEEDS_DECISION = "NeedsDecision"
 
@@ -24,8 +26,11 @@ def maintain(config: str, overrides: list[str] | None = None) -> State[list[str]
         config: path of the YAML file. overrides: `section.key=value` items.
     """
     cfg = load_config(Path(config), overrides or ())
-    findings = examine_model(cfg)  # first, because it needs no engine
-    removed = reap_containers(cfg)
+    findings, removed = examine_model(cfg), []  # first, because it needs no engine
+    try:
+        removed = reap_containers(cfg)
+    except ServingError as exc:
+        findings = [*findings, Finding("reported", str(exc))]
     done = [*removed, *(f"{finding.done}: {finding.text}" for finding in findings)]
     message = redact("; ".join(done)) or f"'{cfg.name}' is in order"
     if any(finding.done == "reported" for finding in findings):

@@ -8,6 +8,7 @@ import docker.errors
 import pytest
 from filelock import FileLock
 
+import flows.maintain
 from configs.loading import load_config
 from configs.schema import Config
 from tasks.errors import LockTimeout, ServingUnavailable, StoreError
@@ -80,3 +81,16 @@ def test_a_store_that_cannot_be_examined(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="models_root must be writable"):
         examine_model.fn(config(tmp_path, "models_root: file"))
+
+
+def test_the_store_is_maintained_without_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that does not answer is a finding beside the others, not the end of the run."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
+    for stage in (examine_model, reap_containers):
+        monkeypatch.setattr(flows.maintain, stage.fn.__name__, stage.fn)  # without Prefect's retries
+    cfg = config(tmp_path, "serving: {backend: docker}")
+    (cfg.live_dir / "7").mkdir(parents=True)
+    state = flows.maintain.maintain.fn(str(tmp_path / "cfg.yaml"))
+    assert (state.type, state.name) == ("FAILED", "NeedsDecision")
+    assert "'7' was not promoted" in str(state.message).replace(f"{cfg.live_dir}/", "")
+    assert "reported: No Docker engine answers" in str(state.message)
