@@ -40,7 +40,7 @@ images:  ## Build the two images of the Dockerfile
 
 up: .env  ## Start the stack: Prefect, MLflow, worker, servers (docs/run-book/first-day.md)
 	@docker image inspect $(FLOWS_IMAGE) >/dev/null 2>&1 || docker build --target flows --tag $(FLOWS_IMAGE) $(LABELS) .
-	@$(COMPOSE) up --detach --wait || { $(COMPOSE) logs --no-log-prefix --tail 20 setup; exit 1; }
+	@$(COMPOSE) up --detach --wait || { $(COMPOSE) ps --all; $(COMPOSE) logs --tail 10; exit 1; }
 
 down:  ## End the stack; its data stay in volumes (DATA=delete removes them, too)
 	@# compose reads every variable even to end the stack, and .env may be lost
