@@ -23,7 +23,8 @@ def maintain(config: str, overrides: list[str] | None = None) -> State[list[str]
     The run ends as `InOrder` or `Repaired`, or as failed in a state named `NeedsDecision`.
 
     Args:
-        config: path of the YAML file. overrides: `section.key=value` items.
+        config: path of the YAML file.
+        overrides: `section.key=value` items that replace values of the file.
     """
     cfg = load_config(Path(config), overrides or ())
     findings, removed = examine_model(cfg), []  # first, because it needs no engine

@@ -10,10 +10,12 @@ if __name__ == "__main__":  # before Prefect is imported, so that --help and con
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from prefect import State, flow
 from prefect.states import Completed
 
+from configs.errors import ConfigError
 from configs.loading import arguments, load_config
 from configs.redaction import redact
 from configs.schema import Config
@@ -27,18 +29,25 @@ from tasks.show import show_change
 from tasks.stage import again_run_dir
 from tasks.validate import fetch_servers
 
+Verdict = Literal["", "approved", "rejected"]
+
 
 @flow(name="promote")
 def promote(
-    config: str, overrides: list[str] | None = None, version: int = 0, verdict: str = "", by: str = ""
+    config: str, overrides: list[str] | None = None, version: int = 0, verdict: Verdict = "", by: str = ""
 ) -> State[list[Promotion]]:
     """Promote the candidates that reviewers approved, and close those that they rejected.
 
     Args:
-        config: path of the YAML file. overrides: `section.key=value` items.
-        version: a candidate to give the `verdict` `approved` or `rejected` first. by: who decides.
+        config: path of the YAML file.
+        overrides: `section.key=value` items that replace values of the file.
+        version: the one candidate to act on; 0 means every candidate that a reviewer has decided about.
+        verdict: a decision about that candidate, which is recorded first; empty means that it was made in MLflow.
+        by: who decides, with a verdict.
     """
     cfg = load_config(Path(config), overrides or ())
+    if verdict and not (version and by):
+        raise ConfigError("a verdict needs a version, which is the candidate, and by, which says who decides")
     if verdict:
         review(cfg, version, verdict, by)
     outcomes = []
@@ -74,7 +83,13 @@ def judge_again(cfg: Config, options: str, reviewed: Reviewed) -> Promotion:
 
 @flow(name="promote-canary")
 def to_stable(config: str, overrides: list[str] | None = None, by: str = "") -> State[Promotion]:
-    """Make the canary the stable version, with promote.layout: labels."""
+    """Make the canary the stable version, with promote.layout: labels.
+
+    Args:
+        config: path of the YAML file.
+        overrides: `section.key=value` items that replace values of the file.
+        by: who decides.
+    """
     cfg = load_config(Path(config), overrides or ())
     promotion = make_stable(cfg, by)
     show_change(cfg.name, f"{cfg.name} canary to stable", promotion)

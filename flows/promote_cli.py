@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace, config: Config) -> int:
-    verdict = "approved" if args.approve else "rejected" if args.reject else ""
+    verdict: Literal["", "approved", "rejected"] = "approved" if args.approve else "rejected" if args.reject else ""
     if verdict and not (args.version and args.by):
         raise ConfigError("--approve and --reject need --version N (which candidate) and --by NAME (who decides)")
     if args.by and not (verdict or args.to):

@@ -52,11 +52,13 @@ def rehearse(  # noqa: PLR0913, PLR0917  one argument for each option
     """Judge a given model in a throwaway server, log it, and promote it.
 
     Args:
-        config: path of the YAML file. overrides: `section.key=value` items.
+        config: path of the YAML file.
         model: a SavedModel directory, a `.keras` file or a model URI of MLflow.
-        rows: a file of rows; empty calls `data.load`. target: the column of that file that the model predicts.
+        overrides: `section.key=value` items that replace values of the file.
+        rows: a file of rows; empty calls `data.load`.
+        target: the column of that file that the model predicts.
         signature: empty means `serving_default`, or the only signature of the SavedModel.
-        promote: False stops before anything goes live.
+        promote: whether a candidate that passes may go live; otherwise the run ends before that.
         trained_on: a file of the rows that the model was trained or validated on; empty if they are not known.
     """
     cfg = load_config(Path(config), overrides or ())

@@ -33,8 +33,9 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
     """Train and export a model, judge it in a throwaway server, log it, and promote it.
 
     Args:
-        config: path of the YAML file. overrides: `section.key=value` items.
-        promote: False stops before anything goes live.
+        config: path of the YAML file.
+        overrides: `section.key=value` items that replace values of the file.
+        promote: whether a candidate that passes may go live; otherwise the run ends before that.
     """
     cfg = load_config(Path(config), overrides or ())
     require(cfg, "data.load", "model.build")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import socketserver
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -56,36 +58,47 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+class Relay(socketserver.ThreadingTCPServer):
+    """The engine over TCP on loopback, as an engine elsewhere is reached."""
+
+    daemon_threads, block_on_close = True, True
+
+    def __init__(self, engine: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Connection)
+        self.engine = engine
+
+
+class Connection(socketserver.BaseRequestHandler):
+    """One connection, copied in both directions until both ends have closed it."""
+
+    def handle(self) -> None:
+        assert isinstance(self.server, Relay)
+        with socket.socket(socket.AF_UNIX) as engine:
+            engine.connect(str(self.server.engine))
+            back = threading.Thread(target=copy, args=(engine, self.request))
+            back.start()
+            copy(self.request, engine)
+            back.join()
+
+
+def copy(source: socket.socket, sink: socket.socket) -> None:
+    """Copy until the source has no more, and say so to the sink."""
+    with contextlib.suppress(OSError):  # the other end has gone
+        while content := source.recv(65536):
+            sink.sendall(content)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
 @pytest.fixture
 def relay(engine_socket: Path) -> Iterator[str]:
-    """Give the address of the engine over TCP on loopback, as an engine elsewhere has one."""
-
-    def copy(source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while content := source.recv(65536):
-                sink.sendall(content)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the other side has gone
-
-    def serve() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return  # closed
-            engine = socket.socket(socket.AF_UNIX)
-            engine.connect(str(engine_socket))
-            for pair in ((client, engine), (engine, client)):
-                threading.Thread(target=copy, args=pair, daemon=True).start()
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    thread.join()
+    """Give the address of the engine over TCP."""
+    with Relay(engine_socket) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"tcp://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
 
 
 def main_job(image: str, project: Path, test_image: str, *options: str) -> str:
@@ -118,12 +131,12 @@ def test_through_a_mounted_socket(image: str, project: Path, test_image: str, en
     mount = ("--volume", f"{engine_socket}:/var/run/docker.sock", "--group-add", group)
     printed = main_job(image, project, test_image, *mount)
     assert "digits version 1 promoted: version 1 is live" in printed
-    assert f"judged by {test_image}" in printed
+    assert "judged by docker" in printed
     assert (project / "models" / "digits" / "1" / "saved_model.pb").stat().st_uid == USER
 
 
 def test_over_tcp(image: str, project: Path, test_image: str, relay: str) -> None:
     """DOCKER_HOST names an engine over TCP, which judges the same way."""
     printed = main_job(image, project, test_image, "--env", f"DOCKER_HOST={relay}")
-    assert f"judged by {test_image}" in printed
+    assert "judged by docker" in printed
     assert "digits version 2" in printed
