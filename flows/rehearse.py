@@ -63,11 +63,11 @@ def rehearse(  # noqa: PLR0913, PLR0917  one argument for each option
     """
     cfg = load_config(Path(config), overrides or ())
     require(cfg, *([] if rows else ["data.load"]))
-    run_dir = new_run_dir(cfg, model, rows, trained_on)
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)
             make_startable(cfg)
+            run_dir = new_run_dir(cfg, model, rows, trained_on)
             backends = fetch_servers.with_options(retries=0).submit(cfg)
             given = fetch_model(cfg, model, run_dir)
             with named_file(rows):

@@ -39,11 +39,11 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
     """
     cfg = load_config(Path(config), overrides or ())
     require(cfg, "data.load", "model.build")
-    run_dir = new_run_dir(cfg)
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)
             make_startable(cfg)
+            run_dir = new_run_dir(cfg)
             backends = fetch_servers.with_options(retries=0).submit(cfg)  # a missing network would not come back
             splits = prepare_data(cfg, run_dir)
             fail_early(backends)

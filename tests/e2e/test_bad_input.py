@@ -65,9 +65,9 @@ def fail(user: Any, code: int, words: list[str], *overrides: str) -> None:
     assert user.versions("mine") == []
     assert not user.directory.joinpath("mlflow.db").exists()
     left = {path.name for path in user.work_dir.rglob("*") if path.name != ".lock"}
-    assert left <= {"candidates", "runs", "mine", "data", "train.npz", "validation.npz", "test.npz", "model.keras"} | {
-        path.name for path in (user.work_dir / "runs").glob("*")
-    }
+    ours = {path.name for part in ("runs", "rows") for path in (user.work_dir / part).glob("*")}
+    files = {"train.npz", "validation.npz", "test.npz", "model.keras", "owner.json"}
+    assert left <= {"candidates", "runs", "rows", "mine", "data"} | files | ours
 
 
 @pytest.mark.parametrize(

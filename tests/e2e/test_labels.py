@@ -173,7 +173,6 @@ def test_a_label_only_moves_to_what_is_served(
     assert stable_client.answers == [answer]
 
 
-@pytest.mark.long
 def test_two_models_in_one_file(
     user: Any, production: Any, options: tuple[str, ...], stable_client: Client, wait_for: Poll
 ) -> None:
