@@ -58,7 +58,7 @@ stop_engine() {
 make_base_image() {
     local root=$1/$2 suite=$2 tag=$3 bundle=/etc/ssl/certs/ca-certificates.crt
     # The script of sid is that of every suite; an older debootstrap has no name of its own for trixie.
-    if ! debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv "$suite" "$root" "" sid \
+    if ! debootstrap --variant=minbase --include=ca-certificates,make,python3,python3-venv "$suite" "$root" "" sid \
         >"$root.log" 2>&1; then
         echo "debootstrap $suite failed:" >&2
         tail -n 30 "$root.log" >&2
