@@ -110,13 +110,18 @@ def unit_of_work(file: Path) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each worker whole units of work."""
+    """Give each worker whole units of work, the slow ones of tests/e2e first.
+
+    By itself xdist begins with the files that have the most tests. Those that take minutes have few, and one worker
+    would wait for the other one's last file.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByUnit(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return unit_of_work(config.rootpath / nodeid.partition("::")[0])
 
+    config.option.loadscopereorder = False
     return ByUnit(config, log)
 
 
