@@ -90,7 +90,8 @@ def test_an_absent_image_is_pulled_with_its_progress(registry: str, caplog: pyte
     with engine() as client:
         client.images.remove(serving.image)
     assert first == second
-    assert caplog.messages == [f"Pulling {serving.image}", f"Pulling {serving.image}: 1 of 1 layers"]
+    said = [line for line in caplog.messages if not line.startswith("waiting for ")]  # of a busy machine
+    assert said == [f"Pulling {serving.image}", f"Pulling {serving.image}: 1 of 1 layers"]
 
 
 def test_an_image_that_the_registry_does_not_have_is_said_so(registry: str) -> None:

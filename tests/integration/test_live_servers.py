@@ -279,7 +279,7 @@ def test_the_configuration(
     )
     config = load_config(tmp_path / "cfg.yaml")
     look_at_production(config)
-    assert caplog.messages == []
+    assert [line for line in caplog.messages if not line.startswith("waiting for ")] == []  # of a busy machine
     assert endpoints(config)[0].access.headers == {"Authorization": TOKEN}
     denied = load_config(tmp_path / "cfg.yaml", ["promote.live_headers={}"])
     with pytest.raises(AccessDenied, match=r"got 401: .*; check promote.live_urls, promote.live_headers and"):

@@ -260,7 +260,8 @@ def test_making_a_database_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixt
         for _ in range(2):
             with _first_use(f"sqlite:///{database}"):
                 database.touch()
-    assert caplog.messages == [f"creating MLflow's database sqlite:///{database}"]
+    said = [line for line in caplog.messages if not line.startswith("waiting for ")]  # of a busy machine
+    assert said == [f"creating MLflow's database sqlite:///{database}"]
 
 
 def test_an_import_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
