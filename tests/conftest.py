@@ -89,8 +89,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the quick tiers first."""
-    tiers = ("unit", "integration", "e2e")
+    """Run the quick tiers first; on several workers last, so that none waits for another one's slow file at the end."""
+    tiers = ("e2e", "integration", "unit") if os.environ.get("PYTEST_XDIST_WORKER") else ("unit", "integration", "e2e")
     items.sort(key=lambda item: next((n for n, tier in enumerate(tiers) if tier in item.path.parts), 0))
 
 
@@ -110,10 +110,9 @@ def unit_of_work(file: Path) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each worker whole units of work, the slow ones of tests/e2e first.
+    """Give each worker whole units of work in the order of the tiers.
 
-    By itself xdist begins with the files that have the most tests. Those that take minutes have few, and one worker
-    would wait for the other one's last file.
+    By itself xdist begins with the files that have the most tests, and those that take minutes have few.
     """
     from xdist.scheduler import LoadScopeScheduling
 
