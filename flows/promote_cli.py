@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
@@ -13,6 +13,9 @@ from flows.console import say, warning
 from tasks.datasets.user_code import describe
 from tasks.outcomes import DONE, FAILED, Promotion
 from tasks.waiting import importing
+
+if TYPE_CHECKING:
+    from flows.promote import Verdict
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace, config: Config) -> int:
-    verdict: Literal["", "approved", "rejected"] = "approved" if args.approve else "rejected" if args.reject else ""
+    verdict: Verdict = "approved" if args.approve else "rejected" if args.reject else ""
     if verdict and not (args.version and args.by):
         raise ConfigError("--approve and --reject need --version N (which candidate) and --by NAME (who decides)")
     if args.by and not (verdict or args.to):

@@ -159,6 +159,16 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def flows_image() -> str:
+    """Return the image of the pipeline, which the suite does not build."""
+    name = os.environ.get("REHEARSAL_FLOWS_IMAGE", "")
+    if not name:
+        reason = "REHEARSAL_FLOWS_IMAGE does not name the image of the Dockerfile's target flows"
+        pytest.fail(reason) if os.environ.get("REQUIRE_DOCKER") == "1" else pytest.skip(reason)
+    return name
+
+
 @contextlib.contextmanager
 def built_image(files: Mapping[str, str]) -> Iterator[str]:
     """Build an image of files, a Dockerfile among them, give its id, and remove it."""

@@ -34,16 +34,6 @@ def docker(*arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def image() -> str:
-    """Return the image, which the suite does not build."""
-    name = os.environ.get("REHEARSAL_FLOWS_IMAGE", "")
-    if not name:
-        reason = "REHEARSAL_FLOWS_IMAGE does not name an image of the Dockerfile's target flows"
-        pytest.fail(reason) if os.environ.get("REQUIRE_DOCKER") == "1" else pytest.skip(reason)
-    return name
-
-
-@pytest.fixture(scope="module")
 def engine_socket() -> Path:
     """Return the socket of the engine."""
     return Path(urlsplit(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")).path)
@@ -108,35 +98,35 @@ def main_job(image: str, project: Path, test_image: str, *options: str) -> str:
     return docker("run", "--rm", "--network", "host", "--volume", f"{project}:/rehearsal", *options, image, *command)
 
 
-def test_what_the_image_is(image: str) -> None:
+def test_what_the_image_is(flows_image: str) -> None:
     """It is not root's, has the labels of the OCI, and a list of exactly the packages that are in it."""
-    [found] = json.loads(docker("image", "inspect", image))
+    [found] = json.loads(docker("image", "inspect", flows_image))
     assert found["Config"]["User"] == "rehearsal"
     labels = found["Config"]["Labels"]
     for name in ("title", "description", "licenses", "version", "revision", "base.name"):
         assert labels[f"org.opencontainers.image.{name}"]
-    inside = docker("run", "--rm", "--entrypoint", "cat", image, "/opt/flows/sbom.cdx.json")
+    inside = docker("run", "--rm", "--entrypoint", "cat", flows_image, "/opt/flows/sbom.cdx.json")
     bill = json.loads(inside)
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
     parts = {part["name"]: part["version"] for part in bill["components"]}
-    listed = docker("run", "--rm", "--entrypoint", "python", image, "-m", "pip", "list", "--format", "json")
+    listed = docker("run", "--rm", "--entrypoint", "python", flows_image, "-m", "pip", "list", "--format", "json")
     installed = {one["name"].lower().replace("_", "-").replace(".", "-"): one["version"] for one in json.loads(listed)}
     assert {name: version for name, version in installed.items() if name not in ("pip", "setuptools")} == parts
-    assert docker("run", "--rm", "--entrypoint", "id", image, "-u").strip() == str(USER)
+    assert docker("run", "--rm", "--entrypoint", "id", flows_image, "-u").strip() == str(USER)
 
 
-def test_through_a_mounted_socket(image: str, project: Path, test_image: str, engine_socket: Path) -> None:
+def test_through_a_mounted_socket(flows_image: str, project: Path, test_image: str, engine_socket: Path) -> None:
     """The throwaway container runs on the engine whose socket is mounted."""
     group = str(engine_socket.stat().st_gid)
     mount = ("--volume", f"{engine_socket}:/var/run/docker.sock", "--group-add", group)
-    printed = main_job(image, project, test_image, *mount)
+    printed = main_job(flows_image, project, test_image, *mount)
     assert "digits version 1 promoted: version 1 is live" in printed
     assert "judged by docker" in printed
     assert (project / "models" / "digits" / "1" / "saved_model.pb").stat().st_uid == USER
 
 
-def test_over_tcp(image: str, project: Path, test_image: str, relay: str) -> None:
+def test_over_tcp(flows_image: str, project: Path, test_image: str, relay: str) -> None:
     """DOCKER_HOST names an engine over TCP, which judges the same way."""
-    printed = main_job(image, project, test_image, "--env", f"DOCKER_HOST={relay}")
+    printed = main_job(flows_image, project, test_image, "--env", f"DOCKER_HOST={relay}")
     assert "judged by docker" in printed
     assert "digits version 2" in printed

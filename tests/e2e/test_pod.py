@@ -6,7 +6,6 @@ No run here starts a container: the run in the pod knows no engine.
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,16 +19,6 @@ from tests.kubernetes import DEPLOYMENTS, job
 pytestmark = pytest.mark.docker
 TIMEOUT_S = 1500
 UNITS = {"Mi": 2**20, "Gi": 2**30}
-
-
-@pytest.fixture
-def flows_image() -> str:
-    """Return the image of the pipeline, which the suite does not build."""
-    name = os.environ.get("REHEARSAL_FLOWS_IMAGE", "")
-    if not name:
-        reason = "REHEARSAL_FLOWS_IMAGE does not name the image of the Dockerfile's target flows"
-        pytest.fail(reason) if os.environ.get("REQUIRE_DOCKER") == "1" else pytest.skip(reason)
-    return name
 
 
 @pytest.fixture

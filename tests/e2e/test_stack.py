@@ -92,15 +92,15 @@ class Stack:
         """Return the digest of the version that is live."""
         return str([line for line in self.history() if line["state"] == "live"][-1]["digest"])
 
-    def left(self) -> str:
-        """Return the containers, networks and volumes of this stack."""
+    def left(self) -> list[int]:
+        """Return how many containers, networks and volumes this stack has."""
         label = f"label=com.docker.compose.project={self.env['COMPOSE_PROJECT_NAME']}"
         kinds = ("ps --all", "network ls", "volume ls")
-        return "".join(self.run(f"docker {kind} --quiet --filter {label}") for kind in kinds)
+        return [len(self.run(f"docker {kind} --quiet --filter {label}").split()) for kind in kinds]
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, flows_image: str) -> Iterator[Stack]:
     """Give a checkout with compose as Docker's plugin; whatever it started is removed at the end."""
     directory = tmp_path_factory.mktemp("stack")
     checkout, plugins = directory / "checkout", directory / "docker" / "cli-plugins"
@@ -120,7 +120,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             **{name: str(free_port()) for name in PORTS},
             "DOCKER_CONFIG": str(directory / "docker"),
             "COMPOSE_PROJECT_NAME": f"rehearsal-{uuid4().hex[:8]}",
-            "FLOWS_IMAGE": os.environ.get("REHEARSAL_FLOWS_IMAGE", "keras-rehearsal:test"),
+            "FLOWS_IMAGE": flows_image,
         },
     )
     (checkout / ".env.new").write_text("")  # what an interrupted `make up` may have left
@@ -129,7 +129,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     yield made
     made.run("make down DATA=delete")
     made.run("docker image rm --no-prune keras-rehearsal-serving:next-release 2>/dev/null || true")
-    assert made.left() == ""
+    assert made.left() == [0, 0, 0]
 
 
 def test_first_day(stack: Stack, wait_for: Poll) -> None:
@@ -224,18 +224,11 @@ def test_moving_the_store(stack: Stack, wait_for: Poll) -> None:
     ]
     stack.run(blocks[0])
     stack.run("make down DATA=delete")
-    assert stack.left() == ""
+    assert stack.left() == [0, 0, 0]
     stack.run(blocks[1])
     assert "'digits' is in order" in stack.run(blocks[2].replace("curl http", "true http"))
     assert stack.digest() == digest
     newest = max(served)
     assert wait_for(lambda: stack.serves("digits").get(newest) == "AVAILABLE", SETTLED_S), stack.logs()
     stack.run("make down")
-    assert [
-        len(
-            stack.run(
-                f"docker {kind} --quiet --filter label=com.docker.compose.project={stack.env['COMPOSE_PROJECT_NAME']}"
-            ).split()
-        )
-        for kind in ("ps --all", "network ls", "volume ls")
-    ] == [0, 0, 5]
+    assert stack.left() == [0, 0, 5]
