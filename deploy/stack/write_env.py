@@ -1,4 +1,4 @@
-"""Write the two secrets of the stack into .env where it lacks them; whatever else is in it stays as it is.
+"""Write the two secrets of the stack into .env where it lacks them. Everything else in it stays as it is.
 
     python3 deploy/stack/write_env.py .env
 

@@ -161,7 +161,7 @@ def texts(package: str) -> Iterator[tuple[str, str]]:
             yield str(path), path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("package", [*PACKAGES, "docs", "README.md"])
+@pytest.mark.parametrize("package", [*PACKAGES, "deploy", "docs", "README.md"])
 def test_what_is_said_is_modern_english(package: str) -> None:
     """No string, docstring, template or document has a phrase that had to be rewritten before."""
     said = [("README.md", Path(package).read_text(encoding="utf-8"))] if package == "README.md" else texts(package)
