@@ -20,6 +20,7 @@ from tasks.savedmodel.files import fsync_path
 from tasks.store.history import read
 
 STAGING = ".staging-"  # not a number, so TensorFlow Serving ignores it
+HELD = ".lock"  # suffix of the file that an export locks while it fills a staging directory
 HIGHEST = ".highest"  # the highest number ever used; survives the removal of old versions
 MAX_VERSION = 2**63 - 1
 LOCK_S = 60  # claiming a number takes milliseconds
@@ -113,44 +114,67 @@ def claim_version(model_dir: Path, live_dir: Path, width: int) -> Iterator[Claim
         yield Claim(staging, model_dir, live_dir, width)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        _lock_of(staging).unlink(missing_ok=True)
         os.close(held)
 
 
-def _held_directory(model_dir: Path) -> tuple[Path, int]:
-    """Create a staging directory that is locked until this process ends; return it and its descriptor.
+def _lock_of(staging: Path) -> Path:
+    return staging.with_name(f"{staging.name}{HELD}")
 
-    The lock lets the doctor recognise what a killed export left behind.
+
+def _held_directory(model_dir: Path) -> tuple[Path, int]:
+    """Create a staging directory whose lock is held until this process ends; return it and the lock's descriptor.
+
+    The lock lets the doctor recognise what a killed export left behind. It is a file beside the directory, because NFS
+    does not pass the lock of a directory to other hosts. Sources: flock(2); nfs_dir_operations in Linux' fs/nfs/dir.c.
     """
+    model_dir.mkdir(parents=True, exist_ok=True)
     while True:
         staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
-        staging.mkdir(parents=True)
-        with contextlib.suppress(FileNotFoundError):
-            held = os.open(staging, os.O_RDONLY)
+        held = os.open(_lock_of(staging), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
             fcntl.flock(held, fcntl.LOCK_EX)
-            if staging.is_dir():
+            if os.fstat(held).st_nlink:  # else a doctor removed it before it was locked
+                staging.mkdir()
                 return staging, held
-            os.close(held)  # a doctor removed it before it was locked
+        except BaseException:
+            _lock_of(staging).unlink(missing_ok=True)
+            os.close(held)
+            raise
+        os.close(held)
 
 
 def remove_abandoned(model_dir: Path, *, only_look: bool) -> list[Path]:
     """Remove the staging directories of exports whose process has ended, and return their paths."""
     found = []
-    for staging in sorted(model_dir.glob(f"{STAGING}*/")):
-        try:
-            descriptor = os.open(staging, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # it has just become a version
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if staging.is_dir():
-                found.append(staging)
-                if not only_look:  # while it is locked: an export that has just created it notices, and creates another
+    files = {path.with_suffix("") for path in model_dir.glob(f"{STAGING}*{HELD}")}
+    for staging in sorted({*files, *model_dir.glob(f"{STAGING}*/")}):
+        with _abandoned(staging) as is_abandoned:
+            if is_abandoned:
+                found += [staging] if staging.is_dir() else []
+                if not only_look:  # while it is locked: an export that has just begun notices, and begins again
                     shutil.rmtree(staging, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its export is running
-        finally:
-            os.close(descriptor)
+                    _lock_of(staging).unlink(missing_ok=True)
     return found
+
+
+@contextlib.contextmanager
+def _abandoned(staging: Path) -> Iterator[bool]:
+    """Yield whether no export fills a directory, and hold its lock meanwhile; earlier releases lock the directory."""
+    lock = _lock_of(staging)
+    try:
+        descriptor = os.open(lock, os.O_RDWR) if lock.exists() else os.open(staging, os.O_RDONLY)
+    except OSError:  # it has just become a version, or belongs to another user
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # its export is running
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(directory: Path, field: str) -> None:

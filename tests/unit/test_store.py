@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -134,6 +137,28 @@ def test_an_export_is_not_taken_for_abandoned(tmp_path: Path) -> None:
         assert remove_abandoned(candidates, only_look=False) == [candidates / ".staging-of-a-killed-run"]
         assert claim.staging.is_dir()
     assert [path.name for path in candidates.iterdir()] == [".staging-highest"]
+
+
+def test_an_export_on_another_host_is_not_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NFS, the lock of a directory stays on its host, and an exclusive lock needs a file that can be written."""
+    lock = fcntl.flock
+
+    def flock_of_nfs(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            return
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
+    with claim_version(tmp_path / "c", tmp_path / "l", 0) as claim:
+        assert remove_abandoned(tmp_path / "c", only_look=False) == []
+        assert claim.publish().name == "1"
+    (tmp_path / "c" / ".staging-killed").mkdir()
+    (tmp_path / "c" / ".staging-killed.lock").touch()
+    (tmp_path / "c" / ".staging-before-its-directory.lock").touch()
+    assert remove_abandoned(tmp_path / "c", only_look=False) == [tmp_path / "c" / ".staging-killed"]
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [".highest", ".lock", "1"]
 
 
 def test_exports_and_a_doctor_at_once(tmp_path: Path) -> None:
