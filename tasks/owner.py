@@ -7,14 +7,18 @@ import socket
 import subprocess
 from pathlib import Path
 
+NAMESPACE, MACHINE = Path("/proc/self/ns/pid"), Path("/etc/machine-id")
+OF_THE_HOST = "pid:[4026531836]"  # after each boot. Source: PROC_PID_INIT_INO in Linux' include/linux/proc_ns.h
+
 
 def host_id() -> str:
     """Return an identifier of this host, or of this container, within which process numbers are unique."""
-    namespace, machine = Path("/proc/self/ns/pid"), Path("/etc/machine-id")
+    namespace = str(NAMESPACE.readlink()) if NAMESPACE.is_symlink() else ""
     # A container on the host's network has the host's name but its own process numbers. Two machines with the same
-    # name that use one remote engine differ in their machine-id, which does not change at a reboot.
-    parts = [socket.gethostname(), str(namespace.readlink()) if namespace.is_symlink() else ""]
-    return " ".join(filter(None, [*parts, machine.read_text().strip() if machine.is_file() else ""]))
+    # name that use one remote engine differ in their machine-id, which does not change at a reboot. Containers of one
+    # image may have the same one, and on two nodes the same name and namespace, so they have their kernel's as well.
+    parts = [socket.gethostname(), namespace, MACHINE.read_text().strip() if MACHINE.is_file() else ""]
+    return " ".join(filter(None, [*parts, boot_id() if namespace != OF_THE_HOST else ""]))
 
 
 def process_start(pid: int) -> str:

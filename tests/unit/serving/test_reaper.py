@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tasks import owner
 from tasks.owner import host_id, process_start
 from tasks.serving.reaper import LABEL, LIFETIME_S, owner_labels, why_orphaned
 
@@ -85,3 +87,20 @@ def test_a_process_of_another_host_cannot_be_judged(dead_pid: int) -> None:
 def test_what_is_not_ours_or_not_understood_is_left(labels: dict[str, str]) -> None:
     """Foreign, incomplete or unreadable labels never lead to a removal."""
     assert why_orphaned(labels, 4e9) == ""
+
+
+@pytest.mark.parametrize(("namespace", "hosts"), [("pid:[4026531836]", 1), ("pid:[4026532633]", 2)])
+def test_two_nodes_with_the_same_names(
+    namespace: str, hosts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers of one image, name and namespace differ on two nodes; a host stays the same after a reboot."""
+    (tmp_path / "pid").symlink_to(namespace)
+    (tmp_path / "machine-id").write_text("of the image\n")
+    monkeypatch.setattr(owner, "NAMESPACE", tmp_path / "pid")
+    monkeypatch.setattr(owner, "MACHINE", tmp_path / "machine-id")
+    monkeypatch.setattr("socket.gethostname", lambda: "worker-0")
+    found = set()
+    for boot in ("1", "2"):
+        monkeypatch.setattr(owner, "boot_id", lambda boot=boot: boot)
+        found.add(owner.host_id())
+    assert len(found) == hosts
