@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,10 @@ def test_the_template_uses_each_variable() -> None:
     """Each placeholder of the job is a variable of the work pool, and each variable has an effect."""
     placeholders = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(TEMPLATE["job_configuration"])))
     assert placeholders == set(PROPERTIES)
+    # the others have none: prefect_kubernetes/worker.py 0.8.0 declares, for example, stream_output, and never reads it
+    assert set(TEMPLATE["job_configuration"]) == {
+        "name", "command", "env", "labels", "annotations", "namespace", "job_manifest",
+    }  # fmt: skip
     assert PROPERTIES["namespace"]["default"] == named("StatefulSet", "serving")["metadata"]["namespace"]
 
 
@@ -214,6 +220,53 @@ def test_production_reads_the_volume_that_jobs_write() -> None:
         mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
         assert mounts["models"] == "/models"
         assert pod["securityContext"]["fsGroup"] == job_pod["securityContext"]["runAsGroup"]
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "after"),
+    [
+        (None, None, EMPTY),
+        ("", None, EMPTY),
+        ("a list", None, "a list"),
+        (None, "another replica's or a promotion's", "another replica's or a promotion's"),
+    ],
+)
+def test_the_first_list_replaces_no_other(
+    before: str | None, meanwhile: str | None, after: str, tmp_path: Path
+) -> None:
+    """Production's list is only begun where there is none, even if another writer is faster, and nothing else stays."""
+    models, tools = tmp_path / "models", tmp_path / "tools"
+    models.mkdir(), tools.mkdir()
+    if before is not None:
+        (models / "models.config").write_text(before)
+    if meanwhile is not None:  # written just before the name is taken
+        (tools / "ln").write_text(f'#!/bin/sh\nprintf "%s" "{meanwhile}" > models.config\nexec /bin/ln "$@"\n')
+        (tools / "ln").chmod(0o755)
+    script = dict(pods(ROOT / "labels"))["serving"]["initContainers"][0]["command"][-1]
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOSTNAME": "serving-0"}
+    done = subprocess.run(["sh", "-c", script.replace("/models", str(models))], check=False, env=environment)
+    assert done.returncode == 0
+    assert {path.name: path.read_text() for path in models.iterdir()} == {"models.config": after}
+
+
+def test_nobody_reaches_a_job() -> None:
+    """The policy is for the pods of jobs, and allows nothing; the kubelet's probes come from the node, which may."""
+    policy = named("NetworkPolicy", "rehearsal-job")["spec"]
+    labels = job({})["spec"]["template"]["metadata"]["labels"]
+    assert policy == {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress"]}
+
+
+def test_a_node_can_be_drained_before_the_first_promotion() -> None:
+    """Replicas that are not ready yet do not hold up a drain, which the budget alone would never allow."""
+    assert named("PodDisruptionBudget", "serving")["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_a_job_ends_and_is_not_repeated_by_kubernetes() -> None:
+    """A pod that cannot start does not hold its deployment's turn for ever, and only Prefect begins a run again."""
+    spec = job({})["spec"]
+    assert (spec["activeDeadlineSeconds"], spec["backoffLimit"]) == (86400, 0)
+    for container in containers(spec["template"]["spec"]):
+        assert "imagePullPolicy" not in container  # Kubernetes' own: Always for the tag latest, which changes
 
 
 def test_the_first_lists_of_models_are_empty() -> None:
