@@ -11,6 +11,8 @@ Lines are only added. A line that a crash cut short is ignored, and is terminate
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import getpass
 import json
 import os
@@ -65,9 +67,12 @@ def append(model_dir: Path, version: int, state: State, digest: str, **details: 
     try:
         make_directories(model_dir)
         is_new = not path.exists()
-        # One write for each line: a crash can leave a part of a line, but never mix two lines.
+        # One write for each line: a crash can leave a part of a line, but never mix two lines. NFS appends where the
+        # file ended when this host last looked, which it does when it locks the file. Source: open(2), O_APPEND.
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            with contextlib.suppress(OSError):  # where nothing can be locked, it works on one host
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             size = os.fstat(descriptor).st_size
             cut_short = size and os.pread(descriptor, 1, size - 1) != b"\n"
             line = (b"\n" if cut_short else b"") + json.dumps(asdict(entry)).encode() + b"\n"

@@ -10,8 +10,10 @@ Source: tensorflow_serving/config/model_server_config.proto; model_servers/serve
 
 from __future__ import annotations
 
+import contextlib
+import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +49,7 @@ def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, 
         StoreError: the file is invalid, or cannot be written. LockTimeout: another process is writing it.
     """
     path = model_dir.parent / MODELS_CONFIG
-    try:
-        held = FileLock(path.with_name(f".{MODELS_CONFIG}.lock")).acquire(timeout=LOCK_S)
-    except Timeout as exc:
-        raise LockTimeout(
-            f"only one process can change '{path}' at a time: '{exc.lock_file}' was held for {LOCK_S} s; run it again"
-        ) from exc
-    except OSError as exc:
-        raise StoreError(f"'{path.parent}' must be writable, got '{exc.filename}': {exc.strerror}") from exc
-    with held:
+    with _locked(path):
         config = _read(path)
         models = config.model_config_list.config
         entry = _entry(config, model_dir.name) or models.add()
@@ -70,8 +64,24 @@ def write_config(model_dir: Path, versions: Sequence[int], labels: Mapping[str, 
         write_atomically(path, _text_format().MessageToString(config), mode)
 
 
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        held = FileLock(path.with_name(f".{MODELS_CONFIG}.lock")).acquire(timeout=LOCK_S)
+    except Timeout as exc:
+        raise LockTimeout(
+            f"only one process can change '{path}' at a time: '{exc.lock_file}' was held for {LOCK_S} s; run it again"
+        ) from exc
+    except OSError as exc:
+        raise StoreError(f"'{path.parent}' must be writable, got '{exc.filename}': {exc.strerror}") from exc
+    with held:
+        yield
+
+
 def ensure_config(models_root: Path) -> Path:
     """Return `models.config`, and create it with an empty list if it is missing, so that production can start on it.
+
+    A list that another host has just written is never replaced, even if NFS does not show it here yet.
 
     Sources: model_servers/server_core.cc, ReloadConfig: a list may follow a list; tensorflow's posix_file_system.cc:
     a file of no bytes cannot be mapped, and a server that is started on one ends.
@@ -80,10 +90,25 @@ def ensure_config(models_root: Path) -> Path:
     if not path.exists():
         try:
             make_directories(models_root)
-            write_atomically(path, EMPTY, READABLE)
+            with _locked(path):
+                _begin(path)
         except OSError as exc:
             raise StoreError(f"models_root must be writable, got '{exc.filename}': {exc.strerror}") from exc
     return path
+
+
+def _begin(path: Path) -> None:
+    """Write an empty list, unless the file system has one already."""
+    first = path.with_name(f".{MODELS_CONFIG}.first")
+    write_atomically(first, EMPTY, READABLE)
+    try:
+        os.link(first, path)
+    except FileExistsError:
+        pass
+    except OSError:  # without hard links
+        first.replace(path)
+    finally:
+        first.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -93,6 +96,33 @@ def test_four_processes_at_once(tmp_path: Path) -> None:
     assert sorted((entry.actor, entry.version) for entry in entries) == [
         (f"process {n}", number) for n in range(4) for number in range(100)
     ]
+
+
+def test_two_hosts_at_once_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS writes where the file ended when a host last looked: only a host that locks the file looks again."""
+    real_open, real_flock, threads = os.open, fcntl.flock, 4
+
+    def open_on_nfs(path: Path, flags: int, *mode: int) -> int:
+        descriptor = real_open(path, flags & ~os.O_APPEND, *mode)
+        if flags & os.O_APPEND:
+            os.lseek(descriptor, 0, os.SEEK_END)
+            all_have_opened.wait(60)
+        return descriptor
+
+    def flock_of_nfs(descriptor: int, operation: int) -> None:
+        real_flock(descriptor, operation)
+        os.lseek(descriptor, 0, os.SEEK_END)
+
+    append(tmp_path, 1, "exported", "d")
+    all_have_opened = threading.Barrier(threads)
+    monkeypatch.setattr(os, "open", open_on_nfs)
+    monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
+    hosts = [threading.Thread(target=append, args=(tmp_path, n, "live", f"d{n}")) for n in range(2, 2 + threads)]
+    for host in hosts:
+        host.start()
+    for host in hosts:
+        host.join()
+    assert sorted(entry.version for entry in read(tmp_path)) == [1, 2, 3, 4, 5]
 
 
 def test_a_history_that_cannot_be_written_or_read(tmp_path: Path) -> None:

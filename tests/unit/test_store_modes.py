@@ -18,7 +18,7 @@ from configs.loading import ConfigError, load_config
 from tasks.store.history import read, state_of
 from tasks.store.layout import versions
 from tasks.store.repair import repair
-from tasks.store.serving_config import MODELS_CONFIG, ensure_config
+from tasks.store.serving_config import EMPTY, MODELS_CONFIG, ensure_config
 from tests.store_driver import Store
 
 READER = """
@@ -163,3 +163,18 @@ def test_modes_that_lock_us_out(tmp_path: Path, override: str) -> None:
     path.write_text("name: m\ndata: {load: 'configs.digits:load'}\nmodel: {build: 'configs.digits:build'}\n")
     with pytest.raises(ConfigError, match="begin with 07"):
         load_config(path, [f"promote.{override}"])
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_the_first_list_replaces_no_other(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty list is only begun where there is none: not where NFS hides what another host has written."""
+    path = tmp_path / MODELS_CONFIG
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "no links")))
+    assert ensure_config(tmp_path).read_text() == EMPTY
+    assert sorted(found.name for found in tmp_path.iterdir()) == [f".{MODELS_CONFIG}.lock", MODELS_CONFIG]
+    if links:
+        path.write_text("a list")
+        exists = Path.exists
+        monkeypatch.setattr(Path, "exists", lambda found: found != path and exists(found))
+        assert ensure_config(tmp_path).read_text() == "a list"
