@@ -37,10 +37,14 @@ LATE = f"no whole answer within {READ_S:g} s"
 MOST_BYTES = 2**24  # a server with one model writes 0.06 MB
 MOST = 2.0**63  # a counter is an int64
 CHUNK = 2**16
-SAMPLE = re.compile(  # the name of a counter, and the rest of its line; a line break within quotes does not end it
-    r'^[ \t]*(?P<name>[A-Za-z_:][\w:]*+)(?:[^"\\\n]++|"(?:[^"\\]++|\\.)*+")*+[^\n]*+',
+TEXT = r'"((?:[^"\\]++|\\.)*+)"'  # within quotes, with escapes and line breaks
+BLANK = r"[ \t]*+"
+SAMPLE = re.compile(  # the name of a counter, its labels, and the rest of the line in which they end
+    rf"^{BLANK}(?P<name>[A-Za-z_:][\w:]*+){BLANK}"
+    rf"(?:{{(?:{BLANK}[A-Za-z_]\w*+{BLANK}={BLANK}{TEXT}{BLANK},?+)*+)?+[^\n]*+",
     re.ASCII | re.DOTALL | re.MULTILINE,
 )
+OF_MODEL = re.compile(rf"[{{,]{BLANK}model_name{BLANK}={BLANK}{TEXT}", re.DOTALL)
 IS_SERVING = re.compile(r"^(# TYPE )?:tensorflow:", re.MULTILINE)
 COUNTS_REQUESTS = re.compile(rf"^# TYPE {REQUESTS} ", re.MULTILINE)
 
@@ -126,11 +130,12 @@ def _lines(text: str, model: str) -> Iterator[tuple[str, str]]:
 
     A client can put anything into the name of another model, also a line break, but no quote without a backslash.
     """
-    own = re.compile(rf'[{{,]\s*model_name\s*=\s*"{re.escape(model)}"')
     for found in SAMPLE.finditer(text):
         name, line = found["name"], found.group()
-        if name in LABELS and ("model_name" not in LABELS[name] or own.search(line)):
-            yield name, line.replace("\n", "\\n") + "\n"
+        if name in LABELS:
+            of = OF_MODEL.search(line)
+            if of is None or of[1] == model:  # without that label it could be of any model
+                yield name, line.replace("\n", "\\n") + "\n"
 
 
 def _sample(line: str) -> tuple[Series, float]:
