@@ -75,6 +75,8 @@ def _metrics(config: Config) -> str:
     count, problems = watch(config).first_look()
     if problems:
         raise ServingError(f"promote.metrics_path must lead to production's metrics, but {'; '.join(problems)}")
+    if not count:
+        return "production's metrics could not be tried, because no server answers"
     return f"the metrics of {count} server{'' if count == 1 else 's'} can be read at {config.promote.metrics_path}"
 
 
