@@ -34,9 +34,11 @@ from tasks.serving.metrics import (
     totals,
 )
 from tasks.store.layout import version_number
+from tasks.words import few
 
 log = logging.getLogger(__name__)
 SHARE = 0.99  # of the answers, whose slowest is said
+MOST = 3500  # letters of all figures: a tag in MLflow has 4000
 NOTHING: Counters = {}
 STATUSES = frozenset({
     "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
@@ -259,14 +261,19 @@ def in_words(found: Mapping[str, Figures], unread: Sequence[str], model: str, ve
     Args:
         unread: the addresses without figures.
     """
-    missing = f"not read: {', '.join(unread)}" if unread else ""
+    missing = f"not read: {few(unread, most=8)}" if unread else ""
     if not found:
         return missing and f"unknown, {missing}"
     servers = len(found) + len(unread)
     total = _sums(list(found.values()), servers, model, version, first) if servers > 1 else []
     worst_first = sorted(found.items(), key=lambda item: -sum(item[1].errors.values()) - item[1].failed_loads)
-    each = (f"{address} {_words(one, model, version, first)}" for address, one in worst_first)
-    return "; ".join(filter(None, (*total, missing, *each)))
+    text = "; ".join(filter(None, (*total, missing)))
+    for shown, (address, one) in enumerate(worst_first):
+        part = f"{address} {_words(one, model, version, first)}"
+        if shown and len(text) + len(part) > MOST:
+            return f"{text}; {len(found) - shown} more not shown"
+        text = f"{text}; {part}" if text else part
+    return text
 
 
 def _sums(found: Sequence[Figures], servers: int, model: str, version: int, first: bool) -> list[str]:

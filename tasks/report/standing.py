@@ -75,8 +75,9 @@ def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> St
 
 def _whole_parts(text: str, most: int) -> str:
     """Return the first parts of a text, which semicolons separate, so that no number loses its last digits."""
-    kept, separator, _ = clip(text, most - 2).rpartition("; ")
-    return text if len(text) <= most else f"{kept}; …" if separator else clip(text, most)
+    shown = clip(text, most)
+    kept, separator, _ = shown[:-2].rpartition("; ")
+    return f"{kept}; …" if separator and shown.endswith("…") else shown
 
 
 def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:

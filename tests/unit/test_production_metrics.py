@@ -277,3 +277,8 @@ def test_several_servers() -> None:
     )
     assert in_words({}, ["http://d"], "half", 9, first=False) == "unknown, not read: http://d"
     assert in_words({}, [], "half", 9, first=False) == ""
+    same = {f"http://{host}": found["http://a"] for host in range(99)}
+    many = in_words(same, [*map(str, range(99))], "half", 9, first=False)
+    assert len(many) < 4000  # what MLflow would cut within a number
+    assert ", 7, and 91 more; http://0 in 4.2 s" in many
+    assert many.endswith(f" and warmed up in 1.5 s; {99 - many.count('http://')} more not shown")
