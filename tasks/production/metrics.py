@@ -252,7 +252,7 @@ def _speed(below: Mapping[str, float]) -> tuple[int, float]:
     if not counts or not counts[-1] or counts != sorted(counts) or bounds[-1][0] != math.inf:
         return 0, 0.0
     bound = next(bound for bound, within in bounds if within >= SHARE * counts[-1])
-    return (int(counts[-1]), bound / 1e6) if math.isfinite(bound) else (0, 0.0)
+    return (int(counts[-1]), bound / 1e6) if 0 < bound < math.inf else (0, 0.0)
 
 
 def in_words(found: Mapping[str, Figures], unread: Sequence[str], model: str, version: int, *, first: bool) -> str:

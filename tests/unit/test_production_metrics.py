@@ -251,6 +251,7 @@ def test_the_directory_of_a_version(paths: list[str], is_known: bool) -> None:
         ({"999600": 1, "+Inf": 1}, ", 99% of 1 answers computed within 1.0 s"),
         ({"1000": 98, "1.27482e+06": 98, "+Inf": 100}, ""),
         ({"1000": 100, "2000": 60, "+Inf": 100}, ""),  # the counts of buckets include those of smaller ones
+        ({"-1000": 100, "+Inf": 100}, ""),
         ({"1000": 98, "2000": 100}, ""),  # how many there were is not known
     ],
 )
