@@ -134,7 +134,7 @@ def _held_directory(model_dir: Path) -> tuple[Path, int]:
         held = os.open(_lock_of(staging), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             fcntl.flock(held, fcntl.LOCK_EX)
-            if os.fstat(held).st_nlink:  # else a doctor removed it before it was locked
+            if _is_named(held, _lock_of(staging)):  # else a doctor removed it before it was locked
                 staging.mkdir()
                 return staging, held
         except BaseException:
@@ -142,6 +142,14 @@ def _held_directory(model_dir: Path) -> tuple[Path, int]:
             os.close(held)
             raise
         os.close(held)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Return whether an open file still has this name; NFS renames a file that is removed while it is open."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def remove_abandoned(model_dir: Path, *, only_look: bool) -> list[Path]:

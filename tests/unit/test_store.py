@@ -161,6 +161,23 @@ def test_an_export_on_another_host_is_not_abandoned(tmp_path: Path, monkeypatch:
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [".highest", ".lock", "1"]
 
 
+def test_a_doctor_between_the_file_and_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export whose file is removed before it is locked begins again, even where NFS keeps it under another name."""
+    lock, taken = fcntl.flock, list[Path]()
+
+    def late(descriptor: int, operation: int) -> None:
+        if not taken:
+            [name] = (tmp_path / "c").glob(".staging-*.lock")
+            taken.append(name.rename(tmp_path / "c" / ".nfs0001"))
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with claim_version(tmp_path / "c", tmp_path / "l", 0) as claim:
+        assert taken
+        assert remove_abandoned(tmp_path / "c", only_look=False) == []
+        assert claim.staging.is_dir()
+
+
 def test_exports_and_a_doctor_at_once(tmp_path: Path) -> None:
     """While a doctor looks for abandoned stagings without a pause, no export loses its own or fails its rename."""
     candidates, done = tmp_path / "c", threading.Event()
