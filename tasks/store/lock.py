@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from tasks.errors import LockTimeout, StoreError
 from tasks.savedmodel.files import fsync_path, make_directories
+from tasks.store.layout import STAGING
 from tasks.waiting import waiting_for
 
 LOCK, HOLDER, TELLING = ".lock", ".lock-holder.json", ".telling.lock"
@@ -70,10 +71,20 @@ def telling_lock(model_dir: Path) -> Iterator[None]:
 
 
 def _say_who(model_dir: Path) -> None:
-    """Write a note about the holder for processes that wait; the lock does not depend on it."""
+    """Write a note about the holder for processes that wait; the lock does not depend on it.
+
+    The rename has a second use: NFS shows a host the versions that were there up to a minute ago, and another host may
+    have published one since. A host that changes a directory looks at all of it again.
+    Source: nfs4_update_changeattr_locked in Linux' fs/nfs/nfs4proc.c; nfs(5), acdirmax.
+    """
     note = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
-    with contextlib.suppress(OSError):
-        (model_dir / HOLDER).write_text(json.dumps(note))
+    new = model_dir / f"{STAGING}{HOLDER.lstrip('.')}"
+    try:
+        new.write_text(json.dumps(note))
+        new.replace(model_dir / HOLDER)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
 
 
 def _holder(model_dir: Path) -> str:

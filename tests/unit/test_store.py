@@ -139,6 +139,16 @@ def test_an_export_is_not_taken_for_abandoned(tmp_path: Path) -> None:
     assert [path.name for path in candidates.iterdir()] == [".staging-highest"]
 
 
+def test_who_gets_the_lock_changes_the_directory(tmp_path: Path) -> None:
+    """On NFS, a host lists a directory that it has changed anew, so it sees the version that another one published."""
+    with model_lock(tmp_path, 1):
+        pass
+    os.utime(tmp_path, (1, 1))
+    with model_lock(tmp_path, 1):
+        assert tmp_path.stat().st_mtime > 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".lock-holder.json"]
+
+
 def test_an_export_on_another_host_is_not_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On NFS, the lock of a directory stays on its host, and an exclusive lock needs a file that can be written."""
     lock = fcntl.flock
