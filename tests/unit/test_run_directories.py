@@ -457,7 +457,7 @@ def test_rows_that_are_written_again_change_no_other_run(store: Store) -> None:
     assert [len(load_arrays(path)["x"]) for path in (one, two)] == [4, 3]
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut short", "empty", "a link elsewhere", "a directory"])
+@pytest.mark.parametrize("how", ["flipped", "cut short", "empty", "a link elsewhere", "a link to them", "a directory"])
 def test_damaged_rows_are_noticed_and_not_shared(store: Store, tmp_path: Path, how: str) -> None:
     """A run never links to a file with other bytes; who reads a damaged one is told."""
     first = rows_of(store, "one", {"x": np.arange(1000)})
@@ -469,8 +469,12 @@ def test_damaged_rows_are_noticed_and_not_shared(store: Store, tmp_path: Path, h
         first.write_bytes(content[: len(content) // 2 if how == "cut short" else 0])
     else:
         entry.unlink()
-        entry.mkdir() if how == "a directory" else entry.symlink_to(tmp_path / "nowhere")
+        elsewhere = tmp_path / "elsewhere.npz"
+        if how == "a link to them":
+            elsewhere.write_bytes(content)
+        entry.mkdir() if how == "a directory" else entry.symlink_to(elsewhere)
     second = rows_of(store, "two", {"x": np.arange(1000)})
+    assert not second.is_symlink()
     assert second.read_bytes() == content
     if how in ("flipped", "cut short", "empty"):
         with pytest.raises(DataError, match="saved arrays must be readable"):
