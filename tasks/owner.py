@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -38,6 +39,40 @@ def boot_id() -> str:
     """Return an identifier of the running kernel, which is another one after each boot; empty where there is none."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text().strip() if path.is_file() else ""
+
+
+def hold(directory: Path) -> int:
+    """Lock a directory until this process ends or the returned descriptor is closed.
+
+    The kernel keeps the lock while the process is paused, and shows it in every container of the host.
+
+    Raises:
+        OSError: another process holds it, or the file system has no locks.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_held(directory: Path) -> bool:
+    """Return whether a process holds a directory; without permission or locks, it is not known and False."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # several may look at the same time
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def has_ended(pid: int, started: str) -> bool:
