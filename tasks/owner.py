@@ -76,7 +76,7 @@ def is_held(directory: Path) -> bool:
 
 
 def has_ended(pid: int, started: str) -> bool:
-    """Return whether a process of this host has ended; one of another user, which /proc may hide, has not.
+    """Return whether a process of this host has ended; one of another user that /proc hides has not.
 
     Args:
         started: what `process_start` returned for it.
@@ -85,6 +85,6 @@ def has_ended(pid: int, started: str) -> bool:
         os.kill(pid, 0)  # checks that the process exists; sends no signal
     except (ProcessLookupError, OverflowError):  # the second: no process has such a number
         return True
-    except PermissionError:
-        return False
+    except PermissionError:  # another user's process, which may have the number of one that has ended
+        return process_start(pid) not in ("", started)
     return process_start(pid) != started

@@ -22,6 +22,7 @@ import pytest
 
 from tasks.datasets.rows import load_arrays, save_arrays
 from tasks.errors import DataError
+from tasks.owner import has_ended, process_start
 from tasks.store import runs
 from tasks.store.history import append, read
 from tasks.store.layout import versions
@@ -109,6 +110,18 @@ def test_only_ended_runs_of_the_model_go(
     then = run_dir.stat().st_mtime - silent_s
     os.utime(run_dir / OWNER, (then, then))
     assert removed(store) == ([f"runs/{run_dir.name}"] if goes else [])
+
+
+def test_a_number_that_another_users_process_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may not be signalled is told by its start, as every other, unless that is hidden."""
+
+    def refuse(*_args: Any) -> None:
+        raise PermissionError
+
+    own = process_start(os.getpid())
+    monkeypatch.setattr(os, "kill", refuse)
+    assert [has_ended(os.getpid(), started) for started in ("0", own)] == [True, False]
+    assert not has_ended(2**22 + 1, "0")  # hidden, as far as can be seen
 
 
 def test_a_paused_container_keeps_its_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
