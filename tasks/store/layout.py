@@ -133,7 +133,11 @@ def _held_directory(model_dir: Path) -> tuple[Path, int]:
 
 
 def remove_abandoned(model_dir: Path, *, only_look: bool) -> list[Path]:
-    """Remove the staging directories of exports whose process has ended, and return their paths."""
+    """Remove the staging directories of exports whose process has ended, and return their paths.
+
+    Raises:
+        StoreError: one cannot be removed.
+    """
     found = []
     for staging in sorted(model_dir.glob(f"{STAGING}*/")):
         try:
@@ -145,9 +149,11 @@ def remove_abandoned(model_dir: Path, *, only_look: bool) -> list[Path]:
             if staging.is_dir():
                 found.append(staging)
                 if not only_look:  # while it is locked: an export that has just created it notices, and creates another
-                    shutil.rmtree(staging, ignore_errors=True)
+                    shutil.rmtree(staging)
         except BlockingIOError:
             pass  # its export is running
+        except OSError as exc:
+            raise StoreError(f"'{staging}' must be removable, got {exc.strerror or exc}") from exc
         finally:
             os.close(descriptor)
     return found

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 
 from tasks.datasets.rows import load_arrays, save_arrays
-from tasks.errors import DataError
+from tasks.errors import DataError, StoreError
 from tasks.owner import has_ended, process_start
 from tasks.store import runs
 from tasks.store.history import append, read
-from tasks.store.layout import versions
+from tasks.store.layout import remove_abandoned, versions
 from tasks.store.leftovers import clear, find_leftovers
 from tasks.store.rehearsals import rehearsal_file
 from tasks.store.runs import OWNER, SILENCE_S, Owner, create_run_dir, note_digest, owner_of
@@ -447,6 +447,7 @@ def test_another_process_is_faster(store: Store, monkeypatch: pytest.MonkeyPatch
 def test_what_cannot_be_removed_is_not_said_to_be(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that is hidden, but whose files another user's mode keeps, is reported until it can be finished."""
     run_dir = ended(create_run_dir(store.config))
+    (store.candidates / ".staging-of-a-killed-export").mkdir(parents=True)
 
     def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -457,8 +458,11 @@ def test_what_cannot_be_removed_is_not_said_to_be(store: Store, monkeypatch: pyt
             [finding] = find_leftovers(store.config)
             assert finding.done == "reported"
             assert run_dir.name in finding.text
+        with pytest.raises(StoreError, match="must be removable"):
+            remove_abandoned(store.candidates, only_look=False)
     assert [finding.done for finding in find_leftovers(store.config)] == ["removed"]
     assert names(run_dir.parent) == []
+    assert len(remove_abandoned(store.candidates, only_look=False)) == 1
 
 
 def test_two_runs_at_once(store: Store) -> None:
