@@ -17,10 +17,10 @@ run: .venv/run  ## Train, judge and promote the digits example (CONFIG=file for 
 	$(BIN)/python -m flows.train_and_serve --config $(CONFIG)
 
 test: .venv/dev  ## Run the whole test suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto
 
 test-long: .venv/dev  ## Run the slower proofs, which `make test` leaves out
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m long
+	$(BIN)/python -m pytest -n auto -m long
 
 check: .venv/dev  ## Lint, types and import rules
 	$(BIN)/ruff check .

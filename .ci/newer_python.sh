@@ -18,7 +18,6 @@ test_newer_python() {
     set -e
     make_base_image "$dir" trixie rehearsal-base-13
     build_flows_image "$index" "$image"
-    touch "$dir/flows-image"
     # SYS_ADMIN, because a test mounts a small disk. The checkout is read-only: no test may write into it.
     docker run --rm --name "$NEWER_NAME" --init --cap-add SYS_ADMIN --security-opt apparmor=unconfined \
         --network host --volume "$PWD:/checkout:ro" --workdir /checkout \
@@ -41,14 +40,6 @@ build_flows_image() {
         DOCKER_BUILDKIT=0 docker build --network host --file - --tag "$2" --build-arg BASE_IMAGE=rehearsal-base-13 \
             --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
             ${1:+--build-arg "PIP_INDEX_URL=$1"} .
-}
-
-# wait_for_flows_image DIR: until it is built; fails if the building ended without it.
-wait_for_flows_image() {
-    until [ -e "$1/flows-image" ]; do
-        kill -0 "$NEWER_PID" 2>/dev/null || { cat "$NEWER_LOG" >&2; return 1; }
-        sleep 0.5
-    done
 }
 
 # summary_of LOG: pytest's last line.

@@ -109,6 +109,15 @@ def unit_of_work(file: Path) -> str:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Give `-n auto` one worker more than there are processors: tests wait for servers and engines a third of the time.
+
+    More than four would not help, because the tests of containers share one worker.
+    """
+    return min(len(os.sched_getaffinity(0)) + 1, 4)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each worker whole units of work in the order of the tiers.
 

@@ -17,6 +17,7 @@ from typing import Any
 from configs.redaction import hide
 from tasks.datasets.user_code import describe, users_traceback
 from tasks.errors import PipelineError
+from tasks.waiting import without_collections
 
 
 class _ToParent(logging.Handler):
@@ -41,7 +42,8 @@ def main(fd: int) -> None:
     logger = logging.getLogger("tasks")
     logger.setLevel(logging.INFO)
     logger.addHandler(_ToParent(pipe))
-    import keras  # noqa: F401  also imports TensorFlow
+    with without_collections():
+        import keras  # noqa: F401  also imports TensorFlow
 
     while True:
         question, function, args, kwargs, secrets = pickle.loads(calls.get())  # noqa: S301  the parent wrote it

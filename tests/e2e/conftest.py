@@ -161,11 +161,14 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def flows_image() -> str:
-    """Return the image of the pipeline, which the suite does not build."""
+    """Return the image of the pipeline, which the suite does not build; `.ci/run` builds it while the suite begins."""
     name = os.environ.get("REHEARSAL_FLOWS_IMAGE", "")
     if not name:
         reason = "REHEARSAL_FLOWS_IMAGE does not name the image of the Dockerfile's target flows"
         pytest.fail(reason) if os.environ.get("REQUIRE_DOCKER") == "1" else pytest.skip(reason)
+    inspect = ["docker", "image", "inspect", name]
+    if not poll(lambda: subprocess.run(inspect, capture_output=True, check=False).returncode == 0, START_TIMEOUT_S):
+        pytest.fail(f"the engine has no image '{name}', as REHEARSAL_FLOWS_IMAGE names it")
     return name
 
 
