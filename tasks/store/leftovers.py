@@ -15,6 +15,7 @@ is read afterwards.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -177,7 +178,7 @@ def _of_earlier_releases(
         ours = all(record.parent == config.candidates_dir / KEPT for record in records)
         if records and ours and not needed & {record.stem for record in records} and not runs.are_reading(path):
             yield _removed(path, "the directory of a run whose candidates are gone", only_look)
-    unknown = [path for path in runs.unowned if not named_by[path.name] and not _has_no_file(path)]
+    unknown = [path for path in runs.unowned if not named_by[path.name] and _has_file(path)]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         yield Finding(
@@ -192,8 +193,9 @@ def _half_done(directory: Path, unowned: Sequence[Path], only_look: bool) -> Ite
     now = file_time(directory)
     hidden = [path for path in directory.glob(".*") if HALF_DONE.fullmatch(path.name)]
     doomed = [path for path in hidden if path.name.startswith(PRUNED)]
-    new = [*filter(_has_no_file, unowned), *(path for path in hidden if path.name.startswith(NEW))]
-    doomed += [path for path in new if now - path.lstat().st_mtime > SILENCE_S]
+    new = [path for path in hidden if path.name.startswith(NEW)]
+    new += [path for path in unowned if path.is_dir() and not _has_file(path)]
+    doomed += [path for path in new if now - _changed(path) > SILENCE_S]
     for path in sorted(doomed):
         try:
             if not only_look:
@@ -204,8 +206,15 @@ def _half_done(directory: Path, unowned: Sequence[Path], only_look: bool) -> Ite
         yield Finding("removed", f"'{path}', which a process left behind")
 
 
-def _has_no_file(directory: Path) -> bool:
-    return directory.is_dir() and all(path.is_dir() for path in directory.rglob("*"))
+def _changed(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:  # a run that begins has just renamed it
+        return math.inf
+
+
+def _has_file(directory: Path) -> bool:
+    return any(not path.is_dir() for path in directory.rglob("*"))
 
 
 def _removed(path: Path, what: str, only_look: bool) -> Finding:

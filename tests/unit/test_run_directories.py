@@ -360,6 +360,16 @@ def test_a_damaged_owner_is_no_owner(store: Store) -> None:
     assert [finding.done for finding in find_leftovers(store.config)] == ["reported"]
 
 
+def test_an_empty_directory_of_a_full_disk(store: Store) -> None:
+    """A directory that could be created, and nothing in it, is one finding, and goes after a day."""
+    hollow = of_before(create_run_dir(store.config))
+    (hollow / "data").mkdir()
+    assert removed(store) == []
+    os.utime(hollow, (0, 0))
+    assert len(find_leftovers(store.config, only_look=True)) == 1
+    assert removed(store) == [f"runs/{hollow.name}"]
+
+
 # the next run ---------------------------------------------------------------------------------------------------
 
 
@@ -463,6 +473,19 @@ def test_what_cannot_be_removed_is_not_said_to_be(store: Store, monkeypatch: pyt
     assert [finding.done for finding in find_leftovers(store.config)] == ["removed"]
     assert names(run_dir.parent) == []
     assert len(remove_abandoned(store.candidates, only_look=False)) == 1
+
+
+def test_a_run_begins_beside_the_doctor(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that gets its name while the doctor looks is no reason to leave the others."""
+    left = ended(create_run_dir(store.config))
+    new = left.with_name(f".new-{left.name}")
+    glob = Path.glob
+
+    def listed(path: Path, pattern: str) -> list[Path]:
+        return [*glob(path, pattern), *([new] if path == new.parent else [])]
+
+    monkeypatch.setattr(Path, "glob", listed)
+    assert removed(store) == [f"runs/{left.name}"]
 
 
 def test_two_runs_at_once(store: Store) -> None:
