@@ -13,7 +13,8 @@ from configs.redaction import redact
 from configs.schema import Config
 from tasks.datasets.declared import read_contract
 from tasks.datasets.prepare import prepare_splits
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, ServingError
+from tasks.production.metrics import watch
 from tasks.production.server import silent
 from tasks.records import Splits
 from tasks.registry.connection import check_experiment, check_tracking
@@ -46,6 +47,8 @@ def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], st
 
     yield "work_dir", lambda: _writable(config.work_dir, "work_dir")
     yield "models_root", lambda: _production(config)
+    if config.promote.metrics_path:
+        yield "metrics", lambda: _metrics(config)
     contract = config.gates.contract.file
     if contract is not None:
         yield "contract", lambda: _contract(contract)
@@ -65,6 +68,16 @@ def _writable(directory: Path, field: str) -> str:
 def _production(config: Config) -> str:
     writable, absent = _writable(config.models_root, "models_root"), silent(config)
     return f"{writable}; no server answers at {absent}, as expected before the first version" if absent else writable
+
+
+def _metrics(config: Config) -> str:
+    """Read production's metrics once; a server that is not there is told by another check."""
+    count, problems = watch(config).first_look()
+    if problems:
+        raise ServingError(f"promote.metrics_path must lead to production's metrics, but {'; '.join(problems)}")
+    if not count:
+        return "production's metrics could not be tried, because no server answers"
+    return f"the metrics of {count} server{'' if count == 1 else 's'} can be read at {config.promote.metrics_path}"
 
 
 def _contract(file: Path) -> str:

@@ -11,6 +11,7 @@ from tasks.datasets.seen import RECORD, new_rows, shared_rows
 from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
 from tasks.gates.serving import judge_refusal
+from tasks.production.metrics import look_at_metrics
 from tasks.production.server import look_at_production
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, ValidationReport
 from tasks.registry.connection import check_tracking
@@ -36,6 +37,7 @@ def check_services(config: Config) -> None:
     check_engine(config.serving)
     check_tracking(config.tracking.uri)
     look_at_production(config)
+    look_at_metrics(config)
 
 
 @stage

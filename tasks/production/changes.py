@@ -208,8 +208,14 @@ def with_metrics(config: Config, watched: Watch, promotion: Promotion) -> Promot
         watched: began before the change.
     """
     change = promotion.change
-    metrics = watched.told(config.name, change.version, first=change.previous is None) if change else ""
-    if change is None or not metrics:
+    if change is None:
+        return promotion
+    try:
+        metrics = watched.told(config.name, change.version, first=change.previous is None)
+    except Exception as exc:  # noqa: BLE001  production has been changed, whatever its metrics are
+        log.warning("production's metrics are unknown: %s", type(exc).__name__)
+        return promotion
+    if not metrics:
         return promotion
     log.info("production's metrics: %s", metrics)
     problem = "the change does not wait in its outbox"

@@ -68,7 +68,16 @@ def numbered(name: str, tags: Mapping[str, str], registry_version: int) -> str:
 def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:
     """Return what the tags of a version say of it."""
     found = _standing_of(name, tags, registry_version)
-    return replace(found, metrics=clip(tags.get(METRICS, ""), 900)) if tags.get("promotion") in CHANGED else found
+    if tags.get("promotion") not in CHANGED:
+        return found
+    return replace(found, metrics=_whole_parts(tags.get(METRICS, ""), 900))
+
+
+def _whole_parts(text: str, most: int) -> str:
+    """Return the first parts of a text, which semicolons separate, so that no number loses its last digits."""
+    shown = clip(text, most)
+    kept, separator, _ = shown[:-2].rpartition("; ")
+    return f"{kept}; …" if separator and shown.endswith("…") else shown
 
 
 def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:

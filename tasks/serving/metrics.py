@@ -8,7 +8,9 @@ the first event on. Times are microseconds. Sums of histograms have six digits o
 from __future__ import annotations
 
 import math
+import re
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import requests
@@ -26,7 +28,7 @@ LABELS = {
     RUNTIME: ("model_name", "le"),
     TRIES: ("model_path", "status"),
     LOADING: ("model_path",),
-    WARMING: ("model_path",),
+    WARMING: ("model_path", "status"),
 }
 """The counters that are read, with the labels that they must have."""
 
@@ -35,6 +37,16 @@ LATE = f"no whole answer within {READ_S:g} s"
 MOST_BYTES = 2**24  # a server with one model writes 0.06 MB
 MOST = 2.0**63  # a counter is an int64
 CHUNK = 2**16
+TEXT = r'"((?:[^"\\]++|\\.)*+)"'  # within quotes, with escapes and line breaks
+BLANK = r"[ \t]*+"
+SAMPLE = re.compile(  # the name of a counter, its labels, and the rest of the line in which they end
+    rf"^{BLANK}(?P<name>[A-Za-z_:][\w:]*+){BLANK}"
+    rf"(?:{{(?:{BLANK}[A-Za-z_]\w*+{BLANK}={BLANK}{TEXT}{BLANK},?+)*+)?+[^\n]*+",
+    re.ASCII | re.DOTALL | re.MULTILINE,
+)
+OF_MODEL = re.compile(rf"[{{,]{BLANK}model_name{BLANK}={BLANK}{TEXT}", re.DOTALL)
+IS_SERVING = re.compile(r"^(# TYPE )?:tensorflow:", re.MULTILINE)
+COUNTS_REQUESTS = re.compile(rf"^# TYPE {REQUESTS} ", re.MULTILINE)
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 """The name of a counter and its labels, sorted."""
@@ -72,22 +84,27 @@ def _body(session: requests.Session, url: str) -> bytes:
         if answer.status_code != 200:
             asks = "; start it with --monitoring_config_file" if answer.status_code == 404 else ""
             raise ServingError(f"status {answer.status_code} instead of 200{asks}")
-        for chunk in answer.iter_content(CHUNK):
-            body += chunk
-            if len(body) > MOST_BYTES:
-                raise ServingError(f"more than {MOST_BYTES:,} bytes")
-            if time.monotonic() > deadline:
-                raise ServingTimeout(LATE)
+        try:
+            for chunk in answer.iter_content(CHUNK):
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise ServingError(f"more than {MOST_BYTES:,} bytes")
+                if time.monotonic() > deadline:
+                    raise ServingTimeout(LATE)
+        except requests.ConnectionError as exc:  # a server that began to answer is there
+            raise ServingError("the answer broke off") from exc
     return bytes(body)
 
 
 def parse(text: str, model: str) -> Counters:
     """Return the counters in a text: those of one model, and those of the directories of all models.
 
+    If the server counts requests, but there was none about this model, the number of those that succeeded is 0.
+
     Raises:
         ServingError: these are not the metrics of TensorFlow Serving, or a value is not that of a counter.
     """
-    if "# TYPE :tensorflow:" not in text:
+    if not IS_SERVING.search(text):
         raise ServingError("the text does not have the metrics of TensorFlow Serving")
     if not text.endswith("\n"):
         raise ServingError("the text ends within a line")
@@ -96,10 +113,15 @@ def parse(text: str, model: str) -> Counters:
         try:
             series, count = _sample(line)
         except (ValueError, KeyError) as exc:
-            raise ServingError(f"a line of {name} must be a counter in Prometheus' text format") from exc
+            labels = " and ".join(LABELS[name])
+            raise ServingError(
+                f"a line of {name} must be a counter in Prometheus' text format, with the labels {labels}"
+            ) from exc
         if series in found:
             raise ServingError(f"every counter of {name} must have one value")
         found[series] = count
+    if COUNTS_REQUESTS.search(text) and not any(name == REQUESTS for name, _ in found):
+        found[REQUESTS, (("model_name", model), ("status", "OK"))] = 0.0
     return found
 
 
@@ -108,13 +130,12 @@ def _lines(text: str, model: str) -> Iterator[tuple[str, str]]:
 
     A client can put anything into the name of another model, also a line break, but no quote without a backslash.
     """
-    for line in text.split("\n"):
-        name, _, labels = line.partition("{")
-        if name not in LABELS:
-            continue
-        wanted = f',model_name="{model}"' if "model_name" in LABELS[name] else ',model_path="'
-        if wanted in f",{labels}":
-            yield name, f"{line}\n"
+    for found in SAMPLE.finditer(text):
+        name, line = found["name"], found.group()
+        if name in LABELS:
+            of = OF_MODEL.search(line)
+            if of is None or of[1] == model:  # without that label it could be of any model
+                yield name, line.replace("\n", "\\n") + "\n"
 
 
 def _sample(line: str) -> tuple[Series, float]:
@@ -129,14 +150,40 @@ def _sample(line: str) -> tuple[Series, float]:
     labels = {label: sample.labels[label] for label in LABELS[sample.name]}
     if not 0 <= sample.value < MOST or math.isnan(float(labels.get("le", 0))):
         raise ValueError("a counter is at least 0")
+    if sample.name != WARMING and sample.value % 1:
+        raise ValueError("a counter is a whole number")
     return (sample.name, tuple(sorted(sample.labels.items()))), float(sample.value)
 
 
-def rises(before: Counters, after: Counters) -> tuple[Counters, bool]:
-    """Return how much every counter rose between two readings, and whether the server was restarted between them.
+def totals(counters: Counters, name: str, label: str) -> dict[str, float]:
+    """Return the sums of a counter, by the value of one of its labels."""
+    total: dict[str, float] = defaultdict(float)
+    for (counter, labels), count in counters.items():
+        if counter == name:
+            total[dict(labels)[label]] += count
+    return total
 
-    A server that was restarted counts from 0 again; then it is what it has counted since.
+
+def rises(before: Counters, after: Counters) -> tuple[Counters, bool]:
+    """Return how much every counter rose between two readings, and whether they are of two processes.
+
+    A server that was restarted counts from 0 again, and behind one address there can be several; then it is what the
+    second process has counted since its start.
     """
-    restarted = any(after.get(series, -math.inf) < count for series, count in before.items())
-    start: Counters = {} if restarted else before
-    return {series: count - start.get(series, 0) for series, count in after.items()}, restarted
+    differ = _are_two_processes(before, after)
+    start: Counters = {} if differ else before
+    return {series: count - start.get(series, 0) for series, count in after.items()}, differ
+
+
+def _are_two_processes(before: Counters, after: Counters) -> bool:
+    """Return whether a counter fell or vanished, or a time of loading changed while nothing was loaded.
+
+    No two loads take the same number of microseconds, so those times are as good as the name of a process.
+    """
+    if any(after.get(series, 0) < count for series, count in before.items()):
+        return True
+    (tries, loading), (tries_now, loading_now) = (
+        (totals(counters, TRIES, "model_path"), totals(counters, LOADING, "model_path")) for counters in (before, after)
+    )
+    same = [path for path, count in tries.items() if tries_now.get(path) == count]
+    return any(loading.get(path) != loading_now.get(path) for path in same)

@@ -14,10 +14,12 @@ from filelock import FileLock
 from configs.loading import load_config
 from configs.schema import Config
 from flows.rollback import main as roll_back
+from tasks.check import checks
+from tasks.errors import ServingError
 from tasks.production import metrics
 from tasks.production.changes import go_back, put_live
 from tasks.production.live_check import Endpoint
-from tasks.production.metrics import Watch, watch
+from tasks.production.metrics import Watch, look_at_metrics, watch
 from tasks.records import Candidate, Signature, TrackedRun
 from tasks.serving import metrics as reading
 from tasks.store.champion import find_champion
@@ -136,8 +138,8 @@ def test_around_a_promotion_and_a_rollback(
     figures = promote()
     assert figures.startswith(f"{production.url} in ")
     assert figures.endswith(
-        " s: 8 requests, 3 errors (3 INVALID_ARGUMENT), version 2 loaded in 82.3 ms, "
-        "99% of 2 answers computed within 37.5 ms"
+        " s, all versions of half: 8 requests, 3 errors (3 INVALID_ARGUMENT), "
+        "99% of 2 answers computed within 37.5 ms, SavedModel of version 2 loaded in 82.3 ms"
     )
     assert [change.metrics for change in untold(config.live_dir).values()][-1:] == [figures]
     assert production.free == [True, True]
@@ -148,7 +150,7 @@ def test_around_a_promotion_and_a_rollback(
     waiting = list(untold(config.live_dir).values())
     assert [change.version for change in waiting][-2:] == [2, 3]
     assert waiting[-2].metrics == figures
-    assert waiting[-1].metrics.endswith(" s: 0 requests, no errors")
+    assert waiting[-1].metrics.endswith(" s, all versions of half: 0 requests, no errors")
     assert production.free[3:] == [True]  # the reading before a rollback is not waited for, and may fall into it
 
 
@@ -169,10 +171,10 @@ ANSWERS: dict[str, tuple[Callable[[BaseHTTPRequestHandler], None], str]] = {
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_what_cannot_be_read(answer: str, production: Production, caplog: pytest.LogCaptureFixture) -> None:
-    """It is one line with the address and the reason, and there are no figures."""
+    """It is one line with the address and the reason, and the figures are said to be unknown."""
     production.answer, words = ANSWERS[answer]
     watched = Watch([Endpoint(production.url, "half"), Endpoint("grpc://127.0.0.1:9", "half")], PATH)
-    assert watched.told("half", 2, first=False) == ""
+    assert watched.told("half", 2, first=False) == f"unknown, not read: {production.url}"
     [line] = caplog.messages
     assert line.startswith(f"not all metrics of production can be read: {production.url}{PATH}: ")
     assert words in line
@@ -184,11 +186,39 @@ def test_a_promotion_without_its_metrics(
 ) -> None:
     """A server without metrics is verified and promoted to all the same, with one warning about them."""
     production.answer = lambda handler: say(handler, b"no", 404)
-    assert promote() == ""
-    assert [line for line in caplog.messages if "metrics" in line] == [
+    assert promote() == f"unknown, not read: {production.url}"
+    assert [line for line in caplog.messages if "not all metrics" in line] == [
         f"not all metrics of production can be read: {production.url}{PATH}: status 404 instead of 200; start it with "
         "--monitoring_config_file"
     ]
+
+
+def test_a_promotion_over_a_fault_of_ours(
+    promote: Callable[[], str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever happens to the metrics, production has been changed, and the outcome says so."""
+    monkeypatch.setattr(metrics, "in_words", lambda: "")
+    assert promote() == ""
+    assert "production's metrics are unknown: TypeError" in caplog.messages
+
+
+def test_they_are_looked_at_before_training(
+    config: Config, production: Production, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The check says whether they can be read; a run warns. A server that is not there is no fault of the path."""
+    check = dict(checks(config, tmp_path / "scratch"))["metrics"]
+    assert check() == f"the metrics of 1 server can be read at {PATH}"
+    look_at_metrics(config)
+    assert caplog.messages == []
+    production.answer = lambda handler: say(handler, b"<html></html>")
+    problem = f"{production.url}{PATH}: the text does not have the metrics of TensorFlow Serving"
+    with pytest.raises(ServingError, match="^promote.metrics_path must lead to production's metrics, but") as found:
+        check()
+    assert str(found.value).endswith(problem)
+    look_at_metrics(config)
+    assert caplog.messages == [f"production's metrics cannot be read, and will be unknown: {problem}"]
+    production.server_close()
+    assert check() == "production's metrics could not be tried, because no server answers"
 
 
 @pytest.mark.parametrize("silent", ["no answer", "a letter at a time"])
@@ -210,7 +240,7 @@ def test_an_answer_that_does_not_end(
         monkeypatch.setattr(module, "READ_S", 0.3)
     production.answer = answer
     watched = Watch([Endpoint(production.url, "half")], PATH)
-    assert watched.told("half", 2, first=False) == ""
+    assert watched.told("half", 2, first=False) == f"unknown, not read: {production.url}"
     over.set()
     assert "no whole answer within" in caplog.text
 
@@ -239,6 +269,6 @@ def test_no_secret_is_written(production: Production, caplog: pytest.LogCaptureF
     assert "@127.0.0.1" in text
     assert SECRET not in text
     production.answer = lambda handler: say(handler, b"no", 404)
-    assert Watch([server], PATH).told("half", 2, first=False) == ""
+    assert Watch([server], PATH).told("half", 2, first=False).startswith("unknown, not read: ")
     assert "@127.0.0.1" in caplog.text
     assert SECRET not in caplog.text

@@ -80,6 +80,8 @@ def test_productions_metrics_are_said_of_what_changed_it() -> None:
     assert "&lt;3&gt; errors" in block(went_live, "")
     assert standing_of("digits", {**tags, "promotion": "refused"}, 7).metrics == ""
     assert len(standing_of("digits", {**tags, "production_metrics": "x" * 4000}, 7).metrics) == 900
+    many = {**tags, "production_metrics": "; ".join(["http://a: 1,208 requests"] * 99)}
+    assert set(standing_of("digits", many, 7).metrics.split("; ")) == {"http://a: 1,208 requests", "…"}
 
 
 def test_a_reviewer_is_told_what_to_do_in_the_browser() -> None:
