@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from configs.loading import ConfigError
@@ -12,7 +11,7 @@ from tasks.gates.safety import judge_safety
 from tasks.records import Candidate, Splits, TrainedModel
 from tasks.savedmodel.adopted import adopt_savedmodel, save_own_answers
 from tasks.savedmodel.exporter import Exported, export_savedmodel
-from tasks.savedmodel.files import walk
+from tasks.savedmodel.files import copy_tree, walk
 from tasks.savedmodel.manifest import MANIFEST
 from tasks.savedmodel.safety import read_graph
 from tasks.stage import stage
@@ -55,7 +54,7 @@ def _copy(model: Path, staging: Path) -> None:
     odd = [entry for entry in walk(model) if entry.odd]
     if odd:  # the digest would not cover it
         raise ExportError(f"a SavedModel must contain regular files only, got {odd[0].odd}: '{odd[0].name}'; remove it")
-    shutil.copytree(model, staging, dirs_exist_ok=True)
+    copy_tree(model, staging)
     (staging / MANIFEST).unlink(missing_ok=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -44,8 +45,42 @@ def boot_id() -> str:
     return path.read_text().strip() if path.is_file() else ""
 
 
+def hold(directory: Path) -> int:
+    """Lock a directory until this process ends or the returned descriptor is closed.
+
+    The kernel keeps the lock while the process is paused, and shows it in every container of the host.
+
+    Raises:
+        OSError: another process holds it, or the file system has no locks.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_held(directory: Path) -> bool:
+    """Return whether a process holds a directory; without permission or locks, it is not known and False."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # several may look at the same time
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def has_ended(pid: int, started: str) -> bool:
-    """Return whether a process of this host has ended; one of another user, which /proc may hide, has not.
+    """Return whether a process of this host has ended; one of another user that /proc hides has not.
 
     Args:
         started: what `process_start` returned for it.
@@ -54,6 +89,6 @@ def has_ended(pid: int, started: str) -> bool:
         os.kill(pid, 0)  # checks that the process exists; sends no signal
     except (ProcessLookupError, OverflowError):  # the second: no process has such a number
         return True
-    except PermissionError:
-        return False
+    except PermissionError:  # another user's process, which may have the number of one that has ended
+        return process_start(pid) not in ("", started)
     return process_start(pid) != started

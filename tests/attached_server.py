@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import ENDS_WITH_US
+
 ROOT = Path(__file__).parents[1]
 NO_MODELS = "model_config_list {}\n"
 TIMEOUT_S = 300.0
@@ -71,7 +73,7 @@ class SharedServer:
     def start(self) -> SharedServer:
         """Start it, and wait until it answers."""
         config = (self.seen_as or self.directory) / "models.config"
-        command = [sys.executable, "-m", "tasks.model_server", f"--port={self.grpc_port}"]
+        command = [*ENDS_WITH_US, sys.executable, "-m", "tasks.model_server", f"--port={self.grpc_port}"]
         command += [f"--rest_api_port={self.rest_port}", f"--model_config_file={config}", "--max_num_load_retries=0"]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "REHEARSAL_REST_HOST": "127.0.0.1"}
         with self.log.open("ab") as output:

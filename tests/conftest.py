@@ -19,6 +19,8 @@ from hypothesis import settings
 settings.register_profile("no-clock", deadline=None, database=None)
 settings.load_profile("no-clock")
 
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "TERM")  # before the command of a server that outlives its test
+
 
 def reset_signals() -> None:
     """Give signals the effect that they have by default, in this process and in those that it starts.

@@ -144,6 +144,17 @@ def pass_groups_on(tree: Path) -> None:
                 os.chown(Path(root) / member, -1, directory.st_gid, follow_symlinks=False)
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a tree into a directory; its directories can be changed and removed, even if those of the source cannot.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    for root, _, _ in os.walk(target, onerror=_raise):
+        Path(root).chmod(stat.S_IMODE(Path(root).stat().st_mode) | stat.S_IRWXU)
+
+
 def link_tree(source: Path, target: Path) -> None:
     """Create a copy of a tree with hard links; where links are not possible, copy each file and flush it.
 

@@ -80,6 +80,15 @@ def _difference(directory: Path, found: Manifest) -> str:
     return f"changed: {', '.join(paths[:5])}" if paths else "its manifest was rewritten too"
 
 
+def declared_digest(version_dir: Path) -> str:
+    """Return the digest that a version's own manifest declares, or an empty string."""
+    try:
+        with open_plain(version_dir / MANIFEST) as file:
+            return str(json.loads(file.read())["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def hash_files(directory: Path) -> Manifest:
     """Return the manifest of the files that are on the disk now.
 

@@ -101,9 +101,12 @@ def read(model_dir: Path) -> list[Entry]:
 def _entries(lines: list[bytes]) -> Iterator[Entry]:
     for line in lines:
         try:
-            yield Entry(**json.loads(line))
+            entry = Entry(**json.loads(line))
+            datetime.fromisoformat(entry.time)
         except (ValueError, TypeError):  # cut short by a crash
             continue
+        if isinstance(entry.version, int) and all(isinstance(text, str) for text in (entry.state, entry.digest)):
+            yield entry  # else somebody edited it
 
 
 def state_of(entries: list[Entry], version: int) -> str:

@@ -153,7 +153,11 @@ def _is_named(descriptor: int, path: Path) -> bool:
 
 
 def remove_abandoned(model_dir: Path, *, only_look: bool) -> list[Path]:
-    """Remove the staging directories of exports whose process has ended, and return their paths."""
+    """Remove the staging directories of exports whose process has ended, and return their paths.
+
+    Raises:
+        StoreError: one cannot be removed.
+    """
     found = []
     files = {path.with_suffix("") for path in model_dir.glob(f"{STAGING}*{HELD}")}
     for staging in sorted({*files, *model_dir.glob(f"{STAGING}*/")}):
@@ -161,9 +165,17 @@ def remove_abandoned(model_dir: Path, *, only_look: bool) -> list[Path]:
             if is_abandoned:
                 found += [staging] if staging.is_dir() else []
                 if not only_look:  # while it is locked: an export that has just begun notices, and begins again
-                    shutil.rmtree(staging, ignore_errors=True)
-                    _lock_of(staging).unlink(missing_ok=True)
+                    _remove(staging)
     return found
+
+
+def _remove(staging: Path) -> None:
+    try:
+        if staging.is_dir():
+            shutil.rmtree(staging)
+        _lock_of(staging).unlink(missing_ok=True)
+    except OSError as exc:
+        raise StoreError(f"'{staging}' must be removable, got {exc.strerror or exc}") from exc
 
 
 @contextlib.contextmanager

@@ -5,6 +5,9 @@
                             an approval, the live verification and a rollback find it by the stored rehearsal
     rows/<SHA-256>.npz      stays while a run directory has it
 
+Nothing goes because something is not to be seen: a history or candidates on a disk that is not mounted, or those of
+another production, do not say that nobody needs a file.
+
 A run that has ended makes no more rehearsals. Therefore the runs that have ended are listed first, and what is needed
 is read afterwards.
 """
@@ -12,18 +15,21 @@ is read afterwards.
 from __future__ import annotations
 
 import logging
+import math
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from configs.schema import Config
 from tasks.errors import LockTimeout, PipelineError, StoreError
 from tasks.savedmodel.files import open_plain
+from tasks.savedmodel.manifest import declared_digest
 from tasks.store.history import read
 from tasks.store.layout import remove_abandoned, version_number
 from tasks.store.lock import model_lock
 from tasks.store.publish import PRUNED, put_aside, remove
 from tasks.store.rehearsals import KEPT, rehearsal_file
-from tasks.store.repair import Finding, declared_digest
+from tasks.store.repair import Finding
 from tasks.store.retention import prune_candidates
 from tasks.store.runs import (
     ID,
@@ -39,6 +45,7 @@ from tasks.store.runs import (
 from tasks.store.shared_rows import remove_unused
 
 log = logging.getLogger(__name__)
+HALF_DONE = re.compile(rf"{re.escape(NEW)}{ID.pattern}|{re.escape(PRUNED)}{ID.pattern}-[0-9a-f]{{8}}")
 
 
 def begin_run(
@@ -70,7 +77,7 @@ def clear(config: Config) -> None:
         removed += remove_abandoned(config.candidates_dir, only_look=False)
         for path in config.candidates_dir.glob(f"{PRUNED}*"):
             remove(path)
-    except (PipelineError, OSError) as exc:
+    except Exception as exc:  # noqa: BLE001  such as by a history that somebody edited; the run does without
         log.warning("what earlier runs left could not be removed: %s", exc)
     if removed:
         log.info("removed %d directories that earlier runs left in '%s'", len(removed), config.work_dir)
@@ -81,13 +88,13 @@ def find_leftovers(config: Config, *, only_look: bool = False) -> list[Finding]:
     findings: list[Finding] = []
     try:
         runs, gone = run_directories(config), set[Path]()
+        findings += _half_done(config.work_dir / RUNS, runs.unowned, only_look)
         for path in _unjudged(config, runs):
             findings.append(_removed(path, "a candidate that was never judged and whose run has ended", only_look))
             gone |= {path} if findings[-1].done == "removed" else set()
         needed = _needed_digests(config, gone)
         findings += _of_ended_runs(config, runs, needed, only_look)
         findings += _of_earlier_releases(config, runs, needed, only_look)
-        findings += _half_done(config.work_dir / RUNS, runs.unowned, only_look)
     except (PipelineError, OSError) as exc:
         findings.append(Finding("reported", f"what ended runs left in '{config.work_dir}' cannot be removed: {exc}"))
     if not only_look:
@@ -131,19 +138,28 @@ def _unjudged(config: Config, runs: RunDirectories) -> list[Path]:
 
 
 def _needed_digests(config: Config, gone: Collection[Path]) -> set[str]:
-    """Return the digests of the files that are there, as candidates or live versions, as manifest and history say."""
+    """Return the digests of the files that are there, as candidates or live versions, as manifest and history say.
+
+    What was judged, and is not in the history, is needed as well, because then it is another history.
+    """
     there = [*_numbered(config.candidates_dir), *_numbered(config.live_dir)]
     there = [(number, path) for number, path in there if path not in gone]
     numbers = {number for number, _ in there}
-    known = {entry.digest for entry in read(config.live_dir) if entry.version in numbers}
-    return {*known, *(declared_digest(path) for _, path in there)} - {""}
+    entries = read(config.live_dir)
+    known = {entry.digest for entry in entries if entry.version in numbers}
+    judged = {record.stem for record in (config.candidates_dir / KEPT).glob("*.json")}
+    unknown = judged - {entry.digest for entry in entries}
+    return {*known, *unknown, *(declared_digest(path) for _, path in there)} - {""}
 
 
 def _of_ended_runs(
     config: Config, runs: RunDirectories, needed: set[str], only_look: bool
 ) -> Iterator[Finding]:
     named = _named(config.candidates_dir, needed)
+    elsewhere = not config.candidates_dir.is_dir()  # an export creates it
     for path, owner in runs.ended.items():
+        if owner.digests and elsewhere:
+            continue
         if path.name not in named and not needed & {*owner.digests} and not runs.are_reading(path):
             what = "whose candidates are gone" if owner.digests else "that ended without a candidate"
             yield _removed(path, f"the directory of a run {what}", only_look)
@@ -162,7 +178,7 @@ def _of_earlier_releases(
         ours = all(record.parent == config.candidates_dir / KEPT for record in records)
         if records and ours and not needed & {record.stem for record in records} and not runs.are_reading(path):
             yield _removed(path, "the directory of a run whose candidates are gone", only_look)
-    unknown = [path for path in runs.unowned if not named_by[path.name] and not _has_no_file(path)]
+    unknown = [path for path in runs.unowned if not named_by[path.name] and _has_file(path)]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         yield Finding(
@@ -175,9 +191,12 @@ def _of_earlier_releases(
 def _half_done(directory: Path, unowned: Sequence[Path], only_look: bool) -> Iterator[Finding]:
     """Remove run directories that a process was removing, or could not create: it was killed, or the disk was full."""
     now = file_time(directory)
-    new = [*directory.glob(f"{NEW}*"), *filter(_has_no_file, unowned)]
-    old = [path for path in new if now - path.lstat().st_mtime > SILENCE_S]
-    for path in sorted([*directory.glob(f"{PRUNED}*"), *old]):
+    hidden = [path for path in directory.glob(".*") if HALF_DONE.fullmatch(path.name)]
+    doomed = [path for path in hidden if path.name.startswith(PRUNED)]
+    new = [path for path in hidden if path.name.startswith(NEW)]
+    new += [path for path in unowned if path.is_dir() and not _has_file(path)]
+    doomed += [path for path in new if now - _changed(path) > SILENCE_S]
+    for path in sorted(doomed):
         try:
             if not only_look:
                 remove(path)
@@ -187,8 +206,15 @@ def _half_done(directory: Path, unowned: Sequence[Path], only_look: bool) -> Ite
         yield Finding("removed", f"'{path}', which a process left behind")
 
 
-def _has_no_file(directory: Path) -> bool:
-    return directory.is_dir() and all(path.is_dir() for path in directory.rglob("*"))
+def _changed(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:  # a run that begins has just renamed it
+        return math.inf
+
+
+def _has_file(directory: Path) -> bool:
+    return any(not path.is_dir() for path in directory.rglob("*"))
 
 
 def _removed(path: Path, what: str, only_look: bool) -> Finding:
@@ -197,7 +223,7 @@ def _removed(path: Path, what: str, only_look: bool) -> Finding:
         if not only_look:
             remove(put_aside(path))
     except StoreError as exc:
-        if path.exists():  # else another process was faster
+        if not isinstance(exc.__cause__, FileNotFoundError):  # then another process was faster
             return Finding("reported", f"'{path}', {what}, cannot be removed: {exc}")
     return Finding("removed", f"'{path}', {what}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +41,34 @@ def save_rehearsal(candidates_dir: Path, rehearsed: Rehearsed) -> None:
 
 
 def recall(candidates_dir: Path, digest: str) -> Rehearsed | None:
-    """Return the last rehearsal of the files with this digest, or None.
+    """Return the last rehearsal of the files with this digest, or None; its paths are where `work_dir` is now.
 
     Raises:
         StoreError: the stored rehearsal cannot be read.
     """
     path = rehearsal_file(candidates_dir, digest)
     try:
-        return TypeAdapter(Rehearsed).validate_python(_named_as_now(json.loads(path.read_text(encoding="utf-8"))))
+        known = TypeAdapter(Rehearsed).validate_python(_named_as_now(json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, ValidationError) as exc:
         reason = one_line(str(exc), 400)
         raise StoreError(f"'{path}' must contain a rehearsal, got {reason}; run the rehearsal again") from exc
+    then = known.report.candidate.version_dir
+    if then.parent == candidates_dir or then.parts[-3:-1] != candidates_dir.parts[-2:]:
+        return known
+    moved: Rehearsed = _moved(known, then.parents[2], candidates_dir.parents[1])
+    return moved
+
+
+def _moved(value: Any, old: Path, new: Path) -> Any:
+    """Return a value with every path below `old` at the same place below `new`."""
+    if isinstance(value, Path):
+        return new / value.relative_to(old) if value.is_relative_to(old) else value
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = {field.name: _moved(getattr(value, field.name), old, new) for field in fields(value)}
+        return replace(value, **inside)
+    return value
 
 
 def recall_or_warn(candidates_dir: Path, digest: str) -> Rehearsed | None:

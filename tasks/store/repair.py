@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from tasks.errors import ManifestMismatch, PipelineError, StoreError, TrackingError
 from tasks.records import Change
 from tasks.savedmodel.files import narrow, set_modes
-from tasks.savedmodel.manifest import MANIFEST, hash_files, verify_manifest
+from tasks.savedmodel.manifest import declared_digest, hash_files, verify_manifest
 from tasks.store.history import read, served_digest, state_of
 from tasks.store.journal import commit, pending
 from tasks.store.layout import STAGING, remove_abandoned, version_number, versions
@@ -164,14 +163,6 @@ def _come_to(model_dir: Path, change: Change) -> Change | None:
             return None  # a foreign directory, which is reported
         return replace(change, operation="withdraw", reason=f"it was never verified in production, and {exc}")
     return change
-
-
-def declared_digest(version_dir: Path) -> str:
-    """Return the digest that a version's own manifest declares, or an empty string."""
-    try:
-        return str(json.loads((version_dir / MANIFEST).read_text())["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _reports(production: Production) -> Iterator[Finding]:

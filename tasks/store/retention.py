@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from configs.schema import Layout
+from tasks.savedmodel.manifest import declared_digest
 from tasks.store.champion import champion_version, predecessor
 from tasks.store.history import SERVED, Entry, append, read, served_digest, state_of
 from tasks.store.layout import versions
@@ -50,16 +51,29 @@ def prune(
 def prune_candidates(
     model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_use: Collection[str] = ()
 ) -> list[Path]:
-    """Remove old candidates as `prune` does, and nothing that is live."""
+    """Remove old candidates as `prune` does, and nothing that is live.
+
+    A candidate that is not in the history stays: another production may need it, or this history may be elsewhere, such
+    as on a disk that is not mounted.
+    """
     entries, needed = read(model_dir), _needed(model_dir, layout)
     kept = {*in_use, *(served_digest(entries, version) for version in needed)} - {""}
     removed = []
-    for version, version_dir in _old(candidates_dir, keep):
-        known = {entry.digest for entry in entries if entry.version == version}
+    for version, version_dir, known in _own_candidates(entries, candidates_dir)[:-keep]:
         if version not in needed and not known & kept and not any(_in_use(entries, version, d) for d in known):
             remove(put_aside(version_dir))
             removed.append(version_dir)
     return removed
+
+
+def _own_candidates(entries: list[Entry], candidates_dir: Path) -> list[tuple[int, Path, set[str]]]:
+    """Return the candidates that are in the history, each with the digests that its number had there."""
+    found = []
+    for version, version_dir in versions(candidates_dir).items():
+        known, declared = {entry.digest for entry in entries if entry.version == version}, declared_digest(version_dir)
+        if known and (declared in known or not declared):  # a damaged manifest declares nothing
+            found.append((version, version_dir, known))
+    return found
 
 
 def _needed(model_dir: Path, layout: Layout) -> set[int]:

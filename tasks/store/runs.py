@@ -1,7 +1,8 @@
 """Run directories, `<work_dir>/runs/<ID>`: each says whose it is, and whether its run may still be going on.
 
 owner.json   whose files these are, which process uses them, and which candidates it made of them. The process touches
-             the file every minute, for hosts that cannot look the process up.
+             the file every minute, for hosts that cannot look the process up, and holds the directory, which
+             containers of the same host see, even if it is paused.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -26,7 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from configs.schema import Config
 from tasks.errors import StoreError
-from tasks.owner import boot_id, has_ended, host_id, process_start
+from tasks.owner import boot_id, has_ended, hold, host_id, is_held, process_start
 from tasks.savedmodel.files import fsync_path, open_plain
 from tasks.store.journal import write_atomically
 
@@ -34,8 +36,9 @@ log = logging.getLogger(__name__)
 
 RUNS, OWNER = "runs", "owner.json"
 NEW = ".new-"  # prefix of a directory that has no owner yet
-ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}(?:-again-\d{8}T\d{12})?")
+ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}(?:-again-\d{8}T\d{6}(?:\d{6})?)?")  # earlier releases had no microseconds
 BEAT_S = 60.0
+HELD = 16  # run directories that a process holds, the newest; a notebook may rehearse a thousand models
 SILENCE_S = 24 * 3600.0  # a run on another host that has touched nothing for so long has ended
 
 
@@ -63,17 +66,18 @@ class Owner:
         """Return whether this is a run of the model of a configuration."""
         return (self.model, self.models_root) == (config.name, _models_root(config))
 
-    def may_live(self, touched: float, now: float) -> bool:
+    def may_live(self, run_dir: Path, now: float) -> bool:
         """Return whether the run may still be going on.
 
-        On this host, until it was started again, that is certain. On another host, the file's time decides.
+        On this host, until it was started again, that is certain. On another host or in another container, the file's
+        time decides, unless a container of this host holds the directory.
 
         Args:
-            touched, now: seconds since 1970, by the clock of the file system.
+            run_dir: its directory. now: seconds since 1970, by the clock of the file system.
         """
         if (self.host, self.boot) == (host_id(), boot_id()) and self.pid > 0:
             return not has_ended(self.pid, self.started)
-        return now - touched < SILENCE_S
+        return now - _touched(run_dir) < SILENCE_S or is_held(run_dir)
 
 
 def create_run_dir(
@@ -94,6 +98,7 @@ def create_run_dir(
     try:
         new.mkdir(parents=True)
         _write(new, owner)
+        _heart().hold(new)
         new.rename(path)
         fsync_path(path.parent)
     except (OSError, StoreError) as exc:
@@ -129,46 +134,46 @@ def owner_of(run_dir: Path) -> Owner | None:
 
 @dataclass(frozen=True)
 class RunDirectories:
-    """The run directories of one model whose runs have ended or may be going on, and those without an owner.
+    """The run directories of one model whose runs have ended, those without an owner, and who may be running.
 
     Attributes:
-        uses: real paths that runs of any model read, which may be going on.
+        living: owners of any model, because another production may have the same candidates, and another host another
+            path to the same production.
     """
 
     ended: Mapping[Path, Owner]
-    living: Mapping[Path, Owner]
+    living: Sequence[Owner]
     unowned: Sequence[Path]
-    uses: Sequence[str]
 
     @property
     def digests_in_use(self) -> set[str]:
         """Return the digests of the candidates of runs that may be going on."""
-        return {digest for owner in self.living.values() for digest in owner.digests}
+        return {digest for owner in self.living for digest in owner.digests}
 
     def are_reading(self, directory: Path) -> bool:
-        """Return whether a run that may be going on reads a file below a directory, or the directory."""
-        return any(Path(used).is_relative_to(os.path.realpath(directory)) for used in self.uses)
+        """Return whether a run that may be going on reads a file below a directory, the directory, or one above it."""
+        real, uses = Path(os.path.realpath(directory)), [Path(used) for owner in self.living for used in owner.uses]
+        return any(used.is_relative_to(real) or real.is_relative_to(used) for used in uses)
 
 
 def run_directories(config: Config) -> RunDirectories:
     """Return the run directories of a model; other files and directories beside them are ignored."""
     directory = config.work_dir / RUNS
     now = file_time(directory)
-    owned: dict[bool, dict[Path, Owner]] = {True: {}, False: {}}  # by whether the run may be going on
+    ended: dict[Path, Owner] = {}
+    living: list[Owner] = []
     unowned: list[Path] = []
-    uses: list[str] = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         if not ID.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
             continue
         owner = owner_of(path)
         if owner is None:
             unowned += [path] if _can_be_read(path) else []
-            continue
-        lives = owner.may_live(_touched(path), now)
-        uses += owner.uses if lives else ()
-        if owner.is_of(config):
-            owned[lives][path] = owner
-    return RunDirectories(owned[False], owned[True], unowned, uses)
+        elif owner.may_live(path, now):
+            living.append(owner)
+        elif owner.is_of(config):
+            ended[path] = owner
+    return RunDirectories(ended, living, unowned)
 
 
 def _can_be_read(run_dir: Path) -> bool:
@@ -185,12 +190,16 @@ def _touched(run_dir: Path) -> float:
 
 
 def file_time(directory: Path) -> float:
-    """Return the time by the clock of a directory's file system, which hosts share, in seconds since 1970."""
+    """Return the time by the clock of a directory's file system, which hosts share, in seconds since 1970.
+
+    Where no file can be created, such as on a full disk, it is 0, by which nothing is old: this host's clock may be
+    wrong.
+    """
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             return os.fstat(file.fileno()).st_mtime
-    except OSError:  # nothing can be removed there, either
-        return time.time()
+    except OSError:
+        return 0.0
 
 
 def _write(run_dir: Path, owner: Owner) -> None:
@@ -202,11 +211,19 @@ def _models_root(config: Config) -> str:
 
 
 class Heart:
-    """Touches the files of this process's run directories, so that other hosts see that their runs may live."""
+    """Touches the files of this process's run directories, and holds them, so that others see that their runs live."""
 
     def __init__(self) -> None:
         self._files: list[Path] = []
+        self._held: deque[int] = deque()
         self._pid = 0
+
+    def hold(self, run_dir: Path) -> None:
+        """Hold a directory, and let the oldest one go if there are many; without locks, its file's time must do."""
+        with contextlib.suppress(OSError):
+            self._held.append(hold(run_dir))
+        while len(self._held) > HELD:
+            os.close(self._held.popleft())
 
     def beat(self, file: Path) -> None:
         """Touch a file every minute from now on, until this process ends."""

@@ -42,7 +42,7 @@ def share(config: Config, path: Path) -> None:
             entry = config.work_dir / ROWS / f"{hashlib.file_digest(file, 'sha256').hexdigest()}.npz"
         entry.parent.mkdir(exist_ok=True)
         if not _is_new(path, entry):
-            _replace(entry, path) if filecmp.cmp(path, entry, shallow=False) else _mend(entry, path)
+            _replace(entry, path) if _is_complete(entry, path) else _mend(entry, path)
     except OSError as exc:
         log.debug("'%s' is not shared: %s", path, exc)
 
@@ -73,6 +73,11 @@ def _is_new(path: Path, entry: Path) -> bool:
     except FileExistsError:
         return path.samefile(entry)
     return True
+
+
+def _is_complete(entry: Path, path: Path) -> bool:
+    """Return whether an entry is a file with the same bytes; what a link leads to may be removed by somebody."""
+    return not entry.is_symlink() and filecmp.cmp(path, entry, shallow=False)
 
 
 def _mend(entry: Path, path: Path) -> None:

@@ -23,6 +23,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import ENDS_WITH_US
+
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 600.0
 CHROMIUM_ARGS = (
@@ -79,8 +81,9 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 def start_server(command: Sequence[str], health: str, log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start a server in a group of its own and wait until it answers."""
+    bound = [*ENDS_WITH_US, *command]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=env, start_new_session=True)
+        process = subprocess.Popen(bound, stdout=output, stderr=output, env=env, start_new_session=True)
     if not poll(lambda: process.poll() is not None or answers(health), START_TIMEOUT_S) or process.poll() is not None:
         end_group(process)
         pytest.fail(f"{command} does not answer at {health}:\n{log.read_text(errors='replace')[-3000:]}")
@@ -323,10 +326,11 @@ class ModelServer:
 
     def start(self, *flags: str) -> None:
         """Start it; it answers when its first version is loaded."""
-        command = [sys.executable, "-m", "tasks.model_server", "--port=0", f"--rest_api_port={self.port}"]
+        command = [*ENDS_WITH_US, sys.executable, "-m", "tasks.model_server", "--port=0"]
+        command += [f"--rest_api_port={self.port}", "--file_system_poll_wait_seconds=1", "--max_num_load_retries=0"]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*command, "--file_system_poll_wait_seconds=1", "--max_num_load_retries=0", *flags],
+                [*command, *flags],
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "REHEARSAL_REST_HOST": "127.0.0.1"},

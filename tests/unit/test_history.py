@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -51,6 +52,18 @@ def test_a_line_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / HISTORY).write_bytes(whole + whole[:30])
     append(tmp_path, 2, "live", "d2")
     assert [entry.version for entry in read(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("field", ["time", "version", "state", "digest"])
+@pytest.mark.parametrize("value", ["[]", "{}", "null", '"never"'])
+def test_a_line_that_somebody_edited_is_passed_over(tmp_path: Path, field: str, value: str) -> None:
+    """A value of another kind is no change, so that no command ends with a traceback."""
+    append(tmp_path, 1, "live", "d1")
+    whole = json.loads((tmp_path / HISTORY).read_text())
+    with (tmp_path / HISTORY).open("a") as history:
+        history.write(json.dumps({**whole, "version": 2, field: json.loads(value)}) + "\n")
+    text = value == '"never"' and field in ("state", "digest")
+    assert [entry.version for entry in read(tmp_path)] == ([1, 2] if text else [1])
 
 
 FULL = """

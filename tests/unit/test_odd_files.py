@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from configs.schema import Safety
 from tasks.errors import ManifestMismatch
 from tasks.gates.safety import judge_safety
-from tasks.savedmodel.files import open_plain
+from tasks.savedmodel.files import copy_tree, open_plain
 from tasks.savedmodel.manifest import hash_files, verify_manifest, write_manifest
 from tests.data.hand_written import Model
 
@@ -172,3 +173,18 @@ def test_a_second_graph_in_text_is_refused(version_dir: Path) -> None:
     result = judge_safety(Model().read(version_dir), Safety())
     assert not result.passed
     assert "saved_model.pbtxt beside saved_model.pb" in result.summary
+
+
+def test_a_copy_can_be_changed_and_removed(version_dir: Path, tmp_path: Path) -> None:
+    """A model that lies read-only, as in a package store, becomes a candidate that its user can finish and remove."""
+    digest = write_manifest(version_dir).digest
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for directory in (version_dir, version_dir / "variables"):
+        directory.chmod(0o555)
+    copy_tree(version_dir, copy)
+    for directory in (version_dir, version_dir / "variables"):
+        directory.chmod(0o755)
+    assert all(path.stat().st_mode & 0o700 == 0o700 for path in (copy, *copy.glob("**/")))
+    assert verify_manifest(copy, digest)
+    shutil.rmtree(copy)

@@ -21,10 +21,11 @@ import numpy as np
 import pytest
 
 from tasks.datasets.rows import load_arrays, save_arrays
-from tasks.errors import DataError
+from tasks.errors import DataError, StoreError
+from tasks.owner import has_ended, process_start
 from tasks.store import runs
 from tasks.store.history import append, read
-from tasks.store.layout import versions
+from tasks.store.layout import remove_abandoned, versions
 from tasks.store.leftovers import clear, find_leftovers
 from tasks.store.rehearsals import rehearsal_file
 from tasks.store.runs import OWNER, SILENCE_S, Owner, create_run_dir, note_digest, owner_of
@@ -99,13 +100,53 @@ OWNERS = {
 
 
 @pytest.mark.parametrize(("fields", "silent_s", "goes"), OWNERS.values(), ids=OWNERS.keys())
-def test_only_ended_runs_of_the_model_go(store: Store, fields: dict[str, Any], silent_s: float, goes: bool) -> None:
+def test_only_ended_runs_of_the_model_go(
+    store: Store, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], silent_s: float, goes: bool
+) -> None:
     """A run directory goes if its process has certainly ended, or if another host has been silent for a day."""
+    monkeypatch.setattr(runs, "HELD", 0)  # nothing of another host is held here
     run_dir = create_run_dir(store.config)
     change(run_dir, **fields)
     then = run_dir.stat().st_mtime - silent_s
     os.utime(run_dir / OWNER, (then, then))
     assert removed(store) == ([f"runs/{run_dir.name}"] if goes else [])
+
+
+def test_a_number_that_another_users_process_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may not be signalled is told by its start, as every other, unless that is hidden."""
+
+    def refuse(*_args: Any) -> None:
+        raise PermissionError
+
+    own = process_start(os.getpid())
+    monkeypatch.setattr(os, "kill", refuse)
+    assert [has_ended(os.getpid(), started) for started in ("0", own)] == [True, False]
+    assert not has_ended(2**22 + 1, "0")  # hidden, as far as can be seen
+
+
+def test_a_paused_container_keeps_its_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that a process of this host holds stays, however long its container, or the host, has slept."""
+    monkeypatch.setattr(runs, "HELD", 2)  # the newest; the others have ended, or touch their files
+    run_dirs = [create_run_dir(store.config) for _ in range(3)]
+    for run_dir in run_dirs:
+        change(run_dir, host="another container")
+        os.utime(run_dir / OWNER, (0, 0))
+    assert removed(store) == [f"runs/{run_dirs[0].name}"]
+    assert removed(store) == []
+
+
+def test_a_full_disk_does_not_tell_the_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the file system's time, nothing of another host goes, whatever this host's clock says."""
+    monkeypatch.setattr(runs, "HELD", 0)
+    change(create_run_dir(store.config), host="elsewhere")
+    left = ended(create_run_dir(store.config))
+
+    def full(**_kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runs.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(runs.time, "time", lambda: 2.0**40)
+    assert removed(store) == [f"runs/{left.name}"]
 
 
 def test_what_is_not_a_run_directory_stays(store: Store) -> None:
@@ -116,7 +157,9 @@ def test_what_is_not_a_run_directory_stays(store: Store) -> None:
     run_dir.symlink_to(kept)
     (directory / "notes.txt").touch()
     (directory / "my experiment").mkdir()
-    (directory / "20260101T000000-abcdef.txt").mkdir()
+    for name in ("20260101T000000-abcdef.txt", ".new-ideas", ".pruned-trees"):
+        (directory / name).mkdir()
+        os.utime(directory / name, (0, 0))
     before = names(directory)
     assert find_leftovers(store.config) == []
     assert names(directory) == before
@@ -197,7 +240,7 @@ def test_a_leftover_that_a_run_is_given_stays(store: Store, tmp_path: Path) -> N
     left, rows, pruned = ended(store.run()), ended(store.run()), of_before(store.run("rejected"))
     shutil.rmtree(store.candidates / "3")
     reading = (
-        create_run_dir(store.config, uses=(f"{store.candidates}/../m/1",)),
+        create_run_dir(store.config, uses=(f"{store.candidates}/../m/1", str(store.candidates / "1" / "deeper"))),
         create_run_dir(at(tmp_path, "other").config, uses=(f"{rows}/data/train.npz", str(pruned))),
     )
     clear(dataclasses.replace(store, keep=1).config)
@@ -206,6 +249,52 @@ def test_a_leftover_that_a_run_is_given_stays(store: Store, tmp_path: Path) -> N
     for run_dir in reading:
         ended(run_dir)
     assert len(removed(store)) == 5  # and the other model's run directory is for the other model to remove
+
+
+def test_a_directory_above_a_leftover(store: Store) -> None:
+    """A run that is given a directory finds its model anywhere below it."""
+    ended(store.run())
+    reading = create_run_dir(store.config, uses=(str(store.candidates),))
+    assert removed(store) == []
+    ended(reading)
+    assert len(removed(store)) == 3
+
+
+def test_what_this_history_does_not_know_stays(store: Store, tmp_path: Path) -> None:
+    """Two productions of one name share candidates: neither removes what the other's history says is needed."""
+    other = dataclasses.replace(store, live=tmp_path / "other" / "m")
+    ended(other.run("awaiting review"))
+    for _ in range(3):
+        ended(store.run("rejected"))
+    clear(dataclasses.replace(store, keep=2).config)
+    assert [*versions(store.candidates)] == [1, 3, 4]  # the newest two of its own
+    (store.candidates / "3" / "assets.extra" / "manifest.json").write_text("")
+    clear(dataclasses.replace(store, keep=1).config)
+    assert [*versions(store.candidates)] == [1, 4]
+    assert len(names(tmp_path / "work" / "runs")) == 2
+
+
+@pytest.mark.parametrize("away", ["live", "work/candidates"])
+def test_a_disk_that_is_not_mounted(store: Store, tmp_path: Path, away: str) -> None:
+    """While the history or the candidates are away, nothing that was judged goes, even after further runs."""
+    ended(store.run("awaiting review"))
+    live = ended(store.run("live"))
+    (store.candidates / "2").rename(store.live / "2")
+    left = ended(store.run())
+    needed = set(names(left.parent)) - {left.name}
+    (tmp_path / away).rename(tmp_path / "elsewhere")
+    clear(dataclasses.replace(store, keep=1).config)
+    assert needed <= set(names(live.parent))
+    if away == "live":
+        for _ in range(2):
+            ended(store.run("rejected"))
+        clear(dataclasses.replace(store, keep=1).config)
+        assert needed <= set(names(live.parent))
+        assert [*versions(store.candidates)] == [1, 5]
+        shutil.rmtree(tmp_path / away)
+    (tmp_path / "elsewhere").rename(tmp_path / away)
+    clear(dataclasses.replace(store, keep=1).config)
+    assert needed <= set(names(live.parent))
 
 
 def test_a_candidate_that_was_moved_elsewhere(store: Store, tmp_path: Path) -> None:
@@ -239,6 +328,11 @@ def test_another_models_candidate_of_the_same_name_stays(store: Store) -> None:
 def test_directories_of_earlier_releases(store: Store, tmp_path: Path) -> None:
     """Without an owner, a directory goes if only pruned candidates of the model name it; an unknown one is reported."""
     needed, pruned, shared = (of_before(store.run("validated")) for _ in range(3))
+    again = pruned.with_name(f"{pruned.name}-again-20260101T000000")
+    again.mkdir()
+    (again / "requests.npz").touch()
+    pruned_record = rehearsal_file(store.candidates, store.digest(2))
+    pruned_record.write_text(json.dumps({"splits": str(pruned), "requests": str(again)}))
     unknown, others = of_before(store.run()), of_before(at(tmp_path, "other").run("validated"))
     for version in (2, 3):
         shutil.rmtree(store.candidates / str(version))
@@ -247,7 +341,7 @@ def test_directories_of_earlier_releases(store: Store, tmp_path: Path) -> None:
     [finding] = [finding for finding in find_leftovers(store.config, only_look=True) if finding.done == "reported"]
     assert str(unknown) in finding.text
     assert "remove it unless its run is going on" in finding.text
-    assert removed(store) == [f"runs/{pruned.name}"]
+    assert removed(store) == [f"runs/{pruned.name}", f"runs/{again.name}"]
     assert names(unknown.parent) == sorted(path.name for path in (needed, shared, unknown, others))
     assert load_arrays(needed / "data" / "train.npz")["x/a"].shape == (1000,)
 
@@ -264,6 +358,16 @@ def test_a_damaged_owner_is_no_owner(store: Store) -> None:
     os.mkfifo(run_dir / OWNER)  # which nobody writes to
     assert owner_of(run_dir) is None
     assert [finding.done for finding in find_leftovers(store.config)] == ["reported"]
+
+
+def test_an_empty_directory_of_a_full_disk(store: Store) -> None:
+    """A directory that could be created, and nothing in it, is one finding, and goes after a day."""
+    hollow = of_before(create_run_dir(store.config))
+    (hollow / "data").mkdir()
+    assert removed(store) == []
+    os.utime(hollow, (0, 0))
+    assert len(find_leftovers(store.config, only_look=True)) == 1
+    assert removed(store) == [f"runs/{hollow.name}"]
 
 
 # the next run ---------------------------------------------------------------------------------------------------
@@ -287,16 +391,19 @@ def test_the_next_run_removes_and_says_so_once(store: Store, caplog: pytest.LogC
 
 def test_a_run_that_lasts_for_days_keeps_its_candidate(store: Store) -> None:
     """A candidate whose run may be going on is not pruned, however long ago it was exported."""
-    living = Path(store.run())
+    living, elsewhere = Path(store.run()), Path(store.run())
+    change(elsewhere, models_root="/models")  # which is the same directory in a container
     for _ in range(3):
         ended(store.run("rejected"))
     history = store.live / ".history.jsonl"
-    history.write_text(history.read_text().replace(read(store.live)[0].time, "2020-01-01T00:00:00+00:00"))
+    for entry in read(store.live)[:2]:
+        history.write_text(history.read_text().replace(entry.time, "2020-01-01T00:00:00+00:00"))
     clear(dataclasses.replace(store, keep=1).config)
-    assert [*versions(store.candidates)] == [1, 4]
-    ended(living)
+    assert [*versions(store.candidates)] == [1, 2, 5]
+    for run_dir in (living, elsewhere):
+        ended(run_dir)
     clear(dataclasses.replace(store, keep=1).config)
-    assert [*versions(store.candidates)] == [4]
+    assert [*versions(store.candidates)] == [5]
 
 
 @pytest.mark.parametrize("broken", ["work", "work/runs", "work/rows", "work/candidates", "live/m/.history.jsonl"])
@@ -345,6 +452,40 @@ def test_another_process_is_faster(store: Store, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Path, "rename", beaten)
     assert [finding.done for finding in find_leftovers(store.config)] == ["removed"]
     assert names(run_dir.parent) == []
+
+
+def test_what_cannot_be_removed_is_not_said_to_be(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that is hidden, but whose files another user's mode keeps, is reported until it can be finished."""
+    run_dir = ended(create_run_dir(store.config))
+    (store.candidates / ".staging-of-a-killed-export").mkdir(parents=True)
+
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as refused:
+        refused.setattr(shutil, "rmtree", refuse)
+        for _ in range(2):
+            [finding] = find_leftovers(store.config)
+            assert finding.done == "reported"
+            assert run_dir.name in finding.text
+        with pytest.raises(StoreError, match="must be removable"):
+            remove_abandoned(store.candidates, only_look=False)
+    assert [finding.done for finding in find_leftovers(store.config)] == ["removed"]
+    assert names(run_dir.parent) == []
+    assert len(remove_abandoned(store.candidates, only_look=False)) == 1
+
+
+def test_a_run_begins_beside_the_doctor(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that gets its name while the doctor looks is no reason to leave the others."""
+    left = ended(create_run_dir(store.config))
+    new = left.with_name(f".new-{left.name}")
+    glob = Path.glob
+
+    def listed(path: Path, pattern: str) -> list[Path]:
+        return [*glob(path, pattern), *([new] if path == new.parent else [])]
+
+    monkeypatch.setattr(Path, "glob", listed)
+    assert removed(store) == [f"runs/{left.name}"]
 
 
 def test_two_runs_at_once(store: Store) -> None:
@@ -457,7 +598,7 @@ def test_rows_that_are_written_again_change_no_other_run(store: Store) -> None:
     assert [len(load_arrays(path)["x"]) for path in (one, two)] == [4, 3]
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut short", "empty", "a link elsewhere", "a directory"])
+@pytest.mark.parametrize("how", ["flipped", "cut short", "empty", "a link elsewhere", "a link to them", "a directory"])
 def test_damaged_rows_are_noticed_and_not_shared(store: Store, tmp_path: Path, how: str) -> None:
     """A run never links to a file with other bytes; who reads a damaged one is told."""
     first = rows_of(store, "one", {"x": np.arange(1000)})
@@ -469,8 +610,12 @@ def test_damaged_rows_are_noticed_and_not_shared(store: Store, tmp_path: Path, h
         first.write_bytes(content[: len(content) // 2 if how == "cut short" else 0])
     else:
         entry.unlink()
-        entry.mkdir() if how == "a directory" else entry.symlink_to(tmp_path / "nowhere")
+        elsewhere = tmp_path / "elsewhere.npz"
+        if how == "a link to them":
+            elsewhere.write_bytes(content)
+        entry.mkdir() if how == "a directory" else entry.symlink_to(elsewhere)
     second = rows_of(store, "two", {"x": np.arange(1000)})
+    assert not second.is_symlink()
     assert second.read_bytes() == content
     if how in ("flipped", "cut short", "empty"):
         with pytest.raises(DataError, match="saved arrays must be readable"):

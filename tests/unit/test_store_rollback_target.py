@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -221,6 +222,23 @@ def test_what_an_earlier_release_called_run_id(store: Store) -> None:
     assert found.run == run
     save_rehearsal(store.candidates, found)
     assert set(json.loads(file.read_text())["run"]) == {field.name for field in dataclasses.fields(TrackedRun)}
+
+
+def test_a_work_dir_that_was_moved(config: Config, store: Store, tmp_path: Path) -> None:
+    """A rehearsal names its files where they are now, so that an approval and a live verification find them."""
+    run_dir = config.work_dir / "runs" / "20260101T000000-abcdef"
+    kept = rehearsal(store, 1)
+    candidate = dataclasses.replace(kept.report.candidate, requests=run_dir / "requests.npz")
+    kept = dataclasses.replace(kept, report=dataclasses.replace(kept.report, candidate=candidate))
+    save_rehearsal(store.candidates, kept)
+    assert recall(store.candidates, store.digest(1)) == kept
+    elsewhere = config.model_copy(update={"work_dir": tmp_path / "else" / "where"})
+    shutil.copytree(config.work_dir, elsewhere.work_dir)
+    found = recall(elsewhere.candidates_dir, store.digest(1))
+    assert found is not None
+    assert found.report.candidate.version_dir == elsewhere.candidates_dir / "1"
+    assert found.report.candidate.requests == elsewhere.work_dir / "runs" / run_dir.name / "requests.npz"
+    assert found.splits == kept.splits  # what is elsewhere stays there
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '{"run": 3}', '{"run": {"run_id": 3}}', "null", "{"])

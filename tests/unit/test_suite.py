@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.conftest import ENDS_WITH_US
 
 ROOT = Path(__file__).parents[2]
 INNER = """
@@ -36,3 +39,14 @@ def test_a_suite_that_was_started_in_the_background(tmp_path: Path) -> None:
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     state = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
     assert not state.exists() or ") Z " in state.read_text()
+
+
+def test_a_worker_that_is_killed() -> None:
+    """A server that was started for several tests ends with the process that runs them, even if that is killed."""
+    server = [*ENDS_WITH_US, "sh", "-c", "echo started; exec sleep 1000"]
+    code = f"import subprocess, time; subprocess.Popen({server}, start_new_session=True); time.sleep(1000)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"started\n"
+        worker.send_signal(signal.SIGKILL)
+        worker.stdout.read()  # its end comes when the last process that holds the pipe has ended
