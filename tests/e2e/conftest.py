@@ -129,7 +129,7 @@ def running_mlflow(directory: Path, empty: Path, **extra: str) -> Iterator[str]:
     command += ["--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(directory / "artifacts")]
     address = f"http://127.0.0.1:{port}"
-    env = {**clean_environment(directory), **extra}
+    env = {**clean_environment(directory), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **extra}  # as in compose.yaml
     process = start_server(command, f"{address}/health", directory / "server.log", env)
     try:
         yield address

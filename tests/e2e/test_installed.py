@@ -154,7 +154,11 @@ def test_mistakes(script: Path, project: Path, outside: dict[str, str], words: l
             "late_payment",
             [(1, "live"), (2, "live"), (3, "rejected"), (4, "live"), (5, "awaiting review"), (5, "live")],
         ),
-        ("mkdir -p models", "numerals", [(1, "live"), (2, "canary"), (2, "live"), (1, "live"), (2, "rolled back")]),
+        pytest.param(
+            *("mkdir -p models", "numerals"),
+            [(1, "live"), (2, "canary"), (2, "live"), (1, "live"), (2, "rolled back")],
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_the_documented_story(

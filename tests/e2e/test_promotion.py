@@ -117,6 +117,7 @@ def test_who_reads_decides_nothing(workspace: Any) -> None:
     assert "Broken pipe" not in process.stderr.read()
 
 
+@pytest.mark.long
 def test_a_table_of_numbers_and_text_goes_live(workspace: Any, repository: Path) -> None:
     """The penguins example goes live and answers as in process, its vocabulary included."""
     done = workspace.run(config=repository / "configs" / "penguins.yaml")

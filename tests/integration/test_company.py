@@ -88,7 +88,7 @@ def test_case_35_dynamic_length_output(
         ("batch", {}),
         pytest.param("batch", {"export.ragged": {"tags": 0}}, marks=pytest.mark.long),
         pytest.param("sum", {}, marks=pytest.mark.long),
-        ("length", {}),
+        pytest.param("length", {}, marks=pytest.mark.long),
         ("masked", {"export.ragged": {"tags": 0}}),  # it is not what it is said to be filled with
         pytest.param("zero", {"export.ragged": {"tags": 1.5}}, marks=pytest.mark.long),
     ],
@@ -158,7 +158,7 @@ def test_a_cast_output_passes_every_gate(exported: Export, tmp_path: Path, how: 
     assert load_arrays(answered.answers)["extra"].dtype == wanted
 
 
-@pytest.mark.parametrize("how", ["half", "bfloat16", "uint16"])
+@pytest.mark.parametrize("how", [pytest.param("half", marks=pytest.mark.long), "bfloat16", "uint16"])
 def test_an_output_beyond_rest_over_grpc(
     exported: Export, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
@@ -198,7 +198,7 @@ def test_cases_6_and_16_that_can_be_served(exported: Export, tmp_path: Path, how
     assert all(gate.passed for gate in gates.values()), [gate.summary for gate in gates.values()]
 
 
-@pytest.mark.parametrize("how", ["half", "bfloat16", "uint16"])
+@pytest.mark.parametrize("how", [pytest.param("half", marks=pytest.mark.long), "bfloat16", "uint16"])
 def test_a_cast_input_passes(exported: Export, tmp_path: Path, how: str) -> None:
     """An input that REST cannot carry takes what clients can send, and the model gets its own dtype."""
     settings = {"export.cast": {"x": "int32" if how == "uint16" else "float32"}, "gates.latency.requests": 20}
@@ -208,7 +208,7 @@ def test_a_cast_input_passes(exported: Export, tmp_path: Path, how: str) -> None
     assert all(gate.passed for gate in gates.values()), [gate.summary for gate in gates.values()]
 
 
-@pytest.mark.parametrize("how", ["half", "uint16"])
+@pytest.mark.parametrize("how", ["half", pytest.param("uint16", marks=pytest.mark.long)])
 def test_an_input_beyond_rest_over_grpc(exported: Export, tmp_path: Path, how: str) -> None:
     """Over gRPC an input is sent in the model's own dtype."""
     settings = {"serving.protocol": "grpc", "gates.use": ["contract", "parity", "quality"], "model.params.how": how}
