@@ -86,7 +86,8 @@ COPY configs configs
 # stack has two more: /models, which production watches, and /exchange, which is shared with an attached server. The
 # link is where a deployment of prefect.yaml looks for its flow.
 RUN useradd --create-home --uid 1000 rehearsal && mkdir -p /rehearsal /models /exchange \
-    && ln -s /app/flows /rehearsal/flows
+    && ln -s /app/flows /rehearsal/flows \
+    && /opt/flows/bin/python -m compileall -q flows tasks configs
 COPY configs/*.yaml /rehearsal/configs/
 RUN chown --recursive rehearsal /rehearsal /models /exchange
 # Any user may run it (`--user`), so that the home is a place that everybody can write.
