@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import warnings
@@ -96,6 +97,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((n for n, tier in enumerate(tiers) if tier in item.path.parts), 0))
 
 
+def pytest_collection_finish() -> None:
+    """Leave the modules and the tests, which live until the end, out of later garbage collections."""
+    gc.collect()
+    gc.freeze()
+
+
 APART = "No run here starts a container"
 
 
@@ -112,7 +119,7 @@ def unit_of_work(file: Path) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Give `-n auto` one worker more than there are processors: tests wait for servers and engines a third of the time.
+    """Give `-n auto` one worker more than there are processors, because some tests wait for servers and engines.
 
     More than four would not help, because the tests of containers share one worker.
     """

@@ -48,6 +48,7 @@ def test_the_main_job(workspace: Any, shared: SharedServer) -> None:
     assert "-rehearsal-" not in page
 
 
+@pytest.mark.long
 def test_a_refused_model(workspace: Any, shared: SharedServer) -> None:
     """A model that the server refuses is rejected by the user's name of it, with what to do, and taken out again."""
     config = workspace.directory / "cfg.yaml"

@@ -221,6 +221,7 @@ def test_a_worker_acts_on_an_approval(run_deployment: Callable[..., Any], tmp_pa
     assert (tmp_path / "models" / "digits" / "1" / "saved_model.pb").is_file()
 
 
+@pytest.mark.long
 def test_the_documented_work_pools(prefect: Callable[..., str], ask_prefect: Ask) -> None:
     """The documented commands make the pools for Docker and Kubernetes, and their job variables are known there.
 

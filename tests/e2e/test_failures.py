@@ -209,8 +209,8 @@ training: {epochs: 1}
 @pytest.mark.parametrize(
     ("backend", "warmup_rows"),
     [
-        ("embedded", 8),
         pytest.param("docker", 0, marks=pytest.mark.docker),
+        pytest.param("embedded", 8, marks=pytest.mark.long),
         pytest.param("embedded", 0, marks=pytest.mark.long),
         pytest.param("docker", 8, marks=[pytest.mark.docker, pytest.mark.long]),
     ],

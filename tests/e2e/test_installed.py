@@ -146,6 +146,7 @@ def test_mistakes(script: Path, project: Path, outside: dict[str, str], words: l
     assert said in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("begins_with", "name", "states"),
     [
@@ -154,11 +155,7 @@ def test_mistakes(script: Path, project: Path, outside: dict[str, str], words: l
             "late_payment",
             [(1, "live"), (2, "live"), (3, "rejected"), (4, "live"), (5, "awaiting review"), (5, "live")],
         ),
-        pytest.param(
-            *("mkdir -p models", "numerals"),
-            [(1, "live"), (2, "canary"), (2, "live"), (1, "live"), (2, "rolled back")],
-            marks=pytest.mark.long,
-        ),
+        ("mkdir -p models", "numerals", [(1, "live"), (2, "canary"), (2, "live"), (1, "live"), (2, "rolled back")]),
     ],
 )
 def test_the_documented_story(

@@ -131,6 +131,7 @@ def test_a_killed_run_is_cleaned_up_after(
     assert containers_of(engine, other.pid) == []
 
 
+@pytest.mark.long
 def test_the_next_run_cleans_up(workspace: Any, engine: docker.DockerClient, test_image: str, wait_for: Poll) -> None:
     """Nobody has to call anything: the next run on Docker removes what a killed one left."""
     killed = start_until_container(workspace, engine, test_image, wait_for)

@@ -503,6 +503,7 @@ def test_prefect_shows_a_rejection_with_its_reason(runs: dict[str, Run], visit: 
     expect(page.get_by_text(reason).first).to_be_visible()
 
 
+@pytest.mark.long
 def test_prefects_artifacts_show_the_judgement(runs: dict[str, Run], visit: Callable[..., Visit]) -> None:
     """The verdict's page has the gate table and the digest, the table's a line a figure, and progress is complete."""
     from playwright.sync_api import expect

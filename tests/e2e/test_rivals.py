@@ -15,6 +15,7 @@ RIVALS = 3
 QUICK = ("--set", "training.epochs=3", "--set", "gates.metrics.accuracy={min: 0.3, worse_by: 0.5}")
 
 
+@pytest.mark.long
 def test_each_gets_a_number_and_the_last_is_the_champion(workspace: Any) -> None:
     """All end promoted, under distinct rising numbers, each judged beside the one before; the alias is the last.
 

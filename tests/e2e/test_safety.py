@@ -39,7 +39,10 @@ def build(features, layer):
 """
 
 
-@pytest.mark.parametrize(("layer", "op"), [("memory", "ImmutableConst"), ("program", "DatasetFromGraph")])
+@pytest.mark.parametrize(
+    ("layer", "op"),
+    [("program", "DatasetFromGraph"), pytest.param("memory", "ImmutableConst", marks=pytest.mark.long)],
+)
 def test_a_model_that_reads_or_runs_what_it_likes_is_rejected(workspace: Any, layer: str, op: str) -> None:
     """A layer that reads any file, or runs a graph from a text, ends with exit code 3; no server has seen it."""
     secret = workspace.directory / "secret"
