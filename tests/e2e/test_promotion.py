@@ -81,7 +81,6 @@ def test_the_second_run_promotes_version_2(digits: Any) -> None:
     served_equals_in_process(digits.models_root / "digits" / "2", evidence_of(digits, 2))
 
 
-@pytest.mark.long
 def test_a_rejected_run_changes_nothing_live(digits: Any) -> None:
     """A missed bound exits 3 and names metric, value and bound; what is live stays; MLflow says rejected."""
     before = {number: digits.tree(digits.models_root / "digits" / str(number)) for number in digits.versions()}
