@@ -51,11 +51,11 @@ def without_collections() -> Iterator[None]:
     A fifth of the time of `import keras` and of the imports of Prefect and MLflow went into collections, which found
     nothing: modules live as long as the process.
     """
-    paused = gc.isenabled()
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
         gc.freeze()
     finally:
-        if paused:
+        if enabled:
             gc.enable()

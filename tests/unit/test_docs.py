@@ -287,3 +287,12 @@ def test_contributing_lists_the_long_proofs() -> None:
     }
     listed = re.findall(r"^  - `(tests/\S+)`:", Path("CONTRIBUTING.md").read_text(), re.M)
     assert set(listed) == marked
+
+
+def test_every_variable_of_ours_is_read() -> None:
+    """No page names a variable of the environment that no code, test or image reads."""
+    named = set(re.findall(r"\bREHEARSAL_[A-Z_]+", TEXT))
+    readers = [path for top in ("flows", "tasks", "configs", "tests") for path in Path(top).rglob("*.py")]
+    read = set(re.findall(r"\bREHEARSAL_[A-Z_]+", "\n".join(path.read_text() for path in readers)))
+    assert named
+    assert named <= read
