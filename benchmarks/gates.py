@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.digits import exported
-from configs.schema import Gates, Serving
+from configs.sections.gates import Gates
+from configs.sections.serving import Serving
 from tasks.datasets.rows import load_arrays
 from tasks.gates.judge import judge, judge_files
 from tasks.records import Backend, Candidate, ServedAnswers

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.schema import Data, Gates
+from configs.sections.data import Data
+from configs.sections.gates import Gates
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.rows import Array
 from tasks.datasets.seen import Record, known_to, request_fingerprints

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Data
+from configs.sections.data import Data
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.rows import load_rows
 

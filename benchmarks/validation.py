@@ -16,7 +16,7 @@ from pathlib import Path
 import requests
 
 from benchmarks.digits import exported, tiled
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.errors import ModelLoadError
 from tasks.records import Backend, Candidate
 from tasks.serving.grpc_client import GrpcClient

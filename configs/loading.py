@@ -22,7 +22,8 @@ from configs.errors import ConfigError
 from configs.explain import cut, explain
 from configs.parameters import check_metric, check_parameters
 from configs.redaction import HOW_TO_FILL_IN, MASK, hidden_as, known_as, redact, redacted
-from configs.schema import Attached, Config, Serving
+from configs.schema import Config
+from configs.sections.serving import Attached, Serving
 from configs.serving_flags import PARAMETERS
 from configs.user_code import check_reference, is_reference, located
 from configs.values import NAMED, filled_in

@@ -47,9 +47,7 @@ def check_place(place: str) -> str:
     """Accept the path of a file in the container."""
     path = PurePosixPath(place)  # which keeps two slashes at the beginning
     if path.root != "/" or ".." in path.parts or str(path) != place or not place.isprintable():
-        raise ValueError(
-            f"must map absolute paths in the container to files, such as /etc/batching.txt, got '{place}'"
-        )
+        raise ValueError(f"must map absolute paths in the container to files, such as /etc/batching.txt, got '{place}'")
     directory = str(path.parent)
     if any(directory == barred or (barred != "/" and directory.startswith(f"{barred}/")) for barred in WITHOUT_FILES):
         raise ValueError(f"must not contain '{place}': no file can be put into {directory}")

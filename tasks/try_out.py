@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.loading import ConfigError
-from configs.schema import Config, Serving
+from configs.schema import Config
+from configs.sections.serving import Serving
 from tasks.datasets.answers import Table, with_answers
 from tasks.datasets.blocks import unanswered_rows
 from tasks.datasets.fitting import features_of, fit_to_inputs

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from configs.errors import ConfigError
-from configs.schema import Gates
+from configs.sections.gates import Gates
 from tasks.records import GRPC_DTYPES, Signature, TensorSpec
 from tasks.words import one_line
 

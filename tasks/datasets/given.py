@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Data, Gates
+from configs.sections.data import Data
+from configs.sections.gates import Gates
 from tasks.datasets.overview import label_shares
 from tasks.datasets.prepare import call_loader, columns_in_words
 from tasks.datasets.row_files import read_table

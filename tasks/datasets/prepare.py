@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from configs.schema import Data
+from configs.sections.data import Data
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.overview import label_shares, shared_rows
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, save_arrays, save_rows

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Data
+from configs.sections.data import Data
 from configs.times import read_moment
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.rows import Array, Rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from configs.schema import Bound
+from configs.sections.gates import Bound
 
 
 @dataclass(frozen=True)

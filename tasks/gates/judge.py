@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from configs.schema import Gates
+from configs.sections.gates import Gates
 from tasks.datasets.declared import read_contract
 from tasks.datasets.golden import read_golden
 from tasks.datasets.rows import load_arrays, load_rows

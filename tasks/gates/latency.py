@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from configs.schema import Latency
+from configs.sections.gates import Latency
 from tasks.datasets.rows import Array
 from tasks.records import GateResult
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.schema import LESS_IS_BETTER, Bound
+from configs.sections.gates import LESS_IS_BETTER, Bound
 from tasks.datasets.rows import Array
 from tasks.datasets.user_code import describe, resolve
 from tasks.errors import DataError

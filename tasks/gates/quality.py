@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Bound, Gates
+from configs.sections.gates import Bound, Gates
 from tasks.datasets.rows import Array
 from tasks.gates.beside import Beside, beside_champion, person_needed
 from tasks.gates.bootstrap import Interval, metric_interval

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from configs.schema import Gates
+from configs.sections.gates import Gates
 from tasks.datasets.readings import read_readings
 from tasks.datasets.rows import Array
 from tasks.errors import DataError

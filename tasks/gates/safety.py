@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.schema import Safety
+from configs.sections.gates import Safety
 from tasks.records import GateResult, GraphFacts
 
 MB = 1e6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema import Size
+from configs.sections.gates import Size
 from tasks.records import GateResult, GraphFacts
 
 MB = 1e6

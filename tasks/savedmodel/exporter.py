@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config, Export
+from configs.schema import Config
+from configs.sections.model import Export
 from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.readings import write_readings

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Export
+from configs.sections.model import Export
 from tasks.datasets.blocks import joined, row_blocks, small_batches, unanswered_rows
 from tasks.datasets.rows import Array, save_arrays
 from tasks.datasets.user_code import translated

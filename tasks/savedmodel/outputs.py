@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Export
+from configs.sections.model import Export
 from tasks.errors import SignatureMismatch
 from tasks.records import TensorSpec
 from tasks.savedmodel.transport import check_cast

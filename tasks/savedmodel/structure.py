@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from configs.schema import Export
+from configs.sections.model import Export
 from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.strings import Array, as_objects
 from tasks.errors import ExportError, SignatureMismatch

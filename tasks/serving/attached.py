@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from configs.schema import Attached, Serving
+from configs.sections.serving import Attached, Serving
 from tasks.errors import PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.serving.client import ModelClient, RestClient
 from tasks.serving.pinned import ONE_TRY, PINS

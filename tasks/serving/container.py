@@ -29,7 +29,7 @@ from docker.models.images import Image
 from docker.types import DeviceRequest, LogConfig
 from docker.utils import parse_repository_tag
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.errors import ServingError, ServingUnavailable
 from tasks.serving.archive import tar_file, tar_stream
 from tasks.serving.engine import (

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.records import Backend, Champion
 from tasks.serving.attached import check_attached, run_attached, too_late

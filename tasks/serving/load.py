@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from configs.schema import Latency
+from configs.sections.gates import Latency
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingTimeout, ServingUnavailable

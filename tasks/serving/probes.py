@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 import requests
 
-from configs.schema import Robustness
+from configs.sections.gates import Robustness
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.strings import Array, is_string, is_text
 from tasks.records import Candidate, Probe

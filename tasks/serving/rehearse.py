@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from configs.schema import Gates, Serving
+from configs.sections.gates import Gates
+from configs.sections.serving import Serving
 from configs.serving_flags import batches
 from tasks.datasets.blocks import small_batches
 from tasks.datasets.golden import read_golden

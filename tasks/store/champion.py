@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs.schema import Layout
+from configs.sections.promote import Layout
 from tasks.datasets.seen import RECORD
 from tasks.errors import StoreError
 from tasks.records import Champion

@@ -48,9 +48,7 @@ log = logging.getLogger(__name__)
 HALF_DONE = re.compile(rf"{re.escape(NEW)}{ID.pattern}|{re.escape(PRUNED)}{ID.pattern}-[0-9a-f]{{8}}")
 
 
-def begin_run(
-    config: Config, name: str = "", *, digests: tuple[str, ...] = (), uses: tuple[str, ...] = ()
-) -> Path:
+def begin_run(config: Config, name: str = "", *, digests: tuple[str, ...] = (), uses: tuple[str, ...] = ()) -> Path:
     """Create a directory for the files of one run of this process, and remove what earlier runs left.
 
     Args:
@@ -152,9 +150,7 @@ def _needed_digests(config: Config, gone: Collection[Path]) -> set[str]:
     return {*known, *unknown, *(declared_digest(path) for _, path in there)} - {""}
 
 
-def _of_ended_runs(
-    config: Config, runs: RunDirectories, needed: set[str], only_look: bool
-) -> Iterator[Finding]:
+def _of_ended_runs(config: Config, runs: RunDirectories, needed: set[str], only_look: bool) -> Iterator[Finding]:
     named = _named(config.candidates_dir, needed)
     elsewhere = not config.candidates_dir.is_dir()  # an export creates it
     for path, owner in runs.ended.items():
@@ -165,9 +161,7 @@ def _of_ended_runs(
             yield _removed(path, f"the directory of a run {what}", only_look)
 
 
-def _of_earlier_releases(
-    config: Config, runs: RunDirectories, needed: set[str], only_look: bool
-) -> Iterator[Finding]:
+def _of_earlier_releases(config: Config, runs: RunDirectories, needed: set[str], only_look: bool) -> Iterator[Finding]:
     """Remove a directory without an owner if only pruned candidates of this model name it; report unknown ones."""
     named_by: dict[str, set[Path]] = {path.name: set() for path in runs.unowned}
     for record in config.candidates_dir.parent.glob(f"*/{KEPT}/*.json") if runs.unowned else ():

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from configs.schema import Layout
+from configs.sections.promote import Layout
 from tasks.savedmodel.manifest import declared_digest
 from tasks.store.champion import champion_version, predecessor
 from tasks.store.history import SERVED, Entry, append, read, served_digest, state_of
@@ -18,9 +18,7 @@ WAITING = ("awaiting review", "approved")
 UNDER_WAY, LONGEST_RUN = ("exported", "validated"), timedelta(days=1)
 
 
-def prune(
-    model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_use: Collection[str] = ()
-) -> list[Path]:
+def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_use: Collection[str] = ()) -> list[Path]:
     """Remove all but the `keep` newest live versions and candidates, and return the removed paths.
 
     These are never removed: the champion, the version that a rollback goes back to, versions that have a label or are

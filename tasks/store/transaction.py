@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from configs.schema import Layout
+from configs.sections.promote import Layout
 from tasks.errors import StoreError
 from tasks.records import Change
 from tasks.store.champion import predecessor

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Config, Gates
+from configs.schema import Config
+from configs.sections.gates import Gates
 from configs.user_code import is_reference
 from tasks.datasets.rows import Array, Rows, load_rows
 from tasks.datasets.user_code import describe

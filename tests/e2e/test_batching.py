@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import Gates, Serving
+from configs.sections.gates import Gates
+from configs.sections.serving import Serving
 from tasks.datasets.rows import Rows, save_arrays, save_rows
 from tasks.errors import ServingError, ServingUnavailable
 from tasks.gates.judge import judge

@@ -16,7 +16,7 @@ import docker.errors
 import pytest
 import requests
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.errors import ModelLoadError, ServingError, ServingUnavailable, StoreError
 from tasks.records import Candidate, Signature
 from tasks.serving.container import ContainerServer, ensure_image, run_container
@@ -31,7 +31,7 @@ HALF = ROOT / "tests/data/tfs_rest/models/half/1"  # x -> 0.5 x + 2
 OWNER = """
 import sys, time
 from pathlib import Path
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.serving.container import run_container
 with run_container(Serving(image=sys.argv[1]), "half", Path(sys.argv[2]), run_id=sys.argv[3]):
     print("started", flush=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.errors import ServingUnavailable
 from tasks.records import Candidate, Signature
 from tasks.serving.container import ensure_image, run_container

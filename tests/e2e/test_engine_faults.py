@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks import waiting
 from tasks.errors import ServingUnavailable
 from tasks.serving import container

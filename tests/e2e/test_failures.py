@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.errors import ModelLoadError, PipelineError, PredictionError, ServingError, ServingTimeout
 from tasks.records import Backend, Candidate, Signature, TensorSpec
 from tasks.serving.launch import throwaway_server

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from configs.schema import Gates, Serving
+from configs.sections.gates import Gates
+from configs.sections.serving import Serving
 from tasks.datasets.rows import Rows, load_arrays, save_arrays, save_rows
 from tasks.datasets.seen import RECORD, Record, write_record
 from tasks.errors import ServingError

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from configs.schema import Attached, Config, Serving
+from configs.schema import Config
+from configs.sections.serving import Attached, Serving
 from tasks.check import checks
 from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingTimeout, ServingUnavailable
 from tasks.production.changes import examine
@@ -36,7 +37,7 @@ HALF = ROOT / "tests/data/tfs_rest/models/half/1"  # x -> 0.5 x + 2
 OWNING = """
 import os, sys, time
 from pathlib import Path
-from configs.schema import Attached
+from configs.sections.serving import Attached
 from tasks.serving.attached import run_attached
 attached = Attached.model_validate_json(sys.argv[1])
 try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingUnavailable
 from tasks.records import Backend, Candidate, Signature, TensorSpec

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Config, Gates, Serving
+from configs.schema import Config
+from configs.sections.gates import Gates
+from configs.sections.serving import Serving
 from tasks.datasets.rows import save_arrays
 from tasks.errors import PredictionError, ServingError
 from tasks.gates.robustness import judge_robustness

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Gates, Serving
+from configs.sections.gates import Gates
+from configs.sections.serving import Serving
 from tasks.datasets.rows import load_arrays, save_arrays
 from tasks.datasets.seen import RECORD, read_record
 from tasks.errors import ServingError

@@ -318,12 +318,16 @@ BAD: Mapping[str, tuple[str, str]] = {
     **{
         f"one server as {other}": (f"promote: {{live_urls: ['{one}', '{other}']}}", "must name each server once")
         for one, other in (
-            ("http://h:1", "http://h:1"), ("http://h", "http://H.:80"), ("https://h:443", "https://h"),
-            ("http://[::1]:1", "http://[0::1]:1"), ("http://h:1", "http://u:planted-secret@h:1"),
+            ("http://h:1", "http://h:1"),
+            ("http://h", "http://H.:80"),
+            ("https://h:443", "https://h"),
+            ("http://[::1]:1", "http://[0::1]:1"),
+            ("http://h:1", "http://u:planted-secret@h:1"),
         )
     },
     "one header twice": (
-        "promote: {live_url: 'http://h:1', live_headers: {X-A: a, x-a: b}}", "must name each header once"
+        "promote: {live_url: 'http://h:1', live_headers: {X-A: a, x-a: b}}",
+        "must name each header once",
     ),
     "two users": (
         "promote: {live_url: 'http://u:planted-secret@h:1', live_headers: {authorization: b}}",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.errors import ServingError
 from tasks.records import Backend, Candidate, Signature, TensorSpec
 from tasks.serving.launch import throwaway_server

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Safety
+from configs.sections.gates import Safety
 from tasks.gates.safety import judge_safety
 from tasks.savedmodel.safety import read_graph
 

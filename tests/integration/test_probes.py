@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Robustness, Safety, Serving
+from configs.sections.gates import Robustness, Safety
+from configs.sections.serving import Serving
 from tasks.datasets.rows import Array, load_arrays
 from tasks.gates.robustness import judge_robustness
 from tasks.gates.safety import judge_safety

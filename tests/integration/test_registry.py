@@ -100,7 +100,7 @@ def logged(
 
 
 def _bounds(minimum: float) -> dict[str, Any]:
-    from configs.schema import Bound
+    from configs.sections.gates import Bound
 
     return {"accuracy": Bound(min=minimum)}
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Gates, Serving
+from configs.sections.gates import Gates
+from configs.sections.serving import Serving
 from tasks.datasets.rows import load_arrays, save_arrays
 from tasks.errors import ModelLoadError, ServingError
 from tasks.gates.judge import judge as judged

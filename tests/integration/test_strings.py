@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.datasets.rows import load_arrays
 from tasks.datasets.strings import as_bytes
 from tasks.records import Backend

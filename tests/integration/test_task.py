@@ -14,7 +14,8 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
-from configs.schema import Bound, Config
+from configs.schema import Config
+from configs.sections.gates import Bound
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.readings import READINGS, read_readings
 from tasks.datasets.rows import load_arrays, load_rows

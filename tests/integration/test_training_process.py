@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Data
+from configs.sections.data import Data
 from tasks.datasets.prepare import call_loader
 from tasks.datasets.rows import load_arrays
 from tasks.errors import DataError, PipelineError, TrainingError

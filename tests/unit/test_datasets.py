@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs.schema import Data
+from configs.sections.data import Data
 from tasks.datasets import prepare
 from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.rows import Rows, check_rows, load_arrays, load_rows, save_arrays, save_rows

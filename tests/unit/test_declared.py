@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from configs.errors import ConfigError
 from configs.loading import load_config
-from configs.schema import Contract, Gates
+from configs.sections.gates import Contract, Gates
 from tasks.check import checks
 from tasks.datasets.declared import LARGEST, check_contract, read_contract, write_contract
 from tasks.gates.contract import judge_contract

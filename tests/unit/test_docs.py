@@ -16,7 +16,8 @@ from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel
 
 from configs.loading import load_config
-from configs.schema import GATES, METRICS, Bound, Config
+from configs.schema import Config
+from configs.sections.gates import GATES, METRICS, Bound
 from docs.generate import BEGIN, END, escaped, page
 from tasks import errors
 from tasks.program import SCRIPT, SUBCOMMANDS

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from configs.schema import Bound, Gates, Latency
+from configs.sections.gates import Bound, Gates, Latency
 from tasks.datasets.blocks import joined
 from tasks.errors import DataError
 from tasks.gates.bootstrap import Interval

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from configs.loading import ConfigError, load_config
-from configs.schema import Bound, Data, Gates
+from configs.sections.data import Data
+from configs.sections.gates import Bound, Gates
 from tasks.datasets.given import ROWS, GivenRows, check_trained_on, leave_out_trained, named_file, prepare_given
 from tasks.datasets.rows import Rows, digest_rows, load_rows, save_rows
 from tasks.errors import DataError, WrongFile

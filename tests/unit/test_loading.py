@@ -14,7 +14,7 @@ import pytest
 
 from configs import addresses
 from configs.loading import ConfigError, file_and_config, load_config, written
-from configs.schema import METRICS
+from configs.sections.gates import METRICS
 from configs.user_code import parsed
 from tasks.gates import metrics
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from configs.schema import Safety
+from configs.sections.gates import Safety
 from tasks.errors import ManifestMismatch
 from tasks.gates.safety import judge_safety
 from tasks.savedmodel.files import copy_tree, open_plain

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import Safety
+from configs.sections.gates import Safety
 from tasks.errors import ExportError
 from tasks.gates.safety import judge_safety
 from tasks.model_server.tf_protos import message_module

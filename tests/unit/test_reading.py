@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 from sklearn import metrics as sk
 
-from configs.schema import Bound, Gates
+from configs.sections.gates import Bound, Gates
 from tasks.datasets.readings import LARGEST, READINGS, read_readings, write_readings
 from tasks.errors import DataError
 from tasks.gates.quality import AnsweredRows, judge_quality

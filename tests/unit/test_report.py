@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Config, Gates
+from configs.schema import Config
+from configs.sections.gates import Gates
 from tasks.datasets.rows import Rows, save_arrays, save_rows
 from tasks.gates.reading import undeclared
 from tasks.gates.scores import Scored

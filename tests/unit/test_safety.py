@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Safety
+from configs.sections.gates import Safety
 from tasks.errors import ExportError
 from tasks.gates.safety import judge_safety
 from tasks.records import GraphFacts

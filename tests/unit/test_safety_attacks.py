@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from configs.schema import Safety
+from configs.sections.gates import Safety
 from tasks.errors import ExportError
 from tasks.gates.safety import judge_safety
 from tasks.model_server.tf_protos import message_module

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Bound, Config, Gates
+from configs.schema import Config
+from configs.sections.gates import Bound, Gates
 from tasks.datasets.rows import Rows, save_arrays, save_rows
 from tasks.datasets.seen import (
     GROUPS,

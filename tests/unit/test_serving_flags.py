@@ -9,7 +9,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.loading import load_config
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from configs.serving_flags import DEFAULT_BATCH, batches, flag_value, most_rows
 from tasks.errors import ServingError
 from tasks.gates.batching import judge_batching
@@ -114,7 +114,7 @@ def test_the_last_flag_counts() -> None:
 
 def test_which_flags_there_are() -> None:
     """Flags are read from TensorFlow's list and from argparse's; without any, nothing is refused."""
-    usage = 'usage: x\nFlags:\n\t--port=8500    \tint32\tTCP --no\n\t--enable_batching=false\tbool\tenable\n'
+    usage = "usage: x\nFlags:\n\t--port=8500    \tint32\tTCP --no\n\t--enable_batching=false\tbool\tenable\n"
     usage += '\t--saved_model_tags="serve"    \tstring\tComma-separated\n'
     assert flags_in(usage) == {"port": "int32", "enable_batching": "bool", "saved_model_tags": "string"}
     assert flags_in("usage: a [-h]\n\noptions:\n  -h, --help\n  --port PORT  a port\n") == {"port": ""}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import Size
+from configs.sections.gates import Size
 from tasks.datasets.golden import read_golden
 from tasks.errors import DataError
 from tasks.gates.golden import judge_golden

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import Config, Data
+from configs.schema import Config
+from configs.sections.data import Data
 from tasks.datasets import prepare
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.rows import Rows, load_arrays, load_rows

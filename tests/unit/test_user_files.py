@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from configs.loading import ConfigError, load_config, shown
-from configs.schema import Data
+from configs.sections.data import Data
 from configs.user_code import file_of, located
 from flows.commands import show_calls
 from tasks.datasets.prepare import call_loader

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks import waiting
 from tasks.errors import ServingUnavailable
 from tasks.serving import container

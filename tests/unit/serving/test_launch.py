@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Serving
+from configs.sections.serving import Serving
 from tasks.errors import ModelLoadError, ServingError
 from tasks.records import Candidate, Champion, GraphFacts, Signature
 from tasks.serving.exits import explain_exit

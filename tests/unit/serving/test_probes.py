@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Robustness
+from configs.sections.gates import Robustness
 from tasks.gates.robustness import judge_robustness
 from tasks.records import Candidate, Probe, Signature, TensorSpec
 from tasks.serving.probes import probe, up_to_the_end

@@ -1,0 +1,200 @@
+"""The section `gates`: what a candidate must pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from configs.sections.base import REFERENCE, Section
+
+
+class Bound(Section):
+    """What a metric must reach, by itself and compared with the champion."""
+
+    min: float | None = Field(None, description="minimum of the metric")
+    max: float | None = Field(None, description="maximum of the metric")
+    worse_by: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=True,
+        description="how much worse than the champion the metric may be; a candidate that is significantly worse than "
+        "that is rejected. .inf tolerates any difference",
+    )
+    better_by: float | None = Field(
+        None, ge=0, description="how much better than the champion the metric must be, significantly"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Bound:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("min must not be above max")
+        return self
+
+
+METRICS = ("accuracy", "macro_f1", "log_loss", "auc", "brier", "rmse", "mae", "r2")
+LESS_IS_BETTER = ("log_loss", "brier", "rmse", "mae")
+GATES = ("safety", "size", "contract", "parity", "batching", "golden", "quality", "latency", "robustness")
+
+
+def _metric(name: str) -> str:
+    """Accept a known metric or a `module:function`."""
+    if name not in METRICS and not REFERENCE.fullmatch(name):
+        raise ValueError(f"must be one of {', '.join(METRICS)}, or module:function, or FILE.py:function")
+    return name
+
+
+def _bound(value: object) -> object:
+    """Read a bare number as a minimum."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"min": value}
+    if not isinstance(value, dict | Bound):
+        raise ValueError("must be a number, which is the minimum, or {min: NUMBER, max: NUMBER}")
+    return value
+
+
+class Latency(Section):
+    """The latency gate: measured in every run, and judged where a bound is set (0 means no bound)."""
+
+    requests: int = Field(200, ge=20, description="measured requests to each version, candidate and champion in turns")
+    concurrency: int = Field(1, ge=1, le=64, description="concurrent requests")
+    rows: int = Field(1, ge=1, description="rows in one request")
+    max_cold_ms: float = Field(
+        0, ge=0, description="maximum milliseconds of the first request after loading; 0 means no bound"
+    )
+    max_p50_ms: float = Field(0, ge=0, description="maximum of the median, in milliseconds")
+    max_p95_ms: float = Field(0, ge=0, description="maximum of the 95th percentile, in milliseconds")
+    max_p99_ms: float = Field(0, ge=0, description="maximum of the 99th percentile, in milliseconds")
+    max_ratio: float = Field(
+        0, ge=0, description="maximum ratio of the candidate's p95 to the champion's in the same server"
+    )
+    min_requests_per_s: float = Field(0, ge=0, description="minimum requests per second at that concurrency")
+    max_memory_mb: float = Field(
+        0, ge=0, description="maximum memory of the server, in MB, with only the candidate loaded"
+    )
+
+
+class Robustness(Section):
+    """The robustness gate: malformed and extreme requests."""
+
+    extreme_factor: float = Field(
+        1000, ge=1, description="how many times larger than the largest test value an extreme value is"
+    )
+    large_batch: int = Field(4096, ge=1, description="rows of the large batch")
+
+
+class Golden(Section):
+    """The golden gate: inputs with the answers that the model must give."""
+
+    file: Path | None = Field(
+        None, description="JSON or CSV file of inputs and expected outputs; without one, the gate is skipped"
+    )
+    atol: float = Field(1e-3, ge=0, allow_inf_nan=False, description="absolute tolerance of the expected numbers")
+    rtol: float = Field(1e-3, ge=0, allow_inf_nan=False, description="relative tolerance of the expected numbers")
+
+
+class Contract(Section):
+    """The contract gate: what the clients of the service rely on, whichever version is live."""
+
+    file: Path | None = Field(
+        None,
+        description="JSON file of the names, dtypes and shapes that clients rely on, as `rehearse --write-contract` "
+        "writes it; it is checked even without a champion, and regardless of allow_breaking",
+    )
+
+
+class Safety(Section):
+    """The safety gate: what the graph may do, checked before any server loads it."""
+
+    allow_ops: tuple[str, ...] = Field(
+        (),
+        description="names of operations to allow that are refused by default, such as ReadFile or a custom operation",
+    )
+    max_graph_mb: float = Field(256, gt=0, description="maximum size of saved_model.pb, in MB")
+    max_variables_mb: float = Field(
+        0, ge=0, description="maximum size of the variables directory, in MB; 0 means no bound"
+    )
+
+
+class Size(Section):
+    """The size gate: the size on disk."""
+
+    max_mb: float = Field(0, ge=0, description="maximum size of all files, in MB; 0 means no bound")
+    max_parameters: int = Field(0, ge=0, description="maximum number of weights; 0 means no bound")
+    max_ratio: float = Field(0, ge=0, description="maximum ratio of the size to the champion's; 0 means no bound")
+
+
+class Gates(Section):
+    """What a candidate must pass before it may go live."""
+
+    use: tuple[Literal[GATES], ...] = Field(  # type: ignore[valid-type]
+        GATES, description="the gates that judge; an empty list means the default gates, never an approval"
+    )
+    first_run: Literal["promote", "review"] = Field(
+        "promote", description="what happens to a candidate that passes while no version is live"
+    )
+    allow_breaking: bool = Field(
+        False, description="contract: allow changes of the signature that break the champion's clients"
+    )
+    atol: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="parity: absolute tolerance between served and in-process numbers; empty means a default for each "
+        "dtype: float64 1e-9, float32 1e-5, float16 1e-3, bfloat16 1e-2",
+    )
+    rtol: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="parity: relative tolerance; empty means the default for each dtype, as above",
+    )
+    metrics: dict[Annotated[str, AfterValidator(_metric)], Annotated[Bound, BeforeValidator(_bound)]] = Field(
+        {},
+        description="maps a metric of the served answers to its bound; a bare number is a minimum. Metrics: accuracy, "
+        "macro_f1, log_loss, auc, brier, rmse, mae, r2, or your own `module:function`, called with (target, served)",
+    )
+    metric_output: str = Field(
+        "", description="the output that the metrics are computed from; required if there are several"
+    )
+    task: Literal["", "binary", "multiclass", "multilabel", "regression"] = Field(
+        "", description="the kind of task; empty means it is inferred from the loss, the targets and the output"
+    )
+    scores: Literal["", "probabilities", "logits"] = Field(
+        "", description="what the class scores are; empty means it is inferred from the loss and the output"
+    )
+    slices: tuple[str, ...] = Field(
+        (), description="features whose values divide the rows into slices that are judged separately"
+    )
+    min_slice_rows: int = Field(30, ge=2, description="minimum number of rows for a slice to be judged")
+    min_unseen_rows: int = Field(
+        30,
+        ge=2,
+        description="minimum number of test rows that the champion has not seen, for a comparison with it. With fewer, "
+        "only absolute bounds judge; without absolute bounds, a person decides",
+    )
+    confidence: float = Field(0.95, ge=0.5, lt=1, description="two-sided confidence level of the bootstrap intervals")
+    latency: Latency = Latency()
+    robustness: Robustness = Robustness()
+    contract: Contract = Contract()
+    golden: Golden = Golden()
+    safety: Safety = Safety()
+    size: Size = Size()
+
+    @property
+    def judging(self) -> tuple[str, ...]:
+        """Return the gates that judge, in their order."""
+        return tuple(name for name in GATES if name in (self.use or GATES))
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _says_what_it_bounds(cls, value: object) -> object:
+        for name, bound in value.items() if isinstance(value, dict) else ():
+            if name in LESS_IS_BETTER and isinstance(bound, int | float):
+                raise ValueError(f"{name} needs a maximum, because lower is better: write {name}: {{max: {bound}}}")
+            if isinstance(bound, dict) and all(limit is None for limit in bound.values()):
+                raise ValueError(
+                    f"{name} needs a bound: a number, which is the minimum, or {{min: NUMBER, max: NUMBER}}"
+                )
+        return value
