@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check docs lock images up down clean .env
+.PHONY: help run test test-long bench check docs lock images up down clean .env
 PYTHON ?= python3
 CONFIG ?= configs/digits.yaml
 BIN := .venv/bin
@@ -21,6 +21,9 @@ test: .venv/dev  ## Run the whole test suite
 
 test-long: .venv/dev  ## Run the slower proofs, which `make test` leaves out
 	$(BIN)/python -m pytest -n auto -m long
+
+bench: .venv/dev  ## Run all benchmarks: one table of ratios, and what got slower
+	$(BIN)/python -m benchmarks.run
 
 check: .venv/dev  ## Lint, types and import rules
 	$(BIN)/ruff check .

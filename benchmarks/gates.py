@@ -4,7 +4,8 @@
 
 The first part validates the digits example with every gate and a live champion, and in turn with contract, parity and
 quality alone and none; the difference is what the gates add to the main job. The second part validates many rows with
-contract, parity and quality over REST, from the start of the server to the verdict.
+contract, parity and quality over REST, from the start of the server to the verdict. With an image, a container of it
+serves; else the embedded server.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.digits import exported
+from benchmarks.ratios import add_json_option, write_ratios
 from configs.sections.gates import Gates
 from configs.sections.serving import Serving
 from tasks.datasets.rows import load_arrays
@@ -62,8 +64,8 @@ def median(runs: list[dict[str, float]]) -> dict[str, float]:
     return {part: statistics.median(run[part] for run in runs) for part in runs[0]}
 
 
-def cost(candidate: Candidate, backend: Backend, scratch: Path, model_dir: Path, rounds: int) -> None:
-    """Validate with every gate and a champion, and with few and none, in turn."""
+def cost(candidate: Candidate, backend: Backend, scratch: Path, model_dir: Path, rounds: int) -> list[float]:
+    """Validate with every gate and a champion, and with few and none, in turn; return the ratio of each pair."""
     everything, few = (
         Gates.model_validate({"metrics": ACCURACY}),
         Gates.model_validate({"metrics": ACCURACY, "use": FEW}),
@@ -72,16 +74,21 @@ def cost(candidate: Candidate, backend: Backend, scratch: Path, model_dir: Path,
     for _ in range(rounds + 1):  # the first of each warms the page cache
         many_runs.append(validate(everything, candidate, backend, scratch / "many", model_dir)[0])
         few_runs.append(validate(few, candidate, backend, scratch / "few", scratch / "nothing")[0])
-    added = statistics.median(a["all"] - b["all"] for a, b in zip(many_runs[1:], few_runs[1:], strict=True))
+    pairs = [(many["all"], few["all"]) for many, few in zip(many_runs[1:], few_runs[1:], strict=True)]
+    added = statistics.median(many - few for many, few in pairs)
     for title, runs in (("every gate, a champion", many_runs[1:]), ("contract, parity, quality, none", few_runs[1:])):
         parts = median(runs)
         split = ", ".join(f"{part} {parts[part]:.2f}" for part in parts if part != "all")
         print(f"{backend.kind}: {title}: {parts['all']:.2f} s ({split})")
     print(f"{backend.kind}: what the gates add, median of {rounds} pairs: {added:.2f} s")
+    return [many / few for many, few in pairs]
 
 
-def throughput(candidate: Candidate, backend: Backend, scratch: Path, rounds: int) -> None:
-    """Validate many rows; the start of the server is shown apart, for it does not grow with the rows."""
+def throughput(candidate: Candidate, backend: Backend, scratch: Path, rounds: int) -> list[float]:
+    """Validate many rows; the start of the server is shown apart, for it does not grow with the rows.
+
+    Returns the time without the start over the time of asking alone, one value a round.
+    """
     gates = Gates.model_validate({"metrics": ACCURACY, "use": FEW})
     rows = len(load_arrays(candidate.requests)["pixels"])
     found = [validate(gates, candidate, backend, scratch / "rows", scratch / "nothing") for _ in range(rounds)]
@@ -95,6 +102,7 @@ def throughput(candidate: Candidate, backend: Backend, scratch: Path, rounds: in
         f"median {rows / median([run for run, _ in found])['all']:,.0f}, "
         f"the client {statistics.median(answers.rows_per_s for _, answers in found):,.0f}"
     )
+    return [(run["all"] - answers.server.startup_s) * answers.rows_per_s / rows for run, answers in found]
 
 
 def main() -> None:
@@ -102,7 +110,9 @@ def main() -> None:
     parser.add_argument("--image", default="")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=7)
+    add_json_option(parser)
     options = parser.parse_args()
+    backend = Backend("docker", options.image) if options.image else Backend("embedded")
     scratch = Path(tempfile.mkdtemp(prefix="benchmark-"))
     rows = f"{{train: 1500, validation: 500, test: {options.rows}}}"
     many = ["data.load=benchmarks.digits:tiled_and_split", f"data.params={rows}", "data.split=part"]
@@ -111,11 +121,17 @@ def main() -> None:
         champion, candidate, large = exported(scratch, {1: ["training.epochs=5"], 2: [short], 3: [short, *many]})
         model_dir = scratch / "models" / "digits"
         shutil.copytree(champion.version_dir, model_dir / "1")
-        for backend in (Backend("embedded"), *([Backend("docker", options.image)] if options.image else [])):
-            cost(candidate, backend, scratch, model_dir, options.rounds)
-            throughput(large, backend, scratch, options.rounds)
+        gates = cost(candidate, backend, scratch, model_dir, options.rounds)
+        verdict = throughput(large, backend, scratch, options.rounds)
     finally:
         shutil.rmtree(scratch)
+    write_ratios(
+        options.json,
+        {
+            "time with all gates and a champion beside three gates without one": gates,
+            f"time to judge {options.rows:,} rows beside asking them alone": verdict,
+        },
+    )
 
 
 if __name__ == "__main__":

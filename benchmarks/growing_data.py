@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.ratios import add_json_option, write_ratios
 from configs.sections.data import Data
 from configs.sections.gates import Gates
 from tasks.datasets.fingerprints import fingerprints
@@ -106,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--rows", type=int, default=800)
+    add_json_option(parser)
     options = parser.parse_args()
     ways = {
         "by row": Way(),
@@ -114,6 +116,8 @@ def main() -> None:
         "by place, as it was": Way(by_place, leave_out=False),
         "by place, seen rows left out": Way(by_place),
     }
+    allowed = options.runs * (1 - GATES.confidence)
+    ratios = {}
     print(f"{options.runs} honest challengers, {options.rows} rows and more; rejected:")
     for title, way in ways.items():
         counts = {
@@ -121,6 +125,10 @@ def main() -> None:
             for model in (nearest, features)
         }
         print(f"  {title:<42} " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+        if way == Way():
+            for name, count in counts.items():
+                ratios[f"rejected honest challengers ({name}) beside what the confidence allows"] = [count / allowed]
+    write_ratios(options.json, ratios)
 
 
 if __name__ == "__main__":

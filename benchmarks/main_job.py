@@ -1,6 +1,6 @@
 """The main job beside the same work done by hand, in turn, on both kinds of throwaway server.
 
-    python benchmarks/main_job.py [--rounds 5] [--image IMAGE] [--servers]
+    python -m benchmarks.main_job [--rounds 5] [--image IMAGE] [--servers]
 
 Prints the median seconds of each and the median of the ratios, pair by pair. `--servers` starts a Prefect and an
 MLflow server first, as a team has them; without it everything starts cold, with no database either.
@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 
 import requests
+
+from benchmarks.ratios import add_json_option, write_ratios
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFECT, MLFLOW = 14200, 15000
@@ -61,7 +63,7 @@ def start_servers(directory: Path, environment: dict[str, str]) -> list[subproce
     return started
 
 
-def main(rounds: int, image: str, servers: bool) -> None:
+def main(rounds: int, image: str, servers: bool, file: Path | None) -> None:
     directory = Path(tempfile.mkdtemp(prefix="benchmark-"))
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": f"{directory}/prefect",
@@ -108,6 +110,7 @@ def main(rounds: int, image: str, servers: bool) -> None:
         f"by hand {statistics.median(b for _, b in pairs):.1f} s, "
         f"ratio {statistics.median(a / b for a, b in pairs):.2f}"
     )
+    write_ratios(file, {"time of the main job beside the same work by hand": [a / b for a, b in pairs]})
 
 
 if __name__ == "__main__":
@@ -115,5 +118,6 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--image", default="")
     parser.add_argument("--servers", action="store_true")
+    add_json_option(parser)
     arguments = parser.parse_args()
-    main(arguments.rounds, arguments.image, arguments.servers)
+    main(arguments.rounds, arguments.image, arguments.servers, arguments.json)

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ import numpy as np
 import orjson
 
 from benchmarks.digits import exported, tiled
+from benchmarks.ratios import add_json_option, write_ratios
 
 ROOT = Path(__file__).parents[1]
 ECHO = """
@@ -127,8 +129,8 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def one_row_rates(model_dir: Path, body: bytes, seconds: float, real: str | None = None) -> dict[str, float]:
-    """Return one-row requests/s at 8 connections of the server, the bare echo and a real server, the best of each.
+def one_row_rates(model_dir: Path, body: bytes, seconds: float, real: str | None = None) -> dict[str, list[float]]:
+    """Return one-row requests/s at 8 connections of the server, the bare echo and a real server, one value a round.
 
     They take turns, so that what else the machine does falls on all.
     """
@@ -139,11 +141,11 @@ def one_row_rates(model_dir: Path, body: bytes, seconds: float, real: str | None
         ports["echo"] = _port_of(echo, "ready")
         if real:
             ports["real"] = stack.enter_context(real_server(real, model_dir))
-        best = dict.fromkeys(ports, 0.0)
+        rates: dict[str, list[float]] = {name: [] for name in ports}
         for _ in range(ROUNDS):
             for name, port in ports.items():
-                best[name] = max(best[name], requests_per_second(port, PREDICT, body, 8, seconds / ROUNDS))
-    return best
+                rates[name].append(requests_per_second(port, PREDICT, body, 8, seconds / ROUNDS))
+    return rates
 
 
 def bodies() -> dict[str, bytes]:
@@ -171,33 +173,35 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def cpu_of_kinds(model_dir: Path, seconds: float) -> dict[str, tuple[float, float]]:
-    """Return for each kind of body the server's CPU time for a request, in ms, and rows/s at 4 connections.
+def cpu_of_kinds(model_dir: Path, seconds: float) -> dict[str, tuple[list[float], float]]:
+    """Return for each kind of body the server's CPU ms for a request, a value a round, and rows/s at 4 connections.
 
     The kinds take turns.
     """
-    requests, used, rates = dict.fromkeys(bodies(), 0.0), dict.fromkeys(bodies(), 0.0), dict.fromkeys(bodies(), 0.0)
+    used: dict[str, list[float]] = {kind: [] for kind in bodies()}
+    rates = dict.fromkeys(bodies(), 0.0)
     with server(model_dir) as (port, pid, _start):
         for turn in range(ROUNDS + 1):
             for kind, body in bodies().items():
                 before, begin = cpu_s(pid), time.perf_counter()
                 rate = requests_per_second(port, PREDICT, body, 4, seconds / ROUNDS)
                 if turn:  # the first is for warming up
-                    used[kind] += cpu_s(pid) - before
-                    requests[kind] += rate * (time.perf_counter() - begin)
+                    used[kind].append(1000 * (cpu_s(pid) - before) / (rate * (time.perf_counter() - begin)))
                     rates[kind] = max(rates[kind], rate * 128)
-    return {kind: (1000 * used[kind] / requests[kind], rates[kind]) for kind in used}
+    return {kind: (used[kind], rates[kind]) for kind in used}
 
 
-def measure(model_dir: Path, seconds: float, requests: int, real: str | None) -> None:
-    """Print one table."""
+def measure(model_dir: Path, seconds: float, requests: int, real: str | None) -> dict[str, list[float]]:
+    """Print one table, and return the ratios of each round."""
     starts = []
     for _ in range(3):
         with server(model_dir) as (_port, _pid, start_s):
             starts.append(start_s)
     one, many = (orjson.dumps({"instances": tiled(rows)[0].tolist()}) for rows in (1, 128))
+    names = {"echo": "a bare echo", "real": "TensorFlow Serving"}
     rates = one_row_rates(model_dir, one, seconds, real)
-    ours, echo = rates["ours"], rates["echo"]
+    best = {name: max(found) for name, found in rates.items()}
+    ours, echo = best["ours"], best["echo"]
     with server(model_dir) as (port, pid, _start):
         rate = max(requests_per_second(port, PREDICT, many, 4, seconds / ROUNDS) for _ in range(ROUNDS))
         requests_per_second(port, PREDICT, one, 8, requests / ours)
@@ -209,14 +213,27 @@ def measure(model_dir: Path, seconds: float, requests: int, real: str | None) ->
     print(f"{'bare echo requests/s, 8 connections':50}{echo:>10.0f}")
     print(f"{'ratio':50}{ours / echo:>10.2f}")
     if real:
-        print(f"{'real server, requests/s':50}{rates['real']:>10.0f}")
-        print(f"{'ratio':50}{ours / rates['real']:>10.2f}")
+        print(f"{'real server, requests/s':50}{best['real']:>10.0f}")
+        print(f"{'ratio':50}{ours / best['real']:>10.2f}")
     print(f"{'rows/s in bodies of 128 rows, 4 connections':50}{rate * 128:>10.0f}")
     kinds = cpu_of_kinds(model_dir, seconds)
     plain = kinds["normal floats"][0]
-    for kind, (cpu_ms, rows) in kinds.items():
-        print(f"{f'128 rows, {kind}: CPU ms, ratio, rows/s':50}{cpu_ms:>10.2f}{cpu_ms / plain:>8.2f}{rows:>10.0f}")
+    ratios = {
+        f"time of a one-row request beside {names[name]}": [
+            theirs / our for our, theirs in zip(rates["ours"], found, strict=True)
+        ]
+        for name, found in rates.items()
+        if name != "ours"
+    }
+    for kind, (of_rounds, rows) in kinds.items():
+        cpu_ms, times = statistics.median(of_rounds), statistics.median(of_rounds) / statistics.median(plain)
+        if kind != "normal floats":
+            ratios[f"CPU time of 128 rows, {kind}, beside normal floats"] = [
+                ours / theirs for ours, theirs in zip(of_rounds, plain, strict=True)
+            ]
+        print(f"{f'128 rows, {kind}: CPU ms, ratio, rows/s':50}{cpu_ms:>10.2f}{times:>8.2f}{rows:>10.0f}")
     print(f"{f'memory growth over {requests} requests, MB':50}{after - before:>10.1f}")
+    return ratios
 
 
 def main() -> None:
@@ -224,10 +241,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement")
     parser.add_argument("--requests", type=int, default=20_000, help="about how many between two looks at memory")
     parser.add_argument("--real-server", metavar="PATH", help="a tensorflow_model_server to measure beside")
+    add_json_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         (candidate,) = exported(Path(directory), {1: ["training.epochs=5"]})
-        measure(candidate.version_dir.parent, options.seconds, options.requests, options.real_server)
+        found = measure(candidate.version_dir.parent, options.seconds, options.requests, options.real_server)
+    write_ratios(options.json, found)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.ratios import add_json_option, write_ratios
 from configs.sections.data import Data
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.rows import load_rows
@@ -100,7 +101,9 @@ def main() -> None:
     """Print one line a kind of text."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--texts", type=int, default=10_000)
-    texts = options.parse_args().texts
+    add_json_option(options)
+    arguments = options.parse_args()
+    texts, ratios = arguments.texts, {}
     for name in LOADERS:
         with tempfile.TemporaryDirectory() as scratch:
             directory = Path(scratch)
@@ -110,8 +113,11 @@ def main() -> None:
                 found["fixed_width"] = peak(fixed_width, name, texts, directory)
             own = int((directory / "bytes").read_text())
             found["on disk"] = sum(file.stat().st_size for file in directory.glob("*.npz"))
+            for case in ("prepared", "on disk"):
+                ratios[f"bytes of {name} ({case}) beside the texts' own"] = [found[case] / own]
             shown = ", ".join(f"{case.replace('_', ' ')} {size / own:.2f}" for case, size in found.items())
             print(f"{name}: {texts:,} texts of {own / 1e6:.1f} MB; times their bytes: {shown}")
+    write_ratios(arguments.json, ratios)
 
 
 if __name__ == "__main__":
