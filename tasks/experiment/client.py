@@ -34,7 +34,9 @@ EXPERIMENT = {experiment!r}
 MODEL_URL = {url!r}
 VERSIONS = {versions!r}
 ENDS = {ends!r}  # for each label, the first bucket after its own
-EXAMPLES = {examples!r}  # key: (bucket, label)
+EXAMPLES = {{  # key: (bucket, label)
+{examples}
+}}
 HEADERS = {{}}  # what production requires of its clients, such as Authorization
 TIMEOUT_S = 10
 
@@ -89,7 +91,9 @@ def client_code(experiment: str, arms: Sequence[Arm], model: str, addresses: Seq
         url=f"{_rest_address(addresses)}/v1/models/{model}",
         versions={arm.label: arm.version for arm in arms},
         ends={arm.label: end for arm, end in zip(arms, last, strict=True)},
-        examples={key: (bucket(experiment, key), arm_of(experiment, arms, key).label) for key in EXAMPLES},
+        examples="\n".join(
+            f"    {key!r}: ({bucket(experiment, key)}, {arm_of(experiment, arms, key).label!r})," for key in EXAMPLES
+        ),
         buckets=BUCKETS,
     )
 

@@ -164,8 +164,13 @@ def _not_in_experiment(found: Production, version: int) -> None:
 
 def _warn_of_experiment(found: Production) -> None:
     """Say that a rollback has changed what the clients of an experiment get."""
-    known = running(found.model_dir)
-    if known and (changed := moved(found.model_dir, known)):
+    try:
+        known = running(found.model_dir)
+        changed = moved(found.model_dir, known) if known else []
+    except StoreError as exc:  # the rollback has been made
+        log.warning("%s", exc)
+        return
+    if known and changed:
         log.warning(
             "the experiment %s is no longer what it was: %s. Its outcomes from now on decide nothing; end it with %s "
             "--stop", known.name, "; ".join(changed), command_name("flows.ab"),
