@@ -261,8 +261,8 @@ def in_words(report: Report) -> list[str]:
         lines.append(f"left out: {logged.invalid_lines:,} invalid lines: {'; '.join(logged.invalid)}{more}")
     lines += [_needed(one, report) for one in report.differences]
     lines.append(
-        "looking repeatedly: each interval is right for one look. Whoever looks every day and stops at the first "
-        "interval without 0 sees a difference far more often than in 5 % of experiments without any. Choose --effect "
+        "looking repeatedly: each interval is right for one look. If you look every day and stop at the first interval "
+        "without 0, you find a difference in far more than 5 % of the experiments that have none. Choose --effect "
         "before you start, and decide once, when no more outcomes are needed"
     )
     lines.append(recommendation(report))

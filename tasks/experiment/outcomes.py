@@ -1,4 +1,4 @@
-"""Reads logged outcomes from a CSV file, in 17 bytes of memory for each line."""
+"""Reads logged outcomes from a CSV file line by line, and keeps 17 bytes of each."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def _columns(header: Sequence[str], path: Path) -> Iterator[int]:
     wrong = [name for name in (KEY, chosen, OUTCOME) if header.count(name) != 1]
     if wrong:
         raise WrongFile(
-            f"'{path}' must begin with a line of names in which key, outcome, and version (or label) stand once, "
-            f"separated by commas, got {one_line(','.join(header), 200) or 'no line'}"
+            f"'{path}' must begin with a line of names, separated by commas, that has key, outcome, and "
+            f"version (or label) once each, got {one_line(','.join(header), 200) or 'no line'}"
         )
     return (header.index(name) for name in (KEY, chosen, OUTCOME))
 

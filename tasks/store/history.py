@@ -6,7 +6,7 @@
         `-> rejected
 
 A canary is verified in production and served to clients that request it; it has not been the champion.
-That an experiment on real users begins or ends is noted for each of its versions, and is no state of theirs.
+The start and the end of an experiment on real users are noted for each of its versions and do not change their states.
 Lines are only added. A line that a crash cut short is ignored, and is terminated before the next line is added.
 """
 

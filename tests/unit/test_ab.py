@@ -264,10 +264,10 @@ def test_labels_instead_of_versions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "must begin with a line of names in which key, outcome, and version"),
+        (b"", "must begin with a line of names, separated by commas, that has key"),
         (b"key,outcome\nu,1\n", "got key,outcome"),
-        (b"key;version;outcome\nu;4;1\n", "separated by commas, got key;version;outcome"),
-        (b"key,version,outcome,key\nu,4,1,u\n", "stand once"),
+        (b"key;version;outcome\nu;4;1\n", "once each, got key;version;outcome"),
+        (b"key,version,outcome,key\nu,4,1,u\n", "once each, got key,version,outcome,key"),
         (b"key,version,outcome\n", r"has none \(no lines\)"),
         (b"key,version,outcome\nu,7,1\nv,8,1\n", "unknown versions: 7, 8"),
         (b"key,version,outcome\nu,4,yes\n", "line 2: the outcome must be a number, got 'yes'"),
