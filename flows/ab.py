@@ -22,6 +22,7 @@ from flows.commands import (
     version_number,
 )
 from flows.console import say, warning
+from tasks.experiment.client import FIRST_WORDS, client_code
 from tasks.outcomes import DONE, Promotion, PromotionState
 from tasks.program import command_here, short_path
 
@@ -99,8 +100,25 @@ def _check_combination(args: argparse.Namespace) -> None:
         raise ConfigError(f"--decide changes nothing and takes no {', '.join(map(_option, unused))}")
     if "by" in given and not chosen and "versions" not in given:
         raise ConfigError("--by NAME needs a change; add --versions and --shares, --to or --stop")
-    if "client" in given and not can_be_written(args.client):
-        raise ConfigError(f"--client must be a file that can be written, got '{args.client}'")
+    if "client" in given:
+        _check_client(args.client)
+
+
+def _check_client(file: Path) -> None:
+    """Refuse to replace a file that is not a client.
+
+    Raises:
+        ConfigError: it is another file, or cannot be written.
+    """
+    if not can_be_written(file):
+        raise ConfigError(f"--client must be a file that can be written, got '{file}'")
+    if file.exists():
+        with file.open("rb") as stream:
+            is_client = stream.read(len(FIRST_WORDS)) == FIRST_WORDS.encode()
+        if not is_client:
+            raise ConfigError(
+                f"--client must be a new file or the client of an experiment, got '{file}', which is neither"
+            )
 
 
 def _option(name: str) -> str:
@@ -165,8 +183,6 @@ def _show(args: argparse.Namespace, config: Config) -> int:
 
 def _write_client(args: argparse.Namespace, config: Config, name: str, arms: Sequence[Arm]) -> None:
     """Write and show the client; production is as it is even if the file cannot be written."""
-    from tasks.experiment.client import client_code
-
     code = redact(client_code(name, arms, config.name, config.promote.live_addresses))
     path = args.client or config.work_dir / "experiments" / config.name / f"{name}.py"
     print(code)  # as it is: a line of code must not be broken between words

@@ -10,6 +10,7 @@ from tasks.records import Arm
 
 EXAMPLES = ("user-1", "user-2", "42", "Zoë", "")  # numbers are their decimal digits; any text is a key
 
+FIRST_WORDS = '"""Routes requests to the versions of the experiment'
 TEMPLATE = '''"""Routes requests to the versions of the experiment {name} by a hash of a key, such as a user id.
 
 The rule, for a client in any language:

@@ -22,6 +22,8 @@ LEVEL = 0.95  # of all intervals of differences together
 POWER = 0.8
 RATIO_ALARM = 0.001  # p-value of the shares below which something is wrong with the routing or the log
 MOST_WRONG = 0.01  # share of keys or lines that may be wrong
+MOST_KEYS = 1e12  # more than anybody can collect
+FEWEST_EXPECTED = 5  # keys of an arm, from which on a chi-square test is a good approximation
 FEWEST = 30  # keys of an arm for a recommendation
 
 
@@ -84,7 +86,7 @@ class Report:
 
     Attributes:
         binary: whether the outcome of every key is 0 or 1.
-        ratio_p: p-value of the check of the shares.
+        ratio_p: p-value of the check of the shares; NaN if there are too few keys.
         doubts: why nothing is recommended; empty if the outcomes can be trusted.
     """
 
@@ -116,11 +118,9 @@ def decide(question: Question, logged: Logged) -> Report:
 
 
 def sample_ratio_p(counts: Sequence[int], shares: Sequence[int]) -> float:
-    """Return the p-value of a chi-square test that keys are divided as the shares say; 1 if there are none."""
-    total = sum(counts)
-    if not total:
-        return 1.0
-    return float(stats.chisquare(counts, [share * total / 100 for share in shares]).pvalue)
+    """Return the p-value of a chi-square test that keys are divided as the shares say; NaN if there are too few."""
+    expected = [share * sum(counts) / 100 for share in shares]
+    return float(stats.chisquare(counts, expected).pvalue) if min(expected) >= FEWEST_EXPECTED else math.nan
 
 
 def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]], binary: bool) -> Mean:
@@ -161,7 +161,8 @@ def welch(first: Mean, other: Mean, level: float) -> tuple[float, float]:
     error = math.sqrt(sum(parts))
     if not error:
         return math.nan, math.nan  # no outcome differs from another one of its arm
-    freedom = sum(parts) ** 2 / sum(part**2 / (mean.keys - 1) for part, mean in zip(parts, (first, other), strict=True))
+    of_parts = [part / sum(parts) for part in parts]  # their squares neither overflow nor vanish
+    freedom = 1 / sum(part**2 / (mean.keys - 1) for part, mean in zip(of_parts, (first, other), strict=True))
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     difference = other.mean - first.mean
     return difference - half, difference + half
@@ -192,7 +193,8 @@ def keys_needed(variances: Sequence[float], shares: Sequence[int], effect: float
         return None
     z = float(stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(POWER))
     spread = sum(variance * 100 / share for variance, share in zip(variances, shares, strict=True))
-    return math.ceil(z**2 * spread / effect**2)
+    needed = z**2 * spread / effect / effect
+    return math.ceil(needed) if needed < MOST_KEYS else None
 
 
 def _doubts(report: Report) -> list[str]:
@@ -244,8 +246,7 @@ def in_words(report: Report) -> list[str]:
         lines.append(f"difference {one.arm.label} - {first}: {value}, {interval} (of {kind}, {method}{together})")
     lines.append(
         f"sample ratio: {' + '.join(f'{count:,}' for count in keys.seen)} keys for shares of "
-        f"{' + '.join(str(arm.share) for arm in arms)} %, p = {report.ratio_p:.2g}: "
-        + ("NOT as the shares say" if report.ratio_p < RATIO_ALARM else "as the shares say")
+        f"{' + '.join(str(arm.share) for arm in arms)} %, {_ratio(report.ratio_p)}"
     )
     if wrong := keys.in_two_arms + keys.in_wrong_arm:
         lines.append(
@@ -267,6 +268,12 @@ def in_words(report: Report) -> list[str]:
     )
     lines.append(recommendation(report))
     return lines
+
+
+def _ratio(p: float) -> str:
+    if math.isnan(p):
+        return "which are too few to be checked"
+    return f"p = {p:.2g}: {'NOT ' if p < RATIO_ALARM else ''}as the shares say"
 
 
 def _needed(one: Difference, report: Report) -> str:

@@ -108,7 +108,7 @@ def _read(lines: Any, path: Path, experiment: str, arms: Sequence[Arm]) -> Logge
         if len(row) <= needed:
             logged.refuse(lines.line_num, f"it has {len(row)} columns, and needs {needed + 1}")
             continue
-        key, arm = row[of_key], index.get(row[of_arm].strip())
+        key, arm = row[of_key], index.get(row[of_arm].strip().removesuffix(".0"))  # pandas writes 4.0 beside a gap
         if not key.strip():
             logged.refuse(lines.line_num, "the key is empty")
         elif arm is None:

@@ -16,6 +16,7 @@ from tasks.records import Arm, Change
 from tasks.store.champion import champion_version
 from tasks.store.experiment import Experiment, eligible, moved, running
 from tasks.store.history import process_user, read, served_digest
+from tasks.store.journal import pending
 from tasks.store.layout import versions
 from tasks.store.serving_config import labels_of
 from tasks.store.transaction import STABLE, carry_out
@@ -116,7 +117,8 @@ def start(config: Config, wanted: Plan, actor: str) -> Promotion:
 
 def stop(config: Config, actor: str) -> Promotion:
     """End the experiment without a winner: its labels go, and everything else in production stays."""
-    _needed(config, current(config))
+    if pending(config.live_dir) is None:  # else a start that was killed is removed first
+        _needed(config, current(config))
     with changing(config) as found:
         known = _needed(config, running(found.model_dir))
         first = known.arms[0]

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from configs.loading import load_config
-from flows import ab, rollback
+from flows import ab, doctor, rollback
 from tasks.datasets.rows import save_arrays
 from tasks.experiment.routing import arm_of
 from tasks.production.live_check import Endpoint, Expected, live_problem
-from tasks.records import Signature, TensorSpec
+from tasks.records import Arm, Change, Signature, TensorSpec
 from tasks.store.experiment import running
 from tasks.store.history import read
+from tasks.store.journal import begin, pending
 from tasks.store.serving_config import MODELS_CONFIG, labels_of, write_config
 from tests.integration.model_server.conftest import RunningServer, ServerStarter
 from tests.store_driver import Store
@@ -267,6 +268,32 @@ def test_a_label_is_verified_with_recorded_rows(live: Live, tmp_path: Path) -> N
         unknown = live_problem(endpoint, 2, found[2], 0.1, "z")
         assert "the label 'z' did not name version 2 after 0.1 s: " in unknown
         assert "Unrecognized servable version label: z" in unknown
+
+
+def test_a_killed_start_is_removed_by_the_stop(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
+    """--stop after a start that was killed removes what it left, and says that no experiment runs."""
+    before = live.text
+    arms = tuple(Arm(label, n, live.store.digest(n), 50) for label, n in (("a", 2), ("b", 1)))
+    begin(live.store.live, Change("experiment", 2, "2", arms[0].digest, experiment="seven", arms=arms))
+    write_config(live.store.live, [1, 2, 3], {"stable": 2, "canary": 3, "a": 2, "b": 1})
+    assert live.run("--stop") == 2
+    out, err = capsys.readouterr()
+    assert "the start of the experiment seven: rolled back (it was interrupted before it ran)" in out
+    assert "no experiment of 'm' runs" in err
+    assert (live.text, pending(live.store.live)) == (before, None)
+
+
+def test_mlflow_is_away(live: Live, capsys: pytest.CaptureFixture[str], held_port: int) -> None:
+    """Start and stop do not wait for an MLflow that does not answer; the doctor tells it of both, in order."""
+    away = f"--set tracking.uri=http://127.0.0.1:{held_port}"
+    assert live.run(f"{away} --versions 2,1 --shares 50,50 --name eight") == 0
+    assert "MLflow is not updated yet" in capsys.readouterr().err
+    assert live.run(f"{away} --stop") == 0
+    assert live.run("", doctor) == 0
+    out = capsys.readouterr().out
+    first, second = "the start of the experiment eight was sent", "the end of the experiment eight was sent"
+    assert 0 < out.index(first) < out.index(second)
+    assert live.registry().get_model_version("m", "1").tags["experiment"].startswith("eight, label b, 50 %, until 20")
 
 
 def test_a_rollback_says_what_became_of_the_experiment(live: Live, capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,7 +234,7 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
     """Lines without a usable outcome are named by their number; those of other versions are counted by version."""
     lines = [
         "key,version,outcome,comment", "u1,4,1,", "u2,4", "u3,4,,", 'u4,4,"two\nlines",', ",5,1,", "u5,9,1,", "u6,,1,",
-        "u7,4,nan,", "u8,4,1e999,", "u9,4,1_0,", "u10,4,1e101,", "", "u11, 5 ,True,", "u12,stable,0,", "u13,4,-3.5,",
+        "u7,4,nan,", "u8,4.0,1e999,", "u9,4,1_0,", "u10,4,1e101,", "", "u11, 5 ,True,", "u12,stable,0,", "u13,4,-3.5,",
     ]  # fmt: skip
     path = tmp_path / "o.csv"
     path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
@@ -337,7 +337,20 @@ def test_the_sample_ratio_alarm_is_rarely_false() -> None:
     assert 0.04 <= (found < 0.05).mean() <= 0.06
     assert (found < 0.001).mean() <= 0.003
     assert sample_ratio_p([10_600, 10_000], (50, 50)) < 0.001
-    assert sample_ratio_p([0, 0], (50, 50)) == 1.0
+    assert np.isnan([sample_ratio_p([0, 0], (50, 50)), sample_ratio_p([300, 4], (99, 1))]).all()
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-90, 1e90])
+def test_outcomes_of_any_size(tmp_path: Path, size: float) -> None:
+    """The smallest and the largest outcomes have the same interval in their own unit, or none; nothing overflows."""
+    usual = [(key, version, outcome + 0.5 * (number % 3)) for number, (key, version, outcome) in enumerate(
+        outcomes({4: 0.2, 5: 0.4}))]  # fmt: skip
+    [one] = asked(written(tmp_path / "one.csv", usual)).differences
+    report = asked(written(tmp_path / "o.csv", [(key, version, value * size) for key, version, value in usual]))
+    [other] = report.differences
+    assert np.isnan(other.low) or (other.low, other.high) == pytest.approx((one.low * size, one.high * size))
+    assert in_words(report)
+    assert in_words(asked(tmp_path / "o.csv", effect=1e-300))
 
 
 def test_three_arms_share_one_error() -> None:
@@ -477,3 +490,14 @@ def test_an_ended_experiment_is_decided(tmp_path: Path, capsys: pytest.CaptureFi
     assert code(tmp_path, given, LABELLED) == 0
     assert "recommendation: b, which is better than a" in capsys.readouterr().out
     assert sorted(found.name for found in tmp_path.iterdir()) == ["cfg.yaml", "o.csv"]
+
+
+def test_a_client_replaces_only_a_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is not the client of an experiment is not overwritten; an older client may be."""
+    (tmp_path / "my_model.py").write_text("def build(): ...\n")
+    assert code(tmp_path, f"--client {tmp_path / 'my_model.py'}", LABELLED) == 2
+    assert "which is neither" in capsys.readouterr().err
+    assert (tmp_path / "my_model.py").read_text() == "def build(): ...\n"
+    (tmp_path / "client.py").write_text(client_code(NAME, HALVES, "m", []), encoding="utf-8")
+    assert code(tmp_path, f"--client {tmp_path / 'client.py'}", LABELLED) == 2
+    assert "--client needs an experiment" in capsys.readouterr().err
