@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from configs.errors import ConfigError
 from tasks.errors import ManifestMismatch, StoreError
@@ -19,6 +22,7 @@ from tasks.store.history import SERVED, read, served_digest, state_of
 from tasks.store.journal import write_atomically
 from tasks.store.layout import versions
 from tasks.store.serving_config import labels_of
+from tasks.words import one_line
 
 EXPERIMENT = ".experiment.json"
 
@@ -32,7 +36,7 @@ class Experiment:
     """
 
     name: str
-    arms: tuple[Arm, ...]
+    arms: Annotated[tuple[Arm, ...], Field(min_length=2)]
     since: str
     actor: str = ""
 
@@ -49,13 +53,12 @@ def running(model_dir: Path) -> Experiment | None:
     """
     path = model_dir / EXPERIMENT
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Experiment(**{**found, "arms": tuple(Arm(**arm) for arm in found["arms"])})
+        return TypeAdapter(Experiment).validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as exc:
+    except (OSError, ValueError) as exc:  # the latter is also what pydantic raises
         raise StoreError(
-            f"'{path}' must contain one experiment, got {type(exc).__name__}: {exc}; remove it, and the labels of the "
+            f"'{path}' must contain one experiment, got {one_line(str(exc), 300)}; remove it, and the labels of the "
             "experiment from models.config"
         ) from exc
 

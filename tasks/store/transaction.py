@@ -269,11 +269,14 @@ def _note_arm(model_dir: Path, change: Change, arm: Arm) -> None:
 
 
 def _queue(model_dir: Path, change: Change) -> None:
-    """Add a change to the outbox for MLflow, unless it is there already."""
+    """Add a change to the outbox for MLflow, unless it is the last one there.
+
+    An equal change may be there already if another one has come in between, as when a label moves back and forth.
+    """
     outbox = model_dir / OUTBOX
     make_directory(outbox)
     waiting = untold(model_dir)
-    if change not in waiting.values():
+    if [*waiting.values()][-1:] != [change]:
         after = max((int(path.stem) + 1 for path in waiting), default=0)  # in order, even if the clock was set back
         done = replace(change, time=datetime.now(UTC).isoformat(timespec="seconds"))
         write_atomically(outbox / f"{max(time.time_ns(), after)}.json", json.dumps(asdict(done)))

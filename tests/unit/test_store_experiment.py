@@ -11,7 +11,6 @@ import pytest
 
 from configs.errors import ConfigError
 from tasks.errors import StoreError
-from tasks.model_server.model_config import read_config_file
 from tasks.production.changes import _not_in_experiment
 from tasks.records import Arm, Change
 from tasks.store.champion import predecessor
@@ -39,6 +38,9 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+NO_ARMS = '{"name": "e", "arms": [], "since": ""}'
+
+
 def config_text(store: Store) -> str:
     return (store.live.parent / MODELS_CONFIG).read_text()
 
@@ -61,8 +63,6 @@ def test_a_start_and_a_stop(store: Store) -> None:
     assert store.experiment(2, 3) == "live"
     assert labels_of(store.live) == {"stable": 2, "canary": 4, "a": 2, "b": 3}
     assert listed_versions(store.live) == [1, 2, 3, 4]
-    [entry] = read_config_file(store.live.parent / MODELS_CONFIG)  # as a server reads it
-    assert (entry.labels["b"], entry.policy.specific) == (3, {1, 2, 3, 4})
     known = running(store.live)
     assert known is not None
     assert (known.name, known.actor, moved(store.live, known)) == ("e", "ann", [])
@@ -250,7 +250,9 @@ def test_who_may_take_part(store: Store) -> None:
     assert eligible(store.live, 2) == store.digest(2)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"name": 1, "arms": [1]}', '{"name": "e", "arms": [{"x": 1}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"name": 1, "arms": [1]}', '{"name": "e", "arms": [{"x": 1}]}', NO_ARMS]
+)
 def test_a_damaged_record(store: Store, text: str) -> None:
     """A record that somebody edited is one clear line, which the doctor reports; a rollback does not mind."""
     (store.live / EXPERIMENT).write_text(text)
@@ -286,3 +288,21 @@ def test_the_journal_of_an_experiment(store: Store) -> None:
         (store.live / JOURNAL).write_text(wrong)
         with pytest.raises(StoreError, match="must contain one change"):
             pending(store.live)
+
+
+def test_the_record_cannot_be_written(store: Store) -> None:
+    """If the disk is full when the labels are set already, they are taken back, and the error is said."""
+    before = config_text(store)
+    (store.live / ".staging-experiment.json").mkdir()
+    with pytest.raises(StoreError, match="experiment.json' must be writable"):
+        carry_out(store.production, change_of(store, 2, 3))
+    assert (config_text(store), pending(store.live), running(store.live)) == (before, None, None)
+
+
+def test_the_same_experiment_again_while_mlflow_is_away(store: Store) -> None:
+    """MLflow is told of each start and each end in their order, even of equal ones."""
+    first = change_of(store, 2, 3)
+    end = dataclasses.replace(first, operation="end")
+    for change in (first, end, first, end):
+        assert carry_out(store.production, change).state == "live"
+    assert [*untold(store.live).values()] == [first, end, first, end]
