@@ -24,7 +24,7 @@ from flows.commands import (
 from flows.console import say, warning
 from tasks.experiment.client import FIRST_WORDS, client_code
 from tasks.outcomes import DONE, Promotion, PromotionState
-from tasks.program import command_here, short_path
+from tasks.program import command_here, command_name, short_path
 
 if TYPE_CHECKING:
     from tasks.production.experiments import Plan
@@ -164,8 +164,11 @@ def _told(config: Config, promotion: Promotion, title: str) -> None:
 def _show(args: argparse.Namespace, config: Config) -> int:
     from tasks.production.experiments import current
     from tasks.store.experiment import moved
+    from tasks.store.journal import pending
 
-    known = current(config)
+    known, change = current(config), pending(config.live_dir)
+    if change is not None:
+        warning(f"the {change.title} is not finished; the next change or {command_name('flows.doctor')} does it")
     if known is None:
         if args.client:
             raise ConfigError(f"--client needs an experiment, but none of '{config.name}' runs")

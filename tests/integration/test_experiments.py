@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,9 +236,6 @@ def test_two_at_once(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
     from tasks.store.lock import model_lock
 
     with model_lock(live.store.live, 60):  # reentrant in this process, so another one must wait for it
-        import subprocess
-        import sys
-
         given = ["--versions", "2,1", "--shares", "50,50", "--set", "promote.lock_timeout_s=0.2"]
         done = subprocess.run(
             [sys.executable, "-m", "flows.ab", "--config", str(live.config), *given],
@@ -281,6 +282,31 @@ def test_a_killed_start_is_removed_by_the_stop(live: Live, capsys: pytest.Captur
     assert "the start of the experiment seven: rolled back (it was interrupted before it ran)" in out
     assert "no experiment of 'm' runs" in err
     assert (live.text, pending(live.store.live)) == (before, None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ended_while_production_is_asked(
+    live: Live, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    """A signal takes everything back; what a kill leaves is said by the state and removed by the next change."""
+    before = live.text
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and never answers
+        given = ["--versions", "2,1", "--shares", "50,50", "--name", "nine"]
+        given += ["--set", f"promote.live_url=http://127.0.0.1:{silent.getsockname()[1]}"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.ab", "--config", str(live.config), *given],
+            stdout=subprocess.PIPE, text=True, cwd=Path(ab.__file__).parents[1],
+        )  # fmt: skip
+        silent.accept()[0].close()
+        process.send_signal(number)
+        process.communicate(timeout=LONG_S)
+    assert process.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert live.run("") == 0
+    killed = "the start of the experiment nine is not finished" in capsys.readouterr().err
+    assert killed == (number == signal.SIGKILL) == (pending(live.store.live) is not None)
+    assert live.run("--versions 2,1 --shares 50,50 --name ten") == 0
+    assert live.run("--stop") == 0
+    assert live.text == before
 
 
 def test_mlflow_is_away(live: Live, capsys: pytest.CaptureFixture[str], held_port: int) -> None:
