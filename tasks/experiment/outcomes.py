@@ -172,4 +172,4 @@ def by_key(logged: Logged, arms: Sequence[Arm]) -> ByKey:
 def unknown_words(unknown: Mapping[str, int]) -> str:
     """Return which unknown versions were logged how often, the most frequent first."""
     found = sorted(unknown.items(), key=lambda item: -item[1])
-    return few([f"'{name}' ({count:,} lines)" for name, count in found], most=5)
+    return few([f"'{name}' ({count:,} line{'' if count == 1 else 's'})" for name, count in found], most=5)

@@ -247,7 +247,7 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
     assert logged.unknown == {"9": 1, "(empty)": 1, "stable": 1}
     text = "\n".join(in_words(decide(Question(NAME, HALVES), logged)))
     assert "left out: 8 invalid lines: line 3: it has 2 columns, and needs 3;" in text
-    assert "versions that are not in the experiment: '9' (1 lines)" in text
+    assert "versions that are not in the experiment: '9' (1 line)" in text
 
 
 def test_labels_instead_of_versions(tmp_path: Path) -> None:
