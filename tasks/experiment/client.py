@@ -11,6 +11,7 @@ from tasks.records import Arm
 EXAMPLES = ("user-1", "user-2", "42", "Zoë", "")  # numbers are their decimal digits; any text is a key
 
 FIRST_WORDS = '"""Routes requests to the versions of the experiment'
+NO_ADDRESS = "  # put the address of the REST interface before it: promote.live_urls has none"
 TEMPLATE = '''"""Routes requests to the versions of the experiment {name} by a hash of a key, such as a user id.
 
 The rule, for a client in any language:
@@ -32,7 +33,7 @@ import sys
 import requests
 
 EXPERIMENT = {experiment!r}
-MODEL_URL = {url!r}
+MODEL_URL = {url!r}{unknown}
 VERSIONS = {versions!r}
 ENDS = {ends!r}  # for each label, the first bucket after its own
 EXAMPLES = {{  # key: (bucket, label)
@@ -90,6 +91,7 @@ def client_code(experiment: str, arms: Sequence[Arm], model: str, addresses: Seq
         rule=rule,
         experiment=experiment,
         url=f"{_rest_address(addresses)}/v1/models/{model}",
+        unknown="" if _rest_address(addresses) else NO_ADDRESS,
         versions={arm.label: arm.version for arm in arms},
         ends={arm.label: end for arm, end in zip(arms, last, strict=True)},
         examples="\n".join(
@@ -100,7 +102,7 @@ def client_code(experiment: str, arms: Sequence[Arm], model: str, addresses: Seq
 
 
 def _rest_address(addresses: Sequence[str]) -> str:
-    """Return the first REST address, which headers give access to and no password in a file."""
-    found = next((address for address in addresses if address.startswith("http")), "http://localhost:8501")
+    """Return the first REST address without a user and a password, or an empty text if all are for gRPC."""
+    found = next((address for address in addresses if address.startswith("http")), "")
     parts = urlsplit(found)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))

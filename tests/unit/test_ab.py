@@ -104,6 +104,8 @@ def test_the_written_client_is_a_program(tmp_path: Path) -> None:
     url = f"https://h:8501/v1/models/digits/labels/{label}:predict"
     assert done.stdout == f"user-1 {bucket(NAME, 'user-1')} {label} {url}\n"
     assert "planted" not in file.read_text(encoding="utf-8")
+    over_grpc = client_code(NAME, HALVES, "digits", ["grpc://h:1"])
+    assert "MODEL_URL = '/v1/models/digits'  # put the address of the REST interface before it" in over_grpc
     wrong = file.read_text(encoding="utf-8").replace("'user-1': (", "'user-1': (1")
     file.write_text(wrong, encoding="utf-8")
     assert subprocess.run([sys.executable, str(file)], capture_output=True, check=False).returncode == 1
