@@ -15,16 +15,19 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from configs.loading import ConfigError, arguments, load_config
 from configs.redaction import redact
 from configs.schema import Config
-from flows.console import LineHandler, Parser, error, say
+from flows.console import LineHandler, Parser, error, say, warning
 from flows.streams import our_streams
 from tasks.errors import PipelineError, WrongFile
 from tasks.outcomes import FAILED, INTERRUPTED, USAGE, Promotion
 from tasks.program import command_here, command_name
+
+if TYPE_CHECKING:
+    from tasks.production.metrics import Watch
 
 ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # its heartbeat logs `database is locked` on a temporary server
@@ -188,7 +191,7 @@ def _left_open(args: argparse.Namespace) -> tuple[str, str]:
         change = pending(config.live_dir)
         if change is not None:
             command = f"{command_here('flows.doctor')} {arguments(str(args.config), args.set)}"
-            what = f"the {change.operation} of version {change.version} is not finished, and it may be live already"
+            what = f"the {change.title} is not finished, and it may be live already"
             return f"; {what}. Finish it with", command
     return "", ""
 
@@ -202,6 +205,35 @@ def exit_code(promotion: Promotion, what: str) -> int:
     else:
         say(line, colour=promotion.state.colour)
     return code
+
+
+def tell_others(config: Config, promotion: Promotion, title: str, watched: Watch | None = None) -> None:
+    """Tell MLflow and Prefect of a change of production that was made without them, and that they cannot undo.
+
+    Args:
+        title: of Prefect's flow run. watched: production's metrics since before the change, or None.
+    """
+    from tasks.production.changes import inform, with_metrics
+
+    if watched is not None:
+        with _as_warning("Production's metrics are not read"):
+            promotion = with_metrics(config, watched, promotion)
+    with _as_warning("MLflow is not updated yet; the next promotion or the doctor will do it"):
+        inform(config)
+    if os.environ.get("PREFECT_API_URL"):
+        with _as_warning("Prefect's pages do not show the change"):
+            from flows.change_run import change_run
+
+            change_run(title, config.name, promotion)
+
+
+@contextlib.contextmanager
+def _as_warning(what: str) -> Iterator[None]:
+    """Print an error as a warning, because production has been changed successfully."""
+    try:
+        yield
+    except Exception as exc:  # noqa: BLE001  no error may change the exit code
+        warning(f"{what}: {' '.join(str(exc).split())[:500]}")
 
 
 def show_calls(exc: Exception) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from configs.schema import Config
-from flows.commands import config_parser, exit_code, run_command, session, version_number
-from flows.console import warning
+from flows.commands import config_parser, exit_code, run_command, session, tell_others, version_number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,32 +32,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _go_back(args: argparse.Namespace, config: Config) -> int:
     """Change production, and then tell MLflow and Prefect, which may be down."""
-    from tasks.production.changes import go_back, inform, with_metrics
+    from tasks.production.changes import go_back
     from tasks.production.metrics import watch
 
     with session():
         watched = watch(config)
         promotion = go_back(config, args.to, args.by)
         code = exit_code(promotion, config.name)
-        with _warning("Production's metrics are not read"):
-            promotion = with_metrics(config, watched, promotion)
-        with _warning("MLflow is not updated yet; the next promotion or the doctor will do it"):
-            inform(config)
-        if os.environ.get("PREFECT_API_URL"):
-            with _warning("Prefect's pages do not show the rollback"):
-                from flows.change_run import change_run
-
-                change_run(f"rollback of {config.name}", config.name, promotion)
+        tell_others(config, promotion, f"rollback of {config.name}", watched)
     return code
-
-
-@contextlib.contextmanager
-def _warning(what: str) -> Iterator[None]:
-    """Print an error as a warning, because production has been changed successfully."""
-    try:
-        yield
-    except Exception as exc:  # noqa: BLE001  no error may change the exit code
-        warning(f"{what}: {' '.join(str(exc).split())[:500]}")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ class PromotionState(StrEnum):
     NOT_PROMOTED = "not promoted", DONE, ""  # --no-promote
     REJECTED = "rejected", REJECTION, RED  # by a gate or a person
     REFUSED = "refused", REJECTION, RED  # approved, but not identical to what was judged
+    IN_EXPERIMENT = "in experiment", DONE, GREEN  # versions are live under labels of their own
+    EXPERIMENT_ENDED = "experiment ended", DONE, ""
     ROLLED_BACK = "rolled back", FAILED, RED  # production did not serve it as it was judged
     STALE = "stale", FAILED, RED  # the champion beside which it was judged is no longer live
 

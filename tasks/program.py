@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "try-out": "flows.try_out",
     "promote": "flows.promote",
     "rollback": "flows.rollback",
+    "ab": "flows.ab",
     "doctor": "flows.doctor",
     "reap": "flows.reap",
     "webhook": "flows.webhook",

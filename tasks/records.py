@@ -493,11 +493,31 @@ class TrackedRun:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """One version of an experiment on real users.
+
+    Attributes:
+        label: `a`, `b`, ... in `models.config`. digest: of the version's files, in hexadecimal.
+        share: of the keys, in percent.
+    """
+
+    label: str
+    version: int
+    digest: str
+    share: int
+
+    def __str__(self) -> str:
+        """Return the short form that messages use."""
+        return f"{self.label}: version {self.version} ({self.share} %)"
+
+
+@dataclass(frozen=True)
 class Change:
     """One change of production, which is recorded before its first step (store/journal.py).
 
     Attributes:
-        operation: `publish` makes a version live, `withdraw` removes a live version, `label` moves a label.
+        operation: `publish` makes a version live, `withdraw` removes a live version, `label` moves a label,
+            `experiment` gives several versions a label each, `end` removes these labels.
         version: the number of the version. directory: its name on the disk. digest: of its files.
         source: the directory of its files. previous: the champion until now, or None; previous_digest: of its files.
         rolls_back: the faulty version that this one replaces, or None.
@@ -505,9 +525,11 @@ class Change:
         run: MLflow's run id. registry_version: MLflow's number of the model version, or 0.
         actor: who requested the change. reason: one line. time: when it was made, ISO 8601; empty before.
         metrics: what production's metrics say about it, one line, or empty.
+        experiment: the name of the experiment that begins or ends, or empty. arms: its versions; the version of an
+            experiment's beginning or end is that of its first arm, and that of a `label` which ends it is the winner.
     """
 
-    operation: Literal["publish", "withdraw", "label"]
+    operation: Literal["publish", "withdraw", "label", "experiment", "end"]
     version: int
     directory: str
     digest: str
@@ -522,3 +544,12 @@ class Change:
     reason: str = ""
     time: str = field(default="", compare=False)
     metrics: str = field(default="", compare=False)
+    experiment: str = ""
+    arms: tuple[Arm, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Return what it changes, in words."""
+        if self.operation in ("experiment", "end"):
+            return f"{'start' if self.operation == 'experiment' else 'end'} of the experiment {self.experiment}"
+        return f"{self.operation} of version {self.version}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from flows import check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, try_out, webhook
+from flows import ab, check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, try_out, webhook
 from tasks.model_server.flags import UnknownFlag, parse_flags
 from tasks.program import SCRIPT, SUBCOMMANDS
 
@@ -18,6 +18,7 @@ PARSERS = {
     "train_and_serve": cli.build_parser(),
     "promote": promote_cli.build_parser(),
     "rollback": rollback.build_parser(),
+    "ab": ab.build_parser(),
     "doctor": doctor.build_parser(),
     "try_out": try_out.build_parser(),
     "reap": reap.build_parser(),

@@ -27,9 +27,10 @@ import numpy as np
 from configs.schema import Config
 from tasks.datasets.rows import save_arrays
 from tasks.production.live_check import Endpoint, live_problem
-from tasks.records import Change
+from tasks.records import Arm, Change
 from tasks.savedmodel.manifest import write_manifest
 from tasks.store.champion import champion_version, predecessor
+from tasks.store.experiment import eligible, running
 from tasks.store.history import append, read, served_digest
 from tasks.store.journal import write_atomically
 from tasks.store.layout import claim_version, next_number, version_number, versions
@@ -59,6 +60,7 @@ class Store:
         registry: a JSON file of alias to digest, in MLflow's place.
         url: of a server that must have loaded a version before it is verified; empty: nobody is asked.
         refuses: production answers differently than validated, whatever it has loaded.
+        refuses_labels: so it does when it is asked by the label of an experiment.
         keep: as promote.keep.
     """
 
@@ -68,11 +70,12 @@ class Store:
     layout: Literal["latest", "labels"] = "latest"
     url: str = ""
     refuses: bool = False
+    refuses_labels: bool = False
     keep: int = 0
 
     @property
     def production(self) -> Production:
-        return Production(self.live, self.layout, self._verify, self._record)
+        return Production(self.live, self.layout, self._verify, self._record, verify_label=self._verify_label)
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -83,9 +86,21 @@ class Store:
             return problem
         return "it answers differently than validated" if self.refuses else ""
 
+    def _verify_label(self, change: Change) -> str:
+        endpoint = Endpoint(self.url, self.live.name)
+        if self.url and (problem := live_problem(endpoint, change.version, None, 60, change.label)):
+            return problem
+        return "it answers differently as a label" if self.refuses_labels else ""
+
     def _record(self, change: Change) -> None:
         aliases = self.aliases
-        if change.operation == "withdraw":
+        if change.arms:
+            aliases.pop("experiment", "")
+        if change.operation == "experiment":
+            aliases["experiment"] = change.experiment
+        elif change.operation == "end":
+            pass
+        elif change.operation == "withdraw":
             aliases["champion"] = change.previous_digest
         else:
             aliases["canary" if change.label == CANARY else "champion"] = change.digest
@@ -98,7 +113,7 @@ class Store:
     def export(self) -> int:
         """Make the next candidate, whose bytes no other has; return its number."""
         with claim_version(self.candidates, self.live, 0) as claim:
-            source = HALVES[len(list(self.candidates.glob("*"))) % len(HALVES)]
+            source = HALVES[len(versions(self.candidates)) % len(HALVES)]
             shutil.copytree(source, claim.staging, dirs_exist_ok=True)
             (claim.staging / "assets.extra").mkdir(exist_ok=True)
             (claim.staging / "assets.extra" / "who").write_text(claim.staging.name)
@@ -181,6 +196,39 @@ class Store:
             version = labels_of(self.live)[CANARY]
             digest = served_digest(read(self.live), version)
             return self._carry_out(Change("label", version, str(version), digest, label=STABLE, **self._previous()))
+
+    def experiment(self, *numbers: int) -> str:
+        """Do what the start of an experiment does, by default with the stable version and the canary."""
+        with model_lock(self.live, 60):
+            mend(self.production, self.candidates)
+            numbers = numbers or (labels_of(self.live)[STABLE], labels_of(self.live)[CANARY])
+            arms = tuple(
+                Arm(label, version, eligible(self.live, version), 100 // len(numbers))
+                for label, version in zip("abc", numbers, strict=False)
+            )
+            change = Change("experiment", numbers[0], "", arms[0].digest, experiment="e", arms=arms, actor="ann")
+            return self._carry_out(change)
+
+    def end(self) -> str:
+        """Do what its end without a winner does."""
+        with model_lock(self.live, 60):
+            mend(self.production, self.candidates)
+            arms = self._arms()
+            return self._carry_out(Change("end", arms[0].version, "", arms[0].digest, experiment="e", arms=arms))
+
+    def choose(self) -> str:
+        """Do what making its last version stable does."""
+        with model_lock(self.live, 60):
+            mend(self.production, self.candidates)
+            arms = self._arms()
+            version, digest = arms[-1].version, arms[-1].digest
+            change = Change("label", version, str(version), digest, label=STABLE, **self._previous())
+            return self._carry_out(dataclasses.replace(change, experiment="e", arms=arms))
+
+    def _arms(self) -> tuple[Arm, ...]:
+        known = running(self.live)
+        assert known is not None
+        return known.arms
 
     def prune(self) -> str:
         """Remove old versions."""

@@ -15,10 +15,12 @@ from tasks.outcomes import Promotion, PromotionState
 from tasks.production.live_check import Expected, problem_at_any
 from tasks.production.metrics import Watch, watch
 from tasks.production.server import endpoints
+from tasks.program import command_name
 from tasks.records import Candidate, Champion, Change, TrackedRun
 from tasks.registry.changes import record_change
 from tasks.serving.attached import left_behind
 from tasks.store.champion import champion_version, find_champion
+from tasks.store.experiment import moved, running
 from tasks.store.history import SERVED, process_user, read, served_digest
 from tasks.store.layout import next_number, versions
 from tasks.store.leftovers import digests_in_use, find_leftovers
@@ -42,11 +44,16 @@ def production(config: Config) -> Production:
     promote = config.promote
     verify, record = partial(_verify, config), partial(record_change, config)
     modes = int(promote.directory_mode, 8), int(promote.file_mode, 8)
-    return Production(config.live_dir, promote.layout, verify, record, *modes)
+    as_label = partial(_verify, config, as_label=True)
+    return Production(config.live_dir, promote.layout, verify, record, *modes, verify_label=as_label)
 
 
-def _verify(config: Config, change: Change) -> str:
-    """Return why production does not give the validated answers, or an empty string."""
+def _verify(config: Config, change: Change, *, as_label: bool = False) -> str:
+    """Return why production does not give the validated answers, or an empty string.
+
+    Args:
+        as_label: ask for the label of the change, and not for the number of its version.
+    """
     promote = config.promote
     if not promote.live_addresses:
         return ""
@@ -66,9 +73,11 @@ def _verify(config: Config, change: Change) -> str:
     if expected is None:
         log.warning("only checking that version %d is AVAILABLE: its validated answers are gone", change.version)
     where = ", ".join(promote.live_addresses)
-    log.info("waiting for version %d at %s, at most %g s", change.version, where, promote.live_timeout_s)
-    with waiting_for(f"version {change.version} at {where}"):
-        problem = problem_at_any(endpoints(config), change.version, expected, promote.live_timeout_s)
+    label = change.label if as_label else ""
+    what = f"version {change.version}" + (f" as '{label}'" if label else "")
+    log.info("waiting for %s at %s, at most %g s", what, where, promote.live_timeout_s)
+    with waiting_for(f"{what} at {where}"):
+        problem = problem_at_any(endpoints(config), change.version, expected, promote.live_timeout_s, label)
     return redact(problem)  # it is written to journal, history and outbox
 
 
@@ -127,6 +136,7 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
             return Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
         else:
             number, directory = _number(config, candidate)
+            _not_in_experiment(found, number)
             labels = labels_of(found.model_dir) if found.layout == "labels" else {}
             change = Change(
                 "publish", number, directory, candidate.digest, str(candidate.version_dir.resolve()),
@@ -136,9 +146,35 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
                 run=run.mlflow_run_id, registry_version=run.registry_version, actor=actor,
                 reason=f"approved by {actor}" if actor else "",
             )  # fmt: skip
-            promotion = _done(config, found, change)
+            promotion = make_change(config, found, change)
     # After the lock is released, so that a rollback waits neither for metrics nor for MLflow.
     return _told(found, with_metrics(config, watched, promotion))
+
+
+def _not_in_experiment(found: Production, version: int) -> None:
+    """Refuse to publish a version again that users are served in an experiment; it could be withdrawn from them."""
+    known = running(found.model_dir)
+    arm = next((arm for arm in known.arms if arm.version == version), None) if known else None
+    if known and arm:
+        raise StoreError(
+            f"version {version} must not be published again while it is '{arm.label}' of the experiment {known.name}: "
+            f"make it stable with {command_name('flows.ab')} --to {arm.label}, or end the experiment with --stop"
+        )
+
+
+def _warn_of_experiment(found: Production) -> None:
+    """Say that a rollback has changed what the clients of an experiment get."""
+    try:
+        known = running(found.model_dir)
+        changed = moved(found.model_dir, known) if known else []
+    except StoreError as exc:  # the rollback has been made
+        log.warning("%s", exc)
+        return
+    if known and changed:
+        log.warning(
+            "the experiment %s is no longer what it was: %s. Its outcomes from now on decide nothing; end it with %s "
+            "--stop", known.name, "; ".join(changed), command_name("flows.ab"),
+        )  # fmt: skip
 
 
 def go_back(config: Config, to: int | None, actor: str) -> Promotion:
@@ -164,10 +200,13 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
             actor=actor or process_user(), reason=reason,
         )  # fmt: skip
         if found.layout == "labels":
-            return _done(config, found, replace(change, operation="label", label=STABLE, directory=source.name))
+            change = replace(change, operation="label", label=STABLE, directory=source.name)
+            promotion = make_change(config, found, change)
+            _warn_of_experiment(found)
+            return promotion
         with next_number(config.candidates_dir, found.model_dir) as number:
             directory = f"{number:0{config.export.version_width}d}"
-        return _done(config, found, replace(change, version=number, directory=directory))
+        return make_change(config, found, replace(change, version=number, directory=directory))
 
 
 def inform(config: Config) -> None:
@@ -197,7 +236,7 @@ def move_label(config: Config, actor: str) -> Promotion:
             previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE,
             actor=actor or process_user(),
         )  # fmt: skip
-        promotion = _done(config, found, change)
+        promotion = make_change(config, found, change)
     return _told(found, with_metrics(config, watched, promotion))
 
 
@@ -228,7 +267,7 @@ def with_metrics(config: Config, watched: Watch, promotion: Promotion) -> Promot
     return replace(promotion, metrics=metrics)
 
 
-def _done(config: Config, found: Production, change: Change) -> Promotion:
+def make_change(config: Config, found: Production, change: Change) -> Promotion:
     """Make a change, then prune; return the outcome."""
     result = carry_out(found, change)
     if result.state != "live":

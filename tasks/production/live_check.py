@@ -84,17 +84,22 @@ def is_there(endpoint: Endpoint) -> bool:
     return True
 
 
-def problem_at_any(endpoints: Sequence[Endpoint], version: int, expected: Expected | None, timeout_s: float) -> str:
+def problem_at_any(
+    endpoints: Sequence[Endpoint], version: int, expected: Expected | None, timeout_s: float, label: str = ""
+) -> str:
     """Return why one or several of the production servers do not serve a version, or an empty string if all do.
 
     All are asked at the same time, so that the slowest decides how long this takes.
+
+    Args:
+        label: what it must be served as, or empty for its number.
     """
     if len(endpoints) == 1:  # in this thread, which an interrupt stops immediately
-        return live_problem(endpoints[0], version, expected, timeout_s)
+        return live_problem(endpoints[0], version, expected, timeout_s, label)
     found: list[Future[str]] = []
     for endpoint in endpoints:
         found.append(Future())
-        work = partial(live_problem, endpoint, version, expected, timeout_s)
+        work = partial(live_problem, endpoint, version, expected, timeout_s, label)
         # The threads are daemons, so that an interrupt does not wait for a server that does not answer.
         threading.Thread(target=_settle, args=(found[-1], work), daemon=True).start()
     return "; ".join(problem for future in found if (problem := future.result()))
@@ -107,18 +112,38 @@ def _settle(future: Future[str], work: Callable[[], str]) -> None:
         future.set_exception(exc)
 
 
-def live_problem(endpoint: Endpoint, version: int, expected: Expected | None, timeout_s: float) -> str:
+def live_problem(endpoint: Endpoint, version: int, expected: Expected | None, timeout_s: float, label: str = "") -> str:
     """Return why a production server does not serve a version as it was validated, or an empty string if it does.
 
     Args:
         expected: None if the validated answers are unknown; then the version only has to be AVAILABLE.
-        timeout_s: seconds until it must be AVAILABLE.
+        timeout_s: seconds until it must be AVAILABLE, or until the label must name it.
+        label: what it must be served as, or empty for its number.
     """
     with contextlib.closing(endpoint.client()) as client:
-        problem = _not_available(client, version, timeout_s)
+        problem = (
+            _not_labelled(client, label, version, timeout_s) if label else _not_available(client, version, timeout_s)
+        )
         if not problem and expected is not None:
-            problem = _difference(client, endpoint, version, expected)
+            problem = _difference(client, endpoint, version, expected, label)
     return problem and f"production at {endpoint.address}: {problem}"
+
+
+def _not_labelled(client: ModelClient, label: str, version: int, timeout_s: float) -> str:
+    """Wait until a label names a version; return why it does not, or an empty string."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            named = client.labelled(label)
+        except ServingError as exc:  # it has not read the file yet
+            named, seen = 0, str(exc)
+        else:
+            seen = f"it names version {named}"
+        if named == version:
+            return ""
+        if time.monotonic() > deadline:
+            return f"the label '{label}' did not name version {version} after {timeout_s:g} s: {seen}"
+        time.sleep(POLL_S)
 
 
 def _not_available(client: ModelClient, version: int, timeout_s: float) -> str:
@@ -140,7 +165,7 @@ def _not_available(client: ModelClient, version: int, timeout_s: float) -> str:
         time.sleep(POLL_S)
 
 
-def _difference(client: ModelClient, endpoint: Endpoint, version: int, expected: Expected) -> str:
+def _difference(client: ModelClient, endpoint: Endpoint, version: int, expected: Expected, label: str = "") -> str:
     """Send the first rows again, and return how the answers differ from the validated ones, or an empty string."""
     signature = expected.signature
     if signature.beyond_rest and not endpoint.address.startswith("grpc"):
@@ -155,12 +180,13 @@ def _difference(client: ModelClient, endpoint: Endpoint, version: int, expected:
         count = min(count, rows_per_request(requests, endpoint.access.most_rows))
     rows = {name: array[:count] for name, array in requests.items()}
     validated = {name: array[:count] for name, array in load_arrays(expected.answers).items()}
+    what = f"version {version}" + (f" as '{label}'" if label else "")
     try:
-        served = client.predict(version, rows, signature.outputs, signature.name)
+        served = client.predict(label or version, rows, signature.outputs, signature.name)
     except (PredictionError, ServingError) as exc:
-        return f"it does not answer version {version}: {exc}"
+        return f"it does not answer {what}: {exc}"
     # the validated answers may come from batches with other rows
     pairs = {spec.name: comparable(served[spec.name], validated[spec.name], spec) for spec in signature.outputs}
     now, then = ({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))
     gate = judge_parity(now, then, tolerances(signature, expected.atol, expected.rtol))
-    return "" if gate.passed else f"it answers version {version} differently than validated: {gate.summary}"
+    return "" if gate.passed else f"it answers {what} differently than validated: {gate.summary}"

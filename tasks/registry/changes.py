@@ -7,10 +7,10 @@ from typing import Any
 
 from configs.schema import Config
 from tasks.outcomes import Promotion, PromotionState
-from tasks.records import Change, TrackedRun
+from tasks.records import Arm, Change, TrackedRun
 from tasks.registry.connection import check_tracking, connect, tracking_errors, write
 from tasks.registry.pages import update_pages
-from tasks.report.standing import BY, METRICS, PENDING, REVIEW, TIME, WAITING, now
+from tasks.report.standing import BY, EXPERIMENT, METRICS, PENDING, REVIEW, TIME, WAITING, now
 
 CHAMPION, CANARY = "champion", "canary"
 
@@ -24,6 +24,10 @@ def record_change(config: Config, change: Change) -> None:
     check_tracking(config.tracking.uri)  # by itself MLflow tries for minutes
     client = connect(config)
     with tracking_errors(config.tracking.uri):
+        for arm in change.arms:
+            _tell_arm(client, config, change, arm)
+        if change.operation in ("experiment", "end"):
+            return
         version = change.registry_version or version_of(client, config.name, change.digest)
         if change.operation == "withdraw":
             _tell(client, config, version, change, PromotionState.ROLLED_BACK)
@@ -86,6 +90,16 @@ def _tell(client: Any, config: Config, version: int, change: Change, state: Prom
         update_pages(client, config.tracking.pages, config.name, version, tags)
     elif change.run:
         client.set_tag(change.run, "promotion", state.value)
+
+
+def _tell_arm(client: Any, config: Config, change: Change, arm: Arm) -> None:
+    """Write on the pages of a version what it is, or was, in an experiment."""
+    version = version_of(client, config.name, arm.digest)
+    if version:
+        words = "since" if change.operation == "experiment" else "until"
+        why = "" if change.operation == "experiment" else f": {change.reason}"
+        part = f"{change.experiment}, label {arm.label}, {arm.share} %, {words} {change.time or now()}{why}"
+        update_pages(client, config.tracking.pages, config.name, version, {EXPERIMENT: part})
 
 
 def _point(client: Any, name: str, alias: str, version: int) -> None:

@@ -21,6 +21,7 @@ PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 WAITING = (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED)  # it passed every gate, and a person may decide
 UNNAMED = "a reviewer in MLflow"
 TIME, BY, METRICS = "promotion_time", "promotion_by", "production_metrics"
+EXPERIMENT = "experiment"
 CHANGED = (PromotionState.PROMOTED, PromotionState.CANARY, PromotionState.ROLLED_BACK)
 ARGUMENTS = "arguments"
 
@@ -38,6 +39,7 @@ class Standing:
         sentence: in one sentence, with every number that the version has, and when. why: the reason, or empty.
         by: who decided, or empty.
         metrics: what production's metrics say about its last change of production, or empty.
+        experiment: what it is, or was last, in an experiment on real users, or empty.
         steps: what a reader can do; text in backticks is to be typed. commands: for a terminal, each with its purpose.
     """
 
@@ -47,6 +49,7 @@ class Standing:
     steps: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     metrics: str = ""
+    experiment: str = ""
 
 
 def now() -> str:
@@ -68,6 +71,7 @@ def numbered(name: str, tags: Mapping[str, str], registry_version: int) -> str:
 def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:
     """Return what the tags of a version say of it."""
     found = _standing_of(name, tags, registry_version)
+    found = replace(found, experiment=clip(tags.get(EXPERIMENT, ""), 300))
     if tags.get("promotion") not in CHANGED:
         return found
     return replace(found, metrics=_whole_parts(tags.get(METRICS, ""), 900))
@@ -181,7 +185,8 @@ def _readable(time: str) -> str:
 def first_lines(standing: Standing, report_address: str) -> str:
     """Return the first part of a page in MLflow, as markdown, up to the rule that ends it."""
     lines = [f"**{_plain(standing.sentence)}**"]
-    details = [("Reason", standing.why), ("Decided by", standing.by), ("Production's metrics", standing.metrics)]
+    details = [("Reason", standing.why), ("Decided by", standing.by)]
+    details += [("Experiment", standing.experiment), ("Production's metrics", standing.metrics)]
     lines.append(" \N{MIDDLE DOT} ".join(f"{name}: {_plain(text)}" for name, text in details if text))
     lines.append(f"[Open the report]({report_address})" if report_address else "")
     lines.append("\n".join(f"{number}. {step}" for number, step in enumerate(standing.steps, 1)))
@@ -209,7 +214,8 @@ def block(standing: Standing, page: str) -> Markup:
     Args:
         page: address of the version's page in MLflow, or empty.
     """
-    details = [("reason", standing.why), ("decided by", standing.by), ("production's metrics", standing.metrics)]
+    details = [("reason", standing.why), ("decided by", standing.by)]
+    details += [("experiment", standing.experiment), ("production's metrics", standing.metrics)]
     lines = Markup("").join(
         Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, redact(text)) for name, text in details if text
     )

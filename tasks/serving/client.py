@@ -49,16 +49,23 @@ class ModelClient(Protocol):
     def signature_def(self, version: int, signature_name: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """Return the inputs and outputs of a signature as the server reports them, sorted by name."""
 
+    def labelled(self, label: str) -> int:
+        """Return the version that a label names on the server."""
+
     def predict(
         self,
-        version: int,
+        version: int | str,
         inputs: Mapping[str, Array],
         outputs: Sequence[TensorSpec],
         signature_name: str,
         *,
         together: bool = False,
     ) -> dict[str, Array]:
-        """Return the served answers to all rows, one array for each output, in the order of the rows."""
+        """Return the served answers to all rows, one array for each output, in the order of the rows.
+
+        Args:
+            version: its number, or a label.
+        """
 
     def close(self) -> None:
         """Close the kept-alive connections."""
@@ -155,9 +162,23 @@ class RestClient:
                 f"the metadata must describe the signature '{signature_name}', got {str(answer)[:200]}"
             ) from exc
 
+    def labelled(self, label: str) -> int:
+        """Return the version that a label names on the server.
+
+        Source: servables/tensorflow/get_model_metadata_impl.cc: the answer's model_spec has the version that was found.
+
+        Raises:
+            PredictionError: the server does not know the label.
+        """
+        answer = _parse(self._send("GET", f"{self._model_url}/{_place(label)}/metadata"))
+        try:
+            return int(answer["model_spec"]["version"])
+        except (KeyError, TypeError, ValueError) as exc:
+            raise ServingError(f"the metadata must name the version, got {str(answer)[:200]}") from exc
+
     def predict(
         self,
-        version: int,
+        version: int | str,
         inputs: Mapping[str, Array],
         outputs: Sequence[TensorSpec],
         signature_name: str,
@@ -167,6 +188,7 @@ class RestClient:
         """Return the served answers to all rows, one array for each output, in the order of the rows.
 
         Args:
+            version: its number, or a label.
             inputs: one array for each input; the first axis of all is the row.
             outputs: the outputs to read, with their dtypes.
             together: send all rows in one request, regardless of its size.
@@ -180,10 +202,14 @@ class RestClient:
         return whole(with_progress(answers, len(next(iter(inputs.values())))), outputs)
 
     def predict_blocks(
-        self, version: int, blocks: Iterable[Mapping[str, Array]], outputs: Sequence[TensorSpec], signature_name: str
+        self,
+        version: int | str,
+        blocks: Iterable[Mapping[str, Array]],
+        outputs: Sequence[TensorSpec],
+        signature_name: str,
     ) -> Iterator[dict[str, Array]]:
         """Yield the served answers to blocks of rows in order, one request for each block, in constant memory."""
-        url = f"{self._model_url}/versions/{version}:predict"
+        url = f"{self._model_url}/{_place(version)}:predict"
 
         def ask(block: Mapping[str, Array]) -> dict[str, Array]:
             return _read(self._send("POST", url, predict_body(block, signature_name)), outputs)
@@ -218,6 +244,11 @@ class RestClient:
         words = _words(answer.content)
         advice = f". {remedy(words)}" if remedy(words) else ""
         raise kind(f"{method} {url} must be accepted, got {status}: {words}{advice}")
+
+
+def _place(version: int | str) -> str:
+    """Return the part of a URL that names a version by its number, or by a label."""
+    return f"versions/{version}" if isinstance(version, int) else f"labels/{version}"
 
 
 def tls_words(error: BaseException) -> str:

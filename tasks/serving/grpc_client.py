@@ -78,8 +78,7 @@ class GrpcClient:
         """Return the inputs and outputs of a signature as the server reports them, sorted by name."""
         messages = _api("get_model_metadata_pb2")
         request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
-        request.model_spec.name = self._model_name
-        request.model_spec.version.value = version
+        _name(request.model_spec, self._model_name, version)
         answer = self._call(self._prediction_stub().GetModelMetadata, request)
         signatures = messages.SignatureDefMap()
         answer.metadata["signature_def"].Unpack(signatures)
@@ -89,9 +88,15 @@ class GrpcClient:
         found = signatures.signature_def[signature_name]
         return _specs(found.inputs), _specs(found.outputs)
 
+    def labelled(self, label: str) -> int:
+        """Return the version that a label names on the server."""
+        request = _api("get_model_metadata_pb2").GetModelMetadataRequest(metadata_field=["signature_def"])
+        _name(request.model_spec, self._model_name, label)
+        return int(self._call(self._prediction_stub().GetModelMetadata, request).model_spec.version.value)
+
     def predict(
         self,
-        version: int,
+        version: int | str,
         inputs: Mapping[str, Array],
         outputs: Sequence[TensorSpec],
         signature_name: str,
@@ -103,8 +108,7 @@ class GrpcClient:
 
         def ask(block: Mapping[str, Array]) -> dict[str, Array]:
             request = messages.PredictRequest()
-            request.model_spec.name = self._model_name
-            request.model_spec.version.value = version
+            _name(request.model_spec, self._model_name, version)
             request.model_spec.signature_name = signature_name
             for name, array in block.items():
                 _fill(request.inputs[name], array)
@@ -152,6 +156,15 @@ def _api(module: str) -> Any:
 
 def _types() -> Any:
     return message_module("tensorflow.core.framework.types_pb2")
+
+
+def _name(spec: Any, model: str, version: int | str) -> None:
+    """Name a model and its version, by number or by label, in a ModelSpec."""
+    spec.name = model
+    if isinstance(version, int):
+        spec.version.value = version
+    else:
+        spec.version_label = version
 
 
 def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:

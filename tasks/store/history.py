@@ -6,6 +6,7 @@
         `-> rejected
 
 A canary is verified in production and served to clients that request it; it has not been the champion.
+The start and the end of an experiment on real users are noted for each of its versions and do not change their states.
 Lines are only added. A line that a crash cut short is ignored, and is terminated before the next line is added.
 """
 
@@ -29,9 +30,10 @@ from tasks.savedmodel.files import fsync_path, make_directories
 HISTORY = ".history.jsonl"
 State = Literal[
     "exported", "validated", "awaiting review", "approved", "canary", "live", "superseded", "rejected", "rolled back",
-    "pruned",
+    "pruned", "in experiment", "experiment ended",
 ]  # fmt: skip
 SERVED = ("canary", "live")  # states of versions that were verified in production
+NOTES = ("in experiment", "experiment ended")  # lines that leave the state of a version as it was
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _entries(lines: list[bytes]) -> Iterator[Entry]:
 
 def state_of(entries: list[Entry], version: int) -> str:
     """Return the last known state of a version, or an empty string."""
-    return next((entry.state for entry in reversed(entries) if entry.version == version), "")
+    return next((e.state for e in reversed(entries) if e.version == version and e.state not in NOTES), "")
 
 
 def served_digest(entries: list[Entry], version: int) -> str:

@@ -12,10 +12,11 @@ import os
 import stat
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import StoreError
 from tasks.program import command_name
-from tasks.records import Change
+from tasks.records import Arm, Change
 from tasks.savedmodel.files import fsync_path
 from tasks.store.layout import STAGING
 
@@ -53,11 +54,22 @@ def pending(model_dir: Path) -> Change | None:
         StoreError: the journal cannot be read. A crash cannot cause this, because the file is replaced as a whole.
     """
     try:
-        return Change(**json.loads((model_dir / JOURNAL).read_text()))
+        return read_change(json.loads((model_dir / JOURNAL).read_text()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as exc:
         raise StoreError(f"'{model_dir / JOURNAL}' must contain one change, got {exc}; check it and remove it") from exc
+
+
+def read_change(found: Any) -> Change:
+    """Return a change from its JSON.
+
+    Raises:
+        TypeError: it is not the JSON of a change.
+    """
+    if not isinstance(found, dict):
+        raise TypeError(f"a change must be a JSON object, got {type(found).__name__}")
+    return Change(**{**found, "arms": tuple(Arm(**arm) for arm in found.get("arms", ()))})
 
 
 def make_directory(path: Path) -> None:

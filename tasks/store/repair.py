@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.errors import ManifestMismatch, PipelineError, StoreError, TrackingError
+from tasks.program import command_name
 from tasks.records import Change
 from tasks.savedmodel.files import narrow, set_modes
 from tasks.savedmodel.manifest import declared_digest, hash_files, verify_manifest
+from tasks.store.experiment import moved, running
 from tasks.store.history import read, served_digest, state_of
 from tasks.store.journal import commit, pending
 from tasks.store.layout import STAGING, remove_abandoned, version_number, versions
@@ -103,7 +105,7 @@ def catch_up(production: Production, *, only_look: bool = False) -> Iterator[Fin
         return
     try:
         for change in tell(production):
-            yield Finding("finished", f"the {change.operation} of version {change.version} was sent to MLflow")
+            yield Finding("finished", f"the {change.title} was sent to MLflow")
     except (TrackingError, StoreError) as exc:
         yield Finding("reported", f"{len(untold(production.model_dir))} changes could not be sent to MLflow yet: {exc}")
 
@@ -128,7 +130,7 @@ def _open_change(production: Production, only_look: bool) -> Iterator[Finding]:
     change = pending(production.model_dir)
     if change is None:
         return
-    what = f"{change.operation} of version {change.version}"
+    what = change.title
     if change.operation == "publish":
         now = _come_to(production.model_dir, change)
         if now is None:
@@ -200,7 +202,28 @@ def _reports(production: Production) -> Iterator[Finding]:
             f"version {last} is live in the history, but is not in '{model_dir}': {now}; put it back with "
             f"`rollback --to {last}`, or promote a new version",
         )
+    yield from _experiment(production)
     if production.layout == "labels":
         for label, version in labels.items():
             if version not in live:
                 yield Finding("reported", f"the label '{label}' names version {version}, which is not in '{model_dir}'")
+
+
+def _experiment(production: Production) -> Iterator[Finding]:
+    """Yield why the experiment that runs is not what it was when it began."""
+    try:
+        known = running(production.model_dir)
+    except StoreError as exc:
+        yield Finding("reported", str(exc))
+        return
+    if known is None:
+        return
+    changed = moved(production.model_dir, known)
+    if production.layout != "labels":
+        changed = [f"promote.layout is {production.layout}, which has no labels"]
+    if changed:
+        yield Finding(
+            "reported",
+            f"the experiment {known.name} runs, but {'; '.join(changed)}: its outcomes decide nothing any more; end it "
+            f"with {command_name('flows.ab')} --stop and promote.layout: labels",
+        )

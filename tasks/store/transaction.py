@@ -5,6 +5,12 @@
     withdraw  journal | rename away                         | history, outbox | close | tell MLflow
     label     journal | list, verify live | move label      | history, outbox | close | tell MLflow
                                      `-- not as validated: close
+    experiment  journal | list, verify live | set labels, verify each | record | history, outbox | close | tell MLflow
+                                       `-- not as validated ---`-- remove labels, close
+    end       journal | remove labels, record               | history, outbox | close | tell MLflow
+
+An experiment that was not recorded before a crash is removed, so that no rollback waits for its verification. A label
+that moves to the winner ends the experiment in the same step.
 
 After a crash before the rename, the change is removed. After a later crash, the next promotion or the doctor
 finishes the change. Every step can be repeated. Changes that MLflow does not have yet wait in the outbox, so that
@@ -15,17 +21,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from configs.sections.promote import Layout
 from tasks.errors import StoreError
-from tasks.records import Change
+from tasks.records import Arm, Change
 from tasks.store.champion import predecessor
-from tasks.store.history import State, append, process_user, read, served_digest, state_of
-from tasks.store.journal import JOURNAL, begin, commit, make_directory, write_atomically
+from tasks.store.experiment import forget, keep, running
+from tasks.store.history import NOTES, State, append, process_user, read, served_digest, state_of
+from tasks.store.journal import JOURNAL, begin, commit, make_directory, read_change, write_atomically
 from tasks.store.layout import versions
 from tasks.store.lock import telling_lock
 from tasks.store.publish import bring_in, take_away
@@ -42,6 +49,7 @@ class Production:
 
     Attributes:
         verify: checks a version in production, and returns an empty string or the reason why it failed.
+        verify_label: likewise checks that the label of a change answers as its version does.
         record: sends a change to the registry.
         directory_mode, file_mode: modes of published directories and files.
     """
@@ -52,6 +60,7 @@ class Production:
     record: Callable[[Change], None]
     directory_mode: int = 0o755
     file_mode: int = 0o644
+    verify_label: Callable[[Change], str] = lambda _change: ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ def carry_out(production: Production, change: Change) -> Result:
             if was_there or change.version not in versions(model_dir):
                 commit(model_dir)  # nothing has changed, unless an interrupt came just after the rename
             raise
+    if change.operation == "experiment":
+        return _experiment(production, change)
     return finish(production, change)
 
 
@@ -93,7 +104,11 @@ def finish(production: Production, change: Change) -> Result:
     if change.operation == "withdraw":
         return _withdraw(production, change)
     model_dir = production.model_dir
-    if not _answered_before(production, change):
+    if change.operation == "experiment":
+        if not _runs(model_dir, change):
+            return _take_back(model_dir, change, "it was interrupted before it ran")
+        return Result("live", change.reason, unwritten=_write_down(model_dir, change))
+    if change.operation != "end" and not _answered_before(production, change):
         if production.layout == "labels":
             _list(model_dir, labels_of(model_dir), change.version)
         problem = production.verify(change)
@@ -103,15 +118,74 @@ def finish(production: Production, change: Change) -> Result:
             return Result("rolled back", problem)
         if problem:
             return _withdraw(production, replace(change, operation="withdraw", reason=problem))
-    if production.layout == "labels":
+    if change.operation == "end":
+        _list(model_dir, _without_arms(labels_of(model_dir), change))
+    elif production.layout == "labels":
         _label(model_dir, change)
+    if change.arms:
+        forget(model_dir)
     unwritten = _write_down(model_dir, change)
     return Result("live", change.reason, versions(model_dir).get(change.version), unwritten)
+
+
+def _experiment(production: Production, change: Change) -> Result:
+    """Let an experiment run if every version of it answers as validated, or take everything back."""
+    model_dir = production.model_dir
+    try:
+        problem = _problem_of_arms(production, change)
+        if not problem:
+            keep(model_dir, change, datetime.now(UTC).isoformat(timespec="seconds"))
+    except BaseException:
+        if not _runs(model_dir, change):
+            _take_back(model_dir, change, "")
+        raise
+    return _take_back(model_dir, change, problem) if problem else finish(production, change)
+
+
+def _problem_of_arms(production: Production, change: Change) -> str:
+    """List the versions, verify them, give them their labels, verify these; return why one failed, or nothing.
+
+    All labels are written at once, because a server takes a new file only as a whole.
+    """
+    model_dir, labels = production.model_dir, labels_of(production.model_dir)
+    of_arms = [replace(change, version=arm.version, digest=arm.digest, label=arm.label) for arm in change.arms]
+    _list(model_dir, labels, *(arm.version for arm in change.arms))
+    for arm in of_arms:
+        if problem := production.verify(arm):
+            return problem
+    _list(model_dir, {**labels, **{arm.label: arm.version for arm in change.arms}})
+    for arm in of_arms:
+        if problem := production.verify_label(arm):
+            return problem
+    return ""
+
+
+def _runs(model_dir: Path, change: Change) -> bool:
+    found = running(model_dir)
+    return found is not None and found.name == change.experiment
+
+
+def _take_back(model_dir: Path, change: Change, reason: str) -> Result:
+    """Make `models.config` what it was before an experiment that does not run."""
+    _list(model_dir, _without_arms(labels_of(model_dir), change))
+    commit(model_dir)
+    return Result("rolled back", reason)
+
+
+def _without_arms(labels: Mapping[str, int], change: Change) -> dict[str, int]:
+    ended = {arm.label for arm in change.arms}
+    return {label: version for label, version in labels.items() if label not in ended}
 
 
 def _write_down(model_dir: Path, change: Change) -> str:
     """Record that a version is live, and return why that failed; it stays live even on a full disk."""
     try:
+        for arm in change.arms:
+            _note_arm(model_dir, change, arm)
+        if change.operation in ("experiment", "end"):
+            _queue(model_dir, change)
+            commit(model_dir)
+            return ""
         _note(model_dir, change, change.version, "live" if serves(change) else "canary")
         if change.previous is not None and change.previous != change.version and serves(change):
             _note(model_dir, change, change.previous, "rolled back" if change.rolls_back else "superseded")
@@ -152,20 +226,20 @@ def _withdraw(production: Production, change: Change) -> Result:
     return Result("rolled back", change.reason)
 
 
-def _list(model_dir: Path, labels: dict[str, int], version: int | None = None) -> None:
-    """Make production load the versions that have a label, the version that a rollback goes back to, and `version`.
+def _list(model_dir: Path, labels: Mapping[str, int], *more: int | None) -> None:
+    """Make production load the versions that have a label, the version that a rollback goes back to, and `more`.
 
     A label whose version was removed is dropped, because production would refuse the whole file.
     """
     live = versions(model_dir)
     labels = {label: number for label, number in labels.items() if number in live}
-    wanted = {version, predecessor(model_dir, labels.get(STABLE)), *labels.values()}
+    wanted = {*more, predecessor(model_dir, labels.get(STABLE)), *labels.values()}
     write_config(model_dir, sorted(live.keys() & wanted), labels)
 
 
 def _label(model_dir: Path, change: Change) -> None:
-    """Move the label; the very first version is also stable."""
-    labels = {**labels_of(model_dir), change.label or STABLE: change.version}
+    """Move the label; the very first version is also stable. The labels of an experiment that ends go."""
+    labels = {**_without_arms(labels_of(model_dir), change), change.label or STABLE: change.version}
     labels.setdefault(STABLE, change.version)
     if change.rolls_back is not None:  # no label may name the version that was rolled back
         labels = {label: change.version if v == change.rolls_back else v for label, v in labels.items()}
@@ -185,12 +259,24 @@ def _note(model_dir: Path, change: Change, version: int, state: State) -> None:
     )
 
 
+def _note_arm(model_dir: Path, change: Change, arm: Arm) -> None:
+    """Add a line of history about a version of an experiment, unless it is there already."""
+    state: State = "in experiment" if change.operation == "experiment" else "experiment ended"
+    reason = f"experiment {change.experiment}: {arm}" + (f"; {change.reason}" if state == "experiment ended" else "")
+    noted = [entry for entry in read(model_dir) if entry.version == arm.version and entry.state in NOTES][-1:]
+    if [(entry.state, entry.reason) for entry in noted] != [(state, reason)]:
+        append(model_dir, arm.version, state, arm.digest, actor=change.actor or process_user(), reason=reason)
+
+
 def _queue(model_dir: Path, change: Change) -> None:
-    """Add a change to the outbox for MLflow, unless it is there already."""
+    """Add a change to the outbox for MLflow, unless it is the last one there.
+
+    An equal change may be there already if another one has come in between, as when a label moves back and forth.
+    """
     outbox = model_dir / OUTBOX
     make_directory(outbox)
     waiting = untold(model_dir)
-    if change not in waiting.values():
+    if [*waiting.values()][-1:] != [change]:
         after = max((int(path.stem) + 1 for path in waiting), default=0)  # in order, even if the clock was set back
         done = replace(change, time=datetime.now(UTC).isoformat(timespec="seconds"))
         write_atomically(outbox / f"{max(time.time_ns(), after)}.json", json.dumps(asdict(done)))
@@ -214,7 +300,7 @@ def _outbox_files(model_dir: Path) -> list[Path]:
 
 def _read_change(path: Path) -> Change | None:
     try:
-        change = Change(**json.loads(path.read_text()))
+        change = read_change(json.loads(path.read_text()))
         return change if path.stem.isdecimal() and isinstance(change.version, int) else None
     except (OSError, ValueError, TypeError):
         return None

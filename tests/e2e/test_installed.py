@@ -148,27 +148,48 @@ def test_mistakes(script: Path, project: Path, outside: dict[str, str], words: l
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("begins_with", "name", "states"),
+    ("page", "begins_with", "name", "states"),
     [
         (
+            "production",
             "keras-rehearsal init",
             "late_payment",
             [(1, "live"), (2, "live"), (3, "rejected"), (4, "live"), (5, "awaiting review"), (5, "live")],
         ),
-        ("mkdir -p models", "numerals", [(1, "live"), (2, "canary"), (2, "live"), (1, "live"), (2, "rolled back")]),
+        (
+            "production",
+            "mkdir -p models",
+            "numerals",
+            [(1, "live"), (2, "canary"), (2, "live"), (1, "live"), (2, "rolled back")],
+        ),
+        (
+            "ab",
+            "mkdir -p models",
+            "offers",
+            [
+                *((1, "live"), (2, "canary"), (1, "in experiment"), (2, "in experiment"), (1, "experiment ended")),
+                *((2, "experiment ended"), (2, "live"), (1, "live"), (2, "rolled back")),
+            ],
+        ),
     ],
 )
 def test_the_documented_story(
-    script: Path, tmp_path: Path, outside: dict[str, str], begins_with: str, name: str, states: list[tuple[int, str]]
+    script: Path,
+    tmp_path: Path,
+    outside: dict[str, str],
+    page: str,
+    begins_with: str,
+    name: str,
+    states: list[tuple[int, str]],
 ) -> None:
-    """The session on the page about production can be pasted, and every version becomes what the page says."""
+    """The sessions on the pages can be pasted, and every version becomes what the page says."""
     port, settings = free_port(), ["serving.backend=embedded", "training.epochs=6", "gates.latency.requests=20"]
     changes = {
         "--port=8500": "--port=0",
         "--rest_api_port=8501": f"--rest_api_port={port}",
         "http://localhost:8501": " --set ".join([f"http://localhost:{port}", *settings]),
     }
-    blocks = Page(ROOT / "docs" / "production.md").blocks
+    blocks = Page(ROOT / "docs" / f"{page}.md").blocks
     [story] = [block.text for block in blocks if block.text.startswith(begins_with)]
     for documented, here in changes.items():
         assert documented in story

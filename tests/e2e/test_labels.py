@@ -127,6 +127,28 @@ def test_a_canary_is_no_way_back(user: Any, options: tuple[str, ...], production
     assert labels(user) == {"stable": 1, "canary": 2}
 
 
+def test_an_experiment_on_users(
+    user: Any, production: Any, options: tuple[str, ...], stable_client: Client, wait_for: Poll
+) -> None:
+    """Both versions repeat their recorded answers under labels of their own; a stop restores models.config."""
+    config = user.models_root / "models.config"
+    before = config.read_text()
+    done = user.run(*options, "--versions", "1,2", "--shares", "50,50", "--name", "trial", "--by", "ann", flow="ab")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "digits in experiment: trial: a: version 1 (50 %), b: version 2 (50 %)" in done.stdout
+    assert "waiting for version 2 as 'b'" in done.stdout
+    assert "only checking that" not in done.stdout
+    assert labels(user) == {"stable": 1, "canary": 2, "a": 1, "b": 2}
+    for label, version in (("a", 1), ("b", 2)):
+        assert production.ask(f"/labels/{label}:predict", ROW) == answer_of(production, version)
+    assert user.registry()[1][1].tags["experiment"].startswith("trial, label b, 50 %, since ")
+    done = user.run(*options, "--stop", "--by", "bob", flow="ab")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert config.read_text() == before
+    assert wait_for(lambda: production.ask("/labels/b:predict", ROW)[0] == 400, 600)
+    assert stable_client.answers == [answer_of(production, 1)]
+
+
 def test_the_canary_becomes_stable(
     user: Any, production: Any, options: tuple[str, ...], stable_client: Client, wait_for: Poll
 ) -> None:

@@ -20,7 +20,7 @@ from tasks.datasets.strings import is_text
 from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
 from tasks.outcomes import Promotion, PromotionState
-from tasks.records import Backend, Champion, Change, Signature, TensorSpec, TrackedRun, ValidationReport
+from tasks.records import Arm, Backend, Champion, Change, Signature, TensorSpec, TrackedRun, ValidationReport
 from tasks.registry.approvals import close, reviewed_versions, set_review
 from tasks.registry.champion_run import champions_facts, facts_of
 from tasks.registry.changes import record_change, record_outcome
@@ -303,6 +303,15 @@ def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[st
     assert one.version.description.startswith("**digits version 4 (registry version 1) passed every gate on 2")
     record_change(config, publish(one))
     assert told(one) == "digits version 4 (registry version 1) went live on 2026-11-26 02:13 UTC."
+
+    arm, time = Arm("b", 4, one.made.candidate.digest, 50), "2026-11-26T03:00:00+00:00"
+    started = Change("experiment", 4, "4", arm.digest, experiment="trial", arms=(arm,), time=time)
+    record_change(config, started)
+    assert told(one) == "digits version 4 (registry version 1) went live on 2026-11-26 02:13 UTC."
+    assert f"Experiment: trial, label b, 50 %, since {time}" in one.version.description
+    assert f"trial, label b, 50 %, since {time}" in one.artifact("report.html").read_text()
+    record_change(config, dataclasses.replace(started, operation="end", reason="stopped"))
+    assert f"Experiment: trial, label b, 50 %, until {time}: stopped" in one.version.description
 
     two = log_as("penguins", 5)
     record_outcome(config, two.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))

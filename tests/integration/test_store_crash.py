@@ -22,7 +22,8 @@ import pytest
 
 from tasks.savedmodel.manifest import hash_files
 from tasks.store.champion import champion_version
-from tasks.store.history import SERVED, read, served_digest, state_of
+from tasks.store.experiment import running
+from tasks.store.history import NOTES, SERVED, read, served_digest, state_of
 from tasks.store.journal import pending
 from tasks.store.layout import STAGING, versions
 from tasks.store.publish import PRUNED
@@ -189,10 +190,29 @@ def check_in_order(store: Store) -> None:
     serving = [version for version in digests if state_of(entries, version) == "live"]
     assert serving == [champion]
     if store.layout == "labels":
+        check_experiment(store)
         assert labels_of(store.live)[STABLE] == champion
         assert {*labels_of(store.live).values()} <= {*listed_versions(store.live)} <= live.keys()
         canary = labels_of(store.live).get(CANARY)
         assert canary is None or store.aliases["canary"] == live[canary]
+
+
+def check_experiment(store: Store) -> None:
+    """Record, labels, history and registry agree about whether an experiment runs, and with which versions."""
+    known, labels = running(store.live), labels_of(store.live)
+    assert (known is not None) == ("experiment" in store.aliases)
+    noted = {entry.version: entry.state for entry in read(store.live) if entry.state in NOTES}
+    if known is None:
+        assert labels.keys() <= {STABLE, CANARY}
+        assert "in experiment" not in noted.values()
+        return
+    entries = read(store.live)
+    assert [version for version, state in noted.items() if state == "in experiment"] == [
+        arm.version for arm in known.arms
+    ]
+    for arm in known.arms:
+        rolled_back = state_of(entries, arm.version) == "rolled back"
+        assert labels[arm.label] == (champion_version(store.live, "labels") if rolled_back else arm.version)
 
 
 def used_numbers(store: Store) -> set[int]:
@@ -203,12 +223,16 @@ def summary(store: Store) -> Any:
     """Return what a change changes: versions, the states of those that were live, labels, aliases."""
     entries = read(store.live)
     states = {version: state_of(entries, version) for version in used_numbers(store) if served_digest(entries, version)}
-    return seen(store), states, labels_of(store.live), listed_versions(store.live), store.aliases
+    return (
+        seen(store), states, labels_of(store.live), listed_versions(store.live), store.aliases, running(store.live)
+    )  # fmt: skip
 
 
 def publish(production: Production) -> list[Any]:
     """Make another version live, undisturbed: what was killed before stands in nobody's way."""
     store, numbers = dataclasses.replace(production.quick, keep=3), used_numbers(production.store)
+    if store.layout == "labels" and running(store.live):
+        assert store.end() == "live"
     version = store.export()
     assert version > max(numbers)
     assert store.promote(version) == "live"
@@ -236,6 +260,21 @@ def publish_and_canary(production: Production) -> list[Any]:
     """Have a canary beside the stable version."""
     publish(production)
     production.store.promote(production.store.export())
+    return []
+
+
+def publish_and_two_canaries(production: Production) -> list[Any]:
+    """Have a version that was the canary and that no server has loaded; return it with the stable one."""
+    publish_and_canary(production)
+    former = labels_of(production.store.live)[CANARY]
+    production.store.promote(production.store.export())
+    return [former, labels_of(production.store.live)[STABLE]]
+
+
+def publish_and_experiment(production: Production) -> list[Any]:
+    """Have the stable version and the canary in an experiment."""
+    publish_and_canary(production)
+    assert production.store.experiment() == "live"
     return []
 
 
@@ -293,6 +332,13 @@ LABELS = {
     "label": Change("make_stable", publish_and_canary, {"keep": 3}),
     "label, refused": Change("make_stable", publish_and_canary, {"refuses": True}),
     "label back": Change("rollback", publish, {"keep": 3}),
+    "experiment": Change("experiment", publish_and_two_canaries),
+    "experiment, refused": Change("experiment", publish_and_two_canaries, {"refuses": True}),
+    "experiment, labels refused": Change("experiment", publish_and_canary, {"refuses_labels": True}),
+    "experiment, stopped": Change("end", publish_and_experiment, {"keep": 3}),
+    "experiment, won": Change("choose", publish_and_experiment, {"keep": 3}),
+    "experiment, winner refused": Change("choose", publish_and_experiment, {"refuses": True}),
+    "experiment, label back": Change("rollback", publish_and_experiment, {"keep": 3}),
 }
 
 

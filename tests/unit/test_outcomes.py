@@ -13,6 +13,8 @@ TABLE = {
     "not promoted": (0, "", "NotPromoted"),
     "rejected": (3, "red", "Rejected"),
     "refused": (3, "red", "Refused"),
+    "in experiment": (0, "green", "InExperiment"),
+    "experiment ended": (0, "", "ExperimentEnded"),
     "rolled back": (1, "red", "RolledBack"),
     "stale": (1, "red", "Stale"),
 }
