@@ -9,8 +9,8 @@
 
 `keras.utils.FeatureSpace` makes the inputs and puts the layers together. The layers get their state here and not by
 `FeatureSpace.adapt`, for three reasons: its scales are float32, which cannot tell today's seconds since 1970 apart; it
-saves a vocabulary as lines of a file, which values with line breaks change; and `IntegerLookup` takes -1 for unknown
-values unless it is told otherwise, so that an id of -1 would be an error.
+saves a vocabulary as lines of a file, which values with line breaks change; and `IntegerLookup` uses -1 for unknown
+values unless it is told otherwise, so that an id of -1 would be unknown. Seen with Keras 3.15.1.
 """
 
 from __future__ import annotations
