@@ -111,7 +111,9 @@ def compared(directory: Path) -> dict[str, tuple[float, float, float]]:
 
     def fit(name: str) -> None:
         model, fed = sources[name]
-        model.fit(tf.data.Dataset.from_tensor_slices((fed, target)).batch(256).prefetch(2), epochs=1, verbose=0)
+        model.fit(
+            tf.data.Dataset.from_tensor_slices((fed, target)).batch(256).prefetch(2), epochs=1, shuffle=False, verbose=0
+        )
 
     def predict(name: str) -> None:
         model, fed = sources[name]

@@ -83,7 +83,8 @@ class Data(Section):
         if self.load and self.file:
             raise ValueError("load and file are two sources of rows; remove one of them")
         if not self.file:
-            given = [name for name in ("features", "target", "ignore") if name in self.model_fields_set]
+            set_ones = {"features": self.features, "target": self.target.name, "ignore": self.ignore}
+            given = [name for name, value in set_ones.items() if value]
             if given:
                 raise ValueError(f"{given[0]} describes the columns of data.file; set file, or remove {given[0]}")
             return self

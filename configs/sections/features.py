@@ -9,11 +9,13 @@ from pydantic import (
     BeforeValidator,
     Field,
     FiniteFloat,
+    SerializerFunctionWrapHandler,
     StrictBool,
     StrictInt,
     StrictStr,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -89,13 +91,17 @@ class Feature(Section):
         """Let a value that stands for a missing one be as large as its kind allows; other numbers have a limit."""
         return value
 
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what has its default, because most fields apply to other kinds."""
+        fields = type(self).model_fields
+        return {name: value for name, value in dump(self).items() if value != fields[name].default}
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Feature:
-        for name in sorted(self.model_fields_set & ONLY_FOR.keys()):
-            if self.kind not in ONLY_FOR[name]:
-                raise ValueError(
-                    f"{name} applies to {' and '.join(ONLY_FOR[name])} only, not to {self.kind}; remove it"
-                )
+        for name, kinds in ONLY_FOR.items():
+            if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} applies to {' and '.join(kinds)} only, not to {self.kind}; remove it")
         if self.missing is not None and not self._is_value(self.missing):
             raise ValueError(f"missing must be {STAND_INS[self.kind]} for the kind {self.kind}")
         return self

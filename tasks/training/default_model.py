@@ -40,19 +40,23 @@ def build(
     if not learning_rate > 0:
         raise TrainingError(f"model.params.learning_rate must be above 0, got {learning_rate!r}")
     inputs, last = preprocess(features)
-    for size in sizes:
-        last = keras.layers.Dense(size, activation="relu")(last)
-        last = keras.layers.Dropout(dropout)(last) if dropout else last
+    own = features.layer_names
+    for number, size in enumerate(sizes, start=1):
+        last = keras.layers.Dense(size, activation="relu", name=own(f"hidden_{number}"))(last)
+        last = keras.layers.Dropout(dropout, name=own(f"dropout_{number}"))(last) if dropout else last
     adam, number_of = keras.optimizers.Adam(learning_rate), len(features.classes)
     if not number_of:
-        number = keras.layers.Dense(1)(last)
-        answer = keras.layers.Rescaling(features.scale, features.offset, name="in_the_unit_of_the_target")(number)
+        scaled = keras.layers.Dense(1, name=own("scaled_answer"))(last)
+        answer = keras.layers.Rescaling(features.scale, features.offset, name=own("answer"))(scaled)
         model = keras.Model(inputs, {OUTPUT["number"]: answer})
         model.compile(adam, "mean_squared_error", metrics=["mae"])
     elif number_of == 2:
-        model = keras.Model(inputs, {OUTPUT["two"]: keras.layers.Dense(1, activation="sigmoid")(last)})
+        model = keras.Model(
+            inputs, {OUTPUT["two"]: keras.layers.Dense(1, activation="sigmoid", name=own("answer"))(last)}
+        )
         model.compile(adam, "binary_crossentropy", metrics=["accuracy"])
     else:
-        model = keras.Model(inputs, {OUTPUT["more"]: keras.layers.Dense(number_of, activation="softmax")(last)})
+        answer = keras.layers.Dense(number_of, activation="softmax", name=own("answer"))(last)
+        model = keras.Model(inputs, {OUTPUT["more"]: answer})
         model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model

@@ -48,7 +48,15 @@ class DeclaredFeatures(dict[str, Any]):
         self.declared: Mapping[str, Feature] = data.features
         self.target = data.target.name
         self.classes = tuple(classes)
+        self._taken = set(self.declared)
         self.scale, self.offset = (1.0, 0.0) if classes else _scale_of(next(iter(targets.values())))
+
+    def layer_names(self, name: str) -> str:
+        """Return a name that no feature and no other layer has, because all names in a model must be different."""
+        while name in self._taken:
+            name = f"{name}_"
+        self._taken.add(name)
+        return name
 
 
 def preprocess(features: DeclaredFeatures) -> tuple[dict[str, Any], Any]:
@@ -65,8 +73,9 @@ def preprocess(features: DeclaredFeatures) -> tuple[dict[str, Any], Any]:
 
     if not isinstance(features, DeclaredFeatures):
         raise TypeError("preprocess takes the features that model.build gets with data.file and data.features")
+    own = features.layer_names
     space = keras.utils.FeatureSpace(
-        {name: _feature(name, feature, features[name]) for name, feature in features.declared.items()},
+        {name: _feature(own(f"encode_{name}"), feature, features[name]) for name, feature in features.declared.items()},
         output_mode="dict",
     )
     space.build_from_config({})  # there is nothing to adapt, because every layer has its state
@@ -76,22 +85,28 @@ def preprocess(features: DeclaredFeatures) -> tuple[dict[str, Any], Any]:
         part = encoded[name]
         if feature.kind in ("category", "integer_id") and part.shape[-1] == 1:
             size = space.preprocessors[name].vocabulary_size()
-            part = keras.layers.Embedding(size, _width(size), name=f"embed_{name}")(part)
-        parts.append(keras.layers.Flatten()(part))
+            part = keras.layers.Embedding(size, _width(size), name=own(f"embed_{name}"))(part)
+        parts.append(keras.layers.Flatten(name=own(f"flat_{name}"))(part))
         missing = stand_in(feature)
         if missing is not None and feature.kind in ("number", "date"):
             is_missing = keras.ops.equal(inputs[name], np.asarray(missing, inputs[name].dtype).item())
-            parts.append(keras.ops.cast(is_missing, "float32"))
-    joined = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+            number = keras.ops.cast(is_missing, "float32")
+            for tensor, word in ((is_missing, "missing"), (number, "missing_number")):
+                tensor._keras_history.operation.name = own(f"{word}_{name}")
+            parts.append(number)
+    joined = keras.layers.Concatenate(name=own("features"))(parts) if len(parts) > 1 else parts[0]
     return dict(inputs), joined
 
 
-def _feature(name: str, feature: Feature, array: Any) -> Any:
-    """Return one feature of a FeatureSpace, with the state that follows from the training rows."""
+def _feature(own: str, feature: Feature, array: Any) -> Any:
+    """Return one feature of a FeatureSpace, with the state that follows from the training rows.
+
+    Args:
+        own: the name of its layer.
+    """
     import keras
 
     make, layers = keras.utils.FeatureSpace.feature, keras.layers
-    own = f"encode_{name}"
     if feature.kind in ("number", "date"):
         missing = stand_in(feature)
         known = array if missing is None else array[array != np.asarray(missing, array.dtype)]

@@ -306,3 +306,12 @@ def test_another_unit_breaks_the_champions_clients(classes: Candidate, tmp_path:
     [allowed] = judge(gates.model_copy(update={"allow_breaking": True}), candidate, served)
     assert allowed.passed
     assert drift(read_schema(candidate.version_dir), read_schema(classes.version_dir))[0] in contract.summary
+
+
+def test_features_with_the_names_of_layers(tmp_path: Path) -> None:
+    """A column may have any name, also one that a layer of the model would have."""
+    columns = ["encode_city", "flat_city", "answer", "hidden_1", "features", "equal", "cast", "dense", "missing_a", "a"]
+    features = {name: {"kind": "number", "column": "amount", "dtype": "int64", "missing": 0} for name in columns}
+    config = configured(tmp_path, {**features, "city": "category"}, "price")
+    _, model = trained(config, tmp_path / "run")
+    assert model.readings["prediction"].task == "regression"

@@ -307,7 +307,7 @@ def test_targets_that_cannot_be_used(tmp_path: Path, target: Any, cells: list[st
         ({"features": {"a": "number"}, "key": "a"}, "give the feature another name and set column: a"),
         ({"features": {"a": "number"}, "ignore": "a"}, "ignore must not contain 'a', which is used"),
         ({"features": {"a": "numbr"}}, "data.features.a"),
-        ({"features": {"a": {"kind": "number", "unit": "days"}}}, "unit applies to date only, not to number"),
+        ({"features": {"a": {"kind": "number", "unit": "seconds"}}}, "unit applies to date only, not to number"),
         ({"features": {"a": {"kind": "text", "unknown": "error"}}}, "unknown applies to category and integer_id only"),
         ({"features": {"a": {"kind": "category", "missing": 3}}}, "missing must be text for the kind category"),
         ({"features": {"a": {"kind": "number", "missing": True}}}, "missing must be a number for the kind number"),
@@ -414,3 +414,24 @@ def test_large_tables_are_read_by_column(tmp_path: Path) -> None:
     section = data(tmp_path, {"a": "category", "b": "integer_id"}, file="rows.parquet", target="y")
     (features, target), classes = read_declared(section)
     assert (features["a"][-1], features["b"][-1], target[-1], classes) == ("näme 99999", 2**40 + 99_999, 1, (0, 1))
+
+
+def test_a_configuration_that_was_shown_can_be_used(tmp_path: Path) -> None:
+    """What `--dry-run` shows is a configuration again: a feature without the fields of other kinds."""
+    import yaml
+
+    from configs.loading import shown
+
+    features = {
+        "a": "number",
+        "b": {"kind": "date", "unit": "seconds", "missing": 0},
+        "c": {"kind": "text", "missing": ""},
+    }
+    data(tmp_path, features)
+    found = shown(load_config(tmp_path / "cfg.yaml"))
+    assert found["data"]["features"] == {**features, "a": {"kind": "number"}}
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(found))
+    assert shown(load_config(tmp_path / "again.yaml")) == found
+    plain = load_config(Path("configs/digits.yaml"))
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(shown(plain)))
+    assert load_config(tmp_path / "plain.yaml").data == plain.data
