@@ -169,14 +169,14 @@ def tell_unknown_values(features: Mapping[str, Feature], rows: Rows, index: Mapp
     for name, feature in features.items():
         if feature.kind not in ("category", "integer_id"):
             continue
-        array = as_objects(rows.features[name])
-        asked = array[others]
-        new = ~np.isin(asked, np.unique(array[index["train"]]))
-        if not new.any():
+        array = rows.features[name]
+        known = set(array[index["train"]].tolist())
+        new = [value for value in array[others].tolist() if value not in known]
+        if not new:
             continue
-        values = np.unique(asked[new]).tolist()
+        values = sorted(set(new))
         shown = few([f"'{one_line(redact(str(value)), 40)}'" for value in values], most=EXAMPLES)
-        words = f"{int(new.sum()):,} of {len(others):,} validation and test rows: {shown}"
+        words = f"{len(new):,} of {len(others):,} validation and test rows: {shown}"
         if feature.unknown == "error":
             raise WrongFile(
                 f"data.features.{name} declares unknown: error, but the training rows lack the values of {words}; use "

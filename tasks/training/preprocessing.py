@@ -83,7 +83,7 @@ def preprocess(features: DeclaredFeatures) -> tuple[dict[str, Any], Any]:
     parts = []
     for name, feature in features.declared.items():
         part = encoded[name]
-        if feature.kind in ("category", "integer_id") and part.shape[-1] == 1:
+        if space.features[name].output_mode == "int":
             size = space.preprocessors[name].vocabulary_size()
             part = keras.layers.Embedding(size, _width(size), name=own(f"embed_{name}"))(part)
         parts.append(keras.layers.Flatten(name=own(f"flat_{name}"))(part))
@@ -122,10 +122,10 @@ def _feature(own: str, feature: Feature, array: Any) -> Any:
     values = _most_frequent(array, feature.vocabulary)
     mode = "one_hot" if len(values) < MOST_ONE_HOT else "int"
     if feature.kind == "integer_id":
-        known_ids = [int(value) for value in values if value != UNKNOWN_INTEGER]
+        known_ids = [int(value) for value in values if value != UNKNOWN_INTEGER] or [0]
         lookup = layers.IntegerLookup(vocabulary=known_ids, oov_token=UNKNOWN_INTEGER, name=own)
         return make("int64", lookup, mode)
-    known_texts = [str(value) for value in values if value != UNKNOWN_TEXT]
+    known_texts = [str(value) for value in values if value != UNKNOWN_TEXT] or [""]
     return make("string", layers.StringLookup(vocabulary=known_texts, oov_token=UNKNOWN_TEXT, name=own), mode)
 
 
