@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.redaction import redact
 from configs.times import read_moment
 from tasks.datasets.column_files import batches, column_names
 from tasks.datasets.guess import MOST_CLASSES, Facts, Values
 from tasks.datasets.kinds import INTEGER, NUMBER, missing_rows, plain
 from tasks.errors import WrongFile
+from tasks.words import one_line
 
 MOST_DISTINCT = 100_000  # values that are remembered for a column; with more, the number is a lower bound
 TRUTH = {"true", "false", "yes", "no"}
@@ -23,13 +25,13 @@ class _Column:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.rows = self.missing = self.words = self.texts = 0
+        self.rows = self.missing = self.words = self.texts = self.numbers = 0
         self.distinct: set[Any] = set()
         self.pairs: dict[Any, Any] = {}  # value: the target's value that it goes with
         self.determines, self.is_given = True, False
         self.can_be: list[Values] = ["boolean", "whole", "number", "date", "time", "text"]
         self.largest, self.has_line_breaks = 0.0, False
-        self.problem = ""
+        self.problem = self.odd = ""
 
     def add(self, array: Any, target: Any) -> None:
         """Add a batch; `target` are the values of the target in its rows, or None."""
@@ -63,6 +65,9 @@ class _Column:
             text = value.strip()
             self.words += len(text.split())
             self.texts += 1
+            self.numbers += _fits(text, "number")
+            if not self.odd and not NUMBER.fullmatch(text):
+                self.odd = one_line(redact(text), 40) or "an empty text"
             self.has_line_breaks |= value.splitlines() != [value] and bool(value)
             self.can_be = [one for one in self.can_be if _fits(text, one)]
             if self.can_be and self.can_be[0] == "whole":
@@ -87,6 +92,7 @@ class _Column:
             self.words / max(self.texts, 1),
             self.determines and 1 < len(self.pairs) <= self.rows / 5,
             sorted(map(str, self.distinct))[:MOST_CLASSES] if len(self.distinct) <= MOST_CLASSES else [],
+            self.odd if values == "text" and self.numbers > self.texts / 2 else "",
         )
 
 

@@ -29,7 +29,7 @@ class Facts:
         largest: the largest magnitude of whole numbers. has_line_breaks: whether a text has some.
         words: the average number of words of a text.
         determines: whether each of few values goes with one value of the target only.
-        examples: some values.
+        examples: some values. odd: a text in a column of which most values are numbers, or empty.
     """
 
     rows: int
@@ -41,6 +41,7 @@ class Facts:
     words: float = 1
     determines: bool = False
     examples: list[Any] = field(default_factory=list)
+    odd: str = ""
 
     @property
     def known(self) -> int:
@@ -106,6 +107,11 @@ def guessed(column: str, facts: Facts) -> tuple[dict[str, Any], str, str]:
 
 
 def _text(facts: Facts) -> tuple[dict[str, Any], str, str]:
+    if facts.odd:
+        words = (
+            f"most values are numbers, but '{facts.odd}' is not, which a run refuses; an empty cell is a missing value"
+        )
+        return {"kind": "number"}, words, ""
     if not like_an_id(facts):
         return (
             {"kind": "category"},

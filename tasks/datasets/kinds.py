@@ -69,9 +69,13 @@ def converted(column: Any, feature: Feature, where: str, field: str) -> Array:
     numbers = np.flatnonzero(~missing)
     values = _values(present, feature, where, numbers)
     if missing.any():
+        value = stand_in(feature)
+        if feature.kind == "number":  # a column of bytes may have a stand-in of -1, and whole numbers one of 0.5
+            dtype = "int64" if values.dtype.kind in "iu" and isinstance(value, int) else "float64"
+            values = _exactly(values, dtype, where)
         whole = np.empty(len(missing), values.dtype)
         whole[numbers] = values
-        whole[missing] = stand_in(feature)
+        whole[missing] = value
         values = whole
     return _as_served(values, feature, where)
 
@@ -294,8 +298,11 @@ def date_of(number: int, unit: str) -> str:
 def _as_served(values: Array, feature: Feature, where: str) -> Array:
     """Return values in the dtype of the input."""
     dtype = {"number": feature.dtype, "boolean": "bool", "integer_id": "int64", "date": "int64"}.get(feature.kind, "")
-    if not dtype:
-        return values
+    return _exactly(values, dtype, where) if dtype else values
+
+
+def _exactly(values: Array, dtype: str, where: str) -> Array:
+    """Return numbers in a dtype that holds all of them."""
     try:
         return cast_exactly(values, dtype, f"{where} must fit {dtype}", "it")
     except DataError as exc:

@@ -161,6 +161,23 @@ def test_parquet_that_does_not_fit(tmp_path: Path, kind: str, array: Any, words:
     assert "column 'a'" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("array", "missing", "expected"),
+    [
+        (pa.array([255, None], pa.uint8()), -1, [255, -1]),
+        (pa.array([1, None], pa.int64()), 0.5, [1, 0.5]),
+        (pa.array([None, None], pa.float32()), -1, [-1, -1]),
+        (pa.array([1.5, None], pa.float16()), 1000, [1.5, 1000]),
+    ],
+)
+def test_stand_ins_of_another_type(tmp_path: Path, array: Any, missing: float, expected: list[float]) -> None:
+    """A stand-in keeps its value, whatever integers or floats the column has."""
+    parquet.write_table(pa.table({"a.b": array, "y": [1.0, 2.0]}), tmp_path / "rows.parquet")
+    features = {"a": {"kind": "number", "missing": missing, "column": "a.b"}}
+    (found, _), _ = read_declared(data(tmp_path, features, file="rows.parquet"))
+    assert found["a"].tolist() == expected
+
+
 def test_times_with_a_zone(tmp_path: Path) -> None:
     """A timestamp with a zone counts from 1970-01-01 UTC, whatever its zone and its precision are."""
     moment = dt.datetime(2026, 1, 31, 1, 30, tzinfo=dt.timezone(dt.timedelta(hours=2)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -15,6 +14,7 @@ from configs.loading import load_config
 from flows.infer_schema import main
 from tasks.datasets.column_files import BLOCK
 from tasks.datasets.declared_rows import read_declared
+from tasks.errors import WrongFile
 
 ROWS = 60
 TABLE = {
@@ -108,13 +108,29 @@ def test_parquet_in_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_every_row_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The last row of a file of several blocks decides as well: one letter makes text of a column of numbers."""
+    """The last row of a file of several blocks decides as well: its word is named in a column of numbers."""
     cells = [f"{n},{'x' * 200},{n % 2}" for n in range(BLOCK // 200 + 1000)]
     (tmp_path / "rows.csv").write_text("\n".join(["a,long,y", *cells, "one,x,0"]))
     assert main([str(tmp_path / "rows.csv"), "--target", "y"]) == 0
-    found = yaml.safe_load(capsys.readouterr().out)["data"]
-    assert "a" in found["ignore"]  # text, different in most rows
-    assert np.isclose(len(found["features"]), 1)
+    text = capsys.readouterr().out
+    assert "most values are numbers, but 'one' is not" in text
+    assert f"guessed from all of its {len(cells) + 1:,} rows" in text
+
+
+def test_texts_among_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column of numbers with `NA` is declared as numbers with a comment, and a run refuses the text by its row."""
+    cells = [
+        f"{'NA' if n % 10 == 3 else n * 0.5},{'NA' if n % 10 == 3 else f'0{n}' if n % 3 else n},{n % 2}"
+        for n in range(60)
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,zip,y", *cells]))
+    out = tmp_path / "cfg.yaml"
+    assert main([str(tmp_path / "rows.csv"), "--target", "y", "--out", str(out)]) == 0
+    assert "most values are numbers, but 'NA' is not, which a run refuses" in out.read_text()
+    config = load_config(out)
+    assert {name: feature.kind for name, feature in config.data.features.items()} == {"a": "number"}
+    with pytest.raises(WrongFile, match="got 'NA' in row 3 and in 5 more rows"):
+        read_declared(config.data)
 
 
 @pytest.mark.parametrize(
