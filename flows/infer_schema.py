@@ -142,15 +142,18 @@ def _target_lines(name: str, facts: Facts, problems: dict[str, str]) -> list[str
         raise ConfigError(f"--target must name a column that a model can predict, and '{name}' must {problems[name]}")
     if facts.distinct < 2:
         raise ConfigError(f"--target must have at least 2 different values, got {facts.distinct} in '{name}'")
-    doubts, kind = [], "number"
+    doubts, kind, classes = [], "number", {}
     if facts.values == "boolean":
         kind = "boolean"
     elif facts.values in ("text", "date", "time") or (facts.values == "whole" and facts.distinct <= FEW):
         kind = "category"
+        if len(facts.examples) <= FEW:  # without them, their positions would follow from the rows
+            labels = sorted(map(int, facts.examples)) if facts.values == "whole" else facts.examples
+            classes = {"classes": labels}
         doubts.append(f"{facts.distinct:,} classes" + ("; number if it counts" if facts.values == "whole" else ""))
     if facts.missing:
         doubts.append(f"{facts.missing:,} of {facts.rows:,} values are missing; remove these rows")
-    return [_with_comment(f"  target: {_flow({'name': name, 'kind': kind})}", "; ".join(doubts))]
+    return [_with_comment(f"  target: {_flow({'name': name, 'kind': kind, **classes})}", "; ".join(doubts))]
 
 
 def _flow(value: Any) -> str:

@@ -114,7 +114,13 @@ def declared(data: Data, given: GivenRows) -> Any:
     if given.target not in ("", data.target.name):
         raise DataError(f"--target must be data.target, '{data.target.name}', or be left out, got '{given.target}'")
     files = [Path(given.file)] if given.file else []
-    (features, target), _ = read_declared(data, files, needs_target=False)
+    (features, target), classes = read_declared(data, files, needs_target=False)
+    if files and target is not None and classes and data.target.kind != "boolean" and not data.target.classes:
+        raise DataError(
+            f"the classes of '{data.target.name}' must be declared if rows are given, because a file may lack some of "
+            "them, and the others would get other positions; set kind: category and classes: [...] in data.target, in "
+            "the order of the model's answers, which assets.extra/features.json of its version contains"
+        )
     unused = set(data.split_columns) - {data.split}
     return {name: column for name, column in features.items() if name not in unused}, target
 

@@ -400,7 +400,8 @@ def test_given_rows_are_read_as_declared(tmp_path: Path) -> None:
     csv_file(tmp_path, "city,age,day,y\nnew,,2026-01-31,1\nx,3,1970-01-01,0\n", "given.csv")
     csv_file(tmp_path, "city,age,day\nx,3,1970-01-01\n", "known.csv")
     features = {"city": "category", "age": {"kind": "number", "missing": -1}, "day": "date"}
-    section = data(tmp_path, features, target="y")
+    target = {"name": "y", "kind": "category", "classes": [0, 1]}
+    section = data(tmp_path, features, target=target)
     gates = load_config(tmp_path / "cfg.yaml").gates
     given = GivenRows(str(tmp_path / "given.csv"), "y", str(tmp_path / "known.csv"))
     splits = prepare_given(section, gates, given, tmp_path / "out")
@@ -412,6 +413,9 @@ def test_given_rows_are_read_as_declared(tmp_path: Path) -> None:
     assert load_rows(splits.train).features["day"].tolist() == [0]
     with pytest.raises(DataError, match="--target must be data.target, 'y'"):
         prepare_given(section, gates, GivenRows(str(tmp_path / "given.csv"), "age"), tmp_path / "out2")
+    undeclared = data(tmp_path, features, target="y")
+    with pytest.raises(DataError, match="the classes of 'y' must be declared if rows are given"):
+        prepare_given(undeclared, gates, GivenRows(str(tmp_path / "given.csv")), tmp_path / "out3")
 
 
 def test_shares_have_the_names_of_the_classes() -> None:

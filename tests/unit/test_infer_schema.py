@@ -85,7 +85,9 @@ def test_the_doubts(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "days since 1970-01-01" in comments["day"]
     assert "left out because" in text.partition("ignore:")[2]
     assert "guessed from all of its 60 rows" in text
-    assert yaml.safe_load(text)["data"]["target"] == {"name": "grade", "kind": "category"}
+    assert yaml.safe_load(text)["data"]["target"] == {
+        "name": "grade", "kind": "category", "classes": ["low", "mid", "top"],
+    }  # fmt: skip
 
 
 def test_parquet_in_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
