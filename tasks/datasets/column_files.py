@@ -41,7 +41,8 @@ def files_of(patterns: Sequence[str]) -> list[Path]:
         found |= dict.fromkeys(matches)
     for file in found:
         if not file.is_file():  # a pipe could not be read again
-            raise WrongFile(f"data.file must name regular files, got '{file}'")
+            inside = f"; for the files in a directory write '{file.name}/*.parquet'" if file.is_dir() else ""
+            raise WrongFile(f"data.file must name regular files, got '{file}'{inside}")
         if file.stat().st_size > LARGEST:
             raise WrongFile(
                 f"data.file must name files of at most {LARGEST / 2**30:g} GiB, because their rows are held in memory, "

@@ -61,7 +61,7 @@ def read_declared(data: Data, files: Sequence[Path] = (), *, needs_target: bool 
         features[name] = np.concatenate(arrays)
     for name in dict.fromkeys(data.split_columns):
         if all(name in part for _, part in parts):
-            features[name] = [value for _, part in parts for value in _of_split(part[name], data, name)]
+            features[name] = [value for file, part in parts for value in _of_split(part[name], data, name, file)]
     if not all(len(column) for column in features.values()):
         raise WrongFile(f"data.file must have rows, and there are none in {few([repr(str(file)) for file in files])}")
     targets = [
@@ -99,9 +99,11 @@ def _where(file: Path, column: str) -> str:
     return f"'{file}': column '{one_line(column, 60)}'"
 
 
-def _of_split(column: Any, data: Data, name: str) -> list[Any]:
+def _of_split(column: Any, data: Data, name: str, file: Path) -> list[Any]:
     """Return a column that decides the splits as text, numbers or booleans; a time is ISO 8601 text."""
-    values = plain(column, f"column '{name}'").to_pylist()
+    known = plain(column, _where(file, name))
+    refuse_missing(known, _where(file, name))
+    values = known.to_pylist()
     if name == data.time and not isinstance(data.test_from, str):
         return [float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value for value in values]
     return [value.isoformat() if hasattr(value, "isoformat") else value for value in values]

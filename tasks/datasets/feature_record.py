@@ -37,20 +37,21 @@ def unit_words(unit: str) -> str:
     return f"{unit} since 1970-01-01 UTC" if unit else ""
 
 
-def write_schema(directory: Path, config: Config, train: Rows, classes: Sequence[Any]) -> None:
-    """Record the declared features of an export, with their values in the training rows; nothing without them."""
-    if not config.data.features:
+def write_schema(directory: Path, config: Config, rows: Rows, classes: Sequence[Any] = ()) -> None:
+    """Record the declared features of an export, with their values in some rows.
+
+    Nothing is written without declared features, if rows that were given have others, or if there is a record already,
+    because a model that was trained elsewhere brings its own.
+
+    Args:
+        rows: the training rows; for a model whose training rows are unknown, the rows that it is judged on.
+    """
+    path, features = directory / RECORD, config.data.features
+    if not features or path.exists() or features.keys() - rows.features.keys():
         return
     served = {keras_name: name for name, keras_name in config.export.inputs.items()}
-    found = DataSchema(
-        {
-            served.get(name, name): facts_of(feature, train.features[name])
-            for name, feature in config.data.features.items()
-        },
-        config.data.target.name,
-        tuple(classes),
-    )
-    path = directory / RECORD
+    facts = {served.get(name, name): facts_of(feature, rows.features[name]) for name, feature in features.items()}
+    found = DataSchema(facts, config.data.target.name, tuple(classes) or config.data.target.classes)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

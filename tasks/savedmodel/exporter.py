@@ -77,7 +77,7 @@ def export_savedmodel(
     if splits.trained_on:  # they may be unknown for a model that was trained elsewhere
         as_requests = partial(request_arrays, model, signature=signature, export=config.export)
         save_record(config, splits, as_requests, directory, evidence)
-        write_schema(directory, config, load_rows(splits.train), splits.classes)
+    write_schema(directory, config, load_rows(splits.train if splits.rows["train"] else splits.test), splits.classes)
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)
 

@@ -370,6 +370,13 @@ def test_splits_by_columns_that_are_not_features(tmp_path: Path, fields: dict[st
     assert splits.source == str(tmp_path / "rows.csv")
 
 
+def test_a_split_column_with_gaps(tmp_path: Path) -> None:
+    """A row without a customer, or without a time, is refused with its number."""
+    csv_file(tmp_path, "a,customer,y\n1,x,1\n2,,2\n")
+    with pytest.raises(WrongFile, match="column 'customer' must have a value in every row, got none in 1 of 2 rows"):
+        read_declared(data(tmp_path, {"a": "number"}, group="customer"))
+
+
 def test_a_column_that_is_both(tmp_path: Path) -> None:
     """A date can split the rows and be a feature under another name."""
     csv_file(tmp_path, ROWS)
