@@ -32,6 +32,7 @@ from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import Rehearsal, rehearse
 from tasks.store.champion import find_champion
+from tests.markdown import Page
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -252,17 +253,8 @@ def test_other_targets(tmp_path: Path, target: str, output: str, task: str) -> N
     assert low < found.min() < found.max() < high
 
 
-OWN = """
-def build(features, units=4):
-    import keras
-    from tasks.training.preprocessing import preprocess
-
-    inputs, encoded = preprocess(features)
-    hidden = keras.layers.Dense(units, activation="relu")(encoded)
-    model = keras.Model(inputs, keras.layers.Dense(len(features.classes), activation="softmax", name="mine")(hidden))
-    model.compile("adam", "sparse_categorical_crossentropy")
-    return model
-
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "declared-features.md"
+ALONE = """
 def alone(features):
     from tasks.training.preprocessing import preprocess
 
@@ -271,12 +263,13 @@ def alone(features):
 
 
 def test_a_model_of_your_own(tmp_path: Path) -> None:
-    """model.build gets the features by name with what is declared about them, and `preprocess` makes its inputs."""
-    (tmp_path / "own_declared.py").write_text(OWN)
+    """The documented model.build gets the features with what is declared, and `preprocess` makes its inputs."""
+    [documented] = [block.text for block in Page(DOCUMENTED).blocks if "def build(" in block.text]
+    (tmp_path / "own_declared.py").write_text(documented + ALONE)
     own = ["model.build=own_declared:build", "model.params={units: 3}"]
     features = {"city": "category", "member": "boolean"}
     _, model = trained(configured(tmp_path, features, "risk", *own), tmp_path / "run")
-    assert model.readings["mine"].task == "multiclass"
+    assert model.readings["delivery"].task == "multiclass"
     with pytest.raises(TrainingError, match="preprocess takes the features that model.build gets with data.file"):
         trained(configured(tmp_path, features, "risk", "model.build=own_declared:alone"), tmp_path / "run2")
 
