@@ -23,12 +23,11 @@ ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")
 class _Column:
     """The facts about one column, as far as batches have been seen."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.rows = self.missing = self.words = self.texts = self.numbers = 0
         self.distinct: set[Any] = set()
         self.pairs: dict[Any, Any] = {}  # value: the target's value that it goes with
-        self.determines, self.is_given = True, False
+        self.determines = True
         self.can_be: list[Values] = ["boolean", "whole", "number", "date", "time", "text"]
         self.largest, self.has_line_breaks = 0.0, False
         self.problem = self.odd = ""
@@ -55,7 +54,6 @@ class _Column:
 
     def _look_at(self, values: Sequence[Any]) -> None:
         if values and not all(isinstance(value, str) for value in values):
-            self.is_given = True
             kind = _kind_of_values(values)
             self.can_be = [one for one in self.can_be if one == kind or (kind, one) == ("whole", "number")]
             if kind in ("whole", "number"):
@@ -112,7 +110,7 @@ def facts_of_files(files: Sequence[Path], target: str) -> tuple[dict[str, Facts]
     if target not in names:
         listed = ", ".join(f"'{name}'" for name in names[:40])
         raise WrongFile(f"--target must name a column of '{files[0]}', got '{target}'; the columns are {listed}")
-    columns = {name: _Column(name) for name in names}
+    columns = {name: _Column() for name in names}
     for file in files:
         for batch in batches(file):
             given = batch.column(batch.schema.get_field_index(target)).to_pylist() if batch.num_rows else []

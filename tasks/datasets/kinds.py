@@ -59,7 +59,7 @@ def converted(column: Any, feature: Feature, where: str, field: str) -> Array:
         WrongFile: a value is missing and has no stand-in, or does not fit the kind.
     """
     column = plain(column, where)
-    missing = np.asarray(column.is_null(nan_is_null=True).to_numpy(), np.bool_)
+    missing = missing_rows(column)
     if missing.any() and feature.missing is None:
         raise WrongFile(
             f"{where} must have a value in every row, got none in {_rows(missing)}; declare the value that stands for "
@@ -225,6 +225,8 @@ def _quick(column: Any, feature: Feature) -> Array | None:
     if feature.kind not in ("number", "integer_id"):
         return None
     trimmed = compute.utf8_trim_whitespace(column)
+    if compute.any(compute.match_substring(trimmed, "x", ignore_case=True)).as_py():
+        return None  # Arrow reads 0x1F as 31
     try:
         return np.asarray(trimmed.cast(pa.int64()).to_numpy())
     except pa.ArrowInvalid:

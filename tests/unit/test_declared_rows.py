@@ -78,6 +78,8 @@ def test_values_of_csv(tmp_path: Path, feature: Any, cells: list[str], expected:
         ("number", ["1", "x y", "2"], "its kind is number, got 'x y' in row 1"),
         ("number", ["1", "nan", "inf"], "got 'nan' in row 1 and in 1 more rows"),
         ("number", ["1_000"], "got '1_000' in row 0"),
+        ("number", ["1", "0x1F"], "got '0x1F' in row 1"),
+        ("integer_id", ["1", "0X1f"], "got '0X1f' in row 1"),
         ("number", ["16777217"], "use another dtype for this input (int64"),
         ("number", ["12345678901234567890123"], "has more digits than float64 holds"),
         ({"kind": "number", "missing": -1}, ["", "x"], "got 'x' in row 1"),
