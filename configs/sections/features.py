@@ -35,8 +35,8 @@ ONLY_FOR = {
 """The kinds to which a field applies; all other fields apply to every kind."""
 STAND_INS = {
     "number": "a number",
-    "category": "text",
-    "text": "text",
+    "category": "text, in quotes if it looks like another value,",
+    "text": "text, in quotes if it looks like another value,",
     "boolean": "true or false",
     "integer_id": "a whole number of at most 64 bits",
     "date": "a date in ISO 8601, or a whole number in its unit",

@@ -328,7 +328,10 @@ def test_targets_that_cannot_be_used(tmp_path: Path, target: Any, cells: list[st
         ({"features": {"a": "numbr"}}, "data.features.a"),
         ({"features": {"a": {"kind": "number", "unit": "seconds"}}}, "unit applies to date only, not to number"),
         ({"features": {"a": {"kind": "text", "unknown": "error"}}}, "unknown applies to category and integer_id only"),
-        ({"features": {"a": {"kind": "category", "missing": 3}}}, "missing must be text for the kind category"),
+        (
+            {"features": {"a": {"kind": "category", "missing": 3}}},
+            "missing must be text, in quotes if it looks like another value, for the kind category",
+        ),
         ({"features": {"a": {"kind": "number", "missing": True}}}, "missing must be a number for the kind number"),
         ({"features": {"a": {"kind": "date", "missing": "soon"}}}, "missing must be a date in ISO 8601"),
         ({"features": {"a": {"kind": "integer_id", "missing": 2**63}}}, "missing must be a whole number"),
