@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from tasks.datasets.declared import read_contract, write_contract
 from tasks.datasets.feature_record import RECORD, changed_meanings, drift, facts_of, read_schema, units_of
 from tasks.datasets.strings import TEXT
 from tasks.gates.contract import Meanings, judge_contract
-from tasks.records import DataSchema, FeatureFacts, Signature, TensorSpec
+from tasks.records import DataSchema, FeatureFacts, Signature, Splits, TensorSpec, ValidationReport
+from tasks.report.data import MOST_DRIFT, data_document, data_lines
 
 DAY = FeatureFacts("date", "int64", "days", None, 3, (), 20_000, 20_100)
 CITY = FeatureFacts("category", "string", "", "?", 2, ("Rome", "Wien"))
@@ -103,3 +105,20 @@ def test_units_in_a_contract(tmp_path: Path) -> None:
         result = judge_contract(SIGNATURE, SIGNATURE, declared=declared, meanings=Meanings(units_of(schema)))
         assert result.passed == passed, result.summary
     assert "the unit of input 'day' changed from days since 1970-01-01 UTC to none" in result.summary
+
+
+def test_drift_in_the_report() -> None:
+    """The report and splits.json name what has changed since the champion; a very long list ends with its length."""
+    report: Any = ValidationReport(
+        None, None, None, (), drift=("'city' has 1 new value: 'Bern'", "feature 'age' is gone")
+    )  # type: ignore[arg-type]
+    assert data_lines(report) == {
+        "data compared with the champion's": "'city' has 1 new value: 'Bern'; feature 'age' is gone"
+    }
+    many = replace(report, drift=tuple(map(str, range(MOST_DRIFT + 7))))
+    assert data_lines(many)["data compared with the champion's"].endswith("; 19; and 7 more")
+    splits: Any = Splits(
+        Path(), Path(), Path(), {"train": 1, "validation": 0, "test": 1}, "", "", (), classes=("no", "yes")
+    )
+    found = data_document(splits, many)
+    assert (len(found["drift"]), found["classes"]) == (MOST_DRIFT + 7, ["no", "yes"])
