@@ -88,7 +88,7 @@ COPY configs configs
 RUN useradd --create-home --uid 1000 rehearsal && mkdir -p /rehearsal /models /exchange \
     && ln -s /app/flows /rehearsal/flows \
     && /opt/flows/bin/python -m compileall -q flows tasks configs
-COPY configs/*.yaml /rehearsal/configs/
+COPY configs/*.yaml configs/*.csv /rehearsal/configs/
 RUN chown --recursive rehearsal /rehearsal /models /exchange
 # Any user may run it (`--user`), so that the home is a place that everybody can write.
 ENV PATH=/opt/flows/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 HOME=/tmp

@@ -34,6 +34,9 @@ __all__ = ["ConfigError", "arguments", "load_config", "require", "shown", "witho
 LARGEST_FILE = 512 * 1024  # bytes
 LONGEST_MESSAGE = 700  # characters
 SQLITE = "sqlite:///"
+INSTEAD_OF_FILE = ("data.load", "model.build")  # a file with declared features needs neither
+DEFAULT_MODEL = "tasks.training.default_model:build"
+"""The function that builds a model from declared features if `model.build` is empty."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -56,8 +59,9 @@ def require(config: Config, *fields: str) -> None:
     """Raise `ConfigError` if a field that not every command needs is empty: `data.load`, `model.build`."""
     for field in fields:
         section, key = field.split(".")
-        if not getattr(getattr(config, section), key):
-            raise ConfigError(f"'{field}' is required but not set; set it in the YAML file")
+        if not getattr(getattr(config, section), key) and not (config.data.file and field in INSTEAD_OF_FILE):
+            also = ", or set data.file and describe its columns" if field in INSTEAD_OF_FILE else ""
+            raise ConfigError(f"'{field}' is required but not set; set it in the YAML file{also}")
 
 
 def written(values: Mapping[str, Any]) -> Path:
@@ -151,8 +155,8 @@ def _loaded(path: Path, overrides: Sequence[str]) -> Config:
         check_metric(name)
     if config.data.load:
         check_parameters(config.data.load, config.data.params, "data.params", given=0)
-    if config.model.build:
-        check_parameters(config.model.build, config.model.params, "model.params", given=1)
+    if config.model.build or config.data.features:
+        check_parameters(config.model.build or DEFAULT_MODEL, config.model.params, "model.params", given=1)
     return config
 
 
@@ -261,7 +265,9 @@ def _resolve(config: Config, base: Path) -> Config:
     _check_apart(work_dir, models_root, config.name)
     return config.model_copy(
         update={
-            "data": config.data.model_copy(update={"load": located(config.data.load, base)}),
+            "data": config.data.model_copy(
+                update={"load": located(config.data.load, base), "file": _patterns(base, config.data.file)}
+            ),
             "model": config.model.model_copy(update={"build": located(config.model.build, base)}),
             "serving": _serving(config, base, models_root),
             "gates": gates.model_copy(update={**found, "metrics": metrics}),
@@ -321,6 +327,11 @@ def _attached(config: Config, base: Path, models_root: Path) -> Attached:
             f"'{cut(path)}', because TensorFlow reads them as patterns"
         )
     return attached.model_copy(update={"directory": directory})
+
+
+def _patterns(base: Path, files: Sequence[str]) -> tuple[str, ...]:
+    """Return files and patterns of files with absolute paths; a run looks whether they exist."""
+    return tuple(str(_place(base, Path(file).parent, "data.file") / Path(file).name) for file in files)
 
 
 def _file(base: Path, path: Path, field: str) -> Path:

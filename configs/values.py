@@ -20,7 +20,7 @@ PARAMS = ("data.params", "model.params")  # the user's own names and values
 NAMED = (*PARAMS, "promote.live_headers")  # mappings in which a name tells whether its value is a secret
 MODES = ("promote.directory_mode", "promote.file_mode")  # octal by convention
 SHOWN = (  # names of files, runs and processes, which cannot be hidden
-    "name", "work_dir", "models_root", "data.load", "model.build", "gates.contract.file",
+    "name", "work_dir", "models_root", "data.load", "data.file", "model.build", "gates.contract.file",
     "gates.golden.file", "tracking.experiment", "serving.image", "serving.images", "serving.platform",
     "serving.attached.directory", "serving.attached.seen_as",
 )  # fmt: skip

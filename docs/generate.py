@@ -13,6 +13,8 @@ from configs.schema import Config
 
 PAGE = Path(__file__).with_name("configuration.md")
 BEGIN, END = "<!-- begin: written by `make docs` -->\n", "<!-- end: written by `make docs` -->\n"
+PARTS = {"Feature": ("a feature", "data.features"), "Bound": ("a bound", "gates.metrics")}
+"""The values of mappings that have fields themselves, with the field of the mapping."""
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
 HEAD = "| field | values | default | meaning |\n|---|---|---|---|\n"
 Schema = Mapping[str, Any]
@@ -32,11 +34,14 @@ def page(text: str) -> str:
 
 
 def tables(schema: Schema) -> str:
-    """Return a heading and a table for each section, and one for the bound of a metric."""
+    """Return a heading and a table for each section, and one for each kind of value that a mapping has."""
     definitions: Schema = schema["$defs"]
     sections = [("General", "", schema), *_sections(schema, definitions, "")]
     parts = [_table(title, prefix, section) for title, prefix, section in sections]
-    return "".join([*parts, _table("A bound of `gates.metrics`", "", definitions["Bound"])])
+    parts += [
+        _table(f"{name.capitalize()} of `{field}`", "", definitions[kind]) for kind, (name, field) in PARTS.items()
+    ]
+    return "".join(parts)
 
 
 def _sections(schema: Schema, definitions: Schema, prefix: str) -> Iterator[tuple[str, str, Schema]]:
@@ -65,6 +70,8 @@ def escaped(text: str) -> str:
 
 def _values(field: Schema) -> str:
     """Return in words what a field takes, such as `number, above 0 and below 1`."""
+    if "$ref" in field:
+        return PARTS[field["$ref"].rpartition("/")[2]][0]
     if "anyOf" in field:
         options = [_values(option) for option in field["anyOf"] if option["type"] != "null"]
         kept = [option for option in options if not (option == "whole number" and "number" in options)]
@@ -75,7 +82,7 @@ def _values(field: Schema) -> str:
         return f"list: {_values(field['items'])}"
     if field.get("type") == "object":
         inner = field["additionalProperties"]
-        return "mapping" if inner is True else f"mapping to: {'a bound' if '$ref' in inner else _values(inner)}"
+        return "mapping" if inner is True else f"mapping to: {_values(inner)}"
     kind = "path" if field.get("format") == "path" else TYPES[field["type"]]
     return f"{kind}{_range(field)}"
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from configs.loading import arguments, require, shown, without_secrets
 from configs.schema import Config
-from flows.commands import config_parser, run_command, session
+from flows.commands import check_rows_of, config_parser, run_command, session
 from flows.console import error, say, warning, write
 from tasks.datasets.declared import check_contract
 from tasks.datasets.user_code import describe
@@ -63,6 +63,7 @@ def _dry_run(config: Config) -> int:
 def _run(args: argparse.Namespace, config: Config) -> int:
     """Run the main job."""
     require(config, "data.load", "model.build")
+    check_rows_of(config)
 
     def flow() -> Outcome:
         from flows.train_and_serve import train_and_serve

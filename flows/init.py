@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import keyword
 import os
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,14 +14,11 @@ from jinja2 import Environment, StrictUndefined
 from configs.errors import ConfigError
 from flows.console import Parser, error, say
 from flows.streams import our_streams
+from tasks.datasets.guess import FEW, MOST_CLASSES, Facts, input_names, like_an_id, model_name, too_large, unfit
 from tasks.outcomes import DONE, FAILED, USAGE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
 
-MOST_CLASSES = 100
-LIKE_AN_ID = 0.5  # a text column with a larger share of distinct values identifies rows and does not describe them
-FEW = 20  # up to so many distinct whole numbers are classes, and up to so many distinct texts are not ids
-LARGEST_EXACT = 2**24  # float32 holds every whole number up to here
 EXAMPLE: dict[str, Any] = {
     "name": "late_payment",
     "csv": None,
@@ -117,10 +112,10 @@ def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
     rows = table[[*kept, target]].dropna()
     if not len(rows):
         raise ConfigError(f"'{file}' must have rows without missing values, and it has none; fill the values in")
-    names = _input_names(kept)
+    names = input_names(kept)
     is_text = {column: not pd.api.types.is_numeric_dtype(table[column]) for column in kept}
     return {
-        "name": re.sub(r"[^A-Za-z0-9_]+", "_", file.stem).strip("_") or "model",
+        "name": model_name(file.stem),
         "csv": repr(os.path.relpath(file.resolve(), directory.resolve())),
         "columns": {repr(column): repr(names[column]) for column in kept},
         "left_out": {repr(column): reason for column, reason in left_out.items()},
@@ -155,23 +150,24 @@ def _table(file: Path) -> Any:
 
 def _unfit(column: Any) -> str:
     """Return why a model can learn nothing from a column, or an empty text."""
+    facts = _facts(column)
+    reason = unfit(facts) or too_large(facts) or like_an_id(facts)
+    breaks = "its texts have line breaks, and Keras keeps a vocabulary as lines" if facts.has_line_breaks else ""
+    return reason or breaks
+
+
+def _facts(column: Any) -> Facts:
+    """Return what is known about a column of a table."""
     import pandas as pd
 
     known = column.dropna()
-    if not len(known):
-        return "it is empty"
-    if known.nunique() < 2:
-        return "it has only one value"
-    if column.isna().mean() > LIKE_AN_ID:
-        return "it is empty in most rows"
+    rows, missing, distinct = len(column), len(column) - len(known), int(known.nunique())
     if pd.api.types.is_numeric_dtype(column):
-        too_large = pd.api.types.is_integer_dtype(column) and known.abs().max() > LARGEST_EXACT
-        return "its numbers are too large for float32, like those of an id" if too_large else ""
-    if known.nunique() > max(FEW, LIKE_AN_ID * len(known)):
-        return "most of its texts are different, like ids, dates or descriptions"
-    if any(text.splitlines() != [text] for text in known.astype(str).unique()):
-        return "its texts have line breaks, and Keras keeps a vocabulary as lines"
-    return ""
+        whole = pd.api.types.is_integer_dtype(column)
+        largest = float(known.abs().max()) if whole and len(known) else 0
+        return Facts(rows, missing, distinct, "whole" if whole else "number", largest)
+    breaks = any(text.splitlines() != [text] for text in known.astype(str).unique())
+    return Facts(rows, missing, distinct, "text", has_line_breaks=breaks)
 
 
 def _of_target(column: Any) -> dict[str, Any]:
@@ -190,19 +186,6 @@ def _of_target(column: Any) -> dict[str, Any]:
     if not 2 <= len(values) <= MOST_CLASSES:
         raise ConfigError(f"--target must have 2 to {MOST_CLASSES} different values or be a number, got {len(values)}")
     return {"classes": values, "output": "probabilities"}
-
-
-def _input_names(columns: Sequence[str]) -> dict[str, str]:
-    """Return for each column a unique name that TensorFlow accepts for an input."""
-    found: dict[str, str] = {}
-    for column in columns:
-        name = re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_").lower() or "input"
-        name = name if name[0].isalpha() and not keyword.iskeyword(name) and name != "self" else f"input_{name}"
-        number, given = 2, name
-        while given in found.values():
-            given, number = f"{name}_{number}", number + 1
-        found[column] = given
-    return found
 
 
 if __name__ == "__main__":

@@ -24,23 +24,24 @@ COMMAND_LINES = {
 
 HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
 
-  init      write a configuration and the code of a model, both ready to run
-  check     check your functions, rows and model, and what a run needs, within seconds
-  run       train a model, judge it in a throwaway model server, log it to MLflow, and promote it
-  rehearse  judge a model that was trained elsewhere, log it, and promote it
-  try-out   serve a model until Ctrl-C, or send it a file of rows
-  promote   act on reviewers' decisions, or approve or reject a candidate yourself
-  rollback  make an earlier version live again
-  ab        compare versions on real users, and make the winner stable
-  doctor    find what a crash left behind, and repair it
-  reap      remove the containers that killed runs left behind
-  webhook   act on reviewers' decisions at once, told by MLflow
-  serve     run the embedded model server
+  init          write a configuration and the code of a model, both ready to run
+  infer-schema  write a configuration that declares the columns of a CSV or Parquet file
+  check         check your functions, rows and model, and what a run needs, within seconds
+  run           train a model, judge it in a throwaway model server, log it to MLflow, and promote it
+  rehearse      judge a model that was trained elsewhere, log it, and promote it
+  try-out       serve a model until Ctrl-C, or send it a file of rows
+  promote       act on reviewers' decisions, or approve or reject a candidate yourself
+  rollback      make an earlier version live again
+  ab            compare versions on real users, and make the winner stable
+  doctor        find what a crash left behind, and repair it
+  reap          remove the containers that killed runs left behind
+  webhook       act on reviewers' decisions at once, told by MLflow
+  serve         run the embedded model server
 
 '{SCRIPT} COMMAND --help' shows the options of a command, and '{SCRIPT} --version' the version.
 """
 LINES = HELP.splitlines()
-LABEL = len("  init      ")
+LABEL = len("  infer-schema  ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -62,7 +62,7 @@ def rehearse(  # noqa: PLR0913, PLR0917  one argument for each option
         trained_on: a file of the rows that the model was trained or validated on; empty if they are not known.
     """
     cfg = load_config(Path(config), overrides or ())
-    require(cfg, *([] if rows else ["data.load"]))
+    require(cfg, *([] if rows else ["data.load"]))  # or data.file
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)

@@ -10,9 +10,10 @@ from typing import cast
 from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
 from flows.cli import run_and_report
-from flows.commands import can_be_written, config_parser, run_command
+from flows.commands import can_be_written, check_rows_of, config_parser, run_command
 from flows.console import say, warning
 from tasks.datasets.declared import write_contract
+from tasks.datasets.feature_record import read_schema, units_of
 from tasks.datasets.row_files import problem_of
 from tasks.errors import ExportError
 from tasks.outcomes import Outcome
@@ -80,8 +81,12 @@ def _check(args: argparse.Namespace, config: Config) -> None:
     """Raise `ConfigError` for options that cannot work, before anything is started."""
     if args.target and not args.rows:
         raise ConfigError("--target names a column of --rows FILE; add --rows, or let data.load return the target")
-    if not args.rows and not config.data.load:
-        raise ConfigError("there must be rows to judge: add --rows FILE, or set data.load in the YAML file")
+    if not args.rows and not config.data.source:
+        raise ConfigError(
+            "there must be rows to judge: add --rows FILE, or set data.load or data.file in the YAML file"
+        )
+    if not args.rows:
+        check_rows_of(config)
     for option, file in (("--rows", args.rows), ("--trained-on", args.trained_on)):
         problem = problem_of(Path(file), option) if file else ""
         if problem:
@@ -112,7 +117,7 @@ def _write(file: Path, report: ValidationReport | None) -> None:
         warning(f"'{file}' is not written because the candidate did not pass")
         return
     try:
-        write_contract(file, report.served.signature)
+        write_contract(file, report.served.signature, units_of(read_schema(report.candidate.version_dir)))
         say(f"\nThe contract was written to {file}. Set gates.contract.file to check later candidates against it.")
     except OSError as exc:
         warning(f"'{file}' is not written: {exc.strerror}")

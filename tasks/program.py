@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = "keras-rehearsal"
 SUBCOMMANDS = {
     "init": "flows.init",
+    "infer-schema": "flows.infer_schema",
     "check": "flows.check",
     "run": "flows.train_and_serve",
     "rehearse": "flows.rehearse",

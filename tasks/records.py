@@ -27,8 +27,9 @@ class TensorSpec:
         computed: the model's own dtype of an output that `export.cast` changes, else empty.
         pad: the padding value of an output whose length depends on its batch, from `export.ragged`; None if it is not
             configured.
+        unit: of a date in a declared contract, such as `days since 1970-01-01 UTC`, else empty.
 
-    A server does not know the last two, so they are ignored when specs are compared.
+    A server does not know the last three, so they are ignored when specs are compared.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TensorSpec:
     shape: tuple[int | None, ...] | None
     computed: str = field(default="", compare=False)
     pad: int | float | str | bool | None = field(default=None, compare=False)
+    unit: str = field(default="", compare=False)
 
     def is_free(self, axis: int) -> bool:
         """Return whether an axis may have any extent."""
@@ -124,6 +126,7 @@ class Splits:
         groups: `.npz` of one fingerprint of the columns in `data.key` or `data.group` for each row, by split, or None.
         shares: the share of rows with a label, by target, label and split.
         left_out: for a model that was trained elsewhere, how many of its training rows are not judged; None if unknown.
+        classes: the values of the target of `data.file`, in the order of the model's answers; empty for others.
     """
 
     train: Path
@@ -136,6 +139,7 @@ class Splits:
     groups: Path | None = None
     shares: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     left_out: int | None = None
+    classes: tuple[bool | int | str, ...] = ()
 
     @property
     def trained_on(self) -> int:
@@ -266,6 +270,42 @@ class GraphFacts:
 
 
 @dataclass(frozen=True)
+class FeatureFacts:
+    """What a declared feature means, and which values of it a version was trained on.
+
+    Attributes:
+        kind: as in `data.features`. dtype: of the served input.
+        unit: of a date, `days` or `seconds` since 1970-01-01 UTC, else empty.
+        missing: the value that stands for a missing one, as clients send it, or None.
+        distinct: number of different values. values: all of them, sorted, for a category with few; else empty.
+        low, high: the range of a number or a date in its unit; None for other kinds.
+    """
+
+    kind: str
+    dtype: str
+    unit: str = ""
+    missing: bool | int | float | str | None = None
+    distinct: int = 0
+    values: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class DataSchema:
+    """The declared features and the target of a version.
+
+    Attributes:
+        features: by the served name of the input.
+        target: the name of its column. classes: its values in the order of the answers; empty for a number.
+    """
+
+    features: Mapping[str, FeatureFacts]
+    target: str = ""
+    classes: tuple[bool | int | str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Champion:
     """The version that is live.
 
@@ -373,12 +413,14 @@ class ServedChampion:
         answers: `.npz` of its answers to the same test rows, or None if they do not fit its signature.
         readings: by name of an output, from its own export; empty if an older release exported it.
         seen: `.npz` of the rows that it has seen (datasets/seen.py), or None.
+        declared: its declared features, or None without a record of them.
     """
 
     signature: Signature
     answers: Path | None
     readings: Mapping[str, Reading] = field(default_factory=dict)
     seen: Path | None = None
+    declared: DataSchema | None = None
 
 
 @dataclass(frozen=True)
@@ -440,6 +482,7 @@ class ValidationReport:
         champion: the live version, which it was compared with, or None.
         new_rows: distinct rows of all splits that the champion's data did not have; None if it is unknown.
         shared_rows: distinct requests that are in more than one split; None if it is unknown.
+        drift: how the declared features and their values differ from the champion's, one sentence each.
     """
 
     candidate: Candidate
@@ -449,6 +492,7 @@ class ValidationReport:
     champion: Champion | None = None
     new_rows: int | None = None
     shared_rows: int | None = None
+    drift: tuple[str, ...] = ()
 
     @property
     def needs_person(self) -> str:

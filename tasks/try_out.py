@@ -12,6 +12,8 @@ from configs.schema import Config
 from configs.sections.serving import Serving
 from tasks.datasets.answers import Table, with_answers
 from tasks.datasets.blocks import unanswered_rows
+from tasks.datasets.column_files import is_declared
+from tasks.datasets.declared_rows import read_declared
 from tasks.datasets.fitting import features_of, fit_to_inputs
 from tasks.datasets.row_files import read_table
 from tasks.datasets.rows import check_rows
@@ -132,7 +134,10 @@ def read_rows(config: Config, model: Tried, file: Path) -> Asked:
     if beyond:
         raise ConfigError(f"--rows are sent over REST, which cannot carry {beyond}; send requests over gRPC yourself")
     try:
-        columns = dict(read_table(file)[0].items())
+        if config.data.features and is_declared(file):
+            (columns, _), _ = read_declared(config.data, [file], needs_target=False)
+        else:
+            columns = dict(read_table(file)[0].items())
         taken = features_of(columns, config.export.inputs, specs)
         rows = check_rows((taken, None), str(file), needs_target=False)
         return Asked(columns, fit_to_inputs(rows.features, specs))

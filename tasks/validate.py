@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.datasets.declared import check_contract
+from tasks.datasets.feature_record import drift, read_schema
 from tasks.datasets.seen import RECORD, new_rows, shared_rows
 from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
@@ -22,6 +24,8 @@ from tasks.serving.rehearse import Rehearsal, rehearse
 from tasks.stage import artifact_key, progress_shown, stage
 from tasks.store.champion import find_champion
 from tasks.store.seen import with_record
+
+log = logging.getLogger(__name__)
 
 
 @stage
@@ -58,9 +62,12 @@ def validate_serving(
     graph = read_graph(candidate.version_dir, config.gates.safety.max_graph_mb * 1e6)
     champion, own = _champion(config, run_dir), candidate.version_dir / RECORD
     rows = new_rows(own, champion.seen if champion else None), shared_rows(own)
+    changed = drift(read_schema(candidate.version_dir), read_schema(champion.version_dir) if champion else None)
+    for sentence in changed:
+        log.info("compared with version %d: %s", champion.version if champion else 0, sentence)
     gates = judge_files(config.gates, graph, champion)
     if not all(gate.passed for gate in gates if gate.name == "safety"):
-        return ValidationReport(candidate, graph, None, gates, champion, *rows)
+        return ValidationReport(candidate, graph, None, gates, champion, *rows, changed)
     with progress_shown(f"{artifact_key(config.name)}-validation", f"Validation of {config.name}"):
         answers = [
             _asked(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
@@ -68,7 +75,7 @@ def validate_serving(
         ]
     gates += judge(config.gates, candidate, *answers, keras_names=config.export.outputs)
     served = next((found for found in answers if isinstance(found, ServedAnswers)), None)
-    return ValidationReport(candidate, graph, served, gates, champion, *rows)
+    return ValidationReport(candidate, graph, served, gates, champion, *rows, changed)
 
 
 def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:

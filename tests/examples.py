@@ -10,7 +10,20 @@ from pathlib import Path
 
 import yaml
 
-from flows import ab, check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, try_out, webhook
+from flows import (
+    ab,
+    check,
+    cli,
+    doctor,
+    infer_schema,
+    init,
+    promote_cli,
+    reap,
+    rehearse_cli,
+    rollback,
+    try_out,
+    webhook,
+)
 from tasks.model_server.flags import UnknownFlag, parse_flags
 from tasks.program import SCRIPT, SUBCOMMANDS
 
@@ -23,6 +36,7 @@ PARSERS = {
     "try_out": try_out.build_parser(),
     "reap": reap.build_parser(),
     "init": init.build_parser(),
+    "infer_schema": infer_schema.build_parser(),
     "rehearse": rehearse_cli.build_parser(),
     "check": check.build_parser(),
     "webhook": webhook.build_parser(),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BeforeValidator, Field, StringConstraints, model_validator
 
 from configs.sections.base import Reference, Section
+from configs.sections.features import Features, Target, TargetField
 from configs.times import Moment, check_order
 
 
@@ -15,6 +16,7 @@ def _columns(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+SUFFIXES = (".parquet", ".csv", ".csv.gz")
 Columns = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_columns)]
 
 
@@ -28,6 +30,18 @@ class Data(Section):
     )
     params: dict[str, Any] = Field(
         {}, description="keyword arguments of the function; relative paths in them are passed on unchanged"
+    )
+    file: Columns = Field(
+        (),
+        description="instead of load: a .parquet, .csv or .csv.gz file of rows, a pattern such as `rows/*.parquet`, or "
+        "a list of these; needs features and target",
+    )
+    features: Features = Field(
+        {}, description="for file: maps the name of each input of the model to what it is; `NAME: KIND` is enough"
+    )
+    target: TargetField = Target()
+    ignore: Columns = Field(
+        (), description="for file: columns that are known and not used; other unused columns are named in a warning"
     )
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that early stopping watches")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that the gates judge")
@@ -65,6 +79,42 @@ class Data(Section):
         return value
 
     @model_validator(mode="after")
+    def _has_one_source(self) -> Data:
+        if self.load and self.file:
+            raise ValueError("load and file are two sources of rows; remove one of them")
+        if not self.file:
+            set_ones = {"features": self.features, "target": self.target.name, "ignore": self.ignore}
+            given = [name for name, value in set_ones.items() if value]
+            if given:
+                raise ValueError(f"{given[0]} describes the columns of data.file; set file, or remove {given[0]}")
+            return self
+        if self.params:
+            raise ValueError("params are the arguments of load; remove them, or set load instead of file")
+        if not self.features or not self.target.name:
+            raise ValueError("file needs features and target; the command infer-schema writes both")
+        odd = [name for name in self.file if not name.endswith(SUFFIXES)]
+        if odd:
+            raise ValueError(f"file must name files of {', '.join(SUFFIXES)}, got '{odd[0]}'")
+        return self
+
+    @model_validator(mode="after")
+    def _uses_each_column_once(self) -> Data:
+        columns = {name: feature.column or name for name, feature in self.features.items()}
+        leaking = [name for name, column in columns.items() if column == self.target.name]
+        if leaking:
+            raise ValueError(f"the feature '{leaking[0]}' must not be the target, which no client knows; remove it")
+        both = [name for name in columns if name in self.split_columns]
+        if both:
+            raise ValueError(
+                f"'{both[0]}' decides the splits and cannot also be the name of a feature; to use the column for both, "
+                f"give the feature another name and set column: {columns[both[0]]}"
+            )
+        used = {*columns.values(), *self.split_columns, self.target.name} & set(self.ignore)
+        if used:
+            raise ValueError(f"ignore must not contain '{min(used)}', which is used; remove it from one of the two")
+        return self
+
+    @model_validator(mode="after")
     def _leaves_rows_to_train_on(self) -> Data:
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
@@ -88,6 +138,16 @@ class Data(Section):
         if self.validation_from is not None and self.test_from is not None:
             check_order(self.validation_from, self.test_from)
         return self
+
+    @property
+    def source(self) -> str:
+        """Return the function or the files that the rows come from, as the configuration names them."""
+        return self.load or ", ".join(self.file)
+
+    @property
+    def split_columns(self) -> tuple[str, ...]:
+        """Return the columns that decide the splits."""
+        return tuple(filter(None, (*self.key, *self.group, self.time, self.split)))
 
     @property
     def identity(self) -> tuple[str, ...]:

@@ -4,12 +4,14 @@
      "inputs": {"age": {"dtype": "float32", "shape": [null]}},
      "outputs": {"score": {"dtype": "float32", "shape": [null]}}}
 
-In a shape, `null` is a free extent; instead of a shape, it means any rank.
+In a shape, `null` is a free extent; instead of a shape, it means any rank. An input that is a date also has its
+`unit`, such as `days since 1970-01-01 UTC`, which the contract gate compares with the declared features.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +33,7 @@ class _Strict(BaseModel):
 class _Tensor(_Strict):
     dtype: Literal[tuple(sorted(GRPC_DTYPES))]  # type: ignore[valid-type]
     shape: list[Annotated[int, Field(ge=0)] | None] | None
+    unit: str = Field("", max_length=100)
 
 
 class _Contract(_Strict):
@@ -64,7 +67,7 @@ def read_contract(file: Path) -> Signature:
         raise ConfigError(f"{RULE}, got '{file}': {_words(exc)}") from exc
     inputs, outputs = (
         tuple(
-            TensorSpec(name, tensor.dtype, None if tensor.shape is None else tuple(tensor.shape))
+            TensorSpec(name, tensor.dtype, None if tensor.shape is None else tuple(tensor.shape), unit=tensor.unit)
             for name, tensor in sorted(side.items())
         )
         for side in (declared.inputs, declared.outputs)
@@ -72,8 +75,11 @@ def read_contract(file: Path) -> Signature:
     return Signature(inputs, outputs, declared.signature)
 
 
-def write_contract(file: Path, signature: Signature) -> None:
+def write_contract(file: Path, signature: Signature, units: Mapping[str, str] | None = None) -> None:
     """Write the contract of a signature, one line for each tensor.
+
+    Args:
+        units: what an input that is a date counts, in words, by its name.
 
     Raises:
         OSError: the file cannot be written.
@@ -81,13 +87,19 @@ def write_contract(file: Path, signature: Signature) -> None:
     sides = {"inputs": signature.inputs, "outputs": signature.outputs}
     lines = {
         side: ",\n".join(
-            f"    {json.dumps(spec.name)}: {json.dumps({'dtype': spec.dtype, 'shape': spec.shape})}" for spec in specs
+            f"    {json.dumps(spec.name)}: {json.dumps(_line(spec, (units or {}) if side == 'inputs' else {}))}"
+            for spec in specs
         )
         for side, specs in sides.items()
     }
     parts = [f'  "signature": {json.dumps(signature.name)}']
     parts += [f'  "{side}": {{\n{text}\n  }}' for side, text in lines.items()]
     file.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def _line(spec: TensorSpec, units: Mapping[str, str]) -> dict[str, Any]:
+    unit = {"unit": units[spec.name]} if spec.name in units else {}
+    return {"dtype": spec.dtype, "shape": spec.shape, **unit}
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import numpy as np
 
 from configs.sections.data import Data
 from configs.sections.gates import Gates
+from tasks.datasets.column_files import is_declared
+from tasks.datasets.declared_rows import read_declared
 from tasks.datasets.overview import label_shares
 from tasks.datasets.prepare import call_loader, columns_in_words
 from tasks.datasets.row_files import read_table
@@ -69,7 +71,7 @@ def prepare_given(data: Data, gates: Gates, given: GivenRows, directory: Path) -
                 f"the training rows must be given either by --trained-on or by '{data.split}' (rows with train or "
                 "validation), got both; remove one of them"
             )
-        parts["train"] = _trained_on(Path(given.trained_on), rows)
+        parts["train"] = _trained_on(Path(given.trained_on), rows, data)
     return saved(parts, source, directory)
 
 
@@ -94,9 +96,33 @@ def _read(data: Data, given: GivenRows) -> tuple[Rows, str]:
     """Return the rows and their source."""
     if Path(given.file).name == ROWS:
         return load_rows(Path(given.file)), "rows that were given in Python"
+    if data.file and (not given.file or is_declared(Path(given.file))):
+        return check_rows(
+            declared(data, given), given.file or data.source, needs_target=False
+        ), given.file or data.source
     source = given.file or data.load
     loaded = read_table(Path(given.file), given.target) if given.file else call_loader(data)
     return check_rows(loaded, source, needs_target=False), source
+
+
+def declared(data: Data, given: GivenRows) -> Any:
+    """Return `(features, target)` of a file that is read as `data.features` declares its columns.
+
+    Raises:
+        DataError: the file does not fit the declaration, or the target is another column than the declared one.
+    """
+    if given.target not in ("", data.target.name):
+        raise DataError(f"--target must be data.target, '{data.target.name}', or be left out, got '{given.target}'")
+    files = [Path(given.file)] if given.file else []
+    (features, target), classes = read_declared(data, files, needs_target=False)
+    if files and target is not None and classes and data.target.kind != "boolean" and not data.target.classes:
+        raise DataError(
+            f"the classes of '{data.target.name}' must be declared if rows are given, because a file may lack some of "
+            "them, and the others would get other positions; set kind: category and classes: [...] in data.target, in "
+            "the order of the model's answers, which assets.extra/features.json of its version contains"
+        )
+    unused = set(data.split_columns) - {data.split}
+    return {name: column for name, column in features.items() if name not in unused}, target
 
 
 def _told(rows: Rows, data: Data) -> tuple[Rows, dict[str, Array]]:
@@ -119,10 +145,12 @@ def _told(rows: Rows, data: Data) -> tuple[Rows, dict[str, Array]]:
     return Rows(features, rows.targets), index
 
 
-def _trained_on(file: Path, rows: Rows) -> Rows:
+def _trained_on(file: Path, rows: Rows, data: Data) -> Rows:
     """Return the rows that the model was trained on; columns that the judged rows do not have are ignored."""
     if file.name == ROWS:
         return load_rows(file)
+    if data.file and is_declared(file):
+        return check_trained_on(read_declared(data, [file], needs_target=False)[0][0], rows, str(file))
     return check_trained_on(read_table(file, option="--trained-on")[0], rows, str(file))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from configs.sections.data import Data
+from tasks.datasets.declared_rows import named_shares, read_declared
+from tasks.datasets.feature_record import tell_unknown_values
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.overview import label_shares, shared_rows
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, save_arrays, save_rows
@@ -25,10 +27,13 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
     Raises:
         DataError: the loader failed, or its rows cannot be used.
     """
-    rows, columns = take_out(check_rows(call_loader(data), data.load, data.time), data)
+    loaded, classes = read_declared(data) if data.file else (call_loader(data), ())
+    rows, columns = take_out(check_rows(loaded, data.source, data.time), data)
+    del loaded
     identity = fingerprints(rows.features, "row")
     units = fingerprints(columns, "group") if data.identity else identity
     index = split_rows(data, columns, units)
+    tell_unknown_values(data.features, rows, index)
     digest = digest_rows(_saved(rows, index, directory))
     shared = shared_rows(identity, index)
     if shared:
@@ -42,10 +47,11 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
         test=directory / "test.npz",
         rows={name: len(numbers) for name, numbers in index.items()},
         digest=digest,
-        source=data.load,
+        source=data.source,
         features=columns_in_words(rows),
         groups=groups,
-        shares=label_shares(rows.targets, index),
+        shares=named_shares(label_shares(rows.targets, index), classes),
+        classes=classes,
     )
 
 

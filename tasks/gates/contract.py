@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
 from tasks.records import GateResult, Signature, TensorSpec
 
 
-def judge_contract(
+@dataclass(frozen=True)
+class Meanings:
+    """What requests mean beyond their dtypes.
+
+    Attributes:
+        units: of each date in words, by the name of the input.
+        changed: what means something else than for the champion's clients, one sentence each.
+    """
+
+    units: Mapping[str, str] = field(default_factory=dict)
+    changed: Sequence[str] = ()
+
+
+def judge_contract(  # noqa: PLR0913, PLR0917
     exported: Signature,
     reported: Signature,
     champion: Signature | None = None,
     allow_breaking: bool = False,
     declared: Signature | None = None,
+    meanings: Meanings | None = None,
 ) -> GateResult:
     """Compare the signature that `/metadata` reports with the exported, the champion's and the declared one.
 
     Names, dtypes and shapes must be those of the export, with a free batch size. Unless `allow_breaking` is set, what
     clients of the champion send and read must still work: an added output is fine, an added input is not. What clients
-    of the declared contract send and read must always work: who wants to break it changes its file.
+    of the declared contract send and read must always work: who wants to break it changes its file. The meaning of a
+    declared feature, such as the unit of a date, is part of both.
     """
+    meanings = meanings or Meanings()
     differences = _unlike_export(exported, reported)
-    breaking = breaking_changes(champion, reported) if champion else []
+    breaking = [*breaking_changes(champion, reported), *meanings.changed] if champion else []
     if not allow_breaking:
         differences += [f"this would break the champion's clients: {change}" for change in breaking]
-    broken = _broken(declared, reported) if declared else []
+    broken = [*_broken(declared, reported), *_other_units(declared, meanings.units)] if declared else []
     differences += [f"this would break the declared contract: {change}" for change in broken]
     n_names = len(exported.inputs) + len(exported.outputs)
     return GateResult(
@@ -95,6 +114,15 @@ def _broken(declared: Signature, reported: Signature) -> list[str]:
     if declared.name != reported.name:
         changes.insert(0, f"the signature changed from '{declared.name}' to '{reported.name}'")
     return changes
+
+
+def _other_units(declared: Signature, units: Mapping[str, str]) -> list[str]:
+    """Return the inputs whose unit in a declared contract is another one than that of the export."""
+    return [
+        f"the unit of input '{spec.name}' changed from {spec.unit} to {units.get(spec.name) or 'none'}"
+        for spec in declared.inputs
+        if spec.unit and spec.unit != units.get(spec.name)
+    ]
 
 
 def breaking_changes(champion: Signature, candidate: Signature) -> list[str]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from configs.sections.gates import Gates
 from tasks.datasets.declared import read_contract
+from tasks.datasets.feature_record import changed_meanings, read_schema, units_of
 from tasks.datasets.golden import read_golden
 from tasks.datasets.rows import load_arrays, load_rows
 from tasks.datasets.seen import known_test_rows
 from tasks.errors import DataError
 from tasks.gates.batching import judge_batching
-from tasks.gates.contract import judge_contract
+from tasks.gates.contract import Meanings, judge_contract
 from tasks.gates.golden import judge_golden
 from tasks.gates.latency import judge_latency
 from tasks.gates.parity import Tolerance, judge_parity, tolerances
@@ -77,13 +78,14 @@ def _judged(evidence: Evidence) -> list[GateResult]:
 
 
 def _contract(evidence: Evidence) -> Iterator[GateResult]:
-    beside = evidence.served.champion
+    beside, ours = evidence.served.champion, read_schema(evidence.candidate.version_dir)
     yield judge_contract(
         evidence.candidate.signature,
         evidence.served.signature,
         beside.signature if beside else None,
         evidence.gates.allow_breaking,
         read_contract(file) if (file := evidence.gates.contract.file) else None,
+        Meanings(units_of(ours), changed_meanings(ours, beside.declared if beside else None)),
     )
 
 

@@ -8,6 +8,8 @@ from tasks.records import Splits, ValidationReport
 from tasks.report.sections import MOST_ROWS, Table
 from tasks.report.tables import clip
 
+MOST_DRIFT = 20  # sentences; all of them are in splits.json
+
 
 def data_lines(report: ValidationReport) -> dict[str, str]:
     """Return how many rows are in several splits, new since the champion, and left out of the comparison, if known."""
@@ -19,6 +21,10 @@ def data_lines(report: ValidationReport) -> dict[str, str]:
     seen = seen_rows(report)
     if seen is not None:
         lines["test rows that the champion has seen"] = f"{seen:,}, left out where the two are compared"
+    if report.drift:
+        lines["data compared with the champion's"] = "; ".join(report.drift[:MOST_DRIFT]) + (
+            f"; and {len(report.drift) - MOST_DRIFT} more" if len(report.drift) > MOST_DRIFT else ""
+        )
     return lines
 
 
@@ -48,5 +54,7 @@ def data_document(splits: Splits, report: ValidationReport) -> dict[str, Any]:
         "new_rows": report.new_rows,
         "seen_test_rows": seen_rows(report),
         "left_out_rows": splits.left_out,
+        "drift": list(report.drift),
+        "classes": list(splits.classes),
         "label_shares": splits.shares,
     }

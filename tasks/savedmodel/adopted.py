@@ -11,6 +11,7 @@ import numpy as np
 
 from configs.schema import Config
 from tasks.datasets.blocks import unanswered_rows
+from tasks.datasets.feature_record import write_schema
 from tasks.datasets.fitting import features_of, fit_to_inputs
 from tasks.datasets.given import leave_out_trained
 from tasks.datasets.predict_body import predict_body
@@ -32,7 +33,7 @@ from tasks.savedmodel.warmup import WARMUP, write_warmup
 def adopt_savedmodel(config: Config, splits: Splits, directory: Path, evidence: Path, signature_name: str) -> Exported:
     """Write the requests for a SavedModel, and add to it a manifest and, if it has none, a warm-up file.
 
-    The record of the rows that it was trained on is added too, if they are known.
+    The record of the rows that it was trained on is added too, if they are known, and that of declared features.
 
     The graph is not loaded, because the safety gate has not judged it yet.
 
@@ -55,6 +56,7 @@ def adopt_savedmodel(config: Config, splits: Splits, directory: Path, evidence: 
         write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     if splits.trained_on:
         save_record(config, splits, partial(requests_of, config, signature), directory, evidence)
+    write_schema(directory, config, load_rows(splits.train if splits.rows["train"] else splits.test))
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.schema import Config
 from configs.sections.model import Export
+from tasks.datasets.feature_record import write_schema
 from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.readings import write_readings
@@ -76,6 +77,7 @@ def export_savedmodel(
     if splits.trained_on:  # they may be unknown for a model that was trained elsewhere
         as_requests = partial(request_arrays, model, signature=signature, export=config.export)
         save_record(config, splits, as_requests, directory, evidence)
+    write_schema(directory, config, load_rows(splits.train if splits.rows["train"] else splits.test), splits.classes)
     manifest = write_manifest(directory)
     return Exported(signature, manifest.digest, manifest.size_bytes)
 

@@ -17,6 +17,7 @@ from configs.sections.gates import Gates
 from configs.sections.serving import Serving
 from configs.serving_flags import batches
 from tasks.datasets.blocks import small_batches
+from tasks.datasets.feature_record import read_schema
 from tasks.datasets.golden import read_golden
 from tasks.datasets.readings import read_readings
 from tasks.datasets.rows import Array, load_arrays, save_arrays
@@ -130,7 +131,8 @@ def _phase_b(
             samples, rates = _time(rehearsal, server, versions, rows)
             latency = replace(latency, samples=samples, requests_per_s=rates)
     readings = read_readings(champion.version_dir)
-    return replace(alone, champion=ServedChampion(signature, answers, readings, champion.seen), latency=latency)
+    beside = ServedChampion(signature, answers, readings, champion.seen, read_schema(champion.version_dir))
+    return replace(alone, champion=beside, latency=latency)
 
 
 def _ask(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from configs.loading import DEFAULT_MODEL
 from configs.schema import Config
 from tasks.datasets.fitting import fit_to_inputs, largest_change, largest_changes
 from tasks.datasets.rows import Array, Rows, load_rows
@@ -30,6 +31,7 @@ from tasks.savedmodel.structure import (
     served_outputs,
 )
 from tasks.savedmodel.trial import save_model, try_export
+from tasks.training.preprocessing import DeclaredFeatures
 from tasks.training.readings import decide_readings
 from tasks.words import few
 
@@ -89,7 +91,7 @@ def _tried(
     keras.utils.set_random_seed(config.seed)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    model = build_model(config, rows)
+    model = build_model(config, rows, splits.classes)
     _check_names(model, config, rows)
     for part in (rows, validation):  # the test rows are asked of its export
         fit_to_inputs(part.features, input_specs(model))
@@ -121,7 +123,7 @@ def _rounded(rows: Rows, model: Any) -> dict[str, str]:
 
 def _check_names(model: Any, config: Config, rows: Rows) -> None:
     """Refuse names that the model does not have, before the training."""
-    with translated(f"model.build '{config.model.build}' must return a usable model", TrainingError):
+    with translated(f"model.build '{config.model.build or DEFAULT_MODEL}' must return a usable model", TrainingError):
         check_free_batch(model)
         served_inputs(model, config.export)
         outputs = served_outputs(model, config.export)
@@ -157,14 +159,16 @@ def _fit(model: Any, train: Rows, validation: Rows, config: Config, **options: A
         return {str(name): [float(value) for value in values] for name, values in fitted.history.items()}
 
 
-def build_model(config: Config, rows: Rows) -> Any:
-    """Call the user's function on the training features and check its result."""
+def build_model(config: Config, rows: Rows, classes: Sequence[Any] = ()) -> Any:
+    """Call the user's function, or the one of the default model, on the training features and check its result."""
     import keras
 
-    reference = config.model.build
+    reference = config.model.build or DEFAULT_MODEL
     build = resolve(reference, "model.build", TrainingError)
     features: Any = {name: as_objects(array) for name, array in rows.features.items()}
-    if list(features) == ["features"]:
+    if config.data.features:
+        features = DeclaredFeatures(features, config.data, rows.targets, classes)
+    elif list(features) == ["features"]:
         features = features["features"]  # the function gets the array that the loader returned
     with translated(f"model.build '{reference}' must return a model", TrainingError):
         model = build(features, **config.model.params)

@@ -135,7 +135,10 @@ def test_a_table_of_ones_own(script: Path, project: Path, outside: dict[str, str
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["runn"], "error: 'keras-rehearsal runn' is not a command; the commands are init, check, run, rehearse"),
+        (
+            ["runn"],
+            "error: 'keras-rehearsal runn' is not a command; the commands are init, infer-schema, check, run, rehearse",
+        ),
         (["init", "--csv", "none.csv", "--target", "a"], "error: --csv must name a readable table"),
     ],
 )

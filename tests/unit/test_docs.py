@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from configs.loading import load_config
 from configs.schema import Config
+from configs.sections.features import Feature
 from configs.sections.gates import GATES, METRICS, Bound
 from docs.generate import BEGIN, END, escaped, page
 from tasks import errors
@@ -45,7 +46,7 @@ def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
             yield prefix + key, field.description or ""
 
 
-@pytest.mark.parametrize(("name", "description"), [*fields(Config), *fields(Bound)])
+@pytest.mark.parametrize(("name", "description"), [*fields(Config), *fields(Bound), *fields(Feature)])
 def test_every_field_is_documented(name: str, description: str) -> None:
     """Each configuration field has a description, and stands in docs/configuration.md with exactly that description."""
     assert description

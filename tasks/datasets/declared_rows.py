@@ -1,0 +1,174 @@
+"""Reads the rows of `data.file` as `data.features` and `data.target` declare them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.redaction import redact
+from configs.sections.data import Data
+from configs.sections.features import Feature, Target
+from configs.user_code import nearest
+from tasks.datasets.column_files import check_columns, files_of, read_columns
+from tasks.datasets.kinds import INTEGER, NUMBER, converted, plain, refuse_missing
+from tasks.datasets.strings import Array
+from tasks.errors import WrongFile
+from tasks.words import few, one_line
+
+log = logging.getLogger(__name__)
+FEW = 20  # up to so many different whole numbers of an undeclared target are classes
+MOST_CLASSES = 1000
+Classes = tuple[bool | int | str, ...]
+"""The values of a target in the order of the model's answers; empty for a number."""
+
+
+def check_files(data: Data) -> list[Path]:
+    """Return the files of `data.file` if they exist and have all columns; only their headers are read.
+
+    Raises:
+        WrongFile: nothing matches, a file cannot be read, or a column does not exist.
+    """
+    files = files_of(data.file)
+    for file in files:
+        check_columns(file, _used(data))
+    return files
+
+
+def read_declared(data: Data, files: Sequence[Path] = (), *, needs_target: bool = True) -> tuple[Any, Classes]:
+    """Return `(features, target)` of all rows as arrays, and the classes of the target.
+
+    The features are in the dtypes that are served, and the columns that decide the splits are among them. A class is
+    its position in the classes, as int64.
+
+    Args:
+        files: other files than `data.file`, for rows that a command is given.
+        needs_target: False returns None as the target of files that do not have it.
+
+    Raises:
+        WrongFile: a file cannot be read, or a value does not fit what is declared.
+    """
+    files = files or files_of(data.file)
+    kinds = {name: (feature.column or name, feature) for name, feature in data.features.items()}
+    parts = [_part(file, data, needs_target=needs_target) for file in files]
+    features: dict[str, Any] = {}
+    for name, (column, feature) in kinds.items():
+        field = f"data.features.{name}"
+        arrays = [converted(part[column], feature, _where(file, column), field) for file, part in parts]
+        features[name] = np.concatenate(arrays)
+    for name in dict.fromkeys(data.split_columns):
+        if all(name in part for _, part in parts):
+            features[name] = [value for file, part in parts for value in _of_split(part[name], data, name, file)]
+    if not all(len(column) for column in features.values()):
+        raise WrongFile(f"data.file must have rows, and there are none in {few([repr(str(file)) for file in files])}")
+    targets = [
+        (_where(file, data.target.name), part[data.target.name]) for file, part in parts if data.target.name in part
+    ]
+    if not targets:
+        return (features, None), ()
+    target, classes = _target(targets, data.target)
+    return (features, target), classes
+
+
+def _used(data: Data) -> list[str]:
+    columns = [feature.column or name for name, feature in data.features.items()]
+    return list(dict.fromkeys([*columns, data.target.name, *data.split_columns]))
+
+
+def _part(file: Path, data: Data, *, needs_target: bool) -> tuple[Path, dict[str, Any]]:
+    """Return the columns of one file that are used, and name those that are not."""
+    wanted = _used(data)
+    if not needs_target:  # rows that are given to a command
+        own = [feature.column or name for name, feature in data.features.items()]
+        names = check_columns(file, own)
+        wanted = [name for name in wanted if name in names]
+    names = check_columns(file, wanted)
+    new = [name for name in names if name not in wanted and name not in data.ignore]
+    if new and needs_target:
+        log.warning(
+            "'%s' has columns that are neither declared nor ignored, and they are not used: %s; declare them in "
+            "data.features, or name them in data.ignore", file, few([f"'{one_line(name, 60)}'" for name in new]),
+        )  # fmt: skip
+    return file, read_columns(file, wanted)
+
+
+def _where(file: Path, column: str) -> str:
+    return f"'{file}': column '{one_line(column, 60)}'"
+
+
+def _of_split(column: Any, data: Data, name: str, file: Path) -> list[Any]:
+    """Return a column that decides the splits as text, numbers or booleans; a time is ISO 8601 text."""
+    known = plain(column, _where(file, name))
+    refuse_missing(known, _where(file, name))
+    values = known.to_pylist()
+    if name == data.time and not isinstance(data.test_from, str):
+        return [float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value for value in values]
+    return [value.isoformat() if hasattr(value, "isoformat") else value for value in values]
+
+
+def _target(columns: Sequence[tuple[str, Any]], target: Target) -> tuple[Array, Classes]:
+    """Return the target of all rows: float32 numbers, or int64 positions in the classes."""
+    plains = [(where, plain(column, where)) for where, column in columns]
+    for where, column in plains:
+        refuse_missing(column, where)
+    kind = target.kind or _guessed(plains, target.name)
+    if kind == "number":
+        feature = Feature(kind="number")
+        return np.concatenate([converted(column, feature, where, "data.target") for where, column in plains]), ()
+    if kind == "boolean":
+        feature = Feature(kind="boolean")
+        found = np.concatenate([converted(column, feature, where, "data.target") for where, column in plains])
+        return found.astype(np.int64), (False, True)
+    feature = Feature(kind="category")
+    labels = np.concatenate([converted(column, feature, where, "data.target") for where, column in plains])
+    return _of_classes(labels, target, plains[0][0])
+
+
+def _guessed(columns: Sequence[tuple[str, Any]], name: str) -> str:
+    """Return the kind of a target that is declared by its name alone, and log it."""
+    from pyarrow import types
+
+    kind = "category"
+    if all(types.is_boolean(column.type) for _, column in columns):
+        kind = "boolean"
+    else:
+        values = {value for _, column in columns for value in column.unique().to_pylist()}
+        if all(isinstance(value, int | float) or NUMBER.fullmatch(str(value).strip()) for value in values):
+            whole = all(isinstance(value, int) or (isinstance(value, str) and INTEGER.fullmatch(value.strip()))
+                        for value in values)  # fmt: skip
+            kind = "category" if whole and len(values) <= FEW else "number"
+    log.info("the target '%s' is read as %s; set data.target: {name: ..., kind: ...} to decide that", name, kind)
+    return kind
+
+
+def _of_classes(labels: Array, target: Target, where: str) -> tuple[Array, Classes]:
+    values, positions = np.unique(labels.astype(object), return_inverse=True)
+    texts = [str(value) for value in values]
+    whole = all(INTEGER.fullmatch(text) and str(int(text)) == text and len(text) < 19 for text in texts)
+    ordered: Classes = target.classes or (tuple(sorted(map(int, texts))) if whole else tuple(texts))
+    places = {str(name): place for place, name in enumerate(ordered)}
+    unknown = [text for text in texts if text not in places]
+    if unknown:
+        rows = np.flatnonzero(labels == unknown[0])
+        raise WrongFile(
+            f"{where} must have the classes of data.target.classes, got '{one_line(redact(unknown[0]), 60)}' in "
+            f"{len(rows):,} rows; {nearest(unknown[0], list(places))} Correct the file, or add the class"
+        )
+    if not 2 <= len(ordered) <= MOST_CLASSES:
+        raise WrongFile(
+            f"{where} must have 2 to {MOST_CLASSES:,} classes, got {len(ordered):,}; set kind: number if it is a number"
+        )
+    return np.array([places[text] for text in texts], np.int64)[positions], ordered
+
+
+def named_shares(shares: Mapping[str, Mapping[str, Mapping[str, float]]], classes: Classes) -> dict[str, Any]:
+    """Return the shares of labels by the names of the classes instead of by their positions."""
+    if not classes:
+        return dict(shares)
+    return {
+        target: {str(classes[int(label)]): found for label, found in labels.items()}
+        for target, labels in shares.items()
+    }

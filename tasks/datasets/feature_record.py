@@ -1,0 +1,186 @@
+"""Records in an export what its declared features mean, and compares that with the champion's record.
+
+The record is in the version directory, so that it goes wherever the version goes and is covered by its digest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from configs.redaction import redact
+from configs.schema import Config
+from configs.sections.features import Feature
+from tasks.datasets.kinds import date_of, stand_in
+from tasks.datasets.rows import Rows
+from tasks.datasets.strings import Array, as_objects, is_text
+from tasks.errors import WrongFile
+from tasks.records import DataSchema, FeatureFacts
+from tasks.words import few, one_line
+
+log = logging.getLogger(__name__)
+RECORD = Path("assets.extra") / "features.json"  # beside the manifest; TensorFlow Serving ignores it
+LARGEST = 1 << 24  # bytes
+MOST_VALUES = 1000  # of a feature with more values only their number is recorded
+EXAMPLES = 5
+
+
+def unit_words(unit: str) -> str:
+    """Return the unit of a date in words, as a contract has it."""
+    return f"{unit} since 1970-01-01 UTC" if unit else ""
+
+
+def write_schema(directory: Path, config: Config, rows: Rows, classes: Sequence[Any] = ()) -> None:
+    """Record the declared features of an export, with their values in some rows.
+
+    Nothing is written without declared features, if rows that were given have others, or if there is a record already,
+    because a model that was trained elsewhere brings its own.
+
+    Args:
+        rows: the training rows; for a model whose training rows are unknown, the rows that it is judged on.
+    """
+    path, features = directory / RECORD, config.data.features
+    if not features or path.exists() or features.keys() - rows.features.keys():
+        return
+    served = {keras_name: name for name, keras_name in config.export.inputs.items()}
+    facts = {served.get(name, name): facts_of(feature, rows.features[name]) for name, feature in features.items()}
+    found = DataSchema(facts, config.data.target.name, tuple(classes) or config.data.target.classes)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def facts_of(feature: Feature, array: Array) -> FeatureFacts:
+    """Return what a feature means, and its values in some rows; a stand-in is not one of them."""
+    missing = stand_in(feature)
+    known = array if missing is None else array[array != missing]
+    dtype = "string" if is_text(array) else str(array.dtype)
+    unit = feature.unit if feature.kind == "date" else ""
+    if feature.kind in ("number", "date"):
+        low, high = (float(known.min()), float(known.max())) if len(known) else (None, None)
+        return FeatureFacts(feature.kind, dtype, unit, missing, len(np.unique(known)), (), low, high)
+    values = sorted(map(str, np.unique(as_objects(known)).tolist()))
+    listed = tuple(values) if feature.kind in ("category", "integer_id") and len(values) <= MOST_VALUES else ()
+    return FeatureFacts(feature.kind, dtype, unit, missing, len(values), listed)
+
+
+def read_schema(version_dir: Path) -> DataSchema | None:
+    """Return the record of a version, or None if there is none or it cannot be read."""
+    path = version_dir / RECORD
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST} bytes")
+        return TypeAdapter(DataSchema).validate_python(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, ValidationError) as exc:
+        log.warning("'%s' is ignored because it cannot be read: %s", path, one_line(str(exc), 200))
+        return None
+
+
+def units_of(schema: DataSchema | None) -> dict[str, str]:
+    """Return the unit of each date in words, by the name of the input."""
+    features = schema.features if schema else {}
+    return {name: unit_words(facts.unit) for name, facts in features.items() if facts.unit}
+
+
+def changed_meanings(ours: DataSchema | None, theirs: DataSchema | None) -> list[str]:
+    """Return what means something else than for the champion's clients: kinds, units, stand-ins and classes.
+
+    Inputs that only one of them has, or whose dtype changed, are found by the signatures.
+    """
+    if ours is None or theirs is None:
+        return []
+    found = []
+    for name, now in ours.features.items():
+        was = theirs.features.get(name)
+        if was is None or was.dtype != now.dtype:
+            continue
+        if was.kind != now.kind:
+            found.append(f"the kind of input '{name}' changed from {was.kind} to {now.kind}")
+        elif was.unit != now.unit:
+            found.append(f"the unit of input '{name}' changed from {was.unit} to {now.unit} since 1970-01-01 UTC")
+        if was.missing is not None and was.missing != now.missing:
+            found.append(
+                f"the value that stands for a missing '{name}' changed from {was.missing!r} to "
+                f"{'none' if now.missing is None else repr(now.missing)}"
+            )
+    if theirs.classes and ours.target == theirs.target and ours.classes != theirs.classes:
+        before, after = (
+            few([f"'{name}'" for name in names], most=EXAMPLES) for names in (theirs.classes, ours.classes)
+        )
+        found.append(f"the classes of '{ours.target}' changed from {before} to {after}")
+    return found
+
+
+def drift(ours: DataSchema | None, theirs: DataSchema | None) -> tuple[str, ...]:
+    """Return how declared features and their training values differ from the champion's, one sentence each."""
+    if ours is None or theirs is None:
+        return ()
+    found = changed_meanings(ours, theirs)
+    found += [f"feature '{name}' is new" for name in ours.features if name not in theirs.features]
+    found += [f"feature '{name}' is gone" for name in theirs.features if name not in ours.features]
+    for name, now in ours.features.items():
+        was = theirs.features.get(name)
+        if was is not None and (was.kind, was.unit) == (now.kind, now.unit):
+            found += _changed_values(name, was, now)
+    return tuple(found)
+
+
+def _changed_values(name: str, was: FeatureFacts, now: FeatureFacts) -> list[str]:
+    found = []
+    if was.values and now.values:
+        for word, values in (("new", set(now.values) - set(was.values)), ("lost", set(was.values) - set(now.values))):
+            if values:
+                examples = few([f"'{one_line(value, 40)}'" for value in sorted(values)], most=EXAMPLES)
+                found.append(f"'{name}' has {len(values):,} {word} value{'s' if len(values) > 1 else ''}: {examples}")
+    elif (was.values or now.values) and was.distinct != now.distinct:
+        found.append(f"'{name}' has {now.distinct:,} different values, had {was.distinct:,}")
+    ranges = [(facts.low, facts.high) for facts in (was, now)]
+    if None not in (*ranges[0], *ranges[1]) and ranges[0] != ranges[1]:
+        before, after = (_range(facts) for facts in (was, now))
+        found.append(f"'{name}' has the range {after}, had {before}")
+    return found
+
+
+def _range(facts: FeatureFacts) -> str:
+    assert facts.low is not None
+    assert facts.high is not None
+    if facts.kind == "date":
+        return f"{date_of(int(facts.low), facts.unit)} to {date_of(int(facts.high), facts.unit)}"
+    return f"{facts.low:g} to {facts.high:g}"
+
+
+def tell_unknown_values(features: Mapping[str, Feature], rows: Rows, index: Mapping[str, Array]) -> None:
+    """Log, or refuse, values of the validation and test rows that the training rows do not have.
+
+    Args:
+        index: the row numbers of each split.
+
+    Raises:
+        WrongFile: a feature has such values and declares `unknown: error`.
+    """
+    others = np.concatenate([numbers for split, numbers in index.items() if split != "train"])
+    for name, feature in features.items():
+        if feature.kind not in ("category", "integer_id"):
+            continue
+        array = rows.features[name]
+        known = set(array[index["train"]].tolist())
+        new = [value for value in array[others].tolist() if value not in known]
+        if not new:
+            continue
+        values = sorted(set(new))
+        shown = few([f"'{one_line(redact(str(value)), 40)}'" for value in values], most=EXAMPLES)
+        words = f"{len(new):,} of {len(others):,} validation and test rows: {shown}"
+        if feature.unknown == "error":
+            raise WrongFile(
+                f"data.features.{name} declares unknown: error, but the training rows lack the values of {words}; use "
+                "more rows, or set unknown: bucket"
+            )
+        log.info("'%s' has %s values that the training rows lack, in %s", name, f"{len(values):,}", words)

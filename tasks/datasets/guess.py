@@ -1,0 +1,140 @@
+"""Guesses from the values of a column what it is: the heuristics of `init` and `infer-schema`, with their reasons."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+LIKE_AN_ID = 0.5  # a text column with a larger share of distinct values identifies rows and does not describe them
+FEW = 20  # up to so many distinct whole numbers are classes, and up to so many distinct texts are not ids
+LARGEST_EXACT = 2**24  # float32 holds every whole number up to here
+MOST_CLASSES = 100
+MANY_WORDS = 3  # texts with at least as many words on average are descriptions
+NAMED_LIKE_AN_ID = re.compile(r"(^|[^a-z])(id|uuid|key|nr|no)$|Id$|ID$")
+
+Values = Literal["boolean", "whole", "number", "date", "time", "text"]
+
+
+@dataclass
+class Facts:
+    """What is known about the values of a column.
+
+    Attributes:
+        rows, missing: number of rows, and of rows without a value.
+        distinct: number of different values, or a lower bound of it.
+        values: what all values are; `time` is a date with a time of day.
+        largest: the largest magnitude of whole numbers. has_line_breaks: whether a text has some.
+        words: the average number of words of a text.
+        determines: whether each of few values goes with one value of the target only.
+        examples: some values. odd: a text in a column of which most values are numbers, or empty.
+    """
+
+    rows: int
+    missing: int
+    distinct: int
+    values: Values
+    largest: float = 0
+    has_line_breaks: bool = False
+    words: float = 1
+    determines: bool = False
+    examples: list[Any] = field(default_factory=list)
+    odd: str = ""
+
+    @property
+    def known(self) -> int:
+        """Return the number of rows with a value."""
+        return self.rows - self.missing
+
+
+def unfit(facts: Facts) -> str:
+    """Return why a model can learn nothing from a column, or an empty text."""
+    if not facts.known:
+        return "it is empty"
+    if facts.distinct < 2:
+        return "it has only one value"
+    if facts.missing > LIKE_AN_ID * facts.rows:
+        return "it is empty in most rows"
+    return ""
+
+
+def like_an_id(facts: Facts) -> str:
+    """Return why a column of text identifies rows instead of describing them, or an empty text."""
+    if facts.values == "text" and facts.distinct > max(FEW, LIKE_AN_ID * facts.known):
+        return "most of its texts are different, like ids, dates or descriptions"
+    return ""
+
+
+def too_large(facts: Facts) -> str:
+    """Return why a column of whole numbers cannot be float32, or an empty text."""
+    large = facts.values == "whole" and facts.largest > LARGEST_EXACT
+    return "its numbers are too large for float32, like those of an id" if large else ""
+
+
+def input_names(columns: Sequence[str]) -> dict[str, str]:
+    """Return for each column a unique name that TensorFlow accepts for an input."""
+    found: dict[str, str] = {}
+    for column in columns:
+        name = re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_").lower() or "input"
+        name = name if name[0].isalpha() and not keyword.iskeyword(name) and name != "self" else f"input_{name}"
+        number, given = 2, name
+        while given in found.values():
+            given, number = f"{name}_{number}", number + 1
+        found[column] = given
+    return found
+
+
+def model_name(stem: str) -> str:
+    """Return the name of a model for a file."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", stem).strip("_") or "model"
+
+
+def guessed(column: str, facts: Facts) -> tuple[dict[str, Any], str, str]:
+    """Return the feature that a column probably is, doubts about it, and why it is left out; each may be empty."""
+    reason = unfit(facts)
+    if reason:
+        return {}, "", reason
+    if facts.values in ("date", "time"):
+        unit = "days" if facts.values == "date" else "seconds"
+        return {"kind": "date", "unit": unit}, f"clients send {unit} since 1970-01-01 UTC", ""
+    if facts.values == "text":
+        return _text(facts)
+    if facts.values == "whole":
+        return _whole(column, facts)
+    return {"kind": facts.values}, "", ""
+
+
+def _text(facts: Facts) -> tuple[dict[str, Any], str, str]:
+    if facts.odd:
+        words = (
+            f"most values are numbers, but '{facts.odd}' is not, which a run refuses; an empty cell is a missing value"
+        )
+        return {"kind": "number"}, words, ""
+    if not like_an_id(facts):
+        return (
+            {"kind": "category"},
+            "" if facts.distinct <= MOST_CLASSES else f"{facts.distinct:,} different values",
+            "",
+        )
+    if facts.words >= MANY_WORDS:
+        return {"kind": "text"}, f"{facts.words:.0f} words on average", ""
+    return {}, "", "most of its texts are different, like ids"
+
+
+def _whole(column: str, facts: Facts) -> tuple[dict[str, Any], str, str]:
+    named = bool(NAMED_LIKE_AN_ID.search(column))
+    if named and facts.distinct == facts.known:
+        return {}, "", "its whole numbers are all different and it is named like an id"
+    if too_large(facts):
+        if facts.distinct > LIKE_AN_ID * facts.known:
+            return {}, "", "its whole numbers are large and mostly different, like ids"
+        return {"kind": "integer_id"}, "large whole numbers that repeat; number with dtype int64 if they count", ""
+    if named:
+        return {"kind": "integer_id"}, f"named like an id, {facts.distinct:,} different values; number if it counts", ""
+    if facts.distinct == 2 and set(facts.examples) == {"0", "1"}:
+        return {"kind": "boolean"}, "the numbers 0 and 1; clients send true or false. number if they count", ""
+    if facts.distinct <= FEW:
+        return {"kind": "number"}, f"{facts.distinct} different whole numbers; integer_id if they are codes", ""
+    return {"kind": "number"}, "", ""

@@ -1,0 +1,161 @@
+"""Puts declared features into the graph of a model: scales and vocabularies of the training rows, in a FeatureSpace.
+
+    from tasks.training.preprocessing import preprocess
+
+    def build(features, hidden=32):
+        inputs, encoded = preprocess(features)
+        answer = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Dense(hidden, activation="relu")(encoded))
+        ...
+
+`keras.utils.FeatureSpace` makes the inputs and puts the layers together. The layers get their state here and not by
+`FeatureSpace.adapt`, for three reasons: its scales are float32, which cannot tell today's seconds since 1970 apart; it
+saves a vocabulary as lines of a file, which values with line breaks change; and `IntegerLookup` uses -1 for unknown
+values unless it is told otherwise, so that an id of -1 would be unknown. Seen with Keras 3.15.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from configs.sections.data import Data
+from configs.sections.features import Feature
+from tasks.datasets.kinds import stand_in
+from tasks.datasets.rows import Array
+
+MOST_ONE_HOT = 32  # values, including the position of unknown ones; more values get an embedding
+WIDEST_EMBEDDING = 64
+UNKNOWN_TEXT, UNKNOWN_INTEGER = "[UNK]", -(2**63)
+"""Stand for unknown values in the lookup layers, and are themselves read as unknown."""
+
+
+class DeclaredFeatures(dict[str, Any]):
+    """The training features that a builder gets, by name, with what the configuration declares about them.
+
+    Attributes:
+        declared: by the name of each feature.
+        target: name of the target. classes: its values in the order of the answers; empty for a number.
+        scale, offset: standard deviation and mean of a target that is a number, over the training rows; else 1 and 0.
+    """
+
+    def __init__(
+        self, features: Mapping[str, Any], data: Data, targets: Mapping[str, Array], classes: Sequence[Any]
+    ) -> None:
+        super().__init__(features)
+        self.declared: Mapping[str, Feature] = data.features
+        self.target = data.target.name
+        self.classes = tuple(classes)
+        self._taken = set(self.declared)
+        self.scale, self.offset = (1.0, 0.0) if classes else _scale_of(next(iter(targets.values())))
+
+    def layer_names(self, name: str) -> str:
+        """Return a name that no feature and no other layer has, because all names in a model must be different."""
+        while name in self._taken:
+            name = f"{name}_"
+        self._taken.add(name)
+        return name
+
+
+def preprocess(features: DeclaredFeatures) -> tuple[dict[str, Any], Any]:
+    """Return the inputs of a model by name, and all features as one float32 tensor of shape (rows, width).
+
+    Numbers and dates are scaled to mean 0 and standard deviation 1, a category or an id becomes a one-hot vector or an
+    embedding, depending on how many values there are, and text becomes the words that it contains. A value that stands
+    for a missing one does not influence the scale and has a position of its own.
+
+    Raises:
+        TypeError: the features are not declared, because the rows come from `data.load`.
+    """
+    import keras
+
+    if not isinstance(features, DeclaredFeatures):
+        raise TypeError("preprocess takes the features that model.build gets with data.file and data.features")
+    own = features.layer_names
+    space = keras.utils.FeatureSpace(
+        {name: _feature(own(f"encode_{name}"), feature, features[name]) for name, feature in features.declared.items()},
+        output_mode="dict",
+    )
+    space.build_from_config({})  # there is nothing to adapt, because every layer has its state
+    inputs, encoded = space.get_inputs(), space.get_encoded_features()
+    parts = []
+    for name, feature in features.declared.items():
+        part = encoded[name]
+        if space.features[name].output_mode == "int":
+            size = space.preprocessors[name].vocabulary_size()
+            part = keras.layers.Embedding(size, _width(size), name=own(f"embed_{name}"))(part)
+        parts.append(keras.layers.Flatten(name=own(f"flat_{name}"))(part))
+        missing = stand_in(feature)
+        if missing is not None and feature.kind in ("number", "date"):
+            is_missing = keras.ops.equal(inputs[name], np.asarray(missing, inputs[name].dtype).item())
+            number = keras.ops.cast(is_missing, "float32")
+            for tensor, word in ((is_missing, "missing"), (number, "missing_number")):
+                tensor._keras_history.operation.name = own(f"{word}_{name}")
+            parts.append(number)
+    joined = keras.layers.Concatenate(name=own("features"))(parts) if len(parts) > 1 else parts[0]
+    return dict(inputs), joined
+
+
+def _feature(own: str, feature: Feature, array: Any) -> Any:
+    """Return one feature of a FeatureSpace, with the state that follows from the training rows.
+
+    Args:
+        own: the name of its layer.
+    """
+    import keras
+
+    make, layers = keras.utils.FeatureSpace.feature, keras.layers
+    if feature.kind in ("number", "date"):
+        missing = stand_in(feature)
+        known = array if missing is None else array[array != np.asarray(missing, array.dtype)]
+        scale, offset = _scale_of(known)
+        dtype = feature.dtype if feature.kind == "number" else "int64"
+        layer = layers.Normalization(axis=None, mean=offset, variance=scale**2, dtype="float64", name=own)
+        return make(dtype, layer, "float")
+    if feature.kind == "boolean":
+        return make("bool", layers.Rescaling(1.0, name=own), "float")
+    if feature.kind == "text":
+        words = _words(array, feature.vocabulary)
+        return make("string", layers.TextVectorization(output_mode="multi_hot", vocabulary=words, name=own), "float")
+    values = _most_frequent(array, feature.vocabulary)
+    mode = "one_hot" if len(values) < MOST_ONE_HOT else "int"
+    if feature.kind == "integer_id":
+        known_ids = [int(value) for value in values if value != UNKNOWN_INTEGER] or [0]
+        lookup = layers.IntegerLookup(vocabulary=known_ids, oov_token=UNKNOWN_INTEGER, name=own)
+        return make("int64", lookup, mode)
+    known_texts = [str(value) for value in values if value != UNKNOWN_TEXT] or [""]
+    return make("string", layers.StringLookup(vocabulary=known_texts, oov_token=UNKNOWN_TEXT, name=own), mode)
+
+
+def _scale_of(array: Array) -> tuple[float, float]:
+    """Return standard deviation and mean as float64; a column with one value keeps its scale."""
+    if not array.size:
+        return 1.0, 0.0
+    numbers = array.astype(np.float64)
+    scale = float(numbers.std())
+    return scale if scale > 0 and np.isfinite(scale) else 1.0, float(numbers.mean())
+
+
+def _most_frequent(array: Array, most: int) -> list[Any]:
+    """Return the most frequent values; of equally frequent ones the first in their order."""
+    values, counts = np.unique(array, return_counts=True)
+    return list(values[np.lexsort((np.arange(len(values)), -counts))][:most].tolist())
+
+
+def _words(array: Array, most: int) -> list[str]:
+    """Return the most frequent words, as the layer itself divides text into words."""
+    import keras
+
+    finder = keras.layers.TextVectorization(max_tokens=most + 1, output_mode="multi_hot")
+    finder.adapt(array)
+    return [str(word) for word in finder.get_vocabulary(include_special_tokens=False)] or [UNKNOWN_TEXT.lower()]
+
+
+def _width(size: int) -> int:
+    """Return the width of an embedding, 1.6 times the 0.56th power of the number of values.
+
+    Source: fastai, tabular/model.py, `emb_sz_rule`.
+    """
+    return min(WIDEST_EMBEDDING, round(1.6 * math.pow(size, 0.56)))

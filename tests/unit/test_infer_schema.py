@@ -1,0 +1,163 @@
+"""What `infer-schema` writes: a configuration that runs as it is, with a comment at every doubt."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+from pyarrow import parquet
+
+from configs.loading import load_config
+from flows.infer_schema import main
+from tasks.datasets.column_files import BLOCK
+from tasks.datasets.declared_rows import read_declared
+from tasks.errors import WrongFile
+
+ROWS = 60
+TABLE = {
+    "order id": [f"A{n}" for n in range(ROWS)],
+    "number_id": list(range(ROWS)),
+    "Größe (cm)": [n / 7 for n in range(ROWS)],
+    "class": [("good", "bad", "")[n % 3] for n in range(ROWS)],
+    "zip": [f"0{n % 9}100" for n in range(ROWS)],
+    "stars": [n % 5 for n in range(ROWS)],
+    "customer_id": [n % 20 + 1 for n in range(ROWS)],
+    "serial": [2**40 + n % 12 for n in range(ROWS)],
+    "paid": [n % 2 for n in range(ROWS)],
+    "member": [("yes", "no")[n % 2] for n in range(ROWS)],
+    "day": [f"2026-01-{n % 28 + 1:02}" for n in range(ROWS)],
+    "at": [f"2026-01-{n % 28 + 1:02}T10:00:00" for n in range(ROWS)],
+    "note": [f'"call {n} times, then ring"' for n in range(ROWS)],
+    "constant": ["x"] * ROWS,
+    "mostly empty": [""] * (ROWS - 10) + ["1"] * 10,
+    "weight": ["" if n % 10 == 0 else n * 1.5 for n in range(ROWS)],
+    "code": [("p", "q", "r")[n % 3] for n in range(ROWS)],
+    "grade": [("low", "mid", "top")[n % 3] for n in range(ROWS)],
+}
+KINDS = {
+    "gr_e_cm": "number", "input_class": "category", "zip": "category", "stars": "number", "customer_id": "integer_id",
+    "serial": "integer_id", "paid": "boolean", "member": "boolean", "day": "date", "at": "date", "note": "text",
+    "weight": "number", "code": "category",
+}  # fmt: skip
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Write the table."""
+    lines = [",".join(map(str, row)) for row in zip(*TABLE.values(), strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join([",".join(TABLE), *lines]) + "\n", encoding="utf-8")
+    return tmp_path / "rows.csv"
+
+
+def test_the_kinds(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each column has the kind of its values or is left out for a reason, and the file is read as it is declared."""
+    out = rows.parent / "sub" / "cfg.yaml"
+    out.parent.mkdir()
+    assert main([str(rows), "--target", "grade", "--out", str(out)]) == 0, capsys.readouterr().err
+    config = load_config(out)
+    assert {name: feature.kind for name, feature in config.data.features.items()} == KINDS
+    assert config.data.features["at"].unit == "seconds"
+    assert set(config.data.ignore) == {"order id", "number_id", "constant", "mostly empty"}
+    assert config.data.target.kind == "category"
+    (features, _), classes = read_declared(config.data)
+    assert classes == ("low", "mid", "top")
+    assert features["zip"][0] == "00100"
+    assert features["weight"][:2].tolist() == [-1, 1.5]
+    assert "--config" in capsys.readouterr().out
+
+
+def test_the_doubts(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stand-ins, codes, ids, columns that give the target away and columns that are left out have a comment."""
+    assert main([str(rows), "--target", "grade"]) == 0
+    text = capsys.readouterr().out
+    comments = {
+        line.split(":")[0].strip(" -'"): line.partition(" # ")[2] for line in text.splitlines() if " # " in line
+    }
+    assert "6 of 60 values are missing; clients send this one in their place" in comments["weight"]
+    assert "5 different whole numbers; integer_id if they are codes" in comments["stars"]
+    assert "named like an id" in comments["customer_id"]
+    assert "number with dtype int64 if they count" in comments["serial"]
+    assert "the numbers 0 and 1" in comments["paid"]
+    assert "each value goes with one value of grade only" in comments["code"]
+    assert "days since 1970-01-01" in comments["day"]
+    assert "left out because" in text.partition("ignore:")[2]
+    assert "guessed from all of its 60 rows" in text
+    assert yaml.safe_load(text)["data"]["target"] == {
+        "name": "grade", "kind": "category", "classes": ["low", "mid", "top"],
+    }  # fmt: skip
+
+
+def test_parquet_in_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All files of a pattern are looked at, and types of Parquet are taken as they are; nested ones are left out."""
+    for part in (0, 1):
+        table = pa.table({
+            "a": pa.array([part + 0.5, None]), "when": pa.array([dt.datetime(2026, 1, 1, 10)] * 2),
+            "city": pa.array(["x", "y"]).dictionary_encode(), "list": [[1], [2]], "flag": [True, False],
+            "y": [1.5, 2.5 + part],
+        })  # fmt: skip
+        parquet.write_table(table, tmp_path / f"part{part}.parquet")
+    assert main([str(tmp_path / "part*.parquet"), "--target", "y"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert {name: feature["kind"] for name, feature in found["features"].items()} == {
+        "a": "number", "city": "category", "flag": "boolean",
+    }  # fmt: skip
+    assert found["ignore"] == ["when", "list"]
+    assert found["features"]["a"]["missing"] == -1
+    assert found["target"] == {"name": "y", "kind": "number"}
+
+
+def test_every_row_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last row of a file of several blocks decides as well: its word is named in a column of numbers."""
+    cells = [f"{n},{'x' * 200},{n % 2}" for n in range(BLOCK // 200 + 1000)]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,long,y", *cells, "one,x,0"]))
+    assert main([str(tmp_path / "rows.csv"), "--target", "y"]) == 0
+    text = capsys.readouterr().out
+    assert "most values are numbers, but 'one' is not" in text
+    assert f"guessed from all of its {len(cells) + 1:,} rows" in text
+
+
+def test_texts_among_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column of numbers with `NA` is declared as numbers with a comment, and a run refuses the text by its row."""
+    cells = [
+        f"{'NA' if n % 10 == 3 else n * 0.5},{'NA' if n % 10 == 3 else f'0{n}' if n % 3 else n},{n % 2}"
+        for n in range(60)
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,zip,y", *cells]))
+    out = tmp_path / "cfg.yaml"
+    assert main([str(tmp_path / "rows.csv"), "--target", "y", "--out", str(out)]) == 0
+    assert "most values are numbers, but 'NA' is not, which a run refuses" in out.read_text()
+    config = load_config(out)
+    assert {name: feature.kind for name, feature in config.data.features.items()} == {"a": "number"}
+    with pytest.raises(WrongFile, match="got 'NA' in row 3 and in 5 more rows"):
+        read_declared(config.data)
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "said"),
+    [
+        (["rows.csv", "--target", "z"], "a,y\n1,2\n", "--target must name a column of"),
+        (["rows.csv", "--target", "y"], "a,y\n1,2\n1,3\n", "'a' is left out because it has only one value"),
+        (["rows.csv", "--target", "y"], "a,y\n1,2\n3,2\n", "must have at least 2 different values"),
+        (["rows.csv", "--target", "y"], "a,y\n", "must have rows"),
+        (["rows.csv", "--target", "y"], "a,a,y\n1,1,1\n", "has two 'a'"),
+        (["none.csv", "--target", "y"], "", "nothing matches"),
+        (["rows.json", "--target", "y"], "", "FILE must be .parquet, .csv, .csv.gz"),
+        (["rows.csv", "--target", "y", "--out", "rows.csv"], "a,y\n1,2\n", "--out must be a new file"),
+        (["rows.csv", "--target", "y", "--out", "no/cfg.yaml"], "a,y\n1,2\n", "--out must be a new file"),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_used(
+    tmp_path: Path, words: list[str], content: str, said: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Each is one line and exit code 2, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text(content)
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
