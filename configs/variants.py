@@ -14,6 +14,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.loading import load_config
+from configs.redaction import redact
 from configs.schema import Config
 from configs.sections.sweep import Sweep
 
@@ -38,9 +39,14 @@ class Variant:
     overrides: tuple[str, ...]
     config: Config
 
+    @property
+    def words(self) -> str:
+        """Return what it sets, for people, such as `hidden 64, batch_size 16`."""
+        return redact(in_words(self.values))
+
     def __str__(self) -> str:
-        """Return the short form for people, such as `variant 3 (hidden 64, batch_size 16)`."""
-        return f"variant {self.number} ({in_words(self.values)})"
+        """Return the short form, such as `variant 3 (hidden 64, batch_size 16)`."""
+        return f"variant {self.number} ({self.words})"
 
 
 def load_variants(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, tuple[Variant, ...]]:
@@ -141,6 +147,11 @@ def in_words(values: Values) -> str:
     """Return the values for people, such as `hidden 64, batch_size 16`; the last part of a key is enough."""
     short = [key.rpartition(".")[2] for key in values]
     names = short if len({*short}) == len(short) else list(values)
-    shown = (value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else json.dumps(value, default=str)
-             for value in values.values())  # fmt: skip
+    shown = map(_shown, values.values())
     return ", ".join(f"{name} {value}" for name, value in zip(names, shown, strict=True)) or "nothing set"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, default=str)

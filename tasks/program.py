@@ -14,6 +14,7 @@ SUBCOMMANDS = {
     "init": "flows.init",
     "check": "flows.check",
     "run": "flows.train_and_serve",
+    "sweep": "flows.sweep",
     "rehearse": "flows.rehearse",
     "try-out": "flows.try_out",
     "promote": "flows.promote",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from flows import check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, try_out, webhook
+from flows import check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, sweep_cli, try_out, webhook
 from tasks.model_server.flags import UnknownFlag, parse_flags
 from tasks.program import SCRIPT, SUBCOMMANDS
 
@@ -23,6 +23,7 @@ PARSERS = {
     "reap": reap.build_parser(),
     "init": init.build_parser(),
     "rehearse": rehearse_cli.build_parser(),
+    "sweep": sweep_cli.build_parser(),
     "check": check.build_parser(),
     "webhook": webhook.build_parser(),
 }

@@ -53,7 +53,7 @@ def test_listed_variants_come_first_and_equal_ones_count_once() -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
 def test_draws_depend_on_the_seed_alone(seed: int, draws: int) -> None:
-    """The same seed gives the same draws, different from each other, within their ranges; fewer are the first of more."""
+    """The same seed gives the same draws, different and in their ranges; fewer of them are the first of more."""
     params = {
         "model.params.rate": {"low": 1e-5, "high": 1e-1, "log": True},
         "model.params.drop": {"low": -1, "high": 2},
