@@ -30,7 +30,7 @@ from tasks.sweeping.training import Job, end_all
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tasks.runners")  # below `tasks`, whose lines are shown
 MakeRunner = Callable[[], "TaskRunner[Any]"]
 
 LOOK_S = 60.0  # between two lines about a long training, and two looks at the disk
@@ -129,7 +129,7 @@ def train_all(make_runner: MakeRunner, task: Any, jobs: Sequence[Job]) -> Mappin
     pending = list(jobs)
     while pending:
         begun = _begun(jobs)
-        problem = "no training was begun"
+        problem = ""
         try:
             with _reaching_workers(), make_runner() as runner:
                 _round(runner, task, pending, words)
@@ -138,7 +138,7 @@ def train_all(make_runner: MakeRunner, task: Any, jobs: Sequence[Job]) -> Mappin
             log.warning("the task runner stopped: %s", problem)
         pending = [job for job in pending if not _is_settled(job) and _may_be_tried(job)]
         if pending and _begun(jobs) == begun:
-            problem = words.get(pending[0].name, problem)
+            problem = problem or words.get(pending[0].name, "none that was begun")
             raise PipelineError(
                 f"sweep.runner '{pending[0].config.sweep.runner}' must train {len(pending)} more variants, got "
                 f"{problem}; make sure that it runs, and run the same command again: it goes on where it was"
