@@ -3,7 +3,7 @@
     candidates/<name>/<N>   stays if it was judged (promote.keep), or if its run may be going on
     runs/<ID>               stays if its run may be going on, or while a version or candidate with its files is there:
                             an approval, the live verification and a rollback find it by the stored rehearsal
-    sweeps/<identity>       stays if its sweep may be going on, or if it is one of the promote.keep newest
+    sweeps/<identity>       stays if its sweep may be going on, and for a week after it was interrupted
     rows/<SHA-256>.npz      stays while a run directory has it
 
 Nothing goes because something is not to be seen: a history or candidates on a disk that is not mounted, or those of

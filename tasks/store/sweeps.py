@@ -32,13 +32,14 @@ from tasks.savedmodel.files import fsync_path
 from tasks.store.journal import write_atomically
 from tasks.store.publish import PRUNED, put_aside, remove
 from tasks.store.repair import Finding
-from tasks.store.runs import OWNER, SILENCE_S, file_time, own, owner_of
+from tasks.store.runs import OWNER, file_time, own, owner_of
 
 log = logging.getLogger(__name__)
 
 SWEEPS, TRAINED, FAILED, TRY = "sweeps", "trained.json", "failed.json", "try-"
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 MODEL = "model.keras"
+KEPT_S = 7 * 24 * 3600.0  # an interrupted sweep, to be gone on with
 
 
 @contextlib.contextmanager
@@ -76,7 +77,7 @@ def _held(directory: Path) -> int:
 
 
 def end_sweep(directory: Path) -> None:
-    """Remove the directory of a sweep that has come to its end: the same command trains anew, as every run does."""
+    """Remove the directory of a sweep that has come to its end: the same command trains again, as every run does."""
     try:
         remove(put_aside(directory))
     except StoreError as exc:
@@ -157,22 +158,21 @@ def remove_tries(directory: Path) -> None:
 
 
 def find_old_sweeps(config: Config, *, only_look: bool = False) -> list[Finding]:
-    """Return what sweeps of a model left that no command needs, and remove it unless `only_look` is set.
+    """Return the sweeps of a model that were not continued for a week, and remove them unless `only_look` is set.
 
-    As of candidates, the `promote.keep` newest stay, and those whose process may be running; 0 keeps all.
+    A sweep that ended has removed itself, so they were interrupted, or no variant could be judged.
     """
-    parent, keep = config.work_dir / SWEEPS, config.promote.keep
+    parent = config.work_dir / SWEEPS
     if not parent.is_dir():
         return []
-    now, found = file_time(parent), []
+    now, findings = file_time(parent), []
     for path in sorted(parent.iterdir()):
         owner = owner_of(path) if IDENTITY.fullmatch(path.name) else None
-        if owner is not None and owner.is_of(config) and not owner.may_live(path, now):
-            found.append(path)
-    doomed = sorted(found, key=_last_used)[:-keep] if keep else []
-    findings = [_removed(path, only_look) for path in doomed]
+        is_ours = owner is not None and owner.is_of(config) and not owner.may_live(path, now)
+        if is_ours and now - _last_used(path) > KEPT_S:
+            findings.append(_removed(path, only_look))
     for path in parent.glob(f"{PRUNED}*"):  # a process was killed while it removed it
-        if not only_look and now - path.lstat().st_mtime > SILENCE_S:
+        if not only_look:
             remove(path)
     return [finding for finding in findings if finding is not None]
 

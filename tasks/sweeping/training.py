@@ -1,7 +1,7 @@
 """Trains one variant of a sweep in a TensorFlow process of its own; runs wherever the task runner is.
 
-What became of it is on the disk, where the command that runs the sweep reads it: whatever else a task runner reports,
-such as a lost worker or a cancelled future, says only that it may have to be tried again.
+What became of it is on the disk, where the command that runs the sweep reads it. What a task runner reports, such
+as a lost worker or a cancelled future, says only that it may have to be tried again.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class TensorFlowProcess:
         return self._pipe.recv()
 
     def kill(self) -> None:
-        """Kill the child; whoever waits for its result gets `TrainingLost`. Another thread may call this."""
+        """Kill the child from any thread; the caller that waits for its result gets `TrainingLost`."""
         self._child.kill()
 
     def close(self) -> None:

@@ -139,24 +139,20 @@ def old(config: Config, identity: str, age_s: int) -> Path:
     return directory
 
 
-def test_old_sweeps_go_as_old_candidates_do(config: Config) -> None:
-    """All but the promote.keep newest go; a living one, another model's and one that is in use stay."""
-    keep_all, keep_one = (
-        config.model_copy(update={"promote": config.promote.model_copy(update={"keep": keep})}) for keep in (0, 1)
-    )
-    oldest, older, newest = (old(config, letter * 16, age) for letter, age in (("a", 300), ("b", 200), ("c", 100)))
-    others = old(config.model_copy(update={"name": "other"}), "d" * 16, 400)
+def test_an_interrupted_sweep_is_kept_for_a_week(config: Config) -> None:
+    """After a week a sweep that nobody goes on with is removed; a living one and another model's stay."""
+    week = 7 * 24 * 3600
+    oldest, newest = old(config, "a" * 16, week + 60), old(config, "b" * 16, week - 3600)
+    others = old(config.model_copy(update={"name": "other"}), "d" * 16, week + 60)
     half_removed = oldest.with_name(".pruned-x")
     half_removed.mkdir()
     with open_sweep(config, "e" * 16) as living:
-        assert (
-            find_leftovers(config.model_copy(update={"promote": config.promote.model_copy(update={"keep": 0})})) == []
-        )
-        looked = [finding.text for finding in find_leftovers(keep_one, only_look=True)]
-        assert looked == [f"'{oldest}', an old sweep", f"'{older}', an old sweep"]
-        assert oldest.exists()
-        find_leftovers(keep_one)
-        assert [path.exists() for path in (oldest, older, newest, others, living)] == [False, False, True, True, True]
+        os.utime(living / OWNER, (time.time() - 2 * week,) * 2)
+        assert [finding.text for finding in find_leftovers(config, only_look=True)] == [f"'{oldest}', an old sweep"]
+        assert oldest.exists() and half_removed.exists()
+        assert [finding.done for finding in find_leftovers(config)] == ["removed"]
+        kept = [path.exists() for path in (oldest, newest, others, living, half_removed)]
+        assert kept == [False, True, True, True, False]
 
 
 def test_a_sweep_that_ended_is_gone(config: Config) -> None:
