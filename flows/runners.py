@@ -61,9 +61,11 @@ def runner_of(sweep: Sweep) -> MakeRunner:
     from prefect.task_runners import TaskRunner
 
     check_runner(sweep)
-    make = {"processes": _processes, "dask": _dask}.get(sweep.runner, _named)(sweep)
     try:
+        make = {"processes": _processes, "dask": _dask}.get(sweep.runner, _named)(sweep)
         made = make()
+    except ConfigError:
+        raise
     except Exception as exc:  # the class of somebody else
         raise ConfigError(f"sweep.runner '{sweep.runner}' must take sweep.runner_params, got {describe(exc)}") from exc
     if not isinstance(made, TaskRunner):
@@ -82,7 +84,7 @@ def _processes(sweep: Sweep) -> MakeRunner:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = sweep.runner_params.get("max_workers", max(1, cores // max(1, sweep.threads)))
-    if sweep.runner_params.keys() - {"max_workers"} or not isinstance(workers, int) or workers < 1:
+    if sweep.runner_params.keys() - {"max_workers"} or type(workers) is not int or workers < 1:
         raise ConfigError(
             f"sweep.runner_params of the runner processes may have max_workers, a whole number of at least 1, got "
             f"{dict(sweep.runner_params)}"
@@ -148,33 +150,41 @@ def train_all(make_runner: MakeRunner, task: Any, jobs: Sequence[Job]) -> Mappin
 
 def _round(runner: TaskRunner[Any], task: Any, jobs: Sequence[Job], words: dict[str, str]) -> None:
     """Give a runner all jobs, and those that were lost again, until each future has ended."""
-    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[tuple[Job, Any]] = queue.SimpleQueue()
     futures: dict[str, Any] = {}
     begun: dict[str, int] = {}
     by_name = {job.name: job for job in jobs}
 
+    def watch(job: Job, future: Any) -> None:
+        futures[job.name] = future
+        future.add_done_callback(lambda _: ended.put((job, future)))
+
     def submit(job: Job) -> None:
         begun[job.name] = tries_of(job.directory, job.command)
-        futures[job.name] = runner.submit(task, {"job": job})
-        futures[job.name].add_done_callback(lambda _: ended.put(job.name))
+        watch(job, runner.submit(task, {"job": job}))
 
     try:
         for job in jobs:
             submit(job)
         while futures:
             try:
-                job = by_name[ended.get(timeout=LOOK_S)]
+                job, future = ended.get(timeout=LOOK_S)
             except queue.Empty:
                 for name in [name for name in futures if _is_settled(by_name[name])]:
                     del futures[name]
                 log.info("%d of %d variants are still to be trained", len(futures), len(jobs))
                 continue
-            future = futures.pop(job.name, None)
-            if future is None or _is_settled(job):
+            if futures.get(job.name) is not future:  # an earlier try of it
+                continue
+            del futures[job.name]
+            if _is_settled(job):
                 log.info("%s has ended, %d of %d are left", job, len(futures), len(jobs))
                 continue
+            known = tries_of(job.directory, job.command)
             words[job.name] = _words(future)
-            if tries_of(job.directory, job.command) > begun[job.name] and _may_be_tried(job):
+            if tries_of(job.directory, job.command) > known:  # Dask repeats a task if its result was lost with a worker
+                watch(job, future)
+            elif tries_of(job.directory, job.command) > begun[job.name] and _may_be_tried(job):
                 log.warning("%s is tried again, got %s", job, words[job.name])
                 submit(job)
     except BaseException as exc:

@@ -68,14 +68,13 @@ def left_over(session: int) -> str:
 
 
 def test_a_dask_cluster_of_two_processes(workspace: Workspace, config: Callable[..., Path]) -> None:
-    """A killed worker or TensorFlow process loses only its variant, which is tried again, and the best one goes live.
+    """A killed worker loses only its variant, which is tried again by another, and the best one goes live.
 
     A variant that fails is named with its reason and not repeated. MLflow and Prefect show all variants.
     """
     path = config(
         {RATE: 0.05},
         {RATE: 0.2, ENDS: "kills the worker"},
-        {RATE: 0.1, ENDS: "dies"},
         {ENDS: "raises"},
         runner="dask",
         runner_params={"n_workers": 2},
@@ -84,14 +83,12 @@ def test_a_dask_cluster_of_two_processes(workspace: Workspace, config: Callable[
     out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, out + err
     assert left_over(process.pid) == ""
-    counts = {ends: len(marks(workspace, ends)) for ends in ("kills-the-worker", "dies", "")}
-    assert counts == {"kills-the-worker": 2, "dies": 2, "": 1}
+    assert len(marks(workspace, "kills-the-worker")) == 2
     lines = [line.split() for line in out.splitlines()]
-    board = [line for line in lines if line and line[0] in ("1:", "2:", "3:", "4:")]
-    assert [line[0] for line in board] == ["2:", "3:", "1:", "4:"]
+    board = [line for line in lines if line and line[0] in ("1:", "2:", "3:")]
+    assert [line[0] for line in board] == ["2:", "1:", "3:"]
     assert board[0][-1] == "winner"
     assert "this variant cannot be built" in " ".join(board[-1])
-    assert "variant 3 (rate 0.1, ends dies) is tried again, got TrainingLost" in out
     assert "line version 2 promoted" in out or "line version 1 promoted" in out
     assert len(workspace.versions("line")) == 1
     assert f"--set {RATE}=0.2" in out  # the commands that come next are for the winner
@@ -114,13 +111,12 @@ def _check_mlflow(workspace: Workspace) -> None:
     assert status == {
         "1": ("FINISHED", "compared"),
         "2": ("FINISHED", "winner"),
-        "3": ("FINISHED", "compared"),
-        "4": ("FAILED", "failed"),
+        "3": ("FAILED", "failed"),
     }
     assert variants["2"].data.params[RATE] == "0.2"
     assert variants["2"].data.metrics["rmse"] < variants["1"].data.metrics["rmse"]
     assert variants["2"].data.metrics["loss"] > 0
-    assert "cannot be built" in variants["4"].data.tags["reason"]
+    assert "cannot be built" in variants["3"].data.tags["reason"]
     assert judged.data.tags["serving_version"] == variants["2"].data.tags["serving_version"]
     assert parent.data.tags["outcome"] == "promoted"
     assert parent.data.metrics["rmse"] == variants["2"].data.metrics["rmse"]
@@ -158,6 +154,8 @@ def test_processes_on_this_machine(workspace: Workspace, config: Callable[..., P
         tries = 2 if number == 1 else 3
         assert f"variant 3 (ends dies always) failed: the process that trained it ended {tries} times" in result.stdout
         assert "signal 9" in result.stdout
+        assert "variant 2 (ends dies) is tried again, got TrainingLost" in result.stdout or number == 2
+        assert len(marks(workspace, "dies")) >= 2 * number
         assert "variant 4 (rate 1e+30) failed: the loss must be a finite number" in result.stdout
         assert len(workspace.versions("line")) == number
 

@@ -21,7 +21,7 @@ from configs.loading import load_config
 from configs.schema import Config
 from configs.sections.gates import Bound, Gates
 from configs.sections.sweep import Sweep
-from flows.runners import check_runner
+from flows.runners import check_runner, runner_of
 from flows.summary import leaderboard
 from tasks.datasets.rows import Rows, save_rows
 from tasks.errors import DataError, LockTimeout
@@ -285,3 +285,21 @@ def test_a_runner_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ConfigError, match="has no 'ThreadPoolTaskRunne'; did you mean 'ThreadPoolTaskRunner'"):
         check_runner(Sweep(runner="prefect.task_runners:ThreadPoolTaskRunne"))
     check_runner(Sweep(runner="processes"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"runner_params": {"max_workers": 0}}, "may have max_workers, a whole number of at least 1, got"),
+        ({"runner_params": {"max_workers": True}}, "may have max_workers"),
+        ({"runner_params": {"n_workers": 2}}, "may have max_workers"),
+        ({"runner": "dask", "runner_params": {"address": "tcp://h:1", "n_workers": 2}}, "cannot be given n_workers"),
+        ({"runner": "prefect.task_runners:ProcessPoolTaskRunner", "runner_params": {"x": 1}}, "unexpected keyword"),
+        ({"runner": "collections:Counter"}, "must be a task runner of Prefect, got 'collections:Counter', a Counter"),
+    ],
+)
+def test_arguments_that_a_runner_does_not_take(fields: dict[str, Any], words: str) -> None:
+    """Arguments that do not fit a task runner, and a class that is none, are refused before anything is trained."""
+    with pytest.raises(ConfigError) as caught:
+        runner_of(Sweep.model_validate(fields))
+    assert words in str(caught.value)
