@@ -22,6 +22,7 @@ Values = Mapping[str, Any]
 """The value of each dotted key that a variant sets, such as `{"model.params.hidden": 64}`."""
 
 VARIABLE = re.compile(r"\$\{(?=[A-Za-z_][A-Za-z0-9_]*\})")  # a text that loading.py would fill in
+LONGEST = 60  # characters of a value, for people
 ATTEMPTS = 100  # draws for each variant that is asked for, until there are enough different ones
 
 
@@ -152,6 +153,7 @@ def in_words(values: Values) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, default=str)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

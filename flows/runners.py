@@ -16,6 +16,7 @@ import inspect
 import logging
 import os
 import queue
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from configs.sections.sweep import Sweep
 from configs.user_code import check_reference
 from tasks.datasets.user_code import describe, resolve
 from tasks.errors import PipelineError
+from tasks.program import ROOT
 from tasks.store.sweeps import read_failed, read_trained, tries_of
 from tasks.sweeping.training import Job, end_all
 
@@ -219,12 +221,18 @@ def _begun(jobs: Sequence[Job]) -> int:
 
 @contextlib.contextmanager
 def _reaching_workers() -> Iterator[None]:
-    """Tell the processes that a runner starts where Prefect's API is; a temporary one is in no environment."""
+    """Tell the processes that a runner starts where Prefect's API and this project are.
+
+    A temporary API is in no environment. They get this process's `sys.path`, in which the user's directory may be the
+    first, with a `tasks.py` of the user's.
+    """
     from prefect.settings import PREFECT_API_URL
 
-    name, before = "PREFECT_API_URL", os.environ.get("PREFECT_API_URL")
-    os.environ[name] = str(PREFECT_API_URL.value())
+    name, before, url = "PREFECT_API_URL", os.environ.get("PREFECT_API_URL"), PREFECT_API_URL.value()
+    os.environ.update({name: url} if url else {})
+    sys.path.insert(0, str(ROOT))
     try:
         yield
     finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
+        sys.path.remove(str(ROOT))
+        os.environ.pop(name, None) if before is None else os.environ.update({name: before})

@@ -112,8 +112,11 @@ def train_variants(
         if len(pending) < len(jobs):
             log.info("going on with the sweep in '%s': %d of %d variants are trained already",
                      sweep_dir, len(jobs) - len(pending), len(jobs))  # fmt: skip
-        preload()
-        lost = train_all(pending) if pending else {}
+        lost: Mapping[str, str] = {}
+        if pending:
+            shut_down()  # the memory of this process, also on a GPU, is for the variants
+            preload()
+            lost = train_all(pending)
         return [
             _contestant(variant, job, lost.get(job.name, ""), run_dir)
             for variant, job in zip(variants, jobs, strict=True)

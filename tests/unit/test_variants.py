@@ -193,6 +193,7 @@ def test_words() -> None:
     )
     assert in_words({"model.params.epochs": 1, "training.epochs": 2}) == "model.params.epochs 1, training.epochs 2"
     assert in_words({}) == "nothing set"
+    assert in_words({"model.params.sizes": [10] * 99}) == f"sizes [{'10, ' * 14}10…"
 
 
 def test_secrets_of_a_sweep_are_hidden(cfg: Path) -> None:
