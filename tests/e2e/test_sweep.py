@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.report.standing import ARGUMENTS
 from tests.e2e.conftest import ENDS_WITH_US, ROOT, Workspace, end_group, free_port, poll
 
 # MLflow warns while it is imported and used, about the next NumPy, protobuf or Python; it is not judged here.
@@ -91,7 +92,6 @@ def test_a_dask_cluster_of_two_processes(workspace: Workspace, config: Callable[
     assert "this variant cannot be built" in " ".join(board[-1])
     assert "line version 2 promoted" in out or "line version 1 promoted" in out
     assert len(workspace.versions("line")) == 1
-    assert f"--set {RATE}=0.2" in out  # the commands that come next are for the winner
     assert list((workspace.work_dir / "sweeps").iterdir()) == []
     _check_mlflow(workspace)
     _check_prefect(workspace)
@@ -118,6 +118,7 @@ def _check_mlflow(workspace: Workspace) -> None:
     assert variants["2"].data.metrics["loss"] > 0
     assert "cannot be built" in variants["3"].data.tags["reason"]
     assert judged.data.tags["serving_version"] == variants["2"].data.tags["serving_version"]
+    assert f"--set {RATE}=0.2" in judged.data.tags[ARGUMENTS]  # a reviewer's commands are for the winner
     assert parent.data.tags["outcome"] == "promoted"
     assert parent.data.metrics["rmse"] == variants["2"].data.metrics["rmse"]
     assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} == {
