@@ -44,7 +44,7 @@ def build(rows: Any, rate: float = 1e-3) -> Any:
 
 def seconds(directory: Path, variants: int, epochs: int, runner: dict[str, Any]) -> tuple[float, list[float]]:
     """Run a sweep; return the seconds of all trainings together, and of each."""
-    file = f"{Path(__file__).resolve()}"
+    file = str(Path(__file__).resolve())
     config = {
         "name": "sweep",
         "data": {"load": f"{file}:load"},
@@ -61,7 +61,8 @@ def seconds(directory: Path, variants: int, epochs: int, runner: dict[str, Any])
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
-    each = [float(found) for found in re.findall(r"(?m)^\d+: rate .*?(\d+\.\d)(?:  winner)? *$", done.stdout)]
+    board = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines() if re.match(r"\d+: rate ", line)]
+    each = [float(columns[4]) for columns in board]
     found = re.search(r"(?m)^  train_variants +([\d.]+)$", done.stdout)
     if found is None or len(each) != variants:
         raise SystemExit(done.stdout[-2000:])

@@ -75,8 +75,8 @@ def sweep(config: str, overrides: list[str] | None = None, promote: bool = True)
         report, run, promotion = judge_and_promote(
             winner.config, options, splits, trained, candidate, backends.result(), run_dir, promoting
         )
+        end_sweep(sweep_dir)
         log_outcome(cfg, sweep_run, run, promotion)
         show_run(report, run, promotion)
-        end_sweep(sweep_dir)
     outcome = SweepOutcome(Outcome(report, run, promotion, seconds), board, sweep_run, winner.overrides)
     return Completed(name=promotion.state.flow_state, message=redact(promotion.reason), data=outcome)

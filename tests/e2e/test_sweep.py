@@ -61,6 +61,17 @@ def trained(workspace: Workspace) -> int:
     return len(list(workspace.work_dir.glob("sweeps/*/*/trained.json")))
 
 
+def prefect_servers(workspace: Workspace) -> int:
+    """Return how many Prefect servers run on the workspace's own Prefect directory."""
+    found, home = 0, f"PREFECT_HOME={workspace.env['PREFECT_HOME']}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+            is_server = any(name in command for name in (b"flows.temporary_server", b"prefect.server", b"uvicorn"))
+            found += is_server and home in environment.split(b"\0")
+    return found
+
+
 def left_over(session: int) -> str:
     """Return the processes of a session that have not ended, with their commands."""
     command = ["ps", "-o", "stat=,pid=,args=", "-s", str(session)]
@@ -181,13 +192,21 @@ def test_all_variants_fail(workspace: Workspace, config: Callable[..., Path]) ->
 def test_an_interrupted_sweep_goes_on(
     workspace: Workspace, config: Callable[..., Path], runner: str, number: signal.Signals
 ) -> None:
-    """What was trained before an interrupt is not trained again, no process is left, and the rest is trained."""
-    path = config({RATE: 0.05}, {ENDS: "waits"}, {ENDS: "waits", RATE: 0.2}, runner=runner)
+    """What was trained before an interrupt is not trained again, no process is left, and the rest is trained.
+
+    No Prefect server is configured: all workers use the temporary one of the command.
+    """
+    del workspace.env["PREFECT_API_URL"]
+    workspace.env["PREFECT_HOME"] = str(workspace.directory / "prefect")
+    two = {"runner": runner, "runner_params": {"max_workers" if runner == "processes" else "n_workers": 2}}
+    path = config({RATE: 0.05}, {ENDS: "waits"}, {ENDS: "waits", RATE: 0.2}, **two)
     first = workspace.start(config=path, flow="sweep")
-    assert poll(lambda: trained(workspace) == 1 and bool(marks(workspace, "waits")), WAIT_S), first.poll()
+    assert poll(lambda: trained(workspace) == 1 and len(marks(workspace, "waits")) == 2, WAIT_S), first.poll()
+    assert prefect_servers(workspace) == 1
     os.kill(first.pid, number)
     out, err = first.communicate(timeout=WAIT_S)
     assert first.returncode == (130 if number != signal.SIGKILL else -9), out + err
+    assert ("goes on where it was" in err) == (number != signal.SIGKILL)
     assert poll(lambda: left_over(first.pid) == "", 60), left_over(first.pid)
     model = next(workspace.work_dir.glob("sweeps/*/*/trained.json"))
     changed = model.stat().st_mtime_ns
