@@ -148,11 +148,13 @@ def _loaded(path: Path, overrides: Sequence[str]) -> Config:
         raise ConfigError(f"{path.name}: data.params and model.params must hold JSON values only: {exc}") from exc
     config = _resolve(config, path.parent)
     references = [("data.load", config.data.load), ("model.build", config.model.build)]
-    for field, reference in references + [("gates.metrics", name) for name in config.gates.metrics]:
+    metrics = [("gates.metrics", name) for name in config.gates.metrics] + [("sweep.metric", config.sweep.metric)]
+    for field, reference in references + metrics:
         if is_reference(reference):
             check_reference(reference, field)
-    for name in filter(is_reference, config.gates.metrics):
-        check_metric(name)
+    for field, name in metrics:
+        if is_reference(name):
+            check_metric(name, field)
     if config.data.load:
         check_parameters(config.data.load, config.data.params, "data.params", given=0)
     if config.model.build or config.data.features:
@@ -275,6 +277,7 @@ def _resolve(config: Config, base: Path) -> Config:
             "models_root": models_root,
             "promote": config.promote.model_copy(update={"live_tls": tls.model_copy(update=tls_files)}),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
+            "sweep": config.sweep.model_copy(update={"metric": located(config.sweep.metric, base)}),
         }
     )
 

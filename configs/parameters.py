@@ -43,8 +43,11 @@ def check_parameters(reference: str, params: Iterable[str], field: str, *, given
         )
 
 
-def check_metric(reference: str) -> None:
+def check_metric(reference: str, field: str) -> None:
     """Refuse a metric that cannot be called with the target and what was served, as `check_parameters` does.
+
+    Args:
+        field: `gates.metrics` or `sweep.metric`, for the message.
 
     Raises:
         ConfigError: the function takes fewer arguments, or needs more.
@@ -57,7 +60,7 @@ def check_metric(reference: str) -> None:
     named = [arg.arg for arg, default in zip(found.kwonlyargs, found.kw_defaults, strict=True) if default is None]
     if len(needed) > 2 or named or (len(by_place) < 2 and not found.vararg):
         takes = f"({', '.join([*needed, *named])})" if needed or named else "nothing"
-        raise ConfigError(f"gates.metrics: '{reference}' is called with (target, served), but it takes {takes}")
+        raise ConfigError(f"{field}: '{reference}' is called with (target, served), but it takes {takes}")
 
 
 def _definition(reference: str) -> ast.arguments | None:

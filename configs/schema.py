@@ -18,6 +18,7 @@ from configs.sections.gates import Gates
 from configs.sections.model import Export, Model, Training
 from configs.sections.promote import Promote
 from configs.sections.serving import Serving
+from configs.sections.sweep import Sweep
 from configs.sections.tracking import Tracking
 from configs.serving_flags import MODELS
 
@@ -55,6 +56,7 @@ class Config(Section):
     gates: Gates = Gates()
     tracking: Tracking = Tracking()
     promote: Promote = Promote()
+    sweep: Sweep = Sweep()
 
     @model_validator(mode="after")
     def _file_is_not_in_the_place_of_the_model(self) -> Config:

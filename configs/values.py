@@ -17,12 +17,13 @@ from configs.yaml_text import Octal
 REFERENCE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 NUMBER = re.compile(r"[-+]?[0-9][0-9._]*(e[-+]?[0-9]+)?", re.IGNORECASE)
 PARAMS = ("data.params", "model.params")  # the user's own names and values
-NAMED = (*PARAMS, "promote.live_headers")  # mappings in which a name tells whether its value is a secret
+SWEPT = ("sweep.params", "sweep.variants", "sweep.runner_params")  # likewise
+NAMED = (*PARAMS, *SWEPT, "promote.live_headers")  # mappings in which a name tells whether its value is a secret
 MODES = ("promote.directory_mode", "promote.file_mode")  # octal by convention
 SHOWN = (  # names of files, runs and processes, which cannot be hidden
     "name", "work_dir", "models_root", "data.load", "data.file", "model.build", "gates.contract.file",
     "gates.golden.file", "tracking.experiment", "serving.image", "serving.images", "serving.platform",
-    "serving.attached.directory", "serving.attached.seen_as",
+    "serving.attached.directory", "serving.attached.seen_as", "sweep.metric", "sweep.runner",
 )  # fmt: skip
 
 

@@ -15,11 +15,12 @@ from flows.streams import our_streams
 from tasks.outcomes import INTERRUPTED
 from tasks.program import SCRIPT, SUBCOMMANDS
 
-# Two flows have their command line in a separate module, which answers before Prefect is imported.
+# These flows have their command line in a separate module, which answers before Prefect is imported.
 COMMAND_LINES = {
     "flows.train_and_serve": "flows.cli",
     "flows.promote": "flows.promote_cli",
     "flows.rehearse": "flows.rehearse_cli",
+    "flows.sweep": "flows.sweep_cli",
 }
 
 HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
@@ -28,6 +29,7 @@ HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
   infer-schema  write a configuration that declares the columns of a CSV or Parquet file
   check         check your functions, rows and model, and what a run needs, within seconds
   run           train a model, judge it in a throwaway model server, log it to MLflow, and promote it
+  sweep         train variants of a model side by side, and judge the best one as a run does
   rehearse      judge a model that was trained elsewhere, log it, and promote it
   try-out       serve a model until Ctrl-C, or send it a file of rows
   promote       act on reviewers' decisions, or approve or reject a candidate yourself

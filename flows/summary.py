@@ -13,9 +13,10 @@ from flows.console import Line
 from tasks.outcomes import GREEN, RED, YELLOW, Outcome, PromotionState
 from tasks.production.server import start_command
 from tasks.program import command_here, short_path
-from tasks.records import GateResult, ValidationReport
+from tasks.records import GateResult, Leaderboard, SweepRun, ValidationReport
 from tasks.registry.pages import run_url, version_url
 from tasks.report.standing import WAITING
+from tasks.report.tables import leaderboard_rows
 
 LOCAL_PAGES = "http://127.0.0.1:5000"  # where `mlflow ui` serves them
 
@@ -54,6 +55,19 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     lines = [replace(line, text=redact(line.text), command=redact(line.command)) for line in lines]
     hidden = any(MASK in line.plain for line in lines)
     return [*lines, Line(f"is a secret: {HOW_TO_FILL_IN}", f"  {MASK}       ")] if hidden else lines
+
+
+def leaderboard(board: Leaderboard, run: SweepRun) -> list[Line]:
+    """Return a line for each variant of a sweep, the best first, and the name of the winner."""
+    rows = leaderboard_rows(board)
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0] if name != "outcome"}
+    lines = [Line(), Line("  ".join(f"{name:<{width}}" for name, width in widths.items()))]
+    for row, variant in zip(rows, board.variants, strict=True):
+        label = "  ".join(f"{row[name]:<{width}}" for name, width in widths.items())
+        colour = GREEN if variant is board.winner else RED if variant.reason else ""
+        lines.append(Line(redact(row["outcome"]), f"{redact(label)}  ", colour=colour))
+    lines += [Line(run.url, "leaderboard ")] if run.url else []
+    return lines
 
 
 def _judgement(gate: GateResult, width: int) -> Line:

@@ -4,6 +4,7 @@
     |-- DataError                 the rows cannot be used
     |   `-- WrongFile             they are in a file that the user named: exit code 2, as for a wrong option
     |-- TrainingError             the training produced no model
+    |   `-- TrainingLost            its process was killed, or ended otherwise before it answered
     |-- ExportError               the export produced no candidate
     |   |-- SignatureMismatch     declared and actual inputs or outputs differ
     |   `-- UnsafeModel           the graph contains operations that a server must not run
@@ -62,6 +63,10 @@ class TrainingError(PipelineError):
     """The training ended without a usable model."""
 
 
+class TrainingLost(TrainingError):
+    """The process of the training ended before it answered; of a variant, another try may succeed."""
+
+
 class ExportError(PipelineError):
     """The model could not be exported."""
 
@@ -99,7 +104,13 @@ class ServerCrashed(ServingError):
 
 
 class ModelLoadError(ServingError):
-    """The server refused the model; a retry cannot succeed."""
+    """The server refused the model; a retry cannot succeed.
+
+    Attributes:
+        versions: those that it refused, if it was to load several and named them.
+    """
+
+    versions: tuple[int, ...] = ()
 
 
 class PredictionError(ServingError):

@@ -25,11 +25,20 @@ from tasks.training.process import call
 @stage
 def export_model(config: Config, splits: Splits, trained: TrainedModel, run_dir: Path) -> Candidate:
     """Export to a staging directory, which gets the next number only when it is complete."""
+    return export_next(config, splits, trained, run_dir, run_dir)
+
+
+def export_next(config: Config, splits: Splits, trained: TrainedModel, run_dir: Path, evidence: Path) -> Candidate:
+    """Export a model under the next number.
+
+    Args:
+        evidence: directory for the requests and the in-process answers: the run directory, or one below it.
+    """
     with claim_version(config.candidates_dir, config.live_dir, config.export.version_width) as claim:
-        exported = call(export_savedmodel, config, splits, trained, claim.staging, run_dir)
+        exported = call(export_savedmodel, config, splits, trained, claim.staging, evidence)
         note_digest(run_dir, exported.digest)
         version_dir = claim.publish()
-    return new_candidate(config, splits, exported, version_dir, run_dir)
+    return new_candidate(config, splits, exported, version_dir, evidence)
 
 
 @stage

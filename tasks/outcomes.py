@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from tasks.records import Change, TrackedRun, ValidationReport
+from tasks.records import Change, Leaderboard, SweepRun, TrackedRun, ValidationReport
 
 DONE, FAILED, USAGE, REJECTION, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes of every command."""
@@ -77,3 +77,18 @@ class Outcome:
     run: TrackedRun
     promotion: Promotion
     seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """The complete result of a sweep.
+
+    Attributes:
+        winner: the rehearsal of the best variant. board: all variants. run: the sweep's place in MLflow.
+        overrides: `--set` items that give another command the winner's configuration.
+    """
+
+    winner: Outcome
+    board: Leaderboard
+    run: SweepRun
+    overrides: tuple[str, ...]

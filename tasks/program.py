@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     "infer-schema": "flows.infer_schema",
     "check": "flows.check",
     "run": "flows.train_and_serve",
+    "sweep": "flows.sweep",
     "rehearse": "flows.rehearse",
     "try-out": "flows.try_out",
     "promote": "flows.promote",

@@ -207,6 +207,53 @@ class Candidate:
         return self.requests.parent.name
 
 
+@dataclass(frozen=True)
+class ComparedVariant:
+    """What became of one variant of a sweep.
+
+    Attributes:
+        number: from 1. values: what it sets, by dotted key. words: the same for people.
+        version: of its candidate, or None if it was not exported.
+        score: the metric of the served answers to the validation rows, or None if it failed.
+        reason: why it failed, one line, or empty.
+        parameters: number of weights. seconds: of its training, when it was trained; 0 if it was not.
+        history: as in `TrainedModel`.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    words: str
+    version: int | None = None
+    score: float | None = None
+    reason: str = ""
+    parameters: int = 0
+    seconds: float = 0
+    history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The variants of a sweep, the best first and those that failed last, each group by its number.
+
+    Attributes:
+        metric: the name of the scores' metric. rows: number of validation rows that they are of.
+    """
+
+    metric: str
+    rows: int
+    variants: tuple[ComparedVariant, ...]
+
+    @property
+    def winner(self) -> ComparedVariant | None:
+        """Return the best variant, or None if all failed."""
+        return next((variant for variant in self.variants if variant.score is not None), None)
+
+    @property
+    def failed(self) -> tuple[ComparedVariant, ...]:
+        """Return the variants that have no score."""
+        return tuple(variant for variant in self.variants if variant.score is None)
+
+
 BATCHES: Mapping[str, slice] = {
     "1": slice(0, 1),
     "2": slice(0, 2),
@@ -553,6 +600,14 @@ class Arm:
     def __str__(self) -> str:
         """Return the short form that messages use."""
         return f"{self.label}: version {self.version} ({self.share} %)"
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """The place of a sweep in MLflow; `url` is its page, or empty if the tracking URI has no pages."""
+
+    mlflow_run_id: str
+    url: str
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from configs.redaction import redact, redacted
 from tasks.outcomes import Promotion
-from tasks.records import TrackedRun, ValidationReport
-from tasks.report.tables import GateRow, gate_rows, gate_table_markdown
+from tasks.records import Leaderboard, TrackedRun, ValidationReport
+from tasks.report.tables import GateRow, gate_rows, gate_table_markdown, leaderboard_rows
 from tasks.stage import artifact_key, stage
 
 
@@ -26,6 +26,17 @@ def show_run(report: ValidationReport, run: TrackedRun, promotion: Promotion) ->
     create_table_artifact(rows, key=f"{key}-gates", description=f"Gates of {title}")
     if run.url:
         create_link_artifact(run.url, link_text="MLflow run", key=f"{key}-mlflow", description=f"MLflow run of {title}")
+
+
+@stage
+def show_leaderboard(name: str, board: Leaderboard) -> None:
+    """Add a table artifact with a line for each variant of a sweep."""
+    best = board.winner
+    title = (
+        f"Variants of {name} by {board.metric}: the best is {best.words}" if best else f"Variants of {name}: all failed"
+    )
+    rows = [redacted(row) for row in leaderboard_rows(board)]
+    create_table_artifact(rows, key=f"{artifact_key(name)}-leaderboard", description=redact(title))
 
 
 def _table_row(row: GateRow) -> dict[str, str]:

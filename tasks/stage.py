@@ -50,25 +50,49 @@ def stage(function: Callable[P, R]) -> Task[P, R]:
 
     @functools.wraps(function)
     def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-        log.info("-- %s", function.__name__)
-        begun = time.monotonic()
-        try:
+        with timed_as(function.__name__), _cleaned(function.__name__):
             return function(*args, **kwargs)
-        except Exception as exc:
-            clean(exc)  # Prefect stores the message
-            if isinstance(exc, PipelineError) and exc.retryable:
-                log.warning("%s: %s", function.__name__, exc)  # a retry must be visible
-            if redact(str(exc)) != str(exc):  # a library's error that composes its message in __str__
-                raise PipelineError(redact(f"{type(exc).__name__}: {exc}")) from None
-            raise
-        finally:
-            seconds = _seconds.get()
-            if seconds is not None:
-                name = function.__name__
-                seconds[name] = seconds.get(name, 0) + time.monotonic() - begun
 
     policy = task(retries=2, retry_delay_seconds=[1, 5], retry_condition_fn=can_be_mended, cache_policy=NO_CACHE)
     return policy(timed)
+
+
+def side_task(function: Callable[P, R]) -> Task[P, R]:
+    """Make a function a task that runs beside others of its kind: its caller measures the time of all, and retries."""
+
+    @functools.wraps(function)
+    def cleaned(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _cleaned(function.__name__):
+            return function(*args, **kwargs)
+
+    return task(cache_policy=NO_CACHE, persist_result=False)(cleaned)
+
+
+@contextlib.contextmanager
+def timed_as(name: str) -> Iterator[None]:
+    """Log that a stage begins, and add its seconds to those of its name."""
+    log.info("-- %s", name)
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = _seconds.get()
+        if seconds is not None:
+            seconds[name] = seconds.get(name, 0) + time.monotonic() - begun
+
+
+@contextlib.contextmanager
+def _cleaned(name: str) -> Iterator[None]:
+    """Remove secrets from an error, and log one that may pass."""
+    try:
+        yield
+    except Exception as exc:
+        clean(exc)  # Prefect stores the message
+        if isinstance(exc, PipelineError) and exc.retryable:
+            log.warning("%s: %s", name, exc)  # a retry must be visible
+        if redact(str(exc)) != str(exc):  # a library's error that composes its message in __str__
+            raise PipelineError(redact(f"{type(exc).__name__}: {exc}")) from None
+        raise
 
 
 def new_run_dir(config: Config, *uses: str) -> Path:

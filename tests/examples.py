@@ -21,6 +21,7 @@ from flows import (
     reap,
     rehearse_cli,
     rollback,
+    sweep_cli,
     try_out,
     webhook,
 )
@@ -38,6 +39,7 @@ PARSERS = {
     "init": init.build_parser(),
     "infer_schema": infer_schema.build_parser(),
     "rehearse": rehearse_cli.build_parser(),
+    "sweep": sweep_cli.build_parser(),
     "check": check.build_parser(),
     "webhook": webhook.build_parser(),
 }

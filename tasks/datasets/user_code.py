@@ -191,6 +191,13 @@ def users_line_of_fault(text: str) -> str:
     return one_line("{}:{} in {}".format(Path(own[0]).name, *own[1:])) if own else ""
 
 
+def users_files() -> dict[str, str]:
+    """Return the SHA-256 of each file of the user's that this process has imported, by name of the module."""
+    found = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    files = {name: Path(file) for name, file in found.items() if file and _is_users(file)}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
+
+
 def _is_users(file: str) -> bool:
     if file.endswith((".pyx", ".pxi")):  # in an installed package, with a path relative to it
         return False

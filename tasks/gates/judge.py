@@ -9,7 +9,7 @@ from configs.sections.gates import Gates
 from tasks.datasets.declared import read_contract
 from tasks.datasets.feature_record import changed_meanings, read_schema, units_of
 from tasks.datasets.golden import read_golden
-from tasks.datasets.rows import load_arrays, load_rows
+from tasks.datasets.rows import Array, load_arrays, load_rows
 from tasks.datasets.seen import known_test_rows
 from tasks.errors import DataError
 from tasks.gates.batching import judge_batching
@@ -168,28 +168,45 @@ def judged_rows(evidence: Evidence) -> AnsweredRows | None:
         DataError: a name in `gates` is not one of the outputs, targets or features.
     """
     gates, served = evidence.gates, evidence.served
-    answers, rows = load_arrays(served.answers), load_rows(evidence.candidate.targets)
-    if not gates.metrics and not gates.metric_output and len(answers) > 1:
-        return None
-    name = judged_output(gates, list(answers))
-    keras_name = evidence.keras_names.get(name, name)
-    target = rows.targets.get(keras_name) if len(rows.targets) > 1 else next(iter(rows.targets.values()))
-    if target is None:
-        raise DataError(f"output '{name}' needs a target of the same name; targets are {', '.join(rows.targets)}")
-    check_slices(gates, rows.features)
+    answers = load_arrays(served.answers)
+    alone = own_rows(gates, evidence.candidate, answers, evidence.keras_names)
     beside = served.champion
-    champion = load_arrays(beside.answers).get(name) if beside and beside.answers else None
-    if champion is not None and champion.shape[1:] != answers[name].shape[1:]:
-        champion = None  # another shape cannot be scored alike; the contract gate names it
-    reading = reading_of(gates, evidence.candidate, name, target, answers[name])
-    slices = {feature: rows.features[feature] for feature in gates.slices}
-    alone = AnsweredRows(target, answers[name], None, slices, reading, None, name)
-    if champion is None or beside is None:
+    if alone is None or beside is None:
         return alone
+    name, target, reading = alone.output, alone.target, alone.own.reading
+    champion = load_arrays(beside.answers).get(name) if beside.answers else None
+    if champion is None or champion.shape[1:] != answers[name].shape[1:]:
+        return alone  # another shape cannot be scored alike; the contract gate names it
     its = reading_of_champion(beside.readings.get(name), reading, target, champion)
     seen, unknown = known_test_rows(evidence.candidate, beside.seen)
     apart = "" if of_own_metrics(gates) else why_not_compared(reading, its, target, champion)
     return replace(alone, champion=champion, champion_reading=its, seen=seen, unknown=apart or unknown)
+
+
+def own_rows(
+    gates: Gates, candidate: Candidate, answers: Mapping[str, Array], keras_names: Mapping[str, str]
+) -> AnsweredRows | None:
+    """Return the output that the metrics judge with the candidate's targets, or None where none is named.
+
+    Args:
+        answers: what was served for the rows of these targets, by name of the output.
+        keras_names: as in `Evidence`.
+
+    Raises:
+        DataError: a name in `gates` is not one of the outputs, targets or features.
+    """
+    rows = load_rows(candidate.targets)
+    if not gates.metrics and not gates.metric_output and len(answers) > 1:
+        return None
+    name = judged_output(gates, list(answers))
+    keras_name = keras_names.get(name, name)
+    target = rows.targets.get(keras_name) if len(rows.targets) > 1 else next(iter(rows.targets.values()))
+    if target is None:
+        raise DataError(f"output '{name}' needs a target of the same name; targets are {', '.join(rows.targets)}")
+    check_slices(gates, rows.features)
+    reading = reading_of(gates, candidate, name, target, answers[name])
+    slices = {feature: rows.features[feature] for feature in gates.slices}
+    return AnsweredRows(target, answers[name], None, slices, reading, None, name)
 
 
 def judged_output(gates: Gates, outputs: Sequence[str]) -> str:

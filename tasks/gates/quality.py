@@ -91,7 +91,7 @@ def judge_quality(gates: Gates, rows: AnsweredRows | None) -> GateResult:
     shown = tuple(gates.metrics) or default_metrics(own.reading)
     # Without bounds the first metric that suits the task is still compared with the champion's.
     bounds = dict(gates.metrics) or {name: Bound() for name in shown[:1]}
-    if fault := _unscored(rows, shown):
+    if fault := unscored(rows, shown):
         return GateResult("quality", False, fault, evidence={**_evidence(own), "missed": list(bounds)})
     beside = _beside(gates, rows)
     if beside is not None and beside.apart:
@@ -123,7 +123,7 @@ def judge_quality(gates: Gates, rows: AnsweredRows | None) -> GateResult:
     )
 
 
-def _unscored(rows: AnsweredRows, metrics: Sequence[str]) -> str:
+def unscored(rows: AnsweredRows, metrics: Sequence[str]) -> str:
     """Return why answers cannot be scored, or an empty string.
 
     Raises:

@@ -49,7 +49,7 @@ def log_rehearsal(
         experiment = experiment_id(client, config)
         run = client.create_run(experiment, run_name=f"{candidate.name} version {candidate.version}", tags=tags)
         mlflow_run_id = run.info.run_id
-        with _closing(client, mlflow_run_id):
+        with closing_run(client, mlflow_run_id):
             _log_figures(client, mlflow_run_id, config, trained, report)
             _log_rows(client, mlflow_run_id, splits, report)
             _log_dataset(client, mlflow_run_id, splits)
@@ -79,14 +79,14 @@ def _differences(client: Any, mlflow_run_id: str, report: ValidationReport) -> T
 
 
 @contextlib.contextmanager
-def _closing(client: Any, mlflow_run_id: str) -> Iterator[None]:
-    """End the run as finished, or as failed when logging it breaks off."""
+def closing_run(client: Any, mlflow_run_id: str, *, failed: bool = False) -> Iterator[None]:
+    """End the run as finished, or as failed when logging it breaks off, or if what it is about has failed."""
     try:
         yield
     except BaseException:
         _mark_failed(client, mlflow_run_id)
         raise
-    client.set_terminated(mlflow_run_id)
+    client.set_terminated(mlflow_run_id, "FAILED" if failed else "FINISHED")
 
 
 def _mark_failed(client: Any, mlflow_run_id: str) -> None:
@@ -136,28 +136,44 @@ def _log_figures(
     client: Any, mlflow_run_id: str, config: Config, trained: TrainedModel, report: ValidationReport
 ) -> None:
     """Log parameters, one metric per name and epoch, and every gate's figures, in batches."""
-    from mlflow.entities import Metric, Param
+    figures = {
+        f"gate.{gate.name}.{name}": value
+        for gate in report.gates
+        for name, value in {**gate.figures, "passed": float(gate.passed)}.items()
+    }
+    figures["parameters"] = trained.parameters or report.graph.parameters
+    if report.served is not None:
+        figures["serving.startup_s"] = report.served.server.startup_s
+        figures["serving.rows_per_s"] = report.served.rows_per_s
+    log_metrics(client, mlflow_run_id, trained.history, figures)
+    source = {"model.source": redact(trained.source)} if trained.source else {"best_epoch": trained.best_epoch}
+    log_params(client, mlflow_run_id, shown(config) | source)
+
+
+def log_metrics(
+    client: Any, mlflow_run_id: str, history: Mapping[str, tuple[float, ...]], figures: Mapping[str, float]
+) -> None:
+    """Log one metric per name and epoch, and single figures."""
+    from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
     metrics = [
         Metric(tracked_name(name), value, now, epoch)
-        for name, values in trained.history.items()
+        for name, values in history.items()
         for epoch, value in enumerate(values, 1)
     ]
-    metrics += [
-        Metric(tracked_name(f"gate.{gate.name}.{name}"), value, now, 0)
-        for gate in report.gates
-        for name, value in {**gate.figures, "passed": float(gate.passed)}.items()
-    ]
-    metrics.append(Metric("parameters", trained.parameters or report.graph.parameters, now, 0))
-    if report.served is not None:
-        metrics.append(Metric("serving.startup_s", report.served.server.startup_s, now, 0))
-        metrics.append(Metric("serving.rows_per_s", report.served.rows_per_s, now, 0))
-    params = [Param(tracked_name(name), str(value)[:6000]) for name, value in _flat(shown(config)).items()]
-    params.append(Param("model.source", redact(trained.source)) if trained.source else
-                  Param("best_epoch", str(trained.best_epoch)))  # fmt: skip
-    for start in range(0, max(len(metrics), len(params)), 100):  # MLflow takes 100 parameters, 1000 metrics a call
-        client.log_batch(mlflow_run_id, metrics[start : start + 100], params[start : start + 100])
+    metrics += [Metric(tracked_name(name), value, now, 0) for name, value in figures.items()]
+    for start in range(0, len(metrics), 1000):  # MLflow takes 1000 metrics a call
+        client.log_batch(mlflow_run_id, metrics[start : start + 1000])
+
+
+def log_params(client: Any, mlflow_run_id: str, values: Mapping[str, Any]) -> None:
+    """Log settings by their dotted names."""
+    from mlflow.entities import Param
+
+    params = [Param(tracked_name(name), str(value)[:6000]) for name, value in _flat(values).items()]
+    for start in range(0, len(params), 100):  # MLflow takes 100 parameters a call
+        client.log_batch(mlflow_run_id, params=params[start : start + 100])
 
 
 def _log_rows(client: Any, mlflow_run_id: str, splits: Splits, report: ValidationReport) -> None:

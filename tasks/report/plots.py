@@ -12,12 +12,16 @@ from tasks.datasets.rows import Array
 from tasks.gates.scores import Scored
 from tasks.report.canvas import CANDIDATE, CHAMPION, INK, panels, save_png, styled
 from tasks.report.judged import Calibration, Confusion, calibrate, confuse, residuals
+from tasks.report.tables import clip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tasks.records import Leaderboard
+
 MOST_POINTS = 5000  # more dots than this show nothing more
 MOST_PANELS = 8  # of one file
+MOST_VARIANTS = 60  # lines of a leaderboard; all are in the table
 COLOURS = {"candidate": CANDIDATE, "champion": CHAMPION}
 
 
@@ -55,6 +59,11 @@ def draw_calibration(scored: Scored, path: Path) -> bool:
     """Draw how often answers of about each probability were right."""
     found = calibrate(scored)
     return _save(calibration_figure(found) if found else None, path)
+
+
+def draw_leaderboard(board: Leaderboard, path: Path) -> None:
+    """Draw the score of each variant of a sweep, the best on top, and name those that failed."""
+    save_png(leaderboard_figure(board), path)
 
 
 def _save(figure: Figure | None, path: Path) -> bool:
@@ -168,6 +177,22 @@ def residuals_figure(served: Array, residual: Array) -> Figure:
     axes.axhline(0, color=INK, alpha=0.5, linewidth=0.8)
     _dots(axes, served, residual)
     axes.set(xlabel="served", ylabel="target - served")
+    _quiet(axes)
+    return figure
+
+
+@styled()
+def leaderboard_figure(board: Leaderboard) -> Figure:
+    """Return the scores of the variants of a sweep, a line each."""
+    shown = board.variants[:MOST_VARIANTS]
+    figure, (axes,) = panels(1, 6.4, 1.1 + 0.24 * len(shown))
+    for line, variant in enumerate(shown):
+        if variant.score is None:
+            axes.annotate("failed", (0.02, line), xycoords=("axes fraction", "data"), va="center", color=CHAMPION)
+            continue
+        axes.plot(variant.score, line, "o", color=CANDIDATE if variant is board.winner else INK)
+    axes.set_yticks(range(len(shown)), [f"{one.number}: {clip(one.words, 48)}" for one in shown])
+    axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"{board.metric or 'score'} on {board.rows:,} validation rows")
     _quiet(axes)
     return figure
 

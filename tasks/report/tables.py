@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from configs.redaction import redact
-from tasks.records import GateResult, Signature, TensorSpec, ValidationReport
+from tasks.records import GateResult, Leaderboard, Signature, TensorSpec, ValidationReport
 
 MOST_FIGURES = 40  # of one gate; every figure is in the run
 
@@ -105,6 +105,30 @@ def gate_table_markdown(report: ValidationReport) -> str:
     for gate in failed_first(report):
         cells = (gate.name, "pass" if gate.passed else "FAIL", clip(gate.summary, 300))
         lines.append(f"| {' | '.join(_cell(text) for text in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def leaderboard_rows(board: Leaderboard) -> list[dict[str, str]]:
+    """Return a line for each variant of a sweep, the best first; the last column says why one failed."""
+    winner = board.winner
+    return [
+        {
+            "variant": f"{variant.number}: {variant.words}",
+            "version": str(variant.version or ""),
+            board.metric or "score": "" if variant.score is None else f"{variant.score:.6g}",
+            "parameters": f"{variant.parameters:,}" if variant.parameters else "",
+            "seconds": f"{variant.seconds:.1f}" if variant.seconds else "",
+            "outcome": "winner" if variant is winner else f"failed: {variant.reason}" if variant.reason else "",
+        }
+        for variant in board.variants
+    ]
+
+
+def leaderboard_markdown(board: Leaderboard) -> str:
+    """Return the variants of a sweep as a GitHub-flavoured markdown table, the best first."""
+    rows = leaderboard_rows(board)
+    lines = [f"| {' | '.join(map(_cell, rows[0]))} |", f"|{'---|' * len(rows[0])}"]
+    lines += [f"| {' | '.join(_cell(clip(text, 300)) for text in row.values())} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

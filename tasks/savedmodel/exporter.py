@@ -82,6 +82,16 @@ def export_savedmodel(
     return Exported(signature, manifest.digest, manifest.size_bytes)
 
 
+def save_requests(config: Config, rows: Path, trained: TrainedModel, signature: Signature, file: Path) -> None:
+    """Write rows in the form of a model's signature, as `export_savedmodel` does with the test rows.
+
+    Args:
+        rows: `.npz` as `datasets.rows` saves them. file: the `.npz` to write.
+    """
+    model = read_back(trained.keras_file)
+    save_arrays(file, request_arrays(model, load_rows(rows).features, signature, config.export))
+
+
 def export_here(config: Config, model: Any, directory: Path) -> Path:
     """Export a Keras model of this process, with any layers, and return the directory.
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -135,25 +135,27 @@ def choose_backends(serving: Serving) -> tuple[Backend, ...]:
 
 
 @contextlib.contextmanager
-def throwaway_server(
+def throwaway_server(  # noqa: PLR0913, PLR0917  what is served, where, and beside what
     backend: Backend,
     serving: Serving,
     model: Served,
     log_file: Path,
     champion: Champion | None = None,
+    beside: Sequence[Served] = (),
 ) -> Iterator[tuple[ThrowawayServer, RestClient]]:
     """Run a server on a model's version directory until the block ends, and write its log to `log_file`.
 
     The server is AVAILABLE when the block begins.
 
     Args:
-        champion: served beside the model, each under its own version.
+        champion, beside: served with the model, each under its own version.
 
     Raises:
         ModelLoadError: the server refused the model. ServingTimeout: it was not ready in time.
         PredictionError: a request made it crash. ServingError: it ended otherwise, or did not answer in time.
     """
-    version_dirs = [model.version_dir, *([champion.version_dir] if champion else [])]
+    others: list[Champion | Served] = [*([champion] if champion else []), *beside]
+    version_dirs = [model.version_dir, *(other.version_dir for other in others)]
     if backend.kind == "docker":
         from tasks.serving.container import run_container
 
@@ -166,8 +168,9 @@ def throwaway_server(
         started = run_embedded(model.name, *version_dirs, memory_mb=serving.memory_mb)
     with started as server, contextlib.ExitStack() as stack:
         stack.callback(lambda: _keep_log(server, log_file))
-        with waiting_for(f"the model server to load '{model.name}' version {model.version}"):
-            client = wait_available(server, model, serving, champion)
+        which = f"'{model.name}' version {model.version}" if not beside else f"{len(version_dirs)} versions"
+        with waiting_for(f"the model server to load {which}"):
+            client = wait_available(server, model, serving, champion, beside)
         stack.callback(client.close)
         try:
             yield server, client
@@ -185,19 +188,21 @@ def wait_available(
     model: Served,
     serving: Serving,
     champion: Champion | None = None,
+    beside: Sequence[Served] = (),
 ) -> RestClient:
-    """Return a client as soon as the model's version, and the champion's if there is one, is AVAILABLE.
+    """Return a client as soon as the model's version and all that are served with it are AVAILABLE.
 
     Raises:
         ModelLoadError: the server ended, or reported END for a version.
-        ServingTimeout: a version was not AVAILABLE within `serving.startup_timeout_s`.
+        ServingTimeout: a version was not AVAILABLE within `serving.startup_timeout_s` for each of the others.
     """
-    deadline = time.monotonic() + serving.startup_timeout_s
-    versions = [model.version, *([champion.version] if champion else [])]
+    limit_s = serving.startup_timeout_s * (1 + len(beside))
+    deadline = time.monotonic() + limit_s
+    versions = [model.version, *([champion.version] if champion else []), *(other.version for other in beside)]
     states, client, answered = dict.fromkeys(versions, (SILENT, "")), None, False
     while time.monotonic() < deadline:
         if server.exit_code() is not None:
-            raise _why_it_ended(server, model, champion)
+            raise _why_it_ended(server, model, champion, versions)
         if client is None and server.rest_url:
             access = Access(most_rows=serving.most_rows)
             client = RestClient(server.rest_url, server.served_name, serving.request_timeout_s, access=access)
@@ -208,10 +213,10 @@ def wait_available(
             return client
         for version, (state, message) in states.items():
             if state == "END":
-                raise ModelLoadError(_refusal(model.name, version, message, champion), detail=server.log())
+                raise _refused(model.name, [version], message, champion, server.log())
         time.sleep(POLL_S)
     number, (state, words) = next((v, told) for v, told in states.items() if told[0] != "AVAILABLE")
-    late = f"'{model.name}' version {number} was not AVAILABLE after {serving.startup_timeout_s:g} s"
+    late = f"'{model.name}' version {number} was not AVAILABLE after {limit_s:g} s"
     if server.backend == "attached":
         raise too_late(serving.attached, late, "gone" if answered and state == SILENT else state, words)
     used = 0.0
@@ -235,23 +240,32 @@ def _told(client: RestClient, versions: Iterable[int]) -> dict[int, tuple[str, s
     return {version: told.get(version, ("unknown", "")) for version in versions}
 
 
-def _why_it_ended(server: ThrowawayServer, model: Served, champion: Champion | None) -> ServingError:
-    """Return the error of a server that ended while it loaded; of two versions, it names the one that was refused."""
+def _why_it_ended(
+    server: ThrowawayServer, model: Served, champion: Champion | None, versions: Sequence[int]
+) -> ServingError:
+    """Return the error of a server that ended while it loaded; of several versions, it names those that it refused."""
     error, words = server.explain_exit(), server_words(server.log())
-    if champion is None or not isinstance(error, ModelLoadError):
+    if len(versions) == 1 or not isinstance(error, ModelLoadError):
         return error
     # The server's words name each version that it refused: `{name: m version: 2} due to error: ...`.
-    is_champion = re.search(rf"\bversion: {champion.version}\}}", words, re.IGNORECASE)
-    number = champion.version if is_champion else model.version
-    return ModelLoadError(_refusal(model.name, number, words, champion), error.detail)
+    named = [number for number in versions if re.search(rf"\bversion: {number}\}}", words, re.IGNORECASE)]
+    if champion is not None and champion.version in named:
+        named = [champion.version]
+    return _refused(model.name, named or [model.version], words, champion, error.detail)
 
 
-def _refusal(name: str, version: int, words: str, champion: Champion | None) -> str:
-    """Return which version a server refused and why, and what to do if that version is live."""
+def _refused(name: str, versions: Sequence[int], words: str, champion: Champion | None, detail: str) -> ModelLoadError:
+    """Return the error that says which versions a server refused and why, and what to do if that version is live."""
     which, advice = "", f". {remedy(words) or 'Export it again'}"
-    if champion is not None and version == champion.version:
+    if champion is not None and champion.version in versions:
         which, advice = ", which is live,", f"; repair or remove '{champion.version_dir}'"
-    return f"the server must load '{name}' version {version}{which} but refused it: {' '.join(words.split())}{advice}"
+    numbers = ", ".join(map(str, versions))
+    error = ModelLoadError(
+        f"the server must load '{name}' version {numbers}{which} but refused it: {' '.join(words.split())}{advice}",
+        detail,
+    )
+    error.versions = tuple(versions)
+    return error
 
 
 def _keep_log(server: ThrowawayServer, log_file: Path) -> None:

@@ -97,7 +97,7 @@ def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
             backend.kind, backend.reason, server.image, server.image_id, server.version, startup_s, log_file,
             backend.url, serving.args,
         )  # fmt: skip
-        with _clients(serving, server, rest) as clients:
+        with open_clients(serving, server, rest) as clients:
             cold_ms = _seconds(lambda: _predict(candidate, clients[0], _head(rows, 1)))[0] * 1e3
             memory_mb = server.memory_mb()
             served = _ask(rehearsal, facts, clients, rows)
@@ -116,7 +116,7 @@ def _phase_b(
     """Send the same requests to the champion, with the candidate in the same server."""
     serving, candidate, log_file = rehearsal.serving, rehearsal.candidate, rehearsal.directory / "server_both.log"
     with throwaway_server(rehearsal.backend, serving, candidate, log_file, champion) as (server, rest):
-        with _clients(serving, server, rest) as (first, *_):
+        with open_clients(serving, server, rest) as (first, *_):
             signature = _signature(first, champion.version, candidate.signature.name)
             answers = None
             # A champion with other inputs cannot answer these rows; the contract gate reports the differences.
@@ -251,7 +251,7 @@ def _time(
 
 
 @contextlib.contextmanager
-def _clients(serving: Serving, server: ThrowawayServer, rest: ModelClient) -> Iterator[list[ModelClient]]:
+def open_clients(serving: Serving, server: ThrowawayServer, rest: ModelClient) -> Iterator[list[ModelClient]]:
     """Yield clients for the configured transports; the answers of the first are judged."""
     if serving.protocol == "rest":
         yield [rest]

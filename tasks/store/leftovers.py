@@ -3,6 +3,7 @@
     candidates/<name>/<N>   stays if it was judged (promote.keep), or if its run may be going on
     runs/<ID>               stays if its run may be going on, or while a version or candidate with its files is there:
                             an approval, the live verification and a rollback find it by the stored rehearsal
+    sweeps/<identity>       stays if its sweep may be going on, and for a week after it was interrupted
     rows/<SHA-256>.npz      stays while a run directory has it
 
 Nothing goes because something is not to be seen: a history or candidates on a disk that is not mounted, or those of
@@ -43,6 +44,7 @@ from tasks.store.runs import (
     run_directories,
 )
 from tasks.store.shared_rows import remove_unused
+from tasks.store.sweeps import find_old_sweeps
 
 log = logging.getLogger(__name__)
 HALF_DONE = re.compile(rf"{re.escape(NEW)}{ID.pattern}|{re.escape(PRUNED)}{ID.pattern}-[0-9a-f]{{8}}")
@@ -93,6 +95,7 @@ def find_leftovers(config: Config, *, only_look: bool = False) -> list[Finding]:
         needed = _needed_digests(config, gone)
         findings += _of_ended_runs(config, runs, needed, only_look)
         findings += _of_earlier_releases(config, runs, needed, only_look)
+        findings += find_old_sweeps(config, only_look=only_look)
     except (PipelineError, OSError) as exc:
         findings.append(Finding("reported", f"what ended runs left in '{config.work_dir}' cannot be removed: {exc}"))
     if not only_look:

@@ -52,12 +52,17 @@ def prune_candidates(
     """Remove old candidates as `prune` does, and nothing that is live.
 
     A candidate that is not in the history stays: another production may need it, or this history may be elsewhere, such
-    as on a disk that is not mounted.
+    as on a disk that is not mounted. One without a verdict, such as most of a sweep, is none of the `keep` newest.
     """
     entries, needed = read(model_dir), _needed(model_dir, layout)
     kept = {*in_use, *(served_digest(entries, version) for version in needed)} - {""}
+    own = _own_candidates(entries, candidates_dir)
+    judged = [version for version, _, _ in own if state_of(entries, version) != "exported"]
+    newest = judged[-keep] if len(judged) >= keep else 0
     removed = []
-    for version, version_dir, known in _own_candidates(entries, candidates_dir)[:-keep]:
+    for version, version_dir, known in own:
+        if version >= newest:
+            break
         if version not in needed and not known & kept and not any(_in_use(entries, version, d) for d in known):
             remove(put_aside(version_dir))
             removed.append(version_dir)

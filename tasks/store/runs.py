@@ -91,9 +91,7 @@ def create_run_dir(
         name: the default begins with the time. digests: of a candidate that is judged again. uses: paths that it reads.
     """
     path = config.work_dir / RUNS / (name or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}")
-    pid = os.getpid()
-    used = tuple(map(os.path.realpath, uses))
-    owner = Owner(config.name, _models_root(config), host_id(), boot_id(), pid, process_start(pid), digests, used)
+    owner = _this_process(config, digests, uses)
     new = path.with_name(f"{NEW}{path.name}")
     try:
         new.mkdir(parents=True)
@@ -107,6 +105,21 @@ def create_run_dir(
     else:
         _heart().beat(path / OWNER)
     return path
+
+
+def own(config: Config, directory: Path) -> None:
+    """Make this process the owner of a directory that another process may have created and left.
+
+    Raises:
+        StoreError: the directory cannot be written.
+    """
+    _write(directory, _this_process(config))
+    _heart().beat(directory / OWNER)
+
+
+def _this_process(config: Config, digests: tuple[str, ...] = (), uses: tuple[str, ...] = ()) -> Owner:
+    pid, used = os.getpid(), tuple(map(os.path.realpath, uses))
+    return Owner(config.name, _models_root(config), host_id(), boot_id(), pid, process_start(pid), digests, used)
 
 
 def note_digest(run_dir: Path, digest: str) -> None:

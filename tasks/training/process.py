@@ -23,13 +23,13 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import IO, Any, ParamSpec, TypeVar
 
 from configs.redaction import known
 from tasks.datasets.user_code import users_line_of_fault
-from tasks.errors import PipelineError, TrainingError
+from tasks.errors import PipelineError, TrainingLost
 from tasks.program import own_process
 from tasks.waiting import SILENCE_S
 from tasks.words import one_line
@@ -45,8 +45,14 @@ LONG_S = 60.0  # after this time, a wait such as for a long epoch is logged once
 class TensorFlowProcess:
     """A child process that accepts calls as soon as it has been started."""
 
-    def __init__(self) -> None:
-        """Start the child; it imports TensorFlow at once."""
+    def __init__(self, whose: str = "", environment: Mapping[str, str] | None = None) -> None:
+        """Start the child; it imports TensorFlow at once.
+
+        Args:
+            whose: what its log lines begin with, where several children run at the same time.
+            environment: more variables for it, such as the number of TensorFlow's threads.
+        """
+        self._whose = whose
         chosen = os.environ.get("KERAS_BACKEND", BACKEND)
         if chosen != BACKEND:
             log.warning("KERAS_BACKEND=%s does not count here: what is served is made with %s", chosen, BACKEND)
@@ -61,7 +67,13 @@ class TensorFlowProcess:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=self._stderr,
-                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "KERAS_BACKEND": BACKEND, "TMPDIR": self._scratch.name},
+                env={
+                    "TF_CPP_MIN_LOG_LEVEL": "2",
+                    **os.environ,
+                    "KERAS_BACKEND": BACKEND,
+                    "TMPDIR": self._scratch.name,
+                    **(environment or {}),
+                },
             )
         self._pipe = Connection(ours.detach())
         self._questions = itertools.count(1)
@@ -79,7 +91,7 @@ class TensorFlowProcess:
 
         Raises:
             PipelineError: the error that the function raised.
-            TrainingError: the child ended before it answered.
+            TrainingLost: the child ended before it answered.
         """
         while question not in self._answers:
             try:
@@ -87,6 +99,7 @@ class TensorFlowProcess:
             except (EOFError, ConnectionResetError):
                 raise self._death() from None
             if kind == "log":
+                value.msg = f"{self._whose}: {value.msg}" if self._whose else value.msg
                 logging.getLogger(value.name).handle(value)
             else:
                 self._answers[number] = kind, value
@@ -100,9 +113,13 @@ class TensorFlowProcess:
         waited, pause = 0.0, SILENCE_S
         while not self._pipe.poll(pause):
             waited += pause
-            log.info("waiting for the TensorFlow process, %g s so far", waited)
+            log.info("waiting for the TensorFlow process%s, %g s so far", self._whose and f" of {self._whose}", waited)
             pause = SILENCE_S if waited < LONG_S else LONG_S
         return self._pipe.recv()
+
+    def kill(self) -> None:
+        """Kill the child from any thread; the caller that waits for its result gets `TrainingLost`."""
+        self._child.kill()
 
     def close(self) -> None:
         """Kill the child."""
@@ -121,7 +138,7 @@ class TensorFlowProcess:
         remedy = "; the machine may be out of memory" if status == -9 else ""
         place = users_line_of_fault(words)
         at = f" at {place}" if place else ""
-        return TrainingError(f"the TensorFlow process ended before it answered ({cause}{at}){remedy}", detail=words)
+        return TrainingLost(f"the TensorFlow process ended before it answered ({cause}{at}){remedy}", detail=words)
 
 
 _process: TensorFlowProcess | None = None

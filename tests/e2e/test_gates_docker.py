@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from configs.sections.gates import Gates
 from configs.sections.serving import Serving
 from tasks.datasets.rows import Rows, load_arrays, save_arrays, save_rows
 from tasks.datasets.seen import RECORD, Record, write_record
-from tasks.errors import ServingError
+from tasks.errors import ModelLoadError, ServingError
 from tasks.gates.judge import judge
 from tasks.records import Backend, Candidate, Champion, Signature, TensorSpec
 from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.side_by_side import Asked, ask_side_by_side
 from tasks.store.champion import find_champion
 
 TWOV = Path("tests/data/tfs_rest/models/twov")  # version N: x -> 0.5 x + N + 1
@@ -132,3 +134,30 @@ training: {{epochs: 1}}
     tags = run.data.tags
     assert (tags["validation_status"], tags["promotion"], tags["failed_gates"]) == ("rejected", "rejected", "safety")
     assert run.data.metrics["gate.safety.reaching_out"] > 0
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("backend", ["docker"], indirect=True)
+def test_variants_in_one_container(backend: Backend, candidate: Candidate, tmp_path: Path) -> None:
+    """Three versions are asked in one container, each answers by itself, and one that is damaged is named and left out.
+
+    `tests/integration/test_side_by_side.py` does so with the embedded server.
+    """
+    for version in ("1", "2"):
+        shutil.copytree(TWOV / version, tmp_path / "candidates" / "twov" / version)
+    shutil.copytree(TWOV / "2", tmp_path / "candidates" / "twov" / "4")
+    index = tmp_path / "candidates" / "twov" / "4" / "variables" / "variables.index"
+    index.write_bytes(index.read_bytes()[:10])
+    asked = [
+        Asked(
+            replace(candidate, version=number, version_dir=tmp_path / "candidates" / "twov" / str(number)),
+            candidate.requests,
+            tmp_path / f"answers{number}.npz",
+        )
+        for number in (1, 2, 3, 4)
+    ]
+    faults = ask_side_by_side(backend, Serving(), asked, tmp_path / "log")
+    assert {number: type(fault) for number, fault in faults.items()} == {4: ModelLoadError}
+    x = np.arange(40)[:, None]
+    for one in asked[:3]:
+        np.testing.assert_allclose(load_arrays(one.answers)["output_0"], 0.5 * x + one.candidate.version + 1)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.records import Change
+from tasks.savedmodel.manifest import write_manifest
 from tasks.store.champion import champion_version, predecessor
 from tasks.store.history import HISTORY, append, read, state_of
 from tasks.store.layout import versions
@@ -178,3 +179,18 @@ def test_whatever_happens(tmp_path_factory: pytest.TempPathFactory, steps: list[
         seen |= now
         assert waiting <= versions(store.candidates).keys()
         assert store.repair() == "[]"
+
+
+def test_a_sweep_displaces_no_judged_candidate(store: Store) -> None:
+    """Candidates without a verdict, such as most of a sweep, are none of those to keep: the judged ones stay."""
+    for _ in range(3):
+        store.export()
+        digest = read(store.live)[-1].digest
+        append(store.live, read(store.live)[-1].version, "rejected", digest)
+    for number in range(4, 9):
+        (store.candidates / str(number)).mkdir()
+        (store.candidates / str(number) / "who").write_text(str(number))
+        append(store.live, number, "exported", write_manifest(store.candidates / str(number)).digest)
+    assert pruned(store, 3) == []
+    assert [*versions(store.candidates)] == list(range(1, 9))
+    assert pruned(store, 2) == ["candidates/1"]

@@ -1,0 +1,55 @@
+"""What a trained variant depends on, as hashes: only what is equal in all of it is taken for the same variant."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from configs.schema import Config
+from configs.user_code import origin_of
+from tasks.datasets.user_code import resolve, users_files
+from tasks.errors import TrainingError
+from tasks.records import Splits
+
+LIBRARIES = ("tensorflow", "keras", "numpy")
+SECTIONS = {"model", "training", "seed", "export"}
+READ_BY_TRAINING = {"task", "scores", "metric_output"}  # of gates: how the answers are read is decided there
+
+
+def sweep_identity(config: Config, splits: Splits, code: Mapping[str, str]) -> str:
+    """Return what all variants of a sweep share: the model's name, rows, code, libraries and threads; 16 hex digits.
+
+    Args:
+        code: the SHA-256 of each file of the user's, from `code_files`.
+    """
+    libraries = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+    return _hash([config.name, splits.digest, dict(code), libraries, config.sweep.threads], 16)
+
+
+def variant_key(config: Config) -> str:
+    """Return what is a variant's own: the sections of its configuration that the training reads; 12 hex digits."""
+    own = config.model_dump(mode="json", include=SECTIONS)
+    return _hash([own, config.gates.model_dump(mode="json", include=READ_BY_TRAINING)], 12)
+
+
+def code_files(config: Config) -> dict[str, str]:
+    """Return the SHA-256 of each file of the user's that `model.build` needs; runs in the TensorFlow process.
+
+    Modules that the function imports only when it is called are not among them.
+
+    Raises:
+        TrainingError: the module cannot be imported.
+    """
+    resolve(config.model.build, "model.build", TrainingError)
+    found, origin = users_files(), origin_of(config.model.build)
+    if origin is not None:  # also where it is installed as a package
+        found["model.build"] = hashlib.sha256(origin.read_bytes()).hexdigest()
+    return found
+
+
+def _hash(value: Any, digits: int) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
