@@ -155,6 +155,7 @@ class TrainedModel:
         readings: by Keras' name of each output that has a target.
         rounded: the largest change by a cast to the dtype of an input or a loss, in words, by input and target.
         source: where a model that was trained elsewhere came from, else empty.
+        resumed: after how many epochs the training was resumed from its backup, once for each interruption.
     """
 
     keras_file: Path
@@ -164,6 +165,7 @@ class TrainedModel:
     readings: Mapping[str, Reading] = field(default_factory=dict)
     rounded: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    resumed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

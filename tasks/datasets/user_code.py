@@ -93,6 +93,20 @@ def import_file(file: Path) -> ModuleType:
     return sys.modules[name]
 
 
+def modules_digest() -> str:
+    """Return the SHA-256 of the names and files of the user's modules that are imported now, in hexadecimal.
+
+    Installed packages are not the user's.
+    """
+    sha = hashlib.sha256()
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and _is_users(file):
+            with contextlib.suppress(OSError):  # such as one in a zip file
+                sha.update(f"{name}|{hashlib.sha256(Path(file).read_bytes()).hexdigest()}|".encode())
+    return sha.hexdigest()
+
+
 def _is_free(package: str, root: Path) -> bool:
     """Return whether the name of a module or package is not used by another one elsewhere."""
     taken = sys.modules.get(package)

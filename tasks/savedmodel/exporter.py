@@ -22,6 +22,7 @@ from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.in_process import answer, save_reference
 from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.outputs import check_cast_names, served_specs
+from tasks.savedmodel.resumed import write_resumed
 from tasks.savedmodel.structure import (
     check_free_batch,
     check_named_inputs,
@@ -72,6 +73,7 @@ def export_savedmodel(
     write_savedmodel(model, serve, signature, directory)
     outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
+    write_resumed(directory, trained.resumed)
     write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     if splits.trained_on:  # they may be unknown for a model that was trained elsewhere
         as_requests = partial(request_arrays, model, signature=signature, export=config.export)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from tasks.savedmodel.structure import (
     served_outputs,
 )
 from tasks.savedmodel.trial import save_model, try_export
+from tasks.training.backup import backup_of
+from tasks.training.order import ShuffledRows
 from tasks.training.readings import decide_readings
 from tasks.words import few
 
@@ -61,10 +63,16 @@ def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
         restore_best_weights=True,
     )
     callbacks = [_watch(config), epoch_lines(config.training.epochs), *([stopper] if config.training.patience else [])]
-    history = _fit(model, rows, validation, config, callbacks=callbacks, verbose=0)
-    save_model(model, keras_file)
+    with backup_of(config, splits, model) as backup:
+        start = backup.restore(model)
+        callbacks.append(backup.callback(stopper if config.training.patience else None))
+        begin = config.training.epochs if start.stopped else start.epochs
+        _fit(model, rows, validation, config, callbacks=callbacks, verbose=0, initial_epoch=begin)
+        save_model(model, keras_file)
+    history = backup.state.history
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
-    return replace(_summary(model, history, best_epoch, keras_file), readings=readings, rounded=rounded)
+    trained = _summary(model, history, best_epoch, keras_file)
+    return replace(trained, readings=readings, rounded=rounded, resumed=backup.state.resumed)
 
 
 def try_model(config: Config, splits: Splits, directory: Path) -> str:
@@ -144,17 +152,24 @@ def _check_target_names(model: Any, targets: list[str]) -> None:
         )
 
 
-def _fit(model: Any, train: Rows, validation: Rows, config: Config, **options: Any) -> dict[str, list[float]]:
-    """Fit a model and return its history."""
+def _fit(
+    model: Any, train: Rows, validation: Rows, config: Config, *, callbacks: Sequence[Any], **options: Any
+) -> None:
+    """Fit a model."""
+    import tensorflow as tf
+
+    batch_size = config.training.batch_size
     with translated("Keras must be able to train the model on these rows", TrainingError):  # with the user's losses
-        fitted = model.fit(
-            _dataset(train, model, config, shuffle=True),
-            validation_data=_dataset(validation, model, config, shuffle=False),
+        rows = ShuffledRows(_arrays(train, model), len(train), config.seed)
+        seen = tf.data.Dataset.from_tensor_slices(_arrays(validation, model))
+        model.fit(
+            rows.batches(batch_size).prefetch(2),
+            validation_data=seen.batch(batch_size).prefetch(2),
             epochs=config.training.epochs,
             shuffle=False,  # the data set shuffles; Keras' default would warn
+            callbacks=[rows.callback(), *callbacks],
             **options,
         )
-        return {str(name): [float(value) for value in values] for name, values in fitted.history.items()}
 
 
 def build_model(config: Config, rows: Rows) -> Any:
@@ -177,18 +192,13 @@ def build_model(config: Config, rows: Rows) -> Any:
     return model
 
 
-def _dataset(rows: Rows, model: Any, config: Config, *, shuffle: bool) -> Any:
-    """Return batches; the order of shuffled rows depends only on the seed."""
-    import tensorflow as tf
-
+def _arrays(rows: Rows, model: Any) -> tuple[Any, Any]:
+    """Return inputs and targets in the structures that Keras accepts."""
     targets: Any = {name: _target(array, name) for name, array in rows.targets.items()}
     outputs = output_names(model)
     if list(targets) == ["target"] or (len(targets) == len(outputs) == 1 and list(targets) != outputs):
         [targets] = targets.values()  # a single target and a single output belong together
-    data = tf.data.Dataset.from_tensor_slices((pack_features(model, rows.features), targets))
-    if shuffle:
-        data = data.shuffle(len(rows), seed=config.seed, reshuffle_each_iteration=True)
-    return data.batch(config.training.batch_size).prefetch(2)
+    return pack_features(model, rows.features), targets
 
 
 def _target(array: Array, name: str) -> Array:
