@@ -123,6 +123,7 @@ class Splits:
         features: `name: dtype (shape)` of each feature and target, for people.
         groups: `.npz` of one fingerprint of the columns in `data.key` or `data.group` for each row, by split, or None.
         shares: the share of rows with a label, by target, label and split.
+        streamed: whether the rows came as a stream, so that their numbers are mapped and not loaded.
         left_out: for a model that was trained elsewhere, how many of its training rows are not judged; None if unknown.
     """
 
@@ -136,6 +137,7 @@ class Splits:
     groups: Path | None = None
     shares: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     left_out: int | None = None
+    streamed: bool = False
 
     @property
     def trained_on(self) -> int:

@@ -31,7 +31,7 @@ _STACK = rf"{_CALL}|{re.escape(_MADE_AT)}|\[\[\{{\{{node .*?\}}\}}\]\]|\[Op:\w+\
 """The stack of a graph's operation in TensorFlow's messages, which is pages long and stands before the cause."""
 
 _PROJECT = Path(__file__).parents[2]
-EXAMPLES = ("digits.py", "penguins.py")
+EXAMPLES = ("digits.py", "penguins.py", "streamed.py")
 """The modules in our package `configs` that stand for a user's."""
 _NOT_THE_USERS = (
     sysconfig.get_path("stdlib"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from configs.sections.gates import Gates
 from tasks.datasets.declared import read_contract
 from tasks.datasets.golden import read_golden
@@ -174,6 +176,7 @@ def judged_rows(evidence: Evidence) -> AnsweredRows | None:
     target = rows.targets.get(keras_name) if len(rows.targets) > 1 else next(iter(rows.targets.values()))
     if target is None:
         raise DataError(f"output '{name}' needs a target of the same name; targets are {', '.join(rows.targets)}")
+    target = np.array(target)  # a metric of the user's may write into it, but not into a mapped file
     check_slices(gates, rows.features)
     beside = served.champion
     champion = load_arrays(beside.answers).get(name) if beside and beside.answers else None

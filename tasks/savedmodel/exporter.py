@@ -65,7 +65,7 @@ def export_savedmodel(
     model = read_back(trained.keras_file, given=bool(trained.source))
     serve, signature = serving_function(model, config)
     requests = request_arrays(model, load_rows(splits.test).features, signature, config.export)
-    save_arrays(evidence / "requests.npz", requests)
+    save_arrays(evidence / "requests.npz", requests, mapped=splits.streamed)
     with translated("an example of a request must be written", ExportError):
         (evidence / "example.json").write_bytes(predict_body({k: v[:EXAMPLE_ROWS] for k, v in requests.items()}))
     answers_to = partial(answer, model, signature=signature, export=config.export)

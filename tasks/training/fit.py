@@ -14,6 +14,7 @@ import numpy as np
 
 from configs.schema import Config
 from tasks.datasets.fitting import fit_to_inputs, largest_change, largest_changes
+from tasks.datasets.mapped import is_mapped
 from tasks.datasets.rows import Array, Rows, load_rows
 from tasks.datasets.strings import as_objects
 from tasks.datasets.user_code import resolve, translated
@@ -26,12 +27,13 @@ from tasks.savedmodel.structure import (
     input_specs,
     output_names,
     pack_features,
+    pack_inputs,
     served_inputs,
     served_outputs,
 )
 from tasks.savedmodel.trial import save_model, try_export
 from tasks.training.backup import backup_of
-from tasks.training.order import ShuffledRows
+from tasks.training.order import ShuffledRows, StreamedRows
 from tasks.training.readings import decide_readings
 from tasks.words import few
 
@@ -54,7 +56,8 @@ def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
     import keras
 
     rows, validation = load_rows(splits.train), load_rows(splits.validation)
-    model, readings, rounded = _tried(config, splits, rows, validation, keras_file.parent)
+    some, some_seen = _sample(splits, rows), _sample(splits, validation)
+    model, readings, rounded = _tried(config, splits, some, some_seen, keras_file.parent)
     keras.utils.set_random_seed(config.seed)  # the trial must not influence the training
     stopper = keras.callbacks.EarlyStopping(
         config.training.monitor,
@@ -81,10 +84,15 @@ def try_model(config: Config, splits: Splits, directory: Path) -> str:
     Raises:
         PipelineError: the same errors as those of `fit_model` up to its first steps.
     """
-    rows, validation = load_rows(splits.train), load_rows(splits.validation)
+    rows, validation = (_sample(splits, load_rows(file)) for file in (splits.train, splits.validation))
     model, _, _ = _tried(config, splits, rows, validation, directory)
     _try_training(model, rows, validation, config)
     return f"takes {few(input_specs(model))}; answers {few(output_names(model))}; {model.count_params():,} parameters"
+
+
+def _sample(splits: Splits, rows: Rows) -> Rows:
+    """Return the rows that a model is built and tried with: all of them, or some of a stream."""
+    return rows.spread() if splits.streamed else rows
 
 
 def _tried(
@@ -156,20 +164,27 @@ def _fit(
     model: Any, train: Rows, validation: Rows, config: Config, *, callbacks: Sequence[Any], **options: Any
 ) -> None:
     """Fit a model."""
-    import tensorflow as tf
-
     batch_size = config.training.batch_size
     with translated("Keras must be able to train the model on these rows", TrainingError):  # with the user's losses
-        rows = ShuffledRows(_arrays(train, model), len(train), config.seed)
-        seen = tf.data.Dataset.from_tensor_slices(_arrays(validation, model))
+        rows = _shuffled(_arrays(train, model), len(train), config)
+        seen = _arrays(validation, model)
         model.fit(
             rows.batches(batch_size).prefetch(2),
-            validation_data=seen.batch(batch_size).prefetch(2),
+            validation_data=rows.in_order(seen, len(validation), batch_size).prefetch(2),
             epochs=config.training.epochs,
             shuffle=False,  # the data set shuffles; Keras' default would warn
             callbacks=[rows.callback(), *callbacks],
             **options,
         )
+
+
+def _shuffled(arrays: Any, rows: int, config: Config) -> ShuffledRows | StreamedRows:
+    """Return training rows as batches; those of a stream stay on the disk."""
+    import tensorflow as tf
+
+    if any(isinstance(array, np.ndarray) and is_mapped(array) for array in tf.nest.flatten(arrays)):
+        return StreamedRows(arrays, rows, config.seed, config.training.shuffle_rows)
+    return ShuffledRows(arrays, rows, config.seed)
 
 
 def build_model(config: Config, rows: Rows) -> Any:
@@ -198,7 +213,10 @@ def _arrays(rows: Rows, model: Any) -> tuple[Any, Any]:
     outputs = output_names(model)
     if list(targets) == ["target"] or (len(targets) == len(outputs) == 1 and list(targets) != outputs):
         [targets] = targets.values()  # a single target and a single output belong together
-    return pack_features(model, rows.features), targets
+    if not any(is_mapped(array) for array in rows.features.values()):
+        return pack_features(model, rows.features), targets
+    fed = fit_to_inputs(rows.features, input_specs(model))
+    return pack_inputs(model, {name: as_objects(array) for name, array in fed.items()}), targets
 
 
 def _target(array: Array, name: str) -> Array:

@@ -120,6 +120,20 @@ def test_a_training_that_had_ended_early_is_not_trained_on(
     assert whole.best_epoch < ran < 60
 
 
+def test_a_streamed_training_goes_on_as_well(
+    make_config: Callable[..., Config], interrupt: Callable[[int, BaseException], None]
+) -> None:
+    """A resumed training on a stream reads the rows of each epoch in the order of an uninterrupted one."""
+    names = ("tests.integration.test_stream:line", "tests.data.user_models:one_number")
+    settings = {"training.epochs": 4, "training.shuffle_rows": 200}
+    whole, config = fit(make_config(*names, **settings)), make_config(*names, **settings)
+    interrupt(2, KeyboardInterrupt())
+    stopped(config)
+    interrupt(0, KeyboardInterrupt())
+    resumed = fit(config)
+    assert (resumed.history, resumed.resumed) == (whole.history, (2,))
+
+
 @pytest.mark.parametrize("file", [backup.STATE, backup.WEIGHTS])
 @pytest.mark.parametrize("how", ["flipped", "cut", "removed"])
 def test_a_damaged_backup_is_not_used(
