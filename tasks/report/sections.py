@@ -182,7 +182,7 @@ def provenance_lines(
         "trained": f"elsewhere: {trained.source}" if trained.source else resumed_words(candidate.version_dir),
         "trained on": _trained_on(splits) if trained.source else "",
         "data": splits.source,
-        "rows": rows,
+        "rows": f"{rows}, as a stream; every test row was judged" if splits.streamed else rows,
         "features and targets": features,
         "rounded": "; ".join(f"{name} from {change}" for name, change in trained.rounded.items()),
         "data digest": splits.digest,

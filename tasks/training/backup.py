@@ -23,6 +23,7 @@ import os
 import platform
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -102,7 +103,9 @@ class Backup:
             try:
                 if model.optimizer is not None and not model.optimizer.built:  # else its state would not be loaded
                     model.optimizer.build(model.trainable_variables)
-                model.load_weights(path / WEIGHTS)
+                with warnings.catch_warnings():  # Keras only warns where it leaves the state of an optimizer out
+                    warnings.filterwarnings("error", "Skipping variable loading")
+                    model.load_weights(path / WEIGHTS)
                 for variable, saved in zip(_seeds(model), _listed(path / SEEDS), strict=True):
                     variable.assign(saved)
             except FOREIGN as exc:  # the model is half loaded now
@@ -183,7 +186,7 @@ def backup_of(config: Config, splits: Splits, model: Any) -> Iterator[Backup]:
     It stays after an interrupt and after errors of others, such as a full memory. If another process trains the same
     at this time, nothing is backed up.
     """
-    if not config.training.resume:
+    if not config.training.resume or _has_more_optimizers(model):
         yield Backup(None)
         return
     directory = config.work_dir / TRAININGS / config.name / identity(config, splits, model)
@@ -217,6 +220,18 @@ def identity(config: Config, splits: Splits, model: Any) -> str:
         sha.update(f"|{array.dtype}|{array.shape}|".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()[:32]
+
+
+def _has_more_optimizers(model: Any) -> bool:
+    """Return whether a model has optimizers of its own, whose state Keras does not load before their first step."""
+    import keras
+
+    known = (model.optimizer, getattr(model.optimizer, "inner_optimizer", None))
+    own = [value for value in vars(model).values() if isinstance(value, keras.optimizers.Optimizer)]
+    if any(value not in known for value in own):
+        log.info("this training is not backed up, because the model has more optimizers than the one of compile")
+        return True
+    return False
 
 
 def _held(directory: Path) -> int | None:

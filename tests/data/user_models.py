@@ -30,6 +30,15 @@ def one_number(_features: Mapping[str, Any], rate: float = 0.1) -> Any:
     return model
 
 
+def with_two_optimizers(features: Mapping[str, Any]) -> Any:
+    """Return a regression whose own training step may use a second optimizer."""
+    import keras
+
+    model = one_number(features)
+    model.slow_optimizer = keras.optimizers.SGD(1e-3)
+    return model
+
+
 def people() -> tuple[Any, Any]:
     """Return a table of one number and one text, and 0 or 1."""
     import pandas as pd

@@ -244,6 +244,18 @@ def test_without_resume_nothing_is_backed_up(
     assert not (config.work_dir / backup.TRAININGS).exists()
 
 
+def test_a_model_with_more_optimizers_is_not_backed_up(
+    user_config: Callable[..., Config],
+    interrupt: Callable[[int, BaseException], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A model with an optimizer that Keras would not restore is trained without a backup, which is said."""
+    interrupt(2, KeyboardInterrupt())
+    with caplog.at_level("INFO"):
+        assert stopped(user_config("line", "with_two_optimizers", **{"training.epochs": 3})) == []
+    assert "the model has more optimizers than the one of compile" in caplog.text
+
+
 def test_a_backup_costs_at_most_a_twentieth(tmp_path: Path) -> None:
     """A backup is written after the first epoch, and then after twenty times the seconds that the last one took.
 

@@ -122,6 +122,43 @@ def test_a_tf_dataset_is_a_stream(batched: bool, tmp_path: Path) -> None:
     assert [city.decode() for city in ours.features["city"]] == theirs.features["city"].tolist()
 
 
+def of_records(file: str) -> Any:
+    """Return the rows of a TFRecord file, whose number is not known."""
+    import tensorflow as tf
+
+    spec = {"x": tf.io.FixedLenFeature([5], tf.float32), "y": tf.io.FixedLenFeature([], tf.int64)}
+
+    def parsed(record: Any) -> Any:
+        row = tf.io.parse_single_example(record, spec)
+        return {"x": row["x"]}, row["y"]
+
+    return tf.data.TFRecordDataset(file).map(parsed)
+
+
+def test_tf_records_are_a_stream(tmp_path: Path) -> None:
+    """The rows of a TFRecord file have the splits and values of the same rows in memory."""
+    import tensorflow as tf
+
+    features, targets = table()
+    with tf.io.TFRecordWriter(str(tmp_path / "rows.tfrecord")) as writer:
+        for x, y in zip(features["x"], targets["label"], strict=True):
+            floats, ints = tf.train.FloatList(value=x), tf.train.Int64List(value=[y])
+            row = {"x": tf.train.Feature(float_list=floats), "y": tf.train.Feature(int64_list=ints)}
+            writer.write(tf.train.Example(features=tf.train.Features(feature=row)).SerializeToString())
+    data = Data(load="tests.integration.test_stream:of_records", params={"file": str(tmp_path / "rows.tfrecord")})
+    streamed, held = prepare_splits(data, tmp_path / "a"), prepared("x_and_label", tmp_path / "b")
+    for name in ("train", "validation", "test"):
+        ours, theirs = load_rows(getattr(streamed, name)), load_rows(getattr(held, name))
+        assert np.array_equal(ours.features["x"], theirs.features["x"])
+        assert np.array_equal(ours.targets["target"], theirs.targets["target"])
+
+
+def x_and_label() -> Any:
+    """Return the part of the table that the records have."""
+    features, targets = table()
+    return {"x": features["x"]}, targets["label"]
+
+
 def test_parquet_files_are_a_stream(make_config: Callable[..., Config], tmp_path: Path) -> None:
     """Row groups of several files have the splits of the same table in memory."""
     import pandas as pd
