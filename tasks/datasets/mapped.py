@@ -8,15 +8,18 @@ the process until they are let go, which `pieces` and `let_go` do.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from tasks.datasets.strings import Array
+from tasks.errors import DataError
 
 MAPPED = b"mapped"  # the comment of such an archive
 PIECE_BYTES = 2**22
@@ -63,8 +66,37 @@ def _mapped(stream: IO[bytes], info: zipfile.ZipInfo) -> Array:
         raise ValueError("it contains Python objects")
     if not np.prod(shape, dtype=np.int64):
         return np.empty(shape, dtype)
-    memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    memory = _Memory(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    memory.directory = Path(stream.name).parent
     return np.ndarray(shape, dtype, memory, stream.tell(), order="F" if fortran else "C")
+
+
+class _Memory(mmap.mmap):
+    """The bytes of a mapped file, with the directory that has room for others."""
+
+    directory: Path
+
+
+def mapped_like(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return an array of the same shape and another dtype to be filled: on the disk beside a mapped one, or in memory.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    memory, size = _memory(array), array.size * dtype.itemsize
+    if memory is None or not size:
+        return np.empty(array.shape, dtype)
+    try:
+        with tempfile.TemporaryFile(dir=memory.directory) as file:
+            if hasattr(os, "posix_fallocate"):  # a page that the disk has no room for would end the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # macOS
+                file.truncate(size)
+            filled = _Memory(file.fileno(), size)
+    except OSError as exc:
+        raise DataError(f"work_dir must be writable, got '{memory.directory}': {exc.strerror}") from exc
+    filled.directory = memory.directory
+    return np.ndarray(array.shape, dtype, filled)
 
 
 def is_mapped(array: Array) -> bool:
@@ -72,17 +104,22 @@ def is_mapped(array: Array) -> bool:
     return _memory(array) is not None
 
 
-def _memory(array: Array) -> mmap.mmap | None:
+def _mapping(array: Array) -> mmap.mmap | None:
     base: object = array
     while isinstance(base, np.ndarray):
         base = base.base
     return base if isinstance(base, mmap.mmap) else None
 
 
+def _memory(array: Array) -> _Memory | None:
+    mapping = _mapping(array)
+    return mapping if isinstance(mapping, _Memory) else None
+
+
 def let_go(arrays: Iterable[Array]) -> None:
     """Let the pages of mapped arrays go; they are read again where they are needed."""
     for array in arrays:
-        memory = _memory(array)
+        memory = _mapping(array)
         if memory is not None:
             memory.madvise(mmap.MADV_DONTNEED)
 

@@ -16,7 +16,7 @@ from configs.schema import Config
 from tasks.datasets.fitting import fit_to_inputs, largest_change, largest_changes
 from tasks.datasets.mapped import is_mapped
 from tasks.datasets.rows import Array, Rows, load_rows
-from tasks.datasets.strings import as_objects
+from tasks.datasets.strings import as_objects, dtype_words
 from tasks.datasets.user_code import resolve, translated
 from tasks.errors import DataError, TrainingError
 from tasks.gates.judge import check_slices, judged_output
@@ -70,9 +70,9 @@ def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
         start = backup.restore(model)
         callbacks.append(backup.callback(stopper if config.training.patience else None))
         begin = config.training.epochs if start.stopped else start.epochs
-        _fit(model, rows, validation, config, callbacks=callbacks, verbose=0, initial_epoch=begin)
+        found = _fit(model, rows, validation, config, callbacks=callbacks, verbose=0, initial_epoch=begin)
         save_model(model, keras_file)
-    history = backup.state.history
+    history = {name: [*start.history.get(name, ()), *found.get(name, ())] for name in {**start.history, **found}}
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
     trained = _summary(model, history, best_epoch, keras_file)
     return replace(trained, readings=readings, rounded=rounded, resumed=backup.state.resumed)
@@ -162,13 +162,13 @@ def _check_target_names(model: Any, targets: list[str]) -> None:
 
 def _fit(
     model: Any, train: Rows, validation: Rows, config: Config, *, callbacks: Sequence[Any], **options: Any
-) -> None:
-    """Fit a model."""
+) -> dict[str, list[float]]:
+    """Fit a model and return its history of these epochs."""
     batch_size = config.training.batch_size
     with translated("Keras must be able to train the model on these rows", TrainingError):  # with the user's losses
         rows = _shuffled(_arrays(train, model), len(train), config)
         seen = _arrays(validation, model)
-        model.fit(
+        fitted = model.fit(
             rows.batches(batch_size).prefetch(2),
             validation_data=rows.in_order(seen, len(validation), batch_size).prefetch(2),
             epochs=config.training.epochs,
@@ -176,6 +176,7 @@ def _fit(
             callbacks=[rows.callback(), *callbacks],
             **options,
         )
+        return {str(name): [float(value) for value in values] for name, values in fitted.history.items()}
 
 
 def _shuffled(arrays: Any, rows: int, config: Config) -> ShuffledRows | StreamedRows:
@@ -216,6 +217,13 @@ def _arrays(rows: Rows, model: Any) -> tuple[Any, Any]:
     if not any(is_mapped(array) for array in rows.features.values()):
         return pack_features(model, rows.features), targets
     fed = fit_to_inputs(rows.features, input_specs(model))
+    for name, array in fed.items():
+        if not is_mapped(array):
+            log.warning(
+                "all rows of input '%s' are in memory, because they are %s; only numbers stay on the disk",
+                name,
+                dtype_words(array),
+            )
     return pack_inputs(model, {name: as_objects(array) for name, array in fed.items()}), targets
 
 

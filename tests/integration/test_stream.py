@@ -14,13 +14,14 @@ import pytest
 from configs.schema import Config
 from configs.sections.data import Data
 from configs.sections.gates import Gates
+from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.given import GivenRows, prepare_given
 from tasks.datasets.mapped import is_mapped
 from tasks.datasets.prepare import prepare_splits
-from tasks.datasets.rows import load_arrays, load_rows
+from tasks.datasets.rows import load_arrays, load_rows, save_arrays
 from tasks.datasets.stream import parquet_rows
 from tasks.errors import DataError
-from tasks.records import Splits
+from tasks.records import Splits, TensorSpec
 from tests.integration.conftest import Rehearsed
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
@@ -353,8 +354,8 @@ def people() -> Iterator[Any]:
         )
 
 
-def test_a_stream_with_text_is_trained(make_config: Callable[..., Config]) -> None:
-    """Text, which is held in memory, and numbers, which are not, are trained together."""
+def test_a_stream_with_text_is_trained(make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture) -> None:
+    """Text, which is held in memory, and numbers, which are not, are trained together; what is held is said."""
     from tasks.training.fit import fit_model
 
     config = make_config(
@@ -364,6 +365,30 @@ def test_a_stream_with_text_is_trained(make_config: Callable[..., Config]) -> No
     rows = load_rows(splits.train).features
     assert (is_mapped(rows["age"]), is_mapped(rows["city"])) == (True, False)
     assert len(fit_model(config, splits, config.work_dir / "model.keras").history["loss"]) == 2
+    said = [record.getMessage() for record in caplog.records if "are in memory" in record.getMessage()]
+    assert {line.split("'")[1] for line in said} == {"city"}
+
+
+def test_numbers_are_converted_on_the_disk(tmp_path: Path) -> None:
+    """A mapped column of another dtype is cast as in memory, with the same refusals, and stays on the disk."""
+    wide = np.linspace(-1, 1, 3_000_000)
+    whole = np.arange(3_000_000.0)
+    whole[-2] = 2**24 + 1  # no float32
+    save_arrays(tmp_path / "a.npz", {"wide": wide, "whole": whole}, mapped=True)
+    mapped = load_arrays(tmp_path / "a.npz")
+    spec = TensorSpec("x", "float32", (None, 1))
+    cast = fit_to_inputs({"x": mapped["wide"]}, [spec])["x"]
+    assert is_mapped(cast)
+    assert np.array_equal(cast, fit_to_inputs({"x": wide}, [spec])["x"])
+    refusals = []
+    for column in (mapped["whole"], whole):
+        with pytest.raises(
+            DataError, match="'x' has 16777217.0 in row 2999998, which would become 16777216.0"
+        ) as caught:
+            fit_to_inputs({"x": column}, [spec])
+        refusals.append(str(caught.value))
+    assert refusals[0] == refusals[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
 def in_memory(splits: Splits) -> Splits:
