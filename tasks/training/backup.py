@@ -186,7 +186,10 @@ def backup_of(config: Config, splits: Splits, model: Any) -> Iterator[Backup]:
     It stays after an interrupt and after errors of others, such as a full memory. If another process trains the same
     at this time, nothing is backed up.
     """
-    if not config.training.resume or _has_more_optimizers(model):
+    reason = _not_restorable(model) if config.training.resume else ""
+    if reason:
+        log.info("this training is not backed up, because %s", reason)
+    if reason or not config.training.resume:
         yield Backup(None)
         return
     directory = config.work_dir / TRAININGS / config.name / identity(config, splits, model)
@@ -201,6 +204,8 @@ def backup_of(config: Config, splits: Splits, model: Any) -> Iterator[Backup]:
         raise
     finally:
         if descriptor is not None:
+            with contextlib.suppress(OSError):  # it is not empty, or gone
+                directory.rmdir()
             os.close(descriptor)
 
 
@@ -222,16 +227,17 @@ def identity(config: Config, splits: Splits, model: Any) -> str:
     return sha.hexdigest()[:32]
 
 
-def _has_more_optimizers(model: Any) -> bool:
-    """Return whether a model has optimizers of its own, whose state Keras does not load before their first step."""
+def _not_restorable(model: Any) -> str:
+    """Return why a training of this model cannot go on from its epochs and weights, or an empty string."""
     import keras
 
+    if type(model).fit is not keras.Model.fit:
+        return "the model has a fit method of its own, whose progress is unknown"
     known = (model.optimizer, getattr(model.optimizer, "inner_optimizer", None))
     own = [value for value in vars(model).values() if isinstance(value, keras.optimizers.Optimizer)]
-    if any(value not in known for value in own):
-        log.info("this training is not backed up, because the model has more optimizers than the one of compile")
-        return True
-    return False
+    if any(value not in known for value in own):  # Keras does not load their state before their first step
+        return "the model has more optimizers than the one of compile"
+    return ""
 
 
 def _held(directory: Path) -> int | None:

@@ -70,7 +70,9 @@ def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
         start = backup.restore(model)
         callbacks.append(backup.callback(stopper if config.training.patience else None))
         begin = config.training.epochs if start.stopped else start.epochs
-        found = _fit(model, rows, validation, config, callbacks=callbacks, verbose=0, initial_epoch=begin)
+        # a fit method of the user's need not take it
+        later = {"initial_epoch": begin} if begin else {}
+        found = _fit(model, rows, validation, config, callbacks=callbacks, verbose=0, **later)
         save_model(model, keras_file)
     history = {name: [*start.history.get(name, ()), *found.get(name, ())] for name in {**start.history, **found}}
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])

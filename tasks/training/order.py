@@ -48,7 +48,7 @@ class ShuffledRows:
         return tf.data.Dataset.range(self._rows).batch(batch_size).map(batch)
 
     def in_order(self, arrays: Any, rows: int, batch_size: int) -> Any:
-        """Return other rows as a tf.data.Dataset of batches in their own order."""
+        """Return other arrays with so many rows as a tf.data.Dataset of batches in their own order."""
         import tensorflow as tf
 
         return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)

@@ -30,6 +30,21 @@ def one_number(_features: Mapping[str, Any], rate: float = 0.1) -> Any:
     return model
 
 
+def with_own_fit(features: Mapping[str, Any]) -> Any:
+    """Return a regression with a fit method that takes what a training without an interruption passes."""
+    import keras
+
+    class Own(keras.Model):  # type: ignore[misc]
+        def fit(self, x: Any, *, validation_data: Any, epochs: int, shuffle: bool, callbacks: Any, verbose: int) -> Any:
+            options = {"epochs": epochs, "shuffle": shuffle, "callbacks": callbacks, "verbose": verbose}
+            return super().fit(x, validation_data=validation_data, **options)
+
+    model = one_number(features)
+    own = keras.saving.register_keras_serializable("tests")(Own)(model.inputs, model.outputs)
+    own.compile("adam", "mse")
+    return own
+
+
 def with_two_optimizers(features: Mapping[str, Any]) -> Any:
     """Return a regression whose own training step may use a second optimizer."""
     import keras

@@ -134,8 +134,9 @@ def test_a_streamed_training_goes_on_as_well(
     assert (resumed.history, resumed.resumed) == (whole.history, (2,))
 
 
-@pytest.mark.parametrize("file", [backup.STATE, backup.WEIGHTS])
-@pytest.mark.parametrize("how", ["flipped", "cut", "removed"])
+@pytest.mark.parametrize(
+    ("file", "how"), [(backup.WEIGHTS, "flipped"), (backup.STATE, "cut"), (backup.SEEDS, "removed")]
+)
 def test_a_damaged_backup_is_not_used(
     config: Config,
     interrupt: Callable[[int, BaseException], None],
@@ -160,7 +161,6 @@ def test_a_damaged_backup_is_not_used(
     ("section", "changes"),
     [
         ("training", {"batch_size": 16}),
-        ("training", {"epochs": 6}),
         ("model", {"params": {"rate": 0.2}}),
         ("", {"seed": 3}),
         ("data", {"seed": 1}),
@@ -244,16 +244,25 @@ def test_without_resume_nothing_is_backed_up(
     assert not (config.work_dir / backup.TRAININGS).exists()
 
 
-def test_a_model_with_more_optimizers_is_not_backed_up(
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        ("with_two_optimizers", "the model has more optimizers than the one of compile"),
+        ("with_own_fit", "the model has a fit method of its own"),
+    ],
+)
+def test_a_model_that_could_not_be_restored_is_not_backed_up(
     user_config: Callable[..., Config],
     interrupt: Callable[[int, BaseException], None],
     caplog: pytest.LogCaptureFixture,
+    build: str,
+    reason: str,
 ) -> None:
-    """A model with an optimizer that Keras would not restore is trained without a backup, which is said."""
+    """A model whose training Keras could not take up again is trained without a backup, which is said."""
     interrupt(2, KeyboardInterrupt())
     with caplog.at_level("INFO"):
-        assert stopped(user_config("line", "with_two_optimizers", **{"training.epochs": 3})) == []
-    assert "the model has more optimizers than the one of compile" in caplog.text
+        assert stopped(user_config("line", build, **{"training.epochs": 3})) == []
+    assert reason in caplog.text
 
 
 def test_a_backup_costs_at_most_a_twentieth(tmp_path: Path) -> None:
