@@ -17,6 +17,7 @@ from tasks.records import GateResult, Leaderboard, SweepRun, ValidationReport
 from tasks.registry.pages import run_url, version_url
 from tasks.report.standing import WAITING
 from tasks.report.tables import leaderboard_rows
+from tasks.savedmodel.resumed import resumed_words
 
 LOCAL_PAGES = "http://127.0.0.1:5000"  # where `mlflow ui` serves them
 
@@ -31,6 +32,7 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     candidate, run = report.candidate, outcome.run
     width = max(len(gate.name) for gate in report.gates)
     live = short_path(promotion.live_dir) if promotion.live_dir else "unchanged"
+    resumed = resumed_words(candidate.version_dir)
     verdict = f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}"
     lines = [
         Line(),
@@ -45,6 +47,7 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
         Line(verdict, colour=promotion.state.colour),
         Line(candidate.digest, "  digest    "),
         Line(f"{short_path(candidate.version_dir)} ({candidate.size_bytes:,} bytes)", "  candidate "),
+        *([Line(resumed, "  training  ")] if resumed else []),
         Line(live, "  live      "),
         *([Line(promotion.metrics, "  metrics   ")] if promotion.metrics else []),
         Line(f"{run.registry_name}, registry version {run.registry_version}", "  MLflow    "),

@@ -125,6 +125,7 @@ class Splits:
         features: `name: dtype (shape)` of each feature and target, for people.
         groups: `.npz` of one fingerprint of the columns in `data.key` or `data.group` for each row, by split, or None.
         shares: the share of rows with a label, by target, label and split.
+        streamed: whether the rows came as a stream, so that their numbers are mapped and not loaded.
         left_out: for a model that was trained elsewhere, how many of its training rows are not judged; None if unknown.
         classes: the values of the target of `data.file`, in the order of the model's answers; empty for others.
     """
@@ -140,6 +141,7 @@ class Splits:
     shares: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     left_out: int | None = None
     classes: tuple[bool | int | str, ...] = ()
+    streamed: bool = False
 
     @property
     def trained_on(self) -> int:
@@ -159,6 +161,7 @@ class TrainedModel:
         readings: by Keras' name of each output that has a target.
         rounded: the largest change by a cast to the dtype of an input or a loss, in words, by input and target.
         source: where a model that was trained elsewhere came from, else empty.
+        resumed: after how many epochs the training was resumed from its backup, once for each interruption.
     """
 
     keras_file: Path
@@ -168,6 +171,7 @@ class TrainedModel:
     readings: Mapping[str, Reading] = field(default_factory=dict)
     rounded: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    resumed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,16 @@ class Training(Section):
     monitor: str = Field("val_loss", description="the metric that early stopping watches")
     mode: Literal["auto", "min", "max"] = Field("auto", description="whether a lower or a higher value is better")
     deterministic: bool = Field(True, description="use deterministic operations only; slower on a GPU")
+    shuffle_rows: int = Field(
+        65_536,
+        ge=1,
+        description="rows of a stream that are in memory to be shuffled; rows that are not a stream are all shuffled",
+    )
+    resume: bool = Field(
+        True,
+        description="back the training up between epochs, which takes at most 5 % of its time, and go on from the "
+        "backup when the same run is repeated after it was killed",
+    )
 
 
 CAST = ("float32", "float64", "int32", "int64", "uint32", "uint64")

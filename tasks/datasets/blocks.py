@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.datasets.mapped import let_go
 from tasks.datasets.strings import Array, is_string, is_text, longest_bytes, of_any_length
 from tasks.records import BATCHES, TensorSpec
 
@@ -42,6 +43,7 @@ def row_blocks(inputs: Mapping[str, Array], rows: int = 0, most: int = 0) -> Ite
     step = rows or rows_per_request(inputs, most)
     for start in range(0, len(next(iter(inputs.values()))), step):
         yield {name: array[start : start + step] for name, array in inputs.items()}
+        let_go(inputs.values())
 
 
 def small_batches(inputs: Mapping[str, Array], most: int = 0) -> Iterator[tuple[str, dict[str, Array]]]:

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from tasks.datasets.mapped import let_go
 from tasks.datasets.rows import Array
 from tasks.errors import DataError
 
-CHUNK = 2**21  # numbers in memory at once as float64
+CHUNK = 2**19  # numbers in memory at once as float64
 TEXT_CHUNK = 256  # rows in memory at once as Python strings
 
 
@@ -38,13 +39,13 @@ def fingerprints(columns: Mapping[str, Array], key: str) -> Array:
                  for kind, found in (("numbers", numbers), ("texts", texts))])  # fmt: skip
     start = hashlib.blake2b(head.encode(), key=hashlib.sha256(key.encode()).digest(), digest_size=8)
     n_rows = len(ordered[0][1]) if ordered else 0
-    digests = []
+    digests = bytearray()
     for number, text in zip(_number_rows(numbers, n_rows), _text_rows(texts, n_rows), strict=True):
         row = start.copy()
         row.update(number)
         row.update(text)
-        digests.append(row.digest())
-    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+        digests += row.digest()
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
 def _number_rows(columns: Sequence[tuple[str, Array]], n_rows: int) -> Iterator[bytes]:
@@ -64,6 +65,7 @@ def _number_rows(columns: Sequence[tuple[str, Array]], n_rows: int) -> Iterator[
             rest = np.concatenate([_rest(part) for part in parts], axis=1)
             for row in np.flatnonzero(rest.any(axis=1)):
                 rows[row] += rest[row].tobytes()
+        let_go(array for _, array in columns)
         yield from rows
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.datasets.mapped import let_go, mapped_like, pieces
 from tasks.datasets.strings import Array, dtype_words, is_string
 from tasks.errors import DataError
 from tasks.records import TensorSpec
@@ -103,19 +104,26 @@ def cast_exactly(array: Array, dtype: str, rule: str, name: str) -> Array:
     Raises:
         DataError: a value would change, or become infinite.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # the result is checked next
-        cast = array.astype(dtype, copy=False)
-    if cast.dtype == array.dtype:
-        return cast
-    lost = ~_survives(array, cast) if _must_survive(array, cast) else ~np.isfinite(cast)
-    if lost.any():
-        where = tuple(int(i) for i in np.argwhere(lost)[0])
-        raise DataError(
-            f"{rule}, which cannot hold every value of the rows: '{name}' has {array[where]} in row {where[0]}, which "
-            f"would become {cast[where]}; use another dtype for this input (int64, float64, or text for ids), or round "
-            "the values"
-        )
-    return cast
+    wanted = np.dtype(dtype)
+    if array.dtype == wanted:
+        return array
+    must_survive = all(_must_survive(piece, wanted) for piece in pieces(array))
+    result, row = mapped_like(array, wanted), 0
+    for piece in pieces(array):
+        with np.errstate(over="ignore", invalid="ignore"):  # the result is checked next
+            cast = piece.astype(wanted)
+        lost = ~_survives(piece, cast) if must_survive else ~np.isfinite(cast)
+        if lost.any():
+            where = tuple(int(i) for i in np.argwhere(lost)[0])
+            raise DataError(
+                f"{rule}, which cannot hold every value of the rows: '{name}' has {piece[where]} in row "
+                f"{row + where[0]}, which would become {cast[where]}; use another dtype for this input (int64, "
+                "float64, or text for ids), or round the values"
+            )
+        result[row : row + len(piece)] = cast
+        row += len(piece)
+        let_go([result])
+    return result
 
 
 def largest_changes(features: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, str]:
@@ -144,8 +152,8 @@ def largest_change(given: Array, cast: Array) -> str:
     return f"{given.dtype} to {cast.dtype}, by at most {changes[most]:.3g} ({before[most]} to {after[most]})"
 
 
-def _must_survive(array: Array, cast: Array) -> bool:
-    if array.dtype.kind in "iub" or cast.dtype.kind in "iub":
+def _must_survive(array: Array, dtype: np.dtype[Any]) -> bool:
+    if array.dtype.kind in "iub" or dtype.kind in "iub":
         return True
     return bool(np.all(array == np.floor(array)) and np.all(np.abs(array) < FLOATS_ALL_WHOLE))
 

@@ -21,6 +21,7 @@ from tasks.datasets.row_files import read_table
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, load_rows, save_rows
 from tasks.datasets.seen import AsRequests, request_fingerprints
 from tasks.datasets.splitting import SPLITS, told_splits
+from tasks.datasets.stream import batches_of
 from tasks.errors import DataError, WrongFile
 from tasks.records import Splits
 
@@ -102,6 +103,11 @@ def _read(data: Data, given: GivenRows) -> tuple[Rows, str]:
         ), given.file or data.source
     source = given.file or data.load
     loaded = read_table(Path(given.file), given.target) if given.file else call_loader(data)
+    if not given.file and batches_of(loaded, source) is not None:
+        raise DataError(
+            f"'{source}' must return arrays for a model that was trained elsewhere, got a stream; give the rows in a "
+            "file with --rows"
+        )
     return check_rows(loaded, source, needs_target=False), source
 
 

@@ -13,6 +13,7 @@ from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.overview import label_shares, shared_rows
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, save_arrays, save_rows
 from tasks.datasets.splitting import split_rows, take_out
+from tasks.datasets.stream import batches_of, prepare_stream
 from tasks.datasets.strings import dtype_words
 from tasks.datasets.user_code import describe, resolve
 from tasks.errors import DataError
@@ -28,6 +29,9 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
         DataError: the loader failed, or its rows cannot be used.
     """
     loaded, classes = read_declared(data) if data.file else (call_loader(data), ())
+    batches = None if data.file else batches_of(loaded, data.load)
+    if batches is not None:
+        return prepare_stream(data, batches, directory)
     rows, columns = take_out(check_rows(loaded, data.source, data.time), data)
     del loaded
     identity = fingerprints(rows.features, "row")

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from tasks.datasets.columns import named_columns
+from tasks.datasets.mapped import MAPPED, let_go, mapped_arrays, padding, pieces
 from tasks.datasets.strings import Array as Array  # noqa: PLC0414  most users of rows name it from here
 from tasks.datasets.strings import is_string, is_text, packed_lengths, packed_pieces, unpacked
 from tasks.errors import DataError
+
+SPREAD_ROWS = 20_000  # of a stream, with which a model is built and tried
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,14 @@ class Rows:
 
     def __len__(self) -> int:
         return len(next(iter({**self.features, **self.targets}.values())))
+
+    def spread(self, most: int = SPREAD_ROWS) -> Rows:
+        """Return at most so many rows, at equal distances."""
+        if len(self) <= most:
+            return self
+        found = self.take(np.linspace(0, len(self) - 1, most).astype(int))
+        let_go([*self.features.values(), *self.targets.values()])
+        return found
 
     def take(self, index: Array) -> Rows:
         """Return the rows at `index`, an int array of shape (k,)."""
@@ -83,13 +94,16 @@ def load_rows(path: Path) -> Rows:
     )
 
 
-def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+def save_arrays(path: Path, arrays: Mapping[str, Array], *, mapped: bool = False) -> None:
     """Write named arrays as one `.npz`.
 
     Text and bytes are two members: `<name>.text` or `<name>.bytes`, which has all items one after the other as uint8,
     and `<name>.lengths`. So long items need no padding, and NUL characters are kept. Equal arrays make equal files. The
     file gets its name when it is complete, and another file with that name is not changed, because several runs may
     share it (store/shared_rows.py).
+
+    Args:
+        mapped: whether readers map the numbers of this file instead of loading them (datasets/mapped.py).
 
     Raises:
         DataError: the file cannot be written.
@@ -98,7 +112,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write_members(partial, arrays)
+            _write_members(partial, arrays, mapped=mapped)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -106,9 +120,10 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         raise DataError(f"work_dir must be writable, got '{path}': {exc.strerror}") from exc
 
 
-def _write_members(path: Path, arrays: Mapping[str, Array]) -> None:
+def _write_members(path: Path, arrays: Mapping[str, Array], *, mapped: bool) -> None:
     # not np.savez, whose parameters could have the name of an array
     with zipfile.ZipFile(path, "w") as archive:
+        archive.comment = MAPPED if mapped else b""
         for name, array in arrays.items():
             if array.dtype.name == "bfloat16":  # the format does not support it; float32 holds every value
                 array = array.astype(np.float32)  # noqa: PLW2901
@@ -121,8 +136,17 @@ def _write_members(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def _write(archive: zipfile.ZipFile, name: str, array: Array) -> None:
-    with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:  # without the time of day
-        np.lib.format.write_array(member, array, allow_pickle=False)
+    info = zipfile.ZipInfo(name)  # without the time of day
+    is_mapped = archive.comment == MAPPED
+    info.extra = padding(archive, name) if is_mapped else b""
+    with archive.open(info, "w", force_zip64=True) as member:
+        if not is_mapped:
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            return
+        array = np.ascontiguousarray(array)
+        np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(array))
+        for piece in pieces(array):
+            member.write(piece.tobytes())
 
 
 def _write_text(archive: zipfile.ZipFile, name: str, array: Array, lengths: Array) -> None:
@@ -142,6 +166,8 @@ def load_arrays(path: Path) -> dict[str, Array]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if archive.comment == MAPPED:
+                return mapped_arrays(path, archive, _read)
             members = [name.rpartition(".") for name in archive.namelist()]
             return {name: _read(archive, name, form) for name, _, form in members if form != "lengths"}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
@@ -165,5 +191,6 @@ def digest_rows(splits: Iterable[Rows]) -> str:
             sha.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
             for piece in packed_pieces(array) if is_string(array) else ():
                 sha.update(piece)
-            sha.update(np.ascontiguousarray(packed_lengths(array) if is_string(array) else array).data)
+            for block in pieces(packed_lengths(array) if is_string(array) else array):
+                sha.update(np.ascontiguousarray(block).data)
     return sha.hexdigest()

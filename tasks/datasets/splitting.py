@@ -53,12 +53,29 @@ def split_rows(data: Data, columns: Mapping[str, Array], units: Array) -> dict[s
     Raises:
         DataError: a column cannot decide the splits, or a split would be empty.
     """
+    return index_of(data, assigned(data, columns, units), units)
+
+
+def assigned(data: Data, columns: Mapping[str, Array], units: Array) -> Array:
+    """Return the number of each row's split, which depends on no other row; the arguments are those of `split_rows`.
+
+    Raises:
+        DataError: a column cannot decide the splits.
+    """
     if data.split:
-        where = _told(columns[data.split], data.split)
-    elif data.time:
-        where = _in_time(columns[data.time], data)
-    else:
-        where = _dealt(units, data)
+        return _told(columns[data.split], data.split)
+    return _in_time(columns[data.time], data) if data.time else _dealt(units, data)
+
+
+def index_of(data: Data, where: Array, units: Array) -> dict[str, Array]:
+    """Return the row numbers of each split, in ascending order.
+
+    Args:
+        where: the number of each row's split.
+
+    Raises:
+        DataError: a split would be empty.
+    """
     index = {name: np.flatnonzero(where == number) for number, name in enumerate(SPLITS)}
     empty = [name for name in SPLITS if not len(index[name])]
     if empty:

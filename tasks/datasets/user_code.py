@@ -31,7 +31,7 @@ _STACK = rf"{_CALL}|{re.escape(_MADE_AT)}|\[\[\{{\{{node .*?\}}\}}\]\]|\[Op:\w+\
 """The stack of a graph's operation in TensorFlow's messages, which is pages long and stands before the cause."""
 
 _PROJECT = Path(__file__).parents[2]
-EXAMPLES = ("digits.py", "penguins.py")
+EXAMPLES = ("digits.py", "penguins.py", "streamed.py")
 """The modules in our package `configs` that stand for a user's."""
 _NOT_THE_USERS = (
     sysconfig.get_path("stdlib"),
@@ -91,6 +91,20 @@ def import_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return sys.modules[name]
+
+
+def modules_digest() -> str:
+    """Return the SHA-256 of the names and files of the user's modules that are imported now, in hexadecimal.
+
+    Installed packages are not the user's.
+    """
+    sha = hashlib.sha256()
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and _is_users(file):
+            with contextlib.suppress(OSError):  # such as one in a zip file
+                sha.update(f"{name}|{hashlib.sha256(Path(file).read_bytes()).hexdigest()}|".encode())
+    return sha.hexdigest()
 
 
 def _is_free(package: str, root: Path) -> bool:

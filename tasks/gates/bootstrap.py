@@ -65,8 +65,9 @@ def _resampled(name: str, models: Sequence[Scored]) -> list[Array]:
     """Return each model's metric on the same resamples, float64 of shape (resamples,)."""
     n_rows, rng = len(models[0]), np.random.default_rng(0)
     if name not in MEAN_METRICS:
-        picks = [rng.integers(0, n_rows, n_rows) for _ in range(FEW_RESAMPLES)]
-        return [np.array([measure(name, answers.take(index)) for index in picks]) for answers in models]
+        picks = (rng.integers(0, n_rows, n_rows) for _ in range(FEW_RESAMPLES))  # one at a time: 8 bytes for each row
+        figures = [[measure(name, answers.take(index)) for answers in models] for index in picks]
+        return [np.array(of_model) for of_model in zip(*figures, strict=True)]
     finish = MEAN_METRICS[name].finish
     statistics = [row_statistics(name, answers) for answers in models]
     drawn: list[list[Array]] = [[] for _ in models]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from configs.sections.gates import Gates
 from tasks.datasets.declared import read_contract
 from tasks.datasets.feature_record import changed_meanings, read_schema, units_of
@@ -203,6 +205,7 @@ def own_rows(
     target = rows.targets.get(keras_name) if len(rows.targets) > 1 else next(iter(rows.targets.values()))
     if target is None:
         raise DataError(f"output '{name}' needs a target of the same name; targets are {', '.join(rows.targets)}")
+    target = np.array(target)  # a metric of the user's may write into it, but not into a mapped file
     check_slices(gates, rows.features)
     reading = reading_of(gates, candidate, name, target, answers[name])
     slices = {feature: rows.features[feature] for feature in gates.slices}

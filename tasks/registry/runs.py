@@ -27,6 +27,7 @@ from tasks.report.differences import differences_table
 from tasks.report.page import render_page
 from tasks.report.sections import Table
 from tasks.report.standing import ARGUMENTS, TIME, block, now, standing_of, why_a_person
+from tasks.savedmodel.resumed import resumed_words
 
 MARK_S = 5.0  # for the mark of a run that was broken off
 
@@ -111,6 +112,7 @@ def _tags(config: Config, arguments: str, report: ValidationReport) -> dict[str,
         "judged_beside_digest": report.champion.digest if report.champion else "",
         "git_commit": git_commit(),
         "validation_status": "passed" if report.passed else "rejected",
+        "training": resumed_words(report.candidate.version_dir),
         "failed_gates": ", ".join(gate.name for gate in report.failed),
         "needs_person": why_a_person(config, report),
         ARGUMENTS: arguments,

@@ -17,6 +17,7 @@ from configs.schema import Config
 from tasks.datasets.rows import load_arrays
 from tasks.records import ServedAnswers, ServedLatency, Splits, TrainedModel, ValidationReport
 from tasks.report.tables import clip, number
+from tasks.savedmodel.resumed import resumed_words
 
 LOG_LINES = 40
 MOST_ROWS = 100  # of one table
@@ -178,10 +179,10 @@ def provenance_lines(
         "weights": f"{trained.parameters or report.graph.parameters:,}",
         "champion": f"version {champion.version}, digest {champion.digest}" if champion else "no version was live",
         "task": reading_text(report),
-        "trained": f"elsewhere: {trained.source}" if trained.source else "",
+        "trained": f"elsewhere: {trained.source}" if trained.source else resumed_words(candidate.version_dir),
         "trained on": _trained_on(splits) if trained.source else "",
         "data": splits.source,
-        "rows": rows,
+        "rows": f"{rows}, as a stream; every test row was judged" if splits.streamed else rows,
         "features and targets": features,
         "rounded": "; ".join(f"{name} from {change}" for name, change in trained.rounded.items()),
         "data digest": splits.digest,

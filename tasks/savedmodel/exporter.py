@@ -23,6 +23,7 @@ from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.in_process import answer, save_reference
 from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.outputs import check_cast_names, served_specs
+from tasks.savedmodel.resumed import write_resumed
 from tasks.savedmodel.structure import (
     check_free_batch,
     check_named_inputs,
@@ -65,7 +66,7 @@ def export_savedmodel(
     model = read_back(trained.keras_file, given=bool(trained.source))
     serve, signature = serving_function(model, config)
     requests = request_arrays(model, load_rows(splits.test).features, signature, config.export)
-    save_arrays(evidence / "requests.npz", requests)
+    save_arrays(evidence / "requests.npz", requests, mapped=splits.streamed)
     with translated("an example of a request must be written", ExportError):
         (evidence / "example.json").write_bytes(predict_body({k: v[:EXAMPLE_ROWS] for k, v in requests.items()}))
     answers_to = partial(answer, model, signature=signature, export=config.export)
@@ -73,6 +74,7 @@ def export_savedmodel(
     write_savedmodel(model, serve, signature, directory)
     outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
+    write_resumed(directory, trained.resumed)
     write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     if splits.trained_on:  # they may be unknown for a model that was trained elsewhere
         as_requests = partial(request_arrays, model, signature=signature, export=config.export)

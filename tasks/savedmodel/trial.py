@@ -53,7 +53,9 @@ def try_export(model: Any, config: Config, splits: Splits, directory: Path) -> N
         save_model(model, file)
         copy = read_back(file)
         serve, signature = serving_function(copy, config)
-        requests = request_arrays(copy, load_rows(splits.test).features, signature, config.export)
+        test = load_rows(splits.test)
+        test = test.spread() if splits.streamed else test
+        requests = request_arrays(copy, test.features, signature, config.export)
         for rows in TRIED:
             answer(copy, {name: array[:rows] for name, array in requests.items()}, signature, config.export)
         golden = config.gates.golden.file if "golden" in config.gates.judging else None

@@ -5,6 +5,7 @@
                             an approval, the live verification and a rollback find it by the stored rehearsal
     sweeps/<identity>       stays if its sweep may be going on, and for a week after it was interrupted
     rows/<SHA-256>.npz      stays while a run directory has it
+    trainings/<name>/<ID>   stays while its training goes on, and for a week after that was killed
 
 Nothing goes because something is not to be seen: a history or candidates on a disk that is not mounted, or those of
 another production, do not say that nobody needs a file.
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from configs.schema import Config
 from tasks.errors import LockTimeout, PipelineError, StoreError
+from tasks.owner import is_held
 from tasks.savedmodel.files import open_plain
 from tasks.savedmodel.manifest import declared_digest
 from tasks.store.history import read
@@ -45,8 +47,10 @@ from tasks.store.runs import (
 )
 from tasks.store.shared_rows import remove_unused
 from tasks.store.sweeps import find_old_sweeps
+from tasks.training.backup import TRAININGS
 
 log = logging.getLogger(__name__)
+KEPT_BACKUP_S = 7 * 24 * 3600.0
 HALF_DONE = re.compile(rf"{re.escape(NEW)}{ID.pattern}|{re.escape(PRUNED)}{ID.pattern}-[0-9a-f]{{8}}")
 
 
@@ -96,6 +100,7 @@ def find_leftovers(config: Config, *, only_look: bool = False) -> list[Finding]:
         findings += _of_ended_runs(config, runs, needed, only_look)
         findings += _of_earlier_releases(config, runs, needed, only_look)
         findings += find_old_sweeps(config, only_look=only_look)
+        findings += _old_backups(config, only_look)
     except (PipelineError, OSError) as exc:
         findings.append(Finding("reported", f"what ended runs left in '{config.work_dir}' cannot be removed: {exc}"))
     if not only_look:
@@ -183,6 +188,16 @@ def _of_earlier_releases(config: Config, runs: RunDirectories, needed: set[str],
             f"'{unknown[0]}'{more} does not say whose run it belongs to, as in earlier releases, and no rehearsal "
             "names it; remove it unless its run is going on",
         )
+
+
+def _old_backups(config: Config, only_look: bool) -> Iterator[Finding]:
+    """Remove the backups of killed trainings that were not repeated for a week."""
+    directory = config.work_dir / TRAININGS / config.name
+    found = sorted(directory.iterdir()) if directory.is_dir() else []
+    now = file_time(directory) if found else 0.0
+    for path in found:
+        if path.is_dir() and now - _changed(path) > KEPT_BACKUP_S and not is_held(path):
+            yield _removed(path, "the backup of a training that was not repeated for a week", only_look)
 
 
 def _half_done(directory: Path, unowned: Sequence[Path], only_look: bool) -> Iterator[Finding]:

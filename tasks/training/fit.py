@@ -15,8 +15,9 @@ import numpy as np
 from configs.loading import DEFAULT_MODEL
 from configs.schema import Config
 from tasks.datasets.fitting import fit_to_inputs, largest_change, largest_changes
+from tasks.datasets.mapped import is_mapped
 from tasks.datasets.rows import Array, Rows, load_rows
-from tasks.datasets.strings import as_objects
+from tasks.datasets.strings import as_objects, dtype_words
 from tasks.datasets.user_code import resolve, translated
 from tasks.errors import DataError, TrainingError
 from tasks.gates.judge import check_slices, judged_output
@@ -27,10 +28,13 @@ from tasks.savedmodel.structure import (
     input_specs,
     output_names,
     pack_features,
+    pack_inputs,
     served_inputs,
     served_outputs,
 )
 from tasks.savedmodel.trial import save_model, try_export
+from tasks.training.backup import backup_of
+from tasks.training.order import ShuffledRows, StreamedRows
 from tasks.training.preprocessing import DeclaredFeatures
 from tasks.training.readings import decide_readings
 from tasks.words import few
@@ -54,7 +58,8 @@ def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
     import keras
 
     rows, validation = load_rows(splits.train), load_rows(splits.validation)
-    model, readings, rounded = _tried(config, splits, rows, validation, keras_file.parent)
+    some, some_seen = _sample(splits, rows), _sample(splits, validation)
+    model, readings, rounded = _tried(config, splits, some, some_seen, keras_file.parent)
     keras.utils.set_random_seed(config.seed)  # the trial must not influence the training
     stopper = keras.callbacks.EarlyStopping(
         config.training.monitor,
@@ -63,10 +68,18 @@ def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
         restore_best_weights=True,
     )
     callbacks = [_watch(config), epoch_lines(config.training.epochs), *([stopper] if config.training.patience else [])]
-    history = _fit(model, rows, validation, config, callbacks=callbacks, verbose=0)
-    save_model(model, keras_file)
+    with backup_of(config, splits, model) as backup:
+        start = backup.restore(model)
+        callbacks.append(backup.callback(stopper if config.training.patience else None))
+        begin = config.training.epochs if start.stopped else start.epochs
+        # a fit method of the user's need not take it
+        later = {"initial_epoch": begin} if begin else {}
+        found = _fit(model, rows, validation, config, callbacks=callbacks, verbose=0, **later)
+        save_model(model, keras_file)
+    history = {name: [*start.history.get(name, ()), *found.get(name, ())] for name in {**start.history, **found}}
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
-    return replace(_summary(model, history, best_epoch, keras_file), readings=readings, rounded=rounded)
+    trained = _summary(model, history, best_epoch, keras_file)
+    return replace(trained, readings=readings, rounded=rounded, resumed=backup.state.resumed)
 
 
 def try_model(config: Config, splits: Splits, directory: Path) -> str:
@@ -75,10 +88,15 @@ def try_model(config: Config, splits: Splits, directory: Path) -> str:
     Raises:
         PipelineError: the same errors as those of `fit_model` up to its first steps.
     """
-    rows, validation = load_rows(splits.train), load_rows(splits.validation)
+    rows, validation = (_sample(splits, load_rows(file)) for file in (splits.train, splits.validation))
     model, _, _ = _tried(config, splits, rows, validation, directory)
     _try_training(model, rows, validation, config)
     return f"takes {few(input_specs(model))}; answers {few(output_names(model))}; {model.count_params():,} parameters"
+
+
+def _sample(splits: Splits, rows: Rows) -> Rows:
+    """Return the rows that a model is built and tried with: all of them, or some of a stream."""
+    return rows.spread() if splits.streamed else rows
 
 
 def _tried(
@@ -146,17 +164,32 @@ def _check_target_names(model: Any, targets: list[str]) -> None:
         )
 
 
-def _fit(model: Any, train: Rows, validation: Rows, config: Config, **options: Any) -> dict[str, list[float]]:
-    """Fit a model and return its history."""
+def _fit(
+    model: Any, train: Rows, validation: Rows, config: Config, *, callbacks: Sequence[Any], **options: Any
+) -> dict[str, list[float]]:
+    """Fit a model and return its history of these epochs."""
+    batch_size = config.training.batch_size
     with translated("Keras must be able to train the model on these rows", TrainingError):  # with the user's losses
+        rows = _shuffled(_arrays(train, model), len(train), config)
+        seen = _arrays(validation, model)
         fitted = model.fit(
-            _dataset(train, model, config, shuffle=True),
-            validation_data=_dataset(validation, model, config, shuffle=False),
+            rows.batches(batch_size).prefetch(2),
+            validation_data=rows.in_order(seen, len(validation), batch_size).prefetch(2),
             epochs=config.training.epochs,
             shuffle=False,  # the data set shuffles; Keras' default would warn
+            callbacks=[rows.callback(), *callbacks],
             **options,
         )
         return {str(name): [float(value) for value in values] for name, values in fitted.history.items()}
+
+
+def _shuffled(arrays: Any, rows: int, config: Config) -> ShuffledRows | StreamedRows:
+    """Return training rows as batches; those of a stream stay on the disk."""
+    import tensorflow as tf
+
+    if any(isinstance(array, np.ndarray) and is_mapped(array) for array in tf.nest.flatten(arrays)):
+        return StreamedRows(arrays, rows, config.seed, config.training.shuffle_rows)
+    return ShuffledRows(arrays, rows, config.seed)
 
 
 def build_model(config: Config, rows: Rows, classes: Sequence[Any] = ()) -> Any:
@@ -181,18 +214,23 @@ def build_model(config: Config, rows: Rows, classes: Sequence[Any] = ()) -> Any:
     return model
 
 
-def _dataset(rows: Rows, model: Any, config: Config, *, shuffle: bool) -> Any:
-    """Return batches; the order of shuffled rows depends only on the seed."""
-    import tensorflow as tf
-
+def _arrays(rows: Rows, model: Any) -> tuple[Any, Any]:
+    """Return inputs and targets in the structures that Keras accepts."""
     targets: Any = {name: _target(array, name) for name, array in rows.targets.items()}
     outputs = output_names(model)
     if list(targets) == ["target"] or (len(targets) == len(outputs) == 1 and list(targets) != outputs):
         [targets] = targets.values()  # a single target and a single output belong together
-    data = tf.data.Dataset.from_tensor_slices((pack_features(model, rows.features), targets))
-    if shuffle:
-        data = data.shuffle(len(rows), seed=config.seed, reshuffle_each_iteration=True)
-    return data.batch(config.training.batch_size).prefetch(2)
+    if not any(is_mapped(array) for array in rows.features.values()):
+        return pack_features(model, rows.features), targets
+    fed = fit_to_inputs(rows.features, input_specs(model))
+    for name, array in fed.items():
+        if not is_mapped(array):
+            log.warning(
+                "all rows of input '%s' are in memory, because they are %s; only numbers stay on the disk",
+                name,
+                dtype_words(array),
+            )
+    return pack_inputs(model, {name: as_objects(array) for name, array in fed.items()}), targets
 
 
 def _target(array: Array, name: str) -> Array:

@@ -30,6 +30,30 @@ def one_number(_features: Mapping[str, Any], rate: float = 0.1) -> Any:
     return model
 
 
+def with_own_fit(features: Mapping[str, Any]) -> Any:
+    """Return a regression with a fit method that takes what a training without an interruption passes."""
+    import keras
+
+    class Own(keras.Model):  # type: ignore[misc]
+        def fit(self, x: Any, *, validation_data: Any, epochs: int, shuffle: bool, callbacks: Any, verbose: int) -> Any:
+            options = {"epochs": epochs, "shuffle": shuffle, "callbacks": callbacks, "verbose": verbose}
+            return super().fit(x, validation_data=validation_data, **options)
+
+    model = one_number(features)
+    own = keras.saving.register_keras_serializable("tests")(Own)(model.inputs, model.outputs)
+    own.compile("adam", "mse")
+    return own
+
+
+def with_two_optimizers(features: Mapping[str, Any]) -> Any:
+    """Return a regression whose own training step may use a second optimizer."""
+    import keras
+
+    model = one_number(features)
+    model.slow_optimizer = keras.optimizers.SGD(1e-3)
+    return model
+
+
 def people() -> tuple[Any, Any]:
     """Return a table of one number and one text, and 0 or 1."""
     import pandas as pd

@@ -101,3 +101,23 @@ def test_ended_in_validation(end: Callable[[Any], None], workspace: Any, wait_fo
     ended_cleanly(run, set(seen), workspace, wait_for)
     assert any("tasks.model_server" in command for command in seen.values())
     assert (workspace.work_dir / "candidates" / "digits" / "1").is_dir()
+
+
+@pytest.mark.long
+def test_a_killed_run_goes_on_when_it_is_repeated(workspace: Any, wait_for: Poll) -> None:
+    """A run that is killed while it trains, and repeated, says on the screen and in its version that it was resumed."""
+    settings = ("--set", "training.epochs=400", "--set", "training.patience=0")
+    run = workspace.start(*settings)
+    assert wait_for(lambda: bool(list(workspace.work_dir.glob("trainings/*/*/epoch-*"))), 600)
+    family = descendants(run.pid)
+    run.kill()
+    run.communicate(timeout=600)
+    assert wait_for(lambda: not set(family) & set(table()), 600)
+    again = workspace.run(*settings)
+    assert "an interrupted training of the same model and rows goes on after epoch" in again.stdout + again.stderr
+    assert "resumed after epoch" in again.stdout
+    [record] = workspace.work_dir.glob("candidates/*/*/assets.extra/training.json")
+    assert "resumed_after_epochs" in record.read_text()
+    _, [version] = workspace.registry()
+    assert version.tags["training"].startswith("resumed after epoch")
+    assert not list(workspace.work_dir.glob("trainings/*/*"))

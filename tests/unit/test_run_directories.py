@@ -22,7 +22,7 @@ import pytest
 
 from tasks.datasets.rows import load_arrays, save_arrays
 from tasks.errors import DataError, StoreError
-from tasks.owner import has_ended, process_start
+from tasks.owner import has_ended, hold, process_start
 from tasks.store import runs
 from tasks.store.history import append, read
 from tasks.store.layout import remove_abandoned, versions
@@ -30,6 +30,7 @@ from tasks.store.leftovers import clear, find_leftovers
 from tasks.store.rehearsals import rehearsal_file
 from tasks.store.runs import OWNER, SILENCE_S, Owner, create_run_dir, note_digest, owner_of
 from tasks.store.shared_rows import share
+from tasks.training.backup import TRAININGS
 from tests.store_driver import Store
 
 
@@ -646,3 +647,19 @@ def test_an_owner_knows_its_process(store: Store) -> None:
     owner = owner_of(run_dir)
     assert isinstance(owner, Owner)
     assert (owner.model, owner.models_root, owner.pid, owner.digests) == ("m", "../live", os.getpid(), ("a", "b"))
+
+
+def test_an_old_backup_of_a_training_goes(store: Store) -> None:
+    """The backup of a training that was not repeated for a week is removed, unless its training goes on now."""
+    trainings = store.candidates.parents[1] / TRAININGS
+    old, new, held, another = (trainings / name for name in ("m/old", "m/new", "m/held", "other/old"))
+    for path in (old, new, held, another):
+        (path / "epoch-00000001").mkdir(parents=True)
+        os.utime(path, (1, 1)) if path != new else None
+    descriptor = hold(held)
+    try:
+        [finding] = find_leftovers(store.config)
+    finally:
+        os.close(descriptor)
+    assert (finding.done, str(old) in finding.text) == ("removed", True)
+    assert {path for path in (old, new, held, another) if path.exists()} == {new, held, another}
