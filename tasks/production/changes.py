@@ -10,7 +10,8 @@ from functools import partial
 
 from configs.redaction import redact
 from configs.schema import Config
-from tasks.errors import ServingError, StoreError, TrackingError
+from tasks.errors import ServingError, StoreConflict, StoreError, TrackingError
+from tasks.objects.store import mirror_of
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.live_check import Expected, problem_at_any
 from tasks.production.metrics import Watch, watch
@@ -42,7 +43,13 @@ def production(config: Config) -> Production:
     promote = config.promote
     verify, record = partial(_verify, config), partial(record_change, config)
     modes = int(promote.directory_mode, 8), int(promote.file_mode, 8)
-    return Production(config.live_dir, promote.layout, verify, record, *modes)
+    mirror = mirror_of(config)
+    show = mirror.show if mirror is not None else _nothing
+    return Production(config.live_dir, promote.layout, verify, record, *modes, show)
+
+
+def _nothing() -> None:
+    """Servers that watch the directory see it as it is."""
 
 
 def _verify(config: Config, change: Change) -> str:
@@ -83,19 +90,36 @@ def changing(config: Config) -> Iterator[Production]:
     """
     found = production(config)
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
+        _catch_up_with_store(config)
         for finding in mend(found, config.candidates_dir):
             log.warning("%s: %s", finding.done, finding.text)
+        found.show()
         yield found
+
+
+def _catch_up_with_store(config: Config) -> None:
+    """Make the mirror of an object store what is live, after waiting for another machine's change; hold the lock."""
+    mirror = mirror_of(config)
+    if mirror is not None:
+        mirror.refresh(config.promote.lock_timeout_s + (config.promote.live_timeout_s if _verifies(config) else 0))
+
+
+def _verifies(config: Config) -> bool:
+    return bool(config.promote.live_addresses)
 
 
 def examine(config: Config, *, only_look: bool) -> list[Finding]:
     """Return what the doctor finds, and repair it unless `only_look` is set."""
-    found, beside = production(config), _on_attached(config, only_look)
+    found, beside, mirror = production(config), _on_attached(config, only_look), mirror_of(config)
     if only_look:
+        beside += [*mirror.behind(), *mirror.damaged(), *mirror.sweep(only_look=True)] if mirror else []
         looked = [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True), *beside]
         return [*looked, *find_leftovers(config, only_look=True)]
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
+        _catch_up_with_store(config)
         findings = repair(found, config.candidates_dir)
+        found.show()
+        findings += [*mirror.damaged(), *mirror.sweep()] if mirror else []
     return [*findings, *catch_up(found), *beside, *find_leftovers(config)]
 
 
@@ -117,6 +141,20 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
     """
     watched = watch(config)
     watched.wait()
+    try:
+        found, promotion = _put_live(config, candidate, run, against, actor)
+    except StoreConflict as exc:
+        return Promotion(PromotionState.STALE, None, f"another machine was faster: {exc}")
+    if promotion.state is PromotionState.STALE:
+        return promotion
+    # After the lock is released, so that a rollback waits neither for metrics nor for MLflow.
+    return _told(found, with_metrics(config, watched, promotion))
+
+
+def _put_live(
+    config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str
+) -> tuple[Production, Promotion]:
+    """Make a candidate live as `put_live` does; a conflict with another machine is an error."""
     with changing(config) as found:
         champion = find_champion(found.model_dir, found.layout)
         if champion and champion.digest == candidate.digest:  # a second try, after MLflow could not be updated
@@ -124,7 +162,7 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
         elif (champion and champion.digest) != (against and against.digest):
             now = f"version {champion.version}" if champion else "no version"
             was = f"version {against.version}" if against else "no version"
-            return Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
+            return found, Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
         else:
             number, directory = _number(config, candidate)
             labels = labels_of(found.model_dir) if found.layout == "labels" else {}
@@ -137,8 +175,7 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
                 reason=f"approved by {actor}" if actor else "",
             )  # fmt: skip
             promotion = _done(config, found, change)
-    # After the lock is released, so that a rollback waits neither for metrics nor for MLflow.
-    return _told(found, with_metrics(config, watched, promotion))
+    return found, promotion
 
 
 def go_back(config: Config, to: int | None, actor: str) -> Promotion:
@@ -245,6 +282,8 @@ def _done(config: Config, found: Production, change: Change) -> Promotion:
         in_use = digests_in_use(config) if keep else ()
         for path in prune(found.model_dir, config.candidates_dir, found.layout, keep, in_use):
             log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
+        if not result.unwritten:
+            found.show()
     except (StoreError, OSError) as exc:  # the change succeeded, and MLflow must be updated; the next one prunes again
         log.warning("old versions could not be removed: %s", exc)
     reason = ", ".join(filter(None, (what, change.reason)))

@@ -1,14 +1,17 @@
 """Changes of production: each change is either finished or removed.
 
-    publish   journal | stage, verify, rename | verify live | history, outbox | close | tell MLflow
-                                                    `-- not as validated: withdraw
-    withdraw  journal | rename away                         | history, outbox | close | tell MLflow
-    label     journal | list, verify live | move label      | history, outbox | close | tell MLflow
-                                     `-- not as validated: close
+    publish   journal | stage, verify, rename, show | verify live | history, outbox | close, show | tell MLflow
+                                                          `-- not as validated: withdraw
+    withdraw  journal | rename away, show                         | history, outbox | close, show | tell MLflow
+    label     journal | list, show, verify live | move label, show | history, outbox | close, show | tell MLflow
+                                           `-- not as validated: close, show
 
 After a crash before the rename, the change is removed. After a later crash, the next promotion or the doctor
 finishes the change. Every step can be repeated. Changes that MLflow does not have yet wait in the outbox, so that
 production, and above all a rollback, never waits for MLflow.
+
+Servers see a directory as it is, so that `show` has nothing to do. An object store shows what was published there last
+(tasks/objects/mirror.py).
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ class Production:
         verify: checks a version in production, and returns an empty string or the reason why it failed.
         record: sends a change to the registry.
         directory_mode, file_mode: modes of published directories and files.
+        show: makes what the directory says visible to servers that do not watch the directory itself.
     """
 
     model_dir: Path
@@ -52,6 +56,7 @@ class Production:
     record: Callable[[Change], None]
     directory_mode: int = 0o755
     file_mode: int = 0o644
+    show: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -96,27 +101,32 @@ def finish(production: Production, change: Change) -> Result:
     if not _answered_before(production, change):
         if production.layout == "labels":
             _list(model_dir, labels_of(model_dir), change.version)
+        production.show()
         problem = production.verify(change)
         if problem and change.operation == "label":  # the label stays where it is
             _list(model_dir, labels_of(model_dir))
             commit(model_dir)
+            production.show()
             return Result("rolled back", problem)
         if problem:
             return _withdraw(production, replace(change, operation="withdraw", reason=problem))
     if production.layout == "labels":
         _label(model_dir, change)
-    unwritten = _write_down(model_dir, change)
+        production.show()
+    unwritten = _write_down(production, change)
     return Result("live", change.reason, versions(model_dir).get(change.version), unwritten)
 
 
-def _write_down(model_dir: Path, change: Change) -> str:
+def _write_down(production: Production, change: Change) -> str:
     """Record that a version is live, and return why that failed; it stays live even on a full disk."""
+    model_dir = production.model_dir
     try:
         _note(model_dir, change, change.version, "live" if serves(change) else "canary")
         if change.previous is not None and change.previous != change.version and serves(change):
             _note(model_dir, change, change.previous, "rolled back" if change.rolls_back else "superseded")
         _queue(model_dir, change)
         commit(model_dir)
+        production.show()
     except StoreError as exc:
         return str(exc)
     return ""
@@ -146,9 +156,11 @@ def _withdraw(production: Production, change: Change) -> Result:
             _list(model_dir, {label: v for label, v in labels_of(model_dir).items() if v != change.version})
     finally:
         take_away(model_dir, change.version)  # works on a full disk; the doctor recognises it by its name
+    production.show()
     _note(model_dir, change, change.version, "rolled back")
     _queue(model_dir, change)
     commit(model_dir)
+    production.show()
     return Result("rolled back", change.reason)
 
 

@@ -1,0 +1,56 @@
+"""The object store of a configuration, if `models_root` is one."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from configs.errors import ConfigError
+from configs.schema import Config
+from tasks.errors import StoreRefused
+from tasks.objects.bucket import Bucket
+from tasks.objects.mirror import Mirror
+from tasks.store.lock import model_lock
+
+
+@cache
+def _bucket(address: str) -> Bucket:
+    return Bucket(address)
+
+
+def mirror_of(config: Config) -> Mirror | None:
+    """Return the mirror of the configured model, or None if `models_root` is a directory.
+
+    Raises:
+        ConfigError: the extra is not installed.
+    """
+    if not config.object_store:
+        return None
+    promote = config.promote
+    modes = int(promote.directory_mode, 8), int(promote.file_mode, 8)
+    return Mirror(_bucket(config.object_store), config.live_dir, promote.layout, *modes)
+
+
+def refresh(config: Config) -> None:
+    """Make the mirror what the store says is live, before a champion is looked up; a directory needs nothing.
+
+    Raises:
+        LockTimeout: another process changes this mirror. StoreError: the store cannot be read.
+    """
+    mirror = mirror_of(config)
+    if mirror is not None:
+        with model_lock(mirror.model_dir, config.promote.lock_timeout_s):
+            mirror.refresh()
+
+
+def look_at_store(config: Config) -> None:
+    """Check before a run that the store can be written as a promotion needs it; a directory needs nothing.
+
+    Raises:
+        ConfigError: it does not accept this client, or does not keep conditional writes. StoreUnreachable: no answer.
+    """
+    mirror = mirror_of(config)
+    if mirror is not None:
+        try:
+            mirror.bucket.prove()
+        except StoreRefused as exc:
+            raise ConfigError(f"models_root: {exc}") from exc
