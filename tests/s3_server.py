@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import shutil
 import socket
@@ -75,14 +74,18 @@ def _free_ports() -> dict[str, int]:
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     """Wait until the bucket is there, which is made after the server has begun to answer."""
+    import s3fs
+
+    secrets = {"key": ACCESS["AWS_ACCESS_KEY_ID"], "secret": ACCESS["AWS_SECRET_ACCESS_KEY"]}
+    settings = {"retries": {"max_attempts": 0}}
+    system = s3fs.S3FileSystem(
+        **secrets, endpoint_url=f"http://127.0.0.1:{port}", config_kwargs=settings, skip_instance_cache=True
+    )
     deadline = time.monotonic() + STARTS_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            with contextlib.closing(connection):
-                connection.request("HEAD", f"/{BUCKET}")
-                if connection.getresponse().status in (200, 403):
-                    return
+        with contextlib.suppress(Exception):
+            system.call_s3("head_bucket", Bucket=BUCKET)
+            return
         time.sleep(0.05)
     raise AssertionError(f"no S3 server after {STARTS_S} s: {log.read_text()}")

@@ -151,6 +151,7 @@ class Bucket:
         Raises:
             ManifestMismatch: the store gives other bytes than it was given.
         """
+        self.prove()
         self._run(key, lambda: self._call("put_object", key, Body=content))
         back = self.read(key)
         if back is None or back.content != content:
@@ -162,6 +163,7 @@ class Bucket:
         Raises:
             ManifestMismatch: an object is not what its file was.
         """
+        self.prove()
         self._run_all(files, self._upload)
         self._run_all(files, self._check)
 
@@ -366,11 +368,9 @@ def _file_system() -> Any:
             "an address of s3:// needs the extra 's3', which is not installed; run: pip install "
             f"'keras-rehearsal[{EXTRA}]'"
         ) from exc
-    settings = {
-        "connect_timeout": CONNECT_S,
-        "read_timeout": READ_S,
-        "retries": {"mode": "standard", "max_attempts": TRIES},
-    }
+    settings: dict[str, Any] = {"connect_timeout": CONNECT_S, "read_timeout": READ_S}
+    if not {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
+        settings["retries"] = {"mode": "standard", "max_attempts": TRIES}
     try:
         found = s3fs.S3FileSystem(config_kwargs=settings, skip_instance_cache=True, use_listings_cache=False)
     except Exception as exc:

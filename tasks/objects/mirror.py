@@ -136,7 +136,7 @@ class Mirror:
             self._discard(uploaded)
             raise
 
-    def sweep(self, *, only_look: bool = False) -> list[Finding]:
+    def sweep(self, *, only_look: bool = False, older_s: float = OLD_S) -> list[Finding]:
         """Remove uploads that nothing names and that are older than a day, as a process leaves them that was killed.
 
         live.json is written again before anything is removed: whoever began with an older one and is still uploading
@@ -154,7 +154,7 @@ class Mirror:
                     groups.setdefault("/".join(found.key.split("/")[:depth]), []).append(found)
         for found in self.bucket.objects(".probe-"):
             groups.setdefault(found.key, []).append(found)
-        old = {name: of_it for name, of_it in groups.items() if all(one.age_s > OLD_S for one in of_it)}
+        old = {name: of_it for name, of_it in groups.items() if all(one.age_s >= older_s for one in of_it)}
         if old and not only_look:
             self._write(base, self._next(base, base.live))
             self.bucket.remove(one.key for of_it in old.values() for one in of_it)
