@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from flows import check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, try_out, webhook
+from flows import check, cli, doctor, init, promote_cli, reap, rehearse_cli, rollback, sync, try_out, webhook
 from tasks.model_server.flags import UnknownFlag, parse_flags
 from tasks.program import SCRIPT, SUBCOMMANDS
 
@@ -25,6 +25,7 @@ PARSERS = {
     "rehearse": rehearse_cli.build_parser(),
     "check": check.build_parser(),
     "webhook": webhook.build_parser(),
+    "sync": sync.build_parser(),
 }
 PREFECT_FILES = (Path("prefect.yaml"), Path("deploy/kubernetes/prefect.yaml"))
 OTHERS = {"bash", "cat", "curl", "docker", "echo", "export", "git", "kubectl", "mkdir", "pip", "pre-commit", "prefect"}

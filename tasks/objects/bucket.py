@@ -146,7 +146,7 @@ class Bucket:
         self._proved = True
 
     def create(self, key: str, content: bytes) -> None:
-        """Write an object under a key that nobody else uses, and read it back.
+        """Write an object under a key that no other process uses, and read it back.
 
         Raises:
             ManifestMismatch: the store gives other bytes than it was given.
@@ -158,7 +158,7 @@ class Bucket:
             raise ManifestMismatch(f"'{self.address}/{key}' must hold what was written, but it holds something else")
 
     def upload(self, files: Sequence[FileObject]) -> None:
-        """Write files under keys that nobody else uses, then read all of them back.
+        """Write files under keys that no other process uses, then read all of them back.
 
         Raises:
             ManifestMismatch: an object is not what its file was.
@@ -201,7 +201,7 @@ class Bucket:
         return found
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove objects; one that does not exist is no error."""
+        """Remove objects; it is not an error if one does not exist."""
         for key in keys:
             self._run(key, partial(self._call, "delete_object", key))
 

@@ -5,7 +5,7 @@
       versions/sha256-<digest>/<upload>/...     the files of a version, never changed; one directory for each upload
       history/<upload>.jsonl                    the history up to this change, never changed
 
-An upload has a name of its own, so that nobody can remove or change what another process is about to name.
+An upload has a name of its own, so that no process removes or changes that of another one.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _problem(live: Live, name: str) -> str:
 
 
 def new_name() -> str:
-    """Return a name that nobody else uses."""
+    """Return a name that no other process uses."""
     return uuid.uuid4().hex
 
 

@@ -139,8 +139,8 @@ class Mirror:
     def sweep(self, *, only_look: bool = False, older_s: float = OLD_S) -> list[Finding]:
         """Remove uploads that nothing names and that are older than a day, as a process leaves them that was killed.
 
-        live.json is written again before anything is removed: whoever began with an older one and is still uploading
-        can then no longer name what is removed here.
+        live.json is written again before anything is removed. A process that began with an older one, and is still
+        uploading, can then no longer name what is removed here.
         """
         base = self._base()
         if base.live is None:

@@ -381,7 +381,7 @@ def test_a_mirror_that_was_damaged_or_lost(address: str, tmp_path: Path) -> None
     }
     assert sorted(live_of(address).versions) == [1, 2]
     (store.live / STATE).write_text("{")
-    with pytest.raises(StoreError, match="remove it, and the mirror is made anew"):
+    with pytest.raises(StoreError, match="remove it, and the mirror is made again"):
         store.repair()
     (store.live / STATE).unlink()
     store.repair()
