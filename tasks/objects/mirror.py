@@ -361,7 +361,7 @@ class Mirror:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError) as exc:
             raise StoreError(
                 f"'{path}' must say what the mirror was made from, but it cannot be read ({exc}); remove it, and the "
-                "mirror is made anew"
+                "mirror is made again"
             ) from exc
 
     def _note(self, base: Base) -> None:

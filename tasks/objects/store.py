@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import cache
 
 from configs.errors import ConfigError
@@ -38,8 +40,29 @@ def refresh(config: Config) -> None:
     """
     mirror = mirror_of(config)
     if mirror is not None:
-        with model_lock(mirror.model_dir, config.promote.lock_timeout_s):
+        with model_lock(mirror.model_dir, config.promote.lock_timeout_s), nothing_changed_yet():
             mirror.refresh()
+
+
+def catch_up(config: Config) -> None:
+    """Make the mirror what is live before a change, after waiting for another machine's; the caller holds the lock.
+
+    Raises:
+        ConfigError: the store does not accept this client. StoreError: the store cannot be read.
+    """
+    mirror, promote = mirror_of(config), config.promote
+    if mirror is not None:
+        with nothing_changed_yet():
+            mirror.refresh(promote.lock_timeout_s + (promote.live_timeout_s if promote.live_addresses else 0))
+
+
+@contextlib.contextmanager
+def nothing_changed_yet() -> Iterator[None]:
+    """Make it an error of the configuration if the store refuses this client before anything was changed."""
+    try:
+        yield
+    except StoreRefused as exc:
+        raise ConfigError(f"models_root: {exc}") from exc
 
 
 def look_at_store(config: Config) -> None:
@@ -50,7 +73,5 @@ def look_at_store(config: Config) -> None:
     """
     mirror = mirror_of(config)
     if mirror is not None:
-        try:
+        with nothing_changed_yet():
             mirror.bucket.prove()
-        except StoreRefused as exc:
-            raise ConfigError(f"models_root: {exc}") from exc

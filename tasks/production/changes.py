@@ -11,7 +11,8 @@ from functools import partial
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import ServingError, StoreConflict, StoreError, TrackingError
-from tasks.objects.store import mirror_of
+from tasks.objects.store import catch_up as catch_up_with_store
+from tasks.objects.store import mirror_of, nothing_changed_yet
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.live_check import Expected, problem_at_any
 from tasks.production.metrics import Watch, watch
@@ -90,33 +91,23 @@ def changing(config: Config) -> Iterator[Production]:
     """
     found = production(config)
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
-        _catch_up_with_store(config)
+        catch_up_with_store(config)
         for finding in mend(found, config.candidates_dir):
             log.warning("%s: %s", finding.done, finding.text)
         found.show()
         yield found
 
 
-def _catch_up_with_store(config: Config) -> None:
-    """Make the mirror of an object store what is live, after waiting for another machine's change; hold the lock."""
-    mirror = mirror_of(config)
-    if mirror is not None:
-        mirror.refresh(config.promote.lock_timeout_s + (config.promote.live_timeout_s if _verifies(config) else 0))
-
-
-def _verifies(config: Config) -> bool:
-    return bool(config.promote.live_addresses)
-
-
 def examine(config: Config, *, only_look: bool) -> list[Finding]:
     """Return what the doctor finds, and repair it unless `only_look` is set."""
     found, beside, mirror = production(config), _on_attached(config, only_look), mirror_of(config)
     if only_look:
-        beside += [*mirror.behind(), *mirror.damaged(), *mirror.sweep(only_look=True)] if mirror else []
+        with nothing_changed_yet():
+            beside += [*mirror.behind(), *mirror.damaged(), *mirror.sweep(only_look=True)] if mirror else []
         looked = [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True), *beside]
         return [*looked, *find_leftovers(config, only_look=True)]
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
-        _catch_up_with_store(config)
+        catch_up_with_store(config)
         findings = repair(found, config.candidates_dir)
         found.show()
         findings += [*mirror.damaged(), *mirror.sweep()] if mirror else []

@@ -25,14 +25,20 @@ SYNCED = "served"  # where the commands that are shown let `sync` put what is li
 
 def start_command(config: Config, judge: ServerFacts) -> str:
     """Return the command that starts a production server here, of the same kind as the judging server."""
+    place, beside = _served_root(config) / config.name, ""
+    if config.object_store:
+        beside = f"{command_here('flows.sync')} --from {config.object_store} --to {SYNCED} & "
     if judge.backend == "docker":
-        mount = f"{shlex.quote(str(config.live_dir))}:/models/{config.name}:ro"
+        mount = f"{shlex.quote(str(place))}:/models/{config.name}:ro"
         files = "".join(
-            f" -v {shlex.quote(f'{file}:{place}:ro')}" for place, file in sorted(config.serving.files.items())
+            f" -v {shlex.quote(f'{file}:{inside}:ro')}" for inside, file in sorted(config.serving.files.items())
         )
         flags = " ".join([ONE_TRY, *map(shlex.quote, config.serving.args)])
-        return f"docker run --rm -p 8501:8501 -e MODEL_NAME={config.name} -v {mount}{files} {judge.image} {flags}"
-    return f"{command_here('tasks.model_server')} --port=8500 {production_flags(config, _absolute(config.live_dir))}"
+        return (
+            f"{beside}docker run --rm -p 8501:8501 -e MODEL_NAME={config.name} -v {mount}{files} {judge.image} {flags}"
+        )
+    flags = production_flags(config, _absolute(place))
+    return f"{beside}{command_here('tasks.model_server')} --port=8500 {flags}"
 
 
 def _absolute(path: Path) -> str:
