@@ -7,10 +7,11 @@ files of AWS (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL and so on).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -238,10 +239,18 @@ class Bucket:
 
     async def _download(self, file: FileObject) -> None:
         try:
-            with file.path.open("wb") as stream:
-                await self._receive(file, stream.write)
-                stream.flush()
-                os.fsync(stream.fileno())
+            with _local_errors():
+                stream = file.path.open("wb", buffering=0)  # else a full disk is only told when it is closed
+            with stream:
+
+                def write(block: bytes) -> None:
+                    with _local_errors():
+                        while block:
+                            block = block[stream.write(block) :]
+
+                await self._receive(file, write)
+                with _local_errors():
+                    os.fsync(stream.fileno())
         except ManifestMismatch:
             file.path.unlink(missing_ok=True)
             raise
@@ -263,10 +272,7 @@ class Bucket:
                 size += len(block)
                 if size > file.size:
                     break
-                try:
-                    write(block)
-                except OSError as exc:
-                    raise _LocalError(exc.strerror or str(exc)) from exc
+                write(block)
         if (size, sha.hexdigest()) != (file.size, file.sha256):
             raise ManifestMismatch(
                 f"'{self.address}/{file.key}' must have {file.size:,} bytes with SHA-256 {file.sha256[:12]}, got "
@@ -318,6 +324,15 @@ class Bucket:
 
 class _LocalError(Exception):
     """A file on this machine could not be written."""
+
+
+@contextlib.contextmanager
+def _local_errors() -> Iterator[None]:
+    """Tell errors of files on this machine from those of s3fs, which may be an OSError as well."""
+    try:
+        yield
+    except OSError as exc:
+        raise _LocalError(exc.strerror or str(exc)) from exc
 
 
 def _ours(exc: BaseException, what: str) -> BaseException:
