@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from configs.errors import ConfigError
 from configs.object_stores import bucket_and_prefix
-from configs.redaction import redact
+from configs.redaction import redact, remember
 from tasks.errors import ManifestMismatch, PipelineError, StoreConflict, StoreError, StoreRefused, StoreUnreachable
 from tasks.words import one_line
 
@@ -31,7 +31,9 @@ CONNECT_S, READ_S = 10, 60  # seconds until a connection is there, and between t
 TRIES = 3  # of a request that got no answer
 AT_ONCE = 4  # files
 BLOCK = 1 << 20  # bytes
+PART, MOST_PARTS = 8 << 20, 9_000  # bytes of a part of a large upload, of which S3 takes 10,000
 LARGEST_TEXT = 64 << 20  # bytes of an object that is read as a whole
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 NOT_MODIFIED, NOT_FOUND, FAILED = 304, 404, (409, 412)
 REFUSED = {
     "NoSuchBucket": "the bucket does not exist; create it, or correct the address",
@@ -88,6 +90,8 @@ class Bucket:
         """
         self.address = address
         self._bucket, self._prefix = bucket_and_prefix(address)
+        for name in SECRETS:
+            remember(os.environ.get(name, ""))
         self._fs = _file_system()
         self._proved = False
 
@@ -232,7 +236,9 @@ class Bucket:
         return str((await self._call("put_object", key, Body=content, **condition))["ETag"])
 
     async def _upload(self, file: FileObject) -> None:
-        await self._fs._put_file(str(file.path), f"{self._bucket}/{self._prefix}{file.key}")
+        part = max(PART, file.size // MOST_PARTS + 1)
+        place = f"{self._bucket}/{self._prefix}{file.key}"
+        await self._fs._put_file(str(file.path), place, chunksize=part, max_concurrency=AT_ONCE)
 
     async def _check(self, file: FileObject) -> None:
         await self._receive(file, lambda block: None)
@@ -313,13 +319,13 @@ class Bucket:
 
     def _run(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do work on the thread of fsspec, and return its result with our errors."""
-        from fsspec.asyn import sync
-
+        future = asyncio.run_coroutine_threadsafe(work(), self._fs.loop)
         try:
-            result: T = sync(self._fs.loop, work)
+            return future.result()
         except Exception as exc:
             raise _ours(exc, f"'{self.address}/{key}'") from exc
-        return result
+        finally:
+            future.cancel()  # after an interrupt, else the request would go on without its caller
 
 
 class _LocalError(Exception):

@@ -147,16 +147,25 @@ class Follower:
         self._begin(model_dir, live, where)
         wanted = _wanted(live, self._target.keep)
         self._remove_leftovers(model_dir, {stored.digest for stored in wanted.values()})
-        for number, stored in sorted(wanted.items(), reverse=True):  # first what serves
-            self._bring(model_dir, number, stored)
-        now = (labels_of(model_dir), listed_versions(model_dir)) if live.layout == "labels" else None
-        if now is not None and now != (dict(live.labels), sorted(live.listed)):
-            write_config(model_dir, live.listed, live.labels)
+        serving = {live.champion, *live.labels.values()}
+        problem: PipelineError | None = None
+        for number, stored in sorted(wanted.items(), key=lambda item: (item[0] in serving, item[0]), reverse=True):
+            try:
+                self._bring(model_dir, number, stored)
+            except PipelineError as exc:
+                if number in serving:
+                    raise
+                problem = exc  # what only a later rollback needs must not keep a bad version in production
+        listed = sorted({*live.listed} & versions(model_dir).keys())
+        if live.layout == "labels" and (labels_of(model_dir), listed_versions(model_dir)) != (live.labels, listed):
+            write_config(model_dir, listed, live.labels)
         self._mark(model_dir, live.generation)
         for number, path in versions(model_dir).items():
             if number not in wanted:
                 log.info("removing '%s', which is not needed any more", path)
                 remove(put_aside(path))
+        if problem is not None:
+            raise problem
 
     def _begin(self, model_dir: Path, live: Live, where: str) -> None:
         """Check that this directory belongs to this store, and that the store did not go back."""

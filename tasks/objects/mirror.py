@@ -114,8 +114,11 @@ class Mirror:
             log.warning("the %s of version %d was left by %s", live.change.operation, live.change.version, live.writer)
             begin(self.model_dir, live.change)
 
-    def show(self) -> None:
+    def show(self, again: Collection[str] = ()) -> None:
         """Make what the directory says visible in the store; nothing is written if it is there already.
+
+        Args:
+            again: digests whose files are uploaded once more, because they were damaged.
 
         Raises:
             StoreConflict: another machine has changed live.json since the last refresh; nothing was changed there.
@@ -124,7 +127,7 @@ class Mirror:
         base = self._base()
         uploaded: list[str] = []
         try:
-            live = self._now(base, uploaded)
+            live = self._now(base, uploaded, again)
         except Exception:
             self._discard(uploaded)
             raise
@@ -170,16 +173,23 @@ class Mirror:
             return [Finding("finished", f"generation {live.generation} would be fetched from '{self.where}'")]
         return []
 
-    def damaged(self) -> list[Finding]:
-        """Read every version in the store, and return what is not as its digest says."""
+    def damaged(self, *, only_look: bool = False) -> list[Finding]:
+        """Read every version in the store; upload again what is not as its digest says, if it is still here."""
         live = self._base().live
-        found = []
+        again, found = set(), []
         for number, stored in live.versions.items() if live else ():
             try:
                 check(self.bucket, self.model_dir.name, stored)
             except ManifestMismatch as exc:
-                remedy = "roll back or promote another version; servers keep what they have"
-                found.append(Finding("reported", f"version {number} is damaged in the store: {exc}; {remedy}"))
+                path = versions(self.model_dir).get(number)
+                words = f"version {number} is damaged in the store: {exc}"
+                if path is not None and _holds(path, stored.digest, every_byte=True):
+                    again.add(stored.digest)
+                    found.append(Finding("finished", f"{words}; it is uploaded again"))
+                else:
+                    found.append(Finding("reported", f"{words}; servers keep what they have. Promote another version"))
+        if again and not only_look:
+            self.show(again)
         return found
 
     def _look(self, base: Base, wait_s: float | None) -> tuple[Live | None, str, bool]:
@@ -279,14 +289,14 @@ class Mirror:
             )
         return content
 
-    def _now(self, base: Base, uploaded: list[str]) -> Live | None:
+    def _now(self, base: Base, uploaded: list[str], again: Collection[str]) -> Live | None:
         """Return what the directory says, after uploading what the store does not have; None if there is nothing."""
         change, entries = pending(self.model_dir), read(self.model_dir)
         here = versions(self.model_dir)
         if base.live is None and not here:
             return None
         known = dict(base.live.versions) if base.live else {}
-        by_digest = {stored.digest: stored.path for stored in known.values()}
+        by_digest = {stored.digest: stored.path for stored in known.values() if stored.digest not in again}
         found: dict[int, Stored] = {}
         for number, path in here.items():
             own = change.digest if change is not None and change.version == number else served_digest(entries, number)

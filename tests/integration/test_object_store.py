@@ -298,7 +298,8 @@ def test_a_damaged_object_is_refused_and_what_is_served_stays(address: str, tmp_
         with pytest.raises(ManifestMismatch):
             machine(tmp_path / name, address).repair()
         with model_lock(store.live, 60):
-            assert any("version 2 is damaged in the store" in found.text for found in store.mirror.damaged())
+            [found_damage] = store.mirror.damaged(only_look=True)
+        assert "version 2 is damaged in the store" in found_damage.text
         again = bucket.read(key)
         assert again is not None
         bucket.write(key, found.content, again.etag)
@@ -307,6 +308,37 @@ def test_a_damaged_object_is_refused_and_what_is_served_stays(address: str, tmp_
     assert not follow.look()
     assert "saved_model.pb' is missing" in str(follow.problems["m"])
     assert served(root, address) == [1]
+    with model_lock(store.live, 60):
+        [mended] = store.mirror.damaged()
+        assert "it is uploaded again" in mended.text
+        assert store.mirror.damaged() == []
+    assert follow.look()
+    assert served(root, address) == [1, 2]
+
+
+def test_what_only_a_rollback_needs_stands_in_the_way_of_nothing(address: str, tmp_path: Path) -> None:
+    """A damaged earlier version is told, and neither keeps a new version away nor a refused one in production."""
+    store, root = machine(tmp_path, address), tmp_path / "models"
+    for _ in range(3):
+        store.promote(store.export())
+    follow = follower(address, root)
+    assert follow.look()
+    live = live_of(address)
+    for number in (1, 2):
+        bucket_at(address).remove([f"m/{live.versions[number].path}/saved_model.pb"])
+    shutil.rmtree(root / "m" / "2")
+    follow = follower(address, root)
+    assert not follow.look()
+    assert [*versions(root / "m")] == [3]
+    store.promote(store.export())
+    assert follow.look()
+    assert [*versions(root / "m")] == [3, 4]
+    with model_lock(store.live, 60):  # as a verification that failed does
+        store.mirror.refresh()
+        store.live.joinpath("4").rename(store.live / ".withdrawn-4-0")
+        store.mirror.show()
+    assert not follow.look()
+    assert [*versions(root / "m")] == [3]
 
 
 @pytest.mark.parametrize(
