@@ -102,10 +102,9 @@ def examine(config: Config, *, only_look: bool) -> list[Finding]:
     """Return what the doctor finds, and repair it unless `only_look` is set."""
     found, beside, mirror = production(config), _on_attached(config, only_look), mirror_of(config)
     if only_look:
-        with nothing_changed_yet():
-            beside += (
-                [*mirror.behind(), *mirror.damaged(only_look=True), *mirror.sweep(only_look=True)] if mirror else []
-            )
+        if mirror is not None:
+            with nothing_changed_yet():
+                beside += [*mirror.behind(), *mirror.damaged(only_look=True), *mirror.sweep(only_look=True)]
         looked = [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True), *beside]
         return [*looked, *find_leftovers(config, only_look=True)]
     with model_lock(found.model_dir, config.promote.lock_timeout_s):

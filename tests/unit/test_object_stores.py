@@ -43,9 +43,9 @@ def test_an_address(text: str, bucket: str, prefix: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "s3://", "s3://A/b", "s3://a", "s3:/models/x", "S3://models", "gs://models/x", "s3://models//x", "s3://models/../x",
-        "s3://models/.", "s3://models/a b", "s3://models/x?versionId=1", "s3://key:secret@models/x", "s3://models/" + "x" * 500,
-        "s3://models/x\n", "https://s3.example/models",
+        "s3://", "s3://A/b", "s3://a", "s3:/models/x", "S3://models", "gs://models/x", "s3://models//x",
+        "s3://models/../x", "s3://models/.", "s3://models/a b", "s3://models/x?versionId=1", "s3://key:secret@models/x",
+        "s3://models/" + "x" * 500, "s3://models/x\n", "https://s3.example/models",
     ],
 )  # fmt: skip
 def test_no_address(text: str, tmp_path: Path) -> None:
