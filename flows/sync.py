@@ -77,7 +77,7 @@ def _follow(args: argparse.Namespace) -> int:
     health = Health(args.stale)
     with only_sync(target.root), _answering(args.health, health):
         follower = Follower(bucket, target, args.model)
-        failures, told = 0, ""
+        failures, told, told_nothing = 0, "", False
         while True:
             complete = follower.look()
             reason = reasons(follower.problems)
@@ -88,6 +88,9 @@ def _follow(args: argparse.Namespace) -> int:
                 error(reason)
             elif told and not reason:
                 say("the directory is again what the store says")
+            if complete and not follower.followed and not told_nothing:
+                say(f"nothing is live below {args.address} yet; it must be the models_root, without a model's name")
+                told_nothing = True
             told, failures = reason, 0 if complete else failures + 1
             if args.once:
                 return DONE if complete else FAILED

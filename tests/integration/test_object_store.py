@@ -642,3 +642,51 @@ def test_mirrors_are_apart(address: str, tmp_path: Path) -> None:
         assert config.live_dir.is_relative_to(config.work_dir)
         roots.add(config.live_root)
     assert len(roots) == 4
+
+
+def test_a_promotion_that_was_overtaken_is_judged_again(address: str, tmp_path: Path, s3: S3Server) -> None:
+    """Who is overtaken between reading and writing live.json gets the outcome after which a run judges again."""
+    from tasks.objects.store import _bucket
+    from tasks.outcomes import PromotionState
+    from tasks.production.changes import go_back, put_live
+    from tasks.records import Candidate, Signature, TrackedRun
+
+    two = machine(tmp_path / "2", address)
+    two.promote(two.export())
+    file = tmp_path / "cfg.yaml"
+    file.write_text(f"name: m\nmodels_root: {address}\ntracking: {{uri: 'http://127.0.0.1:9'}}\n")
+    config = load_config(file)
+    one = Store(config.live_dir, config.candidates_dir, tmp_path / "aliases.json", objects=address)
+    one.repair()
+    number = one.export()
+    proxy, overtaking = FaultProxy(s3.url.removeprefix("http://")), []
+
+    def rule(method: str, path: str) -> str:
+        if method == "PUT" and path.endswith(LIVE) and not overtaking:
+            overtaking.append(path)
+            two.promote(two.export())
+        return ""
+
+    candidate = Candidate(
+        "m", number, one.candidates / str(number), one.digest(number), Signature((), ()), 1, file, file, file
+    )
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", proxy.address)
+            _bucket.cache_clear()
+            proxy.rule, champion = rule, find_champion(one.live)
+            promotion = put_live(config, candidate, TrackedRun("r", "0", "m", 1, ""), champion, "")
+            assert promotion.state is PromotionState.STALE
+            assert "another machine was faster" in promotion.reason
+            assert overtaking
+            assert live_of(address).champion == 2
+            overtaking.clear()
+            with pytest.raises(StoreConflict, match="changed by another process"):
+                go_back(config, None, "ann")
+            assert overtaking
+            assert live_of(address).champion == 3
+    finally:
+        proxy.close()
+        _bucket.cache_clear()
+    one.repair()
+    assert champion_version(one.live, "latest") == live_of(address).champion

@@ -20,7 +20,7 @@ import pytest
 from tasks.objects.live import LIVE
 from tasks.store.layout import STAGING, versions
 from tests.fault_proxy import FaultProxy
-from tests.integration.test_object_store import machine, served
+from tests.integration.test_object_store import live_of, machine, served
 from tests.s3_server import S3Server
 from tests.store_driver import bucket_at
 
@@ -188,6 +188,68 @@ def test_what_cannot_work_is_one_line(
     assert "Traceback" not in done.stderr
     if not done.stderr.startswith("usage"):
         assert done.stderr.count("\n") == 1
+
+
+def test_before_anything_is_live(address: str, tmp_path: Path, start: Callable[..., Sync]) -> None:
+    """An empty store is no error: the sync is healthy, says that nothing is live, and follows the first version."""
+    root = tmp_path / "models"
+    sync = start("--from", address, "--to", str(root))
+    _, found = sync.wait_for(lambda status, _: status == 200)
+    assert found["models"] == {}
+    store = machine(tmp_path, address)
+    store.promote(store.export())
+    sync.wait_for(lambda _, found: bool(found["models"]))
+    assert served(root, address) == [1]
+    code, printed = sync.end()
+    assert (code, printed.count("nothing is live below")) == (0, 1)
+
+
+def test_a_rollback_is_interrupted(address: str, tmp_path: Path, s3: S3Server) -> None:
+    """A rollback that waits for the store ends at Ctrl-C, says what is open, and the doctor ends it."""
+    file = tmp_path / "cfg.yaml"
+    file.write_text(f"name: m\nmodels_root: {address}\nwork_dir: {tmp_path / 'w'}\n")
+    store = machine(tmp_path / "1", address)
+    for _ in range(2):
+        store.promote(store.export())
+    proxy = FaultProxy(s3.url.removeprefix("http://"))
+    proxy.rule = lambda method, path: "hang" if method == "PUT" and path.endswith(LIVE) else ""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.rollback", "--config", str(file)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "AWS_ENDPOINT_URL": proxy.address},
+    )  # fmt: skip
+    try:
+        assert proxy.misbehaved.wait(600)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=600)
+    finally:
+        process.kill()
+        process.communicate()
+        proxy.close()
+    assert process.returncode == 130, out + err
+    assert "the publish of version 3 is not finished" in err
+    assert "Traceback" not in err
+    doctor = subprocess.run(
+        [sys.executable, "-m", "flows.doctor", "--config", str(file)],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert "the publish of version 3: live" in doctor.stdout, doctor.stderr
+    assert live_of(address).champion == 3
+    assert live_of(address).change is None
+
+
+def test_the_live_version_is_tried_from_the_store(address: str, tmp_path: Path) -> None:
+    """`try-out` without a version serves the champion of the store, on a machine that has never seen it."""
+    from configs.loading import load_config
+    from tasks.try_out import choose_model
+
+    store = machine(tmp_path / "1", address)
+    store.promote(store.export())
+    file = tmp_path / "cfg.yaml"
+    file.write_text(f"name: m\nmodels_root: {address}\nwork_dir: {tmp_path / 'w'}\n")
+    tried = choose_model(load_config(file), None, None, "", tmp_path)
+    assert tried.version == 1
+    assert (tried.version_dir / "saved_model.pb").is_file()
 
 
 def test_without_the_extra(tmp_path: Path) -> None:
