@@ -8,7 +8,7 @@ import random
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError
@@ -70,12 +70,14 @@ def build_parser() -> argparse.ArgumentParser:
 def _follow(args: argparse.Namespace) -> int:
     from tasks.objects.bucket import Bucket
     from tasks.objects.follow import Follower, Target, only_sync, reasons
-    from tasks.objects.health import Health
+    from tasks.objects.health import Health, answering
 
     bucket = Bucket(args.address)
     target = Target(args.to.absolute(), args.keep, args.directory_mode, args.file_mode)
     health = Health(args.stale)
-    with only_sync(target.root), _answering(args.health, health):
+    with only_sync(target.root), answering(health, args.health) as url:
+        if url:
+            say(f"health at {url}")
         follower = Follower(bucket, target, args.model)
         failures, told, told_nothing = 0, "", False
         while True:
@@ -99,30 +101,8 @@ def _follow(args: argparse.Namespace) -> int:
             threading.Event().wait(wait * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311  no secret
 
 
-def _refused(problems: object) -> StoreRefused | None:
-    return next((exc for exc in problems if isinstance(exc, StoreRefused)), None)  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _answering(address: tuple[str, int] | None, health: object) -> Iterator[None]:
-    """Answer questions about the health within a block, if an address is given."""
-    if address is None:
-        yield
-        return
-    from tasks.objects.health import Health, serve_health
-
-    assert isinstance(health, Health)
-    host, port = address
-    try:
-        server = serve_health(health, host, port)
-    except OSError as exc:
-        raise PipelineError(f"--health must be a free port of this machine, got {host}:{port}: {exc.strerror}") from exc
-    say(f"health at http://{host}:{server.server_address[1]}/healthz")
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
+def _refused(problems: Iterable[PipelineError]) -> StoreRefused | None:
+    return next((exc for exc in problems if isinstance(exc, StoreRefused)), None)
 
 
 def _store(text: str) -> str:

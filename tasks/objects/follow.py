@@ -100,7 +100,7 @@ class Follower:
     def __init__(self, bucket: Bucket, target: Target, models: Sequence[str] = ()) -> None:
         """Prepare to follow these models, or all that are in the store; the caller holds the directory's lock."""
         self.followed: dict[str, Followed] = {}
-        self.problems: dict[str, StoreError | PipelineError] = {}
+        self.problems: dict[str, PipelineError] = {}
         self._bucket, self._target, self._models = bucket, target, tuple(models)
         self._etags: dict[str, str] = {}
         self._verified: set[tuple[str, str, str]] = set()
@@ -112,7 +112,7 @@ class Follower:
         except StoreError as exc:
             self.problems = {**self.problems, "": exc}
             return False
-        problems: dict[str, StoreError | PipelineError] = {}
+        problems: dict[str, PipelineError] = {}
         for name in dict.fromkeys((*names, *self.followed)):
             try:
                 self._follow(name)
@@ -244,7 +244,7 @@ class Follower:
         log.info("%s: fetched %s in %.1f s", model_dir.name, stored.directory, time.monotonic() - began)
 
 
-def reasons(problems: dict[str, StoreError | PipelineError]) -> str:
+def reasons(problems: dict[str, PipelineError]) -> str:
     """Return all problems in one line."""
     return redact("; ".join(f"{name}: {exc}" if name else str(exc) for name, exc in problems.items()))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tasks.errors import PipelineError
 from tasks.objects.follow import Followed
 
 PATH = "/healthz"
@@ -50,13 +53,31 @@ class Health:
             }
 
 
-def serve_health(health: Health, host: str, port: int) -> ThreadingHTTPServer:
-    """Answer in threads of their own until the server is shut down.
+@contextlib.contextmanager
+def answering(health: Health, address: tuple[str, int] | None) -> Iterator[str]:
+    """Answer in threads of their own within a block, and yield the URL; without an address, it is empty.
 
     Raises:
-        OSError: the port cannot be used.
+        PipelineError: the port cannot be used.
     """
+    if address is None:
+        yield ""
+        return
+    try:
+        server = ThreadingHTTPServer(address, _handler(health))
+    except OSError as exc:
+        place = f"{address[0]}:{address[1]}"
+        raise PipelineError(f"--health must be a free port of this machine, got {place}: {exc.strerror}") from exc
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    try:
+        yield f"http://{address[0]}:{server.server_address[1]}{PATH}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
+
+def _handler(health: Health) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = REQUEST_S
 
@@ -73,7 +94,4 @@ def serve_health(health: Health, host: str, port: int) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: object) -> None:
             """Log nothing: a probe asks every few seconds."""
 
-    server = ThreadingHTTPServer((host, port), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
-    return server
+    return Handler

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import urllib.error
 import urllib.request
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from configs.loading import ConfigError, load_config
 from configs.object_stores import bucket_and_prefix, directory_name, store_address
 from tasks.errors import ManifestMismatch, StoreError
 from tasks.objects.follow import Followed
-from tasks.objects.health import Health, serve_health
+from tasks.objects.health import Health, answering
 from tasks.objects.live import Kept, Live, Stored, read_live
 from tasks.records import Change
 from tasks.savedmodel.manifest import MANIFEST, Manifest, read_manifest, write_manifest
@@ -130,9 +129,8 @@ def test_a_manifest_that_leaves_its_directory(path: Any) -> None:
 def test_health() -> None:
     """A sync is healthy after a complete look, names its last error, and is not healthy without looks for too long."""
     health = Health(stale_s=3600)
-    server = serve_health(health, "127.0.0.1", 0)
-    with closing(server.socket):
-        url = f"http://127.0.0.1:{server.server_address[1]}"
+    with answering(health, ("127.0.0.1", 0)) as whole:
+        url = whole.removesuffix("/healthz")
         assert ask(f"{url}/healthz")[0] == 503
         assert ask(f"{url}/other")[0] == 404
         health.note({"m": Followed(3, 7, DIGEST, (6, 7))}, "")
@@ -143,7 +141,6 @@ def test_health() -> None:
         assert (status, found["ready"], found["last_error"]) == (200, True, "no answer")
         health.stale_s = 0
         assert ask(f"{url}/healthz")[0] == 503
-        server.shutdown()
 
 
 def ask(url: str) -> tuple[int, Any]:
