@@ -170,12 +170,6 @@ def test_a_full_disk_keeps_what_is_served(address: str, tmp_path: Path) -> None:
         ((), {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}, 1, "check AWS_ENDPOINT_URL"),
         (("--health", "192.0.2.1:80"), {}, 1, "--health must be a free port of this machine"),
         (("--to", "/proc/x"), {}, 1, "--to must be a writable directory"),
-        (("--from", "/models"), {}, 2, "such as s3://BUCKET/PREFIX"),
-        (("--from", "s3://models/../x"), {}, 2, "must be a directory, or s3://BUCKET/PREFIX"),
-        (("--keep", "0"), {}, 2, "from 1 to 1000"),
-        (("--interval", "nan"), {}, 2, "seconds must be a number"),
-        (("--model", "../x"), {}, 2, "a model must be the name of one"),
-        (("--file-mode", "999"), {}, 2, "a mode must be octal digits"),
     ],
 )
 def test_what_cannot_work_is_one_line(

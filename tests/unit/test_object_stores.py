@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from configs.loading import ConfigError, load_config
 from configs.object_stores import bucket_and_prefix, directory_name, store_address
+from flows.sync import build_parser
 from tasks.errors import ManifestMismatch, StoreError
 from tasks.objects.follow import Followed
 from tasks.objects.health import Health, answering
@@ -124,6 +125,32 @@ def test_a_manifest_that_leaves_its_directory(path: Any) -> None:
     text = (json.dumps({"digest": manifest.digest, "files": entries}, indent=1) + "\n").encode()
     with pytest.raises(ManifestMismatch, match="not the manifest of digest"):
         read_manifest(text, manifest.digest)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--from", "/models"), "such as s3://BUCKET/PREFIX"),
+        (("--from", "s3://models/../x"), "must be a directory, or s3://BUCKET/PREFIX"),
+        (("--from", "s3://key:secret@models"), "credentials and the endpoint belong in the environment"),
+        (("--keep", "0"), "from 1 to 1000"),
+        (("--interval", "nan"), "seconds must be a number"),
+        (("--stale", "-1"), "seconds must be a number"),
+        (("--model", "../x"), "a model must be the name of one"),
+        (("--file-mode", "999"), "a mode must be octal digits"),
+        (("--file-mode", "0044"), "a mode must be octal digits"),
+        (("--health", "8080"), "must be HOST:PORT"),
+        (("--health", "h:70000"), "must be HOST:PORT"),
+    ],
+)
+def test_options_that_cannot_be_used(args: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake in an option of the sync is a usage error that says what to write, and shows no secret."""
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(["--from", "s3://models/x", "--to", "x", *args])
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert words in " ".join(said.split())
+    assert "key:secret" not in said
 
 
 def test_health() -> None:
