@@ -35,6 +35,7 @@ PART, MOST_PARTS = 8 << 20, 9_000  # bytes of a part of a large upload, of which
 LARGEST_TEXT = 64 << 20  # bytes of an object that is read as a whole
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 NOT_MODIFIED, NOT_FOUND, FAILED = 304, 404, (409, 412)
+OVERTAKEN = "was changed by another process at the same time; run it again, and it begins with what is live now"
 REFUSED = {
     "NoSuchBucket": "the bucket does not exist; create it, or correct the address",
     "AccessDenied": "the credentials do not permit it; they need to get, put, list and delete objects below it",
@@ -124,7 +125,7 @@ class Bucket:
             if now is not None and now.content == content:
                 return now.etag
             if (now.etag if now else "") != etag:
-                raise StoreConflict(f"'{self.address}/{key}' was changed by another process at the same time")
+                raise StoreConflict(f"'{self.address}/{key}' {OVERTAKEN}")
         assert problem is not None
         raise problem
 
@@ -350,7 +351,7 @@ def _ours(exc: BaseException, what: str) -> BaseException:
     status, code = _status(exc), _code(exc)
     words = one_line(redact(f"{type(exc).__name__}: {exc}"), 300)
     if status in FAILED:
-        return StoreConflict(f"{what} was changed by another process at the same time")
+        return StoreConflict(f"{what} {OVERTAKEN}")
     if code in REFUSED or status in (400, 401, 403):
         return StoreRefused(f"{what} cannot be used: {REFUSED.get(code, words)}")
     if status == NOT_FOUND:

@@ -5,8 +5,11 @@ The suite kills at every 67th call; those with the mark `long` kill at every cal
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +150,54 @@ def test_a_killed_sync(driver: Driver, address: str, tmp_path: Path, step: int) 
             break
         points += 1
     assert points >= (20 if step == 1 else 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_two_machines_that_die_again_and_again(s3: S3Server, address: str, tmp_path: Path, seed: int) -> None:
+    """Two machines promote and roll back at once and are killed anywhere, while a sync follows without an error.
+
+    In the end both agree, one version is live, nothing is under way, and no number ever had two digests.
+    """
+    assert s3.process.poll() is None
+    machines = [machine(tmp_path / str(n), address, keep=3, patience_s=1.0) for n in range(2)]
+    machines[0].promote(machines[0].export())
+    done = threading.Event()
+
+    def work(number: int) -> None:
+        chance, dying, store = random.Random(f"{seed} {number}"), Driver(), machines[number]
+        for _ in range(12):
+            operation, kill_at = chance.choice(["promote", "rollback", "repair"]), chance.choice([0, 150])
+            # the other machine may be faster, which is one clear error
+            with contextlib.suppress(AssertionError):
+                args = []
+                if operation == "promote":
+                    dying(store, 0, "repair")
+                    args = [dying(store, 0, "export")["result"]]
+                dying(store, chance.randint(1, kill_at) if kill_at else 0, operation, *args)
+        dying.close()
+
+    def follow() -> None:
+        follower = Follower(bucket_at(address), Target(tmp_path / "served"))
+        while not done.wait(0.1):
+            looks.append(follower.look() or follower.problems)
+
+    looks: list[Any] = []
+    following = threading.Thread(target=follow)
+    working = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in (following, *working):
+        thread.start()
+    for thread in working:
+        thread.join()
+    done.set()
+    following.join()
+    assert looks == [True] * len(looks)
+    for store in (*machines, *machines):
+        store.repair()
+    live, entries = live_of(address), read(machines[0].live)
+    assert live.change is None
+    assert {champion_version(store.live, "latest") for store in machines} == {live.champion}
+    assert [n for n in {entry.version for entry in entries} if state_of(entries, n) == "live"] == [live.champion]
+    digests = {(entry.version, entry.digest) for entry in entries if entry.state == "live"}
+    assert len(digests) == len({number for number, _ in digests})
+    check_store(machines[0], tmp_path / "served")
