@@ -61,11 +61,13 @@ ENTRYPOINT ["/bin/sh", "-c", "exec /opt/serving/bin/python -m tasks.model_server
 
 FROM ${BASE_IMAGE} AS flows
 ARG PIP_INDEX_URL
-COPY requirements.lock deploy/sbom.py /tmp/
+# requirements-s3.lock has the extra for models_root on s3:// as well.
+ARG LOCK=requirements.lock
+COPY ${LOCK} deploy/sbom.py /tmp/
 # Which packages are in the image is written into it, as /opt/flows/sbom.cdx.json.
 RUN python3 -m venv /opt/flows \
-    && /opt/flows/bin/pip install --no-cache-dir --require-hashes -r /tmp/requirements.lock \
-    && /opt/flows/bin/python /tmp/sbom.py /tmp/requirements.lock >/opt/flows/sbom.cdx.json \
+    && /opt/flows/bin/pip install --no-cache-dir --require-hashes -r /tmp/${LOCK} \
+    && /opt/flows/bin/python /tmp/sbom.py /tmp/${LOCK} >/opt/flows/sbom.cdx.json \
     && printf '#!/opt/flows/bin/python -P\nfrom flows.main import main\n\nraise SystemExit(main())\n' \
         >/opt/flows/bin/keras-rehearsal \
     && chmod +x /opt/flows/bin/keras-rehearsal

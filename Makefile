@@ -33,8 +33,9 @@ check: .venv/dev  ## Lint, types and import rules
 docs: .venv/dev  ## Write docs/configuration.md anew from the configuration's schema
 	$(BIN)/python -m docs.generate
 
-lock: .venv/dev  ## Write the two lock files anew (versions and hashes, no index address)
+lock: .venv/dev  ## Write the three lock files anew (versions and hashes, no index address)
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra s3 -c requirements.lock pyproject.toml -o requirements-s3.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 images:  ## Build the two images of the Dockerfile

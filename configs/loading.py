@@ -263,8 +263,10 @@ def _resolve(config: Config, base: Path) -> Config:
     except ValueError as exc:
         raise ConfigError(f"promote.{exc}") from exc
     metrics = {located(name, base): bound for name, bound in config.gates.metrics.items()}
-    work_dir, models_root = _place(base, config.work_dir, "work_dir"), _place(base, config.models_root, "models_root")
-    _check_apart(work_dir, models_root, config.name)
+    work_dir, models_root = _place(base, config.work_dir, "work_dir"), config.models_root
+    if isinstance(models_root, Path):
+        models_root = _place(base, models_root, "models_root")
+        _check_apart(work_dir, models_root, config.name)
     return config.model_copy(
         update={
             "data": config.data.model_copy(
@@ -282,7 +284,7 @@ def _resolve(config: Config, base: Path) -> Config:
     )
 
 
-def _serving(config: Config, base: Path, models_root: Path) -> Serving:
+def _serving(config: Config, base: Path, models_root: Path | str) -> Serving:
     """Return the settings of the throwaway server, with absolute paths."""
     files = {name: _file(base, file, f"serving.files.{name}") for name, file in config.serving.files.items()}
     attached = _attached(config, base, models_root)
@@ -304,7 +306,7 @@ def _check_apart(work_dir: Path, models_root: Path, name: str) -> None:
         )
 
 
-def _attached(config: Config, base: Path, models_root: Path) -> Attached:
+def _attached(config: Config, base: Path, models_root: Path | str) -> Attached:
     """Return the settings of an attached server with its directory as an absolute path.
 
     Raises:
@@ -318,7 +320,7 @@ def _attached(config: Config, base: Path, models_root: Path) -> Attached:
     if attached.directory is None:
         return attached
     directory = _place(base, attached.directory, "serving.attached.directory")
-    if directory.is_relative_to(models_root):
+    if isinstance(models_root, Path) and directory.is_relative_to(models_root):
         raise ConfigError(
             f"serving.attached.directory must not be in models_root, which production watches, got "
             f"'{cut(str(directory))}'; give rehearsals a directory of their own"

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from configs.object_stores import directory_name, is_address, store_address
 from configs.sections.base import Section
 from configs.sections.data import Data
 from configs.sections.gates import Gates
@@ -36,6 +37,11 @@ def _model_name(value: object) -> object:
     return value
 
 
+def _models_root(value: object) -> object:
+    """Read an address of an object store as text, and everything else as a path."""
+    return store_address(value) if isinstance(value, str) and is_address(value) else value
+
+
 class Config(Section):
     """One rehearsal: data, model, export, server, gates, tracking, promotion."""
 
@@ -44,9 +50,10 @@ class Config(Section):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the initial weights and of shuffling")
     work_dir: Path = Field(Path(".rehearsal"), description="directory of candidates, and of the files of runs")
-    models_root: Path = Field(
+    models_root: Annotated[Path | Annotated[str, Field(pattern="^s3://")], BeforeValidator(_models_root)] = Field(
         Path("models"),
-        description="directory of live versions: production TensorFlow Serving watches <models_root>/<name>",
+        description="directory of live versions: production TensorFlow Serving watches <models_root>/<name>; or "
+        "s3://BUCKET/PREFIX, which `sync` follows beside each server (docs/object-stores.md)",
     )
     data: Data = Data()
     model: Model = Model()
@@ -70,9 +77,21 @@ class Config(Section):
         return self.work_dir / "candidates" / self.name
 
     @property
+    def object_store(self) -> str:
+        """Return the address of the object store that has the live versions, or an empty string."""
+        return self.models_root if isinstance(self.models_root, str) else ""
+
+    @property
+    def live_root(self) -> Path:
+        """Return `models_root`, or for an object store `<work_dir>/stores/<its name>`, the mirror of what is live."""
+        if isinstance(self.models_root, Path):
+            return self.models_root
+        return self.work_dir / "stores" / directory_name(self.models_root)
+
+    @property
     def live_dir(self) -> Path:
-        """Return `<models_root>/<name>`, the directory that production watches."""
-        return self.models_root / self.name
+        """Return `<live_root>/<name>`; production watches it, unless it is the mirror of an object store."""
+        return self.live_root / self.name
 
     def needs_person(self, *, has_champion: bool) -> bool:
         """Return whether a person must approve a candidate that passed."""

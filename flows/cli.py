@@ -56,7 +56,8 @@ def _dry_run(config: Config) -> int:
     import yaml
 
     print(yaml.safe_dump(shown(config), sort_keys=False), end="")
-    print(f"# would promote to {config.live_dir}/<next number>")
+    place = f"{config.object_store}/{config.name}" if config.object_store else config.live_dir
+    print(f"# would promote to {place}/<next number>")
     return DONE
 
 

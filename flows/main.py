@@ -38,6 +38,7 @@ HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
   doctor        find what a crash left behind, and repair it
   reap          remove the containers that killed runs left behind
   webhook       act on reviewers' decisions at once, told by MLflow
+  sync          follow an object store beside a model server
   serve         run the embedded model server
 
 '{SCRIPT} COMMAND --help' shows the options of a command, and '{SCRIPT} --version' the version.

@@ -33,6 +33,8 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     width = max(len(gate.name) for gate in report.gates)
     live = short_path(promotion.live_dir) if promotion.live_dir else "unchanged"
     resumed = resumed_words(candidate.version_dir)
+    if promotion.live_dir and config.object_store:
+        live = f"{config.object_store}/{config.name}, of which {live} is the mirror"
     verdict = f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}"
     lines = [
         Line(),

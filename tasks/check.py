@@ -14,6 +14,7 @@ from configs.schema import Config
 from tasks.datasets.declared import read_contract
 from tasks.datasets.prepare import prepare_splits
 from tasks.errors import PipelineError, ServingError
+from tasks.objects.store import look_at_store
 from tasks.production.metrics import watch
 from tasks.production.server import silent
 from tasks.records import Splits
@@ -66,7 +67,12 @@ def _writable(directory: Path, field: str) -> str:
 
 
 def _production(config: Config) -> str:
-    writable, absent = _writable(config.models_root, "models_root"), silent(config)
+    if config.object_store:
+        look_at_store(config)
+        writable = f"'{config.object_store}' can be written, and keeps conditional writes"
+    else:
+        writable = _writable(config.live_root, "models_root")
+    absent = silent(config)
     return f"{writable}; no server answers at {absent}, as expected before the first version" if absent else writable
 
 

@@ -129,6 +129,20 @@ class ManifestMismatch(StoreError):
     """The files on the disk are not those that were judged."""
 
 
+class StoreRefused(StoreError):
+    """The object store refuses this client: no credentials, no permission, no bucket, or no conditional writes."""
+
+
+class StoreUnreachable(StoreError):
+    """The object store gave no answer, or a broken one."""
+
+    retryable = True
+
+
+class StoreConflict(StoreError):
+    """Another process has changed what is live in the object store since it was read."""
+
+
 class LockTimeout(StoreError):
     """Another process holds the lock of the same model."""
 

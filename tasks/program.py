@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "doctor": "flows.doctor",
     "reap": "flows.reap",
     "webhook": "flows.webhook",
+    "sync": "flows.sync",
     "serve": "tasks.model_server",
 }
 """Maps a subcommand of the console script to the module that `python -m` runs in a checkout."""

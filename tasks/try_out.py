@@ -20,6 +20,7 @@ from tasks.datasets.rows import check_rows
 from tasks.datasets.strings import Array
 from tasks.errors import DataError, ExportError, ServingError, SignatureMismatch, UnsafeModel, named_as
 from tasks.gates.safety import judge_safety
+from tasks.objects.store import refresh
 from tasks.records import Backend, Signature
 from tasks.registry.fetched import GRAPH, KERAS, find_model
 from tasks.savedmodel.safety import MB, read_graph
@@ -103,6 +104,7 @@ def _candidate(config: Config, version: int) -> tuple[int, Path]:
 
 
 def _live(config: Config) -> tuple[int, Path]:
+    refresh(config)
     model_dir = config.live_dir
     version = champion_version(model_dir, config.promote.layout)
     if version is None:

@@ -13,6 +13,7 @@ from tasks.datasets.seen import RECORD, new_rows, shared_rows
 from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
 from tasks.gates.serving import judge_refusal
+from tasks.objects.store import refresh
 from tasks.production.metrics import look_at_metrics
 from tasks.production.server import look_at_production
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, ValidationReport
@@ -90,6 +91,7 @@ def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:
 
 def _champion(config: Config, run_dir: Path) -> Champion | None:
     """Return the live version, with the record of its rows if there is one."""
+    refresh(config)
     found = find_champion(config.live_dir, config.promote.layout)
     if found is None:
         return None

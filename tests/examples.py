@@ -22,6 +22,7 @@ from flows import (
     rehearse_cli,
     rollback,
     sweep_cli,
+    sync,
     try_out,
     webhook,
 )
@@ -42,6 +43,7 @@ PARSERS = {
     "sweep": sweep_cli.build_parser(),
     "check": check.build_parser(),
     "webhook": webhook.build_parser(),
+    "sync": sync.build_parser(),
 }
 PREFECT_FILES = (Path("prefect.yaml"), Path("deploy/kubernetes/prefect.yaml"))
 OTHERS = {"bash", "cat", "curl", "docker", "echo", "export", "git", "kubectl", "mkdir", "pip", "pre-commit", "prefect"}

@@ -19,7 +19,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.workers.base import BaseJobConfiguration
 
 ROOT = Path(__file__).parents[1] / "deploy" / "kubernetes"
-OVERLAYS = (ROOT, ROOT / "labels")
+OVERLAYS = (ROOT, ROOT / "labels", ROOT / "objects")
 VERSIONS = ("1.29", "1.37")  # the first one with native sidecars, and the newest one whose schemas are here
 TEMPLATE = json.loads((ROOT / "prefect" / "base-job-template.json").read_text(encoding="utf-8"))
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]

@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,9 @@ import numpy as np
 
 from configs.schema import Config
 from tasks.datasets.rows import save_arrays
+from tasks.objects.bucket import Bucket
+from tasks.objects.follow import Follower, Target, only_sync
+from tasks.objects.mirror import Mirror
 from tasks.production.live_check import Endpoint, live_problem
 from tasks.records import Arm, Change
 from tasks.savedmodel.manifest import write_manifest
@@ -52,6 +56,16 @@ CHANGING = {
 }  # fmt: skip
 
 
+def bucket_at(address: str) -> Bucket:
+    """Return a client of an object store, which half a second is needed to make."""
+    return _bucket(address, os.environ.get("AWS_ENDPOINT_URL", ""))
+
+
+@cache
+def _bucket(address: str, endpoint: str) -> Bucket:
+    return Bucket(address)
+
+
 @dataclasses.dataclass(frozen=True)
 class Store:
     """One model's directories.
@@ -62,6 +76,8 @@ class Store:
         refuses: production answers differently than validated, whatever it has loaded.
         refuses_labels: so it does when it is asked by the label of an experiment.
         keep: as promote.keep.
+        objects: address of an object store, of which `live` is a mirror; empty: servers watch `live` itself.
+        patience_s: seconds until a change that another machine does not go on with is gone on with here.
     """
 
     live: Path
@@ -72,10 +88,26 @@ class Store:
     refuses: bool = False
     refuses_labels: bool = False
     keep: int = 0
+    objects: str = ""
+    patience_s: float = 0.0
 
     @property
     def production(self) -> Production:
-        return Production(self.live, self.layout, self._verify, self._record, verify_label=self._verify_label)
+        show = self.mirror.show if self.objects else lambda: None
+        return Production(
+            self.live, self.layout, self._verify, self._record, verify_label=self._verify_label, show=show
+        )
+
+    @property
+    def mirror(self) -> Mirror:
+        return Mirror(bucket_at(self.objects), self.live, self.layout)
+
+    def _catch_up(self) -> None:
+        """Do what a change does before it begins."""
+        if self.objects:
+            self.mirror.refresh(self.patience_s)
+        mend(self.production, self.candidates)
+        self.production.show()
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -163,7 +195,7 @@ class Store:
     def promote(self, version: int) -> str:
         """Do what a promotion does with a candidate, from its lock to the registry; return what became of it."""
         with model_lock(self.live, 60):
-            mend(self.production, self.candidates)
+            self._catch_up()
             label = "" if self.layout == "latest" else CANARY if STABLE in labels_of(self.live) else STABLE
             change = Change(
                 "publish", version, str(version), self.digest(version), str(self.candidates / str(version)),
@@ -174,7 +206,7 @@ class Store:
     def rollback(self) -> str:
         """Do what a rollback does."""
         with model_lock(self.live, 60):
-            mend(self.production, self.candidates)
+            self._catch_up()
             champion = champion_version(self.live, self.layout)
             target = predecessor(self.live, champion)
             assert target is not None
@@ -192,7 +224,7 @@ class Store:
     def make_stable(self) -> str:
         """Do what moving the label to the canary does."""
         with model_lock(self.live, 60):
-            mend(self.production, self.candidates)
+            self._catch_up()
             version = labels_of(self.live)[CANARY]
             digest = served_digest(read(self.live), version)
             return self._carry_out(Change("label", version, str(version), digest, label=STABLE, **self._previous()))
@@ -233,14 +265,28 @@ class Store:
     def prune(self) -> str:
         """Remove old versions."""
         with model_lock(self.live, 60):
-            mend(self.production, self.candidates)
-            return str(prune(self.live, self.candidates, self.layout, self.keep))
+            self._catch_up()
+            pruned = prune(self.live, self.candidates, self.layout, self.keep)
+            self.production.show()
+            return str(pruned)
 
     def repair(self) -> str:
         """Be the doctor."""
         with model_lock(self.live, 60):
+            if self.objects:
+                self.mirror.refresh(self.patience_s)
             found = repair(self.production, self.candidates)
+            self.production.show()
         return str([*found, *catch_up(self.production)])
+
+    def sync(self, directory: str) -> bool:
+        """Do what `sync --once` does."""
+        target = Target(Path(directory))
+        with only_sync(target.root):
+            follower = Follower(bucket_at(self.objects), target)
+            complete = follower.look()
+        assert complete, follower.problems
+        return complete
 
     def _previous(self) -> dict[str, Any]:
         champion = champion_version(self.live, self.layout)
@@ -251,6 +297,7 @@ class Store:
         result = carry_out(self.production, change)
         if result.state == "live":
             prune(self.live, self.candidates, self.layout, self.keep)
+            self.production.show()
         tell(self.production)
         return result.state
 
@@ -273,6 +320,18 @@ class Watch:
         sys.addaudithook(self._audit)
         for name in ("fsync", "write", "sendfile"):
             setattr(os, name, self._wrapped(getattr(os, name), name))
+
+    def count_requests(self) -> None:
+        """Count the requests to an object store as well; S3FileSystem sends each of them with one method."""
+        from s3fs import S3FileSystem
+
+        send = S3FileSystem._call_s3
+
+        async def counted(system: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+            self._note_call(method, str(kwargs.get("Key", "")))
+            return await send(system, method, *args, **kwargs)
+
+        S3FileSystem._call_s3 = counted
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
@@ -301,8 +360,11 @@ class Watch:
         path = Path(os.fsdecode(path))
         if not any(path.is_relative_to(below) for below in self._below):
             return
+        self._note_call(event, str(path))
+
+    def _note_call(self, event: str, path: str) -> None:
         self.calls += 1
-        self.events.append([event, str(path)])
+        self.events.append([event, path])
         if self.calls == self._kill_at:
             self._say({"killed_before": f"{event} {path}", "calls": self.calls})
             os.kill(os.getpid(), signal.SIGKILL)
@@ -310,6 +372,8 @@ class Watch:
 
 def run(command: dict[str, Any]) -> dict[str, Any]:
     """Do one command in a child, which may kill itself; return what it said last."""
+    if command["store"].get("objects"):
+        import s3fs  # noqa: F401  once, and not in each child
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -323,7 +387,10 @@ def run(command: dict[str, Any]) -> dict[str, Any]:
             store = Store.from_json(command["store"])
             work_dir = store.candidates.parents[1]
             below = [store.live.parent, store.candidates, work_dir / RUNS, work_dir / ROWS]
+            below += [Path(arg) for arg in command["args"] if str(arg).startswith("/")]
             watch = Watch(below, command["kill_at"], say)
+            if store.objects:
+                watch.count_requests()
             result = getattr(store, command["operation"])(*command["args"])
             say({"result": result, "calls": watch.calls, "events": watch.events})
             status = 0

@@ -10,7 +10,9 @@ from functools import partial
 
 from configs.redaction import redact
 from configs.schema import Config
-from tasks.errors import ServingError, StoreError, TrackingError
+from tasks.errors import ServingError, StoreConflict, StoreError, TrackingError
+from tasks.objects.store import catch_up as catch_up_with_store
+from tasks.objects.store import mirror_of, nothing_changed_yet
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.live_check import Expected, problem_at_any
 from tasks.production.metrics import Watch, watch
@@ -45,7 +47,13 @@ def production(config: Config) -> Production:
     verify, record = partial(_verify, config), partial(record_change, config)
     modes = int(promote.directory_mode, 8), int(promote.file_mode, 8)
     as_label = partial(_verify, config, as_label=True)
-    return Production(config.live_dir, promote.layout, verify, record, *modes, verify_label=as_label)
+    mirror = mirror_of(config)
+    show = mirror.show if mirror is not None else _nothing
+    return Production(config.live_dir, promote.layout, verify, record, *modes, verify_label=as_label, show=show)
+
+
+def _nothing() -> None:
+    """Servers that watch the directory see it as it is."""
 
 
 def _verify(config: Config, change: Change, *, as_label: bool = False) -> str:
@@ -92,19 +100,27 @@ def changing(config: Config) -> Iterator[Production]:
     """
     found = production(config)
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
+        catch_up_with_store(config)
         for finding in mend(found, config.candidates_dir):
             log.warning("%s: %s", finding.done, finding.text)
+        found.show()
         yield found
 
 
 def examine(config: Config, *, only_look: bool) -> list[Finding]:
     """Return what the doctor finds, and repair it unless `only_look` is set."""
-    found, beside = production(config), _on_attached(config, only_look)
+    found, beside, mirror = production(config), _on_attached(config, only_look), mirror_of(config)
     if only_look:
+        if mirror is not None:
+            with nothing_changed_yet():
+                beside += [*mirror.behind(), *mirror.damaged(only_look=True), *mirror.sweep(only_look=True)]
         looked = [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True), *beside]
         return [*looked, *find_leftovers(config, only_look=True)]
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
+        catch_up_with_store(config)
         findings = repair(found, config.candidates_dir)
+        found.show()
+        findings += [*mirror.damaged(), *mirror.sweep()] if mirror else []
     return [*findings, *catch_up(found), *beside, *find_leftovers(config)]
 
 
@@ -126,6 +142,20 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
     """
     watched = watch(config)
     watched.wait()
+    try:
+        found, promotion = _put_live(config, candidate, run, against, actor)
+    except StoreConflict as exc:
+        return Promotion(PromotionState.STALE, None, f"another machine was faster: {exc}")
+    if promotion.state is PromotionState.STALE:
+        return promotion
+    # After the lock is released, so that a rollback waits neither for metrics nor for MLflow.
+    return _told(found, with_metrics(config, watched, promotion))
+
+
+def _put_live(
+    config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str
+) -> tuple[Production, Promotion]:
+    """Make a candidate live as `put_live` does; a conflict with another machine is an error."""
     with changing(config) as found:
         champion = find_champion(found.model_dir, found.layout)
         if champion and champion.digest == candidate.digest:  # a second try, after MLflow could not be updated
@@ -133,7 +163,7 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
         elif (champion and champion.digest) != (against and against.digest):
             now = f"version {champion.version}" if champion else "no version"
             was = f"version {against.version}" if against else "no version"
-            return Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
+            return found, Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
         else:
             number, directory = _number(config, candidate)
             _not_in_experiment(found, number)
@@ -147,8 +177,7 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
                 reason=f"approved by {actor}" if actor else "",
             )  # fmt: skip
             promotion = make_change(config, found, change)
-    # After the lock is released, so that a rollback waits neither for metrics nor for MLflow.
-    return _told(found, with_metrics(config, watched, promotion))
+    return found, promotion
 
 
 def _not_in_experiment(found: Production, version: int) -> None:
@@ -284,6 +313,8 @@ def make_change(config: Config, found: Production, change: Change) -> Promotion:
         in_use = digests_in_use(config) if keep else ()
         for path in prune(found.model_dir, config.candidates_dir, found.layout, keep, in_use):
             log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
+        if not result.unwritten:
+            found.show()
     except (StoreError, OSError) as exc:  # the change succeeded, and MLflow must be updated; the next one prunes again
         log.warning("old versions could not be removed: %s", exc)
     reason = ", ".join(filter(None, (what, change.reason)))

@@ -72,8 +72,13 @@ def current(config: Config) -> Experiment | None:
     """Return the experiment that runs, or None.
 
     Raises:
-        ConfigError: there can be none, because the layout has no labels.
+        ConfigError: there can be none, because the layout has no labels, or live versions are in an object store.
     """
+    if config.object_store:
+        raise ConfigError(
+            f"an experiment needs a models_root that is a directory, got {config.object_store}: an object store does "
+            "not carry experiments from one machine to another yet"
+        )
     if config.promote.layout != "labels":
         raise ConfigError(
             f"an experiment gives versions labels and needs promote.layout: labels, but that of '{config.name}' is "

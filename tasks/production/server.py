@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from configs.schema import Config
 from tasks.errors import AccessDenied
+from tasks.objects.store import look_at_store
 from tasks.production.live_check import Endpoint, is_there
 from tasks.program import command_here, short_path
 from tasks.records import ServerFacts
@@ -19,17 +20,25 @@ from tasks.store.serving_config import MODELS_CONFIG, ensure_config
 
 log = logging.getLogger(__name__)
 
+SYNCED = "served"  # where the commands that are shown let `sync` put what is live in an object store
+
 
 def start_command(config: Config, judge: ServerFacts) -> str:
     """Return the command that starts a production server here, of the same kind as the judging server."""
+    place, beside = _served_root(config) / config.name, ""
+    if config.object_store:
+        beside = f"{command_here('flows.sync')} --from {config.object_store} --to {SYNCED} & "
     if judge.backend == "docker":
-        mount = f"{shlex.quote(str(config.live_dir))}:/models/{config.name}:ro"
+        mount = f"{shlex.quote(str(place))}:/models/{config.name}:ro"
         files = "".join(
-            f" -v {shlex.quote(f'{file}:{place}:ro')}" for place, file in sorted(config.serving.files.items())
+            f" -v {shlex.quote(f'{file}:{inside}:ro')}" for inside, file in sorted(config.serving.files.items())
         )
         flags = " ".join([ONE_TRY, *map(shlex.quote, config.serving.args)])
-        return f"docker run --rm -p 8501:8501 -e MODEL_NAME={config.name} -v {mount}{files} {judge.image} {flags}"
-    return f"{command_here('tasks.model_server')} --port=8500 {production_flags(config, _absolute(config.live_dir))}"
+        return (
+            f"{beside}docker run --rm -p 8501:8501 -e MODEL_NAME={config.name} -v {mount}{files} {judge.image} {flags}"
+        )
+    flags = production_flags(config, _absolute(place))
+    return f"{beside}{command_here('tasks.model_server')} --port=8500 {flags}"
 
 
 def _absolute(path: Path) -> str:
@@ -47,13 +56,18 @@ def production_flags(config: Config, model_dir: str = "") -> str:
     urls = [urlsplit(address) for address in config.promote.live_addresses]
     port = next((url.port for url in urls if url.scheme == "http" and url.port), 8501)
     if config.promote.layout == "labels":  # the last flag is for restarts, at which no version is loaded yet
-        path = shlex.quote(str(config.models_root / MODELS_CONFIG))
+        path = shlex.quote(str(_served_root(config) / MODELS_CONFIG))
         return (
             f"--rest_api_port={port} {ONE_TRY} --model_config_file={path} --model_config_file_poll_wait_seconds=1 "
             "--allow_version_labels_for_unavailable_models=true"
         )
-    path = model_dir or shlex.quote(str(config.live_dir))
+    path = model_dir or shlex.quote(str(_served_root(config) / config.name))
     return f"--rest_api_port={port} {ONE_TRY} --model_name={config.name} --model_base_path={path}"
+
+
+def _served_root(config: Config) -> Path:
+    """Return the directory that servers read: models_root, or where the next one would be that `sync` fills."""
+    return Path.cwd() / SYNCED if config.object_store else config.live_root
 
 
 def look_at_production(config: Config) -> None:
@@ -62,7 +76,8 @@ def look_at_production(config: Config) -> None:
     Raises:
         StoreError: models_root is not in a writable directory. AccessDenied: production does not accept this client.
     """
-    check_writable(config.models_root, "models_root")
+    check_writable(config.live_root, "work_dir" if config.object_store else "models_root")
+    look_at_store(config)
     if absent := silent(config):
         log.warning(
             "no server answers at %s. This is expected before the first version; otherwise, start a "
@@ -105,4 +120,4 @@ def make_startable(config: Config) -> None:
         StoreError: the file cannot be written.
     """
     if config.promote.layout == "labels":
-        ensure_config(config.models_root)
+        ensure_config(config.live_root)

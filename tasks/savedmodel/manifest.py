@@ -70,6 +70,37 @@ def verify_manifest(directory: Path, digest: str) -> Manifest:
     return found
 
 
+def read_manifest(text: bytes, digest: str) -> Manifest:
+    """Return the manifest that a text is, byte for byte, if it has this digest and its paths stay in the directory.
+
+    Raises:
+        ManifestMismatch: it is not.
+    """
+    try:
+        listed = tuple((entry["path"], entry["size"], entry["sha256"]) for entry in json.loads(text)["files"])
+        found = Manifest(listed)
+        good = found.digest == digest and _text(found) == text and all(map(_is_file, listed))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        good = False
+    if not good:
+        raise ManifestMismatch(f"it is not the manifest of digest {digest[:12]}")
+    return found
+
+
+def _is_file(entry: tuple[object, object, object]) -> bool:
+    path, size, sha = entry
+    return (
+        isinstance(path, str)
+        and path.isprintable()
+        and path != MANIFEST.as_posix()
+        and not {"", ".", ".."} & {*path.split("/")}
+        and isinstance(size, int)
+        and size >= 0
+        and isinstance(sha, str)
+        and len(sha) == 64
+    )
+
+
 def _difference(directory: Path, found: Manifest) -> str:
     try:
         entries = json.loads((directory / MANIFEST).read_text())["files"]

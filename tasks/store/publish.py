@@ -1,8 +1,7 @@
 """Adds versions to the directory that production watches, and removes them, each with one rename.
 
 A server that watches the directory sees either nothing of a version or all of it. Incomplete directories have names
-that are not numbers. Support for an object store would belong here: without a rename, a version would be an object that
-lists its files and is written last.
+that are not numbers. An object store is published by tasks/objects, from a directory that is filled here.
 """
 
 from __future__ import annotations

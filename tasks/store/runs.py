@@ -47,7 +47,8 @@ class Owner:
     """The owner of a run directory.
 
     Attributes:
-        model: its name. models_root: relative to work_dir, so that both can be moved together.
+        model: its name. models_root: relative to work_dir, so that both can be moved together; or an
+            object store's address.
         host, boot, pid, started: the process of the run (tasks/owner.py).
         digests: of the candidates that it exported, or judged again.
         uses: real paths that it reads, such as a given model.
@@ -220,6 +221,8 @@ def _write(run_dir: Path, owner: Owner) -> None:
 
 
 def _models_root(config: Config) -> str:
+    if isinstance(config.models_root, str):
+        return config.models_root
     return os.path.relpath(os.path.realpath(config.models_root), os.path.realpath(config.work_dir))
 
 

@@ -1,20 +1,23 @@
 """Changes of production: each change is either finished or removed.
 
-    publish   journal | stage, verify, rename | verify live | history, outbox | close | tell MLflow
-                                                    `-- not as validated: withdraw
-    withdraw  journal | rename away                         | history, outbox | close | tell MLflow
-    label     journal | list, verify live | move label      | history, outbox | close | tell MLflow
-                                     `-- not as validated: close
+    publish     journal | stage, verify, rename, show | verify live | history, outbox | close, show | tell MLflow
+                                                            `-- not as validated: withdraw
+    withdraw    journal | rename away, show                         | history, outbox | close, show | tell MLflow
+    label       journal | list, show, verify live | move label, show | history, outbox | close, show | tell MLflow
+                                             `-- not as validated: close, show
     experiment  journal | list, verify live | set labels, verify each | record | history, outbox | close | tell MLflow
                                        `-- not as validated ---`-- remove labels, close
-    end       journal | remove labels, record               | history, outbox | close | tell MLflow
+    end         journal | remove labels, record                     | history, outbox | close | tell MLflow
 
 An experiment that was not recorded before a crash is removed, so that no rollback waits for its verification. A label
-that moves to the winner ends the experiment in the same step.
+that moves to the winner ends the experiment in the same step. There are no experiments in an object store.
 
 After a crash before the rename, the change is removed. After a later crash, the next promotion or the doctor
 finishes the change. Every step can be repeated. Changes that MLflow does not have yet wait in the outbox, so that
 production, and above all a rollback, never waits for MLflow.
+
+Servers see a directory as it is, so that `show` has nothing to do. An object store shows what was published there last
+(tasks/objects/mirror.py).
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ class Production:
         verify_label: likewise checks that the label of a change answers as its version does.
         record: sends a change to the registry.
         directory_mode, file_mode: modes of published directories and files.
+        show: makes what the directory says visible to servers that do not watch the directory itself.
     """
 
     model_dir: Path
@@ -61,6 +65,7 @@ class Production:
     directory_mode: int = 0o755
     file_mode: int = 0o644
     verify_label: Callable[[Change], str] = lambda _change: ""
+    show: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -107,14 +112,16 @@ def finish(production: Production, change: Change) -> Result:
     if change.operation == "experiment":
         if not _runs(model_dir, change):
             return _take_back(model_dir, change, "it was interrupted before it ran")
-        return Result("live", change.reason, unwritten=_write_down(model_dir, change))
+        return Result("live", change.reason, unwritten=_write_down(production, change))
     if change.operation != "end" and not _answered_before(production, change):
         if production.layout == "labels":
             _list(model_dir, labels_of(model_dir), change.version)
+        production.show()
         problem = production.verify(change)
         if problem and change.operation == "label":  # the label stays where it is
             _list(model_dir, labels_of(model_dir))
             commit(model_dir)
+            production.show()
             return Result("rolled back", problem)
         if problem:
             return _withdraw(production, replace(change, operation="withdraw", reason=problem))
@@ -122,9 +129,10 @@ def finish(production: Production, change: Change) -> Result:
         _list(model_dir, _without_arms(labels_of(model_dir), change))
     elif production.layout == "labels":
         _label(model_dir, change)
+        production.show()
     if change.arms:
         forget(model_dir)
-    unwritten = _write_down(model_dir, change)
+    unwritten = _write_down(production, change)
     return Result("live", change.reason, versions(model_dir).get(change.version), unwritten)
 
 
@@ -177,8 +185,9 @@ def _without_arms(labels: Mapping[str, int], change: Change) -> dict[str, int]:
     return {label: version for label, version in labels.items() if label not in ended}
 
 
-def _write_down(model_dir: Path, change: Change) -> str:
+def _write_down(production: Production, change: Change) -> str:
     """Record that a version is live, and return why that failed; it stays live even on a full disk."""
+    model_dir = production.model_dir
     try:
         for arm in change.arms:
             _note_arm(model_dir, change, arm)
@@ -191,6 +200,7 @@ def _write_down(model_dir: Path, change: Change) -> str:
             _note(model_dir, change, change.previous, "rolled back" if change.rolls_back else "superseded")
         _queue(model_dir, change)
         commit(model_dir)
+        production.show()
     except StoreError as exc:
         return str(exc)
     return ""
@@ -220,9 +230,11 @@ def _withdraw(production: Production, change: Change) -> Result:
             _list(model_dir, {label: v for label, v in labels_of(model_dir).items() if v != change.version})
     finally:
         take_away(model_dir, change.version)  # works on a full disk; the doctor recognises it by its name
+    production.show()
     _note(model_dir, change, change.version, "rolled back")
     _queue(model_dir, change)
     commit(model_dir)
+    production.show()
     return Result("rolled back", change.reason)
 
 

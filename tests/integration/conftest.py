@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from configs.loading import load_config
 from configs.schema import Config
 from tasks.datasets.prepare import prepare_splits
 from tasks.records import Candidate, Splits, TrainedModel
+from tests.s3_server import BUCKET, S3Server, s3_server
 
 USER = "tests.data.user_models"
 # name: its loader, its builder, further settings
@@ -115,3 +117,18 @@ def held_port() -> Iterator[int]:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound, never listening
         yield int(held.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Run an S3 server, which this process and those that it starts find in their environment."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "server") as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def address(s3: S3Server) -> str:
+    """Return the address of an empty place in the object store."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"

@@ -263,7 +263,7 @@ def test_versions_of_python_are_the_same_everywhere() -> None:
 
 def test_lock_files_name_no_host() -> None:
     """Lock files carry versions and hashes, and no address."""
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    for name in ("requirements.lock", "requirements-s3.lock", "requirements-dev.lock"):
         text = Path(name).read_text()
         assert "--hash=sha256:" in text
         assert "://" not in text

@@ -14,8 +14,10 @@ from google.protobuf import text_format
 from kubernetes_validate import validate
 
 from configs.loading import load_config
+from flows.sync import build_parser
 from tasks.model_server.flags import Flags, parse_flags
 from tasks.model_server.tf_protos import message_module
+from tasks.objects.health import PATH
 from tasks.store.serving_config import EMPTY
 from tests.kubernetes import (
     DEPLOYMENTS,
@@ -171,7 +173,7 @@ def test_readiness_asks_for_a_model_that_is_listed() -> None:
     config: Any = message_module("tensorflow_serving.config.model_server_config_pb2").ModelServerConfig()
     text_format.Parse(named("ConfigMap", generated)["data"]["models.config"], config)
     listed = {model.name: model.base_path for model in config.model_config_list.config}
-    for overlay, route in zip(OVERLAYS, ("metadata", "labels/stable/metadata"), strict=True):
+    for overlay, route in zip(OVERLAYS, ("metadata", "labels/stable/metadata", "metadata"), strict=True):
         [container] = named("StatefulSet", "serving", overlay)["spec"]["template"]["spec"]["containers"]
         [(name, base_path)] = listed.items()
         assert container["readinessProbe"]["httpGet"] == {"path": f"/v1/models/{name}/{route}", "port": "rest"}
@@ -209,6 +211,25 @@ def test_a_deployment_fits_the_pod(deployment: dict[str, Any]) -> None:
     )
     [worker] = named("Deployment", "prefect-worker")["spec"]["template"]["spec"]["containers"]
     assert f"--pool={deployment['work_pool']['name']}" in worker["args"]
+
+
+def test_a_sync_beside_each_server_follows_the_object_store(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sync is a native sidecar whose options exist; it alone writes the directory that the server reads."""
+    pod = dict(pods(ROOT / "objects"))["serving"]
+    [sync] = pod["initContainers"]
+    module, *options = sync["args"]
+    args = build_parser().parse_args(options)
+    assert (module, sync["restartPolicy"]) == ("flows.sync", "Always")
+    assert sync["startupProbe"]["httpGet"] == {"path": PATH, "port": sync["ports"][0]["name"]}
+    assert args.health[1] == sync["ports"][0]["containerPort"]
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "models"]
+    assert set(volume) == {"name", "emptyDir"}
+    [server] = pod["containers"]
+    mounts = [{m["name"]: m for m in one["volumeMounts"]}["models"] for one in (sync, server)]
+    assert [mount.get("readOnly", False) for mount in mounts] == [False, True]
+    assert {mount["mountPath"] for mount in mounts} == {str(args.to)}
+    assert sync["securityContext"]["runAsGroup"] == pod["securityContext"]["fsGroup"]
+    assert capsys.readouterr().err == ""
 
 
 def test_production_reads_the_volume_that_jobs_write() -> None:

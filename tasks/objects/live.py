@@ -1,0 +1,140 @@
+"""The one small object that says what is live: `<models_root>/<name>/live.json`.
+
+    <models_root>/<name>/
+      live.json                                 replaced as a whole by a conditional write; names everything else
+      versions/sha256-<digest>/<upload>/...     the files of a version, never changed; one directory for each upload
+      history/<upload>.jsonl                    the history up to this change, never changed
+
+An upload has a name of its own, so that no process removes or changes that of another one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+
+from pydantic import TypeAdapter, ValidationError
+
+from configs.sections.promote import Layout
+from tasks.errors import StoreError
+from tasks.records import Change
+from tasks.store.layout import version_number
+
+LIVE = "live.json"
+FORMAT = 1
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_UPLOAD = "[0-9a-f]{32}"
+_HISTORY = re.compile(rf"history/{_UPLOAD}\.jsonl")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A version in the store.
+
+    Attributes:
+        directory: its number as the name of a directory, such as `00007`. digest: of its files, in hexadecimal.
+        path: of its files, below the model.
+    """
+
+    directory: str
+    digest: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The history in the store: its path below the model, its size in bytes and its SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Live:
+    """What is live.
+
+    Attributes:
+        name: of the model. generation: rises by one with each write.
+        write: a name of this write, which no other has; thus no two generations have equal bytes.
+        versions: by number. listed: versions that servers load, with the layout `labels`. labels: by label.
+        change: the change of production that is under way, or None. writer: who wrote this, for people.
+    """
+
+    name: str
+    generation: int
+    write: str
+    layout: Layout
+    versions: Mapping[int, Stored]
+    history: Kept | None = None
+    listed: tuple[int, ...] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
+    change: Change | None = None
+    writer: str = ""
+
+    @property
+    def champion(self) -> int | None:
+        """Return the version that serves, or None."""
+        return max(self.versions, default=None) if self.layout == "latest" else self.labels.get("stable")
+
+    def says_the_same(self, other: Live | None) -> bool:
+        """Return whether both name the same versions, labels, history and change."""
+        return other is not None and replace(self, generation=0, write="", writer="") == replace(
+            other, generation=0, write="", writer=""
+        )
+
+    def text(self) -> bytes:
+        """Return the canonical form: JSON with sorted keys, without spaces, one line."""
+        return (json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, separators=(",", ":")) + "\n").encode()
+
+
+def read_live(text: bytes, name: str, where: str) -> Live:
+    """Return what an object says that is live.
+
+    Args:
+        where: its address, for the message.
+
+    Raises:
+        StoreError: it is not such an object of this model.
+    """
+    try:
+        plain = json.loads(text)
+        form = plain.pop("format")
+        if form != FORMAT:
+            raise ValueError(f"it has format {form}, and this release reads format {FORMAT}")
+        live: Live = TypeAdapter(Live).validate_python(plain)
+        if problem := _problem(live, name):
+            raise ValueError(problem)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as exc:
+        reason = "it is not what this project wrote" if isinstance(exc, ValidationError) else exc
+        raise StoreError(f"'{where}' must say what is live of '{name}', but {reason}; what is served stays") from exc
+    return live
+
+
+def _problem(live: Live, name: str) -> str:
+    if live.name != name:
+        return f"it is of '{live.name}'"
+    for number, stored in live.versions.items():
+        path = rf"versions/sha256-{stored.digest}/{_UPLOAD}"
+        if number < 1 or version_number(stored.directory) != number or not stored.directory.isdecimal():
+            return f"version {number} has the directory {stored.directory!r}"
+        if not _DIGEST.fullmatch(stored.digest) or not re.fullmatch(path, stored.path):
+            return f"version {number} has an unknown path"
+    if {*live.listed, *live.labels.values()} - live.versions.keys():
+        return "a label names a version that it does not name"
+    if live.history is not None and not _HISTORY.fullmatch(live.history.path):
+        return "its history has an unknown path"
+    return ""
+
+
+def new_name() -> str:
+    """Return a name that no other process uses."""
+    return uuid.uuid4().hex
+
+
+def upload_path(digest: str) -> str:
+    """Return a new path for the files with this digest."""
+    return f"versions/sha256-{digest}/{new_name()}"

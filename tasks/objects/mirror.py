@@ -1,0 +1,396 @@
+"""The mirror of one model in an object store: a directory that the store's own protocol changes, and what joins both.
+
+    refresh   make the directory what live.json says            before a change, and before a champion is looked up
+    show      upload what is new, then replace live.json         after each step of a change that servers must see
+
+All rules of a change (tasks/store) hold in the directory: its lock, journal, history and repair. live.json is only ever
+replaced if it is still what the last refresh read, so a mirror that is not up to date cannot change production. The
+change under way is part of live.json; if its process dies, another machine ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from configs.sections.promote import Layout
+from tasks.errors import ManifestMismatch, StoreConflict, StoreError
+from tasks.objects.bucket import Bucket, Listed
+from tasks.objects.live import LIVE, Kept, Live, Stored, new_name, read_live, upload_path
+from tasks.objects.transfer import check, fetch, send
+from tasks.records import Change
+from tasks.savedmodel.files import fsync_path, set_modes
+from tasks.savedmodel.manifest import declared_digest, verify_manifest
+from tasks.store.champion import predecessor
+from tasks.store.history import HISTORY, Entry, process_user, read, served_digest, state_of
+from tasks.store.journal import begin, commit, pending, write_atomically
+from tasks.store.layout import STAGING, version_number, versions
+from tasks.store.publish import PRUNED, WITHDRAWN, put_aside, remove
+from tasks.store.repair import Finding
+from tasks.store.serving_config import labels_of, listed_versions, write_config
+from tasks.waiting import waiting_for
+
+log = logging.getLogger(__name__)
+
+STATE = ".store.json"
+POLL_S = 0.5
+OLD_S = 24 * 3600.0  # an upload that nothing names may still be going on until then
+BEFORE_PRODUCTION = ("exported", "validated", "awaiting review", "approved", "rejected")
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the mirror was made from.
+
+    Attributes:
+        etag, live: of the object that was read or written last. own: it was written from this mirror.
+        intent: the name of the write that was begun last; if the store has it, it is ours as well.
+    """
+
+    etag: str = ""
+    live: Live | None = None
+    own: bool = False
+    intent: str = ""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """One model's directory and its place in the store; the caller of each method must hold the directory's lock.
+
+    Attributes:
+        model_dir: the directory. directory_mode, file_mode: modes of what is fetched into it.
+    """
+
+    bucket: Bucket
+    model_dir: Path
+    layout: Layout
+    directory_mode: int = 0o755
+    file_mode: int = 0o644
+
+    @property
+    def where(self) -> str:
+        """Return the address of live.json."""
+        return f"{self.bucket.address}/{self._key(LIVE)}"
+
+    def refresh(self, wait_s: float | None = None) -> None:
+        """Make the directory what live.json says, except for what an unfinished change of this directory did.
+
+        Args:
+            wait_s: wait for a change that another machine is making; if it does nothing for so many seconds, go on with
+                it here. None does not wait, and leaves the change to others.
+
+        Raises:
+            StoreError, StoreRefused, StoreUnreachable: the store cannot be read, or the directory not be written.
+        """
+        base = self._base()
+        live, etag, is_left = self._look(base, wait_s)
+        if live is None:
+            if base.live is not None:
+                raise StoreError(
+                    f"'{self.where}' must exist, because generation {base.live.generation} was there, but it is gone; "
+                    f"restore it, or remove '{self.model_dir}' to begin without what was live"
+                )
+            return
+        if etag == base.etag:
+            if pending(self.model_dir) is None and not (base.own and live.change):
+                self._heal(live)
+        elif live.write == base.intent:  # this directory wrote it, and its process ended before it noted that
+            self._note(Base(etag, live, own=True))
+        else:
+            if base.live is not None and live.generation < base.live.generation:
+                log.warning("'%s' went back to generation %d: the store was restored", self.where, live.generation)
+            self._adopt(live)
+            self._note(Base(etag, live))
+        if is_left and live.change is not None and pending(self.model_dir) is None:
+            log.warning("the %s of version %d was left by %s", live.change.operation, live.change.version, live.writer)
+            begin(self.model_dir, live.change)
+
+    def show(self, again: Collection[str] = ()) -> None:
+        """Make what the directory says visible in the store; nothing is written if it is there already.
+
+        Args:
+            again: digests whose files are uploaded once more, because they were damaged.
+
+        Raises:
+            StoreConflict: another machine has changed live.json since the last refresh; nothing was changed there.
+            ManifestMismatch: what the store gives back is not what was written. StoreUnreachable: it does not answer.
+        """
+        base = self._base()
+        uploaded: list[str] = []
+        try:
+            live = self._now(base, uploaded, again)
+        except Exception:
+            self._discard(uploaded)
+            raise
+        if live is None or live.says_the_same(base.live):
+            return
+        try:
+            self._write(base, live)
+        except StoreConflict:  # after any other error, the store may yet get the request
+            self._discard(uploaded)
+            raise
+
+    def sweep(self, *, only_look: bool = False, older_s: float = OLD_S) -> list[Finding]:
+        """Remove uploads that nothing names and that are older than a day, as a process leaves them that was killed.
+
+        live.json is written again before anything is removed. A process that began with an older one, and is still
+        uploading, can then no longer name what is removed here.
+        """
+        base = self._base()
+        if base.live is None:
+            return []
+        named = [f"{self._key(stored.path)}/" for stored in base.live.versions.values()]
+        named += [self._key(base.live.history.path)] if base.live.history else []
+        groups: dict[str, list[Listed]] = {}
+        for kind, depth in (("versions/", 4), ("history/", 3)):
+            for found in self.bucket.objects(self._key(kind)):
+                if not found.key.startswith(tuple(named)):
+                    groups.setdefault("/".join(found.key.split("/")[:depth]), []).append(found)
+        for found in self.bucket.objects(".probe-"):
+            groups.setdefault(found.key, []).append(found)
+        old = {name: of_it for name, of_it in groups.items() if all(one.age_s >= older_s for one in of_it)}
+        if old and not only_look:
+            self._write(base, self._next(base, base.live))
+            self.bucket.remove(one.key for of_it in old.values() for one in of_it)
+        return [Finding("removed", f"'{self.bucket.address}/{name}', which nothing names") for name in sorted(old)]
+
+    def behind(self) -> list[Finding]:
+        """Return how the directory differs from the store, without changing either."""
+        base = self._base()
+        live, etag, _ = self._look(base, None)
+        if live is None:
+            return [Finding("reported", f"'{self.where}' is gone; restore it")] if base.live else []
+        if etag != base.etag:
+            return [Finding("finished", f"generation {live.generation} would be fetched from '{self.where}'")]
+        return []
+
+    def damaged(self, *, only_look: bool = False) -> list[Finding]:
+        """Read every version in the store; upload again what is not as its digest says, if it is still here."""
+        live = self._base().live
+        again, found = set(), []
+        for number, stored in live.versions.items() if live else ():
+            try:
+                check(self.bucket, self.model_dir.name, stored)
+            except ManifestMismatch as exc:
+                path = versions(self.model_dir).get(number)
+                words = f"version {number} is damaged in the store: {exc}"
+                if path is not None and _holds(path, stored.digest, every_byte=True):
+                    again.add(stored.digest)
+                    found.append(Finding("finished", f"{words}; it is uploaded again"))
+                else:
+                    found.append(Finding("reported", f"{words}; servers keep what they have. Promote another version"))
+        if again and not only_look:
+            self.show(again)
+        return found
+
+    def _look(self, base: Base, wait_s: float | None) -> tuple[Live | None, str, bool]:
+        """Return what is live with its ETag, and whether its change was left by a process that does nothing more."""
+        seen, since = "", time.monotonic()
+        with waiting_for(f"another machine's change of '{self.model_dir.name}' to end"):
+            while True:
+                found = self.bucket.read(self._key(LIVE))
+                if found is None or found.content is None:
+                    return None, "", False
+                live = read_live(found.content, self.model_dir.name, self.where)
+                own = live.write == base.intent or (base.own and found.etag == base.etag)
+                if live.change is None or own or wait_s is None:
+                    return live, found.etag, False
+                if found.etag != seen:
+                    seen, since = found.etag, time.monotonic()
+                if time.monotonic() - since >= wait_s:
+                    return live, found.etag, True
+                time.sleep(POLL_S)
+
+    def _adopt(self, live: Live) -> None:
+        """Make the directory what live.json says; what an unfinished change did here is undone."""
+        self._fetch_missing(live)
+        for number, path in versions(self.model_dir).items():
+            if number not in live.versions:
+                remove(put_aside(path))
+        self._set_labels(live)
+        self._take_history(live)
+        commit(self.model_dir)
+
+    def _heal(self, live: Live) -> None:
+        """Put back what was lost or damaged in the directory, and remove what does not belong there."""
+        entries = read(self.model_dir)
+        being_removed = (path.name.removeprefix(PRUNED) for path in self.model_dir.glob(f"{PRUNED}*"))
+        gone = {version_number(name.rpartition("-")[0]) for name in being_removed}
+        gone |= {number for number in live.versions if state_of(entries, number) == "pruned"}
+        gone -= versions(self.model_dir).keys()
+        for number, path in versions(self.model_dir).items():
+            if number not in live.versions:
+                log.warning("'%s' is not in the store, and is removed from its mirror", path)
+                remove(put_aside(path))
+        self._fetch_missing(live, leave=gone)
+        self._set_labels(live)
+
+    def _fetch_missing(self, live: Live, leave: Collection[int | None] = ()) -> None:
+        here = versions(self.model_dir)
+        needed = {live.champion, predecessor(self.model_dir, live.champion), *live.labels.values()}
+        for number, stored in sorted(live.versions.items(), reverse=True):
+            if number in leave:
+                continue
+            path = here.get(number)
+            if path is not None and _holds(path, stored.digest, every_byte=number in needed):
+                continue
+            if path is not None:
+                log.warning("'%s' is not what the store has, and is fetched again", path)
+                remove(put_aside(path))
+            with waiting_for(f"version {number} from {self.bucket.address}"):
+                self._fetch(stored)
+
+    def _fetch(self, stored: Stored) -> None:
+        staging = self.model_dir / f"{STAGING}{new_name()}"
+        try:
+            fetch(self.bucket, self.model_dir.name, stored, staging)
+            set_modes(staging, self.directory_mode, self.file_mode)
+            staging.rename(self.model_dir / stored.directory)
+            fsync_path(self.model_dir)
+        except OSError as exc:
+            raise StoreError(f"'{self.model_dir}' must be writable, got {exc.strerror}") from exc
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _set_labels(self, live: Live) -> None:
+        now = (labels_of(self.model_dir), listed_versions(self.model_dir))
+        if live.layout == "labels" and now != (dict(live.labels), sorted(live.listed)):
+            write_config(self.model_dir, live.listed, live.labels)
+
+    def _take_history(self, live: Live) -> None:
+        """Replace the history by the store's, and keep what happened here before production."""
+        path = self.model_dir / HISTORY
+        theirs = self._history(live)
+        known = set(theirs.splitlines())
+        ours = path.read_bytes().splitlines() if path.exists() else []
+        own = [line for line in ours if line not in known and _state(line) in BEFORE_PRODUCTION]
+        lines = [line for line in (*theirs.splitlines(), *own) if line]
+        write_atomically(path, b"".join(line + b"\n" for line in lines).decode(), 0o644)
+
+    def _history(self, live: Live) -> bytes:
+        kept = live.history
+        if kept is None:
+            return b""
+        found = self.bucket.read(self._key(kept.path))
+        content = (found and found.content) or b""
+        if (len(content), hashlib.sha256(content).hexdigest()) != (kept.size, kept.sha256):
+            raise StoreError(
+                f"'{self.bucket.address}/{self._key(kept.path)}' must be the history that '{self.where}' names, but "
+                "it is missing or changed; restore it"
+            )
+        return content
+
+    def _now(self, base: Base, uploaded: list[str], again: Collection[str]) -> Live | None:
+        """Return what the directory says, after uploading what the store does not have; None if there is nothing."""
+        change, entries = pending(self.model_dir), read(self.model_dir)
+        here = versions(self.model_dir)
+        if base.live is None and not here:
+            return None
+        known = dict(base.live.versions) if base.live else {}
+        by_digest = {stored.digest: stored.path for stored in known.values() if stored.digest not in again}
+        found: dict[int, Stored] = {}
+        for number, path in here.items():
+            own = change.digest if change is not None and change.version == number else served_digest(entries, number)
+            digest = own or declared_digest(path)
+            if number in known and known[number].digest != digest:
+                raise StoreError(f"version {number} of '{self.where}' has other files; a number never gets new ones")
+            if digest not in by_digest:
+                stored = Stored(path.name, digest, upload_path(digest))
+                uploaded.append(stored.path)
+                log.info("uploading version %d to %s, and reading it back", number, self.bucket.address)
+                with waiting_for(f"version {number} to be uploaded to {self.bucket.address}"):
+                    send(self.bucket, self.model_dir.name, stored, path)
+                by_digest[digest] = stored.path
+            found[number] = Stored(path.name, digest, by_digest[digest])
+        self._check_lost(known.keys() - found.keys(), base, change, entries)
+        labels = {label: n for label, n in labels_of(self.model_dir).items() if n in found}
+        listed = tuple(n for n in listed_versions(self.model_dir) if n in found)
+        if self.layout == "latest":
+            labels, listed = {}, ()
+        return self._next(
+            base,
+            Live(self.model_dir.name, 0, "", self.layout, found, self._kept(base, uploaded), listed, labels, change),
+        )
+
+    def _check_lost(self, lost: Collection[int], base: Base, change: Change | None, entries: list[Entry]) -> None:
+        """Raise an error if a version is missing here that no change took out of production."""
+        begun = base.live.change if base.live else None
+        changed = {found.version for found in (change, begun) if found is not None}
+        for number in lost:
+            withdrawn = any(self.model_dir.glob(f"{WITHDRAWN}{number}-*"))
+            if number not in changed and not withdrawn and state_of(entries, number) not in ("pruned", "rolled back"):
+                raise StoreError(f"version {number} must be in '{self.model_dir}', but it is gone; run it again")
+
+    def _kept(self, base: Base, uploaded: list[str]) -> Kept | None:
+        path = self.model_dir / HISTORY
+        content = path.read_bytes() if path.exists() else b""
+        sha, before = hashlib.sha256(content).hexdigest(), base.live.history if base.live else None
+        if not content or (before and before.sha256 == sha):
+            return before
+        kept = Kept(f"history/{new_name()}.jsonl", len(content), sha)
+        uploaded.append(kept.path)
+        self.bucket.create(self._key(kept.path), content)
+        return kept
+
+    def _next(self, base: Base, live: Live) -> Live:
+        generation = base.live.generation + 1 if base.live else 1
+        writer = f"{process_user()}, process {os.getpid()} on {socket.gethostname()}"
+        return replace(live, generation=generation, write=new_name(), writer=writer)
+
+    def _write(self, base: Base, live: Live) -> None:
+        self._note(replace(base, intent=live.write))
+        etag = self.bucket.write(self._key(LIVE), live.text(), base.etag)
+        self._note(Base(etag, live, own=True))
+
+    def _discard(self, uploaded: list[str]) -> None:
+        """Remove what was uploaded for a live.json that was not written; what cannot be removed is swept later."""
+        with contextlib.suppress(StoreError):
+            for path in uploaded:
+                self.bucket.remove(one.key for one in self.bucket.objects(self._key(path)))
+
+    def _key(self, path: str) -> str:
+        return f"{self.model_dir.name}/{path}"
+
+    def _base(self) -> Base:
+        path = self.model_dir / STATE
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            live = read_live(plain["live"].encode(), self.model_dir.name, str(path)) if plain["live"] else None
+            return Base(plain["etag"], live, plain["own"], plain["intent"])
+        except FileNotFoundError:
+            return Base()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError) as exc:
+            raise StoreError(
+                f"'{path}' must say what the mirror was made from, but it cannot be read ({exc}); remove it, and the "
+                "mirror is made again"
+            ) from exc
+
+    def _note(self, base: Base) -> None:
+        plain = {**asdict(replace(base, live=None)), "live": base.live.text().decode() if base.live else ""}
+        write_atomically(self.model_dir / STATE, json.dumps(plain))
+
+
+def _holds(directory: Path, digest: str, *, every_byte: bool) -> bool:
+    if not every_byte:
+        return declared_digest(directory) == digest
+    try:
+        verify_manifest(directory, digest)
+    except (ManifestMismatch, OSError):
+        return False
+    return True
+
+
+def _state(line: bytes) -> str:
+    try:
+        return str(json.loads(line)["state"])
+    except (ValueError, KeyError, TypeError):
+        return ""
