@@ -13,7 +13,6 @@ Each ratio is measured in one run, with both sides taking turns:
 import argparse
 import csv
 import http.client
-import json
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.ratios import add_json_option, write_ratios
 from tasks.experiment.routing import arm_of
 from tasks.records import Arm
 
@@ -86,8 +86,8 @@ def ask(connection: http.client.HTTPConnection, place: str, requests: int) -> No
         assert answer.status == 200, content
 
 
-def requests_ratio(requests: int, rounds: int) -> tuple[float, float]:
-    """Return seconds under a label over those under a number, and the requests per second under a label."""
+def requests_ratio(requests: int, rounds: int) -> tuple[list[float], float]:
+    """Return seconds under a label over those under a number in each round, and the requests/s under a label."""
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "models.config"
         config.write_text(
@@ -109,11 +109,16 @@ def requests_ratio(requests: int, rounds: int) -> tuple[float, float]:
             for _ in range(10 * rounds):  # in short turns, because the machine has other work
                 for place, times in took.items():
                     times.append(seconds(lambda place=place: ask(connection, place, requests // 10)))  # type: ignore[misc]
-            label, number = (statistics.median(took[place]) for place in ("labels/a", "versions/1"))
+            label, number = (
+                [statistics.median(took[place][10 * turn : 10 * turn + 10]) for turn in range(rounds)]
+                for place in ("labels/a", "versions/1")
+            )
         finally:
             server.terminate()
             server.wait()
-    return label / number, (requests // 10) / label
+    return [ours / plain for ours, plain in zip(label, number, strict=True)], (requests // 10) / statistics.median(
+        label
+    )
 
 
 def main() -> None:
@@ -121,7 +126,7 @@ def main() -> None:
     parser.add_argument("--outcomes", type=int, default=1_000_000)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the ratios to this file")
+    add_json_option(parser)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "outcomes.csv"
@@ -132,16 +137,15 @@ def main() -> None:
         memory, size = added_memory(path), path.stat().st_size
     under_label, a_second = requests_ratio(given.requests, given.rounds)
     ratios = {
-        "seconds of a request under a label over one under a version": under_label,
-        "seconds of a report over reading the file": decided / plain,
-        "memory of a report over the size of the file": memory / size,
+        "time of a request under a label beside one under a version": under_label,
+        "time of a report beside reading its file": [ours / alone for ours, alone in took],
+        "memory of a report beside the size of its file": [memory / size],
     }
     print(f"{given.outcomes:,} outcomes: report {decided:.2f} s, csv module {plain:.2f} s, {memory / 1e6:.0f} MB more")
     print(f"requests under a label: {a_second:,.0f} a second on one connection")
-    for what, ratio in ratios.items():
-        print(f"{what}: {ratio:.2f}")
-    if given.json:
-        given.json.write_text(json.dumps({"name": "ab", "ratios": ratios}, indent=1))
+    for what, rounds in ratios.items():
+        print(f"{what}: {statistics.median(rounds):.2f}")
+    write_ratios(given.json, ratios)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ and replaces live.json; a sync compares every byte with the digest and flushes i
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.publish import make_candidate, seconds
+from benchmarks.ratios import add_json_option, write_ratios
 from tasks.objects.bucket import Bucket
 from tasks.objects.follow import Follower, Target
 from tasks.objects.mirror import Mirror
@@ -77,23 +77,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size-mb", type=int, default=200, help="size of the SavedModel")
     parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios there")
+    add_json_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, s3_server(Path(directory) / "s3") as server:
         os.environ.update(server.environment)
         times = measure(Path(directory), options.size_mb, options.rounds)
     median = {name: statistics.median(took[name] for took in times) for name in times[0]}
     ratios = {
-        "publish / put": median["publish"] / median["put"],
-        "sync / get": median["sync"] / median["get"],
+        "time of a publish beside s3fs put": [took["publish"] / took["put"] for took in times],
+        "time of a sync beside s3fs get": [took["sync"] / took["get"] for took in times],
     }
     print(f"{options.size_mb} MB, median of {options.rounds} rounds{'seconds':>12}")
-    for name, took in median.items():
-        print(f"{name:32}{took:>10.3f}")
-    for name, ratio in ratios.items():
-        print(f"{name:32}{ratio:>10.2f} times")
-    if options.json:
-        options.json.write_text(json.dumps({"name": "object_store", "ratios": ratios}, indent=1) + "\n")
+    for name, middle in median.items():
+        print(f"{name:34}{middle:>10.3f}")
+    for name, rounds in ratios.items():
+        print(f"{name:34}{statistics.median(rounds):>10.2f} times")
+    write_ratios(options.json, ratios)
 
 
 if __name__ == "__main__":

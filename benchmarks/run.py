@@ -38,6 +38,11 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "validation": ("validation",),
     "embedded server": ("server_speed", "--seconds", "5"),
     "publish": ("publish", "--rounds", "3"),
+    "object store": ("object_store", "--rounds", "3"),
+    "a/b": ("ab",),
+    "declared features": ("declared",),
+    "streams": ("streaming", "--svg", "docs/streaming.svg"),
+    "variants": ("sweep",),
     "text": ("text_memory",),
     "growing data": ("growing_data",),
 }

@@ -10,7 +10,6 @@ shown, too, because the kernel takes such pages back when memory is short.
 
 import argparse
 import contextlib
-import json
 import os
 import resource
 import subprocess
@@ -19,6 +18,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.ratios import add_json_option, write_ratios
 
 CONFIG = """
 name: streamed
@@ -116,7 +117,7 @@ def draw(runs: list[Run], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 300_000, 1_000_000])
-    parser.add_argument("--json", type=Path, help="write the ratios to this file")
+    add_json_option(parser)
     parser.add_argument("--svg", type=Path, help="draw memory and time in this file")
     options = parser.parse_args()
     runs = []
@@ -134,14 +135,12 @@ def main() -> None:
     slope = (last.cpu_s - first.cpu_s) / max(last.rows - first.rows, 1)
     of_middle = (middle.cpu_s - first.cpu_s) / max(middle.rows - first.rows, 1)
     ratios = {
-        "peak memory of the largest run over the smallest": last.peak_mb / first.peak_mb,
-        "processor time of a row in the largest run over the middle one": slope / of_middle if of_middle > 0 else 1.0,
+        f"most memory of a run on {last.rows:,} rows beside {first.rows:,}": [last.peak_mb / first.peak_mb],
+        "processor time of a further row in the largest run beside the middle one": [slope / of_middle],
     }
-    for name, ratio in ratios.items():
+    for name, [ratio] in ratios.items():
         print(f"{name}: {ratio:.2f}")
-    if options.json:
-        figures = {"name": "streaming", "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()}}
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    write_ratios(options.json, ratios)
     if options.svg:
         draw(runs, options.svg)
 

@@ -1,6 +1,6 @@
 """What two Dask workers save: the training of eight variants side by side and one after the other.
 
-    python benchmarks/sweep.py [--variants 8] [--epochs 40] [--json FILE]
+    python -m benchmarks.sweep [--variants 8] [--epochs 40] [--json FILE]
 
 Both are whole sweeps by the command line; their stage `train_variants` is compared, which includes the start of the
 cluster and of each TensorFlow process. Every variant trains with one thread, and at least 20 s.
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.ratios import add_json_option, write_ratios
 
 ROWS, FEATURES, CLASSES, WIDTH = 20_000, 64, 10, 512
 LEAST_S = 20.0
@@ -73,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--json", type=Path, help="write the ratio to this file as well")
+    add_json_option(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         load_before = os.getloadavg()[0]
@@ -85,9 +87,7 @@ def main() -> None:
         )
     ratio = dask / series
     print(f"ratio: {ratio:.2f} (load before: {load_before:.1f}, cores: {os.cpu_count()})")
-    if args.json:
-        found = {"name": "sweep", "ratios": {"two Dask workers to series": round(ratio, 3)}}
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    write_ratios(args.json, {"time of variants on two Dask workers beside the same in series": [ratio]})
     if min(alone) < LEAST_S:
         raise SystemExit(f"each variant must train for at least {LEAST_S:g} s, got {min(alone):.1f} s; raise --epochs")
 
