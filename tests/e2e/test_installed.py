@@ -137,7 +137,7 @@ def test_a_table_of_ones_own(script: Path, project: Path, outside: dict[str, str
     [
         (
             ["runn"],
-            "error: 'keras-rehearsal runn' is not a command; the commands are init, infer-schema, check, run, rehearse",
+            "error: 'keras-rehearsal runn' is not a command; the commands are init, infer-schema, check, run, sweep",
         ),
         (["init", "--csv", "none.csv", "--target", "a"], "error: --csv must name a readable table"),
     ],
