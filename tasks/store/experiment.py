@@ -6,7 +6,9 @@ production, and removed when the experiment ends. Its labels are in `models.conf
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -90,6 +92,34 @@ def moved(model_dir: Path, experiment: Experiment) -> list[str]:
         for arm in experiment.arms
         if (now := labels.get(arm.label)) != arm.version
     ]
+
+
+def rolled_back(model_dir: Path, name: str, arms: Sequence[Arm]) -> list[str] | None:
+    """Return which versions were rolled back while an experiment ran, in words, even if it has ended since.
+
+    That a label names its version again does not show that its users got another version in between.
+
+    Returns:
+        None if the history has no experiment with this name and these versions, labels and shares.
+    """
+    entries = read(model_dir)
+    noted = [(entry.state, entry.version, entry.reason) for entry in entries]
+    starts = [("in experiment", arm.version, f"experiment {name}: {arm}") for arm in arms]
+    if not set(starts) <= set(noted):
+        return None
+    begun = max(index for index, line in enumerate(noted) if line in starts)
+    while_it_ran = itertools.takewhile(lambda entry: entry.state != "experiment ended", entries[begun:])
+    labels = {arm.version: arm.label for arm in arms}
+    return [
+        f"version {entry.version}, which was '{labels[entry.version]}', was rolled back at {entry.time}"
+        for entry in while_it_ran
+        if entry.state == "rolled back" and entry.version in labels
+    ]
+
+
+def spoiled(model_dir: Path, experiment: Experiment) -> list[str]:
+    """Return why the outcomes of the experiment that runs decide nothing, in words."""
+    return [*moved(model_dir, experiment), *(rolled_back(model_dir, experiment.name, experiment.arms) or [])]
 
 
 def eligible(model_dir: Path, version: int, *, files: bool = True) -> str:

@@ -325,6 +325,9 @@ def test_mlflow_is_away(live: Live, capsys: pytest.CaptureFixture[str], held_por
 def test_a_rollback_says_what_became_of_the_experiment(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
     """A rollback of an arm warns, the state warns, --to refuses the arm, and --stop works."""
     assert live.run("--versions 2,3 --shares 50,50 --name six") == 0
+    known = running(live.store.live)
+    assert known is not None
+    arms = known.arms
     assert live.run("", rollback) == 0
     assert live.labels == {"stable": 1, "canary": 3, "a": 1, "b": 3}
     out = capsys.readouterr().out
@@ -334,5 +337,13 @@ def test_a_rollback_says_what_became_of_the_experiment(live: Live, capsys: pytes
     assert live.run("--to a") == 2
     assert "must be a label that still names its version" in capsys.readouterr().err
     assert live.run("--stop") == 0
+    rows = [(f"u{number}", arm_of("six", arms, f"u{number}").version, number % 7 > 3) for number in range(200)]
+    Path("six.csv").write_text("key,version,outcome\n" + "".join(f"{k},{v},{int(good)}\n" for k, v, good in rows))
+    for name, words in (("six", "none, because version 2, which was 'a', was rolled back at 20"), ("6", "")):
+        capsys.readouterr()
+        assert live.run(f"--decide six.csv --versions 2,3 --shares 50,50 --name {name}") == 0
+        out, err = capsys.readouterr()
+        assert words in out
+        assert ("the history of 'm' has no experiment 6 with a: version 2 (50 %), b: version 3" in err) == (not words)
     assert live.run("--to 2", rollback) == 0  # as it was
     write_config(live.store.live, [1, 2, 3], {"stable": 2, "canary": 3})
