@@ -122,11 +122,11 @@ def spoiled(model_dir: Path, experiment: Experiment) -> list[str]:
     return [*moved(model_dir, experiment), *(rolled_back(model_dir, experiment.name, experiment.arms) or [])]
 
 
-def eligible(model_dir: Path, version: int, *, files: bool = True) -> str:
+def eligible(model_dir: Path, version: int, *, option: str = "--versions", files: bool = True) -> str:
     """Return the digest of a version that may take part in an experiment.
 
     Args:
-        files: also read its files.
+        option: that named the version, for the message. files: also read its files.
 
     Raises:
         ConfigError: it was never in production, which only judged versions reach; it was rolled back; or its files are
@@ -137,20 +137,20 @@ def eligible(model_dir: Path, version: int, *, files: bool = True) -> str:
     if not digest:
         served = sorted({entry.version for entry in entries if entry.state in SERVED} & versions(model_dir).keys())
         raise ConfigError(
-            "--versions must name versions that passed and were promoted, as the canary or as stable, got "
+            f"{option} must name versions that passed and were promoted, as the canary or as stable, got "
             f"{version}{f', which is {state}' if state else ''}; these were: {', '.join(map(str, served)) or 'none'}"
         )
     if state == "rolled back":
         raise ConfigError(
-            f"--versions must not name a version that was rolled back, got {version}; if it is good after all, make it "
+            f"{option} must not name a version that was rolled back, got {version}; if it is good after all, make it "
             f"live again first (rollback --to {version})"
         )
     directory = versions(model_dir).get(version)
     if directory is None:
-        raise ConfigError(f"--versions must name versions whose files are in '{model_dir}', got {version} ({state})")
+        raise ConfigError(f"{option} must name versions whose files are in '{model_dir}', got {version} ({state})")
     try:
         if files:
             verify_manifest(directory, digest)
     except (ManifestMismatch, OSError) as exc:
-        raise ConfigError(f"--versions must name files that were judged, got {version}, but {exc}") from exc
+        raise ConfigError(f"{option} must name files that were judged, got {version}, but {exc}") from exc
     return digest
