@@ -25,18 +25,24 @@ MOST_WRONG = 0.01  # share of keys or lines that may be wrong
 MOST_KEYS = 1e12  # more than anybody can collect
 FEWEST_EXPECTED = 5  # keys of an arm, from which on a chi-square test is a good approximation
 FEWEST = 30  # keys of an arm for a recommendation
+MOST_SKEW = 0.3  # of a difference; in simulations without a difference, 7 % and more are "shown" above it
 ROUNDING = 1e-14  # of a mean's size: what is smaller may come from the rounding of the sums
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The outcomes of one arm. `sd` is the standard deviation of the keys' means; `low` and `high` are its interval."""
+    """The outcomes of one arm.
+
+    Attributes:
+        sd, skew: the standard deviation and the skewness of the keys' means. low, high: the interval of the mean.
+    """
 
     keys: int
     mean: float
     sd: float
     low: float = math.nan
     high: float = math.nan
+    skew: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,10 @@ def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]], binary: bool) ->
         return Mean(0, math.nan, math.nan)
     mean, sd = float(values.mean()), float(values.std(ddof=1)) if count > 1 else math.nan
     found = Mean(count, mean, sd)
-    return Mean(count, mean, sd, *(wilson(found, LEVEL) if binary else _student(found, LEVEL)))
+    low, high = wilson(found, LEVEL) if binary else _student(found, LEVEL)
+    scale = math.sqrt(count) * ROUNDING * max(abs(mean), np.finfo(float).tiny)
+    skew = float((((values - mean) / sd) ** 3).mean()) if count > 1 and sd > scale else 0.0
+    return replace(found, low=low, high=high, skew=skew)
 
 
 def wilson(of: Mean, level: float) -> tuple[float, float]:
@@ -182,6 +191,17 @@ def welch(first: Mean, other: Mean, level: float) -> tuple[float, float]:
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     difference = other.mean - first.mean
     return difference - half, difference + half
+
+
+def skewness(first: Mean, other: Mean) -> float:
+    """Return the skewness of the difference of two means, from which on their interval holds the truth less often.
+
+    It is that of two arms with equal outcomes, as skewed as the more skewed one: a small arm may have none of the rare
+    large outcomes yet, and shows neither their variance nor their skewness then. Arms of one size have none.
+    """
+    of_outcomes = max(abs(first.skew), abs(other.skew))
+    parts = 1 / first.keys, 1 / other.keys
+    return of_outcomes * abs(parts[0] ** 2 - parts[1] ** 2) / math.hypot(*map(math.sqrt, parts)) ** 3
 
 
 def _rounding(first: Mean, other: Mean) -> float:
@@ -253,6 +273,8 @@ def _doubts(report: Report) -> list[str]:
             f"every outcome is {means[0].mean:.0f}, so that there is nothing to compare; each key that was served "
             "needs a line, whatever its outcome is"
         )
+    elif not report.binary and (skewed := _skewed(means)):
+        found.append(skewed)
     elif report.question.effect is not None:
         have, needed = sum(mean.keys for mean in means), [one.needed for one in report.differences]
         if None in needed:
@@ -262,6 +284,21 @@ def _doubts(report: Report) -> list[str]:
         elif (most := max(one or 0 for one in needed)) > have:
             found.append(f"the planned number of {most:,} keys is not reached yet; decide once, when it is")
     return found
+
+
+def _skewed(means: Sequence[Mean]) -> str:
+    """Return that the outcomes are too skewed for the sizes of two arms, or an empty text."""
+    found, (first, other) = max(
+        ((skewness(means[0], other), (means[0], other)) for other in means[1:]), key=lambda item: item[0]
+    )
+    if found <= MOST_SKEW:
+        return ""
+    fewest = min(first.keys, other.keys)
+    enough = math.ceil(fewest * (found / MOST_SKEW) ** 2)
+    return (
+        f"rare large outcomes make the interval of an arm with {fewest:,} keys too narrow; it needs about {enough:,}, "
+        "or each key's outcome needs a bound that you choose before you look"
+    )
 
 
 def in_words(report: Report) -> list[str]:

@@ -95,6 +95,13 @@ def test_the_written_client_routes_as_the_report_expects(key: str, shares: tuple
     assert client.url(key) == f"http://h:8501/v1/models/digits/labels/{client.label(key)}:predict"
 
 
+@pytest.mark.parametrize("key", [42, 42.0, True, None, b"user-1", np.int64(42)])
+def test_a_key_that_is_not_text(key: Any) -> None:
+    """A key that the log could write in another way than it was hashed is refused, with what is right."""
+    with pytest.raises(TypeError, match="a key must be text, as in the log of outcomes, such as str.user_id., got "):
+        module_of(client_code(NAME, HALVES, "digits", ["http://h:8501"])).label(key)
+
+
 def test_the_written_client_is_a_program(tmp_path: Path) -> None:
     """Run as a program, it checks its own examples and shows where keys go."""
     file = tmp_path / "client.py"
@@ -417,6 +424,24 @@ def test_outcomes_of_any_size(tmp_path: Path, size: float) -> None:
     assert np.isnan(other.low) or (other.low, other.high) == pytest.approx((one.low * size, one.high * size))
     assert in_words(report)
     assert in_words(asked(tmp_path / "o.csv", effect=1e-300))
+
+
+def test_skewed_outcomes_in_a_small_arm(tmp_path: Path) -> None:
+    """Where an arm is too small for rare large amounts, nothing is recommended; arms of one size need no more."""
+    random, recommended = np.random.default_rng(12), {5: 0, 50: 0}
+    for share in recommended:
+        arms = arms_of(share, 100 - share)
+        for number in range(60):
+            keys = [f"{number}-{key}" for key in range(1000)]
+            paid = np.where(random.random(1000) < 0.05, random.lognormal(3, 1, 1000), 0.0)
+            rows = [(key, arm_of(NAME, arms, key).version, amount) for key, amount in zip(keys, paid, strict=True)]
+            report = asked(written(tmp_path / "o.csv", rows), arms)
+            recommended[share] += not recommendation(report).startswith("recommendation: none")
+            assert ("rare large outcomes make the interval" in recommendation(report)) == (share == 5)
+    assert recommended[5] == 0
+    assert recommended[50] <= 6
+    better = [(key, version, 50 + (version == 5) + random.exponential()) for key, version, _ in outcomes({4: 1, 5: 1})]
+    assert recommendation(asked(written(tmp_path / "o.csv", better))) == "recommendation: b, which is better than a"
 
 
 def test_three_arms_share_one_error() -> None:
