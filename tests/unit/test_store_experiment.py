@@ -21,6 +21,7 @@ from tasks.store.layout import versions
 from tasks.store.publish import put_aside
 from tasks.store.repair import mend, repair
 from tasks.store.retention import prune
+from tasks.store.rollback_target import rollback_target
 from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions
 from tasks.store.transaction import carry_out, untold
 from tests.store_driver import Store
@@ -225,6 +226,8 @@ def test_a_rollback_that_was_taken_back(store: Store) -> None:
         "label", 2, "2", store.digest(2), previous=1, previous_digest=store.digest(1), rolls_back=1, label="stable"
     )
     assert carry_out(store.production, change).state == "live"
+    with pytest.raises(StoreError, match="that was rolled back itself, or was only the canary: 1, 3, 4"):
+        rollback_target(store.live, 2)
     known = running(store.live)
     assert known is not None
     assert moved(store.live, known) == []
