@@ -163,7 +163,7 @@ def _told(config: Config, promotion: Promotion, title: str) -> None:
 
 def _show(args: argparse.Namespace, config: Config) -> int:
     from tasks.production.experiments import current
-    from tasks.store.experiment import moved
+    from tasks.store.experiment import spoiled
     from tasks.store.journal import pending
 
     known, change = current(config), pending(config.live_dir)
@@ -177,7 +177,7 @@ def _show(args: argparse.Namespace, config: Config) -> int:
     say(f"experiment {known.name} of '{config.name}' runs since {known.since}, started by {known.actor}")
     for arm in known.arms:
         say(str(arm), "  ")
-    for problem in moved(config.live_dir, known):
+    for problem in spoiled(config.live_dir, known):
         warning(f"{problem}: the outcomes decide nothing any more; end the experiment with --stop")
     if args.client:
         _write_client(args, config, known.name, known.arms)
@@ -204,14 +204,18 @@ def _write_client(args: argparse.Namespace, config: Config, name: str, arms: Seq
 def _decide(args: argparse.Namespace, config: Config) -> int:
     """Print what the outcomes say, and change nothing."""
     from tasks.production.experiments import current
-    from tasks.store.experiment import moved
+    from tasks.store.experiment import rolled_back, spoiled
 
-    spoiled: list[str] = []
     if args.versions:
         wanted = _plan(args)
         if not args.name:
             raise ConfigError("--decide with --versions needs --name, the name of the experiment that has ended")
-        name, arms = wanted.name, wanted.arms
+        name, arms, doubts = wanted.name, wanted.arms, rolled_back(config.live_dir, wanted.name, wanted.arms)
+        if doubts is None:
+            warning(
+                f"the history of '{config.name}' has no experiment {name} with {', '.join(map(str, arms))}: check "
+                "these options; whether a version was rolled back while it ran is unknown"
+            )
     else:
         known = current(config)
         if known is None:
@@ -219,12 +223,12 @@ def _decide(args: argparse.Namespace, config: Config) -> int:
                 f"no experiment of '{config.name}' runs; for one that has ended, add its --versions, --shares and "
                 "--name, which the history has"
             )
-        name, arms, spoiled = known.name, known.arms, moved(config.live_dir, known)
+        name, arms, doubts = known.name, known.arms, spoiled(config.live_dir, known)
     from tasks.experiment.decide import Question, decide, in_words
     from tasks.experiment.outcomes import read_outcomes
 
     logged = read_outcomes(args.decide, name, arms)
-    question = Question(name, arms, args.effect, args.less_is_better, tuple(spoiled))
+    question = Question(name, arms, args.effect, args.less_is_better, tuple(doubts or ()))
     say("\n".join(in_words(decide(question, logged))))
     return DONE
 

@@ -23,8 +23,9 @@ The rule, for a client in any language:
 5. Post to MODEL_URL/labels/LABEL:predict. If the server answers 404, or 400 with the words "version label", the
    experiment has ended: post to MODEL_URL/labels/stable:predict.
 
-Use as the key what stays the same for a user, as text without spaces around it. Log the key and the version for each
-request, and later the outcome: one line `key,version,outcome` in a CSV file with this heading.
+Use as the key what stays the same for a user, as text without spaces around it; the report leaves out empty keys. Log
+the key and the version for each request, and later the outcome: one line `key,version,outcome` in a CSV file with this
+heading.
 """
 
 import hashlib
@@ -45,6 +46,8 @@ TIMEOUT_S = 10
 
 def bucket(key):
     """Return the bucket of a key, in 0 to 9,999."""
+    if not isinstance(key, str):  # 42, 42.0 and "42" would be three users
+        raise TypeError("a key must be text, as in the log of outcomes, such as str(user_id), got " + repr(key))
     digest = hashlib.sha256((EXPERIMENT + "/" + key).encode("utf-8")).digest()
     return int.from_bytes(digest[:8], "big") % {buckets}
 

@@ -25,17 +25,24 @@ MOST_WRONG = 0.01  # share of keys or lines that may be wrong
 MOST_KEYS = 1e12  # more than anybody can collect
 FEWEST_EXPECTED = 5  # keys of an arm, from which on a chi-square test is a good approximation
 FEWEST = 30  # keys of an arm for a recommendation
+MOST_SKEW = 0.3  # of a difference; in simulations without a difference, 7 % and more are "shown" above it
+ROUNDING = 1e-14  # of a mean's size: what is smaller may come from the rounding of the sums
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The outcomes of one arm. `sd` is the standard deviation of the keys' means; `low` and `high` are its interval."""
+    """The outcomes of one arm.
+
+    Attributes:
+        sd, skew: the standard deviation and the skewness of the keys' means. low, high: the interval of the mean.
+    """
 
     keys: int
     mean: float
     sd: float
     low: float = math.nan
     high: float = math.nan
+    skew: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,8 @@ class Difference:
 
     Attributes:
         low, high: of the interval; NaN if there is none.
-        needed: keys of all arms together for the smallest difference that is to be found, or None if unknown.
+        needed: keys of all arms together for the smallest difference that is to be found, or None if it is unknown or
+            above `MOST_KEYS`.
     """
 
     arm: Arm
@@ -108,7 +116,7 @@ def decide(question: Question, logged: Logged) -> Report:
     """
     keys, arms = by_key(logged, question.arms), question.arms
     binary = bool(np.isin(keys.mean, (0.0, 1.0)).all())
-    if binary and question.effect is not None and question.effect >= 1:
+    if binary and keys.mean.any() and question.effect is not None and question.effect >= 1:
         raise ConfigError(f"--effect must be less than 1 where every outcome is 0 or 1, got {question.effect:g}")
     means = tuple(_mean(keys.mean[keys.arm == index], binary) for index in range(len(arms)))
     differences = tuple(_difference(question, index, means, binary) for index in range(1, len(arms)))
@@ -118,9 +126,20 @@ def decide(question: Question, logged: Logged) -> Report:
 
 
 def sample_ratio_p(counts: Sequence[int], shares: Sequence[int]) -> float:
-    """Return the p-value of a chi-square test that keys are divided as the shares say; NaN if there are too few."""
-    expected = [share * sum(counts) / 100 for share in shares]
-    return float(stats.chisquare(counts, expected).pvalue) if min(expected) >= FEWEST_EXPECTED else math.nan
+    """Return the p-value of a chi-square test that keys are divided as the shares say.
+
+    Where fewer than 5 keys are due to an arm, exact binomial tests of each arm (Bonferroni) take its place. They only
+    raise the alarm; if they do not, the p-value is NaN, because so few keys prove nothing else.
+    """
+    total = sum(counts)
+    if not total:
+        return math.nan
+    expected = [share * total / 100 for share in shares]
+    if min(expected) >= FEWEST_EXPECTED:
+        return float(stats.chisquare(counts, expected).pvalue)
+    tests = (stats.binomtest(count, total, share / 100).pvalue for count, share in zip(counts, shares, strict=True))
+    exact = len(counts) * float(min(tests))
+    return exact if exact < RATIO_ALARM else math.nan
 
 
 def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]], binary: bool) -> Mean:
@@ -129,7 +148,10 @@ def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]], binary: bool) ->
         return Mean(0, math.nan, math.nan)
     mean, sd = float(values.mean()), float(values.std(ddof=1)) if count > 1 else math.nan
     found = Mean(count, mean, sd)
-    return Mean(count, mean, sd, *(wilson(found, LEVEL) if binary else _student(found, LEVEL)))
+    low, high = wilson(found, LEVEL) if binary else _student(found, LEVEL)
+    scale = math.sqrt(count) * ROUNDING * max(abs(mean), np.finfo(float).tiny)
+    skew = float((((values - mean) / sd) ** 3).mean()) if count > 1 and sd > scale else 0.0
+    return replace(found, low=low, high=high, skew=skew)
 
 
 def wilson(of: Mean, level: float) -> tuple[float, float]:
@@ -154,18 +176,36 @@ def newcombe(first: Mean, other: Mean, level: float) -> tuple[float, float]:
 
 
 def welch(first: Mean, other: Mean, level: float) -> tuple[float, float]:
-    """Return Welch's interval of the difference of two means, `other` - `first`; NaN if it cannot be computed."""
+    """Return Welch's interval of the difference of two means, `other` - `first`; NaN if it cannot be computed.
+
+    It cannot if the outcomes of each arm are equal. Sums of equal numbers, such as 0.1, are rounded, and so differ.
+    """
     if min(first.keys, other.keys) < 2:
         return math.nan, math.nan
     parts = first.sd**2 / first.keys, other.sd**2 / other.keys
     error = math.sqrt(sum(parts))
-    if not error:
-        return math.nan, math.nan  # no outcome differs from another one of its arm
+    if error <= _rounding(first, other):
+        return math.nan, math.nan
     of_parts = [part / sum(parts) for part in parts]  # their squares neither overflow nor vanish
     freedom = 1 / sum(part**2 / (mean.keys - 1) for part, mean in zip(of_parts, (first, other), strict=True))
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     difference = other.mean - first.mean
     return difference - half, difference + half
+
+
+def skewness(first: Mean, other: Mean) -> float:
+    """Return the skewness of the difference of two means, from which on their interval holds the truth less often.
+
+    It is that of two arms with equal outcomes, as skewed as the more skewed one: a small arm may have none of the rare
+    large outcomes yet, and shows neither their variance nor their skewness then. Arms of one size have none.
+    """
+    of_outcomes = max(abs(first.skew), abs(other.skew))
+    parts = 1 / first.keys, 1 / other.keys
+    return of_outcomes * abs(parts[0] ** 2 - parts[1] ** 2) / math.hypot(*map(math.sqrt, parts)) ** 3
+
+
+def _rounding(first: Mean, other: Mean) -> float:
+    return ROUNDING * max(abs(first.mean), abs(other.mean))
 
 
 def _difference(question: Question, index: int, means: Sequence[Mean], binary: bool) -> Difference:
@@ -174,17 +214,25 @@ def _difference(question: Question, index: int, means: Sequence[Mean], binary: b
         return Difference(arm, math.nan, math.nan, math.nan, None)
     low, high = (newcombe if binary else welch)(first, other, question.level)
     value = other.mean - first.mean
+    if abs(value) <= _rounding(first, other):
+        value = 0.0
     wanted = abs(value) if question.effect is None else question.effect
     variances = [first.sd**2, other.sd**2]
     if binary:  # that of the other arm follows from the difference
-        changed = first.mean + wanted if first.mean + wanted <= 1 else max(0.0, first.mean - wanted)
+        sign = -1 if question.less_is_better else 1
+        changed = other.mean if question.effect is None else first.mean + sign * wanted
+        if not 0 <= changed <= 1:
+            changed = min(1.0, max(0.0, first.mean - sign * wanted))
         variances = [mean * (1 - mean) for mean in (first.mean, changed)]
     shares = question.arms[0].share, arm.share
-    return Difference(arm, value, low, high, keys_needed(variances, shares, wanted, question.level))
+    needed = None if math.isnan(low) else keys_needed(variances, shares, wanted, question.level)
+    return Difference(arm, value, low, high, needed)
 
 
 def keys_needed(variances: Sequence[float], shares: Sequence[int], effect: float, level: float) -> int | None:
     """Return how many keys of all arms together show a difference with a power of 80 %; None if that is unknown.
+
+    It is also None above `MOST_KEYS`.
 
     Args:
         variances, shares: of the two arms that are compared; shares in percent of all arms.
@@ -217,11 +265,40 @@ def _doubts(report: Report) -> list[str]:
     if (fewest := min(mean.keys for mean in means)) < FEWEST:
         found.append(f"an arm has only {fewest:,} usable keys, and each needs at least {FEWEST}")
     elif any(math.isnan(difference.low) for difference in report.differences):
-        found.append("no outcome differs from another one of its arm, so that no interval can be computed")
-    have, needed = sum(mean.keys for mean in means), max(one.needed or 0 for one in report.differences)
-    if report.question.effect is not None and needed > have:
-        found.append(f"the planned number of {needed:,} keys is not reached yet; decide once, when it is")
+        found.append(
+            "no outcome differs from another one of its arm by more than rounding, so that no interval can be computed"
+        )
+    elif report.binary and {mean.mean for mean in means} in ({0.0}, {1.0}):
+        found.append(
+            f"every outcome is {means[0].mean:.0f}, so that there is nothing to compare; each key that was served "
+            "needs a line, whatever its outcome is"
+        )
+    elif not report.binary and (skewed := _skewed(means)):
+        found.append(skewed)
+    elif report.question.effect is not None:
+        have, needed = sum(mean.keys for mean in means), [one.needed for one in report.differences]
+        if None in needed:
+            found.append(
+                f"--effect {report.question.effect:g} needs more than {MOST_KEYS:,.0f} keys; choose a larger one"
+            )
+        elif (most := max(one or 0 for one in needed)) > have:
+            found.append(f"the planned number of {most:,} keys is not reached yet; decide once, when it is")
     return found
+
+
+def _skewed(means: Sequence[Mean]) -> str:
+    """Return that the outcomes are too skewed for the sizes of two arms, or an empty text."""
+    found, (first, other) = max(
+        ((skewness(means[0], other), (means[0], other)) for other in means[1:]), key=lambda item: item[0]
+    )
+    if found <= MOST_SKEW:
+        return ""
+    fewest = min(first.keys, other.keys)
+    enough = math.ceil(fewest * (found / MOST_SKEW) ** 2)
+    return (
+        f"rare large outcomes make the interval of an arm with {fewest:,} keys too narrow; it needs about {enough:,}, "
+        "or each key's outcome needs a bound that you choose before you look"
+    )
 
 
 def in_words(report: Report) -> list[str]:
@@ -254,7 +331,9 @@ def in_words(report: Report) -> list[str]:
             f"{keys.in_wrong_arm:,} that the hash gives to another arm"
         )
     if logged.unknown:
-        lines.append(f"left out: lines of versions that are not in the experiment: {unknown_words(logged.unknown)}")
+        lines.append(
+            f"left out: lines of versions or labels that are not in the experiment: {unknown_words(logged.unknown)}"
+        )
     if logged.invalid_lines:
         more = f"; and {logged.invalid_lines - len(logged.invalid):,} more" * (
             logged.invalid_lines > len(logged.invalid)
@@ -278,13 +357,15 @@ def _ratio(p: float) -> str:
 
 def _needed(one: Difference, report: Report) -> str:
     have = sum(mean.keys for mean in report.means)
+    if math.isnan(one.value):
+        return f"still needed for a difference {one.arm.label} - {report.question.arms[0].label}: unknown"
     of = f"a difference {one.arm.label} - {report.question.arms[0].label} of "
     if report.question.effect is None:
         of += f"{abs(one.value):.5g}, as observed (a difference that you choose with --effect is a better plan)"
     else:
         of += f"{report.question.effect:.5g}"
     if one.needed is None:
-        return f"still needed for {of}: unknown"
+        return f"still needed for {of}: unknown, or more than {MOST_KEYS:,.0f}"
     missing = max(0, one.needed - have)
     return f"still needed for {of}: {missing:,} outcomes of new keys ({one.needed:,} in all arms, power 80 %)"
 
@@ -303,4 +384,5 @@ def recommendation(report: Report) -> str:
         return f"recommendation: {best.arm.label}, which is better than {first}{beside}"
     if len(worse) == len(report.differences):
         return f"recommendation: {first}, which is better than {', '.join(one.arm.label for one in worse)}"
-    return "recommendation: none, because no version is shown to be better: keep the stable one, or collect more"
+    more = ", or collect more" if report.question.effect is None else ", because the planned number is reached"
+    return f"recommendation: none, because no version is shown to be better: keep the stable one{more}"

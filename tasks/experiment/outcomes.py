@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import numpy as np
 
@@ -79,15 +79,13 @@ def read_outcomes(path: Path, experiment: str, arms: Sequence[Arm]) -> Logged:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            logged = _read(csv.reader(stream), path, experiment, arms)
+            logged = _read(_rows(stream, path), path, experiment, arms)
     except OSError as exc:
         raise WrongFile(f"--decide must name a readable CSV file, got '{path}': {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise WrongFile(f"--decide must name a file in UTF-8, got '{path}': {one_line(str(exc))}") from exc
-    except csv.Error as exc:
-        raise WrongFile(f"--decide must name a CSV file, got '{path}': {one_line(str(exc))}") from exc
     if not logged.values:
-        unknown = f"; unknown versions: {few(list(logged.unknown), most=5)}" if logged.unknown else ""
+        unknown = f"; unknown versions or labels: {few(list(logged.unknown), most=5)}" if logged.unknown else ""
         raise WrongFile(
             f"--decide must name a file with outcomes of the experiment {experiment}, but '{path}' has none "
             f"({'; '.join(logged.invalid[:3]) or 'no lines'}{unknown})"
@@ -95,28 +93,47 @@ def read_outcomes(path: Path, experiment: str, arms: Sequence[Arm]) -> Logged:
     return logged
 
 
-def _read(lines: Any, path: Path, experiment: str, arms: Sequence[Arm]) -> Logged:
-    header = [one_line(name).lower() for name in next(lines, [])]
+def _rows(stream: TextIO, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row that is not empty, with the number of its last line.
+
+    A quotation mark that is not closed is an error, because it would make the lines after it a part of one field.
+    """
+    lines, line = csv.reader(stream, strict=True), 0
+    try:
+        for row in lines:
+            line = lines.line_num
+            if row:
+                yield line, row
+    except csv.Error as exc:
+        raise WrongFile(
+            f"--decide must name a CSV file whose quotation marks are closed, got '{path}', in which line {line + 1:,} "
+            f"begins what cannot be read: {one_line(str(exc))}"
+        ) from exc
+
+
+def _read(rows: Iterator[tuple[int, list[str]]], path: Path, experiment: str, arms: Sequence[Arm]) -> Logged:
+    header = [one_line(name).lower() for name in next(rows, (0, []))[1]]
     of_key, of_arm, of_outcome = _columns(header, path)
     index = {str(arm.version): i for i, arm in enumerate(arms)}
     if header[of_arm] == LABEL:
         index = {arm.label: i for i, arm in enumerate(arms)}
     needed, number, logged = max(of_key, of_arm, of_outcome), numbering(experiment), Logged()
-    for row in lines:
-        if not row:
-            continue  # an empty line
+    for line, row in rows:
         if len(row) <= needed:
-            logged.refuse(lines.line_num, f"it has {len(row)} columns, and needs {needed + 1}")
+            logged.refuse(line, f"it has {len(row)} columns, and needs {needed + 1}")
+            continue
+        if any(row[len(header) :]):  # a comma in a key or in a number moves what follows to the next column
+            logged.refuse(line, f"it has {len(row)} columns, and the heading has {len(header)}")
             continue
         key, arm = row[of_key], index.get(row[of_arm].strip().removesuffix(".0"))  # pandas writes 4.0 beside a gap
         if not key.strip():
-            logged.refuse(lines.line_num, "the key is empty")
+            logged.refuse(line, "the key is empty")
         elif arm is None:
             name = one_line(row[of_arm], 40) or "(empty)"
             logged.unknown[name if name in logged.unknown or len(logged.unknown) < MOST_UNKNOWN else "(others)"] += 1
         elif (value := _number(row[of_outcome])) is None:
             what = one_line(row[of_outcome], 40)
-            logged.refuse(lines.line_num, f"the outcome must be a number, got '{what}'" if what else "no outcome")
+            logged.refuse(line, f"the outcome must be a number, got '{what}'" if what else "no outcome")
         else:
             logged.numbers.append(number(key))
             logged.arms.append(arm)

@@ -148,14 +148,18 @@ def choose(config: Config, label: str, actor: str) -> Promotion:
         if labels_of(model_dir).get(label) != arm.version:
             words = "; ".join(moved(model_dir, known))
             raise ConfigError(f"--to must be a label that still names its version, but {words}; use --stop")
+        digest = eligible(model_dir, arm.version, option=f"--to {label}")
         stable = champion_version(model_dir, found.layout)
         change = Change(
-            "label", arm.version, versions(model_dir)[arm.version].name, eligible(model_dir, arm.version),
+            "label", arm.version, versions(model_dir)[arm.version].name, digest,
             previous=stable, previous_digest=served_digest(read(model_dir), stable) if stable else "", label=STABLE,
             actor=actor or process_user(), reason=f"{label} is the winner of the experiment {known.name}",
             experiment=known.name, arms=known.arms,
         )  # fmt: skip
-        return make_change(config, found, change)
+        promotion = make_change(config, found, change)
+    if promotion.state is PromotionState.ROLLED_BACK:
+        return replace(promotion, reason=f"{promotion.reason}, and the experiment {known.name} goes on")
+    return promotion
 
 
 def _none_runs(config: Config, known: Experiment | None) -> None:

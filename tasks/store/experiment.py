@@ -6,7 +6,9 @@ production, and removed when the experiment ends. Its labels are in `models.conf
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -92,11 +94,39 @@ def moved(model_dir: Path, experiment: Experiment) -> list[str]:
     ]
 
 
-def eligible(model_dir: Path, version: int, *, files: bool = True) -> str:
+def rolled_back(model_dir: Path, name: str, arms: Sequence[Arm]) -> list[str] | None:
+    """Return which versions were rolled back while an experiment ran, in words, even if it has ended since.
+
+    That a label names its version again does not show that its users got another version in between.
+
+    Returns:
+        None if the history has no experiment with this name and these versions, labels and shares.
+    """
+    entries = read(model_dir)
+    noted = [(entry.state, entry.version, entry.reason) for entry in entries]
+    starts = [("in experiment", arm.version, f"experiment {name}: {arm}") for arm in arms]
+    if not set(starts) <= set(noted):
+        return None
+    begun = max(index for index, line in enumerate(noted) if line in starts)
+    while_it_ran = itertools.takewhile(lambda entry: entry.state != "experiment ended", entries[begun:])
+    labels = {arm.version: arm.label for arm in arms}
+    return [
+        f"version {entry.version}, which was '{labels[entry.version]}', was rolled back at {entry.time}"
+        for entry in while_it_ran
+        if entry.state == "rolled back" and entry.version in labels
+    ]
+
+
+def spoiled(model_dir: Path, experiment: Experiment) -> list[str]:
+    """Return why the outcomes of the experiment that runs decide nothing, in words."""
+    return [*moved(model_dir, experiment), *(rolled_back(model_dir, experiment.name, experiment.arms) or [])]
+
+
+def eligible(model_dir: Path, version: int, *, option: str = "--versions", files: bool = True) -> str:
     """Return the digest of a version that may take part in an experiment.
 
     Args:
-        files: also read its files.
+        option: that named the version, for the message. files: also read its files.
 
     Raises:
         ConfigError: it was never in production, which only judged versions reach; it was rolled back; or its files are
@@ -107,20 +137,20 @@ def eligible(model_dir: Path, version: int, *, files: bool = True) -> str:
     if not digest:
         served = sorted({entry.version for entry in entries if entry.state in SERVED} & versions(model_dir).keys())
         raise ConfigError(
-            "--versions must name versions that passed and were promoted, as the canary or as stable, got "
+            f"{option} must name versions that passed and were promoted, as the canary or as stable, got "
             f"{version}{f', which is {state}' if state else ''}; these were: {', '.join(map(str, served)) or 'none'}"
         )
     if state == "rolled back":
         raise ConfigError(
-            f"--versions must not name a version that was rolled back, got {version}; if it is good after all, make it "
+            f"{option} must not name a version that was rolled back, got {version}; if it is good after all, make it "
             f"live again first (rollback --to {version})"
         )
     directory = versions(model_dir).get(version)
     if directory is None:
-        raise ConfigError(f"--versions must name versions whose files are in '{model_dir}', got {version} ({state})")
+        raise ConfigError(f"{option} must name versions whose files are in '{model_dir}', got {version} ({state})")
     try:
         if files:
             verify_manifest(directory, digest)
     except (ManifestMismatch, OSError) as exc:
-        raise ConfigError(f"--versions must name files that were judged, got {version}, but {exc}") from exc
+        raise ConfigError(f"{option} must name files that were judged, got {version}, but {exc}") from exc
     return digest

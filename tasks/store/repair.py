@@ -12,7 +12,7 @@ from tasks.program import command_name
 from tasks.records import Change
 from tasks.savedmodel.files import narrow, set_modes
 from tasks.savedmodel.manifest import declared_digest, hash_files, verify_manifest
-from tasks.store.experiment import moved, running
+from tasks.store.experiment import running, spoiled
 from tasks.store.history import read, served_digest, state_of
 from tasks.store.journal import commit, pending
 from tasks.store.layout import STAGING, remove_abandoned, version_number, versions
@@ -218,7 +218,7 @@ def _experiment(production: Production) -> Iterator[Finding]:
         return
     if known is None:
         return
-    changed = moved(production.model_dir, known)
+    changed = spoiled(production.model_dir, known)
     if production.layout != "labels":
         changed = [f"promote.layout is {production.layout}, which has no labels"]
     if changed:

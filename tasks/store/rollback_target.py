@@ -23,8 +23,10 @@ def rollback_target(model_dir: Path, champion: int) -> int:
         return target
     entries = read(model_dir)
     own = served_digest(entries, champion)
-    others = ", ".join(str(version) for version in _served(model_dir) if served_digest(entries, version) != own)
-    remedy = f"; set --to N to a version that was rolled back itself: {others}" if others else ""
+    others = [version for version in _served(model_dir) if served_digest(entries, version) != own]
+    champions = {entry.version for entry in entries if entry.state == "live"}
+    kind = "was rolled back itself" + (", or was only the canary" if set(others) - champions else "")
+    remedy = f"; set --to N to a version that {kind}: {', '.join(map(str, others))}" if others else ""
     raise StoreError(
         f"a rollback needs an earlier version that was not rolled back, but version {champion} of '{model_dir.name}' "
         f"has none before it{remedy}"

@@ -203,6 +203,28 @@ def test_what_is_refused_while_one_runs(live: Live, capsys: pytest.CaptureFixtur
     write_config(live.store.live, [1, 2, 3], {"stable": 2, "canary": 3})
 
 
+def test_a_winner_that_cannot_win(live: Live, capsys: pytest.CaptureFixture[str], held_port: int) -> None:
+    """Files that are gone or changed, and a production that is away, leave the experiment as it is, in one line."""
+    assert live.run("--versions 2,3 --shares 50,50 --name eleven") == 0
+    before, files, away = live.text, live.store.live / "3", live.store.live / ".away"
+    added = files / "assets.extra" / "added"
+    for make, undo, code, words in (
+        (lambda: files.rename(away), lambda: away.rename(files), 2, "--to b must name versions whose files are in"),
+        (lambda: added.write_text(""), added.unlink, 2, "--to b must name files that were judged, got 3, but "),
+    ):
+        make()
+        capsys.readouterr()
+        assert (live.run("--to b"), words in capsys.readouterr().err) == (code, True)
+        undo()
+    dead = f"--set promote.live_url=http://127.0.0.1:{held_port} --set promote.live_timeout_s=0.2"
+    assert live.run(f"{dead} --to b") == 1
+    assert "version 2 is still live, and the experiment eleven goes on" in capsys.readouterr().err
+    assert live.text == before
+    known = running(live.store.live)
+    assert known is not None
+    assert known.name == "eleven"
+
+
 def test_production_does_not_answer(live: Live, capsys: pytest.CaptureFixture[str], held_port: int) -> None:
     """If one address does not serve the versions in time, everything is taken back: exit code 1, and no client."""
     before, urls = live.text, f"[{live.url},http://127.0.0.1:{held_port}]"
@@ -325,6 +347,9 @@ def test_mlflow_is_away(live: Live, capsys: pytest.CaptureFixture[str], held_por
 def test_a_rollback_says_what_became_of_the_experiment(live: Live, capsys: pytest.CaptureFixture[str]) -> None:
     """A rollback of an arm warns, the state warns, --to refuses the arm, and --stop works."""
     assert live.run("--versions 2,3 --shares 50,50 --name six") == 0
+    known = running(live.store.live)
+    assert known is not None
+    arms = known.arms
     assert live.run("", rollback) == 0
     assert live.labels == {"stable": 1, "canary": 3, "a": 1, "b": 3}
     out = capsys.readouterr().out
@@ -334,5 +359,13 @@ def test_a_rollback_says_what_became_of_the_experiment(live: Live, capsys: pytes
     assert live.run("--to a") == 2
     assert "must be a label that still names its version" in capsys.readouterr().err
     assert live.run("--stop") == 0
+    rows = [(f"u{number}", arm_of("six", arms, f"u{number}").version, number % 7 > 3) for number in range(200)]
+    Path("six.csv").write_text("key,version,outcome\n" + "".join(f"{k},{v},{int(good)}\n" for k, v, good in rows))
+    for name, words in (("six", "none, because version 2, which was 'a', was rolled back at 20"), ("6", "")):
+        capsys.readouterr()
+        assert live.run(f"--decide six.csv --versions 2,3 --shares 50,50 --name {name}") == 0
+        out, err = capsys.readouterr()
+        assert words in out
+        assert ("the history of 'm' has no experiment 6 with a: version 2 (50 %), b: version 3" in err) == (not words)
     assert live.run("--to 2", rollback) == 0  # as it was
     write_config(live.store.live, [1, 2, 3], {"stable": 2, "canary": 3})

@@ -95,6 +95,13 @@ def test_the_written_client_routes_as_the_report_expects(key: str, shares: tuple
     assert client.url(key) == f"http://h:8501/v1/models/digits/labels/{client.label(key)}:predict"
 
 
+@pytest.mark.parametrize("key", [42, 42.0, True, None, b"user-1", np.int64(42)])
+def test_a_key_that_is_not_text(key: Any) -> None:
+    """A key that the log could write in another way than it was hashed is refused, with what is right."""
+    with pytest.raises(TypeError, match="a key must be text, as in the log of outcomes, such as str.user_id., got "):
+        module_of(client_code(NAME, HALVES, "digits", ["http://h:8501"])).label(key)
+
+
 def test_the_written_client_is_a_program(tmp_path: Path) -> None:
     """Run as a program, it checks its own examples and shows where keys go."""
     file = tmp_path / "client.py"
@@ -221,6 +228,61 @@ def test_what_makes_outcomes_doubtful(tmp_path: Path) -> None:
     assert recommendation(spoiled).startswith("recommendation: none, because the label 'a' names version 3")
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 19.99, 123456.789, 7.0])
+@pytest.mark.parametrize("often", [1, 3])
+def test_equal_outcomes_recommend_nothing(tmp_path: Path, value: float, often: int) -> None:
+    """Sums of equal outcomes are rounded; the rounding is neither a difference nor a variance."""
+    rows = [(key, version, value) for key, version, _ in outcomes({4: 1, 5: 1})]
+    report = asked(written(tmp_path / "o.csv", [*rows, *[row for row in rows[::2] if row[1] == 5] * (often - 1)]))
+    [one] = report.differences
+    assert (one.value, np.isnan(one.low), one.needed) == (0.0, True, None)
+    assert "no outcome differs from another one of its arm" in recommendation(report)
+    assert "the planned number" not in recommendation(asked(tmp_path / "o.csv", effect=0.01))
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_only_one_outcome_was_logged(tmp_path: Path, value: int) -> None:
+    """A log of successes alone, or of failures alone, is said to be one."""
+    rows = [(key, version, value) for key, version, _ in outcomes({4: 1, 5: 1})]
+    for effect in (None, 0.2):
+        report = asked(written(tmp_path / "o.csv", rows), effect=effect)
+        assert f"none, because every outcome is {value}, so that there is nothing to" in recommendation(report)
+
+
+def test_a_plan_that_nobody_can_reach(tmp_path: Path) -> None:
+    """If the planned effect needs more keys than anybody has, nothing is recommended before."""
+    path = written(tmp_path / "o.csv", outcomes({4: 0.2, 5: 0.4}))
+    report = asked(path, effect=1e-9)
+    assert recommendation(report) == (
+        "recommendation: none, because --effect 1e-09 needs more than 1,000,000,000,000 keys; choose a larger one"
+    )
+    assert "still needed for a difference b - a of 1e-09: unknown, or more than 1,000" in "\n".join(in_words(report))
+    equal = asked(written(tmp_path / "e.csv", outcomes({4: 0.3, 5: 0.3})), effect=0.2)
+    assert recommendation(equal).endswith("keep the stable one, because the planned number is reached")
+
+
+def test_a_small_arm_whose_outcomes_are_kept_alone(tmp_path: Path) -> None:
+    """That nearly all outcomes of the large arm are lost is seen, although few keys are due to the small one."""
+    arms = arms_of(1, 99)
+    rows = outcomes({4: 0.2, 5: 0.6}, [f"user-{number}" for number in range(8000)], arms)
+    small = [row for row in rows if row[1] == 4]
+    report = asked(written(tmp_path / "o.csv", [*small, *[row for row in rows if row[1] == 5][:100]]), arms)
+    assert sum(report.keys.seen) < 500  # so that fewer than 5 are due to the arm of 1 %
+    assert "the keys are not divided as the shares say" in recommendation(report)
+
+
+def test_the_observed_difference_needs_what_its_own_means_need(tmp_path: Path) -> None:
+    """The number for a difference downwards is not that for an equal one upwards, whose outcomes vary more."""
+    report = asked(written(tmp_path / "o.csv", outcomes({4: 0.3, 5: 0.1})))
+    [one], (first, other) = report.differences, report.means
+    variances = [mean.mean * (1 - mean.mean) for mean in (first, other)]
+    assert one.needed == keys_needed(variances, (50, 50), abs(one.value), LEVEL)
+    planned = [
+        asked(tmp_path / "o.csv", effect=0.2, less_is_better=less).differences[0].needed or 0 for less in (True, False)
+    ]
+    assert planned[0] < planned[1]
+
+
 def test_a_few_wrong_keys_are_left_out(tmp_path: Path) -> None:
     """Keys in two arms or in a wrong one are counted and left out, and less than one in a hundred decides nothing."""
     rows = outcomes({4: 0.2, 5: 0.4})
@@ -240,6 +302,9 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = tmp_path / "o.csv"
     path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert read_outcomes(
+        written(tmp_path / "blank.csv", [("u1", 4, 1, "")], "\n\nkey,version,outcome"), NAME, HALVES
+    ).values
     logged = read_outcomes(path, NAME, HALVES)
     assert [*logged.values] == [1.0, 1.0, -3.5]
     assert [line.partition(":")[0] for line in logged.invalid] == [
@@ -249,7 +314,7 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
     assert logged.unknown == {"9": 1, "(empty)": 1, "stable": 1}
     text = "\n".join(in_words(decide(Question(NAME, HALVES), logged)))
     assert "left out: 8 invalid lines: line 3: it has 2 columns, and needs 3;" in text
-    assert "versions that are not in the experiment: '9' (1 line)" in text
+    assert "versions or labels that are not in the experiment: '9' (1 line)" in text
 
 
 def test_labels_instead_of_versions(tmp_path: Path) -> None:
@@ -271,9 +336,15 @@ def test_labels_instead_of_versions(tmp_path: Path) -> None:
         (b"key;version;outcome\nu;4;1\n", "once each, got key;version;outcome"),
         (b"key,version,outcome,key\nu,4,1,u\n", "once each, got key,version,outcome,key"),
         (b"key,version,outcome\n", r"has none \(no lines\)"),
-        (b"key,version,outcome\nu,7,1\nv,8,1\n", "unknown versions: 7, 8"),
+        (b"key,version,outcome\nu,7,1\nv,8,1\n", "unknown versions or labels: 7, 8"),
         (b"key,version,outcome\nu,4,yes\n", "line 2: the outcome must be a number, got 'yes'"),
         (b"key,version,outcome\n\xff,4,1\n", "must name a file in UTF-8"),
+        (b'key,version,outcome,note\nu,4,1,"a"\nv,4,1,"b\nw,5,1,c\nx,5,0,d\n', "line 3 begins what cannot be read"),
+        (b'key,version,outcome,note\nv,4,1,"b\nw,5,1,"c\nx,5,0,d\n', "line 2 begins what cannot be read"),
+        (
+            b"key,version,outcome\nu,4,0,5\nDoe, Jane,4,1\n",
+            "line 2: it has 4 columns, and the heading has 3; line 3: it",
+        ),
         (b"key,version,outcome\n" + b"x" * 200_000 + b",4,1\n", "field larger than field limit"),
     ],
 )
@@ -353,6 +424,24 @@ def test_outcomes_of_any_size(tmp_path: Path, size: float) -> None:
     assert np.isnan(other.low) or (other.low, other.high) == pytest.approx((one.low * size, one.high * size))
     assert in_words(report)
     assert in_words(asked(tmp_path / "o.csv", effect=1e-300))
+
+
+def test_skewed_outcomes_in_a_small_arm(tmp_path: Path) -> None:
+    """Where an arm is too small for rare large amounts, nothing is recommended; arms of one size need no more."""
+    random, recommended = np.random.default_rng(12), {5: 0, 50: 0}
+    for share in recommended:
+        arms = arms_of(share, 100 - share)
+        for number in range(60):
+            keys = [f"{number}-{key}" for key in range(1000)]
+            paid = np.where(random.random(1000) < 0.05, random.lognormal(3, 1, 1000), 0.0)
+            rows = [(key, arm_of(NAME, arms, key).version, amount) for key, amount in zip(keys, paid, strict=True)]
+            report = asked(written(tmp_path / "o.csv", rows), arms)
+            recommended[share] += not recommendation(report).startswith("recommendation: none")
+            assert ("rare large outcomes make the interval" in recommendation(report)) == (share == 5)
+    assert recommended[5] == 0
+    assert recommended[50] <= 6
+    better = [(key, version, 50 + (version == 5) + random.exponential()) for key, version, _ in outcomes({4: 1, 5: 1})]
+    assert recommendation(asked(written(tmp_path / "o.csv", better))) == "recommendation: b, which is better than a"
 
 
 def test_three_arms_share_one_error() -> None:

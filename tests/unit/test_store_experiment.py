@@ -14,13 +14,14 @@ from tasks.errors import StoreError
 from tasks.production.changes import _not_in_experiment
 from tasks.records import Arm, Change
 from tasks.store.champion import predecessor
-from tasks.store.experiment import EXPERIMENT, eligible, moved, running
+from tasks.store.experiment import EXPERIMENT, eligible, moved, rolled_back, running, spoiled
 from tasks.store.history import append, read, state_of
 from tasks.store.journal import JOURNAL, begin, pending
 from tasks.store.layout import versions
 from tasks.store.publish import put_aside
 from tasks.store.repair import mend, repair
 from tasks.store.retention import prune
+from tasks.store.rollback_target import rollback_target
 from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions
 from tasks.store.transaction import carry_out, untold
 from tests.store_driver import Store
@@ -210,6 +211,33 @@ def test_a_rollback_takes_the_version_from_its_users(store: Store) -> None:
     assert store.end() == "live"
     assert labels_of(store.live) == {"stable": 1, "canary": 4}
     assert reports(store) == []
+    [back] = rolled_back(store.live, "e", known.arms) or []
+    assert back.startswith("version 2, which was 'a', was rolled back at 20")
+    assert rolled_back(store.live, "f", known.arms) is None
+    other_shares = [dataclasses.replace(arm, share=share) for arm, share in zip(known.arms, (40, 60), strict=True)]
+    assert rolled_back(store.live, "e", other_shares) is None
+
+
+def test_a_rollback_that_was_taken_back(store: Store) -> None:
+    """A label that names its version again does not hide that its users got another one."""
+    store.experiment(2, 3)
+    assert store.rollback() == "live"
+    change = Change(
+        "label", 2, "2", store.digest(2), previous=1, previous_digest=store.digest(1), rolls_back=1, label="stable"
+    )
+    assert carry_out(store.production, change).state == "live"
+    with pytest.raises(StoreError, match="that was rolled back itself, or was only the canary: 1, 3, 4"):
+        rollback_target(store.live, 2)
+    known = running(store.live)
+    assert known is not None
+    assert moved(store.live, known) == []
+    [back] = spoiled(store.live, known)
+    assert back.startswith("version 2, which was 'a', was rolled back at 20")
+    [report] = reports(store)
+    assert f"the experiment e runs, but {back}" in report
+    store.end()
+    store.experiment(2, 3)
+    assert (spoiled(store.live, known), reports(store)) == ([], [])
 
 
 def test_a_rollback_beside_an_experiment(store: Store) -> None:
