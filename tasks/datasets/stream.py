@@ -19,7 +19,8 @@ import numpy as np
 
 from configs.sections.data import Data
 from tasks.datasets.fingerprints import fingerprints
-from tasks.datasets.overview import label_shares, shared_rows
+from tasks.datasets.mapped import let_go
+from tasks.datasets.overview import MOST_LABELS, label_shares, shared_rows
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, load_rows, save_arrays
 from tasks.datasets.splitting import SPLITS, assigned, index_of, take_out
 from tasks.datasets.strings import dtype_words, is_string
@@ -200,9 +201,12 @@ def _described(columns: Mapping[str, Array]) -> dict[str, str]:
 
 
 def _shares(paths: Sequence[Path], counts: Mapping[str, int]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the share of each label in each split; only the targets are read."""
+    """Return the share of each label in each split; only targets that may be labels are read, all rows at once."""
     targets = [load_rows(path).targets for path in paths]
-    joined = {name: np.concatenate([part[name] for part in targets]) for name in targets[0]}
+    narrow = [name for name, array in targets[0].items() if math.prod(array.shape[1:]) <= MOST_LABELS]
+    joined = {name: np.concatenate([part[name] for part in targets]) for name in narrow}
+    for part in targets:
+        let_go(part.values())
     ends = np.cumsum(list(counts.values()))
     index = {name: np.arange(end - counts[name], end) for name, end in zip(counts, ends.tolist(), strict=True)}
     return label_shares(joined, index)

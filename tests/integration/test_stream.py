@@ -460,6 +460,21 @@ def test_a_stream_with_text_is_trained(make_config: Callable[..., Config], caplo
     assert {line.split("'")[1] for line in said} == {"city"}
 
 
+def test_wide_targets_stay_on_the_disk(tmp_path: Path) -> None:
+    """Targets that are as wide as the features, as of an autoencoder, are cast for Keras on the disk, as in memory."""
+    from tasks.training.fit import _target
+
+    wide = np.random.default_rng(1).normal(size=(30_000, 64))
+    save_arrays(tmp_path / "a.npz", {"wide": wide, "large": np.full(3, 1e300)}, mapped=True)
+    mapped = load_arrays(tmp_path / "a.npz")
+    cast = _target(mapped["wide"], "wide")
+    assert is_mapped(cast)
+    assert cast.dtype == np.float32
+    assert np.array_equal(cast, wide.astype(np.float32))
+    with pytest.raises(DataError, match="targets must fit float32"):
+        _target(mapped["large"], "large")
+
+
 def test_numbers_are_converted_on_the_disk(tmp_path: Path) -> None:
     """A mapped column of another dtype is cast as in memory, with the same refusals, and stays on the disk."""
     wide = np.linspace(-1, 1, 3_000_000)
