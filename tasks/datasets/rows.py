@@ -47,13 +47,16 @@ class Rows:
         return Rows({k: v[index] for k, v in self.features.items()}, {k: v[index] for k, v in self.targets.items()})
 
 
-def check_rows(loaded: object, source: str, time: str = "", *, needs_target: bool = True) -> Rows:
+def check_rows(
+    loaded: object, source: str, time: str = "", *, needs_target: bool = True, needs_rows: bool = True
+) -> Rows:
     """Convert the result of a loader to rows.
 
     Args:
         loaded: `(features, target)`; each an array, or a mapping (or DataFrame) of name to array.
         time: the name of a feature that may contain dates and times; they become ISO 8601 text.
         needs_target: False allows None as the target, for rows that are served but not scored.
+        needs_rows: False allows arrays without rows, such as a batch of a stream.
 
     Raises:
         DataError: the result has another form, lengths differ, a value is missing, or an array cannot hold it exactly.
@@ -71,7 +74,7 @@ def check_rows(loaded: object, source: str, time: str = "", *, needs_target: boo
     if len(set(lengths.values())) != 1:
         shown = ", ".join(f"{count} of {name}" for name, count in lengths.items())
         raise DataError(f"'{source}' must have the same number of rows in every array, got {shown}")
-    if not len(rows):
+    if needs_rows and not len(rows):
         raise DataError(f"'{source}' must have rows, got none")
     return rows
 

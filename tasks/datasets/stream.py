@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from glob import glob
@@ -18,7 +19,8 @@ import numpy as np
 
 from configs.sections.data import Data
 from tasks.datasets.fingerprints import fingerprints
-from tasks.datasets.overview import label_shares, shared_rows
+from tasks.datasets.mapped import let_go
+from tasks.datasets.overview import MOST_LABELS, label_shares, shared_rows
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, load_rows, save_arrays
 from tasks.datasets.splitting import SPLITS, assigned, index_of, take_out
 from tasks.datasets.strings import dtype_words, is_string
@@ -71,7 +73,8 @@ def batches_of(loaded: object, source: str) -> Iterator[object] | None:
     if not callable(loaded):
         return None
     try:
-        return iter(loaded())  # type: ignore[no-any-return]
+        made = loaded()
+        return _of_dataset(made, source) if hasattr(made, "as_numpy_iterator") else iter(made)
     except FOREIGN as exc:
         raise DataError(f"'{source}' must return a function that returns batches, got {describe(exc)}") from exc
 
@@ -82,8 +85,22 @@ def _of_dataset(dataset: Any, source: str) -> Iterator[object]:
 
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise DataError(f"'{source}' must return a data set that ends, got one that repeats; remove .repeat()")
-    leading = [tuple(spec.shape)[:1] for spec in tf.nest.flatten(dataset.element_spec)]
+    specs = tf.nest.flatten(dataset.element_spec)
+    unknown = [spec for spec in specs if getattr(getattr(spec, "shape", None), "rank", None) is None]
+    if unknown:
+        raise DataError(
+            f"'{source}' must return a data set whose components are tensors of a known rank, got {unknown[0]}; set "
+            "the shape with tf.ensure_shape, such as behind tf.py_function, and flatten windows"
+        )
+    leading = [tuple(spec.shape)[:1] for spec in specs]
     is_batched = all(leading) and len({sizes[0] for sizes in leading}) == 1
+    if is_batched and leading[0][0] is not None:  # rows that happen to have one length look the same
+        log.info(
+            "the data set of '%s' is taken as batches of %d rows, because each of its components has a first axis of "
+            "that size; if these are single rows, call .batch(...)",
+            source,
+            leading[0][0],
+        )
     batched = dataset if is_batched else dataset.batch(BATCH_ROWS)
     yield from batched.as_numpy_iterator()
 
@@ -97,12 +114,17 @@ def prepare_stream(data: Data, batches: Iterator[object], directory: Path) -> Sp
     identity, units, where = bytearray(), bytearray(), bytearray()
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(_Spool(directory)) for name in SPLITS}
+        first_given: Rows | None = None  # with the columns that decide the split, which must be alike, too
         first: Rows | None = None
         for number, loaded in enumerate(_read(batches, data.load), start=1):
             source = f"{data.load}, batch {number}"
-            rows, columns = take_out(check_rows(loaded, source, data.time), data)
+            given = check_rows(loaded, source, data.time, needs_rows=False)
+            if not len(given):  # such as one of which a filter has left nothing
+                continue
+            first_given = first_given or given.take(np.arange(1))
+            _check_alike(given, first_given, source)
+            rows, columns = take_out(given, data)
             first = first or rows.take(np.arange(1))
-            _check_alike(rows, first, source)
             found = fingerprints(rows.features, "row")
             identity += found.tobytes()
             if data.identity:
@@ -179,9 +201,12 @@ def _described(columns: Mapping[str, Array]) -> dict[str, str]:
 
 
 def _shares(paths: Sequence[Path], counts: Mapping[str, int]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the share of each label in each split; only the targets are read."""
+    """Return the share of each label in each split; only targets that may be labels are read, all rows at once."""
     targets = [load_rows(path).targets for path in paths]
-    joined = {name: np.concatenate([part[name] for part in targets]) for name in targets[0]}
+    narrow = [name for name, array in targets[0].items() if math.prod(array.shape[1:]) <= MOST_LABELS]
+    joined = {name: np.concatenate([part[name] for part in targets]) for name in narrow}
+    for part in targets:
+        let_go(part.values())
     ends = np.cumsum(list(counts.values()))
     index = {name: np.arange(end - counts[name], end) for name, end in zip(counts, ends.tolist(), strict=True)}
     return label_shares(joined, index)
@@ -232,7 +257,7 @@ class _Spool:
             return np.concatenate(self._texts[name])
         self._files[name].flush()
         shape = (self._rows, *like.shape[1:])
-        if not self._rows:
+        if not math.prod(shape):  # an empty file cannot be mapped
             return np.empty(shape, like.dtype)
         return np.asarray(np.memmap(self._files[name], like.dtype, "r", shape=shape))
 

@@ -30,6 +30,9 @@ _MADE_AT = " defined at (most recent call last)"
 _STACK = rf"{_CALL}|{re.escape(_MADE_AT)}|\[\[\{{\{{node .*?\}}\}}\]\]|\[Op:\w+\]"
 """The stack of a graph's operation in TensorFlow's messages, which is pages long and stands before the cause."""
 
+_FROM_PYTHON = r"(?s)\{\{function_node .*?\}\} |Traceback \(most recent call last\):.*"
+"""What TensorFlow puts before and behind the error of a Python function that one of its operations calls."""
+
 _PROJECT = Path(__file__).parents[2]
 EXAMPLES = ("digits.py", "penguins.py", "streamed.py")
 """The modules in our package `configs` that stand for a user's."""
@@ -155,8 +158,10 @@ def describe(exc: BaseException, without: str = "") -> str:
     """
     try:
         text = redact(str(exc))  # before the text is cut, which could leave half of a secret
-        place = _users_line(exc) or (_users_line_in(text) if _MADE_AT in text else "")
-        for nobody_reads in (without, _STACK if _MADE_AT in text else ""):
+        has_stack, is_from_python = _MADE_AT in text, "Traceback (most recent call last):" in text
+        inner = _users_line_in(text) if has_stack or is_from_python else ""
+        place = (is_from_python and inner) or _users_line(exc) or inner
+        for nobody_reads in (without, _FROM_PYTHON if is_from_python else "", _STACK if has_stack else ""):
             text = re.sub(nobody_reads, "", text) if nobody_reads else text
         text = one_line(text)
     except Exception:  # noqa: BLE001  an error without a readable message is shown by its class

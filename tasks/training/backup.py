@@ -21,6 +21,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shutil
 import time
 import warnings
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 TRAININGS = "trainings"
 PARTIAL, WHOLE, STATE, WEIGHTS, BEST = ".partial", "epoch-*", "state.json", "model.weights.h5", "best.npz"
 SEEDS = "seeds.npz"
+JSON_TEXT = r'"(?:[^"\\]|\\.)*"'
 AT_MOST = 20  # a backup is due after this multiple of the time that the last one took, so that it costs at most 5 %
 
 
@@ -213,7 +215,8 @@ def identity(config: Config, splits: Splits, model: Any) -> str:
     """Return the SHA-256 of everything that decides the numbers of a training, in hexadecimal (32 digits).
 
     It covers the configuration of the model and its training, the rows, the user's imported modules, the versions of
-    the libraries, and the initial weights, which may come from a file that the configuration does not name.
+    the libraries, and the untrained model: its layers, its vocabularies, what it is compiled with, and its initial
+    weights may come from a file or an environment variable that the configuration does not name.
 
     Args:
         model: built, compiled and not trained.
@@ -221,10 +224,27 @@ def identity(config: Config, splits: Splits, model: Any) -> str:
     settings = config.model_dump(mode="json", include={"name", "seed", "model", "training"})
     versions = [platform.python_version(), platform.machine(), *map(version, ("keras", "tensorflow", "numpy"))]
     sha = hashlib.sha256(json.dumps([settings, splits.digest, modules_digest(), versions], sort_keys=True).encode())
+    sha.update(_layers_and_settings(model).encode())
     for array in model.get_weights():
         sha.update(f"|{array.dtype}|{array.shape}|".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()[:32]
+
+
+def _layers_and_settings(model: Any) -> str:
+    """Return as JSON what a compiled model is besides its weights.
+
+    Keras numbers the names that it chooses within a process (`dense`, `dense_1`), so that a name is replaced by its
+    place among the names.
+    """
+    import keras
+
+    vocabularies = [layer.get_vocabulary() for layer in model._flatten_layers() if hasattr(layer, "get_vocabulary")]
+    found = [keras.saving.serialize_keras_object(model), vocabularies]
+    text = json.dumps(found, sort_keys=True, default=str)
+    names = dict.fromkeys(re.findall(rf'"name": ({JSON_TEXT})', text))
+    places = {name: f"#{place}" for place, name in enumerate(names)}
+    return re.sub(JSON_TEXT, lambda name: places.get(name[0], name[0]), text)
 
 
 def _not_restorable(model: Any) -> str:
@@ -234,10 +254,20 @@ def _not_restorable(model: Any) -> str:
     if type(model).fit is not keras.Model.fit:
         return "the model has a fit method of its own, whose progress is unknown"
     known = (model.optimizer, getattr(model.optimizer, "inner_optimizer", None))
-    own = [value for value in vars(model).values() if isinstance(value, keras.optimizers.Optimizer)]
+    held = [value for layer in model._flatten_layers() for value in vars(layer).values()]
+    own = [part for value in held for part in _parts(value) if isinstance(part, keras.optimizers.Optimizer)]
     if any(value not in known for value in own):  # Keras does not load their state before their first step
         return "the model has more optimizers than the one of compile"
     return ""
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield what lists and dictionaries hold, or the value itself."""
+    if not isinstance(value, Mapping | list | tuple):
+        yield value
+        return
+    for part in value.values() if isinstance(value, Mapping) else value:
+        yield from _parts(part)
 
 
 def _held(directory: Path) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 from configs.loading import DEFAULT_MODEL
 from configs.schema import Config
 from tasks.datasets.fitting import fit_to_inputs, largest_change, largest_changes
-from tasks.datasets.mapped import is_mapped
+from tasks.datasets.mapped import is_mapped, let_go, mapped_like, pieces
 from tasks.datasets.rows import Array, Rows, load_rows
 from tasks.datasets.strings import as_objects, dtype_words
 from tasks.datasets.user_code import resolve, translated
@@ -237,10 +237,15 @@ def _target(array: Array, name: str) -> Array:
     """Return a target for Keras: float64 becomes float32, Keras' default, and text becomes objects."""
     if array.dtype != np.float64:
         return as_objects(array)
-    with np.errstate(over="ignore"):  # too large numbers become infinite
-        cast = array.astype(np.float32)
-    if not np.isfinite(cast).all():
-        raise DataError(f"targets must fit float32, which Keras uses, got larger numbers in '{name}'; scale them")
+    cast, row = mapped_like(array, np.dtype(np.float32)), 0  # those of a stream stay on the disk
+    for piece in pieces(array):
+        with np.errstate(over="ignore"):  # too large numbers become infinite
+            part = piece.astype(np.float32)
+        if not np.isfinite(part).all():
+            raise DataError(f"targets must fit float32, which Keras uses, got larger numbers in '{name}'; scale them")
+        cast[row : row + len(part)] = part
+        row += len(part)
+        let_go([cast])
     return cast
 
 

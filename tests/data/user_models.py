@@ -54,6 +54,15 @@ def with_two_optimizers(features: Mapping[str, Any]) -> Any:
     return model
 
 
+def with_listed_optimizers(features: Mapping[str, Any]) -> Any:
+    """Return a regression whose own training step may use one of several optimizers."""
+    import keras
+
+    model = one_number(features)
+    model.optimizers_by_part = {"slow": [keras.optimizers.SGD(1e-3)]}
+    return model
+
+
 def people() -> tuple[Any, Any]:
     """Return a table of one number and one text, and 0 or 1."""
     import pandas as pd

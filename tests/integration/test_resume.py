@@ -194,6 +194,57 @@ def test_other_code_begins_anew(
     assert resumes(config, interrupt) == (2,)
 
 
+SETTING = """
+import keras
+from pathlib import Path
+from tests.data.user_models import line
+
+def build(features):
+    x = keras.Input((1,), name="x")
+    model = keras.Model(x, keras.layers.Dense(1, name="y")(x))
+    model.compile(keras.optimizers.SGD(float((Path(__file__).parent / "rate.txt").read_text())), "mse")
+    return model
+"""
+
+
+def test_other_settings_of_the_model_begin_anew(
+    make_config: Callable[..., Config], interrupt: Callable[[int, BaseException], None], tmp_path: Path
+) -> None:
+    """A learning rate that the builder reads from a file is not in the configuration, and still begins anew.
+
+    The same model is recognised, although Keras numbers its layers on within this process.
+    """
+    module = tmp_path / "reads_its_rate.py"
+    module.write_text(SETTING)
+    (tmp_path / "rate.txt").write_text("0.1")
+    config = make_config(f"{module}:line", f"{module}:build", **{"training.epochs": 5})
+    interrupt(2, KeyboardInterrupt())
+    stopped(config)
+    (tmp_path / "rate.txt").write_text("0.001")
+    assert resumes(config, interrupt) == ()
+    (tmp_path / "rate.txt").write_text("0.1")
+    assert resumes(config, interrupt) == (2,)
+
+
+def test_a_vocabulary_is_a_part_of_the_training(user_config: Callable[..., Config]) -> None:
+    """Two models whose words have other places are two trainings, and names that Keras chooses make no difference."""
+    import keras
+
+    config = user_config("people", "table")
+    splits = prepare_splits(config.data, config.work_dir / "data")
+
+    def named(words: list[str]) -> str:
+        keras.utils.set_random_seed(0)
+        lookup = keras.layers.StringLookup(output_mode="one_hot")
+        lookup.adapt(words)
+        city = keras.Input((1,), name="city", dtype="string")
+        model = keras.Model(city, keras.layers.Dense(1)(lookup(city)))
+        model.compile("adam", "mse")
+        return backup.identity(config, splits, model)
+
+    assert named(["a", "b", "b"]) == named(["a", "b", "b"]) != named(["a", "a", "b"])
+
+
 def test_a_second_run_of_the_same_training_leaves_the_backup_alone(
     config: Config, interrupt: Callable[[int, BaseException], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -248,6 +299,7 @@ def test_without_resume_nothing_is_backed_up(
     ("build", "reason"),
     [
         ("with_two_optimizers", "the model has more optimizers than the one of compile"),
+        ("with_listed_optimizers", "the model has more optimizers than the one of compile"),
         ("with_own_fit", "the model has a fit method of its own"),
     ],
 )

@@ -231,6 +231,41 @@ def factory_fails() -> Callable[[], Any]:
     return lambda: {}["no such key"]
 
 
+def endless_factory() -> Callable[[], Any]:
+    """Return a factory of a data set that repeats."""
+    return endless
+
+
+def python_fails() -> Any:
+    """Return a data set whose rows come from a Python function that fails."""
+    import tensorflow as tf
+
+    def rows() -> Iterator[Any]:
+        yield 1.0, 2.0
+        raise ConnectionError("the database went away")
+
+    return tf.data.Dataset.from_generator(rows, output_signature=(tf.TensorSpec(()), tf.TensorSpec(())))
+
+
+def shapeless() -> Any:
+    """Return a data set with a component whose rank is lost in a Python function."""
+    import tensorflow as tf
+
+    return as_dataset().map(lambda x, y: (tf.py_function(lambda: 1.0, [], tf.float32), y["label"]))
+
+
+def windows() -> Any:
+    """Return a data set of data sets."""
+    return as_dataset(batched=False).window(5)
+
+
+def mixed_keys() -> Iterator[Any]:
+    """Yield customers as numbers and then as text, as pandas reads parts of a CSV file."""
+    for features, target in batches(100):
+        yield features, target
+        yield {**features, "id": features["id"].astype(str)}, target
+
+
 def few() -> Iterator[Any]:
     """Yield too few rows for three splits."""
     yield {"x": np.zeros(1)}, np.arange(1)
@@ -246,6 +281,10 @@ def few() -> Iterator[Any]:
         ("nothing", ["must have rows, got none"]),
         ("of_rows", ["batch 1' must return a tuple (features, target)"]),
         ("endless", ["must return a data set that ends", "remove .repeat()"]),
+        ("endless_factory", ["must return a data set that ends", "remove .repeat()"]),
+        ("python_fails", ["got UnknownError: ConnectionError: the database went away (test_stream.py:"]),
+        ("shapeless", ["components are tensors of a known rank", "tf.ensure_shape"]),
+        ("windows", ["components are tensors of a known rank", "flatten windows"]),
         ("factory_fails", ["must return a function that returns batches, got KeyError"]),
         ("few", ["every split must have at least one row"]),
     ],
@@ -257,6 +296,58 @@ def test_a_stream_that_cannot_be_used_is_one_line(load: str, words: list[str], t
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "data").rglob("*"))
+
+
+def test_the_columns_that_split_are_alike_in_every_batch(tmp_path: Path) -> None:
+    """A customer who is a number in one batch and text in another could be in two splits, and is refused."""
+    with pytest.raises(DataError, match="batch 2' has text .. for 'id', and batch 1 has int64"):
+        prepared("mixed_keys", tmp_path, group="id")
+
+
+def with_gaps() -> Callable[[], Iterator[Any]]:
+    """Return a stream in which some batches have no rows, and a column has no values."""
+
+    def generate() -> Iterator[Any]:
+        for features, targets in batches(50):
+            some = {**features, "none": np.zeros((50, 0), np.float32)}
+            for part in (slice(0, 0), slice(None)):
+                yield {k: v[part] for k, v in some.items()}, {k: v[part] for k, v in targets.items()}
+
+    return generate
+
+
+def test_batches_without_rows_are_left_out(tmp_path: Path) -> None:
+    """A filter may leave nothing of a batch, and a column may have no values: the other rows are all there."""
+    found = prepared("with_gaps", tmp_path / "gaps")
+    assert sum(found.rows.values()) == ROWS
+    rows = load_rows(found.test)
+    assert rows.features["none"].shape == (found.rows["test"], 0)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_function_may_return_a_tf_dataset(batched: bool, tmp_path: Path) -> None:
+    """A data set that a function returns is the stream that it is by itself."""
+    data = Data(load="tests.integration.test_stream:dataset_factory", params={"batched": batched})
+    assert prepare_splits(data, tmp_path / "a").rows == prepared("as_dataset", tmp_path / "b").rows
+
+
+def dataset_factory(batched: bool) -> Callable[[], Any]:
+    """Return a factory of a tf.data.Dataset."""
+    return lambda: as_dataset(batched)
+
+
+def squares() -> Any:
+    """Return single rows of 10 numbers and 10 targets, which look like batches of 10 rows."""
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((np.random.default_rng(1).normal(size=(50, 10)), np.eye(50, 10)))
+
+
+def test_rows_that_look_like_batches_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A data set whose components all begin with an axis of one fixed size is taken as batched, which is said."""
+    with caplog.at_level("INFO"):
+        assert sum(prepared("squares", tmp_path).rows.values()) == 500
+    assert "is taken as batches of 10 rows" in caplog.text
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
@@ -367,6 +458,21 @@ def test_a_stream_with_text_is_trained(make_config: Callable[..., Config], caplo
     assert len(fit_model(config, splits, config.work_dir / "model.keras").history["loss"]) == 2
     said = [record.getMessage() for record in caplog.records if "are in memory" in record.getMessage()]
     assert {line.split("'")[1] for line in said} == {"city"}
+
+
+def test_wide_targets_stay_on_the_disk(tmp_path: Path) -> None:
+    """Targets that are as wide as the features, as of an autoencoder, are cast for Keras on the disk, as in memory."""
+    from tasks.training.fit import _target
+
+    wide = np.random.default_rng(1).normal(size=(30_000, 64))
+    save_arrays(tmp_path / "a.npz", {"wide": wide, "large": np.full(3, 1e300)}, mapped=True)
+    mapped = load_arrays(tmp_path / "a.npz")
+    cast = _target(mapped["wide"], "wide")
+    assert is_mapped(cast)
+    assert cast.dtype == np.float32
+    assert np.array_equal(cast, wide.astype(np.float32))
+    with pytest.raises(DataError, match="targets must fit float32"):
+        _target(mapped["large"], "large")
 
 
 def test_numbers_are_converted_on_the_disk(tmp_path: Path) -> None:
