@@ -176,7 +176,7 @@ def tell_unknown_values(features: Mapping[str, Feature], rows: Rows, index: Mapp
         if not new:
             continue
         values = sorted(set(new))
-        shown = few([f"'{one_line(redact(str(value)), 40)}'" for value in values], most=EXAMPLES)
+        shown = few([f"'{_shown(value)}'" for value in values], most=EXAMPLES)
         words = f"{len(new):,} of {len(others):,} validation and test rows: {shown}"
         if feature.unknown == "error":
             raise WrongFile(
@@ -184,3 +184,31 @@ def tell_unknown_values(features: Mapping[str, Feature], rows: Rows, index: Mapp
                 "more rows, or set unknown: bucket"
             )
         log.info("'%s' has %s values that the training rows lack, in %s", name, f"{len(values):,}", words)
+
+
+def check_trained_targets(target: Array, index: Mapping[str, Array], classes: Sequence[Any]) -> None:
+    """Refuse training rows that all have the same target, and log classes that they do not have.
+
+    Args:
+        target: numbers, or positions in the classes. index: the row numbers of each split.
+
+    Raises:
+        WrongFile: a model could learn nothing but one answer, which test rows of one class would confirm.
+    """
+    found = np.unique(target[index["train"]])
+    if len(found) < 2:
+        shown = classes[int(found[0])] if classes else found[0]
+        raise WrongFile(
+            f"data.target must have at least 2 different values in the training rows, got only '{_shown(shown)}'; use "
+            "other rows, or split them in another way"
+        )
+    lost = [name for place, name in enumerate(classes) if place not in found]
+    if lost:
+        log.warning(
+            "the model cannot learn %s of the %s classes, because no training row has them: %s",
+            f"{len(lost):,}", f"{len(classes):,}", few([f"'{_shown(name)}'" for name in lost], most=EXAMPLES),
+        )  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    return one_line(redact(str(value)), 40)
