@@ -12,7 +12,7 @@ LIKE_AN_ID = 0.5  # a text column with a larger share of distinct values identif
 FEW = 20  # up to so many distinct whole numbers are classes, and up to so many distinct texts are not ids
 LARGEST_EXACT = 2**24  # float32 holds every whole number up to here
 MOST_CLASSES = 100
-LARGEST_STAND_IN = 10**14  # the next power of ten is a whole number that float64 holds
+LARGEST_STAND_IN = 10**9  # the next power of ten is the last that float32 holds
 CLOSE = 1e-4  # a smaller range, relative to the numbers, has fewer than about 1,000 steps of float32
 STAND_INS = {
     "category": ("unknown", "missing", "not given"), "text": ("", "unknown", "missing"),

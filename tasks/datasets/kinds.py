@@ -134,6 +134,11 @@ def plain(column: Any, where: str) -> Any:
     kind = column.type
     if types.is_null(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return column.cast(pa.string())
+    if types.is_decimal(kind) and kind.scale == 0:  # ids of a database may have more digits than a float64
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return column.cast(pa.string())
     if types.is_decimal(kind):
         return column.cast(pa.float64())
     known = (types.is_string, types.is_boolean, types.is_integer, types.is_floating, types.is_date, types.is_timestamp)

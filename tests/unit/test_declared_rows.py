@@ -203,6 +203,14 @@ def test_large_unsigned_numbers_are_categories(tmp_path: Path) -> None:
     assert found["a"].tolist() == ["18446744073709551615", "3"]
 
 
+def test_decimals_of_a_database_keep_their_digits(tmp_path: Path) -> None:
+    """Ids of 20 digits, which float64 would make equal, are different categories and different groups."""
+    ids = pa.array([decimal.Decimal(12345678901234567890 + n) for n in range(2)], pa.decimal128(38, 0))
+    parquet.write_table(pa.table({"a": ids, "b": ids, "y": [1.0, 2.0]}), tmp_path / "r.parquet")
+    (found, _), _ = read_declared(data(tmp_path, {"a": "category"}, file="r.parquet", group="b"))
+    assert found["a"].tolist() == found["b"] == ["12345678901234567890", "12345678901234567891"]
+
+
 def test_times_with_a_zone(tmp_path: Path) -> None:
     """A timestamp with a zone counts from 1970-01-01 UTC, whatever its zone and its precision are."""
     moment = dt.datetime(2026, 1, 31, 1, 30, tzinfo=dt.timezone(dt.timedelta(hours=2)))
@@ -361,6 +369,8 @@ def test_targets_that_cannot_be_used(tmp_path: Path, target: Any, cells: list[st
             "missing must be text, in quotes if it looks like another value, for the kind category",
         ),
         ({"features": {"a": {"kind": "number", "missing": True}}}, "missing must be a number for the kind number"),
+        ({"features": {"a": {"kind": "number", "missing": 1e39}}}, "missing must be a number that float32 holds"),
+        ({"features": {"a": {"kind": "number", "missing": 2**24 + 1}}}, "got 16777217; set dtype: float64"),
         ({"features": {"a": {"kind": "date", "missing": "soon"}}}, "missing must be a date in ISO 8601"),
         ({"features": {"a": {"kind": "integer_id", "missing": 2**63}}}, "missing must be a whole number"),
         ({"target": {"name": "y", "classes": ["a", "b"]}}, "classes can be set for the kind category only"),
