@@ -20,7 +20,7 @@ from tasks.datasets.column_facts import facts_of_files
 from tasks.datasets.column_files import files_of
 from tasks.datasets.guess import FEW, Facts, guessed, input_names, model_name, stand_in
 from tasks.errors import PipelineError
-from tasks.outcomes import DONE, FAILED, USAGE
+from tasks.outcomes import DONE, FAILED, INTERRUPTED, USAGE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
 
@@ -61,6 +61,9 @@ def _infer(args: argparse.Namespace) -> int:
     except (ConfigError, PipelineError) as exc:
         error(one_line(str(exc)))
         return USAGE
+    except KeyboardInterrupt:
+        say("interrupted; nothing was written", stream=sys.stderr)
+        return INTERRUPTED
     except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
         error(one_line(f"{type(exc).__name__}: {exc}"))
         return FAILED

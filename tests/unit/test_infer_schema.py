@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from pathlib import Path
+from types import FrameType
 
 import pyarrow as pa
 import pytest
@@ -12,6 +14,7 @@ from pyarrow import parquet
 
 from configs.loading import load_config
 from flows.infer_schema import main
+from tasks.datasets.column_facts import facts_of_files
 from tasks.datasets.column_files import BLOCK
 from tasks.datasets.declared_rows import read_declared
 from tasks.errors import WrongFile
@@ -209,3 +212,22 @@ def test_files_that_cannot_be_used(
     assert said in captured.err
     assert captured.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_an_interrupt_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C while a large file is read ends the command without a traceback, and nothing is written."""
+    (tmp_path / "rows.csv").write_text("a,y\n1,2\n3,4\n")
+    out = tmp_path / "cfg.yaml"
+
+    def interrupt(frame: FrameType, _event: str, _arg: object) -> None:
+        if frame.f_code is facts_of_files.__code__:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        assert main([str(tmp_path / "rows.csv"), "--target", "y", "--out", str(out)]) == 130
+    finally:
+        sys.setprofile(None)
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert not out.exists()
