@@ -159,7 +159,8 @@ def _target_lines(name: str, facts: Facts, problems: dict[str, str]) -> list[str
     elif facts.values in ("text", "date", "time") or (facts.values == "whole" and facts.distinct <= FEW):
         kind = "category"
         if len(facts.examples) <= FEW:  # without them, their positions would follow from the rows
-            labels = sorted(map(int, facts.examples)) if facts.values == "whole" else facts.examples
+            plain = facts.values == "whole" and all(str(int(label)) == label for label in facts.examples)
+            labels = sorted(map(int, facts.examples)) if plain else facts.examples  # `+1` is another text than 1
             classes = {"classes": labels}
         doubts.append(f"{facts.distinct:,} classes" + ("; number if it counts" if facts.values == "whole" else ""))
     elif facts.distinct <= FEW:

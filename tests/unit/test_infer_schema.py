@@ -172,6 +172,7 @@ def test_stand_ins_that_no_row_has(tmp_path: Path, capsys: pytest.CaptureFixture
     ("cells", "kind", "comment"),
     [
         ([f"{n}.5" if n % 9 else "NA" for n in range(60)], "number", "most values are numbers, but 'NA' is not"),
+        (["+1", "2"] * 30, "category, classes: ['+1', '2']", "2 classes; number if it counts"),
         ([f"{n % 3}.0" for n in range(60)], "number", "3 different numbers; category if they are classes"),
     ],
 )
