@@ -18,15 +18,13 @@ from flows.console import Parser, error, say
 from flows.streams import our_streams
 from tasks.datasets.column_facts import facts_of_files
 from tasks.datasets.column_files import files_of
-from tasks.datasets.guess import FEW, Facts, guessed, input_names, model_name
+from tasks.datasets.guess import FEW, Facts, guessed, input_names, model_name, stand_in
 from tasks.errors import PipelineError
-from tasks.outcomes import DONE, FAILED, USAGE
+from tasks.outcomes import DONE, FAILED, INTERRUPTED, USAGE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
 
 WIDEST = 60  # characters of a feature before its comment
-STAND_INS: dict[str, Any] = {"category": "unknown", "text": "", "number": -1, "integer_id": -1, "boolean": False}
-OLDEST = "1970-01-01"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +61,9 @@ def _infer(args: argparse.Namespace) -> int:
     except (ConfigError, PipelineError) as exc:
         error(one_line(str(exc)))
         return USAGE
+    except KeyboardInterrupt:
+        say("interrupted; nothing was written", stream=sys.stderr)
+        return INTERRUPTED
     except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
         error(one_line(f"{type(exc).__name__}: {exc}"))
         return FAILED
@@ -122,10 +123,7 @@ def _features(
             continue
         doubts = [doubt] if doubt else []
         if about.missing:
-            feature["missing"] = STAND_INS.get(feature["kind"], OLDEST)
-            doubts.append(
-                f"{about.missing:,} of {about.rows:,} values are missing; clients send this one in their place"
-            )
+            doubts.append(f"{about.missing:,} of {about.rows:,} values are missing; {_replaced(feature, about)}")
         if about.determines:
             doubts.append(f"each value goes with one value of {target} only: is it known before the prediction?")
         found[column] = feature, "; ".join(doubts)
@@ -134,6 +132,17 @@ def _features(
         if names[column] != column:
             feature["column"] = column
     return {names[column]: about for column, about in found.items()}, left_out
+
+
+def _replaced(feature: dict[str, Any], facts: Facts) -> str:
+    """Set a stand-in for missing values in a feature, and return in words what it does."""
+    value = stand_in(feature["kind"], facts)
+    if value is None:
+        return "set missing to a value that the column does not have"
+    feature["missing"] = value
+    if feature["kind"] == "boolean":
+        return "clients send false in their place, which the model cannot tell from a false"
+    return "clients send this one in their place"
 
 
 def _target_lines(name: str, facts: Facts, problems: dict[str, str]) -> list[str]:
@@ -145,12 +154,17 @@ def _target_lines(name: str, facts: Facts, problems: dict[str, str]) -> list[str
     doubts, kind, classes = [], "number", {}
     if facts.values == "boolean":
         kind = "boolean"
+    elif facts.odd:
+        doubts.append(f"most values are numbers, but '{facts.odd}' is not, which a run refuses")
     elif facts.values in ("text", "date", "time") or (facts.values == "whole" and facts.distinct <= FEW):
         kind = "category"
         if len(facts.examples) <= FEW:  # without them, their positions would follow from the rows
-            labels = sorted(map(int, facts.examples)) if facts.values == "whole" else facts.examples
+            plain = facts.values == "whole" and all(str(int(label)) == label for label in facts.examples)
+            labels = sorted(map(int, facts.examples)) if plain else facts.examples  # `+1` is another text than 1
             classes = {"classes": labels}
         doubts.append(f"{facts.distinct:,} classes" + ("; number if it counts" if facts.values == "whole" else ""))
+    elif facts.distinct <= FEW:
+        doubts.append(f"{facts.distinct:,} different numbers; category if they are classes")
     if facts.missing:
         doubts.append(f"{facts.missing:,} of {facts.rows:,} values are missing; remove these rows")
     return [_with_comment(f"  target: {_flow({'name': name, 'kind': kind, **classes})}", "; ".join(doubts))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ from configs.errors import ConfigError
 from flows.console import Parser, error, say
 from flows.streams import our_streams
 from tasks.datasets.guess import FEW, MOST_CLASSES, Facts, input_names, like_an_id, model_name, too_large, unfit
-from tasks.outcomes import DONE, FAILED, USAGE
+from tasks.outcomes import DONE, FAILED, INTERRUPTED, USAGE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
 
@@ -44,6 +45,9 @@ def _begin(args: argparse.Namespace) -> int:
     except ConfigError as exc:
         error(one_line(str(exc)))
         return USAGE
+    except KeyboardInterrupt:
+        say("interrupted", stream=sys.stderr)
+        return INTERRUPTED
     except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
         error(one_line(f"{type(exc).__name__}: {exc}"))
         return FAILED

@@ -103,6 +103,12 @@ class Data(Section):
         leaking = [name for name, column in columns.items() if column == self.target.name]
         if leaking:
             raise ValueError(f"the feature '{leaking[0]}' must not be the target, which no client knows; remove it")
+        slashed = [name for name in columns if "/" in name]
+        if slashed:
+            raise ValueError(
+                f"the name of a feature must not contain '/', which no input of a Keras model may, got '{slashed[0]}'; "
+                f"give it another name and set column: {columns[slashed[0]]}"
+            )
         both = [name for name in columns if name in self.split_columns]
         if both:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -104,6 +105,8 @@ class Feature(Section):
                 raise ValueError(f"{name} applies to {' and '.join(kinds)} only, not to {self.kind}; remove it")
         if self.missing is not None and not self._is_value(self.missing):
             raise ValueError(f"missing must be {STAND_INS[self.kind]} for the kind {self.kind}")
+        if self.kind == "number" and self.dtype == "float32" and not _fits_float32(self.missing):
+            raise ValueError(f"missing must be a number that float32 holds, got {self.missing}; set dtype: float64")
         return self
 
     def _is_value(self, value: Scalar) -> bool:
@@ -115,6 +118,17 @@ class Feature(Section):
             return _is_moment(value)
         whole = isinstance(value, int) and -LARGEST_INTEGER <= value <= LARGEST_INTEGER
         return whole or (self.kind == "number" and self.dtype != "int64" and isinstance(value, int | float))
+
+
+def _fits_float32(value: object) -> bool:
+    """Return whether float32 holds a number: whole ones exactly, as in the rows."""
+    if isinstance(value, int | float):
+        try:
+            [held] = struct.unpack("<f", struct.pack("<f", value))
+        except OverflowError:
+            return False
+        return isinstance(value, float) or held == value
+    return True
 
 
 def _is_moment(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ class _Column:
         self.determines = True
         self.can_be: list[Values] = ["boolean", "whole", "number", "date", "time", "text"]
         self.largest, self.has_line_breaks = 0.0, False
+        self.low, self.high = math.inf, -math.inf
         self.problem = self.odd = ""
 
     def add(self, array: Any, target: Any) -> None:
@@ -58,12 +60,15 @@ class _Column:
             self.can_be = [one for one in self.can_be if one == kind or (kind, one) == ("whole", "number")]
             if kind in ("whole", "number"):
                 self.largest = max([self.largest, *map(abs, values)])
+                self.low, self.high = min(self.low, *values), max(self.high, *values)
             return
         for value in values:
             text = value.strip()
             self.words += len(text.split())
             self.texts += 1
-            self.numbers += _fits(text, "number")
+            if _fits(text, "number"):
+                self.numbers += 1
+                self.low, self.high = min(self.low, float(text)), max(self.high, float(text))
             if not self.odd and not NUMBER.fullmatch(text):
                 self.odd = one_line(redact(text), 40) or "an empty text"
             self.has_line_breaks |= value.splitlines() != [value] and bool(value)
@@ -91,6 +96,11 @@ class _Column:
             self.determines and 1 < len(self.pairs) <= self.rows / 5,
             sorted(map(str, self.distinct))[:MOST_CLASSES] if len(self.distinct) <= MOST_CLASSES else [],
             self.odd if values == "text" and self.numbers > self.texts / 2 else "",
+            self.low,
+            self.high,
+            self.distinct
+            if values not in ("date", "time")
+            else {str(value)[: len("2026-01-31")] for value in self.distinct},
         )
 
 

@@ -60,17 +60,18 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def column_names(file: Path) -> list[str]:
-    """Return the names of the columns of a file, without the index that pandas adds.
+    """Return the names of the columns of a file, without the index that pandas adds; in CSV files it has no name.
 
     Raises:
         WrongFile: the file cannot be read, or two columns have the same name.
     """
     with _readable(file):
         names = _csv_header(file) if is_csv(file) else _parquet(file).schema_arrow.names
+    names = [name for name in names if name and not name.startswith(INDEX)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise WrongFile(f"every column must have a name of its own, and '{file}' has two '{twice[0]}'; rename one")
-    return [name for name in names if not name.startswith(INDEX)]
+    return names
 
 
 def check_columns(file: Path, wanted: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from configs.sections.data import Data
 from configs.sections.features import Feature, Target
 from configs.user_code import nearest
 from tasks.datasets.column_files import check_columns, files_of, read_columns
-from tasks.datasets.kinds import INTEGER, NUMBER, converted, plain, refuse_missing
+from tasks.datasets.kinds import INTEGER, NUMBER, converted, plain, refuse_missing, rounding_of
 from tasks.datasets.strings import Array
 from tasks.errors import WrongFile
 from tasks.words import few, one_line
@@ -57,7 +57,10 @@ def read_declared(data: Data, files: Sequence[Path] = (), *, needs_target: bool 
     features: dict[str, Any] = {}
     for name, (column, feature) in kinds.items():
         field = f"data.features.{name}"
-        arrays = [converted(part[column], feature, _where(file, column), field) for file, part in parts]
+        arrays = [
+            converted(part[column], feature, _where(file, column), field, given=not needs_target)
+            for file, part in parts
+        ]
         features[name] = np.concatenate(arrays)
     for name in dict.fromkeys(data.split_columns):
         if all(name in part for _, part in parts):
@@ -69,7 +72,7 @@ def read_declared(data: Data, files: Sequence[Path] = (), *, needs_target: bool 
     ]
     if not targets:
         return (features, None), ()
-    target, classes = _target(targets, data.target)
+    target, classes = _target(targets, data.target, given=not needs_target)
     return (features, target), classes
 
 
@@ -109,15 +112,16 @@ def _of_split(column: Any, data: Data, name: str, file: Path) -> list[Any]:
     return [value.isoformat() if hasattr(value, "isoformat") else value for value in values]
 
 
-def _target(columns: Sequence[tuple[str, Any]], target: Target) -> tuple[Array, Classes]:
+def _target(columns: Sequence[tuple[str, Any]], target: Target, *, given: bool) -> tuple[Array, Classes]:
     """Return the target of all rows: float32 numbers, or int64 positions in the classes."""
     plains = [(where, plain(column, where)) for where, column in columns]
     for where, column in plains:
         refuse_missing(column, where)
     kind = target.kind or _guessed(plains, target.name)
     if kind == "number":
-        feature = Feature(kind="number")
-        return np.concatenate([converted(column, feature, where, "data.target") for where, column in plains]), ()
+        feature = Feature(kind="number", dtype="float64")
+        numbers = [converted(column, feature, where, "data.target") for where, column in plains]
+        return _as_float32(np.concatenate(numbers), plains[0][0], given=given), ()
     if kind == "boolean":
         feature = Feature(kind="boolean")
         found = np.concatenate([converted(column, feature, where, "data.target") for where, column in plains])
@@ -125,6 +129,22 @@ def _target(columns: Sequence[tuple[str, Any]], target: Target) -> tuple[Array, 
     feature = Feature(kind="category")
     labels = np.concatenate([converted(column, feature, where, "data.target") for where, column in plains])
     return _of_classes(labels, target, plains[0][0])
+
+
+def _as_float32(numbers: Array, where: str, *, given: bool) -> Array:
+    """Return a target in the dtype in which models answer; unlike an id, a whole number may be rounded."""
+    lost = rounding_of(numbers)
+    if lost and not given:
+        raise WrongFile(
+            f"{where} must have numbers that float32 can tell apart, because the model answers in float32, {lost}; "
+            "write the difference from a constant into the file"
+        )
+    with np.errstate(over="ignore"):
+        found = numbers.astype(np.float32)
+    if not np.isfinite(found).all():
+        largest = np.abs(numbers).max()
+        raise WrongFile(f"{where} must fit float32, in which the model answers, got {largest:g}; use another unit")
+    return found
 
 
 def _guessed(columns: Sequence[tuple[str, Any]], name: str) -> str:

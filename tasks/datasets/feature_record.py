@@ -30,6 +30,7 @@ RECORD = Path("assets.extra") / "features.json"  # beside the manifest; TensorFl
 LARGEST = 1 << 24  # bytes
 MOST_VALUES = 1000  # of a feature with more values only their number is recorded
 EXAMPLES = 5
+SHORT, EXACT = 6, 17  # digits of a number
 
 
 def unit_words(unit: str) -> str:
@@ -111,9 +112,9 @@ def changed_meanings(ours: DataSchema | None, theirs: DataSchema | None) -> list
                 f"the value that stands for a missing '{name}' changed from {was.missing!r} to "
                 f"{'none' if now.missing is None else repr(now.missing)}"
             )
-    if theirs.classes and ours.target == theirs.target and ours.classes != theirs.classes:
+    if theirs.classes and ours.classes != theirs.classes:  # the name of the target is not served
         before, after = (
-            few([f"'{name}'" for name in names], most=EXAMPLES) for names in (theirs.classes, ours.classes)
+            few([f"'{name}'" for name in names], most=EXAMPLES) or "none" for names in (theirs.classes, ours.classes)
         )
         found.append(f"the classes of '{ours.target}' changed from {before} to {after}")
     return found
@@ -144,17 +145,19 @@ def _changed_values(name: str, was: FeatureFacts, now: FeatureFacts) -> list[str
         found.append(f"'{name}' has {now.distinct:,} different values, had {was.distinct:,}")
     ranges = [(facts.low, facts.high) for facts in (was, now)]
     if None not in (*ranges[0], *ranges[1]) and ranges[0] != ranges[1]:
-        before, after = (_range(facts) for facts in (was, now))
+        before, after = (_range(facts, SHORT) for facts in (was, now))
+        if before == after:  # large numbers with small differences
+            before, after = (_range(facts, EXACT) for facts in (was, now))
         found.append(f"'{name}' has the range {after}, had {before}")
     return found
 
 
-def _range(facts: FeatureFacts) -> str:
+def _range(facts: FeatureFacts, digits: int) -> str:
     assert facts.low is not None
     assert facts.high is not None
     if facts.kind == "date":
         return f"{date_of(int(facts.low), facts.unit)} to {date_of(int(facts.high), facts.unit)}"
-    return f"{facts.low:g} to {facts.high:g}"
+    return f"{facts.low:.{digits}g} to {facts.high:.{digits}g}"
 
 
 def tell_unknown_values(features: Mapping[str, Feature], rows: Rows, index: Mapping[str, Array]) -> None:
@@ -176,7 +179,7 @@ def tell_unknown_values(features: Mapping[str, Feature], rows: Rows, index: Mapp
         if not new:
             continue
         values = sorted(set(new))
-        shown = few([f"'{one_line(redact(str(value)), 40)}'" for value in values], most=EXAMPLES)
+        shown = few([f"'{_shown(value)}'" for value in values], most=EXAMPLES)
         words = f"{len(new):,} of {len(others):,} validation and test rows: {shown}"
         if feature.unknown == "error":
             raise WrongFile(
@@ -184,3 +187,31 @@ def tell_unknown_values(features: Mapping[str, Feature], rows: Rows, index: Mapp
                 "more rows, or set unknown: bucket"
             )
         log.info("'%s' has %s values that the training rows lack, in %s", name, f"{len(values):,}", words)
+
+
+def check_trained_targets(target: Array, index: Mapping[str, Array], classes: Sequence[Any]) -> None:
+    """Refuse training rows that all have the same target, and log classes that they do not have.
+
+    Args:
+        target: numbers, or positions in the classes. index: the row numbers of each split.
+
+    Raises:
+        WrongFile: a model could learn nothing but one answer, which test rows of one class would confirm.
+    """
+    found = np.unique(target[index["train"]])
+    if len(found) < 2:
+        shown = classes[int(found[0])] if classes else found[0]
+        raise WrongFile(
+            f"data.target must have at least 2 different values in the training rows, got only '{_shown(shown)}'; use "
+            "other rows, or split them in another way"
+        )
+    lost = [name for place, name in enumerate(classes) if place not in found]
+    if lost:
+        log.warning(
+            "the model cannot learn %s of the %s classes, because no training row has them: %s",
+            f"{len(lost):,}", f"{len(classes):,}", few([f"'{_shown(name)}'" for name in lost], most=EXAMPLES),
+        )  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    return one_line(redact(str(value)), 40)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +12,12 @@ LIKE_AN_ID = 0.5  # a text column with a larger share of distinct values identif
 FEW = 20  # up to so many distinct whole numbers are classes, and up to so many distinct texts are not ids
 LARGEST_EXACT = 2**24  # float32 holds every whole number up to here
 MOST_CLASSES = 100
+LARGEST_STAND_IN = 10**9  # the next power of ten is the last that float32 holds
+CLOSE = 1e-4  # a smaller range, relative to the numbers, has fewer than about 1,000 steps of float32
+STAND_INS = {
+    "category": ("unknown", "missing", "not given"), "text": ("", "unknown", "missing"),
+    "date": ("1970-01-01", "1900-01-01", "0001-01-01"),
+}  # fmt: skip
 MANY_WORDS = 3  # texts with at least as many words on average are descriptions
 NAMED_LIKE_AN_ID = re.compile(r"(^|[^a-z])(id|uuid|key|nr|no)$|Id$|ID$")
 
@@ -30,6 +36,7 @@ class Facts:
         words: the average number of words of a text.
         determines: whether each of few values goes with one value of the target only.
         examples: some values. odd: a text in a column of which most values are numbers, or empty.
+        low, high: the range of the numbers. taken: all values that were remembered; dates are ISO 8601 without a time.
     """
 
     rows: int
@@ -42,6 +49,9 @@ class Facts:
     determines: bool = False
     examples: list[Any] = field(default_factory=list)
     odd: str = ""
+    low: float = 0
+    high: float = 0
+    taken: Collection[Any] = ()
 
     @property
     def known(self) -> int:
@@ -103,7 +113,26 @@ def guessed(column: str, facts: Facts) -> tuple[dict[str, Any], str, str]:
         return _text(facts)
     if facts.values == "whole":
         return _whole(column, facts)
+    if facts.values == "number" and too_close(facts):
+        return {"kind": "number", "dtype": "float64"}, "float32 would round differences between its numbers away", ""
     return {"kind": facts.values}, "", ""
+
+
+def stand_in(kind: str, facts: Facts) -> Any:
+    """Return a value for missing ones that the column does not have, or None if there is none."""
+    if kind in ("number", "integer_id"):
+        value = -1
+        while value >= max(facts.low, -LARGEST_STAND_IN):
+            value *= 10
+        return value if value < facts.low else None
+    if kind == "boolean":
+        return False
+    return next((value for value in STAND_INS[kind] if value not in facts.taken), None)
+
+
+def too_close(facts: Facts) -> bool:
+    """Return whether a column has large numbers with small differences, which float32 rounds."""
+    return 0 < facts.high - facts.low < CLOSE * max(abs(facts.low), abs(facts.high))
 
 
 def _text(facts: Facts) -> tuple[dict[str, Any], str, str]:

@@ -35,6 +35,7 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_S = 86_400
 SHOWN_ROWS = 5
+MOST_ROUNDING = 0.01  # of the standard deviation; more hides differences between rows
 WORDS = {
     "number": "finite numbers",
     "category": "text or whole numbers",
@@ -49,14 +50,16 @@ class _Unfit(Exception):
     """A value does not fit its kind; the argument is why."""
 
 
-def converted(column: Any, feature: Feature, where: str, field: str) -> Array:
+def converted(column: Any, feature: Feature, where: str, field: str, *, given: bool = False) -> Array:
     """Return a column as an array of one value for each row; the stand-in replaces missing values.
 
     Args:
         column: a pyarrow chunked array. where: the file and the column, for messages. field: of the configuration.
+        given: the rows are given to a command and not trained on, so that they may be as similar as they like.
 
     Raises:
-        WrongFile: a value is missing and has no stand-in, or does not fit the kind.
+        WrongFile: a value is missing and has no stand-in, does not fit the kind, or the values differ by less than
+            float32 can tell apart.
     """
     column = plain(column, where)
     missing = missing_rows(column)
@@ -68,6 +71,10 @@ def converted(column: Any, feature: Feature, where: str, field: str) -> Array:
     present = column.filter(~missing) if missing.any() else column
     numbers = np.flatnonzero(~missing)
     values = _values(present, feature, where, numbers)
+    if feature.kind == "number" and feature.dtype == "float32" and not given:
+        lost = rounding_of(values)
+        if lost:
+            raise WrongFile(f"{where} must have numbers that float32 can tell apart, {lost}; set dtype: float64")
     if missing.any():
         value = stand_in(feature)
         if feature.kind == "number":  # a column of bytes may have a stand-in of -1, and whole numbers one of 0.5
@@ -78,6 +85,18 @@ def converted(column: Any, feature: Feature, where: str, field: str) -> Array:
         whole[missing] = value
         values = whole
     return _as_served(values, feature, where)
+
+
+def rounding_of(values: Array) -> str:
+    """Return how much float32 rounds values whose differences it would hide, in words, or an empty text."""
+    if values.dtype != np.float64 or not len(values):
+        return ""
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused as such
+        rounding, deviation = float(np.abs(values.astype(np.float32) - values).max()), float(values.std())
+    same = deviation <= 1e-12 * float(np.abs(values).max())  # as far as float64 can tell
+    if same or not np.isfinite(rounding) or rounding <= MOST_ROUNDING * deviation:
+        return ""
+    return f"and it would round them by up to {rounding:.3g}, while their standard deviation is {deviation:.3g}"
 
 
 def stand_in(feature: Feature) -> Any:
@@ -115,6 +134,11 @@ def plain(column: Any, where: str) -> Any:
     kind = column.type
     if types.is_null(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return column.cast(pa.string())
+    if types.is_decimal(kind) and kind.scale == 0:  # ids of a database may have more digits than a float64
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return column.cast(pa.string())
     if types.is_decimal(kind):
         return column.cast(pa.float64())
     known = (types.is_string, types.is_boolean, types.is_integer, types.is_floating, types.is_date, types.is_timestamp)
@@ -153,7 +177,7 @@ def _of_numbers(array: Array, feature: Feature, where: str, numbers: Array) -> A
     with np.errstate(invalid="ignore"):
         bad = (whole != np.floor(whole)) | (np.abs(whole) >= FLOATS_ALL_WHOLE)
     if array.dtype.kind in "iu":
-        bad = array > np.iinfo(np.int64).max
+        bad = (array > np.iinfo(np.int64).max) & (kind != "category")
     if kind == "boolean":
         bad = bad | ~np.isin(array, (0, 1))
     if kind == "text":
@@ -161,7 +185,7 @@ def _of_numbers(array: Array, feature: Feature, where: str, numbers: Array) -> A
     _refuse(bad, array, feature, where, numbers)
     if kind == "boolean":
         return array.astype(np.bool_)
-    integers = array.astype(np.int64)
+    integers = array if array.dtype.kind == "u" and kind == "category" else array.astype(np.int64)
     return integers.astype(TEXT) if kind == "category" else integers
 
 

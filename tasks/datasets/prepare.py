@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.sections.data import Data
 from tasks.datasets.declared_rows import named_shares, read_declared
-from tasks.datasets.feature_record import tell_unknown_values
+from tasks.datasets.feature_record import check_trained_targets, tell_unknown_values
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.overview import label_shares, shared_rows
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, save_arrays, save_rows
@@ -38,6 +38,8 @@ def prepare_splits(data: Data, directory: Path) -> Splits:
     units = fingerprints(columns, "group") if data.identity else identity
     index = split_rows(data, columns, units)
     tell_unknown_values(data.features, rows, index)
+    if data.file:
+        check_trained_targets(next(iter(rows.targets.values())), index, classes)
     digest = digest_rows(_saved(rows, index, directory))
     shared = shared_rows(identity, index)
     if shared:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from configs.loading import DEFAULT_MODEL
 from configs.schema import Config
 from configs.user_code import origin_of
 from tasks.datasets.user_code import resolve, users_files
@@ -21,13 +22,16 @@ READ_BY_TRAINING = {"task", "scores", "metric_output"}  # of gates: how the answ
 
 
 def sweep_identity(config: Config, splits: Splits, code: Mapping[str, str]) -> str:
-    """Return what all variants of a sweep share: the model's name, rows, code, libraries and threads; 16 hex digits.
+    """Return what all variants of a sweep share, as 16 hex digits.
+
+    This is the model's name, the rows and what is declared about them, code, libraries and threads.
 
     Args:
         code: the SHA-256 of each file of the user's, from `code_files`.
     """
     libraries = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
-    return _hash([config.name, splits.digest, dict(code), libraries, config.sweep.threads], 16)
+    declared = {name: feature.model_dump(mode="json") for name, feature in config.data.features.items()}
+    return _hash([config.name, splits.digest, declared, dict(code), libraries, config.sweep.threads], 16)
 
 
 def variant_key(config: Config) -> str:
@@ -44,8 +48,9 @@ def code_files(config: Config) -> dict[str, str]:
     Raises:
         TrainingError: the module cannot be imported.
     """
-    resolve(config.model.build, "model.build", TrainingError)
-    found, origin = users_files(), origin_of(config.model.build)
+    reference = config.model.build or DEFAULT_MODEL
+    resolve(reference, "model.build", TrainingError)
+    found, origin = users_files(), origin_of(reference)
     if origin is not None:  # also where it is installed as a package
         found["model.build"] = hashlib.sha256(origin.read_bytes()).hexdigest()
     return found

@@ -214,14 +214,16 @@ def backup_of(config: Config, splits: Splits, model: Any) -> Iterator[Backup]:
 def identity(config: Config, splits: Splits, model: Any) -> str:
     """Return the SHA-256 of everything that decides the numbers of a training, in hexadecimal (32 digits).
 
-    It covers the configuration of the model and its training, the rows, the user's imported modules, the versions of
-    the libraries, and the untrained model: its layers, its vocabularies, what it is compiled with, and its initial
+    It covers the configuration of the model and its training, the rows and what is declared about them, the user's
+    imported modules, the versions of the libraries, and the untrained model: its layers, its vocabularies, what it is compiled with, and its initial
     weights may come from a file or an environment variable that the configuration does not name.
 
     Args:
         model: built, compiled and not trained.
     """
-    settings = config.model_dump(mode="json", include={"name", "seed", "model", "training"})
+    settings = config.model_dump(
+        mode="json", include={"name": True, "seed": True, "model": True, "training": True, "data": {"features"}}
+    )
     versions = [platform.python_version(), platform.machine(), *map(version, ("keras", "tensorflow", "numpy"))]
     sha = hashlib.sha256(json.dumps([settings, splits.digest, modules_digest(), versions], sort_keys=True).encode())
     sha.update(_layers_and_settings(model).encode())

@@ -8,6 +8,7 @@ from typing import Any
 from tasks.errors import TrainingError
 from tasks.training.preprocessing import DeclaredFeatures, preprocess
 
+WIDEST_SCALE = 1e15  # of a target; the loss squares it, in float32
 OUTPUT = {"number": "prediction", "two": "probability", "more": "probabilities"}
 """The names of the output, by what is predicted."""
 
@@ -39,6 +40,11 @@ def build(
         raise TrainingError(f"model.params.dropout must be at least 0 and below 1, got {dropout!r}")
     if not learning_rate > 0:
         raise TrainingError(f"model.params.learning_rate must be above 0, got {learning_rate!r}")
+    if not 1 / WIDEST_SCALE <= features.scale <= WIDEST_SCALE:
+        raise TrainingError(
+            f"the standard deviation of the target '{features.target}' must be {1 / WIDEST_SCALE:g} to "
+            f"{WIDEST_SCALE:g}, because the model is trained in float32, got {features.scale:g}; use another unit"
+        )
     inputs, last = preprocess(features)
     own = features.layer_names
     for number, size in enumerate(sizes, start=1):
@@ -49,7 +55,8 @@ def build(
         scaled = keras.layers.Dense(1, name=own("scaled_answer"))(last)
         answer = keras.layers.Rescaling(features.scale, features.offset, name=own("answer"))(scaled)
         model = keras.Model(inputs, {OUTPUT["number"]: answer})
-        model.compile(adam, "mean_squared_error", metrics=["mae"])
+        weight = 1 / features.scale**2  # the optimizer ignores gradients that a small unit makes tiny
+        model.compile(adam, "mean_squared_error", loss_weights=weight, metrics=["mae"])
     elif number_of == 2:
         model = keras.Model(
             inputs, {OUTPUT["two"]: keras.layers.Dense(1, activation="sigmoid", name=own("answer"))(last)}

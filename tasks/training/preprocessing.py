@@ -10,7 +10,8 @@
 `keras.utils.FeatureSpace` makes the inputs and puts the layers together. The layers get their state here and not by
 `FeatureSpace.adapt`, for three reasons: its scales are float32, which cannot tell today's seconds since 1970 apart; it
 saves a vocabulary as lines of a file, which values with line breaks change; and `IntegerLookup` uses -1 for unknown
-values unless it is told otherwise, so that an id of -1 would be unknown. Seen with Keras 3.15.1.
+values unless it is told otherwise, so that an id of -1 would be unknown. Numbers are scaled by `Rescaling` and not by
+`Normalization`, which divides by at least 1e-7, and reads a mean and a variance as float32. Seen with Keras 3.15.1.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def preprocess(features: DeclaredFeatures) -> tuple[dict[str, Any], Any]:
 
     Numbers and dates are scaled to mean 0 and standard deviation 1, a category or an id becomes a one-hot vector or an
     embedding, depending on how many values there are, and text becomes the words that it contains. A value that stands
-    for a missing one does not influence the scale and has a position of its own.
+    for a missing one does not influence the scale, becomes the mean, and has a position of its own.
 
     Raises:
         TypeError: the features are not declared, because the rows come from `data.load`.
@@ -86,14 +87,15 @@ def preprocess(features: DeclaredFeatures) -> tuple[dict[str, Any], Any]:
         if space.features[name].output_mode == "int":
             size = space.preprocessors[name].vocabulary_size()
             part = keras.layers.Embedding(size, _width(size), name=own(f"embed_{name}"))(part)
-        parts.append(keras.layers.Flatten(name=own(f"flat_{name}"))(part))
         missing = stand_in(feature)
         if missing is not None and feature.kind in ("number", "date"):
             is_missing = keras.ops.equal(inputs[name], np.asarray(missing, inputs[name].dtype).item())
             number = keras.ops.cast(is_missing, "float32")
-            for tensor, word in ((is_missing, "missing"), (number, "missing_number")):
+            part = keras.ops.where(is_missing, 0.0, part)  # a stand-in may be many standard deviations away
+            for tensor, word in ((is_missing, "missing"), (number, "missing_number"), (part, "known")):
                 tensor._keras_history.operation.name = own(f"{word}_{name}")
             parts.append(number)
+        parts.append(keras.layers.Flatten(name=own(f"flat_{name}"))(part))
     joined = keras.layers.Concatenate(name=own("features"))(parts) if len(parts) > 1 else parts[0]
     return dict(inputs), joined
 
@@ -112,7 +114,8 @@ def _feature(own: str, feature: Feature, array: Any) -> Any:
         known = array if missing is None else array[array != np.asarray(missing, array.dtype)]
         scale, offset = _scale_of(known)
         dtype = feature.dtype if feature.kind == "number" else "int64"
-        layer = layers.Normalization(axis=None, mean=offset, variance=scale**2, dtype="float64", name=own)
+        factor, shift = np.array([1 / scale]), np.array([-offset / scale])  # Keras would read floats as float32
+        layer = layers.Rescaling(factor, shift, dtype="float64", name=own)
         return make(dtype, layer, "float")
     if feature.kind == "boolean":
         return make("bool", layers.Rescaling(1.0, name=own), "float")
@@ -134,6 +137,8 @@ def _scale_of(array: Array) -> tuple[float, float]:
     if not array.size:
         return 1.0, 0.0
     numbers = array.astype(np.float64)
+    if numbers.min() == numbers.max():  # their computed deviation may be a rounding error above 0
+        return 1.0, float(numbers[0])
     scale = float(numbers.std())
     return scale if scale > 0 and np.isfinite(scale) else 1.0, float(numbers.mean())
 

@@ -96,3 +96,13 @@ def test_from_a_file_to_a_served_model(parcels: Any, tmp_path: Path) -> None:
     done = parcels.run("--set", "name=inferred", config=config)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert parcels.versions("inferred") == [1]
+
+
+@pytest.mark.long
+def test_variants_of_the_default_model(parcels: Any) -> None:
+    """A sweep trains variants of the default model from a file, and promotes the better one."""
+    sizes = "sweep.params={model.params.hidden: [8, [16, 8]]}"
+    settings = ["--set", "name=swept", "--set", sizes, "--set", "training.epochs=5", "--set", "gates.metrics={}"]
+    done = parcels.run(*settings, config=ROOT / "configs" / "parcels.yaml", flow="sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(parcels.versions("swept")) == 1

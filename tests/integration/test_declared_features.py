@@ -20,6 +20,7 @@ from pyarrow import parquet
 
 from configs.loading import load_config
 from configs.schema import Config
+from configs.sections.data import Data
 from configs.sections.gates import Gates
 from configs.sections.serving import Serving
 from tasks.datasets.feature_record import drift, read_schema
@@ -221,7 +222,49 @@ def test_only_training_rows_are_learned(tmp_path: Path) -> None:
         *sorted(set(some.features["street"].tolist())),
     ]
     known = some.features["age"][some.features["age"] >= 0]
-    assert model.get_layer("encode_age").input_mean == pytest.approx(known.mean())
+    assert np.asarray(model.get_layer("encode_age")(np.array([[known.mean()]]))).item() == pytest.approx(0)
+
+
+@pytest.mark.parametrize("missing", [None, -1])
+@pytest.mark.parametrize(("mean", "deviation"), [(3e-9, 4e-10), (0, 1e30), (1.764e9, 0.5), (0.1, 0)])
+def test_numbers_of_every_size_are_scaled(tmp_path: Path, mean: float, deviation: float, missing: int | None) -> None:
+    """The model gets mean 0 and deviation 1 whatever the unit of a column is, and the mean for a missing value."""
+    import keras
+
+    from tasks.training.preprocessing import DeclaredFeatures, preprocess
+
+    array = mean + deviation * np.array([-1.0, 1.0, -1.0, 1.0])
+    feature = {"kind": "number", "dtype": "float64", "missing": missing}
+    section = {"file": "rows.csv", "target": "y", "features": {"a": feature}}
+    sent = array if missing is None else np.append(array, float(missing))
+    inputs, encoded = preprocess(
+        DeclaredFeatures({"a": sent}, Data.model_validate(section), {"y": np.array([0, 1])}, (0, 1))
+    )
+    keras.Model(inputs, encoded).save(tmp_path / "m.keras")
+    found = np.asarray(keras.saving.load_model(tmp_path / "m.keras")({"a": sent[:, None]}))
+    expected = np.array([-1, 1, -1, 1] if deviation else [0] * 4)
+    if missing is None:
+        np.testing.assert_allclose(found, expected[:, None], atol=1e-4)
+    else:
+        np.testing.assert_allclose(found, [*([0, value] for value in expected), [1, 0]], atol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_a_target_is_learned_in_every_unit(tmp_path: Path, unit: float) -> None:
+    """The unit of the target does not change what is learned, because the loss is relative to its deviation."""
+    import keras
+
+    from tasks.training.default_model import build
+    from tasks.training.preprocessing import DeclaredFeatures
+
+    a = np.linspace(-1, 1, 64, dtype=np.float32)
+    target = (unit * (3 + a)).astype(np.float32)
+    data = Data.model_validate({"file": "rows.csv", "target": "y", "features": {"a": "number"}})
+    model = build(DeclaredFeatures({"a": a}, data, {"y": target}, ()), hidden=[], learning_rate=0.05)
+    model.fit({"a": a[:, None]}, target, epochs=60, batch_size=16, verbose=0)
+    model.save(tmp_path / "m.keras")
+    answers = np.asarray(keras.saving.load_model(tmp_path / "m.keras")({"a": a[:, None]})["prediction"])
+    np.testing.assert_allclose(answers[:, 0] / unit, 3 + a, atol=0.05)
 
 
 def test_the_same_seed_gives_the_same_model(classes: Candidate, tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_values_of_csv(tmp_path: Path, feature: Any, cells: list[str], expected:
         ("date", ["31.01.2026"], "must have dates in ISO 8601"),
         ("date", ["2026-01-31T10:00:00"], "set unit: seconds"),
         ("date", ["2026-02-30"], "got '2026-02-30' in row 0"),
+        ("number", ["1200000000.5", "1200000001.5"], "float32 can tell apart, and it would round them by up to 1.5,"),
+        ({"kind": "number", "missing": -1}, ["", "1200000000.5", "1200000001.5"], "set dtype: float64"),
     ],
 )
 def test_values_that_do_not_fit(tmp_path: Path, feature: Any, cells: list[str], words: str) -> None:
@@ -101,6 +103,20 @@ def test_values_that_do_not_fit(tmp_path: Path, feature: Any, cells: list[str], 
     assert words in str(caught.value)
     assert str(caught.value).startswith(f"'{tmp_path}/rows.csv': column 'a' must ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("feature", "cells"),
+    [
+        ("number", ["1200000000.5", "-1200000000.5"]),
+        ("number", ["0.1", "0.1"]),
+        ("number", ["0.3", "0.30000000000000004"]),
+        ({"kind": "number", "dtype": "float64"}, ["1200000000.5", "1200000001.5"]),
+    ],
+)
+def test_numbers_that_may_be_rounded(tmp_path: Path, feature: Any, cells: list[str]) -> None:
+    """A column whose rows differ by more than float32 rounds, or by nothing, is taken."""
+    column(tmp_path, feature, *cells)
 
 
 def test_secrets_are_hidden(tmp_path: Path) -> None:
@@ -178,6 +194,21 @@ def test_stand_ins_of_another_type(tmp_path: Path, array: Any, missing: float, e
     features = {"a": {"kind": "number", "missing": missing, "column": "a.b"}}
     (found, _), _ = read_declared(data(tmp_path, features, file="rows.parquet"))
     assert found["a"].tolist() == expected
+
+
+def test_large_unsigned_numbers_are_categories(tmp_path: Path) -> None:
+    """A hash of 64 bits without a sign, which no integer input holds, is a category."""
+    parquet.write_table(pa.table({"a": pa.array([2**64 - 1, 3], pa.uint64()), "y": [1.0, 2.0]}), tmp_path / "r.parquet")
+    (found, _), _ = read_declared(data(tmp_path, {"a": "category"}, file="r.parquet"))
+    assert found["a"].tolist() == ["18446744073709551615", "3"]
+
+
+def test_decimals_of_a_database_keep_their_digits(tmp_path: Path) -> None:
+    """Ids of 20 digits, which float64 would make equal, are different categories and different groups."""
+    ids = pa.array([decimal.Decimal(12345678901234567890 + n) for n in range(2)], pa.decimal128(38, 0))
+    parquet.write_table(pa.table({"a": ids, "b": ids, "y": [1.0, 2.0]}), tmp_path / "r.parquet")
+    (found, _), _ = read_declared(data(tmp_path, {"a": "category"}, file="r.parquet", group="b"))
+    assert found["a"].tolist() == found["b"] == ["12345678901234567890", "12345678901234567891"]
 
 
 def test_times_with_a_zone(tmp_path: Path) -> None:
@@ -283,6 +314,7 @@ def test_nothing_matches(tmp_path: Path) -> None:
         ({"name": "y", "kind": "boolean"}, ["yes", "no", "yes"], [1, 0, 1], (False, True)),
         ({"name": "y", "kind": "category", "classes": ["b", "a", "c"]}, ["b", "a", "b"], [0, 1, 0], ("b", "a", "c")),
         ({"name": "y", "kind": "category"}, ["007", "01", "007"], [0, 1, 0], ("007", "01")),
+        ({"name": "y", "kind": "number"}, ["20000001", "90000003"], [20_000_000, 90_000_000], ()),
     ],
 )
 def test_targets(
@@ -303,10 +335,13 @@ def test_targets(
         ({"name": "y", "kind": "category", "classes": ["on time", "late"]}, ["late", "Late"], "got 'Late' in 1 rows"),
         ({"name": "y", "kind": "category"}, ["a", "a"], "must have 2 to 1,000 classes, got 1"),
         ({"name": "y", "kind": "category"}, [str(n) for n in range(1001)], "got 1,001; set kind: number"),
+        ({"name": "y", "kind": "number"}, ["1200000038", "1200000001"], "write the difference from a constant"),
+        ({"name": "y", "kind": "number"}, ["1.2e9", "1200000001.5"], "would round them by up to 1.5, while their"),
+        ({"name": "y", "kind": "number"}, ["1e39", "1"], "must fit float32, in which the model answers, got 1e+39"),
     ],
 )
 def test_targets_that_cannot_be_used(tmp_path: Path, target: Any, cells: list[str], words: str) -> None:
-    """Classes that are not declared, a single class and a thousand of them are refused."""
+    """Classes that are not declared, a single class, a thousand of them and numbers that float32 lacks are refused."""
     csv_file(tmp_path, "\n".join(["a,y", *(f"1,{cell}" for cell in cells)]))
     with pytest.raises(WrongFile) as caught:
         read_declared(data(tmp_path, {"a": "number"}, target=target))
@@ -326,6 +361,7 @@ def test_targets_that_cannot_be_used(tmp_path: Path, target: Any, cells: list[st
         ({"features": {"a": "number"}, "key": "a"}, "give the feature another name and set column: a"),
         ({"features": {"a": "number"}, "ignore": "a"}, "ignore must not contain 'a', which is used"),
         ({"features": {"a": "numbr"}}, "data.features.a"),
+        ({"features": {"km/h": "number"}}, "give it another name and set column: km/h"),
         ({"features": {"a": {"kind": "number", "unit": "seconds"}}}, "unit applies to date only, not to number"),
         ({"features": {"a": {"kind": "text", "unknown": "error"}}}, "unknown applies to category and integer_id only"),
         (
@@ -333,6 +369,8 @@ def test_targets_that_cannot_be_used(tmp_path: Path, target: Any, cells: list[st
             "missing must be text, in quotes if it looks like another value, for the kind category",
         ),
         ({"features": {"a": {"kind": "number", "missing": True}}}, "missing must be a number for the kind number"),
+        ({"features": {"a": {"kind": "number", "missing": 1e39}}}, "missing must be a number that float32 holds"),
+        ({"features": {"a": {"kind": "number", "missing": 2**24 + 1}}}, "got 16777217; set dtype: float64"),
         ({"features": {"a": {"kind": "date", "missing": "soon"}}}, "missing must be a date in ISO 8601"),
         ({"features": {"a": {"kind": "integer_id", "missing": 2**63}}}, "missing must be a whole number"),
         ({"target": {"name": "y", "classes": ["a", "b"]}}, "classes can be set for the kind category only"),
@@ -404,6 +442,39 @@ def test_unknown_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     with pytest.raises(WrongFile, match="declares unknown: error, but the training rows lack the values of 40 of 40"):
         refusing = {"city": {"kind": "category", "unknown": "error"}}
         prepare_splits(data(tmp_path, refusing, target="y", split="part"), tmp_path / "b")
+
+
+@pytest.mark.parametrize("kind", ["boolean", "category", "number"])
+def test_training_rows_with_one_answer(tmp_path: Path, kind: str) -> None:
+    """A target that is the same in all training rows is refused, because every metric of such a model would be good."""
+    lines = [f"{n},{('train', 'validation', 'test')[n % 3]},{int(n % 3 == 0)}" for n in range(60)]
+    csv_file(tmp_path, "\n".join(["a,part,y", *lines]))
+    section = data(tmp_path, {"a": "number"}, target={"name": "y", "kind": kind}, split="part")
+    with pytest.raises(WrongFile, match="at least 2 different values in the training rows, got only '(1|True|1.0)'"):
+        prepare_splits(section, tmp_path / "out")
+
+
+def test_classes_without_training_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A class that no training row has cannot be learned, which a warning says."""
+    lines = [f"{n},{('train', 'validation', 'test')[n % 3]},{'c' if n == 2 else 'ab'[n % 2]}" for n in range(60)]
+    csv_file(tmp_path, "\n".join(["a,part,y", *lines]))
+    prepare_splits(data(tmp_path, {"a": "number"}, target="y", split="part"), tmp_path / "out")
+    assert "the model cannot learn 1 of the 3 classes, because no training row has them: 'c'" in caplog.text
+
+
+def test_the_index_of_pandas_is_no_column(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`DataFrame.to_csv` writes an index as a first column without a name, which is not a column that is not used."""
+    csv_file(tmp_path, ",a,y\n0,5,1\n1,6,2\n")
+    (features, _), _ = read_declared(data(tmp_path, {"a": "number"}))
+    assert features["a"].tolist() == [5, 6]
+    assert not caplog.text
+
+
+def test_given_rows_may_be_alike(tmp_path: Path) -> None:
+    """Rows that are judged may differ by less than float32 tells apart, as long as the training rows do not."""
+    csv_file(tmp_path, "a,y\n1200000000.5,1200000000.5\n1200000001.5,1200000001.5\n")
+    (features, target), _ = read_declared(data(tmp_path, {"a": "number"}), needs_target=False)
+    assert (features["a"].tolist(), target.tolist()) == ([1.2e9, 1.2e9], [1.2e9, 1.2e9])
 
 
 def test_given_rows_are_read_as_declared(tmp_path: Path) -> None:

@@ -40,6 +40,12 @@ def with_(name: str, **changes: object) -> DataSchema:
         (with_("age", missing=-9), ["the value that stands for a missing 'age' changed from -1 to -9"]),
         (with_("age", missing=None), ["the value that stands for a missing 'age' changed from -1 to none"]),
         (replace(SCHEMA, classes=("no", "maybe")), ["the classes of 'paid' changed from 'no', 'yes' to 'no', 'maybe'"]),
+        (
+            replace(SCHEMA, target="settled", classes=("yes", "no")),
+            ["the classes of 'settled' changed from 'no', 'yes' to 'yes', 'no'"],
+        ),
+        (replace(SCHEMA, classes=()), ["the classes of 'paid' changed from 'no', 'yes' to none"]),
+        (replace(SCHEMA, target="settled"), []),  # its name is not served
         (with_("age", dtype="int64", missing=-9), []),  # the signatures differ
     ],
 )
@@ -59,6 +65,7 @@ def test_other_meanings(ours: DataSchema, sentences: list[str]) -> None:
         (with_("city", values=("Bern", "Wien")), "'city' has 1 lost value: 'Rome'"),
         (with_("city", values=(), distinct=2000), "'city' has 2,000 different values, had 2"),
         (with_("age", high=110), "'age' has the range 18 to 110, had 18 to 90"),
+        (with_("age", low=2**40, high=2**40 + 1), "'age' has the range 1.09951e+12 to 1.09951e+12, had 18 to 90"),
         (with_("day", high=20_200), "'day' has the range 2024-10-04 to 2025-04-22, had 2024-10-04 to 2025-01-12"),
         (replace(SCHEMA, features={"day": DAY, "city": CITY}), "feature 'age' is gone"),
         (replace(SCHEMA, features={**SCHEMA.features, "new": AGE}), "feature 'new' is new"),
@@ -68,6 +75,14 @@ def test_drift(ours: DataSchema, sentence: str) -> None:
     """New and lost features, values and ranges are one sentence each and break no client."""
     assert sentence in drift(ours, SCHEMA)
     assert changed_meanings(ours, SCHEMA) == []
+
+
+def test_drift_of_large_numbers() -> None:
+    """Ranges that six digits cannot tell apart are shown with all digits."""
+    was, now = with_("age", low=2**40, high=2**40 + 1), with_("age", low=2**40, high=2**40 + 2)
+    assert drift(now, was) == (
+        "'age' has the range 1099511627776 to 1099511627778, had 1099511627776 to 1099511627777",
+    )
 
 
 def test_without_a_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

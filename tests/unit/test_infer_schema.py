@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from pathlib import Path
+from types import FrameType
 
 import pyarrow as pa
 import pytest
@@ -12,6 +14,7 @@ from pyarrow import parquet
 
 from configs.loading import load_config
 from flows.infer_schema import main
+from tasks.datasets.column_facts import facts_of_files
 from tasks.datasets.column_files import BLOCK
 from tasks.datasets.declared_rows import read_declared
 from tasks.errors import WrongFile
@@ -135,6 +138,55 @@ def test_texts_among_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         read_declared(config.data)
 
 
+STRANGE = {
+    "": range(60),
+    "Temp (°C)": ["" if n % 9 == 1 else n - 30 for n in range(60)],
+    "height_m": ["" if n % 9 == 1 else f"1200000000.{n}" for n in range(60)],
+    "state": [("", "unknown", "on")[n % 3] for n in range(60)],
+    "since": ["" if n % 9 == 1 else f"1970-01-{n % 28 + 1:02}" for n in range(60)],
+    "open": [("", "true", "false")[n % 3] for n in range(60)],
+    "huge": ["" if n % 9 == 1 else f"-{n + 1}e20" for n in range(60)],
+    "y": [n * 0.5 for n in range(60)],
+}
+
+
+def test_stand_ins_that_no_row_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value for missing ones is none that the column has, and the written file is read as it is."""
+    lines = [",".join(map(str, row)) for row in zip(*STRANGE.values(), strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join([",".join(STRANGE), *lines]), encoding="utf-8")
+    out = tmp_path / "cfg.yaml"
+    assert main([str(tmp_path / "rows.csv"), "--target", "y", "--out", str(out)]) == 0, capsys.readouterr().err
+    config, text = load_config(out), out.read_text()
+    assert {name: feature.missing for name, feature in config.data.features.items()} == {
+        "temp_c": -100, "height_m": -1, "state": "missing", "since": "1900-01-01", "open": False, "huge": None,
+    }  # fmt: skip
+    assert config.data.features["height_m"].dtype == "float64"
+    assert "set missing to a value that the column does not have" in text
+    assert "which the model cannot tell from a false" in text
+    (tmp_path / "without.yaml").write_text("\n".join(line for line in text.splitlines() if " huge:" not in line))
+    (features, _), _ = read_declared(load_config(tmp_path / "without.yaml", ["data.ignore=huge"]).data)
+    assert features["temp_c"][:2].tolist() == [-30, -100]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "comment"),
+    [
+        ([f"{n}.5" if n % 9 else "NA" for n in range(60)], "number", "most values are numbers, but 'NA' is not"),
+        (["+1", "2"] * 30, "category, classes: ['+1', '2']", "2 classes; number if it counts"),
+        ([f"{n % 3}.0" for n in range(60)], "number", "3 different numbers; category if they are classes"),
+    ],
+)
+def test_doubts_about_the_target(
+    tmp_path: Path, cells: list[str], kind: str, comment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A text among numbers is no reason for a thousand classes, and few numbers with a point may be classes."""
+    (tmp_path / "rows.csv").write_text("\n".join(["a,y", *(f"{n * 0.5},{cell}" for n, cell in enumerate(cells))]))
+    assert main([str(tmp_path / "rows.csv"), "--target", "y"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  target:")]
+    assert f"kind: {kind}" in line
+    assert comment in line
+
+
 @pytest.mark.parametrize(
     ("words", "content", "said"),
     [
@@ -161,3 +213,22 @@ def test_files_that_cannot_be_used(
     assert said in captured.err
     assert captured.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_an_interrupt_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C while a large file is read ends the command without a traceback, and nothing is written."""
+    (tmp_path / "rows.csv").write_text("a,y\n1,2\n3,4\n")
+    out = tmp_path / "cfg.yaml"
+
+    def interrupt(frame: FrameType, _event: str, _arg: object) -> None:
+        if frame.f_code is facts_of_files.__code__:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        assert main([str(tmp_path / "rows.csv"), "--target", "y", "--out", str(out)]) == 130
+    finally:
+        sys.setprofile(None)
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert not out.exists()

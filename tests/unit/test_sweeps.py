@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from configs.errors import ConfigError
 from configs.loading import load_config
 from configs.schema import Config
+from configs.sections.data import Data
 from configs.sections.gates import Bound, Gates
 from configs.sections.sweep import Sweep
 from flows.runners import check_runner, runner_of
@@ -33,7 +34,7 @@ from tasks.store import sweeps
 from tasks.store.leftovers import find_leftovers
 from tasks.store.runs import OWNER
 from tasks.store.sweeps import begin_try, open_sweep, read_failed, read_trained, save_failed, save_trained
-from tasks.sweeping.identity import sweep_identity, variant_key
+from tasks.sweeping.identity import code_files, sweep_identity, variant_key
 
 SPLITS = Splits(Path(), Path(), Path(), {"train": 3, "validation": 2, "test": 1}, "d1", "a:load", ())
 HOLDER = """
@@ -163,8 +164,19 @@ def test_a_sweep_that_ended_is_gone(config: Config) -> None:
     assert list(directory.parent.iterdir()) == []
 
 
+def declared(missing: int) -> Data:
+    """Return declared features with a stand-in that no row needs, so that the rows are the same."""
+    feature = {"kind": "number", "missing": missing}
+    return Data.model_validate({"file": "rows.csv", "target": "y", "features": {"a": feature}})
+
+
+def test_the_default_model_has_code(config: Config) -> None:
+    """A sweep of declared features without `model.build` depends on the file of the default model."""
+    assert "model.build" in code_files(config.model_copy(update={"data": declared(-1)}))
+
+
 def test_what_makes_another_sweep(config: Config) -> None:
-    """Other rows, code, threads or another name are another sweep; a bound of a gate or a path is the same one."""
+    """Other rows, features, code, threads or another name are another sweep; another bound or path is none."""
     code = {"m": "1"}
     same = sweep_identity(config, SPLITS, code)
     other = [
@@ -172,8 +184,9 @@ def test_what_makes_another_sweep(config: Config) -> None:
         sweep_identity(config, SPLITS, {"m": "2"}),
         sweep_identity(config.model_copy(update={"name": "n"}), SPLITS, code),
         sweep_identity(config.model_copy(update={"sweep": Sweep(threads=2)}), SPLITS, code),
+        *(sweep_identity(config.model_copy(update={"data": declared(missing)}), SPLITS, code) for missing in (-1, -9)),
     ]
-    assert len({same, *other}) == 5
+    assert len({same, *other}) == 7
     gates = Gates.model_validate({"metrics": {"accuracy": 0.9}})
     elsewhere = config.model_copy(update={"work_dir": Path("/w"), "gates": gates, "sweep": Sweep(draws=0, tries=5)})
     assert sweep_identity(elsewhere, SPLITS, dict(code)) == same
