@@ -215,8 +215,9 @@ def identity(config: Config, splits: Splits, model: Any) -> str:
     """Return the SHA-256 of everything that decides the numbers of a training, in hexadecimal (32 digits).
 
     It covers the configuration of the model and its training, the rows and what is declared about them, the user's
-    imported modules, the versions of the libraries, and the untrained model: its layers, its vocabularies, what it is compiled with, and its initial
-    weights may come from a file or an environment variable that the configuration does not name.
+    imported modules, the versions of the libraries, and the untrained model: its layers, its vocabularies, what it is
+    compiled with, and its initial weights. These may come from a file or an environment variable that the configuration
+    does not name.
 
     Args:
         model: built, compiled and not trained.
