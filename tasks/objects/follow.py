@@ -102,7 +102,7 @@ class Follower:
         self.followed: dict[str, Followed] = {}
         self.problems: dict[str, PipelineError] = {}
         self._bucket, self._target, self._models = bucket, target, tuple(models)
-        self._etags: dict[str, str] = {}
+        self._applied: dict[str, tuple[str, Live]] = {}  # with the ETag that it had
         self._verified: set[tuple[str, str, str]] = set()
 
     def look(self) -> bool:
@@ -124,23 +124,37 @@ class Follower:
         return not problems
 
     def _follow(self, name: str) -> None:
-        where = f"{self._bucket.address}/{name}/{LIVE}"
-        found = self._bucket.read(f"{name}/{LIVE}", self._etags.get(name, ""))
+        where, model_dir = f"{self._bucket.address}/{name}/{LIVE}", self._target.root / name
+        etag, applied = self._applied.get(name, ("", None))
+        if applied is not None and not self._is_here(applied):
+            log.warning("'%s' is not what this sync made of it any more, and is filled again", model_dir)
+            etag = ""
+        found = self._bucket.read(f"{name}/{LIVE}", etag)
         if found is None:
-            if name in self.followed or (self._target.root / name / MARK).exists():
-                raise StoreError(f"'{where}' is gone; what is served stays. Restore it")
+            if (model_dir / MARK).exists():
+                raise StoreError(
+                    f"'{where}' is gone; what is served stays. Restore it, or remove '{model_dir}' as well"
+                )
+            self.followed.pop(name, None)
+            self._applied.pop(name, None)
             return
         if found.content is None:
             return
         live = read_live(found.content, name, where)
         self._apply(live, where)
-        self._etags[name] = found.etag
+        self._applied[name] = (found.etag, live)
         champion = live.champion
         digest = live.versions[champion].digest if champion is not None else ""
-        there = tuple(versions(self._target.root / name))
+        there = tuple(versions(model_dir))
         self.followed[name] = Followed(live.generation, champion, digest, there)
         what = f"version {champion} serves (digest {digest[:12]})" if digest else "no version serves"
         log.info("%s: generation %d is here: %s", name, live.generation, what)
+
+    def _is_here(self, live: Live) -> bool:
+        """Return whether the directory still has the versions and labels that it was given; no file is read."""
+        model_dir, wanted = self._target.root / live.name, _wanted(live, self._target.keep)
+        has_versions = versions(model_dir).keys() == wanted.keys()
+        return has_versions and (model_dir / MARK).exists() and _has_labels(model_dir, live)
 
     def _apply(self, live: Live, where: str) -> None:
         model_dir = self._target.root / live.name
@@ -156,9 +170,8 @@ class Follower:
                 if number in serving:
                     raise
                 problem = exc  # what only a later rollback needs must not keep a bad version in production
-        listed = sorted({*live.listed} & versions(model_dir).keys())
-        if live.layout == "labels" and (labels_of(model_dir), listed_versions(model_dir)) != (live.labels, listed):
-            write_config(model_dir, listed, live.labels)
+        if not _has_labels(model_dir, live):
+            write_config(model_dir, _listed(model_dir, live), live.labels)
         self._mark(model_dir, live.generation)
         for number, path in versions(model_dir).items():
             if number not in wanted:
@@ -254,6 +267,16 @@ def _wanted(live: Live, keep: int) -> dict[int, Stored]:
     if live.layout == "latest":
         return {number: live.versions[number] for number in sorted(live.versions)[-keep:]}
     return {number: live.versions[number] for number in {*live.listed, *live.labels.values()}}
+
+
+def _listed(model_dir: Path, live: Live) -> list[int]:
+    return sorted({*live.listed} & versions(model_dir).keys())
+
+
+def _has_labels(model_dir: Path, live: Live) -> bool:
+    """Return whether `models.config` says what it should, if this layout has one."""
+    now = (labels_of(model_dir), listed_versions(model_dir)) if live.layout == "labels" else None
+    return now is None or now == (live.labels, _listed(model_dir, live))
 
 
 def _holds(directory: Path, digest: str) -> bool:

@@ -680,3 +680,22 @@ def test_a_promotion_that_was_overtaken_is_judged_again(address: str, tmp_path: 
         _bucket.cache_clear()
     one.repair()
     assert champion_version(one.live, "latest") == live_of(address).champion
+
+
+def test_what_was_removed_beside_the_server_comes_back(address: str, tmp_path: Path) -> None:
+    """A sync that runs sees that a version, the labels or the whole directory was removed, and fills it again."""
+    store, root = machine(tmp_path, address, "labels"), tmp_path / "models"
+    store.promote(store.export())
+    follow = follower(address, root)
+    assert follow.look()
+    for removed in (root / "m" / "1", root / "m", root / "models.config"):
+        shutil.rmtree(removed) if removed.is_dir() else removed.unlink()
+        assert follow.look()
+        assert served(root, address) == [1]
+        assert labels_of(root / "m") == {"stable": 1}
+    bucket_at(address).remove([f"m/{LIVE}"])
+    assert not follow.look()
+    assert "remove '" in str(follow.problems["m"])
+    shutil.rmtree(root / "m")  # a model that is given up here and there
+    assert follow.look()
+    assert follow.followed == {}
