@@ -699,3 +699,36 @@ def test_what_was_removed_beside_the_server_comes_back(address: str, tmp_path: P
     shutil.rmtree(root / "m")  # a model that is given up here and there
     assert follow.look()
     assert follow.followed == {}
+
+
+def test_a_doctor_that_only_looks_looks_at_what_is_live_now(address: str, tmp_path: Path) -> None:
+    """A machine that is behind neither takes pruned versions for damaged ones nor live ones for leftovers."""
+    one, two = machine(tmp_path / "1", address), machine(tmp_path / "2", address, keep=1)
+    one.promote(one.export())
+    for _ in range(2):
+        two.promote(two.export())
+    with model_lock(two.live, 60):
+        assert two.mirror.sweep(older_s=0)
+    for behind in (one, machine(tmp_path / "3", address)):
+        assert behind.mirror.behind()
+        assert behind.mirror.damaged(only_look=True) == []
+        assert behind.mirror.sweep(only_look=True, older_s=0) == []
+    [stored] = live_of(address).versions.values()
+    bucket_at(address).remove([f"m/{stored.path}/saved_model.pb"])
+    for each in (one, machine(tmp_path / "3", address)):
+        assert [found.done for found in each.mirror.damaged(only_look=True)] == ["reported"]
+    [found] = two.mirror.damaged(only_look=True)
+    assert "it would be uploaded again" in found.text
+
+
+def test_a_new_machine_does_not_begin_anew_beside_what_was_live(address: str, tmp_path: Path) -> None:
+    """Without live.json, a machine that never saw it changes nothing, unless everything was removed from the store."""
+    one, bucket = machine(tmp_path / "1", address), bucket_at(address)
+    one.promote(one.export())
+    bucket.remove([f"m/{LIVE}"])
+    new = machine(tmp_path / "new", address)
+    with pytest.raises(StoreError, match="because the store has versions and their history, but it is gone"):
+        new.promote(new.export())
+    assert bucket.read(f"m/{LIVE}") is None
+    bucket.remove([found.key for found in bucket.objects("")])
+    assert new.promote(1) == "live"
