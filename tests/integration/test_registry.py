@@ -340,6 +340,10 @@ def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[st
     assert "Reason: it answers NaN" in three.version.description
     assert one.client.get_model_version_by_alias("digits", "champion").version == 1
 
+    record_change(config, publish(three), overtaken=True)  # it waited while another machine went on
+    assert told(three) == "digits version 7 (registry version 3) went live on 2026-11-26 02:13 UTC."
+    assert one.client.get_model_version_by_alias("digits", "champion").version == 1
+
     four = log_as("digits", 8)
     record_outcome(config, four.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))
     four.client.set_model_version_tag("digits", "4", "review", " Rejected ")
