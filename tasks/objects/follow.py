@@ -95,12 +95,14 @@ class Follower:
 
     Attributes:
         followed: what is there now, by model. problems: why a model does not follow now, by model; "" is for the store.
+        serves: whether the last look left everything there that serves; an earlier version may be missing.
     """
 
     def __init__(self, bucket: Bucket, target: Target, models: Sequence[str] = ()) -> None:
         """Prepare to follow these models, or all that are in the store; the caller holds the directory's lock."""
         self.followed: dict[str, Followed] = {}
         self.problems: dict[str, PipelineError] = {}
+        self.serves = False
         self._bucket, self._target, self._models = bucket, target, tuple(models)
         self._applied: dict[str, tuple[str, Live]] = {}  # with the ETag that it had
         self._verified: set[tuple[str, str, str]] = set()
@@ -110,20 +112,24 @@ class Follower:
         try:
             names = self._models or tuple(filter(MODEL_NAME.fullmatch, self._bucket.directories()))
         except StoreError as exc:
-            self.problems = {**self.problems, "": exc}
+            self.problems, self.serves = {**self.problems, "": exc}, False
             return False
         problems: dict[str, PipelineError] = {}
+        behind: dict[str, PipelineError] = {}
         for name in dict.fromkeys((*names, *self.followed)):
             try:
-                self._follow(name)
+                problem = self._follow(name)
+                if problem is not None:
+                    behind[name] = problem
             except PipelineError as exc:
                 problems[name] = exc
             except OSError as exc:
                 problems[name] = StoreError(f"'{exc.filename}' must be writable, got {exc.strerror}")
-        self.problems = problems
-        return not problems
+        self.problems, self.serves = {**problems, **behind}, not problems
+        return not self.problems
 
-    def _follow(self, name: str) -> None:
+    def _follow(self, name: str) -> PipelineError | None:
+        """Make a directory what the store says, and return why a version is missing that serves nothing now."""
         where, model_dir = f"{self._bucket.address}/{name}/{LIVE}", self._target.root / name
         etag, applied = self._applied.get(name, ("", None))
         if applied is not None and not self._is_here(applied):
@@ -137,18 +143,22 @@ class Follower:
                 )
             self.followed.pop(name, None)
             self._applied.pop(name, None)
-            return
+            return None
         if found.content is None:
-            return
+            return None
         live = read_live(found.content, name, where)
-        self._apply(live, where)
-        self._applied[name] = (found.etag, live)
+        problem = self._apply(live, where)
+        if problem is None:
+            self._applied[name] = (found.etag, live)
         champion = live.champion
         digest = live.versions[champion].digest if champion is not None else ""
         there = tuple(versions(model_dir))
-        self.followed[name] = Followed(live.generation, champion, digest, there)
+        before, self.followed[name] = self.followed.get(name), Followed(live.generation, champion, digest, there)
+        if before == self.followed[name]:
+            return problem
         what = f"version {champion} serves (digest {digest[:12]})" if digest else "no version serves"
         log.info("%s: generation %d is here: %s", name, live.generation, what)
+        return problem
 
     def _is_here(self, live: Live) -> bool:
         """Return whether the directory still has the versions and labels that it was given; no file is read."""
@@ -156,7 +166,7 @@ class Follower:
         has_versions = versions(model_dir).keys() == wanted.keys()
         return has_versions and (model_dir / MARK).exists() and _has_labels(model_dir, live)
 
-    def _apply(self, live: Live, where: str) -> None:
+    def _apply(self, live: Live, where: str) -> PipelineError | None:
         model_dir = self._target.root / live.name
         self._begin(model_dir, live, where)
         wanted = _wanted(live, self._target.keep)
@@ -177,8 +187,7 @@ class Follower:
             if number not in wanted:
                 log.info("removing '%s', which is not needed any more", path)
                 remove(put_aside(path))
-        if problem is not None:
-            raise problem
+        return problem
 
     def _begin(self, model_dir: Path, live: Live, where: str) -> None:
         """Check that this directory belongs to this store, and that the store did not go back."""

@@ -224,7 +224,7 @@ class Mirror:
     def _check_never_live(self) -> None:
         """Raise an error if the store has more than the one first change leaves that ended before it wrote live.json.
 
-        A machine that was never here before must not begin anew, unjudged, beside versions that are live.
+        Else a new machine would publish a version that was not compared with those that are live.
         """
         histories = self.bucket.objects(self._key("history/"))
         uploads = {"/".join(found.key.split("/")[:4]) for found in self.bucket.objects(self._key("versions/"))}
