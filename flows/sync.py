@@ -50,12 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
         description="Make the directory of a model server follow an object store: each version is fetched, compared "
         "with its digest, and appears by one rename. Credentials and the endpoint come from the environment and the "
         "files of AWS.",
-        epilog="Exit codes: 0 you stopped it, or --once is complete; 1 --once is not complete, or the directory or the "
-        "port cannot be used; 2 usage error, or the store does not accept this client at the first look.",
+        epilog="Exit codes: 0 you stopped it, or --once is complete; 1 --once is not complete, nothing is live of a "
+        "--model, or the directory or the port cannot be used; 2 usage error, or the store does not accept this client "
+        "at the first look.",
     )
     add = parser.add_argument
     add("--from", dest="address", type=_store, required=True, metavar="s3://BUCKET/PREFIX", help="the models_root")
-    add("--to", type=Path, required=True, metavar="DIRECTORY", help="the directory that the server reads")
+    add("--to", type=_directory, required=True, metavar="DIRECTORY", help="the directory that the server reads")
     add("--model", action="append", default=[], type=_model, help="a model to follow (default: all); can be repeated")
     add("--once", action="store_true", help="look once and end, such as before a server starts")
     add("--interval", type=_seconds, default=5.0, metavar="SECONDS", help="between two looks (default 5)")
@@ -72,6 +73,11 @@ def _follow(args: argparse.Namespace) -> int:
     from tasks.objects.follow import Follower, Target, only_sync, reasons
     from tasks.objects.health import Health, answering
 
+    if args.health and args.stale < 2 * args.interval:
+        raise ConfigError(
+            f"--stale must be at least twice --interval, else the sync is not healthy between two looks, got "
+            f"--stale {args.stale:g} and --interval {args.interval:g}"
+        )
     bucket = Bucket(args.address)
     target = Target(args.to.absolute(), args.keep, args.directory_mode, args.file_mode)
     health = Health(args.stale)
@@ -83,19 +89,23 @@ def _follow(args: argparse.Namespace) -> int:
         while True:
             complete = follower.look()
             reason = reasons(follower.problems)
-            health.note(follower.followed, reason)
+            health.note(follower.followed, reason, serves=follower.serves)
             if not failures and not health.now()[1]["ready"] and (refused := _refused(follower.problems.values())):
                 raise ConfigError(str(refused))
             if reason and reason != told:
                 error(reason)
             elif told and not reason:
                 say("the directory is again what the store says")
-            if complete and not follower.followed and not told_nothing:
-                say(f"nothing is live below {args.address} yet; it must be the models_root, without a model's name")
+            absent = [name for name in args.model if name not in follower.followed]
+            if complete and (absent or not follower.followed) and not told_nothing:
+                what = f"of {', '.join(absent)} " if absent else ""
+                say(
+                    f"nothing is live {what}below {args.address} yet; it must be the models_root without a model's name"
+                )
                 told_nothing = True
             told, failures = reason, 0 if complete else failures + 1
             if args.once:
-                return DONE if complete else FAILED
+                return DONE if complete and not absent else FAILED
             longest = max(args.interval, LONGEST_WAIT_S)
             wait = min(args.interval * 2 ** min(failures, 10), longest) if failures else args.interval
             threading.Event().wait(wait * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311  no secret
@@ -112,6 +122,12 @@ def _store(text: str) -> str:
         return store_address(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(f"it {exc}; got '{redact(text)}'") from exc
+
+
+def _directory(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it must be a directory, got an empty text")
+    return Path(text)
 
 
 def _model(text: str) -> str:

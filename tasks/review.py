@@ -33,7 +33,28 @@ def find_reviewed(config: Config) -> list[Reviewed]:
                 "candidate %d has the tag review=%s, which is not a decision: set it to %s or %s",
                 version.candidate_version, version.review, APPROVED, REJECTED,
             )  # fmt: skip
-    return [version for version in found if version.is_decided]
+    return decided_here(config, found)
+
+
+def decided_here(config: Config, found: list[Reviewed]) -> list[Reviewed]:
+    """Return those with a decision that this machine can carry out; the others are left to the machine that can."""
+    decided = [version for version in found if version.is_decided]
+    for version in decided:
+        if _elsewhere(config, version):
+            log.warning("%s", _of_another(config, version))
+    return [version for version in decided if not _elsewhere(config, version)]
+
+
+def _elsewhere(config: Config, reviewed: Reviewed) -> bool:
+    """Return whether the candidate is in another machine's work_dir, which an object store does not share."""
+    return bool(config.object_store) and recall(config.candidates_dir, reviewed.digest) is None
+
+
+def _of_another(config: Config, reviewed: Reviewed) -> str:
+    return (
+        f"candidate {reviewed.candidate_version} of '{config.name}' was not judged with this work_dir, "
+        f"'{config.work_dir}', and can only be decided with the one that has its files"
+    )
 
 
 @stage
@@ -50,6 +71,8 @@ def review(config: Config, number: int, verdict: str, by: str) -> None:
         others = ", ".join(str(version.candidate_version) for version in known if version.waits) or "none"
         what = f"{number}, which is {of_it[-1].promotion or 'being judged'}" if of_it else f"{number}"
         raise ConfigError(f"--version must be a candidate that awaits review, got {what}; waiting: {others}")
+    if _elsewhere(config, open_ones[-1]):
+        raise ConfigError(f"--version: {_of_another(config, open_ones[-1])}")
     set_review(config, open_ones[-1], verdict, by)
 
 

@@ -46,7 +46,7 @@ from tasks.store.retention import prune
 from tasks.store.runs import RUNS, create_run_dir, note_digest
 from tasks.store.serving_config import labels_of
 from tasks.store.shared_rows import ROWS, share
-from tasks.store.transaction import CANARY, STABLE, Production, carry_out, tell
+from tasks.store.transaction import CANARY, STABLE, Production, carry_out, overtaken, tell
 
 MODELS = Path(__file__).parent / "data" / "tfs_rest" / "models"
 HALVES = (MODELS / "half" / "1", MODELS / "half_v2" / "2", MODELS / "half_v2" / "3")  # 0.5 x + 2, 3, 4
@@ -130,7 +130,7 @@ class Store:
             aliases.pop("experiment", "")
         if change.operation == "experiment":
             aliases["experiment"] = change.experiment
-        elif change.operation == "end":
+        elif change.operation == "end" or overtaken(read(self.live), change):
             pass
         elif change.operation == "withdraw":
             aliases["champion"] = change.previous_digest

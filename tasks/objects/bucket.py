@@ -34,7 +34,8 @@ BLOCK = 1 << 20  # bytes
 PART, MOST_PARTS = 8 << 20, 9_000  # bytes of a part of a large upload, of which S3 takes 10,000
 LARGEST_TEXT = 64 << 20  # bytes of an object that is read as a whole
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-NOT_MODIFIED, NOT_FOUND, FAILED = 304, 404, (409, 412)
+NOT_MODIFIED, NOT_FOUND, FAILED, NOT_IMPLEMENTED = 304, 404, (409, 412), 501
+AGAIN = (408, 425, 429)  # errors of a client, as HTTP has it, that a later try may not get
 OVERTAKEN = "was changed by another process at the same time; run it again, and it begins with what is live now"
 REFUSED = {
     "NoSuchBucket": "the bucket does not exist; create it, or correct the address",
@@ -43,7 +44,9 @@ REFUSED = {
     "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SECRET_ACCESS_KEY or the profile",
     "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION to it",
     "ExpiredToken": "the session token has expired; get a new one",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong; set it to the time of the store",
 }
+NO_STORE = "what answers is not an object store; correct AWS_ENDPOINT_URL, which may be the address of another service"
 NO_CONDITIONS = (
     "the store ignores the conditions of a write (If-Match, If-None-Match), so that two promotions at once could "
     "overwrite each other; use a store that keeps them, such as Amazon S3, MinIO or SeaweedFS"
@@ -221,7 +224,7 @@ class Bucket:
         except Exception as exc:  # of s3fs, or of botocore if the status is no error
             if _status(exc) == NOT_MODIFIED:
                 return Found(etag, None)
-            if _status(exc) == NOT_FOUND and _code(exc) != "NoSuchBucket":
+            if _code(exc) == "NoSuchKey":  # and not whatever else is not found somewhere
                 return None
             raise
         async with answer["Body"] as body:
@@ -230,11 +233,16 @@ class Bucket:
                 content += block
                 if len(content) > LARGEST_TEXT:
                     raise ManifestMismatch(f"'{self.address}/{key}' must have at most {LARGEST_TEXT >> 20} MB")
-        return Found(answer["ETag"], bytes(content))
+        return Found(self._etag(key, answer), bytes(content))
 
     async def _put(self, key: str, content: bytes, etag: str) -> str:
         condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-        return str((await self._call("put_object", key, Body=content, **condition))["ETag"])
+        return self._etag(key, await self._call("put_object", key, Body=content, **condition))
+
+    def _etag(self, key: str, answer: dict[str, Any]) -> str:
+        if "ETag" not in answer:
+            raise StoreRefused(f"'{self.address}/{key}' cannot be used: {NO_STORE}")
+        return str(answer["ETag"])
 
     async def _upload(self, file: FileObject) -> None:
         part = max(PART, file.size // MOST_PARTS + 1)
@@ -269,7 +277,7 @@ class Bucket:
         try:
             answer = await self._call("get_object", file.key)
         except Exception as exc:
-            if _status(exc) == NOT_FOUND and _code(exc) != "NoSuchBucket":
+            if _code(exc) == "NoSuchKey":
                 raise ManifestMismatch(f"'{self.address}/{file.key}' is missing") from exc
             raise
         sha, size = hashlib.sha256(), 0
@@ -293,8 +301,10 @@ class Bucket:
             page = await self._fs._call_s3(
                 "list_objects_v2", Bucket=self._bucket, Prefix=self._prefix + prefix, **arguments, **after
             )
+            if "IsTruncated" not in page:
+                raise StoreRefused(f"'{self.address}/{prefix}' cannot be used: {NO_STORE}")
             pages.append(page)
-            if not page.get("IsTruncated"):
+            if not page["IsTruncated"]:
                 return pages
             after = {"ContinuationToken": page["NextContinuationToken"]}
 
@@ -349,18 +359,25 @@ def _ours(exc: BaseException, what: str) -> BaseException:
     if isinstance(exc, PipelineError | ConfigError):
         return exc
     status, code = _status(exc), _code(exc)
-    words = one_line(redact(f"{type(exc).__name__}: {exc}"), 300)
+    said = _response(exc).get("Error", {}).get("Message") or ""
+    words = one_line(redact(f"{code}: {said or f'status {status}'}" if code else f"{type(exc).__name__}: {exc}"), 300)
     if status in FAILED:
         return StoreConflict(f"{what} {OVERTAKEN}")
-    if code in REFUSED or status in (400, 401, 403):
-        return StoreRefused(f"{what} cannot be used: {REFUSED.get(code, words)}")
-    if status == NOT_FOUND:
-        return StoreRefused(f"{what} cannot be used: {REFUSED['NoSuchBucket']}")
-    if type(exc).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
-        return StoreRefused(
-            f"{what} cannot be used: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "AWS_PROFILE, or give the machine a role"
+    kinds = {kind.__name__ for kind in type(exc).__mro__}
+    refused = REFUSED.get(code, "")
+    if not refused and ((status == NOT_FOUND and code in ("", "404")) or "ResponseParserError" in kinds):
+        refused = NO_STORE
+    if not refused and (status == NOT_IMPLEMENTED or (400 <= status < 500 and status not in AGAIN)):
+        refused = f"it got {words}"
+    if kinds & {"NoCredentialsError", "PartialCredentialsError"}:
+        refused = (
+            "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the "
+            "machine a role"
         )
+    if kinds & {"ProfileNotFound", "ConfigParseError", "ValueError"}:  # the latter is of an address or a region
+        refused = f"the settings of AWS are wrong, such as AWS_ENDPOINT_URL or AWS_PROFILE: {words}"
+    if refused:
+        return StoreRefused(f"{what} cannot be used: {refused}")
     return StoreUnreachable(
         f"the object store must answer about {what}, got {words}; check AWS_ENDPOINT_URL and the connection"
     )

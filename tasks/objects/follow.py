@@ -95,14 +95,16 @@ class Follower:
 
     Attributes:
         followed: what is there now, by model. problems: why a model does not follow now, by model; "" is for the store.
+        serves: whether the last look left everything there that serves; an earlier version may be missing.
     """
 
     def __init__(self, bucket: Bucket, target: Target, models: Sequence[str] = ()) -> None:
         """Prepare to follow these models, or all that are in the store; the caller holds the directory's lock."""
         self.followed: dict[str, Followed] = {}
         self.problems: dict[str, PipelineError] = {}
+        self.serves = False
         self._bucket, self._target, self._models = bucket, target, tuple(models)
-        self._etags: dict[str, str] = {}
+        self._applied: dict[str, tuple[str, Live]] = {}  # with the ETag that it had
         self._verified: set[tuple[str, str, str]] = set()
 
     def look(self) -> bool:
@@ -110,39 +112,61 @@ class Follower:
         try:
             names = self._models or tuple(filter(MODEL_NAME.fullmatch, self._bucket.directories()))
         except StoreError as exc:
-            self.problems = {**self.problems, "": exc}
+            self.problems, self.serves = {**self.problems, "": exc}, False
             return False
         problems: dict[str, PipelineError] = {}
+        behind: dict[str, PipelineError] = {}
         for name in dict.fromkeys((*names, *self.followed)):
             try:
-                self._follow(name)
+                problem = self._follow(name)
+                if problem is not None:
+                    behind[name] = problem
             except PipelineError as exc:
                 problems[name] = exc
             except OSError as exc:
                 problems[name] = StoreError(f"'{exc.filename}' must be writable, got {exc.strerror}")
-        self.problems = problems
-        return not problems
+        self.problems, self.serves = {**problems, **behind}, not problems
+        return not self.problems
 
-    def _follow(self, name: str) -> None:
-        where = f"{self._bucket.address}/{name}/{LIVE}"
-        found = self._bucket.read(f"{name}/{LIVE}", self._etags.get(name, ""))
+    def _follow(self, name: str) -> PipelineError | None:
+        """Make a directory what the store says, and return why a version is missing that serves nothing now."""
+        where, model_dir = f"{self._bucket.address}/{name}/{LIVE}", self._target.root / name
+        etag, applied = self._applied.get(name, ("", None))
+        if applied is not None and not self._is_here(applied):
+            log.warning("'%s' is not what this sync made of it any more, and is filled again", model_dir)
+            etag = ""
+        found = self._bucket.read(f"{name}/{LIVE}", etag)
         if found is None:
-            if name in self.followed or (self._target.root / name / MARK).exists():
-                raise StoreError(f"'{where}' is gone; what is served stays. Restore it")
-            return
+            if (model_dir / MARK).exists():
+                raise StoreError(
+                    f"'{where}' is gone; what is served stays. Restore it, or remove '{model_dir}' as well"
+                )
+            self.followed.pop(name, None)
+            self._applied.pop(name, None)
+            return None
         if found.content is None:
-            return
+            return None
         live = read_live(found.content, name, where)
-        self._apply(live, where)
-        self._etags[name] = found.etag
+        problem = self._apply(live, where)
+        if problem is None:
+            self._applied[name] = (found.etag, live)
         champion = live.champion
         digest = live.versions[champion].digest if champion is not None else ""
-        there = tuple(versions(self._target.root / name))
-        self.followed[name] = Followed(live.generation, champion, digest, there)
+        there = tuple(versions(model_dir))
+        before, self.followed[name] = self.followed.get(name), Followed(live.generation, champion, digest, there)
+        if before == self.followed[name]:
+            return problem
         what = f"version {champion} serves (digest {digest[:12]})" if digest else "no version serves"
         log.info("%s: generation %d is here: %s", name, live.generation, what)
+        return problem
 
-    def _apply(self, live: Live, where: str) -> None:
+    def _is_here(self, live: Live) -> bool:
+        """Return whether the directory still has the versions and labels that it was given; no file is read."""
+        model_dir, wanted = self._target.root / live.name, _wanted(live, self._target.keep)
+        has_versions = versions(model_dir).keys() == wanted.keys()
+        return has_versions and (model_dir / MARK).exists() and _has_labels(model_dir, live)
+
+    def _apply(self, live: Live, where: str) -> PipelineError | None:
         model_dir = self._target.root / live.name
         self._begin(model_dir, live, where)
         wanted = _wanted(live, self._target.keep)
@@ -156,16 +180,14 @@ class Follower:
                 if number in serving:
                     raise
                 problem = exc  # what only a later rollback needs must not keep a bad version in production
-        listed = sorted({*live.listed} & versions(model_dir).keys())
-        if live.layout == "labels" and (labels_of(model_dir), listed_versions(model_dir)) != (live.labels, listed):
-            write_config(model_dir, listed, live.labels)
+        if not _has_labels(model_dir, live):
+            write_config(model_dir, _listed(model_dir, live), live.labels)
         self._mark(model_dir, live.generation)
         for number, path in versions(model_dir).items():
             if number not in wanted:
                 log.info("removing '%s', which is not needed any more", path)
                 remove(put_aside(path))
-        if problem is not None:
-            raise problem
+        return problem
 
     def _begin(self, model_dir: Path, live: Live, where: str) -> None:
         """Check that this directory belongs to this store, and that the store did not go back."""
@@ -254,6 +276,16 @@ def _wanted(live: Live, keep: int) -> dict[int, Stored]:
     if live.layout == "latest":
         return {number: live.versions[number] for number in sorted(live.versions)[-keep:]}
     return {number: live.versions[number] for number in {*live.listed, *live.labels.values()}}
+
+
+def _listed(model_dir: Path, live: Live) -> list[int]:
+    return sorted({*live.listed} & versions(model_dir).keys())
+
+
+def _has_labels(model_dir: Path, live: Live) -> bool:
+    """Return whether `models.config` says what it should, if this layout has one."""
+    now = (labels_of(model_dir), listed_versions(model_dir)) if live.layout == "labels" else None
+    return now is None or now == (live.labels, _listed(model_dir, live))
 
 
 def _holds(directory: Path, digest: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,11 +34,11 @@ class Health:
     _looked: float | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, models: dict[str, Followed], error: str) -> None:
-        """Note the result of a look; an error leaves the time of the last complete one."""
+    def note(self, models: dict[str, Followed], error: str, *, serves: bool) -> None:
+        """Note the result of a look; its time counts if everything that serves is there, even with an error."""
         with self._lock:
             self._models, self._error = dict(models), error
-            if not error:
+            if serves:
                 self._looked = time.monotonic()
 
     def now(self) -> tuple[bool, dict[str, Any]]:
@@ -63,18 +65,31 @@ def answering(health: Health, address: tuple[str, int] | None) -> Iterator[str]:
     if address is None:
         yield ""
         return
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
     try:
-        server = ThreadingHTTPServer(address, _handler(health))
+        server = (_Server6 if ":" in address[0] else _Server)(address, _handler(health))
     except OSError as exc:
-        place = f"{address[0]}:{address[1]}"
+        place = f"{host}:{address[1]}"
         raise PipelineError(f"--health must be a free port of this machine, got {place}: {exc.strerror}") from exc
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     try:
-        yield f"http://{address[0]}:{server.server_address[1]}{PATH}"
+        yield f"http://{host}:{server.server_address[1]}{PATH}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log nothing of a client that does not wait for its answer, which is not an error of the sync."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 def _handler(health: Health) -> type[BaseHTTPRequestHandler]:

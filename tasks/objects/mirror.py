@@ -81,6 +81,10 @@ class Mirror:
         """Return the address of live.json."""
         return f"{self.bucket.address}/{self._key(LIVE)}"
 
+    @property
+    def _all_of_it(self) -> str:
+        return f"'{self.bucket.address}/{self.model_dir.name}/'"
+
     def refresh(self, wait_s: float | None = None) -> None:
         """Make the directory what live.json says, except for what an unfinished change of this directory did.
 
@@ -97,8 +101,10 @@ class Mirror:
             if base.live is not None:
                 raise StoreError(
                     f"'{self.where}' must exist, because generation {base.live.generation} was there, but it is gone; "
-                    f"restore it, or remove '{self.model_dir}' to begin without what was live"
+                    f"restore it. To begin without what was live, remove '{self.model_dir}' and {self._all_of_it}"
                 )
+            if not base.intent:
+                self._check_never_live()
             return
         if etag == base.etag:
             if pending(self.model_dir) is None and not (base.own and live.change):
@@ -146,10 +152,11 @@ class Mirror:
         uploading, can then no longer name what is removed here.
         """
         base = self._base()
-        if base.live is None:
+        live = self._stored() if only_look else base.live
+        if live is None:
             return []
-        named = [f"{self._key(stored.path)}/" for stored in base.live.versions.values()]
-        named += [self._key(base.live.history.path)] if base.live.history else []
+        named = [f"{self._key(stored.path)}/" for stored in live.versions.values()]
+        named += [self._key(live.history.path)] if live.history else []
         groups: dict[str, list[Listed]] = {}
         for kind, depth in (("versions/", 4), ("history/", 3)):
             for found in self.bucket.objects(self._key(kind)):
@@ -159,7 +166,7 @@ class Mirror:
             groups.setdefault(found.key, []).append(found)
         old = {name: of_it for name, of_it in groups.items() if all(one.age_s >= older_s for one in of_it)}
         if old and not only_look:
-            self._write(base, self._next(base, base.live))
+            self._write(base, self._next(base, live))
             self.bucket.remove(one.key for of_it in old.values() for one in of_it)
         return [Finding("removed", f"'{self.bucket.address}/{name}', which nothing names") for name in sorted(old)]
 
@@ -175,7 +182,7 @@ class Mirror:
 
     def damaged(self, *, only_look: bool = False) -> list[Finding]:
         """Read every version in the store; upload again what is not as its digest says, if it is still here."""
-        live = self._base().live
+        live = self._stored() if only_look else self._base().live
         again, found = set(), []
         for number, stored in live.versions.items() if live else ():
             try:
@@ -185,12 +192,16 @@ class Mirror:
                 words = f"version {number} is damaged in the store: {exc}"
                 if path is not None and _holds(path, stored.digest, every_byte=True):
                     again.add(stored.digest)
-                    found.append(Finding("finished", f"{words}; it is uploaded again"))
+                    found.append(Finding("finished", f"{words}; it {'would be' if only_look else 'is'} uploaded again"))
                 else:
                     found.append(Finding("reported", f"{words}; servers keep what they have. Promote another version"))
         if again and not only_look:
             self.show(again)
         return found
+
+    def _stored(self) -> Live | None:
+        """Return what the store says is live, which this directory need not be yet."""
+        return self._look(Base(), None)[0]
 
     def _look(self, base: Base, wait_s: float | None) -> tuple[Live | None, str, bool]:
         """Return what is live with its ETag, and whether its change was left by a process that does nothing more."""
@@ -209,6 +220,19 @@ class Mirror:
                 if time.monotonic() - since >= wait_s:
                     return live, found.etag, True
                 time.sleep(POLL_S)
+
+    def _check_never_live(self) -> None:
+        """Raise an error if the store has more than the one first change leaves that ended before it wrote live.json.
+
+        Else a new machine would publish a version that was not compared with those that are live.
+        """
+        histories = self.bucket.objects(self._key("history/"))
+        uploads = {"/".join(found.key.split("/")[:4]) for found in self.bucket.objects(self._key("versions/"))}
+        if histories and len(histories) + len(uploads) > 2 and self.bucket.read(self._key(LIVE)) is None:
+            raise StoreError(
+                f"'{self.where}' must exist, because the store has versions and their history, but it is gone; restore "
+                f"it. To begin without what was live, remove {self._all_of_it}"
+            )
 
     def _adopt(self, live: Live) -> None:
         """Make the directory what live.json says; what an unfinished change did here is undone."""

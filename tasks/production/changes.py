@@ -32,7 +32,7 @@ from tasks.store.repair import Finding, catch_up, mend, repair
 from tasks.store.retention import prune
 from tasks.store.rollback_target import bytes_of, rollback_target
 from tasks.store.serving_config import labels_of
-from tasks.store.transaction import CANARY, STABLE, Production, annotate, carry_out, tell
+from tasks.store.transaction import CANARY, STABLE, Production, annotate, carry_out, overtaken, tell
 from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ settled: list[Promotion] = []
 def production(config: Config) -> Production:
     """Return the production of a configuration."""
     promote = config.promote
-    verify, record = partial(_verify, config), partial(record_change, config)
+    verify, record = partial(_verify, config), partial(_record, config)
     modes = int(promote.directory_mode, 8), int(promote.file_mode, 8)
     as_label = partial(_verify, config, as_label=True)
     mirror = mirror_of(config)
@@ -54,6 +54,11 @@ def production(config: Config) -> Production:
 
 def _nothing() -> None:
     """Servers that watch the directory see it as it is."""
+
+
+def _record(config: Config, change: Change) -> None:
+    """Send a change to MLflow; one that waited here while another machine made a later one moves no alias back."""
+    record_change(config, change, overtaken=overtaken(read(config.live_dir), change))
 
 
 def _verify(config: Config, change: Change, *, as_label: bool = False) -> str:

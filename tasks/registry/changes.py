@@ -15,8 +15,11 @@ from tasks.report.standing import BY, EXPERIMENT, METRICS, PENDING, REVIEW, TIME
 CHAMPION, CANARY = "champion", "canary"
 
 
-def record_change(config: Config, change: Change) -> None:
+def record_change(config: Config, change: Change, *, overtaken: bool = False) -> None:
     """Move aliases and set tags for a change that is on the disk; recording it twice has no further effect.
+
+    Args:
+        overtaken: a later change was made, perhaps by another machine that told MLflow first; aliases stay then.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -31,8 +34,8 @@ def record_change(config: Config, change: Change) -> None:
         version = change.registry_version or version_of(client, config.name, change.digest)
         if change.operation == "withdraw":
             _tell(client, config, version, change, PromotionState.ROLLED_BACK)
-            before = version_of(client, config.name, change.previous_digest)
-            _point(client, config.name, CHAMPION, before)
+            if not overtaken:
+                _point(client, config.name, CHAMPION, version_of(client, config.name, change.previous_digest))
             return
         state = PromotionState.CANARY if change.label == CANARY else PromotionState.PROMOTED
         _tell(client, config, version, change, state)
@@ -42,7 +45,8 @@ def record_change(config: Config, change: Change) -> None:
             _tell(client, config, bad, its_end, PromotionState.ROLLED_BACK)
             if str(client.get_registered_model(config.name).aliases.get(CANARY)) == str(bad):
                 _point(client, config.name, CANARY, version)
-        _point(client, config.name, CANARY if change.label == CANARY else CHAMPION, version)
+        if not overtaken:
+            _point(client, config.name, CANARY if change.label == CANARY else CHAMPION, version)
 
 
 def record_outcome(config: Config, run: TrackedRun, promotion: Promotion) -> None:

@@ -34,7 +34,7 @@ from tasks.errors import StoreError
 from tasks.records import Arm, Change
 from tasks.store.champion import predecessor
 from tasks.store.experiment import forget, keep, running
-from tasks.store.history import NOTES, State, append, process_user, read, served_digest, state_of
+from tasks.store.history import NOTES, Entry, State, append, process_user, read, served_digest, state_of
 from tasks.store.journal import JOURNAL, begin, commit, make_directory, read_change, write_atomically
 from tasks.store.layout import versions
 from tasks.store.lock import telling_lock
@@ -209,6 +209,17 @@ def _write_down(production: Production, change: Change) -> str:
 def serves(change: Change) -> bool:
     """Return whether a change makes its version the champion; a canary does not replace the champion."""
     return change.label != CANARY
+
+
+def overtaken(entries: list[Entry], change: Change) -> bool:
+    """Return whether the history has a later change, as of another machine, that decided what is served."""
+    by_canary = change.operation != "withdraw" and not serves(change)
+    own = "rolled back" if change.operation == "withdraw" else "canary" if by_canary else "live"
+    its = [place for place, entry in enumerate(entries) if (entry.version, entry.state) == (change.version, own)]
+    later = entries[its[-1] + 1 :] if its else []
+    return any(
+        entry.version != change.version and entry.state == ("canary" if by_canary else "live") for entry in later
+    )
 
 
 def _answered_before(production: Production, change: Change) -> bool:

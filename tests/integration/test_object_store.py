@@ -37,6 +37,7 @@ from tasks.store.layout import STAGING, versions
 from tasks.store.lock import model_lock
 from tasks.store.publish import bring_in
 from tasks.store.serving_config import labels_of, listed_versions
+from tasks.store.transaction import carry_out, untold
 from tests.fault_proxy import FaultProxy
 from tests.integration.model_server.conftest import ServerStarter
 from tests.s3_server import S3Server
@@ -44,6 +45,9 @@ from tests.store_driver import Store, bucket_at
 
 # botocore calls datetime.utcnow() on the way
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
+
+
+OPEN: list[Bucket] = []  # a client that is forgotten would be told as a socket that nobody closed, by a later test
 
 
 def machine(path: Path, address: str, layout: str = "latest", **more: object) -> Store:
@@ -224,6 +228,32 @@ def test_labels_follow(address: str, tmp_path: Path) -> None:
     assert labels_of(elsewhere.live) == labels_of(store.live)
 
 
+def test_a_change_that_waited_does_not_move_an_alias_back(address: str, tmp_path: Path) -> None:
+    """The registry keeps naming what is live when a machine tells it late of an earlier change."""
+    registry = tmp_path / "aliases.json"
+    one = machine(tmp_path / "1", address, registry=registry)
+    two = machine(tmp_path / "2", address, registry=registry)
+    for refuses in (False, True):  # its change goes live, or is withdrawn
+        with model_lock(one.live, 60):  # all of a change but the registry
+            one._catch_up()
+            number, found = (
+                one.export(),
+                dataclasses.replace(one.production, verify=lambda _change, no=refuses: "no" * no),
+            )
+            previous = one._previous()
+            source = str(one.candidates / str(number))
+            carry_out(found, Change("publish", number, str(number), one.digest(number), source, **previous))
+        assert len(untold(one.live)) == 1
+        two.repair()
+        while two.export() <= number:
+            pass
+        number = max(versions(two.candidates))
+        assert two.promote(number) == "live"
+        one.repair()
+        assert untold(one.live) == {}
+        assert one.aliases == {"champion": live_of(address).versions[number].digest}
+
+
 def test_a_refused_version_is_taken_out_of_the_store(address: str, tmp_path: Path) -> None:
     """A version that production refuses leaves the store, and the sync takes it away after the one before is there."""
     store, root = machine(tmp_path, address), tmp_path / "models"
@@ -330,6 +360,7 @@ def test_what_only_a_rollback_needs_stands_in_the_way_of_nothing(address: str, t
     follow = follower(address, root)
     assert not follow.look()
     assert [*versions(root / "m")] == [3]
+    assert (follow.serves, follow.followed["m"].champion) == (True, 3)  # so that a new server starts
     store.promote(store.export())
     assert follow.look()
     assert [*versions(root / "m")] == [3, 4]
@@ -565,6 +596,7 @@ def test_a_store_that_ignores_conditions_is_refused(address: str, tmp_path: Path
     _bucket.cache_clear()
     with pytest.raises(ConfigError, match="models_root: .* ignores the conditions"):
         look_at_store(load_config(file))
+    OPEN.append(_bucket(address))
     _bucket.cache_clear()
 
 
@@ -677,6 +709,85 @@ def test_a_promotion_that_was_overtaken_is_judged_again(address: str, tmp_path: 
             assert live_of(address).champion == 3
     finally:
         proxy.close()
+        OPEN.append(_bucket(address))
         _bucket.cache_clear()
     one.repair()
     assert champion_version(one.live, "latest") == live_of(address).champion
+
+
+def test_what_was_removed_beside_the_server_comes_back(address: str, tmp_path: Path) -> None:
+    """A sync that runs sees that a version, the labels or the whole directory was removed, and fills it again."""
+    store, root = machine(tmp_path, address, "labels"), tmp_path / "models"
+    store.promote(store.export())
+    follow = follower(address, root)
+    assert follow.look()
+    for removed in (root / "m" / "1", root / "m", root / "models.config"):
+        shutil.rmtree(removed) if removed.is_dir() else removed.unlink()
+        assert follow.look()
+        assert served(root, address) == [1]
+        assert labels_of(root / "m") == {"stable": 1}
+    bucket_at(address).remove([f"m/{LIVE}"])
+    assert not follow.look()
+    assert "remove '" in str(follow.problems["m"])
+    shutil.rmtree(root / "m")  # a model that is given up here and there
+    assert follow.look()
+    assert follow.followed == {}
+
+
+def test_a_doctor_that_only_looks_looks_at_what_is_live_now(address: str, tmp_path: Path) -> None:
+    """A machine that is behind neither takes pruned versions for damaged ones nor live ones for leftovers."""
+    one, two = machine(tmp_path / "1", address), machine(tmp_path / "2", address, keep=1)
+    one.promote(one.export())
+    two.repair()
+    for _ in range(2):
+        two.promote(two.export())
+    with model_lock(two.live, 60):
+        assert two.mirror.sweep(older_s=0)
+    for behind in (one, machine(tmp_path / "3", address)):
+        assert behind.mirror.behind()
+        assert behind.mirror.damaged(only_look=True) == []
+        assert behind.mirror.sweep(only_look=True, older_s=0) == []
+    stored = live_of(address).versions[3]
+    bucket_at(address).remove([f"m/{stored.path}/saved_model.pb"])
+    for each in (one, machine(tmp_path / "3", address)):
+        assert [found.done for found in each.mirror.damaged(only_look=True)] == ["reported"]
+    [found] = two.mirror.damaged(only_look=True)
+    assert "it would be uploaded again" in found.text
+
+
+def test_a_new_machine_does_not_begin_anew_beside_what_was_live(address: str, tmp_path: Path) -> None:
+    """Without live.json, a machine that never saw it changes nothing, unless everything was removed from the store."""
+    one, bucket = machine(tmp_path / "1", address), bucket_at(address)
+    one.promote(one.export())
+    bucket.remove([f"m/{LIVE}"])
+    new = machine(tmp_path / "new", address)
+    with pytest.raises(StoreError, match="because the store has versions and their history, but it is gone"):
+        new.promote(new.export())
+    assert bucket.read(f"m/{LIVE}") is None
+    bucket.remove([found.key for found in bucket.objects("")])
+    assert new.promote(1) == "live"
+
+
+@pytest.mark.parametrize("fault", ["html", "404", "405", "501"])
+def test_what_is_no_object_store_is_neither_empty_nor_down(
+    address: str, tmp_path: Path, proxy: FaultProxy, fault: str
+) -> None:
+    """Another service behind AWS_ENDPOINT_URL is refused, and is not taken for a store in which nothing is live."""
+    proxy.rule = lambda _method, _path: fault
+    words = "not an object store" if fault in ("html", "404") else f"it got {fault}"
+    for follow in (follower(address, tmp_path), Follower(bucket_at(address), Target(tmp_path), ["m"])):
+        assert not follow.look()
+        [problem] = follow.problems.values()
+        assert isinstance(problem, StoreRefused)
+        assert words in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("AWS_ENDPOINT_URL", "s3.example:9000"), ("AWS_PROFILE", "nobody"), ("AWS_DEFAULT_REGION", "no region")],
+)
+def test_settings_of_aws_that_are_wrong(address: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A setting that cannot be used is named, and is no store that does not answer."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises((StoreRefused, ConfigError), match=f"settings of AWS .*{value}"):
+        Bucket(address).directories()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from configs.errors import ConfigError
 from tasks.datasets.rows import load_arrays
 from tasks.datasets.seen import RECORD, shared_rows
 from tasks.datasets.strings import is_text
@@ -29,6 +30,7 @@ from tasks.registry.connection import check_tracking
 from tasks.registry.packaging import build_package, mlflow_signature
 from tasks.registry.runs import log_rehearsal
 from tasks.report.artifacts import describe_version
+from tasks.review import decided_here, review
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.rehearse import Rehearsal, rehearse
@@ -340,6 +342,10 @@ def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[st
     assert "Reason: it answers NaN" in three.version.description
     assert one.client.get_model_version_by_alias("digits", "champion").version == 1
 
+    record_change(config, publish(three), overtaken=True)  # it waited while another machine went on
+    assert told(three) == "digits version 7 (registry version 3) went live on 2026-11-26 02:13 UTC."
+    assert one.client.get_model_version_by_alias("digits", "champion").version == 1
+
     four = log_as("digits", 8)
     record_outcome(config, four.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))
     four.client.set_model_version_tag("digits", "4", "review", " Rejected ")
@@ -474,3 +480,18 @@ def test_a_signature_of_half_precision() -> None:
     assert [item["tensor-spec"]["dtype"] for item in json.loads(written["outputs"])] == [
         "float32", "float16", "float32",
     ]  # fmt: skip
+
+
+def test_a_candidate_of_another_machine_is_left_to_it(log_as: Callable[[str, int], Logged]) -> None:
+    """With an object store, a machine without a candidate's files neither decides about it nor closes it."""
+    found = log_as("digits", 4)
+    here = found.made.config
+    record_outcome(here, found.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))
+    config = here.model_copy(update={"models_root": "s3://models/production", "work_dir": here.work_dir / "other"})
+    with pytest.raises(ConfigError, match="candidate 4 of 'digits' was not judged with this work_dir"):
+        review.fn(config, 4, "approved", "ann")
+    assert found.version.tags["review"] == "pending"
+    found.client.set_model_version_tag("digits", "1", "review", "approved")
+    assert [one.is_decided for one in reviewed_versions(config)] == [True]
+    assert decided_here(config, reviewed_versions(config)) == []
+    assert len(decided_here(here, reviewed_versions(here))) == 1  # a directory is shared

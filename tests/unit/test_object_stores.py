@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
+import struct
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,7 +19,7 @@ from hypothesis import strategies as st
 
 from configs.loading import ConfigError, load_config
 from configs.object_stores import bucket_and_prefix, directory_name, store_address
-from flows.sync import build_parser
+from flows.sync import build_parser, main
 from tasks.errors import ManifestMismatch, StoreError
 from tasks.objects.follow import Followed
 from tasks.objects.health import Health, answering
@@ -130,6 +134,7 @@ def test_a_manifest_that_leaves_its_directory(path: Any) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (("--to", ""), "it must be a directory, got an empty text"),
         (("--from", "/models"), "such as s3://BUCKET/PREFIX"),
         (("--from", "s3://models/../x"), "must be a directory, or s3://BUCKET/PREFIX"),
         (("--from", "s3://key:pa55w0rd9@models"), "credentials and the endpoint belong in the environment"),
@@ -160,14 +165,37 @@ def test_health() -> None:
         url = whole.removesuffix("/healthz")
         assert ask(f"{url}/healthz")[0] == 503
         assert ask(f"{url}/other")[0] == 404
-        health.note({"m": Followed(3, 7, DIGEST, (6, 7))}, "")
+        health.note({"m": Followed(3, 7, DIGEST, (6, 7))}, "", serves=True)
         status, found = ask(f"{url}/healthz?x=1")
         assert (status, found["models"]["m"]["champion"], found["last_error"]) == (200, 7, "")
-        health.note({"m": Followed(3, 7, DIGEST, (6, 7))}, "no answer")
+        health.note({"m": Followed(3, 7, DIGEST, (6, 7))}, "no answer", serves=False)
         status, found = ask(f"{url}/healthz")
         assert (status, found["ready"], found["last_error"]) == (200, True, "no answer")
         health.stale_s = 0
         assert ask(f"{url}/healthz")[0] == 503
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_client_that_goes_away_is_no_error(host: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A probe that does not wait for its answer leaves no traceback in the log, and others are answered."""
+    with answering(Health(stale_s=3600), (host, 0)) as url:
+        threads, port = threading.active_count(), int(url.rpartition(":")[2].partition("/")[0])
+        for sent in (b"GET /heal", b"GET /healthz HTTP/1.1\r\n\r\n" * 100):
+            with socket.create_connection((host, port)) as client:
+                client.sendall(sent)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+        assert ask(url)[0] == 503
+        while threading.active_count() > threads:  # the threads of the clients that went away
+            time.sleep(0.01)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_sync_that_would_be_unhealthy_between_two_looks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An age that each look exceeds is a usage error before anything is done."""
+    args = ("--from", "s3://models/x", "--to", str(tmp_path / "to"), "--health", "127.0.0.1:0", "--interval", "400")
+    assert main(args) == 2
+    assert "--stale must be at least twice --interval" in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
 
 
 def ask(url: str) -> tuple[int, Any]:
