@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from configs.loading import DEFAULT_MODEL
 from configs.schema import Config
+from configs.sections.data import DECLARED
 from configs.user_code import origin_of
 from tasks.datasets.user_code import resolve, users_files
 from tasks.errors import TrainingError
@@ -23,11 +25,14 @@ READ_BY_TRAINING = {"task", "scores", "metric_output"}  # of gates: how the answ
 def sweep_identity(config: Config, splits: Splits, code: Mapping[str, str]) -> str:
     """Return what all variants of a sweep share: the model's name, rows, code, libraries and threads; 16 hex digits.
 
+    Of declared columns the kinds belong to it, too, because the preprocessing is built from them.
+
     Args:
         code: the SHA-256 of each file of the user's, from `code_files`.
     """
     libraries = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
-    return _hash([config.name, splits.digest, dict(code), libraries, config.sweep.threads], 16)
+    declared = config.data.model_dump(mode="json", include=set(DECLARED))
+    return _hash([config.name, splits.digest, declared, dict(code), libraries, config.sweep.threads], 16)
 
 
 def variant_key(config: Config) -> str:
@@ -39,13 +44,15 @@ def variant_key(config: Config) -> str:
 def code_files(config: Config) -> dict[str, str]:
     """Return the SHA-256 of each file of the user's that `model.build` needs; runs in the TensorFlow process.
 
-    Modules that the function imports only when it is called are not among them.
+    Without `model.build` it is the file of the default model. Modules that the function imports only when it is called
+    are not among them.
 
     Raises:
         TrainingError: the module cannot be imported.
     """
-    resolve(config.model.build, "model.build", TrainingError)
-    found, origin = users_files(), origin_of(config.model.build)
+    reference = config.model.build or DEFAULT_MODEL
+    resolve(reference, "model.build", TrainingError)
+    found, origin = users_files(), origin_of(reference)
     if origin is not None:  # also where it is installed as a package
         found["model.build"] = hashlib.sha256(origin.read_bytes()).hexdigest()
     return found
