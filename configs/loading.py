@@ -279,7 +279,9 @@ def _resolve(config: Config, base: Path) -> Config:
             "models_root": models_root,
             "promote": config.promote.model_copy(update={"live_tls": tls.model_copy(update=tls_files)}),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
-            "sweep": config.sweep.model_copy(update={"metric": located(config.sweep.metric, base)}),
+            "sweep": config.sweep.model_copy(
+                update={name: located(getattr(config.sweep, name), base) for name in ("metric", "runner")}
+            ),
         }
     )
 
