@@ -37,7 +37,8 @@ class Sweep(Section):
     metric: str = Field(
         "",
         description="the metric of the validation rows that chooses the winner: one of those of gates.metrics, or your "
-        "own `module:function`. Empty means the first of gates.metrics, or else the first that suits the task",
+        "own `module:function`, of which the highest value wins, unless gates.metrics bounds it by a maximum alone. "
+        "Empty means the first of gates.metrics, or else the first that suits the task",
     )
     tries: int = Field(
         2, ge=1, le=10, description="how often a variant is begun when the process that trains it is killed"
