@@ -224,7 +224,15 @@ def _without_secret(item: str) -> str:
         return item
     for key in dotted.strip().split("."):
         hidden = hidden[key]
-    return f"{dotted}={hidden if isinstance(hidden, str) else json.dumps(hidden, ensure_ascii=False)}"
+    return f"{dotted}={hidden if _is_plain(hidden) else json.dumps(hidden, ensure_ascii=False)}"
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a text needs no quotes to be read back as it is, or has a mask that a person must replace."""
+    try:
+        return isinstance(value, str) and (MASK in value or parse_yaml(value) == value)
+    except (yaml.YAMLError, ValueError):
+        return False
 
 
 def _hidden(whole: Mapping[str, Any]) -> dict[str, Any]:
