@@ -50,8 +50,8 @@ class Sweep(Section):
     )
     runner: str = Field(
         "processes",
-        description="where the variants are trained: `processes` of this machine, `dask`, or the `module:Class` of "
-        "any task runner of Prefect",
+        description="where the variants are trained: `processes` of this machine, `dask`, or the `module:Class` "
+        "or `./FILE.py:Class` of any task runner of Prefect",
     )
     runner_params: dict[str, Any] = Field(
         {},
@@ -87,7 +87,7 @@ class Sweep(Section):
     @classmethod
     def _is_a_runner(cls, value: str) -> str:
         if value not in RUNNERS and not REFERENCE.fullmatch(value):
-            raise ValueError(f"must be one of {', '.join(RUNNERS)}, or module:Class")
+            raise ValueError(f"must be one of {', '.join(RUNNERS)}, or module:Class, or FILE.py:Class")
         return value
 
     @model_validator(mode="after")
