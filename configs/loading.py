@@ -224,7 +224,15 @@ def _without_secret(item: str) -> str:
         return item
     for key in dotted.strip().split("."):
         hidden = hidden[key]
-    return f"{dotted}={hidden if isinstance(hidden, str) else json.dumps(hidden, ensure_ascii=False)}"
+    return f"{dotted}={hidden if _is_plain(hidden) else json.dumps(hidden, ensure_ascii=False)}"
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a text needs no quotes to be read back as it is, or has a mask that a person must replace."""
+    try:
+        return isinstance(value, str) and (MASK in value or parse_yaml(value) == value)
+    except (yaml.YAMLError, ValueError):
+        return False
 
 
 def _hidden(whole: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,7 +287,9 @@ def _resolve(config: Config, base: Path) -> Config:
             "models_root": models_root,
             "promote": config.promote.model_copy(update={"live_tls": tls.model_copy(update=tls_files)}),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
-            "sweep": config.sweep.model_copy(update={"metric": located(config.sweep.metric, base)}),
+            "sweep": config.sweep.model_copy(
+                update={name: located(getattr(config.sweep, name), base) for name in ("metric", "runner")}
+            ),
         }
     )
 

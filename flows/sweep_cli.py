@@ -11,7 +11,7 @@ from configs.loading import require, without_secrets
 from configs.schema import Config
 from configs.variants import Variant, load_variants
 from flows.cli import run_and_report
-from flows.commands import config_parser, run_command
+from flows.commands import check_rows_of, config_parser, run_command
 from flows.console import say, write
 from tasks.outcomes import DONE, Outcome, SweepOutcome
 
@@ -41,6 +41,7 @@ def _sweep(args: argparse.Namespace, config: Config) -> int:
 
     _, variants = load_variants(args.config, args.set)
     require(config, "data.load", "model.build")
+    check_rows_of(config)
     check_runner(config.sweep)
     if args.dry_run:
         return _dry_run(variants)

@@ -17,8 +17,8 @@ from configs.variants import Variant
 from tasks.datasets.rows import load_arrays, load_rows
 from tasks.errors import DataError, ExportError, PipelineError, StoreError, TrackingError, TrainingLost
 from tasks.export import export_next
-from tasks.gates.judge import judge_files
-from tasks.gates.ranking import ranked, score
+from tasks.gates.judge import check_slices, judge_files
+from tasks.gates.ranking import lowest_wins, ranked, score
 from tasks.outcomes import Promotion
 from tasks.records import (
     Backend,
@@ -85,12 +85,13 @@ def sweep_directory(config: Config, splits: Splits) -> Iterator[Path]:
 
 
 def check_rows(config: Config, splits: Splits) -> None:
-    """Refuse rows by which no variants can be compared, before anything is trained.
+    """Refuse rows by which no variants can be compared, before anything is trained, and say which variant will win.
 
     Raises:
-        DataError: they have no target, or several and none of them is chosen.
+        DataError: they have no target, or several and none of them is chosen, or gates.slices names none of them.
     """
-    targets = load_rows(splits.validation).targets
+    rows, metric = load_rows(splits.validation), compared_by(config)
+    targets = rows.targets
     if not targets:
         raise DataError("a sweep compares answers with targets, but the rows have none; let data.load return them")
     if len(targets) > 1 and not config.gates.metric_output:
@@ -98,6 +99,10 @@ def check_rows(config: Config, splits: Splits) -> None:
             f"gates.metric_output must name the output by which variants are compared, because the rows have several "
             f"targets: {', '.join(targets)}"
         )
+    check_slices(config.gates, rows.features)
+    if metric:
+        extreme = "lowest" if lowest_wins(metric, config.gates) else "highest"
+        log.info("the variant with the %s %s on the validation rows wins", extreme, metric)
 
 
 def train_variants(

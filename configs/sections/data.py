@@ -17,6 +17,8 @@ def _columns(value: object) -> object:
 
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
+DECLARED = ("features", "target")
+"""The fields that a model is built from, as well as from its rows."""
 Columns = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_columns)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -15,7 +16,8 @@ MOST_VARIANTS = 256
 RUNNERS = ("processes", "dask")
 RANGE = ("low", "high", "log", "integer")
 KEY = re.compile(r"(model\.params\.\w+|training)(\.\w+)+|model\.params\.\w+|seed")
-NUMBER_AS_TEXT = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+", re.IGNORECASE)  # to YAML 1.1, a float has a point
+NUMBER_AS_TEXT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)e[-+]?[0-9]+", re.IGNORECASE)
+"""What YAML 1.1 reads as text: its floats have a point, and their exponents a sign."""
 
 
 class Sweep(Section):
@@ -24,7 +26,7 @@ class Sweep(Section):
     params: dict[str, Any] = Field(
         {},
         description="maps a key (`model.params.NAME`, `training.FIELD` or `seed`) to the list of its values; every "
-        "combination is a variant. With draws, a key may have a range instead: `{low: 1e-4, high: 1e-1, log: true}`, "
+        "combination is a variant. With draws, a key may have a range instead: `{low: 1.0e-4, high: 0.1, log: true}`, "
         "or with `integer: true`",
     )
     variants: tuple[dict[str, Any], ...] = Field(
@@ -37,7 +39,8 @@ class Sweep(Section):
     metric: str = Field(
         "",
         description="the metric of the validation rows that chooses the winner: one of those of gates.metrics, or your "
-        "own `module:function`. Empty means the first of gates.metrics, or else the first that suits the task",
+        "own `module:function`, of which the highest value wins, unless gates.metrics bounds it by a maximum alone. "
+        "Empty means the first of gates.metrics, or else the first that suits the task",
     )
     tries: int = Field(
         2, ge=1, le=10, description="how often a variant is begun when the process that trains it is killed"
@@ -47,8 +50,8 @@ class Sweep(Section):
     )
     runner: str = Field(
         "processes",
-        description="where the variants are trained: `processes` of this machine, `dask`, or the `module:Class` of "
-        "any task runner of Prefect",
+        description="where the variants are trained: `processes` of this machine, `dask`, or the `module:Class` "
+        "or `./FILE.py:Class` of any task runner of Prefect",
     )
     runner_params: dict[str, Any] = Field(
         {},
@@ -84,7 +87,7 @@ class Sweep(Section):
     @classmethod
     def _is_a_runner(cls, value: str) -> str:
         if value not in RUNNERS and not REFERENCE.fullmatch(value):
-            raise ValueError(f"must be one of {', '.join(RUNNERS)}, or module:Class")
+            raise ValueError(f"must be one of {', '.join(RUNNERS)}, or module:Class, or FILE.py:Class")
         return value
 
     @model_validator(mode="after")
@@ -112,9 +115,21 @@ def _check_key(key: str) -> None:
 def _check_values(key: str, values: Any) -> None:
     if not isinstance(values, list) or not values:
         raise ValueError(f"must map '{key}' to a list of values, such as [32, 64], or to a range")
-    for value in values:
-        if isinstance(value, str) and NUMBER_AS_TEXT.fullmatch(value):
-            raise ValueError(f"must have numbers with a point for '{key}', because YAML reads '{value}' as text")
+    for text in _texts(values):
+        if NUMBER_AS_TEXT.fullmatch(text):
+            raise ValueError(
+                f"must have numbers with a point and a signed exponent for '{key}', such as 1.0e+5, because YAML reads "
+                f"'{text}' as text"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text in a value."""
+    if isinstance(value, str):
+        yield value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        yield from _texts(part)
 
 
 def _check_range(key: str, found: dict[str, Any]) -> None:

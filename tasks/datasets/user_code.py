@@ -34,6 +34,7 @@ _FROM_PYTHON = r"(?s)\{\{function_node .*?\}\} |Traceback \(most recent call las
 """What TensorFlow puts before and behind the error of a Python function that one of its operations calls."""
 
 _PROJECT = Path(__file__).parents[2]
+_CONFIGS = f"{_PROJECT / 'configs'}{os.sep}"
 EXAMPLES = ("digits.py", "penguins.py", "streamed.py")
 """The modules in our package `configs` that stand for a user's."""
 _NOT_THE_USERS = (
@@ -220,7 +221,7 @@ def users_files() -> dict[str, str]:
 def _is_users(file: str) -> bool:
     if file.endswith((".pyx", ".pxi")):  # in an installed package, with a path relative to it
         return False
-    if Path(file).parent == _PROJECT / "configs" and Path(file).name not in EXAMPLES:
+    if file.startswith(_CONFIGS) and file.removeprefix(_CONFIGS) not in EXAMPLES:
         return False
     return not file.startswith(_NOT_THE_USERS) and "-packages" not in file and "__autograph_generated" not in file
 

@@ -43,9 +43,14 @@ def score(
     return suitable[0], value
 
 
+def lowest_wins(metric: str, gates: Gates) -> bool:
+    """Return the direction of a metric; of a user's own the highest wins, unless only a maximum bounds it."""
+    return less_is_better(metric, gates.metrics.get(metric, Bound()))
+
+
 def ranked(metric: str, gates: Gates, rows: int, variants: Iterable[ComparedVariant]) -> Leaderboard:
     """Return the variants in their order; of equal scores, fewer weights are better, then the first one."""
-    sign = 1 if less_is_better(metric, gates.metrics.get(metric, Bound())) else -1
+    sign = 1 if lowest_wins(metric, gates) else -1
 
     def order(variant: ComparedVariant) -> tuple[float, ...]:
         if variant.score is None:

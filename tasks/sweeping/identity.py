@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.loading import DEFAULT_MODEL
 from configs.schema import Config
+from configs.sections.data import DECLARED
 from configs.user_code import origin_of
 from tasks.datasets.user_code import resolve, users_files
 from tasks.errors import TrainingError
@@ -24,13 +25,14 @@ READ_BY_TRAINING = {"task", "scores", "metric_output"}  # of gates: how the answ
 def sweep_identity(config: Config, splits: Splits, code: Mapping[str, str]) -> str:
     """Return what all variants of a sweep share, as 16 hex digits.
 
-    This is the model's name, the rows and what is declared about them, code, libraries and threads.
+    This is the model's name, the rows and what is declared about them, code, libraries and threads. The declarations
+    count because the preprocessing is built from them.
 
     Args:
         code: the SHA-256 of each file of the user's, from `code_files`.
     """
     libraries = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
-    declared = {name: feature.model_dump(mode="json") for name, feature in config.data.features.items()}
+    declared = config.data.model_dump(mode="json", include=set(DECLARED))
     return _hash([config.name, splits.digest, declared, dict(code), libraries, config.sweep.threads], 16)
 
 
@@ -43,7 +45,8 @@ def variant_key(config: Config) -> str:
 def code_files(config: Config) -> dict[str, str]:
     """Return the SHA-256 of each file of the user's that `model.build` needs; runs in the TensorFlow process.
 
-    Modules that the function imports only when it is called are not among them.
+    Without `model.build` it is the file of the default model. Modules that the function imports only when it is called
+    are not among them.
 
     Raises:
         TrainingError: the module cannot be imported.

@@ -15,6 +15,7 @@ import pytest
 
 from configs.loading import ConfigError, arguments, load_config, shown, without_secrets
 from configs.redaction import MASK, clean, clean_record, names_a_secret, redact, redacted, remember
+from configs.yaml_text import parse_yaml
 from flows.streams import our_streams
 from tasks.datasets.user_code import describe
 
@@ -203,6 +204,19 @@ def test_overrides_that_others_may_see(path: Path, item: str, expected: str) -> 
     assert load_config(path, hidden) == config
     assert without_secrets(hidden) == hidden
     assert "in-an-override" not in arguments("cfg.yaml", [item])
+
+
+@pytest.mark.parametrize(
+    "text", ["a: {}", "{} #x", "[{}", "- {}", 'it\'s {} "x"', "{}", "{}\n{}", " {} ", "&a {}", "{}: "]
+)
+def test_what_stands_beside_a_hidden_secret(path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """An override whose secret became its variable again is read as the same text, whatever YAML stands beside it."""
+    monkeypatch.setenv("REHEARSAL_PART", "part-of-a-text-1")
+    load_config(path, ["data.params.note='${REHEARSAL_PART}'"])
+    (hidden,) = without_secrets([f"data.params.note={json.dumps(text.replace('{}', 'part-of-a-text-1'))}"])
+    assert "part-of-a-text-1" not in hidden
+    value = parse_yaml(hidden.partition("=")[2])
+    assert value == text.replace("{}", "${REHEARSAL_PART}")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import subprocess
@@ -26,7 +27,7 @@ from flows.runners import check_runner, runner_of
 from flows.summary import leaderboard
 from tasks.datasets.rows import Rows, save_rows
 from tasks.errors import DataError, LockTimeout
-from tasks.gates.ranking import ranked, score
+from tasks.gates.ranking import lowest_wins, ranked, score
 from tasks.records import Candidate, ComparedVariant, Reading, Signature, Splits, SweepRun, TrainedModel
 from tasks.report.plots import draw_leaderboard
 from tasks.report.tables import leaderboard_markdown
@@ -34,7 +35,9 @@ from tasks.store import sweeps
 from tasks.store.leftovers import find_leftovers
 from tasks.store.runs import OWNER
 from tasks.store.sweeps import begin_try, open_sweep, read_failed, read_trained, save_failed, save_trained
+from tasks.sweep import check_rows
 from tasks.sweeping.identity import code_files, sweep_identity, variant_key
+from tasks.training import default_model
 
 SPLITS = Splits(Path(), Path(), Path(), {"train": 3, "validation": 2, "test": 1}, "d1", "a:load", ())
 HOLDER = """
@@ -62,6 +65,14 @@ def trained(directory: Path, command: str = "c1") -> TrainedModel:
     (own_try / "model.keras").write_bytes(b"weights")
     readings = {"y": Reading("binary", "logits", "because")}
     return TrainedModel(own_try / "model.keras", {"loss": (0.5, 0.25), "val_loss": (1.0, math.inf)}, 7, 2, readings)
+
+
+def test_the_code_of_the_default_model(tmp_path: Path) -> None:
+    """Without model.build the code is that of the default model; a sweep needs no function of the user's."""
+    columns = "data: {file: rows.csv, target: t, features: {x: number}}"
+    (tmp_path / "cfg.yaml").write_text(f"name: m\n{columns}\n")
+    found = code_files(load_config(tmp_path / "cfg.yaml"))
+    assert found["model.build"] == hashlib.sha256(Path(default_model.__file__).read_bytes()).hexdigest()
 
 
 def test_a_trained_variant_is_read_back(tmp_path: Path) -> None:
@@ -193,6 +204,17 @@ def test_what_makes_another_sweep(config: Config) -> None:
 
 
 @pytest.mark.parametrize(
+    "item", ["data.features.x.missing=-1", "data.features.x.vocabulary=3", "data.target.kind=category", "data.ignore=y"]
+)
+def test_what_declared_columns_make_another_sweep(tmp_path: Path, item: str) -> None:
+    """How a column is declared belongs to the sweep, because the preprocessing is in the model; unused ones do not."""
+    columns = "data: {file: rows.csv, target: {name: t}, features: {x: {kind: integer_id}}}"
+    (tmp_path / "cfg.yaml").write_text(f"name: m\n{columns}\n")
+    found = [sweep_identity(load_config(tmp_path / "cfg.yaml", items), SPLITS, {}) for items in ([], [item])]
+    assert (found[0] == found[1]) is (item == "data.ignore=y")
+
+
+@pytest.mark.parametrize(
     ("item", "is_same"),
     [
         ("model.params.hidden=4", False),
@@ -223,6 +245,28 @@ def test_the_order_of_variants(found: list[ComparedVariant]) -> None:
     own = Gates.model_construct(metrics={"mine:error": Bound(max=1)})
     assert ranked("mine:error", own, 9, found).variants[0].number == 1
     assert ranked("mine:gain", own, 9, found).variants[0].number == 3
+
+
+def test_the_direction_of_a_metric_of_the_users() -> None:
+    """Of a user's own metric the highest value wins, unless only a maximum bounds it in gates.metrics."""
+    board = [variant(1, 3.0), variant(2, 1.0)]
+    for bounds, first in (({}, 1), ({"m:f": {"max": 9}}, 2), ({"m:f": {"min": 0, "max": 9}}, 1)):
+        gates = Gates.model_validate({"metrics": bounds})
+        assert ranked("m:f", gates, 1, board).variants[0].number == first
+        assert lowest_wins("m:f", gates) is (first == 2)
+
+
+def test_rows_are_refused_before_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Slices that the rows do not have end a sweep before it trains; otherwise it says which variant will win."""
+    rows = tmp_path / "rows.npz"
+    save_rows(rows, Rows({"x": np.zeros(3)}, {"target": np.zeros(3)}))
+    (tmp_path / "cfg.yaml").write_text("name: m\ngates: {metrics: {rmse: {max: 9}}}\n")
+    splits = replace(SPLITS, validation=rows)
+    with caplog.at_level("INFO"):
+        check_rows(load_config(tmp_path / "cfg.yaml", ["gates.slices=[x]"]), splits)
+    assert "the variant with the lowest rmse on the validation rows wins" in caplog.text
+    with pytest.raises(DataError, match="gates.slices must name features, got 'y'; they are x"):
+        check_rows(load_config(tmp_path / "cfg.yaml", ["gates.slices=[y]"]), splits)
 
 
 def test_a_board_without_a_winner() -> None:
@@ -316,3 +360,19 @@ def test_arguments_that_a_runner_does_not_take(fields: dict[str, Any], words: st
     with pytest.raises(ConfigError) as caught:
         runner_of(Sweep.model_validate(fields))
     assert words in str(caught.value)
+
+
+def test_a_runner_in_a_file_of_the_users(tmp_path: Path) -> None:
+    """A class beside the configuration is found by its module and by its file, and what is no task runner is refused.
+
+    The error for a module that is not there recommends the file's form.
+    """
+    (tmp_path / "own.py").write_text("class Runner: pass\n")
+    (tmp_path / "cfg.yaml").write_text("name: m\n")
+    for name in ("own:Runner", "./own.py:Runner"):
+        sweep = load_config(tmp_path / "cfg.yaml", [f"sweep.runner={name}"]).sweep
+        check_runner(sweep)
+        with pytest.raises(ConfigError, match=f"must be a task runner of Prefect, got '{name}', a Runner"):
+            runner_of(sweep)
+    with pytest.raises(ConfigError, match="module './own.py' has no 'Runne'"):
+        check_runner(load_config(tmp_path / "cfg.yaml", ["sweep.runner=./own.py:Runne"]).sweep)

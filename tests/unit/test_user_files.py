@@ -17,7 +17,7 @@ from configs.sections.data import Data
 from configs.user_code import file_of, located
 from flows.commands import show_calls
 from tasks.datasets.prepare import call_loader
-from tasks.datasets.user_code import resolve
+from tasks.datasets.user_code import resolve, users_files
 from tasks.errors import DataError
 from tasks.gates.scores import Scored
 from tasks.records import Reading
@@ -229,3 +229,15 @@ def test_the_users_calls_are_shown_first(tmp_path: Path, capsys: pytest.CaptureF
         assert "call_loader" in everything
     show_calls(DataError("the rows are ours"))
     assert capsys.readouterr().err == "tasks.errors.DataError: the rows are ours\n"
+
+
+def test_whose_code_is_hashed(tmp_path: Path) -> None:
+    """No module of this project counts as the user's, in subpackages neither; an example and a user's file do."""
+    (tmp_path / "counted.py").write_text("def load(): pass\n")
+    (tmp_path / "cfg.yaml").write_text("name: m\ndata: {load: 'counted:load'}\n")
+    resolve(load_config(tmp_path / "cfg.yaml").data.load, "data.load", DataError)
+    resolve("configs.digits:load", "data.load", DataError)
+    found = set(users_files())
+    ours = {name for name in found if name.partition(".")[0] in ("configs", "tasks", "flows")}
+    assert "configs.digits" in ours <= {"configs.digits", "configs.penguins", "configs.streamed"}
+    assert "counted" in found
