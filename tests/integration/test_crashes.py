@@ -169,13 +169,13 @@ def test_a_server_that_is_killed_while_it_is_probed_is_no_verdict(
         return asked(*arguments, **options)
 
     running: list[Any] = []
-    clients = module._clients
+    clients = module.open_clients
 
     def remembering(serving: Serving, server: Any, rest: RestClient) -> Any:
         running.append(server)
         return clients(serving, server, rest)
 
-    monkeypatch.setattr(module, "_clients", remembering)
+    monkeypatch.setattr(module, "open_clients", remembering)
     monkeypatch.setattr(module, "probe", probe_then_kill)
     with pytest.raises(ServingError, match="exit status 137") as caught:
         rehearse(prepared)
