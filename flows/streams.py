@@ -53,7 +53,9 @@ class _Stream(io.TextIOBase):
             return len(text)
 
     def flush(self) -> None:
-        """Write the buffered text."""
+        """Write the buffered text; a stream below that was closed in the meantime has none."""
+        if self._stream.closed:  # Python flushes a stream that it removes, which may be long after the command
+            return
         try:
             self._stream.flush()
         except OSError as exc:

@@ -275,3 +275,14 @@ def test_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
     rows = got.decode().splitlines()
     assert max(map(len, rows)) in range(33, 41)
     assert "                rows and model, and" in [row[:35] for row in rows]  # below the description of `check`
+
+
+def test_a_stream_that_somebody_kept_ends_without_an_error() -> None:
+    """A library may keep a command's standard output for longer than the stream below, which then has nothing to write."""
+    below = io.StringIO()
+    with contextlib.redirect_stdout(below), our_streams():
+        kept = sys.stdout
+    below.close()
+    kept.flush()
+    kept.close()
+    assert kept.closed
