@@ -278,7 +278,7 @@ def test_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
 
 
 def test_a_stream_that_somebody_kept_ends_without_an_error() -> None:
-    """A library may keep a command's standard output for longer than the stream below, which then has nothing to write."""
+    """A library may keep a command's standard output for longer than the stream below, which has nothing to write."""
     below = io.StringIO()
     with contextlib.redirect_stdout(below), our_streams():
         kept = sys.stdout
