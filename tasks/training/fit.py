@@ -34,7 +34,7 @@ from tasks.savedmodel.structure import (
 )
 from tasks.savedmodel.trial import save_model, try_export
 from tasks.training.backup import backup_of
-from tasks.training.order import ShuffledRows, StreamedRows
+from tasks.training.order import ShuffledRows, StreamedRows, read_ahead
 from tasks.training.preprocessing import DeclaredFeatures
 from tasks.training.readings import decide_readings
 from tasks.words import few
@@ -173,8 +173,8 @@ def _fit(
         rows = _shuffled(_arrays(train, model), len(train), config)
         seen = _arrays(validation, model)
         fitted = model.fit(
-            rows.batches(batch_size).prefetch(2),
-            validation_data=rows.in_order(seen, len(validation), batch_size).prefetch(2),
+            read_ahead(rows.batches(batch_size)),
+            validation_data=read_ahead(rows.in_order(seen, len(validation), batch_size)),
             epochs=config.training.epochs,
             shuffle=False,  # the data set shuffles; Keras' default would warn
             callbacks=[rows.callback(), *callbacks],

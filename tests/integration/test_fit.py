@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,15 @@ def weights(trained: TrainedModel) -> list[Any]:
     return list(keras.saving.load_model(trained.keras_file).get_weights())
 
 
+def one_by_one() -> Iterator[Any]:
+    """Yield the digits as a stream."""
+    from configs.digits import load
+
+    features, target = load()
+    for start in range(0, len(target), 100):
+        yield features[start : start + 100], target[start : start + 100]
+
+
 def test_one_seed_gives_one_model(fit: Fit, make_config: Callable[..., Config]) -> None:
     """Two runs with one seed have equal histories and weights, bit for bit; another seed has others."""
     digits = ("configs.digits:load", "tests.data.user_models:noisy")
@@ -59,6 +68,25 @@ def test_what_is_tried_before_changes_nothing(
     untried = fit(config, "untried.keras")
     assert tried.history == untried.history
     assert all(np.array_equal(a, b) for a, b in zip(weights(tried), weights(untried), strict=True))
+
+
+@pytest.mark.parametrize("load", ["configs.digits:load", "tests.integration.test_fit:one_by_one"])
+def test_no_thread_tunes_the_reading(
+    fit: Fit, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, load: str
+) -> None:
+    """Keras gets rows to train and to validate with that tf.data does not tune, from memory and from the disk."""
+    import keras
+
+    got: list[Any] = []
+    usual = keras.Model.fit
+
+    def noted(self: Any, x: Any, *, validation_data: Any, **options: Any) -> Any:
+        got.extend((x, validation_data))
+        return usual(self, x, validation_data=validation_data, **options)
+
+    monkeypatch.setattr(keras.Model, "fit", noted)
+    fit(make_config(load, "tests.data.user_models:noisy"))
+    assert [data.options().autotune.enabled for data in got] == [False, False]
 
 
 def test_the_history_is_by_epoch(fit: Fit, user_config: Callable[..., Config]) -> None:
