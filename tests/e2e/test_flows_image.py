@@ -125,6 +125,7 @@ def test_through_a_mounted_socket(flows_image: str, project: Path, test_image: s
     assert (project / "models" / "digits" / "1" / "saved_model.pb").stat().st_uid == USER
 
 
+@pytest.mark.long
 def test_over_tcp(flows_image: str, project: Path, test_image: str, relay: str) -> None:
     """DOCKER_HOST names an engine over TCP, which judges the same way."""
     printed = main_job(flows_image, project, test_image, "--env", f"DOCKER_HOST={relay}")

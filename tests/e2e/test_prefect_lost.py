@@ -91,6 +91,7 @@ def test_after_an_approval(alone: Any, open_server: Callable[[], Any], wait_for:
     assert "Prefect's API at http://127.0.0.1:" in err[0]
 
 
+@pytest.mark.long
 def test_in_the_training(alone: Any, wait_for: Poll) -> None:
     """Nothing has become of the run: exit 1 with one line of error, and nothing is live."""
     run = alone.start("--set", "training.epochs=300", "--set", "training.patience=0")

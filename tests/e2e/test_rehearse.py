@@ -174,6 +174,7 @@ def test_a_signature_by_its_name(project: Any, models: Path) -> None:
     assert json.loads(example.read_text())["signature_name"] == "other"
 
 
+@pytest.mark.long
 def test_a_declared_contract(project: Any, models: Path) -> None:
     """What one run writes is judged by the next, without a champion; a damaged one ends before anything is started."""
     words = ["--rows", "rows.csv", "--set", "gates.use=[safety,contract]", "--no-promote"]

@@ -227,7 +227,7 @@ def changed(proxy: FaultProxy, upstream: str, tmp_path: Path) -> tuple[Config, S
 
 
 @pytest.mark.parametrize(("method", "path"), TELLING)
-@pytest.mark.parametrize("fault", ["503", "cut", "hang"])
+@pytest.mark.parametrize("fault", ["cut", "hang", pytest.param("503", marks=pytest.mark.long)])
 def test_behind_the_rename(
     method: str,
     path: str,

@@ -1,6 +1,6 @@
 """A process that is killed before any of its requests or file-system calls leaves nothing that the next one minds.
 
-The suite kills at every 67th call; those with the mark `long` kill at every call.
+The suite kills at every 151st call; those with the mark `long` kill at every call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning"),
 ]
-STEPS = [67, pytest.param(1, marks=pytest.mark.long)]
+STEPS = [151, pytest.param(1, marks=pytest.mark.long)]
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,15 @@ def test_recorded_models_stand_every_probe(model: str, inputs: dict[str, Array],
     assert {"malformed JSON", "empty body", "deep nesting", "wrong dtype", "unknown version"} <= refused
 
 
-@pytest.mark.parametrize("name", ["digits", "penguins", "table", "two_by_two", "of_bytes", "naming"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits",
+        "table",
+        "of_bytes",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("penguins", "two_by_two", "naming")),
+    ],
+)
 def test_exported_models_are_safe_and_robust(rehearsed: Callable[[str], Any], tmp_path: Path, name: str) -> None:
     """What the pipeline exports from Keras reaches out nowhere and stands every probe, a batch of 4096 included."""
     made = rehearsed(name)

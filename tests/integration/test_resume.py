@@ -135,7 +135,12 @@ def test_a_streamed_training_goes_on_as_well(
 
 
 @pytest.mark.parametrize(
-    ("file", "how"), [(backup.WEIGHTS, "flipped"), (backup.STATE, "cut"), (backup.SEEDS, "removed")]
+    ("file", "how"),
+    [
+        (backup.WEIGHTS, "flipped"),
+        pytest.param(backup.STATE, "cut", marks=pytest.mark.long),
+        pytest.param(backup.SEEDS, "removed", marks=pytest.mark.long),
+    ],
 )
 def test_a_damaged_backup_is_not_used(
     config: Config,
@@ -161,9 +166,10 @@ def test_a_damaged_backup_is_not_used(
     ("section", "changes"),
     [
         ("training", {"batch_size": 16}),
-        ("model", {"params": {"rate": 0.2}}),
-        ("", {"seed": 3}),
-        ("data", {"seed": 1}),
+        *(
+            pytest.param(*changed, marks=pytest.mark.long)
+            for changed in (("model", {"params": {"rate": 0.2}}), ("", {"seed": 3}), ("data", {"seed": 1}))
+        ),
     ],
 )
 def test_another_configuration_begins_anew(

@@ -1,6 +1,6 @@
 """A process that is killed before any of its file-system calls leaves nothing that a server or the next run minds.
 
-The suite kills at every 47th call; those with the mark `long` kill at every call.
+The suite kills at every 101st call; those with the mark `long` kill at every call.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tests.store_driver import Store
 
 pytestmark = pytest.mark.timeout(3600)
 
-STEPS = [47, pytest.param(1, marks=pytest.mark.long)]  # from one call that is killed to the next
-points: dict[int, Counter[str]] = {47: Counter(), 1: Counter()}
+STEPS = [101, pytest.param(1, marks=pytest.mark.long)]  # from one call that is killed to the next
+points: dict[int, Counter[str]] = {101: Counter(), 1: Counter()}
 
 
 @pytest.fixture(params=STEPS)
@@ -355,7 +355,7 @@ def test_killed_where_labels_say_what_serves(step: int, driver: Driver, labels: 
 
 
 @pytest.mark.parametrize(
-    ("step", "first_kill"), [(47, 24), *(pytest.param(1, n, marks=pytest.mark.long) for n in range(8, 48, 4))]
+    ("step", "first_kill"), [(101, 24), *(pytest.param(1, n, marks=pytest.mark.long) for n in range(8, 48, 4))]
 )
 def test_a_killed_doctor(step: int, driver: Driver, latest: Production, first_kill: int) -> None:
     """A doctor that is killed while she mends a killed promotion leaves nothing that the next one cannot mend."""
