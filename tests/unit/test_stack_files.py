@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -154,3 +155,15 @@ def test_what_a_lock_pins(tmp_path: Path) -> None:
     lock.write_text("Py_YAML[x]==6.0 ; a\npy.yaml==5 \\\n    --hash=sha256:1\n# no==1\n-r other\n")
     assert sbom.read_lock(lock) == {"py-yaml": {"6.0", "5"}}
     assert sbom.purl("torch", "2.0+cpu") == "pkg:pypi/torch@2.0%2Bcpu"
+
+
+def test_everything_can_run_at_once() -> None:
+    """No two services publish the same port by default, whatever the profile; nor do those that the run-book adds."""
+    published = [
+        found
+        for file in (ROOT / "compose.yaml", *sorted((ROOT / "docs/run-book").glob("*.md")))
+        for found in re.findall(r"127\.0\.0\.1:\$\{(\w+):-(\d+)\}:", file.read_text(encoding="utf-8"))
+    ]
+    ports = dict(published)
+    assert len(published) == len(ports) >= 5
+    assert len(set(ports.values())) == len(ports)
