@@ -182,38 +182,33 @@ def test_a_second_version_is_approved_at_a_terminal(stack: Stack, second_version
     assert stack.serves("digits")[2] == "AVAILABLE"
 
 
-def roll_back_alone(stack: Stack) -> int:
-    """Roll back by the page while MLflow and Prefect are dead; return the number of the version that is live then."""
+@pytest.fixture(scope="module")
+def rolled_back(stack: Stack, second_version: list[str]) -> list[str]:
+    """Kill MLflow and Prefect and roll back by the page; return what each command printed."""
+    del second_version
     stack.run("docker compose kill prefect mlflow")
-    back, history = stack.follow("rolling-back")
-    assert '"ann"' in history
-    found = re.search(r"version (\d+) is live", back)
-    assert found is not None, back
-    return int(found[1])
+    return stack.follow("rolling-back")
 
 
-@pytest.mark.usefixtures("second_version")
-def test_a_rollback_while_nothing_else_runs(stack: Stack) -> None:
+def test_a_rollback_while_nothing_else_runs(stack: Stack, rolled_back: list[str]) -> None:
     """With MLflow and Prefect dead, the bytes of version 1 are live again under number 3."""
-    first = stack.history()[0]["digest"]
-    assert roll_back_alone(stack) == 3
-    assert stack.digest() == first
+    back, history = rolled_back
+    assert "version 3 is live" in back
+    assert stack.digest() == stack.history()[0]["digest"]
+    assert '"ann"' in history
     assert stack.serves("digits")[3] == "AVAILABLE"
-    stack.run("docker compose up --detach --wait prefect mlflow")
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("second_version")
+@pytest.mark.usefixtures("rolled_back")
 def test_mlflow_and_prefect_come_back(stack: Stack) -> None:
-    """After a rollback without them, both are started by their pages, and MLflow is told."""
-    live = roll_back_alone(stack)
+    """Both are started by their pages, MLflow is told of the rollback, and the doctor works beside the worker."""
     printed = stack.follow("dead-mlflow")
     assert "Exited" in printed[0] or "exited" in printed[0]
     assert stack.run("docker compose exec worker find /models/digits/.outbox -type f") == ""
     printed = stack.follow("dead-prefect")
     assert "exited" in printed[0].lower()
     assert "train-and-serve/nightly" in printed[-2]
-    assert stack.serves("digits")[live] == "AVAILABLE"
     stack.run("docker compose stop worker")
     beside = "docker compose run --rm --no-deps --entrypoint keras-rehearsal worker"
     assert beside in Page(ROOT / "docs/run-book/rolling-back.md").code_spans
