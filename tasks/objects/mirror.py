@@ -29,7 +29,7 @@ from tasks.objects.live import LIVE, Kept, Live, Stored, new_name, read_live, up
 from tasks.objects.transfer import check, fetch, send
 from tasks.records import Change
 from tasks.savedmodel.files import fsync_path, set_modes
-from tasks.savedmodel.manifest import declared_digest, verify_manifest
+from tasks.savedmodel.manifest import declared_digest, holds
 from tasks.store.champion import predecessor
 from tasks.store.history import HISTORY, Entry, process_user, read, served_digest, state_of
 from tasks.store.journal import begin, commit, pending, write_atomically
@@ -190,7 +190,7 @@ class Mirror:
             except ManifestMismatch as exc:
                 path = versions(self.model_dir).get(number)
                 words = f"version {number} is damaged in the store: {exc}"
-                if path is not None and _holds(path, stored.digest, every_byte=True):
+                if path is not None and holds(path, stored.digest):
                     again.add(stored.digest)
                     found.append(Finding("finished", f"{words}; it {'would be' if only_look else 'is'} uploaded again"))
                 else:
@@ -265,7 +265,9 @@ class Mirror:
             if number in leave:
                 continue
             path = here.get(number)
-            if path is not None and _holds(path, stored.digest, every_byte=number in needed):
+            if path is not None and (
+                holds(path, stored.digest) if number in needed else declared_digest(path) == stored.digest
+            ):
                 continue
             if path is not None:
                 log.warning("'%s' is not what the store has, and is fetched again", path)
@@ -401,16 +403,6 @@ class Mirror:
     def _note(self, base: Base) -> None:
         plain = {**asdict(replace(base, live=None)), "live": base.live.text().decode() if base.live else ""}
         write_atomically(self.model_dir / STATE, json.dumps(plain))
-
-
-def _holds(directory: Path, digest: str, *, every_byte: bool) -> bool:
-    if not every_byte:
-        return declared_digest(directory) == digest
-    try:
-        verify_manifest(directory, digest)
-    except (ManifestMismatch, OSError):
-        return False
-    return True
 
 
 def _state(line: bytes) -> str:

@@ -25,11 +25,12 @@ from tasks.errors import (
 )
 from tasks.objects.bucket import Bucket
 from tasks.objects.follow import Follower, Target, only_sync
-from tasks.objects.live import LIVE, Live, read_live
+from tasks.objects.live import LIVE, Live, Stored, read_live
 from tasks.objects.mirror import STATE, Mirror
 from tasks.objects.store import look_at_store
+from tasks.objects.transfer import fetch, send
 from tasks.records import Change
-from tasks.savedmodel.manifest import verify_manifest
+from tasks.savedmodel.manifest import verify_manifest, write_manifest
 from tasks.store.champion import champion_version, find_champion
 from tasks.store.history import read, state_of
 from tasks.store.journal import begin
@@ -633,6 +634,17 @@ def test_what_is_read_back_is_compared(
     with pytest.raises(StoreError):
         store.promote(store.export())
     assert bucket_at(address).read(f"m/{LIVE}") is None
+
+
+@pytest.mark.parametrize("name", ["x?versionId=1", "?versionId=", "a b+%2F*[?]#;~", "ä"])
+def test_any_name_of_a_file(address: str, tmp_path: Path, name: str) -> None:
+    """A file of a version comes back under its own name, even if that means something in an address."""
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / name).write_bytes(name.encode())
+    stored = Stored("1", write_manifest(tmp_path / "v").digest, "versions/x/y")
+    send(bucket_at(address), "m", stored, tmp_path / "v")
+    fetch(bucket_at(address), "m", stored, tmp_path / "back")
+    assert (tmp_path / "back" / name).read_bytes() == name.encode()
 
 
 def test_no_secret_is_logged(address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, s3: S3Server) -> None:
