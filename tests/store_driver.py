@@ -157,10 +157,9 @@ class Store:
         temporary.write_text(json.dumps(aliases))
         temporary.replace(self.registry)
 
-    def export(self) -> int:
+    def export(self, is_free: Callable[[int], bool] = lambda _number: True) -> int:
         """Make the next candidate, whose bytes no other has; return its number."""
-        claiming = self.mirror.claim if self.objects else lambda _number: True
-        with claim_version(self.candidates, self.live, 0, claiming) as claim:
+        with claim_version(self.candidates, self.live, 0, is_free) as claim:
             source = HALVES[len(versions(self.candidates)) % len(HALVES)]
             shutil.copytree(source, claim.staging, dirs_exist_ok=True)
             (claim.staging / "assets.extra").mkdir(exist_ok=True)
@@ -182,7 +181,7 @@ class Store:
     def judge(self, state: str = "awaiting review") -> int:
         """Do what a run does with the files of a candidate that passes, before its archive; return its number."""
         run_dir = create_run_dir(self.config)
-        number = self.export()
+        number = self.export(self.mirror.claim)
         files = {
             name: run_dir / name for name in ("data/train.npz", "requests.npz", "server1/answers.npz", "model.keras")
         }
