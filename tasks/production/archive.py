@@ -43,7 +43,7 @@ def share_history(config: Config) -> None:
     Raises:
         StoreError: the store cannot be written.
     """
-    _in_turn(config, lambda _mirror: forget_old(config, digests_in_use(config) if config.promote.keep else ()))
+    _in_turn(config, lambda _mirror: None)
 
 
 def bring(config: Config, version: int, digest: str) -> bool:
@@ -67,7 +67,7 @@ def bring(config: Config, version: int, digest: str) -> bool:
 
 
 def _in_turn(config: Config, step: Callable[[Mirror], None]) -> None:
-    """Take a step with the mirror as it is live now, again if another machine was faster."""
+    """Take a step with the mirror as it is live now, again if another machine was faster; then `promote.keep` holds."""
     mirror = mirror_of(config)
     if mirror is None:
         return
@@ -75,6 +75,7 @@ def _in_turn(config: Config, step: Callable[[Mirror], None]) -> None:
         try:
             with changing(config):
                 step(mirror)
+                forget_old(config, digests_in_use(config) if config.promote.keep else ())
             return
         except StoreConflict:
             if not tries_left:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import sync
 from tasks.errors import ManifestMismatch, StoreUnreachable, VersionExists
 from tasks.objects.archive import forget_old
 from tasks.objects.live import LIVE, Archived
@@ -47,7 +48,9 @@ def reviewed(store: Store, number: int, review: str = "approved") -> Reviewed:
     return Reviewed(1, number, store.digest(number), review, "ann", "r", "awaiting review")
 
 
-def test_a_candidate_of_a_lost_machine_goes_live(address: str, tmp_path: Path) -> None:
+def test_a_candidate_of_a_lost_machine_goes_live(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A machine with an empty work_dir has files, evidence, verdict and history of a candidate, and promotes it."""
     one, two = machine(tmp_path / "1", address), machine(tmp_path / "2", address)
     number = one.judge()
@@ -58,6 +61,8 @@ def test_a_candidate_of_a_lost_machine_goes_live(address: str, tmp_path: Path) -
     assert (live.champion, live.change) == (None, None)
     assert follower(address, tmp_path / "served").look()
     assert [*versions(tmp_path / "served" / "m")] == []
+    assert sync.main(["--from", address, "--to", str(tmp_path / "served"), "--model", "m", "--once"]) == 1
+    assert "nothing is live of m" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "1")
     assert decided_here(two.config, [decision]) == [decision]
     known = recall(two.candidates, digest)
