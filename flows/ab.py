@@ -203,6 +203,7 @@ def _write_client(args: argparse.Namespace, config: Config, name: str, arms: Seq
 
 def _decide(args: argparse.Namespace, config: Config) -> int:
     """Print what the outcomes say, and change nothing."""
+    from tasks.objects.store import refresh
     from tasks.production.experiments import current
     from tasks.store.experiment import rolled_back, spoiled
 
@@ -210,6 +211,7 @@ def _decide(args: argparse.Namespace, config: Config) -> int:
         wanted = _plan(args)
         if not args.name:
             raise ConfigError("--decide with --versions needs --name, the name of the experiment that has ended")
+        refresh(config)
         name, arms, doubts = wanted.name, wanted.arms, rolled_back(config.live_dir, wanted.name, wanted.arms)
         if doubts is None:
             warning(

@@ -96,8 +96,9 @@ def _follow(args: argparse.Namespace) -> int:
                 error(reason)
             elif told and not reason:
                 say("the directory is again what the store says")
-            absent = [name for name in args.model if name not in follower.followed]
-            if complete and (absent or not follower.followed) and not told_nothing:
+            live = {name for name, found in follower.followed.items() if found.champion is not None}
+            absent = [name for name in args.model if name not in live]
+            if complete and (absent or not live) and not told_nothing:
                 what = f"of {', '.join(absent)} " if absent else ""
                 say(
                     f"nothing is live {what}below {args.address} yet; it must be the models_root without a model's name"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.errors import ExportError, named_as
 from tasks.gates.safety import judge_safety
+from tasks.objects.store import claim_of, refresh
 from tasks.records import Candidate, Splits, TrainedModel
 from tasks.savedmodel.adopted import adopt_savedmodel, save_own_answers
 from tasks.savedmodel.exporter import Exported, export_savedmodel
@@ -16,7 +18,7 @@ from tasks.savedmodel.manifest import MANIFEST
 from tasks.savedmodel.safety import read_graph
 from tasks.stage import stage
 from tasks.store.history import append
-from tasks.store.layout import claim_version, version_number
+from tasks.store.layout import Claim, claim_version, version_number
 from tasks.store.runs import note_digest
 from tasks.store.shared_rows import share
 from tasks.training.process import call
@@ -34,9 +36,10 @@ def export_next(config: Config, splits: Splits, trained: TrainedModel, run_dir: 
     Args:
         evidence: directory for the requests and the in-process answers: the run directory, or one below it.
     """
-    with claim_version(config.candidates_dir, config.live_dir, config.export.version_width) as claim:
+    with _claim(config) as claim:
         exported = call(export_savedmodel, config, splits, trained, claim.staging, evidence)
         note_digest(run_dir, exported.digest)
+        refresh(config)
         version_dir = claim.publish()
     return new_candidate(config, splits, exported, version_dir, evidence)
 
@@ -46,7 +49,7 @@ def adopt_model(config: Config, splits: Splits, given: TrainedModel, signature: 
     """Make a candidate of an unchanged SavedModel, or export a `.keras` file."""
     if signature and given.keras_file.suffix == ".keras":
         raise ConfigError("--signature chooses a signature of a SavedModel, but a .keras file has none; remove it")
-    with claim_version(config.candidates_dir, config.live_dir, config.export.version_width) as claim:
+    with _claim(config) as claim:
         if given.keras_file.suffix == ".keras":
             exported = call(export_savedmodel, config, splits, given, claim.staging, run_dir)
         else:
@@ -54,8 +57,15 @@ def adopt_model(config: Config, splits: Splits, given: TrainedModel, signature: 
             with named_as(claim.staging, given.keras_file):
                 exported = _adopted(config, splits, claim.staging, run_dir, signature)
         note_digest(run_dir, exported.digest)
+        refresh(config)
         version_dir = claim.publish()
     return new_candidate(config, splits, exported, version_dir, run_dir)
+
+
+def _claim(config: Config) -> AbstractContextManager[Claim]:
+    """Claim a number that no other machine uses; the caller first refreshes, to know which ones were ever used."""
+    width = config.export.version_width
+    return claim_version(config.candidates_dir, config.live_dir, width, claim_of(config))
 
 
 def _copy(model: Path, staging: Path) -> None:

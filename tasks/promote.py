@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from filelock import FileLock
 
 from configs.schema import Config
+from tasks.errors import StoreError
 from tasks.outcomes import Outcome, Promotion, PromotionState
+from tasks.production.archive import archive
 from tasks.production.changes import move_label, put_live
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
@@ -56,17 +58,29 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
     if not report.passed:
         promotion = Promotion(PromotionState.REJECTED, None, report.why_rejected)
     elif not wanted:
+        archive(config, report.candidate.version, report.candidate.digest)
         promotion = Promotion(PromotionState.NOT_PROMOTED, None, "every gate passed, but promotion was not requested")
     elif why := why_a_person(config, report):
         _note(config, report, run, "awaiting review")
+        archive(config, report.candidate.version, report.candidate.digest)
         promotion = Promotion(PromotionState.AWAITING_REVIEW, None, f"every gate passed, and a person decides: {why}")
     else:
         promotion = put_live(config, report.candidate, run, report.champion, "")
+        if promotion.state is PromotionState.ROLLED_BACK:
+            _archive_refused(config, report)
         if promotion.state is not PromotionState.STALE:
             settled.append(Outcome(report, run, promotion, {}))
             return promotion
     record_outcome(config, run, promotion)
     return promotion
+
+
+def _archive_refused(config: Config, report: ValidationReport) -> None:
+    """Archive a candidate that production refused, which a person may still promote; production is as it is."""
+    try:
+        archive(config, report.candidate.version, report.candidate.digest)
+    except StoreError as exc:
+        log.warning("candidate %d can only be promoted with this work_dir: %s", report.candidate.version, exc)
 
 
 @stage

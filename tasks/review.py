@@ -6,8 +6,9 @@ import logging
 
 from configs.loading import ConfigError
 from configs.schema import Config
-from tasks.errors import ManifestMismatch, StoreError
+from tasks.errors import ManifestMismatch, StoreError, VersionExists
 from tasks.outcomes import Promotion, PromotionState
+from tasks.production.archive import bring, share_history
 from tasks.production.changes import put_live
 from tasks.production.server import look_at_production
 from tasks.records import TrackedRun, ValidationReport
@@ -37,23 +38,31 @@ def find_reviewed(config: Config) -> list[Reviewed]:
 
 
 def decided_here(config: Config, found: list[Reviewed]) -> list[Reviewed]:
-    """Return those with a decision that this machine can carry out; the others are left to the machine that can."""
-    decided = [version for version in found if version.is_decided]
-    for version in decided:
-        if _elsewhere(config, version):
-            log.warning("%s", _of_another(config, version))
-    return [version for version in decided if not _elsewhere(config, version)]
+    """Return those with a decision that this machine can carry out; the others are left to the machine that can.
+
+    Raises:
+        StoreUnreachable: the object store with the candidates' archive does not answer.
+    """
+    here = []
+    for version in (version for version in found if version.is_decided):
+        if elsewhere := _elsewhere(config, version):
+            log.warning("%s", elsewhere)
+        else:
+            here.append(version)
+    return here
 
 
-def _elsewhere(config: Config, reviewed: Reviewed) -> bool:
-    """Return whether the candidate is in another machine's work_dir, which an object store does not share."""
-    return bool(config.object_store) and recall(config.candidates_dir, reviewed.digest) is None
-
-
-def _of_another(config: Config, reviewed: Reviewed) -> str:
+def _elsewhere(config: Config, reviewed: Reviewed) -> str:
+    """Return why this machine cannot decide about a candidate of an object store, or an empty string."""
+    why = "it is not in the candidates' archive"
+    try:
+        if bring(config, reviewed.candidate_version, reviewed.digest):
+            return ""
+    except (ManifestMismatch, VersionExists) as exc:
+        why = str(exc)
     return (
         f"candidate {reviewed.candidate_version} of '{config.name}' was not judged with this work_dir, "
-        f"'{config.work_dir}', and can only be decided with the one that has its files"
+        f"'{config.work_dir}', and can only be decided with the one that has its files: {why}"
     )
 
 
@@ -71,8 +80,8 @@ def review(config: Config, number: int, verdict: str, by: str) -> None:
         others = ", ".join(str(version.candidate_version) for version in known if version.waits) or "none"
         what = f"{number}, which is {of_it[-1].promotion or 'being judged'}" if of_it else f"{number}"
         raise ConfigError(f"--version must be a candidate that awaits review, got {what}; waiting: {others}")
-    if _elsewhere(config, open_ones[-1]):
-        raise ConfigError(f"--version: {_of_another(config, open_ones[-1])}")
+    if elsewhere := _elsewhere(config, open_ones[-1]):
+        raise ConfigError(f"--version: {elsewhere}")
     set_review(config, open_ones[-1], verdict, by)
 
 
@@ -158,5 +167,6 @@ def _closed(config: Config, reviewed: Reviewed, state: PromotionState, reason: s
         config.live_dir, reviewed.candidate_version, "rejected", reviewed.digest,
         run=reviewed.mlflow_run_id, actor=reviewed.by or UNNAMED, reason=reason,
     )  # fmt: skip
+    share_history(config)
     close(config, reviewed, state, reason)
     return Promotion(state, None, reason)

@@ -30,8 +30,23 @@ from tasks.datasets.rows import save_arrays
 from tasks.objects.bucket import Bucket
 from tasks.objects.follow import Follower, Target, only_sync
 from tasks.objects.mirror import Mirror
+from tasks.production.archive import archive, bring
 from tasks.production.live_check import Endpoint, live_problem
-from tasks.records import Arm, Change
+from tasks.records import (
+    Arm,
+    Candidate,
+    Change,
+    GateResult,
+    GraphFacts,
+    ServedAnswers,
+    ServerFacts,
+    Signature,
+    Splits,
+    TensorSpec,
+    TrackedRun,
+    TrainedModel,
+    ValidationReport,
+)
 from tasks.savedmodel.manifest import write_manifest
 from tasks.store.champion import champion_version, predecessor
 from tasks.store.experiment import eligible, running
@@ -40,7 +55,7 @@ from tasks.store.journal import write_atomically
 from tasks.store.layout import claim_version, next_number, version_number, versions
 from tasks.store.leftovers import clear
 from tasks.store.lock import model_lock
-from tasks.store.rehearsals import rehearsal_file
+from tasks.store.rehearsals import Rehearsed, rehearsal_file, save_rehearsal
 from tasks.store.repair import catch_up, mend, repair
 from tasks.store.retention import prune
 from tasks.store.runs import RUNS, create_run_dir, note_digest
@@ -142,9 +157,9 @@ class Store:
         temporary.write_text(json.dumps(aliases))
         temporary.replace(self.registry)
 
-    def export(self) -> int:
+    def export(self, is_free: Callable[[int], bool] = lambda _number: True) -> int:
         """Make the next candidate, whose bytes no other has; return its number."""
-        with claim_version(self.candidates, self.live, 0) as claim:
+        with claim_version(self.candidates, self.live, 0, is_free) as claim:
             source = HALVES[len(versions(self.candidates)) % len(HALVES)]
             shutil.copytree(source, claim.staging, dirs_exist_ok=True)
             (claim.staging / "assets.extra").mkdir(exist_ok=True)
@@ -160,9 +175,39 @@ class Store:
     def config(self) -> Config:
         """Return the configuration of a model with these directories."""
         promote = {"keep": self.keep, "layout": self.layout}
-        return Config(
-            name=self.live.name, work_dir=self.candidates.parents[1], models_root=self.live.parent, promote=promote
+        root = self.objects or self.live.parent
+        return Config(name=self.live.name, work_dir=self.candidates.parents[1], models_root=root, promote=promote)
+
+    def judge(self, state: str = "awaiting review") -> int:
+        """Do what a run does with the files of a candidate that passes, before its archive; return its number."""
+        run_dir = create_run_dir(self.config)
+        number = self.export(self.mirror.claim)
+        files = {
+            name: run_dir / name for name in ("data/train.npz", "requests.npz", "server1/answers.npz", "model.keras")
+        }
+        for path in files.values():
+            save_arrays(path, {"x": np.full(3, float(number))})
+        train, requests, answers, model = files.values()
+        signature = Signature((TensorSpec("x", "float32", (None, 1)),), (TensorSpec("y", "float32", (None, 1)),))
+        directory, digest = self.candidates / str(number), self.digest(number)
+        note_digest(run_dir, digest)
+        candidate = Candidate("m", number, directory, digest, signature, 1, requests, answers, train)
+        server = ServedAnswers(ServerFacts("embedded", "", "", "", "", 0.0, answers), signature, answers, 3, 1.0)
+        report = ValidationReport(
+            candidate, GraphFacts((), (), 1, 1, 1, 1), server, (GateResult("size", passed=True, summary=""),)
         )
+        splits, trained = Splits(train, train, train, {"train": 3}, "", "", ()), TrainedModel(model, {}, 1, 1)
+        save_rehearsal(self.candidates, Rehearsed(splits, trained, report, TrackedRun("r", "0", "m", number, "")))
+        append(self.live, number, state, digest)  # type: ignore[arg-type]
+        return number
+
+    def archive(self, number: int) -> None:
+        """Do what a run does with a candidate that waits for a person."""
+        archive(self.config, number, self.digest(number))
+
+    def bring(self, number: int, digest: str) -> bool:
+        """Do what an approval does before it reads a candidate."""
+        return bring(self.config, number, digest)
 
     def run(self, state: str = "") -> str:
         """Do what a run does with files, up to its verdict, if there is one; return its directory."""
@@ -232,7 +277,7 @@ class Store:
     def experiment(self, *numbers: int) -> str:
         """Do what the start of an experiment does, by default with the stable version and the canary."""
         with model_lock(self.live, 60):
-            mend(self.production, self.candidates)
+            self._catch_up()
             numbers = numbers or (labels_of(self.live)[STABLE], labels_of(self.live)[CANARY])
             arms = tuple(
                 Arm(label, version, eligible(self.live, version), 100 // len(numbers))
@@ -244,14 +289,14 @@ class Store:
     def end(self) -> str:
         """Do what its end without a winner does."""
         with model_lock(self.live, 60):
-            mend(self.production, self.candidates)
+            self._catch_up()
             arms = self._arms()
             return self._carry_out(Change("end", arms[0].version, "", arms[0].digest, experiment="e", arms=arms))
 
     def choose(self) -> str:
         """Do what making its last version stable does."""
         with model_lock(self.live, 60):
-            mend(self.production, self.candidates)
+            self._catch_up()
             arms = self._arms()
             version, digest = arms[-1].version, arms[-1].digest
             change = Change("label", version, str(version), digest, label=STABLE, **self._previous())

@@ -19,34 +19,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from configs.errors import ConfigError
 from configs.object_stores import bucket_and_prefix
-from configs.redaction import redact, remember
-from tasks.errors import ManifestMismatch, PipelineError, StoreConflict, StoreError, StoreRefused, StoreUnreachable
-from tasks.words import one_line
+from configs.redaction import remember
+from tasks.errors import ManifestMismatch, StoreConflict, StoreError, StoreRefused, StoreUnreachable
+from tasks.objects.client import TRIES, file_system
+from tasks.objects.failures import NO_STORE, OVERTAKEN, code_of, ours, status_of
 
 T = TypeVar("T")
-EXTRA = "s3"
-CONNECT_S, READ_S = 10, 60  # seconds until a connection is there, and between two parts of an answer
-TRIES = 3  # of a request that got no answer
 AT_ONCE = 4  # files
 BLOCK = 1 << 20  # bytes
 PART, MOST_PARTS = 8 << 20, 9_000  # bytes of a part of a large upload, of which S3 takes 10,000
 LARGEST_TEXT = 64 << 20  # bytes of an object that is read as a whole
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-NOT_MODIFIED, NOT_FOUND, FAILED, NOT_IMPLEMENTED = 304, 404, (409, 412), 501
-AGAIN = (408, 425, 429)  # errors of a client, as HTTP has it, that a later try may not get
-OVERTAKEN = "was changed by another process at the same time; run it again, and it begins with what is live now"
-REFUSED = {
-    "NoSuchBucket": "the bucket does not exist; create it, or correct the address",
-    "AccessDenied": "the credentials do not permit it; they need to get, put, list and delete objects below it",
-    "InvalidAccessKeyId": "the access key is unknown; correct AWS_ACCESS_KEY_ID or the profile",
-    "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SECRET_ACCESS_KEY or the profile",
-    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION to it",
-    "ExpiredToken": "the session token has expired; get a new one",
-    "RequestTimeTooSkewed": "the clock of this machine is wrong; set it to the time of the store",
-}
-NO_STORE = "what answers is not an object store; correct AWS_ENDPOINT_URL, which may be the address of another service"
+NOT_MODIFIED = 304
 NO_CONDITIONS = (
     "the store ignores the conditions of a write (If-Match, If-None-Match), so that two promotions at once could "
     "overwrite each other; use a store that keeps them, such as Amazon S3, MinIO or SeaweedFS"
@@ -96,7 +81,7 @@ class Bucket:
         self._bucket, self._prefix = bucket_and_prefix(address)
         for name in SECRETS:
             remember(os.environ.get(name, ""))
-        self._fs = _file_system()
+        self._fs = file_system()
         self._proved = False
 
     def read(self, key: str, etag: str = "") -> Found | None:
@@ -222,9 +207,9 @@ class Bucket:
         try:
             answer = await self._call("get_object", key, **condition)
         except Exception as exc:  # of s3fs, or of botocore if the status is no error
-            if _status(exc) == NOT_MODIFIED:
+            if status_of(exc) == NOT_MODIFIED:
                 return Found(etag, None)
-            if _code(exc) == "NoSuchKey":  # and not whatever else is not found somewhere
+            if code_of(exc) == "NoSuchKey":  # and not whatever else is not found somewhere
                 return None
             raise
         async with answer["Body"] as body:
@@ -277,7 +262,7 @@ class Bucket:
         try:
             answer = await self._call("get_object", file.key)
         except Exception as exc:
-            if _code(exc) == "NoSuchKey":
+            if code_of(exc) == "NoSuchKey":
                 raise ManifestMismatch(f"'{self.address}/{file.key}' is missing") from exc
             raise
         sha, size = hashlib.sha256(), 0
@@ -319,7 +304,7 @@ class Bucket:
                             await work(file)
                             return
                         except Exception as exc:
-                            if not tries_left or not isinstance(_ours(exc, file.key), StoreUnreachable):
+                            if not tries_left or not isinstance(ours(exc, file.key), StoreUnreachable):
                                 raise
 
             async with asyncio.TaskGroup() as group:  # which ends the others at the first error
@@ -334,7 +319,7 @@ class Bucket:
         try:
             return future.result()
         except Exception as exc:
-            raise _ours(exc, f"'{self.address}/{key}'") from exc
+            raise ours(exc, f"'{self.address}/{key}'") from exc
         finally:
             future.cancel()  # after an interrupt, else the request would go on without its caller
 
@@ -350,69 +335,3 @@ def _local_errors() -> Iterator[None]:
         yield
     except OSError as exc:
         raise _LocalError(exc.strerror or str(exc)) from exc
-
-
-def _ours(exc: BaseException, what: str) -> BaseException:
-    """Return our error for one of s3fs, botocore or aiohttp, which share no class."""
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    if isinstance(exc, PipelineError | ConfigError):
-        return exc
-    status, code = _status(exc), _code(exc)
-    said = _response(exc).get("Error", {}).get("Message") or ""
-    words = one_line(redact(f"{code}: {said or f'status {status}'}" if code else f"{type(exc).__name__}: {exc}"), 300)
-    if status in FAILED:
-        return StoreConflict(f"{what} {OVERTAKEN}")
-    kinds = {kind.__name__ for kind in type(exc).__mro__}
-    refused = REFUSED.get(code, "")
-    if not refused and ((status == NOT_FOUND and code in ("", "404")) or "ResponseParserError" in kinds):
-        refused = NO_STORE
-    if not refused and (status == NOT_IMPLEMENTED or (400 <= status < 500 and status not in AGAIN)):
-        refused = f"it got {words}"
-    if kinds & {"NoCredentialsError", "PartialCredentialsError"}:
-        refused = (
-            "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the "
-            "machine a role"
-        )
-    if kinds & {"ProfileNotFound", "ConfigParseError", "ValueError"}:  # the latter is of an address or a region
-        refused = f"the settings of AWS are wrong, such as AWS_ENDPOINT_URL or AWS_PROFILE: {words}"
-    if refused:
-        return StoreRefused(f"{what} cannot be used: {refused}")
-    return StoreUnreachable(
-        f"the object store must answer about {what}, got {words}; check AWS_ENDPOINT_URL and the connection"
-    )
-
-
-def _response(exc: BaseException) -> dict[str, Any]:
-    for error in (exc, exc.__cause__):
-        found = getattr(error, "response", None)
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
-def _status(exc: BaseException) -> int:
-    return int(_response(exc).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _code(exc: BaseException) -> str:
-    return str(_response(exc).get("Error", {}).get("Code", ""))
-
-
-def _file_system() -> Any:
-    try:
-        import s3fs
-    except ImportError as exc:
-        raise ConfigError(
-            "an address of s3:// needs the extra 's3', which is not installed; run: pip install "
-            f"'keras-rehearsal[{EXTRA}]'"
-        ) from exc
-    settings: dict[str, Any] = {"connect_timeout": CONNECT_S, "read_timeout": READ_S}
-    if not {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
-        settings["retries"] = {"mode": "standard", "max_attempts": TRIES}
-    try:
-        found = s3fs.S3FileSystem(config_kwargs=settings, skip_instance_cache=True, use_listings_cache=False)
-    except Exception as exc:
-        raise ConfigError(f"the settings of AWS must be usable, got {one_line(redact(str(exc)), 300)}") from exc
-    found.retries = 1  # botocore has tried again already
-    return found

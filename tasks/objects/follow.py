@@ -34,7 +34,7 @@ from tasks.objects.bucket import Bucket
 from tasks.objects.live import LIVE, Live, Stored, read_live
 from tasks.objects.transfer import fetch
 from tasks.savedmodel.files import fsync_path, link_tree, make_directories, set_modes
-from tasks.savedmodel.manifest import declared_digest, verify_manifest
+from tasks.savedmodel.manifest import declared_digest, holds, verify_manifest
 from tasks.store.history import HISTORY
 from tasks.store.journal import write_atomically
 from tasks.store.layout import STAGING, versions
@@ -227,7 +227,7 @@ class Follower:
         """Publish a version, unless it is there with every byte."""
         path, key = versions(model_dir).get(number), (model_dir.name, stored.directory, stored.digest)
         if path is not None:
-            if key in self._verified or _holds(path, stored.digest):
+            if key in self._verified or holds(path, stored.digest):
                 self._verified.add(key)
                 return
             if declared_digest(path) not in ("", stored.digest):
@@ -256,7 +256,7 @@ class Follower:
     def _fill(self, model_dir: Path, stored: Stored, staging: Path) -> None:
         """Fill a directory with a version, from another number with the same files if there is one."""
         for path in versions(model_dir).values():
-            if not staging.exists() and declared_digest(path) == stored.digest and _holds(path, stored.digest):
+            if not staging.exists() and declared_digest(path) == stored.digest and holds(path, stored.digest):
                 link_tree(path, staging)
                 verify_manifest(staging, stored.digest)
                 return
@@ -286,11 +286,3 @@ def _has_labels(model_dir: Path, live: Live) -> bool:
     """Return whether `models.config` says what it should, if this layout has one."""
     now = (labels_of(model_dir), listed_versions(model_dir)) if live.layout == "labels" else None
     return now is None or now == (live.labels, _listed(model_dir, live))
-
-
-def _holds(directory: Path, digest: str) -> bool:
-    try:
-        verify_manifest(directory, digest)
-    except (ManifestMismatch, OSError):
-        return False
-    return True

@@ -4,6 +4,8 @@
       live.json                                 replaced as a whole by a conditional write; names everything else
       versions/sha256-<digest>/<upload>/...     the files of a version, never changed; one directory for each upload
       history/<upload>.jsonl                    the history up to this change, never changed
+      candidates/sha256-<digest>/<upload>/...   a candidate, and all that an approval of it needs, never changed
+      numbers/<N>                               who claimed a number, so that no other machine uses it
 
 An upload has a name of its own, so that no process removes or changes that of another one.
 """
@@ -15,12 +17,14 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from configs.sections.promote import Layout
 from tasks.errors import StoreError
 from tasks.records import Change
+from tasks.store.experiment import Experiment
 from tasks.store.layout import version_number
 
 LIVE = "live.json"
@@ -45,6 +49,26 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Archived:
+    """A candidate in the store, with all that an approval of it needs on a machine that did not judge it.
+
+    Attributes:
+        version: its number. digest: of its files, as they were judged, in hexadecimal.
+        archive: the digest of everything that was archived, its files included. path: of that, below the model.
+    """
+
+    version: int
+    digest: str
+    archive: str
+    path: str
+
+    @property
+    def stored(self) -> Stored:
+        """Return what lies in the store, as the files of a version lie there."""
+        return Stored(str(self.version), self.archive, self.path)
+
+
+@dataclass(frozen=True)
 class Kept:
     """The history in the store: its path below the model, its size in bytes and its SHA-256."""
 
@@ -62,6 +86,8 @@ class Live:
         write: a name of this write, which no other has; thus no two generations have equal bytes.
         versions: by number. listed: versions that servers load, with the layout `labels`. labels: by label.
         change: the change of production that is under way, or None. writer: who wrote this, for people.
+        candidates: those that a person may decide about on any machine, by number.
+        experiment: the experiment on real users that runs, or None.
     """
 
     name: str
@@ -74,6 +100,8 @@ class Live:
     labels: Mapping[str, int] = field(default_factory=dict)
     change: Change | None = None
     writer: str = ""
+    candidates: tuple[Archived, ...] = ()
+    experiment: Experiment | None = None
 
     @property
     def champion(self) -> int | None:
@@ -125,6 +153,10 @@ def _problem(live: Live, name: str) -> str:
             return f"version {number} has an unknown path"
     if {*live.listed, *live.labels.values()} - live.versions.keys():
         return "a label names a version that it does not name"
+    for kept in live.candidates:
+        path = rf"candidates/sha256-{kept.archive}/{_UPLOAD}"
+        if not (_DIGEST.fullmatch(kept.archive) and _DIGEST.fullmatch(kept.digest) and re.fullmatch(path, kept.path)):
+            return f"candidate {kept.version} has an unknown path"
     if live.history is not None and not _HISTORY.fullmatch(live.history.path):
         return "its history has an unknown path"
     return ""
@@ -135,6 +167,6 @@ def new_name() -> str:
     return uuid.uuid4().hex
 
 
-def upload_path(digest: str) -> str:
+def upload_path(digest: str, kind: Literal["versions", "candidates"] = "versions") -> str:
     """Return a new path for the files with this digest."""
-    return f"versions/sha256-{digest}/{new_name()}"
+    return f"{kind}/sha256-{digest}/{new_name()}"

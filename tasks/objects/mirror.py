@@ -19,47 +19,31 @@ import shutil
 import socket
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.sections.promote import Layout
-from tasks.errors import ManifestMismatch, StoreConflict, StoreError
-from tasks.objects.bucket import Bucket, Listed
-from tasks.objects.live import LIVE, Kept, Live, Stored, new_name, read_live, upload_path
-from tasks.objects.transfer import check, fetch, send
+from tasks.errors import StoreConflict, StoreError
+from tasks.objects.base import Base, note_base, read_base
+from tasks.objects.bucket import Bucket
+from tasks.objects.live import LIVE, Archived, Kept, Live, Stored, new_name, read_live, upload_path
+from tasks.objects.transfer import fetch, send
 from tasks.records import Change
 from tasks.savedmodel.files import fsync_path, set_modes
-from tasks.savedmodel.manifest import declared_digest, verify_manifest
+from tasks.savedmodel.manifest import declared_digest, holds
 from tasks.store.champion import predecessor
+from tasks.store.experiment import forget, put, running
 from tasks.store.history import HISTORY, Entry, process_user, read, served_digest, state_of
 from tasks.store.journal import begin, commit, pending, write_atomically
 from tasks.store.layout import STAGING, version_number, versions
 from tasks.store.publish import PRUNED, WITHDRAWN, put_aside, remove
-from tasks.store.repair import Finding
 from tasks.store.serving_config import labels_of, listed_versions, write_config
 from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 
-STATE = ".store.json"
 POLL_S = 0.5
-OLD_S = 24 * 3600.0  # an upload that nothing names may still be going on until then
 BEFORE_PRODUCTION = ("exported", "validated", "awaiting review", "approved", "rejected")
-
-
-@dataclass(frozen=True)
-class Base:
-    """What the mirror was made from.
-
-    Attributes:
-        etag, live: of the object that was read or written last. own: it was written from this mirror.
-        intent: the name of the write that was begun last; if the store has it, it is ours as well.
-    """
-
-    etag: str = ""
-    live: Live | None = None
-    own: bool = False
-    intent: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +63,7 @@ class Mirror:
     @property
     def where(self) -> str:
         """Return the address of live.json."""
-        return f"{self.bucket.address}/{self._key(LIVE)}"
+        return f"{self.bucket.address}/{self.key(LIVE)}"
 
     @property
     def _all_of_it(self) -> str:
@@ -95,8 +79,8 @@ class Mirror:
         Raises:
             StoreError, StoreRefused, StoreUnreachable: the store cannot be read, or the directory not be written.
         """
-        base = self._base()
-        live, etag, is_left = self._look(base, wait_s)
+        base = self.base()
+        live, etag, is_left = self.look(base, wait_s)
         if live is None:
             if base.live is not None:
                 raise StoreError(
@@ -120,95 +104,48 @@ class Mirror:
             log.warning("the %s of version %d was left by %s", live.change.operation, live.change.version, live.writer)
             begin(self.model_dir, live.change)
 
-    def show(self, again: Collection[str] = ()) -> None:
+    def claim(self, number: int) -> bool:
+        """Claim a number for this machine, and return whether no other had claimed it."""
+        try:
+            self.bucket.write(self.key(f"numbers/{number}"), new_name().encode(), "")
+        except StoreConflict:
+            return False
+        return True
+
+    def show(
+        self, again: Collection[str] = (), *, archived: Collection[Archived] = (), forgotten: Collection[Archived] = ()
+    ) -> None:
         """Make what the directory says visible in the store; nothing is written if it is there already.
 
         Args:
             again: digests whose files are uploaded once more, because they were damaged.
+            archived: candidates to name, which were uploaded before. forgotten: those to name no more.
 
         Raises:
             StoreConflict: another machine has changed live.json since the last refresh; nothing was changed there.
             ManifestMismatch: what the store gives back is not what was written. StoreUnreachable: it does not answer.
         """
-        base = self._base()
+        base = self.base()
         uploaded: list[str] = []
         try:
-            live = self._now(base, uploaded, again)
+            live = self._now(base, uploaded, again, _candidates(base, archived, forgotten))
         except Exception:
             self._discard(uploaded)
             raise
         if live is None or live.says_the_same(base.live):
             return
         try:
-            self._write(base, live)
+            self.write(base, live)
         except StoreConflict:  # after any other error, the store may yet get the request
             self._discard(uploaded)
             raise
 
-    def sweep(self, *, only_look: bool = False, older_s: float = OLD_S) -> list[Finding]:
-        """Remove uploads that nothing names and that are older than a day, as a process leaves them that was killed.
-
-        live.json is written again before anything is removed. A process that began with an older one, and is still
-        uploading, can then no longer name what is removed here.
-        """
-        base = self._base()
-        live = self._stored() if only_look else base.live
-        if live is None:
-            return []
-        named = [f"{self._key(stored.path)}/" for stored in live.versions.values()]
-        named += [self._key(live.history.path)] if live.history else []
-        groups: dict[str, list[Listed]] = {}
-        for kind, depth in (("versions/", 4), ("history/", 3)):
-            for found in self.bucket.objects(self._key(kind)):
-                if not found.key.startswith(tuple(named)):
-                    groups.setdefault("/".join(found.key.split("/")[:depth]), []).append(found)
-        for found in self.bucket.objects(".probe-"):
-            groups.setdefault(found.key, []).append(found)
-        old = {name: of_it for name, of_it in groups.items() if all(one.age_s >= older_s for one in of_it)}
-        if old and not only_look:
-            self._write(base, self._next(base, live))
-            self.bucket.remove(one.key for of_it in old.values() for one in of_it)
-        return [Finding("removed", f"'{self.bucket.address}/{name}', which nothing names") for name in sorted(old)]
-
-    def behind(self) -> list[Finding]:
-        """Return how the directory differs from the store, without changing either."""
-        base = self._base()
-        live, etag, _ = self._look(base, None)
-        if live is None:
-            return [Finding("reported", f"'{self.where}' is gone; restore it")] if base.live else []
-        if etag != base.etag:
-            return [Finding("finished", f"generation {live.generation} would be fetched from '{self.where}'")]
-        return []
-
-    def damaged(self, *, only_look: bool = False) -> list[Finding]:
-        """Read every version in the store; upload again what is not as its digest says, if it is still here."""
-        live = self._stored() if only_look else self._base().live
-        again, found = set(), []
-        for number, stored in live.versions.items() if live else ():
-            try:
-                check(self.bucket, self.model_dir.name, stored)
-            except ManifestMismatch as exc:
-                path = versions(self.model_dir).get(number)
-                words = f"version {number} is damaged in the store: {exc}"
-                if path is not None and _holds(path, stored.digest, every_byte=True):
-                    again.add(stored.digest)
-                    found.append(Finding("finished", f"{words}; it {'would be' if only_look else 'is'} uploaded again"))
-                else:
-                    found.append(Finding("reported", f"{words}; servers keep what they have. Promote another version"))
-        if again and not only_look:
-            self.show(again)
-        return found
-
-    def _stored(self) -> Live | None:
-        """Return what the store says is live, which this directory need not be yet."""
-        return self._look(Base(), None)[0]
-
-    def _look(self, base: Base, wait_s: float | None) -> tuple[Live | None, str, bool]:
+    def look(self, base: Base, wait_s: float | None = None) -> tuple[Live | None, str, bool]:
         """Return what is live with its ETag, and whether its change was left by a process that does nothing more."""
         seen, since = "", time.monotonic()
         with waiting_for(f"another machine's change of '{self.model_dir.name}' to end"):
             while True:
-                found = self.bucket.read(self._key(LIVE))
+                found = self.bucket.read(self.key(LIVE))
                 if found is None or found.content is None:
                     return None, "", False
                 live = read_live(found.content, self.model_dir.name, self.where)
@@ -226,9 +163,9 @@ class Mirror:
 
         Else a new machine would publish a version that was not compared with those that are live.
         """
-        histories = self.bucket.objects(self._key("history/"))
-        uploads = {"/".join(found.key.split("/")[:4]) for found in self.bucket.objects(self._key("versions/"))}
-        if histories and len(histories) + len(uploads) > 2 and self.bucket.read(self._key(LIVE)) is None:
+        histories = self.bucket.objects(self.key("history/"))
+        uploads = {"/".join(found.key.split("/")[:4]) for found in self.bucket.objects(self.key("versions/"))}
+        if histories and len(histories) + len(uploads) > 2 and self.bucket.read(self.key(LIVE)) is None:
             raise StoreError(
                 f"'{self.where}' must exist, because the store has versions and their history, but it is gone; restore "
                 f"it. To begin without what was live, remove {self._all_of_it}"
@@ -265,7 +202,9 @@ class Mirror:
             if number in leave:
                 continue
             path = here.get(number)
-            if path is not None and _holds(path, stored.digest, every_byte=number in needed):
+            if path is not None and (
+                holds(path, stored.digest) if number in needed else declared_digest(path) == stored.digest
+            ):
                 continue
             if path is not None:
                 log.warning("'%s' is not what the store has, and is fetched again", path)
@@ -289,6 +228,8 @@ class Mirror:
         now = (labels_of(self.model_dir), listed_versions(self.model_dir))
         if live.layout == "labels" and now != (dict(live.labels), sorted(live.listed)):
             write_config(self.model_dir, live.listed, live.labels)
+        if running(self.model_dir) != live.experiment:
+            put(self.model_dir, live.experiment) if live.experiment else forget(self.model_dir)
 
     def _take_history(self, live: Live) -> None:
         """Replace the history by the store's, and keep what happened here before production."""
@@ -304,20 +245,22 @@ class Mirror:
         kept = live.history
         if kept is None:
             return b""
-        found = self.bucket.read(self._key(kept.path))
+        found = self.bucket.read(self.key(kept.path))
         content = (found and found.content) or b""
         if (len(content), hashlib.sha256(content).hexdigest()) != (kept.size, kept.sha256):
             raise StoreError(
-                f"'{self.bucket.address}/{self._key(kept.path)}' must be the history that '{self.where}' names, but "
+                f"'{self.bucket.address}/{self.key(kept.path)}' must be the history that '{self.where}' names, but "
                 "it is missing or changed; restore it"
             )
         return content
 
-    def _now(self, base: Base, uploaded: list[str], again: Collection[str]) -> Live | None:
+    def _now(
+        self, base: Base, uploaded: list[str], again: Collection[str], candidates: tuple[Archived, ...]
+    ) -> Live | None:
         """Return what the directory says, after uploading what the store does not have; None if there is nothing."""
         change, entries = pending(self.model_dir), read(self.model_dir)
         here = versions(self.model_dir)
-        if base.live is None and not here:
+        if base.live is None and not here and not candidates:
             return None
         known = dict(base.live.versions) if base.live else {}
         by_digest = {stored.digest: stored.path for stored in known.values() if stored.digest not in again}
@@ -340,10 +283,13 @@ class Mirror:
         listed = tuple(n for n in listed_versions(self.model_dir) if n in found)
         if self.layout == "latest":
             labels, listed = {}, ()
-        return self._next(
+        return self.next_live(
             base,
-            Live(self.model_dir.name, 0, "", self.layout, found, self._kept(base, uploaded), listed, labels, change),
-        )
+            Live(
+                self.model_dir.name, 0, "", self.layout, found, self._kept(base, uploaded), listed, labels, change,
+                candidates=candidates, experiment=running(self.model_dir),
+            ),
+        )  # fmt: skip
 
     def _check_lost(self, lost: Collection[int], base: Base, change: Change | None, entries: list[Entry]) -> None:
         """Raise an error if a version is missing here that no change took out of production."""
@@ -362,55 +308,49 @@ class Mirror:
             return before
         kept = Kept(f"history/{new_name()}.jsonl", len(content), sha)
         uploaded.append(kept.path)
-        self.bucket.create(self._key(kept.path), content)
+        self.bucket.create(self.key(kept.path), content)
         return kept
 
-    def _next(self, base: Base, live: Live) -> Live:
+    def next_live(self, base: Base, live: Live) -> Live:
+        """Return what is to be written after what the mirror was made from."""
         generation = base.live.generation + 1 if base.live else 1
         writer = f"{process_user()}, process {os.getpid()} on {socket.gethostname()}"
         return replace(live, generation=generation, write=new_name(), writer=writer)
 
-    def _write(self, base: Base, live: Live) -> None:
+    def write(self, base: Base, live: Live) -> None:
+        """Replace live.json, if it is still what the mirror was made from.
+
+        Raises:
+            StoreConflict: it is not.
+        """
         self._note(replace(base, intent=live.write))
-        etag = self.bucket.write(self._key(LIVE), live.text(), base.etag)
+        etag = self.bucket.write(self.key(LIVE), live.text(), base.etag)
         self._note(Base(etag, live, own=True))
 
     def _discard(self, uploaded: list[str]) -> None:
         """Remove what was uploaded for a live.json that was not written; what cannot be removed is swept later."""
         with contextlib.suppress(StoreError):
             for path in uploaded:
-                self.bucket.remove(one.key for one in self.bucket.objects(self._key(path)))
+                self.bucket.remove(one.key for one in self.bucket.objects(self.key(path)))
 
-    def _key(self, path: str) -> str:
+    def key(self, path: str) -> str:
+        """Return the key of a path below the model."""
         return f"{self.model_dir.name}/{path}"
 
-    def _base(self) -> Base:
-        path = self.model_dir / STATE
-        try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-            live = read_live(plain["live"].encode(), self.model_dir.name, str(path)) if plain["live"] else None
-            return Base(plain["etag"], live, plain["own"], plain["intent"])
-        except FileNotFoundError:
-            return Base()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError) as exc:
-            raise StoreError(
-                f"'{path}' must say what the mirror was made from, but it cannot be read ({exc}); remove it, and the "
-                "mirror is made again"
-            ) from exc
+    def base(self) -> Base:
+        """Return what the directory was made from."""
+        return read_base(self.model_dir)
 
     def _note(self, base: Base) -> None:
-        plain = {**asdict(replace(base, live=None)), "live": base.live.text().decode() if base.live else ""}
-        write_atomically(self.model_dir / STATE, json.dumps(plain))
+        note_base(self.model_dir, base)
 
 
-def _holds(directory: Path, digest: str, *, every_byte: bool) -> bool:
-    if not every_byte:
-        return declared_digest(directory) == digest
-    try:
-        verify_manifest(directory, digest)
-    except (ManifestMismatch, OSError):
-        return False
-    return True
+def _candidates(base: Base, archived: Collection[Archived], forgotten: Collection[Archived]) -> tuple[Archived, ...]:
+    """Return the candidates of live.json with and without some; one that is archived again replaces itself."""
+    again = {(kept.version, kept.digest) for kept in archived}
+    before = base.live.candidates if base.live else ()
+    stay = [kept for kept in before if kept not in forgotten and (kept.version, kept.digest) not in again]
+    return tuple(sorted((*stay, *archived), key=lambda kept: (kept.version, kept.digest)))
 
 
 def _state(line: bytes) -> str:

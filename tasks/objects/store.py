@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 from configs.errors import ConfigError
@@ -30,6 +30,12 @@ def mirror_of(config: Config) -> Mirror | None:
     promote = config.promote
     modes = int(promote.directory_mode, 8), int(promote.file_mode, 8)
     return Mirror(_bucket(config.object_store), config.live_dir, promote.layout, *modes)
+
+
+def claim_of(config: Config) -> Callable[[int], bool]:
+    """Return what claims a number in the store, or finds each one free if `models_root` is a directory."""
+    mirror = mirror_of(config)
+    return mirror.claim if mirror is not None else lambda _number: True
 
 
 def refresh(config: Config) -> None:

@@ -33,6 +33,17 @@ def check(bucket: Bucket, model: str, stored: Stored) -> None:
     bucket.check(_objects(model, stored, Path(), manifest, text))
 
 
+def is_listed(bucket: Bucket, model: str, stored: Stored) -> bool:
+    """Return whether the store still has every object of some files, which were read back before; no file is read.
+
+    Raises:
+        ManifestMismatch: their manifest is gone, or another one.
+    """
+    manifest, text = _manifest(bucket, model, stored)
+    listed = {found.key for found in bucket.objects(f"{model}/{stored.path}/")}
+    return {file.key for file in _objects(model, stored, Path(), manifest, text)} <= listed
+
+
 def fetch(bucket: Bucket, model: str, stored: Stored, staging: Path) -> None:
     """Fill a directory with the files of a version; complete files from an earlier try are kept.
 

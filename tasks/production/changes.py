@@ -11,8 +11,10 @@ from functools import partial
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import ServingError, StoreConflict, StoreError, TrackingError
+from tasks.objects.archive import forget_old
 from tasks.objects.store import catch_up as catch_up_with_store
-from tasks.objects.store import mirror_of, nothing_changed_yet
+from tasks.objects.store import claim_of, mirror_of, nothing_changed_yet
+from tasks.objects.upkeep import behind, damaged, sweep
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.live_check import Expected, problem_at_any
 from tasks.production.metrics import Watch, watch
@@ -118,14 +120,14 @@ def examine(config: Config, *, only_look: bool) -> list[Finding]:
     if only_look:
         if mirror is not None:
             with nothing_changed_yet():
-                beside += [*mirror.behind(), *mirror.damaged(only_look=True), *mirror.sweep(only_look=True)]
+                beside += [*behind(mirror), *damaged(mirror, only_look=True), *sweep(mirror, only_look=True)]
         looked = [*repair(found, config.candidates_dir, only_look=True), *catch_up(found, only_look=True), *beside]
         return [*looked, *find_leftovers(config, only_look=True)]
     with model_lock(found.model_dir, config.promote.lock_timeout_s):
         catch_up_with_store(config)
         findings = repair(found, config.candidates_dir)
         found.show()
-        findings += [*mirror.damaged(), *mirror.sweep()] if mirror else []
+        findings += [*damaged(mirror), *sweep(mirror)] if mirror else []
     return [*findings, *catch_up(found), *beside, *find_leftovers(config)]
 
 
@@ -238,7 +240,7 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
             promotion = make_change(config, found, change)
             _warn_of_experiment(found)
             return promotion
-        with next_number(config.candidates_dir, found.model_dir) as number:
+        with next_number(config.candidates_dir, found.model_dir, claim_of(config)) as number:
             directory = f"{number:0{config.export.version_width}d}"
         return make_change(config, found, replace(change, version=number, directory=directory))
 
@@ -320,6 +322,7 @@ def make_change(config: Config, found: Production, change: Change) -> Promotion:
             log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
         if not result.unwritten:
             found.show()
+            forget_old(config, in_use)
     except (StoreError, OSError) as exc:  # the change succeeded, and MLflow must be updated; the next one prunes again
         log.warning("old versions could not be removed: %s", exc)
     reason = ", ".join(filter(None, (what, change.reason)))
@@ -351,5 +354,5 @@ def _number(config: Config, candidate: Candidate) -> tuple[int, str]:
     again = served_digest(read(model_dir), candidate.version) == candidate.digest
     if served is not None and again and config.promote.layout == "labels":
         return candidate.version, served.name  # the same canary again
-    with next_number(config.candidates_dir, model_dir) as number:
+    with next_number(config.candidates_dir, model_dir, claim_of(config)) as number:
         return number, f"{number:0{config.export.version_width}d}"

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from configs.errors import ConfigError
 from configs.schema import Config
 from tasks.experiment.routing import LABELS
+from tasks.objects.store import refresh
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.changes import changing, make_change
 from tasks.records import Arm, Change
@@ -69,21 +70,17 @@ def plan(numbers: Sequence[int], shares: Sequence[int], name: str) -> Plan:
 
 
 def current(config: Config) -> Experiment | None:
-    """Return the experiment that runs, or None.
+    """Return the experiment that runs, or None; an object store is read for it first.
 
     Raises:
-        ConfigError: there can be none, because the layout has no labels, or live versions are in an object store.
+        ConfigError: there can be none, because the layout has no labels. StoreError: the store cannot be read.
     """
-    if config.object_store:
-        raise ConfigError(
-            f"an experiment needs a models_root that is a directory, got {config.object_store}: an object store does "
-            "not carry experiments from one machine to another yet"
-        )
     if config.promote.layout != "labels":
         raise ConfigError(
             f"an experiment gives versions labels and needs promote.layout: labels, but that of '{config.name}' is "
             f"{config.promote.layout}"
         )
+    refresh(config)
     return running(config.live_dir)
 
 

@@ -165,7 +165,7 @@ def link_tree(source: Path, target: Path) -> None:
         directory.mkdir(parents=True)
         links = [name for name in names if (Path(root) / name).is_symlink()]  # copied for the manifest to refuse
         for name in [*members, *links]:
-            _link_or_copy(Path(root) / name, directory / name)
+            link_or_copy(Path(root) / name, directory / name)
     for root, _, _ in os.walk(target):
         fsync_path(Path(root))
 
@@ -174,7 +174,8 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a hard link to a file; where links are not possible, copy it and flush it to the disk."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as exc:

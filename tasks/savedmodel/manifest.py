@@ -70,6 +70,15 @@ def verify_manifest(directory: Path, digest: str) -> Manifest:
     return found
 
 
+def holds(directory: Path, digest: str) -> bool:
+    """Return whether a directory has every byte of the files with this digest, and their manifest, and nothing else."""
+    try:
+        verify_manifest(directory, digest)
+    except (ManifestMismatch, OSError):
+        return False
+    return True
+
+
 def read_manifest(text: bytes, digest: str) -> Manifest:
     """Return the manifest that a text is, byte for byte, if it has this digest and its paths stay in the directory.
 

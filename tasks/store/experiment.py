@@ -67,7 +67,11 @@ def running(model_dir: Path) -> Experiment | None:
 
 def keep(model_dir: Path, change: Change, since: str) -> None:
     """Record that an experiment runs."""
-    experiment = Experiment(change.experiment, change.arms, since, change.actor)
+    put(model_dir, Experiment(change.experiment, change.arms, since, change.actor))
+
+
+def put(model_dir: Path, experiment: Experiment) -> None:
+    """Write the record of an experiment."""
     write_atomically(model_dir / EXPERIMENT, json.dumps(asdict(experiment), indent=1), 0o644)
 
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,13 @@ HELD = ".lock"  # suffix of the file that an export locks while it fills a stagi
 HIGHEST = ".highest"  # the highest number ever used; survives the removal of old versions
 MAX_VERSION = 2**63 - 1
 LOCK_S = 60  # claiming a number takes milliseconds
+Free = Callable[[int], bool]
+"""Claims a number among all machines that share no disk, and returns whether it was free."""
+
+
+def _free(number: int) -> bool:
+    """Claim a number where all machines share the disk, whose lock is enough."""
+    return True
 
 
 def version_number(name: str) -> int | None:
@@ -65,6 +72,7 @@ class Claim:
     model_dir: Path
     live_dir: Path
     width: int
+    is_free: Free = _free
 
     def publish(self) -> Path:
         """Rename the staging directory to the next number and return it.
@@ -72,7 +80,7 @@ class Claim:
         Raises:
             LockTimeout, StoreError: the number cannot be claimed.
         """
-        with next_number(self.model_dir, self.live_dir) as number:
+        with next_number(self.model_dir, self.live_dir, self.is_free) as number:
             target = self.model_dir / f"{number:0{self.width}d}"
             try:
                 self.staging.rename(target)
@@ -83,8 +91,11 @@ class Claim:
 
 
 @contextlib.contextmanager
-def next_number(model_dir: Path, live_dir: Path) -> Iterator[int]:
+def next_number(model_dir: Path, live_dir: Path, is_free: Free = _free) -> Iterator[int]:
     """Yield the next number, which is unique; it is not used again even if the block fails.
+
+    Args:
+        is_free: asked for one number after the other, until one is.
 
     Raises:
         LockTimeout, StoreError: no number can be claimed.
@@ -93,6 +104,8 @@ def next_number(model_dir: Path, live_dir: Path) -> Iterator[int]:
         model_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(model_dir / ".lock", timeout=LOCK_S):
             number = next_version(model_dir, live_dir)
+            while not is_free(number):
+                number += 1
             _write_highest(model_dir, number)
             yield number
     except Timeout as exc:
@@ -104,14 +117,25 @@ def next_number(model_dir: Path, live_dir: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def claim_version(model_dir: Path, live_dir: Path, width: int) -> Iterator[Claim]:
+def claim_version(model_dir: Path, live_dir: Path, width: int, is_free: Free = _free) -> Iterator[Claim]:
     """Yield a staging directory below `model_dir`; if it is not published, it is removed at the end."""
+    with staging_directory(model_dir) as staging:
+        yield Claim(staging, model_dir, live_dir, width, is_free)
+
+
+@contextlib.contextmanager
+def staging_directory(model_dir: Path) -> Iterator[Path]:
+    """Yield an empty directory below `model_dir` that is removed at the end, or by the next run if this process dies.
+
+    Raises:
+        StoreError: it cannot be created.
+    """
     try:
         staging, held = _held_directory(model_dir)
     except OSError as exc:
         raise StoreError(f"work_dir must be writable, got '{exc.filename}': {exc.strerror}") from exc
     try:
-        yield Claim(staging, model_dir, live_dir, width)
+        yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         _lock_of(staging).unlink(missing_ok=True)

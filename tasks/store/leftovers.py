@@ -44,6 +44,7 @@ from tasks.store.runs import (
     file_time,
     owner_of,
     run_directories,
+    run_names,
 )
 from tasks.store.shared_rows import remove_unused
 from tasks.store.sweeps import find_old_sweeps
@@ -247,9 +248,8 @@ def _named(candidates_dir: Path, digests: Collection[str]) -> set[str]:
 
 
 def _run_names(record: Path) -> set[str]:
-    """Return the names of run directories anywhere in a stored rehearsal, wherever work_dir was when it was written."""
     with open_plain(record) as file:
-        return set(ID.findall(file.read().decode("utf-8", errors="replace")))
+        return run_names(file.read().decode("utf-8", errors="replace"))
 
 
 def _numbered(directory: Path) -> list[tuple[int, Path]]:

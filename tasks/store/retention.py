@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from configs.sections.promote import Layout
 from tasks.savedmodel.manifest import declared_digest
@@ -14,6 +15,7 @@ from tasks.store.layout import versions
 from tasks.store.publish import WITHDRAWN, put_aside, remove
 from tasks.store.serving_config import labels_of, listed_versions
 
+C = TypeVar("C")
 WAITING = ("awaiting review", "approved")
 UNDER_WAY, LONGEST_RUN = ("exported", "validated"), timedelta(days=1)
 
@@ -54,28 +56,38 @@ def prune_candidates(
     A candidate that is not in the history stays: another production may need it, or this history may be elsewhere, such
     as on a disk that is not mounted. One without a verdict, such as most of a sweep, is none of the `keep` newest.
     """
+    old = old_candidates(model_dir, _own_candidates(read(model_dir), candidates_dir), layout, keep, in_use)
+    for version_dir in old:
+        remove(put_aside(version_dir))
+    return old
+
+
+def old_candidates(
+    model_dir: Path, own: Mapping[C, tuple[int, set[str]]], layout: Layout, keep: int, in_use: Collection[str] = ()
+) -> list[C]:
+    """Return those of some candidates that nobody needs, by the rule of `prune_candidates`.
+
+    Args:
+        own: the number of each, and the digests that the number had in the history; in ascending order.
+    """
     entries, needed = read(model_dir), _needed(model_dir, layout)
     kept = {*in_use, *(served_digest(entries, version) for version in needed)} - {""}
-    own = _own_candidates(entries, candidates_dir)
-    judged = [version for version, _, _ in own if state_of(entries, version) != "exported"]
-    newest = judged[-keep] if len(judged) >= keep else 0
-    removed = []
-    for version, version_dir, known in own:
-        if version >= newest:
-            break
-        if version not in needed and not known & kept and not any(_in_use(entries, version, d) for d in known):
-            remove(put_aside(version_dir))
-            removed.append(version_dir)
-    return removed
+    judged = [version for version, _ in own.values() if state_of(entries, version) != "exported"]
+    newest = judged[-keep] if keep and len(judged) >= keep else 0
+    return [
+        candidate for candidate, (version, known) in own.items()
+        if version < newest and version not in needed and not known & kept
+        and not any(_in_use(entries, version, digest) for digest in known)
+    ]  # fmt: skip
 
 
-def _own_candidates(entries: list[Entry], candidates_dir: Path) -> list[tuple[int, Path, set[str]]]:
+def _own_candidates(entries: list[Entry], candidates_dir: Path) -> dict[Path, tuple[int, set[str]]]:
     """Return the candidates that are in the history, each with the digests that its number had there."""
-    found = []
+    found = {}
     for version, version_dir in versions(candidates_dir).items():
         known, declared = {entry.digest for entry in entries if entry.version == version}, declared_digest(version_dir)
         if known and (declared in known or not declared):  # a damaged manifest declares nothing
-            found.append((version, version_dir, known))
+            found[version_dir] = (version, known)
     return found
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.errors import ManifestMismatch, StoreError
-from tasks.savedmodel.manifest import verify_manifest
+from tasks.errors import StoreError
+from tasks.savedmodel.manifest import holds
 from tasks.store.champion import predecessor
 from tasks.store.history import SERVED, read, served_digest
 from tasks.store.layout import versions
@@ -59,17 +59,9 @@ def bytes_of(model_dir: Path, version: int, candidates_dir: Path | None = None) 
         places += [path for other, path in live.items() if served_digest(entries, other) == digest]
         places += [known.report.candidate.version_dir] if known else []
     for place in places:
-        if place is not None and place.is_dir() and _holds(place, digest):
+        if place is not None and place.is_dir() and holds(place, digest):
             return digest, place
     raise StoreError(
         f"the files of version {version} must still be there unchanged, but they were pruned or changed; choose "
         "another version with --to"
     )
-
-
-def _holds(directory: Path, digest: str) -> bool:
-    try:
-        verify_manifest(directory, digest)
-    except (ManifestMismatch, OSError):
-        return False
-    return True

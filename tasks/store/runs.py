@@ -114,8 +114,17 @@ def own(config: Config, directory: Path) -> None:
     Raises:
         StoreError: the directory cannot be written.
     """
-    _write(directory, _this_process(config))
+    note_owner(config, directory)
     _heart().beat(directory / OWNER)
+
+
+def note_owner(config: Config, directory: Path, digests: tuple[str, ...] = ()) -> None:
+    """Record that this process uses a directory, for the candidates with these digests.
+
+    Raises:
+        StoreError: the directory cannot be written.
+    """
+    _write(directory, _this_process(config, digests))
 
 
 def _this_process(config: Config, digests: tuple[str, ...] = (), uses: tuple[str, ...] = ()) -> Owner:
@@ -135,6 +144,11 @@ def note_digest(run_dir: Path, digest: str) -> None:
         _write(run_dir, replace(owner, digests=(*owner.digests, digest)))
     except StoreError as exc:
         log.warning("it could not be recorded which candidate '%s' belongs to: %s", run_dir, exc)
+
+
+def run_names(record: str) -> set[str]:
+    """Return the names of run directories anywhere in a stored rehearsal, wherever work_dir was when it was written."""
+    return set(ID.findall(record))
 
 
 def owner_of(run_dir: Path) -> Owner | None:

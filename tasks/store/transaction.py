@@ -5,12 +5,13 @@
     withdraw    journal | rename away, show                         | history, outbox | close, show | tell MLflow
     label       journal | list, show, verify live | move label, show | history, outbox | close, show | tell MLflow
                                              `-- not as validated: close, show
-    experiment  journal | list, verify live | set labels, verify each | record | history, outbox | close | tell MLflow
-                                       `-- not as validated ---`-- remove labels, close
-    end         journal | remove labels, record                     | history, outbox | close | tell MLflow
+    experiment  journal | list, show, verify live | set labels, show, verify each | record, show
+                        |                    `-- not as validated ----------`-- remove labels, close, show
+                        | history, outbox | close, show | tell MLflow
+    end         journal | remove labels, record                     | history, outbox | close, show | tell MLflow
 
 An experiment that was not recorded before a crash is removed, so that no rollback waits for its verification. A label
-that moves to the winner ends the experiment in the same step. There are no experiments in an object store.
+that moves to the winner ends the experiment in the same step.
 
 After a crash before the rename, the change is removed. After a later crash, the next promotion or the doctor
 finishes the change. Every step can be repeated. Changes that MLflow does not have yet wait in the outbox, so that
@@ -22,6 +23,7 @@ Servers see a directory as it is, so that `show` has nothing to do. An object st
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -111,7 +113,7 @@ def finish(production: Production, change: Change) -> Result:
     model_dir = production.model_dir
     if change.operation == "experiment":
         if not _runs(model_dir, change):
-            return _take_back(model_dir, change, "it was interrupted before it ran")
+            return _take_back(production, change, "it was interrupted before it ran")
         return Result("live", change.reason, unwritten=_write_down(production, change))
     if change.operation != "end" and not _answered_before(production, change):
         if production.layout == "labels":
@@ -143,11 +145,14 @@ def _experiment(production: Production, change: Change) -> Result:
         problem = _problem_of_arms(production, change)
         if not problem:
             keep(model_dir, change, datetime.now(UTC).isoformat(timespec="seconds"))
-    except BaseException:
-        if not _runs(model_dir, change):
-            _take_back(model_dir, change, "")
+            production.show()
+    except BaseException as exc:
+        if isinstance(exc, StoreError) or not _runs(model_dir, change):
+            forget(model_dir)  # what servers do not see does not run
+            with contextlib.suppress(StoreError):  # the first error says more; the next change shows it
+                _take_back(production, change, "")
         raise
-    return _take_back(model_dir, change, problem) if problem else finish(production, change)
+    return _take_back(production, change, problem) if problem else finish(production, change)
 
 
 def _problem_of_arms(production: Production, change: Change) -> str:
@@ -158,10 +163,12 @@ def _problem_of_arms(production: Production, change: Change) -> str:
     model_dir, labels = production.model_dir, labels_of(production.model_dir)
     of_arms = [replace(change, version=arm.version, digest=arm.digest, label=arm.label) for arm in change.arms]
     _list(model_dir, labels, *(arm.version for arm in change.arms))
+    production.show()
     for arm in of_arms:
         if problem := production.verify(arm):
             return problem
     _list(model_dir, {**labels, **{arm.label: arm.version for arm in change.arms}})
+    production.show()
     for arm in of_arms:
         if problem := production.verify_label(arm):
             return problem
@@ -173,10 +180,12 @@ def _runs(model_dir: Path, change: Change) -> bool:
     return found is not None and found.name == change.experiment
 
 
-def _take_back(model_dir: Path, change: Change, reason: str) -> Result:
+def _take_back(production: Production, change: Change, reason: str) -> Result:
     """Make `models.config` what it was before an experiment that does not run."""
+    model_dir = production.model_dir
     _list(model_dir, _without_arms(labels_of(model_dir), change))
     commit(model_dir)
+    production.show()
     return Result("rolled back", reason)
 
 
@@ -194,6 +203,7 @@ def _write_down(production: Production, change: Change) -> str:
         if change.operation in ("experiment", "end"):
             _queue(model_dir, change)
             commit(model_dir)
+            production.show()
             return ""
         _note(model_dir, change, change.version, "live" if serves(change) else "canary")
         if change.previous is not None and change.previous != change.version and serves(change):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,20 +59,34 @@ def served(user: Any) -> dict[int, str]:
 
 
 @pytest.fixture(scope="module")
-def one(user: Any, production: Any) -> Any:
-    """Have version 1 in production."""
-    done = call(user, production, *QUICK)
+def judged(user: Any, production: Any) -> Any:
+    """Have version 1 await review, and lose the machine that judged it."""
+    pod = user.work_dir.with_name("pod")
+    done = call(user, production, *QUICK, "--set", "promote.mode=review", "--set", f"work_dir={pod}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.rmtree(pod)
+    return done
+
+
+@pytest.fixture(scope="module")
+def one(user: Any, production: Any, judged: Any) -> Any:
+    """Have version 1 in production, which a machine with an empty work_dir approved."""
+    assert not user.work_dir.exists()
+    done = call(user, production, *QUICK, "--version", "1", "--approve", "--by", "ann", flow="promote")
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def test_a_run_is_verified_behind_a_sync(user: Any, production: Any, one: Any) -> None:
-    """A run over an object store is live with the bytes that were judged, verified at a server behind a sync."""
-    assert "digits version 1 promoted: version 1 is live" in one.stdout
+def test_an_approval_elsewhere_is_verified_behind_a_sync(user: Any, production: Any, judged: Any, one: Any) -> None:
+    """What a lost machine judged goes live by another one's approval: the same bytes, with the validated answers."""
+    assert "digits version 1 awaiting review" in judged.stdout
+    assert "digits promoted: candidate 1: version 1 is live, approved by ann" in one.stdout
+    assert "only checking that version" not in one.stdout + one.stderr
     [digest] = served(user).values()
-    assert digest in one.stdout
+    assert digest in judged.stdout
     assert production.serving() == [1]
-    assert f"{STORE}/digits, of which" in one.stdout
+    aliases, [version] = user.registry()
+    assert (aliases["champion"], version.tags["promotion"], version.tags["digest"]) == (1, "promoted", digest)
     doctor = call(user, production, flow="doctor")
     assert (doctor.returncode, doctor.stdout) == (0, "'digits' is in order\n"), doctor.stderr
     back = call(user, production, flow="rollback")

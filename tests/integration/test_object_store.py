@@ -23,13 +23,16 @@ from tasks.errors import (
     StoreUnreachable,
     VersionExists,
 )
+from tasks.objects.base import STATE
 from tasks.objects.bucket import Bucket
 from tasks.objects.follow import Follower, Target, only_sync
-from tasks.objects.live import LIVE, Live, read_live
-from tasks.objects.mirror import STATE, Mirror
+from tasks.objects.live import LIVE, Live, Stored, read_live
+from tasks.objects.mirror import Mirror
 from tasks.objects.store import look_at_store
+from tasks.objects.transfer import fetch, send
+from tasks.objects.upkeep import behind, damaged, sweep
 from tasks.records import Change
-from tasks.savedmodel.manifest import verify_manifest
+from tasks.savedmodel.manifest import verify_manifest, write_manifest
 from tasks.store.champion import champion_version, find_champion
 from tasks.store.history import read, state_of
 from tasks.store.journal import begin
@@ -276,8 +279,8 @@ def test_retention_here_and_there(address: str, tmp_path: Path) -> None:
     assert served(root, address) == [4]
     with model_lock(store.live, 60):
         store.mirror.refresh()
-        assert store.mirror.sweep() == []  # nothing is a day old
-        removed = store.mirror.sweep(older_s=0)
+        assert sweep(store.mirror) == []  # nothing is a day old
+        removed = sweep(store.mirror, older_s=0)
     assert len([found for found in removed if "/versions/" in found.text]) == 2
     live = live_of(address)
     kept = {found.key for found in bucket_at(address).objects("")}
@@ -299,7 +302,7 @@ def test_who_uploads_while_another_sweeps_must_begin_again(address: str, tmp_pat
         bucket.create("m/versions/sha256-x/y/file", b"left by somebody")
         with model_lock(two.live, 60):
             two.mirror.refresh()
-            assert any("sha256-x" in found.text for found in two.mirror.sweep(older_s=0))
+            assert any("sha256-x" in found.text for found in sweep(two.mirror, older_s=0))
         change = Change("publish", number, str(number), one.digest(number), str(one.candidates / str(number)))
         begin(one.live, change)
         bring_in(one.live, change)
@@ -328,7 +331,7 @@ def test_a_damaged_object_is_refused_and_what_is_served_stays(address: str, tmp_
         with pytest.raises(ManifestMismatch):
             machine(tmp_path / name, address).repair()
         with model_lock(store.live, 60):
-            [found_damage] = store.mirror.damaged(only_look=True)
+            [found_damage] = damaged(store.mirror, only_look=True)
         assert "version 2 is damaged in the store" in found_damage.text
         again = bucket.read(key)
         assert again is not None
@@ -339,9 +342,9 @@ def test_a_damaged_object_is_refused_and_what_is_served_stays(address: str, tmp_
     assert "saved_model.pb' is missing" in str(follow.problems["m"])
     assert served(root, address) == [1]
     with model_lock(store.live, 60):
-        [mended] = store.mirror.damaged()
+        [mended] = damaged(store.mirror)
         assert "it is uploaded again" in mended.text
-        assert store.mirror.damaged() == []
+        assert damaged(store.mirror) == []
     assert follow.look()
     assert served(root, address) == [1, 2]
 
@@ -635,6 +638,17 @@ def test_what_is_read_back_is_compared(
     assert bucket_at(address).read(f"m/{LIVE}") is None
 
 
+@pytest.mark.parametrize("name", ["x?versionId=1", "?versionId=", "a b+%2F*[?]#;~", "ä"])
+def test_any_name_of_a_file(address: str, tmp_path: Path, name: str) -> None:
+    """A file of a version comes back under its own name, even if that means something in an address."""
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / name).write_bytes(name.encode())
+    stored = Stored("1", write_manifest(tmp_path / "v").digest, "versions/x/y")
+    send(bucket_at(address), "m", stored, tmp_path / "v")
+    fetch(bucket_at(address), "m", stored, tmp_path / "back")
+    assert (tmp_path / "back" / name).read_bytes() == name.encode()
+
+
 def test_no_secret_is_logged(address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, s3: S3Server) -> None:
     """Neither a change nor an error nor a debug line of ours holds the secret key."""
     caplog.set_level(logging.DEBUG, logger="tasks")
@@ -742,16 +756,16 @@ def test_a_doctor_that_only_looks_looks_at_what_is_live_now(address: str, tmp_pa
     for _ in range(2):
         two.promote(two.export())
     with model_lock(two.live, 60):
-        assert two.mirror.sweep(older_s=0)
-    for behind in (one, machine(tmp_path / "3", address)):
-        assert behind.mirror.behind()
-        assert behind.mirror.damaged(only_look=True) == []
-        assert behind.mirror.sweep(only_look=True, older_s=0) == []
+        assert sweep(two.mirror, older_s=0)
+    for late in (one, machine(tmp_path / "3", address)):
+        assert behind(late.mirror)
+        assert damaged(late.mirror, only_look=True) == []
+        assert sweep(late.mirror, only_look=True, older_s=0) == []
     stored = live_of(address).versions[3]
     bucket_at(address).remove([f"m/{stored.path}/saved_model.pb"])
     for each in (one, machine(tmp_path / "3", address)):
-        assert [found.done for found in each.mirror.damaged(only_look=True)] == ["reported"]
-    [found] = two.mirror.damaged(only_look=True)
+        assert [found.done for found in damaged(each.mirror, only_look=True)] == ["reported"]
+    [found] = damaged(two.mirror, only_look=True)
     assert "it would be uploaded again" in found.text
 
 

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from tasks.objects.follow import Follower, Target
+from tasks.objects.upkeep import sweep
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.champion import champion_version
+from tasks.store.experiment import running
 from tasks.store.history import read, state_of
 from tasks.store.layout import STAGING, versions
 from tasks.store.lock import model_lock
@@ -56,6 +58,13 @@ def check_store(store: Store, root: Path) -> None:
     assert [*(root / "m").glob(f"{STAGING}*")] == []
 
 
+def check_experiment(store: Store) -> None:
+    """An experiment runs in the store and here, with its labels, or neither has anything of it."""
+    live = live_of(store.objects)
+    assert live.experiment == running(store.live)
+    assert {"a", "b"} & {*live.labels} == ({"a", "b"} if live.experiment else set())
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(
     ("layout", "operation", "refuses"),
@@ -67,6 +76,10 @@ def check_store(store: Store, root: Path) -> None:
         ("labels", "promote", False),
         ("labels", "make_stable", False),
         ("labels", "rollback", False),
+        ("labels", "experiment", False),
+        ("labels", "experiment", True),
+        ("labels", "end", False),
+        ("labels", "choose", False),
     ],
 )
 def test_a_killed_change(
@@ -85,12 +98,16 @@ def test_a_killed_change(
     points = 0
     for kill_at in itertools.count(1 + len(operation) % step, step):
         args: list[Any] = []
+        if running(store.live):
+            store.end()
         for _ in range(2):  # what there is to go back to
             store.promote(store.export())
             if CANARY in labels_of(store.live):
                 store.make_stable()
-        if operation == "make_stable":
+        if operation in ("make_stable", "experiment", "end", "choose"):
             store.promote(store.export())
+        if operation in ("end", "choose"):
+            store.experiment()
         if operation == "promote":
             args = [store.export()]
         before = live_of(address)
@@ -110,6 +127,7 @@ def test_a_killed_change(
         store.repair()
         check_in_order(store)
         check_store(store, tmp_path / f"served-{kill_at}")
+        check_experiment(store)
         live = live_of(address)
         assert live.change is None
         assert live.champion == champion_version(store.live, store.layout)
@@ -117,12 +135,13 @@ def test_a_killed_change(
         other.repair()
         assert live_of(address).says_the_same(live) or elsewhere
         assert champion_version(other.live, other.layout) == live.champion
+        assert running(other.live) == live.experiment
         if "killed_before" not in answer:
             break
     assert points >= (20 if step == 1 else 1)
     with model_lock(store.live, 60):
         store.mirror.refresh()
-        store.mirror.sweep(older_s=0)
+        sweep(store.mirror, older_s=0)
     live = live_of(address)
     named = {stored.path for stored in live.versions.values()}
     found = {one.key.removeprefix("m/") for one in bucket_at(address).objects("")}
