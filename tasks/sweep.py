@@ -15,8 +15,9 @@ from configs.schema import Config
 from configs.sections.gates import Bound
 from configs.variants import Variant
 from tasks.datasets.rows import load_arrays, load_rows
-from tasks.errors import DataError, ExportError, PipelineError, StoreError, TrackingError, TrainingLost
+from tasks.errors import DataError, ExportError, PipelineError, StoreError, TrackingError, TrainingError, TrainingLost
 from tasks.export import export_next
+from tasks.faults import Fault
 from tasks.gates.judge import check_slices, judge_files
 from tasks.gates.ranking import lowest_wins, ranked, score
 from tasks.outcomes import Promotion
@@ -37,7 +38,10 @@ from tasks.savedmodel.safety import MB, read_graph
 from tasks.serving.side_by_side import Asked, ask_side_by_side
 from tasks.stage import side_task, stage, timed_as
 from tasks.store.champion import find_champion
-from tasks.store.sweeps import open_sweep, read_failed, read_trained, remove_tries, tries_of
+from tasks.store.history import read, state_of
+from tasks.store.journal import pending
+from tasks.store.sweeps import end_sweep, open_sweep, read_failed, read_trained, remove_tries, tries_of
+from tasks.sweeping.comparing import why_no_metric
 from tasks.sweeping.identity import code_files, sweep_identity, variant_key
 from tasks.sweeping.training import Job, train_variant
 from tasks.training.process import call, shut_down
@@ -45,6 +49,8 @@ from tasks.training.process import call, shut_down
 log = logging.getLogger(__name__)
 TrainAll = Callable[[Sequence[Job]], Mapping[str, str]]
 """Trains jobs on a task runner; returns the last words about each one that gave no outcome, by its name."""
+
+UNDECIDED = ("", "exported", "validated")  # states of a version before its outcome
 
 train = side_task(train_variant)
 
@@ -79,16 +85,56 @@ class Contestant:
 
 @contextlib.contextmanager
 def sweep_directory(config: Config, splits: Splits) -> Iterator[Path]:
-    """Provide the directory of the sweep of this configuration on these rows, which another command may have begun."""
+    """Provide the directory of the sweep of this configuration on these rows, which another command may have begun.
+
+    An interrupt says that the sweep can go on, unless the directory was removed, because the sweep has ended.
+    """
     with open_sweep(config, sweep_identity(config, splits, call(code_files, config))) as directory:
-        yield directory
+        try:
+            yield directory
+        except BaseException as exc:
+            if not isinstance(exc, Exception) and directory.is_dir():
+                log.warning("the sweep goes on where it was if you run the same command again")
+            raise
 
 
-def check_rows(config: Config, splits: Splits) -> None:
+@contextlib.contextmanager
+def removed_when_judged(directory: Path, config: Config, candidate: Candidate) -> Iterator[None]:
+    """Remove the directory of a sweep after its winner has an outcome, also if an interrupt or an error came then.
+
+    Args:
+        config, candidate: of the winner.
+    """
+    try:
+        yield
+    except BaseException:
+        state = _outcome(config, candidate)
+        if state:
+            log.warning("version %d, the best variant, is %s already: the sweep has ended", candidate.version, state)
+            end_sweep(directory)
+        raise
+    end_sweep(directory)
+
+
+def _outcome(config: Config, candidate: Candidate) -> str:
+    """Return what has become of a judged candidate, by what is on the disk, or an empty string before that."""
+    with contextlib.suppress(PipelineError):  # what cannot be read says nothing, and the sweep can go on
+        change = pending(config.live_dir)
+        if change is not None and change.digest == candidate.digest:
+            return "being promoted"
+        state = state_of(read(config.live_dir), candidate.version)
+        return state if state not in UNDECIDED else ""
+    return ""
+
+
+def check_rows(config: Config, variants: Sequence[Variant], splits: Splits) -> None:
     """Refuse rows by which no variants can be compared, before anything is trained, and say which variant will win.
 
+    Where no metric is named, the first variant that can be built shows whether one suits its answers.
+
     Raises:
-        DataError: they have no target, or several and none of them is chosen, or gates.slices names none of them.
+        DataError: they have no target, or several and none of them is chosen, or gates.slices names none of them; or
+            there is no metric for the answers, or several outputs and none of them is chosen.
     """
     rows, metric = load_rows(splits.validation), compared_by(config)
     targets = rows.targets
@@ -100,9 +146,24 @@ def check_rows(config: Config, splits: Splits) -> None:
             f"targets: {', '.join(targets)}"
         )
     check_slices(config.gates, rows.features)
-    if metric:
+    if not metric:
+        _check_answers(variants, splits)
+    else:
         extreme = "lowest" if lowest_wins(metric, config.gates) else "highest"
         log.info("the variant with the %s %s on the validation rows wins", extreme, metric)
+
+
+def _check_answers(variants: Sequence[Variant], splits: Splits) -> None:
+    for variant in variants:
+        try:
+            if problem := call(why_no_metric, variant.config, splits):
+                raise DataError(problem)
+        except TrainingLost:  # the next one gets a process of its own
+            shut_down()
+        except TrainingError:  # its own process finds the same, and the leaderboard says it
+            continue
+        else:
+            return
 
 
 def train_variants(
@@ -161,16 +222,28 @@ def export_variants(contestants: Sequence[Contestant], splits: Splits, run_dir: 
 
 
 def _exported(contestant: Contestant, splits: Splits, run_dir: Path) -> Contestant:
+    """Export a variant; like its training, this is tried again if the process was killed or had too little memory."""
+    lost: PipelineError | None = None
+    for _ in range(contestant.variant.config.sweep.tries):
+        try:
+            return _export(contestant, splits, run_dir)
+        except (ExportError, DataError, TrainingLost) as exc:
+            if exc.fault is Fault.MACHINE:  # a full disk must not choose the winner
+                raise
+            if not isinstance(exc, TrainingLost) and exc.fault is not Fault.MEMORY:
+                return contestant.failed(exc)
+            lost = exc
+            log.warning("%s is exported again, got %s", contestant.variant, exc)
+            shut_down()  # the next try, or variant, gets a process of its own
+    return contestant.failed(lost)
+
+
+def _export(contestant: Contestant, splits: Splits, run_dir: Path) -> Contestant:
     config, trained = contestant.variant.config, contestant.trained
     assert trained is not None
-    try:
-        candidate = export_next(config, splits, trained, run_dir, contestant.evidence)
-        rows = contestant.evidence / "validation_requests.npz"
-        call(save_requests, config, splits.validation, trained, candidate.signature, rows)
-    except (ExportError, DataError, TrainingLost) as exc:
-        if isinstance(exc, TrainingLost):  # the next variant gets a process of its own
-            shut_down()
-        return contestant.failed(exc)
+    candidate = export_next(config, splits, trained, run_dir, contestant.evidence)
+    rows = contestant.evidence / "validation_requests.npz"
+    call(save_requests, config, splits.validation, trained, candidate.signature, rows)
     log.info("%s is version %d", contestant.variant, candidate.version)
     compared = replace(contestant.compared, version=candidate.version)
     return replace(contestant, candidate=candidate, compared=compared)

@@ -104,6 +104,15 @@ def tries_of(directory: Path, command: str) -> int:
     return len(list(directory.glob(f"{TRY}{command}-*")))
 
 
+def signs_of(directory: Path, command: str) -> tuple[tuple[str, int], ...]:
+    """Return the tries of a variant in a command, each with the time in ns of its last sign of life."""
+    found = []
+    for path in directory.glob(f"{TRY}{command}-*"):
+        with contextlib.suppress(OSError):  # it has just been removed
+            found.append((path.name, path.stat().st_mtime_ns))
+    return tuple(sorted(found))
+
+
 def save_trained(directory: Path, trained: TrainedModel, seconds: float) -> None:
     """Record that a variant is trained, after its model is on the disk.
 

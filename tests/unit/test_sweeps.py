@@ -263,10 +263,10 @@ def test_rows_are_refused_before_the_training(tmp_path: Path, caplog: pytest.Log
     (tmp_path / "cfg.yaml").write_text("name: m\ngates: {metrics: {rmse: {max: 9}}}\n")
     splits = replace(SPLITS, validation=rows)
     with caplog.at_level("INFO"):
-        check_rows(load_config(tmp_path / "cfg.yaml", ["gates.slices=[x]"]), splits)
+        check_rows(load_config(tmp_path / "cfg.yaml", ["gates.slices=[x]"]), (), splits)
     assert "the variant with the lowest rmse on the validation rows wins" in caplog.text
     with pytest.raises(DataError, match="gates.slices must name features, got 'y'; they are x"):
-        check_rows(load_config(tmp_path / "cfg.yaml", ["gates.slices=[y]"]), splits)
+        check_rows(load_config(tmp_path / "cfg.yaml", ["gates.slices=[y]"]), (), splits)
 
 
 def test_a_board_without_a_winner() -> None:
