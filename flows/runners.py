@@ -131,8 +131,8 @@ def train_all(make_runner: MakeRunner, task: Any, jobs: Sequence[Job]) -> Mappin
         task: the Prefect task that trains one job.
 
     Raises:
-        PipelineError: the task runner does not begin to train any more.
-        SweepStopped: it has no worker, or a variant met a fault that is not known to be its own.
+        SweepStopped: the task runner does not begin to train any more, or has no worker; or a variant met a fault that
+            is not known to be its own.
     """
     words: dict[str, str] = {}
     pending = list(jobs)
@@ -150,7 +150,7 @@ def train_all(make_runner: MakeRunner, task: Any, jobs: Sequence[Job]) -> Mappin
         pending = [job for job in pending if not _is_settled(job) and _may_be_tried(job)]
         if pending and _begun(jobs) == begun:
             problem = problem or words.get(pending[0].name, "none that was begun")
-            raise PipelineError(
+            raise SweepStopped(
                 f"sweep.runner '{pending[0].config.sweep.runner}' must train {len(pending)} more variants, got "
                 f"{problem}; make sure that it runs, and run the same command again: it goes on where it was"
             )

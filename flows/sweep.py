@@ -72,7 +72,7 @@ def sweep(config: str, overrides: list[str] | None = None, promote: bool = True)
             winner, trained, candidate = winner_of(board, contestants, run_dir)
         options = arguments(config, [*(overrides or ()), *winner.overrides])
         promoting = partial(promote_model, winner.config, wanted=promote)
-        with removed_when_judged(sweep_dir, winner.config, candidate):
+        with removed_when_judged(sweep_dir, variants, winner.config, candidate):
             report, run, promotion = judge_and_promote(
                 winner.config, options, splits, trained, candidate, backends.result(), run_dir, promoting
             )

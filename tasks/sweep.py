@@ -15,7 +15,16 @@ from configs.schema import Config
 from configs.sections.gates import Bound
 from configs.variants import Variant
 from tasks.datasets.rows import load_arrays, load_rows
-from tasks.errors import DataError, ExportError, PipelineError, StoreError, TrackingError, TrainingError, TrainingLost
+from tasks.errors import (
+    DataError,
+    ExportError,
+    PipelineError,
+    StoreError,
+    SweepStopped,
+    TrackingError,
+    TrainingError,
+    TrainingLost,
+)
 from tasks.export import export_next
 from tasks.faults import Fault
 from tasks.gates.judge import check_slices, judge_files
@@ -40,7 +49,7 @@ from tasks.stage import side_task, stage, timed_as
 from tasks.store.champion import find_champion
 from tasks.store.history import read, state_of
 from tasks.store.journal import pending
-from tasks.store.sweeps import end_sweep, open_sweep, read_failed, read_trained, remove_tries, tries_of
+from tasks.store.sweeps import TRAINED, end_sweep, open_sweep, read_failed, read_trained, remove_tries, tries_of
 from tasks.sweeping.comparing import why_no_metric
 from tasks.sweeping.identity import code_files, sweep_identity, variant_key
 from tasks.sweeping.training import Job, train_variant
@@ -87,33 +96,39 @@ class Contestant:
 def sweep_directory(config: Config, splits: Splits) -> Iterator[Path]:
     """Provide the directory of the sweep of this configuration on these rows, which another command may have begun.
 
-    An interrupt says that the sweep can go on, unless the directory was removed, because the sweep has ended.
+    An interrupt or an error says that the sweep can go on, if there is something that it can go on with.
     """
     with open_sweep(config, sweep_identity(config, splits, call(code_files, config))) as directory:
         try:
             yield directory
+        except SweepStopped:  # it says so itself
+            raise
         except BaseException as exc:
-            if not isinstance(exc, Exception) and directory.is_dir():
+            begun = any(directory.glob(f"*/{TRAINED if isinstance(exc, Exception) else '*'}"))
+            if begun:
                 log.warning("the sweep goes on where it was if you run the same command again")
             raise
 
 
 @contextlib.contextmanager
-def removed_when_judged(directory: Path, config: Config, candidate: Candidate) -> Iterator[None]:
-    """Remove the directory of a sweep after its winner has an outcome, also if an interrupt or an error came then.
+def removed_when_judged(
+    directory: Path, variants: Sequence[Variant], config: Config, candidate: Candidate
+) -> Iterator[None]:
+    """Remove the variants of a sweep after its winner has an outcome, also if an interrupt or an error came then.
 
     Args:
         config, candidate: of the winner.
     """
+    keys = {variant_key(variant.config) for variant in variants}
     try:
         yield
     except BaseException:
         state = _outcome(config, candidate)
         if state:
             log.warning("version %d, the best variant, is %s already: the sweep has ended", candidate.version, state)
-            end_sweep(directory)
+            end_sweep(directory, keys)
         raise
-    end_sweep(directory)
+    end_sweep(directory, keys)
 
 
 def _outcome(config: Config, candidate: Candidate) -> str:

@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -54,7 +54,8 @@ def open_sweep(config: Config, identity: str) -> Iterator[Path]:
         held = _held(directory)
     except BlockingIOError as exc:
         raise LockTimeout(
-            f"only one process can run the same sweep at a time, and another one holds '{directory}'; wait for its end"
+            f"only one process at a time can run sweeps of the same model, rows and code, and another one holds "
+            f"'{directory}'; wait for its end"
         ) from exc
     except OSError as exc:
         raise StoreError(f"work_dir must be writable, got '{exc.filename or directory}': {exc.strerror}") from exc
@@ -76,10 +77,19 @@ def _held(directory: Path) -> int:
         os.close(held)
 
 
-def end_sweep(directory: Path) -> None:
-    """Remove the directory of a sweep that has come to its end: the same command trains again, as every run does."""
+def end_sweep(directory: Path, keys: Collection[str]) -> None:
+    """Remove the variants of a sweep that has come to its end: the same command trains again, as every run does.
+
+    Variants of another sweep of the same rows, which was interrupted, stay.
+    """
     try:
-        remove(put_aside(directory))
+        if all(path.name in keys for path in directory.iterdir() if path.is_dir()):
+            remove(put_aside(directory))
+            return
+        for key in keys:
+            remove(directory / key)
+    except FileNotFoundError:  # somebody was faster
+        return
     except StoreError as exc:
         log.warning("%s", exc)
 

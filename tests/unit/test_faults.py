@@ -309,7 +309,7 @@ def test_what_an_interrupt_says(
     config, directory, candidate = sweep
     config.live_dir.mkdir(parents=True)
     append(config.live_dir, 4, "exported", "d4")
-    with pytest.raises(type(error)), removed_when_judged(directory, config, candidate):
+    with pytest.raises(type(error)), removed_when_judged(directory, (), config, candidate):
         if state:
             append(config.live_dir, 4, state, "d4")
         raise error
@@ -326,7 +326,7 @@ def test_an_interrupt_in_the_middle_of_a_promotion(
     config.live_dir.mkdir(parents=True)
     for digest, is_over in (("of another", False), ("d4", True)):
         begin(config.live_dir, Change("publish", 4, "4", digest))
-        with pytest.raises(KeyboardInterrupt), removed_when_judged(directory, config, candidate):
+        with pytest.raises(KeyboardInterrupt), removed_when_judged(directory, (), config, candidate):
             raise KeyboardInterrupt
         assert directory.exists() is not is_over
         commit(config.live_dir)
@@ -336,6 +336,6 @@ def test_an_interrupt_in_the_middle_of_a_promotion(
 def test_without_an_interrupt_the_sweep_has_ended(sweep: tuple[Config, Path, Candidate]) -> None:
     """A judged winner needs no history for the directory to go."""
     config, directory, candidate = sweep
-    with removed_when_judged(directory, config, candidate):
+    with removed_when_judged(directory, (), config, candidate):
         pass
     assert not directory.exists()
