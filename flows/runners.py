@@ -27,6 +27,7 @@ from configs.sections.sweep import Sweep
 from configs.user_code import check_reference
 from tasks.datasets.user_code import describe, resolve
 from tasks.errors import PipelineError, SweepStopped
+from tasks.faults import Fault
 from tasks.program import ROOT
 from tasks.store.sweeps import read_failed, read_trained, signs_of, tries_of
 from tasks.sweeping.training import Job, end_all
@@ -158,10 +159,14 @@ def train_all(make_runner: MakeRunner, task: Any, jobs: Sequence[Job]) -> Mappin
 
 
 def _round(runner: TaskRunner[Any], task: Any, jobs: Sequence[Job], words: dict[str, str]) -> None:
-    """Give a runner all jobs, and those that were lost again, until each future has ended."""
+    """Give a runner all jobs, and those that were lost again, until each future has ended.
+
+    Those for which there was too little memory come last and alone.
+    """
     ended: queue.SimpleQueue[tuple[Job, Any]] = queue.SimpleQueue()
     futures: dict[str, Any] = {}
     begun: dict[str, int] = {}
+    later: list[Job] = []
     by_name = {job.name: job for job in jobs}
 
     def watch(job: Job, future: Any) -> None:
@@ -176,7 +181,9 @@ def _round(runner: TaskRunner[Any], task: Any, jobs: Sequence[Job], words: dict[
         for job in jobs:
             submit(job)
         waiting = _Waiting(jobs)
-        while futures:
+        while futures or later:
+            if not futures:
+                submit(later.pop(0))
             try:
                 job, future = ended.get(timeout=waiting.look_s)
             except queue.Empty:
@@ -198,8 +205,10 @@ def _round(runner: TaskRunner[Any], task: Any, jobs: Sequence[Job], words: dict[
             if tries_of(job.directory, job.command) > known:  # Dask repeats a task if its result was lost with a worker
                 watch(job, future)
             elif tries_of(job.directory, job.command) > begun[job.name] and _may_be_tried(job):
-                log.warning("%s is tried again, got %s", job, words[job.name])
-                submit(job)
+                needs_memory = isinstance(error, PipelineError) and error.fault is Fault.MEMORY
+                when = " when no other one is trained" if needs_memory else ""
+                log.warning("%s is tried again%s, got %s", job, when, words[job.name])
+                later.append(job) if needs_memory else submit(job)
     except BaseException as exc:
         if isinstance(exc, SweepStopped) or not isinstance(exc, Exception):  # else the runner waits for the others
             end_all(jobs[0].command)

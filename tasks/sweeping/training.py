@@ -80,7 +80,9 @@ def train_variant(job: Job) -> None:
     except Exception as exc:
         fault = (exc.fault if isinstance(exc, PipelineError) else Fault.OWN) or fault_of(exc)
         if fault is Fault.MEMORY:
-            raise TrainingLost(f"there must be enough memory; train fewer variants at a time. {_words(exc)}") from exc
+            lost = TrainingLost(f"there must be enough memory; train fewer variants at a time. {_words(exc)}")
+            lost.fault = fault
+            raise lost from exc
         if fault or not isinstance(exc, OWN) or not _can_be_written(job.directory):
             raise SweepStopped(
                 f"only its own error may take a variant out of a sweep, and that of {job} is not known to be its own: "

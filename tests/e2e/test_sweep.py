@@ -194,7 +194,7 @@ def test_a_disk_that_is_full(workspace: Workspace, config: Callable[..., Path], 
     process = workspace.start(config=path, flow="sweep")
     out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1, out + err
-    assert "variant 1 (rate 0.2, ends has no space) is not known to be its own: " in err
+    assert "variant 1 (ends has no space, rate 0.2) is not known to be its own: " in err
     assert "File too large" in err and "run the same command again: it goes on where it was" in err
     assert left_over(process.pid) == ""
     assert workspace.versions("line") == []

@@ -282,6 +282,22 @@ def test_a_fault_of_the_machine_ends_all(jobs: list[Job], answering: Callable[[A
         trained_by(Runner(has_workers=True), jobs)
 
 
+def test_what_needs_memory_is_trained_alone(jobs: list[Job], answering: Callable[[Any], None]) -> None:
+    """A variant for which there was no memory is tried again after the others, and not beside them."""
+    order: list[str] = []
+
+    def needs_memory(file: Path) -> None:
+        order.append(file.parents[1].name)
+        if order == ["v1"]:
+            raise of_machine(TrainingError("OOM when allocating tensor"), Fault.MEMORY)
+        file.write_text("weights")
+
+    answering(needs_memory)
+    trained_by(Runner(has_workers=True), jobs)
+    assert order == ["v1", "v2", "v1"]
+    assert all(read_trained(job.directory) for job in jobs)
+
+
 def test_a_failed_variant_ends_nothing(jobs: list[Job], answering: Callable[[Any], None]) -> None:
     """Variants that fail by their own errors are recorded, each of them, and the runner has done its work."""
     answering(TrainingError("no loss"))
