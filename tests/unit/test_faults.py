@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,7 +17,9 @@ import pytest
 
 from configs.loading import load_config
 from configs.schema import Config
+from configs.variants import Variant
 from flows.runners import train_all
+from tasks import sweep as stages
 from tasks.datasets.user_code import translated
 from tasks.errors import (
     DataError,
@@ -29,11 +32,11 @@ from tasks.errors import (
     TrainingLost,
 )
 from tasks.faults import Fault, fault_of
-from tasks.records import Candidate, Change, Signature, Splits, TrainedModel
+from tasks.records import Candidate, Change, ComparedVariant, Signature, Splits, TrainedModel
 from tasks.store.history import append
 from tasks.store.journal import begin, commit
 from tasks.store.sweeps import open_sweep, read_failed, read_trained
-from tasks.sweep import removed_when_judged
+from tasks.sweep import Contestant, removed_when_judged
 from tasks.sweeping import training
 from tasks.sweeping.training import Job, train_variant
 
@@ -303,6 +306,43 @@ def test_a_failed_variant_ends_nothing(jobs: list[Job], answering: Callable[[Any
     answering(TrainingError("no loss"))
     assert trained_by(Runner(has_workers=True), jobs) == {}
     assert [read_failed(job.directory, job.command) for job in jobs] == ["no loss", "no loss"]
+
+
+@pytest.fixture
+def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Contestant]:
+    """Return a function that exports a variant with errors at the first tries."""
+    (tmp_path / "cfg.yaml").write_text("name: m\n")
+    config = load_config(tmp_path / "cfg.yaml")
+    one = Contestant(Variant(1, {}, (), config), ComparedVariant(1, {}, "seed 1"), tmp_path)
+
+    def exporting(*errors: PipelineError) -> Contestant:
+        left = [*errors]
+
+        def export(contestant: Contestant, *_: object) -> Contestant:
+            if left:
+                raise left.pop(0)
+            return contestant
+
+        monkeypatch.setattr(stages, "_export", export)
+        [found] = stages.export_variants.fn([replace(one, trained=TrainedModel(tmp_path, {}, 1, 1))], SPLITS, tmp_path)
+        assert not left
+        return found
+
+    return exporting
+
+
+def test_an_export_whose_process_ended_is_tried_again(exports: Callable[..., Contestant]) -> None:
+    """Like its training, an export is tried again if its process is killed or has too little memory."""
+    lost, no_memory = TrainingLost("signal 9"), of_machine(ExportError("OOM"), Fault.MEMORY)
+    assert exports(lost).takes_part and exports(no_memory).takes_part
+    assert exports(no_memory, lost).compared.reason == "signal 9"
+
+
+def test_an_export_that_fails(exports: Callable[..., Contestant]) -> None:
+    """What the model cannot do takes it out at once; a full disk takes out nothing and ends the sweep."""
+    assert exports(ExportError("a Lambda")).compared.reason == "a Lambda"
+    with pytest.raises(ExportError, match="no space"):
+        exports(of_machine(ExportError("no space"), Fault.MACHINE))
 
 
 @pytest.fixture
