@@ -26,7 +26,7 @@ from tasks.errors import (
     TrainingLost,
 )
 from tasks.export import export_next
-from tasks.faults import Fault
+from tasks.faults import Fault, fault_of
 from tasks.gates.judge import check_slices, judge_files
 from tasks.gates.ranking import lowest_wins, ranked, score
 from tasks.outcomes import Promotion
@@ -49,7 +49,16 @@ from tasks.stage import side_task, stage, timed_as
 from tasks.store.champion import find_champion
 from tasks.store.history import read, state_of
 from tasks.store.journal import pending
-from tasks.store.sweeps import TRAINED, end_sweep, open_sweep, read_failed, read_trained, remove_tries, tries_of
+from tasks.store.sweeps import (
+    TRAINED,
+    end_sweep,
+    is_usable,
+    open_sweep,
+    read_failed,
+    read_trained,
+    remove_tries,
+    tries_of,
+)
 from tasks.sweeping.comparing import why_no_metric
 from tasks.sweeping.identity import code_files, sweep_identity, variant_key
 from tasks.sweeping.training import Job, train_variant
@@ -243,7 +252,9 @@ def _exported(contestant: Contestant, splits: Splits, run_dir: Path) -> Contesta
         try:
             return _export(contestant, splits, run_dir)
         except (ExportError, DataError, TrainingLost) as exc:
-            if exc.fault is Fault.MACHINE:  # a full disk must not choose the winner
+            assert contestant.trained is not None
+            needed = (contestant.trained.keras_file, splits.train, splits.validation, splits.test)
+            if exc.fault is Fault.MACHINE or not is_usable(run_dir, *needed):  # that must not choose the winner
                 raise
             if not isinstance(exc, TrainingLost) and exc.fault is not Fault.MEMORY:
                 return contestant.failed(exc)
@@ -284,8 +295,11 @@ def compare_variants(
     faults = ask_side_by_side(backend, config.serving, asked, run_dir / "server_variants.log")
     metric, scored = compared_by(config), []
     for one in judged:
-        fault = faults.get(one.candidate.version) if one.candidate is not None else None
-        answered = one.failed(fault) if fault is not None and one.takes_part else one
+        answered = one
+        if one.candidate is not None and (fault := faults.get(one.candidate.version)):
+            if not is_usable(run_dir, one.candidate.version_dir / "saved_model.pb"):
+                raise fault
+            answered = one.failed(fault)
         metric, compared = _scored(metric, answered, splits)
         scored.append(compared)
     return ranked(metric, config.gates, splits.rows["validation"], scored)
@@ -310,6 +324,8 @@ def _scored(metric: str, contestant: Contestant, splits: Splits) -> tuple[str, C
     try:
         metric, value = score(config.gates, metric, on_validation, answers, config.export.outputs)
     except DataError as exc:
+        if fault_of(exc) is not Fault.OWN:
+            raise
         return metric, contestant.failed(exc).compared
     return metric, replace(contestant.compared, score=value)
 

@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -75,6 +76,18 @@ def _held(directory: Path) -> int:
             if os.path.samestat(os.fstat(held), directory.stat()):
                 return held
         os.close(held)
+
+
+def is_usable(directory: Path, *files: Path) -> bool:
+    """Return whether files that a sweep needs are there, and another one can be written to a directory.
+
+    If not, an error of the same time may have that cause, and says nothing about a variant.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return all(file.is_file() for file in files)
+    except OSError:
+        return False
 
 
 def end_sweep(directory: Path, keys: Collection[str]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from tasks.datasets.user_code import describe
 from tasks.errors import DataError, ExportError, PipelineError, SweepStopped, TrainingError, TrainingLost
 from tasks.faults import Fault, fault_of
 from tasks.records import Splits
-from tasks.store.sweeps import MODEL, begin_try, read_trained, save_failed, save_trained
+from tasks.store.sweeps import MODEL, begin_try, is_usable, read_trained, save_failed, save_trained
 from tasks.training.fit import fit_model
 from tasks.training.process import TensorFlowProcess
 
@@ -83,7 +82,8 @@ def train_variant(job: Job) -> None:
             lost = TrainingLost(f"there must be enough memory; train fewer variants at a time. {_words(exc)}")
             lost.fault = fault
             raise lost from exc
-        if fault or not isinstance(exc, OWN) or not _can_be_written(job.directory):
+        rows = (job.splits.train, job.splits.validation, job.splits.test)
+        if fault or not isinstance(exc, OWN) or not is_usable(job.directory, *rows):
             raise SweepStopped(
                 f"only its own error may take a variant out of a sweep, and that of {job} is not known to be its own: "
                 f"{_words(exc)}; repair it, or leave this variant out, and run the same command again: it goes on "
@@ -106,15 +106,6 @@ def _try(job: Job) -> None:
 
 def _words(exc: Exception) -> str:
     return str(exc) if isinstance(exc, PipelineError) else describe(exc)
-
-
-def _can_be_written(directory: Path) -> bool:
-    """Return whether a file can be written there; else an error of the same time may have that cause."""
-    try:
-        with tempfile.TemporaryFile(dir=directory):
-            return True
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

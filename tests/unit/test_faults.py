@@ -43,6 +43,13 @@ from tasks.sweeping.training import Job, train_variant
 SPLITS = Splits(Path(), Path(), Path(), {"train": 3, "validation": 2, "test": 1}, "d1", "a:load", ())
 
 
+def splits_in(directory: Path) -> Splits:
+    """Return rows whose files are there."""
+    rows = directory / "rows.npz"
+    rows.touch()
+    return replace(SPLITS, train=rows, validation=rows, test=rows)
+
+
 def full_disk() -> None:
     Path("/dev/full").write_text("x")
 
@@ -130,7 +137,9 @@ def jobs(tmp_path: Path) -> list[Job]:
     """Return two variants to train."""
     (tmp_path / "cfg.yaml").write_text("name: m\nsweep: {worker_timeout_s: 1, tries: 2}\n")
     config = load_config(tmp_path / "cfg.yaml")
-    return [Job(f"variant {number}", config, SPLITS, tmp_path / f"v{number}", uuid4().hex) for number in (1, 2)]
+    return [
+        Job(f"variant {number}", config, splits_in(tmp_path), tmp_path / f"v{number}", uuid4().hex) for number in (1, 2)
+    ]
 
 
 class Child:
@@ -206,6 +215,15 @@ def test_a_directory_that_is_gone_ends_the_sweep(jobs: list[Job], answering: Cal
 
     answering(removed)
     with pytest.raises(SweepStopped, match="No such file or directory"):
+        train_variant(jobs[0])
+    assert read_failed(jobs[0].directory, jobs[0].command) == ""
+
+
+def test_rows_that_are_gone_end_the_sweep(jobs: list[Job], answering: Callable[[Any], None]) -> None:
+    """A variant that cannot read its rows, because somebody removed work_dir, is not blamed for that."""
+    jobs[0].splits.train.unlink()
+    answering(DataError("saved arrays must be readable, got 'rows.npz'"))
+    with pytest.raises(SweepStopped, match="saved arrays must be readable"):
         train_variant(jobs[0])
     assert read_failed(jobs[0].directory, jobs[0].command) == ""
 
@@ -324,7 +342,8 @@ def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Co
             return contestant
 
         monkeypatch.setattr(stages, "_export", export)
-        [found] = stages.export_variants.fn([replace(one, trained=TrainedModel(tmp_path, {}, 1, 1))], SPLITS, tmp_path)
+        trained = replace(one, trained=TrainedModel(tmp_path / "cfg.yaml", {}, 1, 1))
+        [found] = stages.export_variants.fn([trained], splits_in(tmp_path), tmp_path)
         assert not left
         return found
 
@@ -343,6 +362,13 @@ def test_an_export_that_fails(exports: Callable[..., Contestant]) -> None:
     assert exports(ExportError("a Lambda")).compared.reason == "a Lambda"
     with pytest.raises(ExportError, match="no space"):
         exports(of_machine(ExportError("no space"), Fault.MACHINE))
+
+
+def test_an_export_whose_model_is_gone(exports: Callable[..., Contestant], tmp_path: Path) -> None:
+    """A trained model that somebody removed takes its variant out of no sweep, but ends it."""
+    (tmp_path / "cfg.yaml").unlink()  # it stands for the model
+    with pytest.raises(ExportError, match="able to read"):
+        exports(ExportError("Keras must be able to read the model"))
 
 
 @pytest.fixture
