@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from configs.errors import ConfigError
 from configs.loading import load_config
 from configs.redaction import redact
@@ -67,7 +69,8 @@ def load_variants(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, tu
             own = load_config(path, [*overrides, *items])
         except ConfigError as exc:
             raise ConfigError(f"the variant with {in_words(values)}: {exc}") from exc
-        trained = own.model_dump_json(include={"model", "training", "seed"})
+        # not in pydantic's JSON, where a number that is not finite is null
+        trained = json.dumps(own.model_dump(include={"model", "training", "seed"}), sort_keys=True, default=str)
         found.setdefault(trained, Variant(len(found) + 1, values, items, own))
     if not found:
         raise ConfigError("a sweep needs variants: set sweep.params, such as {model.params.hidden: [32, 64]}")
@@ -78,11 +81,14 @@ def variants(sweep: Sweep) -> list[Values]:
     """Return what each variant sets: those that are listed, then every combination of params, or random draws.
 
     Equal ones are left out, and so are draws after the possible ones are exhausted. The same seed gives the same draws.
+
+    Raises:
+        ConfigError: a value is not one that YAML and JSON share.
     """
     wanted = len(sweep.variants) + sweep.draws
-    found: dict[str, Values] = {}
+    found: dict[tuple[str, ...], Values] = {}
     for values in itertools.chain(sweep.variants, _drawn(sweep) if sweep.draws else _grid(sweep)):
-        found.setdefault(json.dumps(values, sort_keys=True, default=repr), values)
+        found.setdefault(tuple(sorted(as_overrides(values))), values)
         if sweep.draws and len(found) >= wanted:
             break
     return list(found.values())
@@ -126,7 +132,9 @@ def as_overrides(values: Values) -> tuple[str, ...]:
 def _as_yaml(value: Any, key: str) -> str:
     """Return a value as YAML in one line, which is read back as the same value."""
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_quoted(str(name))}: {_as_yaml(item, key)}' for name, item in value.items())}}}"
+        if odd := [name for name in value if not isinstance(name, str)]:
+            raise ConfigError(f"the mappings of '{key}' in sweep must have text as keys, got {odd[0]!r}; quote it")
+        return f"{{{', '.join(f'{_quoted(name)}: {_as_yaml(item, key)}' for name, item in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_as_yaml(item, key) for item in value)}]"
     if isinstance(value, str):
@@ -136,7 +144,7 @@ def _as_yaml(value: Any, key: str) -> str:
     if isinstance(value, float):
         text = repr(value) if math.isfinite(value) else repr(value).replace("inf", ".inf").replace("nan", ".nan")
         return text if "." in text else text.replace("e", ".0e")  # YAML reads 1e-05 as text
-    raise ConfigError(f"the values of '{key}' in sweep must be JSON values, got a {type(value).__name__}")
+    raise ConfigError(f"the values of '{key}' in sweep must be JSON values, got a {type(value).__name__}; quote text")
 
 
 def _quoted(text: str) -> str:
@@ -153,7 +161,17 @@ def in_words(values: Values) -> str:
 
 
 def _shown(value: Any) -> str:
+    """Return a value so that the number 1, the number 1.0 and the text 1 look different."""
     if isinstance(value, float):
-        return f"{value:.6g}"
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+        text = f"{value:.6g}"
+        return f"{text}.0" if text.lstrip("-").isdecimal() else text
+    text = value if isinstance(value, str) and _is_plain(value) else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether YAML reads a text without quotation marks as this text."""
+    try:
+        return bool(text) and yaml.safe_load(text) == text
+    except yaml.YAMLError:
+        return True  # it is nothing else, at least

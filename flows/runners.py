@@ -6,6 +6,7 @@ pool that broke and a cluster that went away are the same: their variants are no
     round   a new runner gets every variant that is not trained; one whose process was killed is submitted again at once
     ends    when each has been trained, has failed by its own error, or was tried as often as sweep.tries says
     again   if the runner went away meanwhile; a round in which none could be begun is an error
+    stops   at a fault that is not known to be a variant's own, or if for a long time no worker trains any of them
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import os
 import queue
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,10 @@ from configs.errors import ConfigError
 from configs.sections.sweep import Sweep
 from configs.user_code import check_reference
 from tasks.datasets.user_code import describe, resolve
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, SweepStopped
+from tasks.faults import Fault
 from tasks.program import ROOT
-from tasks.store.sweeps import read_failed, read_trained, tries_of
+from tasks.store.sweeps import read_failed, read_trained, signs_of, tries_of
 from tasks.sweeping.training import Job, end_all
 
 if TYPE_CHECKING:
@@ -35,7 +38,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("tasks.runners")  # below `tasks`, whose lines are shown
 MakeRunner = Callable[[], "TaskRunner[Any]"]
 
-LOOK_S = 60.0  # between two lines about a long training, and two looks at the disk
+LINE_S = 60.0  # between two lines about a long training
+LOOK_S = 5.0  # between two looks at the disk, for workers whose reports are lost
+IDLE_S = 15.0  # without a sign of life of any training, until a line says so
 RESULT_S = 10.0  # for the words of a runner about a lost task
 NO_DASK = "sweep.runner is dask, which needs the package prefect-dask: pip install 'keras-rehearsal[dask]'"
 LOCAL = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
@@ -127,7 +132,8 @@ def train_all(make_runner: MakeRunner, task: Any, jobs: Sequence[Job]) -> Mappin
         task: the Prefect task that trains one job.
 
     Raises:
-        PipelineError: the task runner does not begin to train any more.
+        SweepStopped: the task runner does not begin to train any more, or has no worker; or a variant met a fault that
+            is not known to be its own.
     """
     words: dict[str, str] = {}
     pending = list(jobs)
@@ -137,13 +143,15 @@ def train_all(make_runner: MakeRunner, task: Any, jobs: Sequence[Job]) -> Mappin
         try:
             with _reaching_workers(), make_runner() as runner:
                 _round(runner, task, pending, words)
+        except SweepStopped:
+            raise
         except Exception as exc:  # noqa: BLE001  whatever a runner raises, the disk says what is trained
             problem = describe(exc)
             log.warning("the task runner stopped: %s", problem)
         pending = [job for job in pending if not _is_settled(job) and _may_be_tried(job)]
         if pending and _begun(jobs) == begun:
             problem = problem or words.get(pending[0].name, "none that was begun")
-            raise PipelineError(
+            raise SweepStopped(
                 f"sweep.runner '{pending[0].config.sweep.runner}' must train {len(pending)} more variants, got "
                 f"{problem}; make sure that it runs, and run the same command again: it goes on where it was"
             )
@@ -151,10 +159,14 @@ def train_all(make_runner: MakeRunner, task: Any, jobs: Sequence[Job]) -> Mappin
 
 
 def _round(runner: TaskRunner[Any], task: Any, jobs: Sequence[Job], words: dict[str, str]) -> None:
-    """Give a runner all jobs, and those that were lost again, until each future has ended."""
+    """Give a runner all jobs, and those that were lost again, until each future has ended.
+
+    Those for which there was too little memory come last and alone.
+    """
     ended: queue.SimpleQueue[tuple[Job, Any]] = queue.SimpleQueue()
     futures: dict[str, Any] = {}
     begun: dict[str, int] = {}
+    later: list[Job] = []
     by_name = {job.name: job for job in jobs}
 
     def watch(job: Job, future: Any) -> None:
@@ -168,34 +180,83 @@ def _round(runner: TaskRunner[Any], task: Any, jobs: Sequence[Job], words: dict[
     try:
         for job in jobs:
             submit(job)
-        while futures:
+        waiting = _Waiting(jobs)
+        while futures or later:
+            if not futures:
+                submit(later.pop(0))
             try:
-                job, future = ended.get(timeout=LOOK_S)
+                job, future = ended.get(timeout=waiting.look_s)
             except queue.Empty:
                 for name in [name for name in futures if _is_settled(by_name[name])]:
                     del futures[name]
-                log.info("%d of %d variants are still to be trained", len(futures), len(jobs))
+                waiting.look(len(futures))
                 continue
+            waiting.begin()
             if futures.get(job.name) is not future:  # an earlier try of it
                 continue
             del futures[job.name]
             if _is_settled(job):
                 log.info("%s has ended, %d of %d are left", job, len(futures), len(jobs))
                 continue
-            known = tries_of(job.directory, job.command)
-            words[job.name] = _words(future)
+            known, error = tries_of(job.directory, job.command), _error(future)
+            if isinstance(error, SweepStopped):
+                raise error
+            words[job.name] = describe(error) if error else "no answer"
             if tries_of(job.directory, job.command) > known:  # Dask repeats a task if its result was lost with a worker
                 watch(job, future)
             elif tries_of(job.directory, job.command) > begun[job.name] and _may_be_tried(job):
-                log.warning("%s is tried again, got %s", job, words[job.name])
-                submit(job)
+                needs_memory = isinstance(error, PipelineError) and error.fault is Fault.MEMORY
+                when = " when no other one is trained" if needs_memory else ""
+                log.warning("%s is tried again%s, got %s", job, when, words[job.name])
+                later.append(job) if needs_memory else submit(job)
     except BaseException as exc:
-        if not isinstance(exc, Exception):  # an interrupt: the runner would wait for what it has begun
+        if isinstance(exc, SweepStopped) or not isinstance(exc, Exception):  # else the runner waits for the others
             end_all(jobs[0].command)
         raise
 
 
-def _words(future: Any) -> str:
+class _Waiting:
+    """Looks whether any worker trains, by the signs of life on the disk; no runner says that it has no workers."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs, self._said_at = jobs, time.monotonic()
+        self._most_s = jobs[0].config.sweep.worker_timeout_s
+        self.look_s = min(LOOK_S, self._most_s / 4)
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on: something has just happened."""
+        self._signs, self._since = self._seen(), time.monotonic()
+
+    def look(self, left: int) -> None:
+        """Say how many variants are left, or for how long there was no sign of life.
+
+        Raises:
+            SweepStopped: there was none for `sweep.worker_timeout_s`.
+        """
+        if self._seen() != self._signs:
+            self.begin()
+        sweep, now = self._jobs[0].config.sweep, time.monotonic()
+        idle_s = now - self._since
+        if left and idle_s >= self._most_s:
+            raise SweepStopped(
+                f"sweep.runner '{sweep.runner}' must have a worker, but for {self._most_s:g} s none trained any of the "
+                f"{left} variants that are left; start one, or raise sweep.worker_timeout_s, and run the same command "
+                "again: it goes on where it was"
+            )
+        if idle_s >= IDLE_S and now - self._said_at >= IDLE_S:
+            log.warning("no worker trains any of the %d variants that are left: waiting for one, %.0f of at most %g s",
+                        left, idle_s, self._most_s)  # fmt: skip
+            self._said_at = now
+        elif now - self._said_at >= LINE_S:
+            log.info("%d of %d variants are still to be trained", left, len(self._jobs))
+            self._said_at = now
+
+    def _seen(self) -> dict[str, tuple[tuple[str, int], ...]]:
+        return {job.name: signs_of(job.directory, job.command) for job in self._jobs}
+
+
+def _error(future: Any) -> BaseException | None:
     """Return what a runner says about a lost task."""
     try:
         found = future.result(timeout=RESULT_S, raise_on_failure=False)
@@ -203,7 +264,7 @@ def _words(future: Any) -> str:
         raise
     except BaseException as exc:  # noqa: BLE001  Dask's cancelled futures raise asyncio.CancelledError
         found = exc
-    return describe(found) if isinstance(found, BaseException) else "no answer"
+    return found if isinstance(found, BaseException) else None
 
 
 def _is_settled(job: Job) -> bool:

@@ -25,13 +25,13 @@ from tasks.production.server import make_startable
 from tasks.promote import promote_model
 from tasks.show import show_leaderboard, show_run
 from tasks.stage import fail_early, new_run_dir, stage_clock
-from tasks.store.sweeps import end_sweep
 from tasks.sweep import (
     check_rows,
     compare_variants,
     export_variants,
     log_leaderboard,
     log_outcome,
+    removed_when_judged,
     sweep_directory,
     train,
     train_variants,
@@ -60,7 +60,7 @@ def sweep(config: str, overrides: list[str] | None = None, promote: bool = True)
             run_dir = new_run_dir(cfg)
             backends = fetch_servers.with_options(retries=0).submit(cfg)
             splits = prepare_data(cfg, run_dir)
-            check_rows(cfg, splits)
+            check_rows(cfg, variants, splits)
             fail_early(backends)
             sweep_dir = held.enter_context(sweep_directory(cfg, splits))
             training = partial(train_all, make_runner, train)
@@ -72,10 +72,10 @@ def sweep(config: str, overrides: list[str] | None = None, promote: bool = True)
             winner, trained, candidate = winner_of(board, contestants, run_dir)
         options = arguments(config, [*(overrides or ()), *winner.overrides])
         promoting = partial(promote_model, winner.config, wanted=promote)
-        report, run, promotion = judge_and_promote(
-            winner.config, options, splits, trained, candidate, backends.result(), run_dir, promoting
-        )
-        end_sweep(sweep_dir)
+        with removed_when_judged(sweep_dir, variants, winner.config, candidate):
+            report, run, promotion = judge_and_promote(
+                winner.config, options, splits, trained, candidate, backends.result(), run_dir, promoting
+            )
         log_outcome(cfg, sweep_run, run, promotion)
         show_run(report, run, promotion)
     outcome = SweepOutcome(Outcome(report, run, promotion, seconds), board, sweep_run, winner.overrides)

@@ -50,11 +50,7 @@ def _sweep(args: argparse.Namespace, config: Config) -> int:
         from flows.summary import leaderboard
         from flows.sweep import sweep
 
-        try:
-            found = cast(SweepOutcome, sweep(str(args.config), without_secrets(args.set), not args.no_promote))
-        except KeyboardInterrupt:
-            say("the sweep goes on where it was if you run the same command again", stream=sys.stderr)
-            raise
+        found = cast(SweepOutcome, sweep(str(args.config), without_secrets(args.set), not args.no_promote))
         write(leaderboard(found.board, found.run), sys.stdout)
         args.set += found.overrides  # the commands of the summary are for the winner
         return found.winner

@@ -4,7 +4,8 @@
     |-- DataError                 the rows cannot be used
     |   `-- WrongFile             they are in a file that the user named: exit code 2, as for a wrong option
     |-- TrainingError             the training produced no model
-    |   `-- TrainingLost            its process was killed, or ended otherwise before it answered
+    |   |-- TrainingLost            its process was killed, or ended otherwise before it answered
+    |   `-- SweepStopped            a fault that is not that of the variant at which it was seen
     |-- ExportError               the export produced no candidate
     |   |-- SignatureMismatch     declared and actual inputs or outputs differ
     |   `-- UnsafeModel           the graph contains operations that a server must not run
@@ -33,6 +34,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from tasks.faults import Fault
+
 
 class PipelineError(Exception):
     """An error whose message says in one line the rule, what was received, and what to do.
@@ -41,10 +44,12 @@ class PipelineError(Exception):
         retryable: whether a retry of the same call may succeed.
         detail: longer evidence, such as a server's log, which is shown below the message.
         users_traceback: calls of the user's code in another process, which `--debug` shows.
+        fault: whose fault it is, if the TensorFlow process knows more than that it is the model's.
     """
 
     retryable: ClassVar[bool] = False
     users_traceback: str = ""
+    fault: Fault = Fault.OWN
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)
@@ -65,6 +70,10 @@ class TrainingError(PipelineError):
 
 class TrainingLost(TrainingError):
     """The process of the training ended before it answered; of a variant, another try may succeed."""
+
+
+class SweepStopped(TrainingError):
+    """A sweep cannot go on: the machine or the configuration must be repaired, and no variant can be blamed."""
 
 
 class ExportError(PipelineError):

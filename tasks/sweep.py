@@ -15,8 +15,18 @@ from configs.schema import Config
 from configs.sections.gates import Bound
 from configs.variants import Variant
 from tasks.datasets.rows import load_arrays, load_rows
-from tasks.errors import DataError, ExportError, PipelineError, StoreError, TrackingError, TrainingLost
+from tasks.errors import (
+    DataError,
+    ExportError,
+    PipelineError,
+    StoreError,
+    SweepStopped,
+    TrackingError,
+    TrainingError,
+    TrainingLost,
+)
 from tasks.export import export_next
+from tasks.faults import Fault, fault_of
 from tasks.gates.judge import check_slices, judge_files
 from tasks.gates.ranking import lowest_wins, ranked, score
 from tasks.outcomes import Promotion
@@ -37,7 +47,19 @@ from tasks.savedmodel.safety import MB, read_graph
 from tasks.serving.side_by_side import Asked, ask_side_by_side
 from tasks.stage import side_task, stage, timed_as
 from tasks.store.champion import find_champion
-from tasks.store.sweeps import open_sweep, read_failed, read_trained, remove_tries, tries_of
+from tasks.store.history import read, state_of
+from tasks.store.journal import pending
+from tasks.store.sweeps import (
+    TRAINED,
+    end_sweep,
+    is_usable,
+    open_sweep,
+    read_failed,
+    read_trained,
+    remove_tries,
+    tries_of,
+)
+from tasks.sweeping.comparing import why_no_metric
 from tasks.sweeping.identity import code_files, sweep_identity, variant_key
 from tasks.sweeping.training import Job, train_variant
 from tasks.training.process import call, shut_down
@@ -45,6 +67,8 @@ from tasks.training.process import call, shut_down
 log = logging.getLogger(__name__)
 TrainAll = Callable[[Sequence[Job]], Mapping[str, str]]
 """Trains jobs on a task runner; returns the last words about each one that gave no outcome, by its name."""
+
+UNDECIDED = ("", "exported", "validated")  # states of a version before its outcome
 
 train = side_task(train_variant)
 
@@ -79,16 +103,62 @@ class Contestant:
 
 @contextlib.contextmanager
 def sweep_directory(config: Config, splits: Splits) -> Iterator[Path]:
-    """Provide the directory of the sweep of this configuration on these rows, which another command may have begun."""
+    """Provide the directory of the sweep of this configuration on these rows, which another command may have begun.
+
+    An interrupt or an error says that the sweep can go on, if there is something that it can go on with.
+    """
     with open_sweep(config, sweep_identity(config, splits, call(code_files, config))) as directory:
-        yield directory
+        try:
+            yield directory
+        except SweepStopped:  # it says so itself
+            raise
+        except BaseException as exc:
+            begun = any(directory.glob(f"*/{TRAINED if isinstance(exc, Exception) else '*'}"))
+            if begun:
+                log.warning("the sweep goes on where it was if you run the same command again")
+            raise
 
 
-def check_rows(config: Config, splits: Splits) -> None:
+@contextlib.contextmanager
+def removed_when_judged(
+    directory: Path, variants: Sequence[Variant], config: Config, candidate: Candidate
+) -> Iterator[None]:
+    """Remove the variants of a sweep after its winner has an outcome, also if an interrupt or an error came then.
+
+    Args:
+        config, candidate: of the winner.
+    """
+    keys = {variant_key(variant.config) for variant in variants}
+    try:
+        yield
+    except BaseException:
+        state = _outcome(config, candidate)
+        if state:
+            log.warning("version %d, the best variant, is %s already: the sweep has ended", candidate.version, state)
+            end_sweep(directory, keys)
+        raise
+    end_sweep(directory, keys)
+
+
+def _outcome(config: Config, candidate: Candidate) -> str:
+    """Return what has become of a judged candidate, by what is on the disk, or an empty string before that."""
+    with contextlib.suppress(PipelineError):  # what cannot be read says nothing, and the sweep can go on
+        change = pending(config.live_dir)
+        if change is not None and change.digest == candidate.digest:
+            return "being promoted"
+        state = state_of(read(config.live_dir), candidate.version)
+        return state if state not in UNDECIDED else ""
+    return ""
+
+
+def check_rows(config: Config, variants: Sequence[Variant], splits: Splits) -> None:
     """Refuse rows by which no variants can be compared, before anything is trained, and say which variant will win.
 
+    Where no metric is named, the first variant that can be built shows whether one suits its answers.
+
     Raises:
-        DataError: they have no target, or several and none of them is chosen, or gates.slices names none of them.
+        DataError: they have no target, or several and none of them is chosen, or gates.slices names none of them; or
+            there is no metric for the answers, or several outputs and none of them is chosen.
     """
     rows, metric = load_rows(splits.validation), compared_by(config)
     targets = rows.targets
@@ -100,9 +170,24 @@ def check_rows(config: Config, splits: Splits) -> None:
             f"targets: {', '.join(targets)}"
         )
     check_slices(config.gates, rows.features)
-    if metric:
+    if not metric:
+        _check_answers(variants, splits)
+    else:
         extreme = "lowest" if lowest_wins(metric, config.gates) else "highest"
         log.info("the variant with the %s %s on the validation rows wins", extreme, metric)
+
+
+def _check_answers(variants: Sequence[Variant], splits: Splits) -> None:
+    for variant in variants:
+        try:
+            if problem := call(why_no_metric, variant.config, splits):
+                raise DataError(problem)
+        except TrainingLost:  # the next one gets a process of its own
+            shut_down()
+        except TrainingError:  # its own process finds the same, and the leaderboard says it
+            continue
+        else:
+            return
 
 
 def train_variants(
@@ -161,16 +246,30 @@ def export_variants(contestants: Sequence[Contestant], splits: Splits, run_dir: 
 
 
 def _exported(contestant: Contestant, splits: Splits, run_dir: Path) -> Contestant:
+    """Export a variant; like its training, this is tried again if the process was killed or had too little memory."""
+    lost: PipelineError | None = None
+    for _ in range(contestant.variant.config.sweep.tries):
+        try:
+            return _export(contestant, splits, run_dir)
+        except (ExportError, DataError, TrainingLost) as exc:
+            assert contestant.trained is not None
+            needed = (contestant.trained.keras_file, splits.train, splits.validation, splits.test)
+            if exc.fault is Fault.MACHINE or not is_usable(run_dir, *needed):  # that must not choose the winner
+                raise
+            if not isinstance(exc, TrainingLost) and exc.fault is not Fault.MEMORY:
+                return contestant.failed(exc)
+            lost = exc
+            log.warning("%s is exported again, got %s", contestant.variant, exc)
+            shut_down()  # the next try, or variant, gets a process of its own
+    return contestant.failed(lost)
+
+
+def _export(contestant: Contestant, splits: Splits, run_dir: Path) -> Contestant:
     config, trained = contestant.variant.config, contestant.trained
     assert trained is not None
-    try:
-        candidate = export_next(config, splits, trained, run_dir, contestant.evidence)
-        rows = contestant.evidence / "validation_requests.npz"
-        call(save_requests, config, splits.validation, trained, candidate.signature, rows)
-    except (ExportError, DataError, TrainingLost) as exc:
-        if isinstance(exc, TrainingLost):  # the next variant gets a process of its own
-            shut_down()
-        return contestant.failed(exc)
+    candidate = export_next(config, splits, trained, run_dir, contestant.evidence)
+    rows = contestant.evidence / "validation_requests.npz"
+    call(save_requests, config, splits.validation, trained, candidate.signature, rows)
     log.info("%s is version %d", contestant.variant, candidate.version)
     compared = replace(contestant.compared, version=candidate.version)
     return replace(contestant, candidate=candidate, compared=compared)
@@ -196,8 +295,11 @@ def compare_variants(
     faults = ask_side_by_side(backend, config.serving, asked, run_dir / "server_variants.log")
     metric, scored = compared_by(config), []
     for one in judged:
-        fault = faults.get(one.candidate.version) if one.candidate is not None else None
-        answered = one.failed(fault) if fault is not None and one.takes_part else one
+        answered = one
+        if one.candidate is not None and (fault := faults.get(one.candidate.version)):
+            if not is_usable(run_dir, one.candidate.version_dir / "saved_model.pb"):
+                raise fault
+            answered = one.failed(fault)
         metric, compared = _scored(metric, answered, splits)
         scored.append(compared)
     return ranked(metric, config.gates, splits.rows["validation"], scored)
@@ -222,6 +324,8 @@ def _scored(metric: str, contestant: Contestant, splits: Splits) -> tuple[str, C
     try:
         metric, value = score(config.gates, metric, on_validation, answers, config.export.outputs)
     except DataError as exc:
+        if fault_of(exc) is not Fault.OWN:
+            raise
         return metric, contestant.failed(exc).compared
     return metric, replace(contestant.compared, score=value)
 

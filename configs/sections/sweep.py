@@ -45,6 +45,12 @@ class Sweep(Section):
     tries: int = Field(
         2, ge=1, le=10, description="how often a variant is begun when the process that trains it is killed"
     )
+    worker_timeout_s: float = Field(
+        300,
+        ge=1,
+        description="seconds for which a sweep waits while no worker trains any of its variants, such as until a "
+        "cluster has started workers; then it ends with an error",
+    )
     threads: int = Field(
         1, ge=0, description="threads of TensorFlow in the process of each variant; 0 leaves the number to TensorFlow"
     )

@@ -13,6 +13,7 @@ from configs.schema import Config
 from configs.sections.model import Export
 from tasks.datasets.feature_record import write_schema
 from tasks.datasets.fitting import fit_to_inputs
+from tasks.datasets.mapped import is_mapped
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.readings import write_readings
 from tasks.datasets.rows import Array, load_rows, save_arrays
@@ -90,8 +91,9 @@ def save_requests(config: Config, rows: Path, trained: TrainedModel, signature: 
     Args:
         rows: `.npz` as `datasets.rows` saves them. file: the `.npz` to write.
     """
-    model = read_back(trained.keras_file)
-    save_arrays(file, request_arrays(model, load_rows(rows).features, signature, config.export))
+    model, features = read_back(trained.keras_file), load_rows(rows).features
+    requests = request_arrays(model, features, signature, config.export)
+    save_arrays(file, requests, mapped=any(map(is_mapped, features.values())))
 
 
 def export_here(config: Config, model: Any, directory: Path) -> Path:

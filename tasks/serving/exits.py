@@ -26,6 +26,7 @@ _FATAL = re.compile(r"^(?:[\d-]+ [\d:.]+: F |F\d{4} )|Check failed|^\s*what\(\):
 _SHELL = re.compile(r"^\S+: line \d+:\s+\d+ |^(?:Aborted|Segmentation fault|Killed)\b")
 _NO_THREAD = re.compile(r"pthread_create|Resource temporarily unavailable|can't start new thread")
 _NO_ROOM = re.compile(r"bad_alloc|Cannot allocate memory|[Oo]ut of memory|No space left on device|Too many open files")
+_FULL = ("No space left on device", "Too many open files")
 KILLED = 137  # SIGKILL, which comes from outside the process
 _CRASHED = {134, 136, 139}  # signals that a process causes itself: SIGABRT, SIGFPE, SIGSEGV
 _XLA = re.compile(r"XLA", re.IGNORECASE)
@@ -90,6 +91,11 @@ def ended_by_requests(error: ServingError) -> ServingError:
     if not isinstance(error, ServerCrashed):
         return error
     return PredictionError(f"{error} It had loaded the model. {CRASH_REMEDY}.", error.detail)
+
+
+def has_no_room(words: str) -> bool:
+    """Return whether a server says that the machine has no space on a disk or no file descriptors."""
+    return any(full in words for full in _FULL)
 
 
 def remedy(words: str) -> str:

@@ -1,7 +1,8 @@
 """Serves several candidates in one throwaway server, each pinned to its version, and asks each for the same rows.
 
 A server that cannot load one of its versions ends, and a request can end it for all of them. The version that it names
-is left out and the others are served again; where it names none, they are divided until the guilty one is alone.
+is left out and the others are served again; where it names none, they are divided until the guilty one is alone. If
+its server then ended by nothing that a model does, such as a kill, it is served once more.
 """
 
 from __future__ import annotations
@@ -13,13 +14,23 @@ from pathlib import Path
 
 from configs.sections.serving import Serving
 from tasks.datasets.rows import Array, load_arrays, save_arrays
-from tasks.errors import ModelLoadError, PredictionError, ServingError, ServingUnavailable
+from tasks.errors import (
+    AccessDenied,
+    ModelLoadError,
+    PredictionError,
+    ServerCrashed,
+    ServingError,
+    ServingUnavailable,
+)
 from tasks.records import Backend, Candidate
 from tasks.serving.client import ModelClient
+from tasks.serving.exits import has_no_room
 from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import open_clients
 
 log = logging.getLogger(__name__)
+OWN = (ModelLoadError, PredictionError, ServerCrashed)
+"""What a model does to its server. Any other end of a server, such as a kill, may have come from outside."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +53,14 @@ def ask_side_by_side(
     """Write the answers of all candidates, and return the errors of those that were refused or crashed, by version.
 
     Raises:
-        ServingUnavailable: no server can be started or reached.
+        ServingUnavailable: no server can be started or reached. AccessDenied: it refuses this client.
+        ServingError: the machine has no space on a disk or no file descriptors.
     """
     return dict(_faults(backend, serving, list(asked), log_file))
 
 
 def _faults(
-    backend: Backend, serving: Serving, asked: list[Asked], log_file: Path
+    backend: Backend, serving: Serving, asked: list[Asked], log_file: Path, *, again: bool = False
 ) -> Iterator[tuple[int, ServingError]]:
     if not asked:
         return
@@ -69,13 +81,18 @@ def _faults(
                     if server.ended():
                         raise
                     refusals.append((one.candidate.version, exc))
-    except ServingUnavailable:
+    except (ServingUnavailable, AccessDenied):
         raise
     except ServingError as exc:
-        if not others:
+        if has_no_room(str(exc)):  # a full disk must not choose the winner
+            raise
+        if not others and not again and not isinstance(exc, OWN):
+            log.warning("%s; version %d is served once more", exc, first.candidate.version)
+            yield from _faults(backend, serving, asked, log_file, again=True)
+        elif not others:
             yield first.candidate.version, exc
-            return
-        yield from _without_the_guilty(backend, serving, asked, log_file, exc)
+        else:
+            yield from _without_the_guilty(backend, serving, asked, log_file, exc)
     else:
         yield from refusals
 

@@ -17,7 +17,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def open_sweep(config: Config, identity: str) -> Iterator[Path]:
         held = _held(directory)
     except BlockingIOError as exc:
         raise LockTimeout(
-            f"only one process can run the same sweep at a time, and another one holds '{directory}'; wait for its end"
+            f"only one process at a time can run sweeps of the same model, rows and code, and another one holds "
+            f"'{directory}'; wait for its end"
         ) from exc
     except OSError as exc:
         raise StoreError(f"work_dir must be writable, got '{exc.filename or directory}': {exc.strerror}") from exc
@@ -76,10 +78,31 @@ def _held(directory: Path) -> int:
         os.close(held)
 
 
-def end_sweep(directory: Path) -> None:
-    """Remove the directory of a sweep that has come to its end: the same command trains again, as every run does."""
+def is_usable(directory: Path, *files: Path) -> bool:
+    """Return whether files that a sweep needs are there, and another one can be written to a directory.
+
+    If not, an error of the same time may have that cause, and says nothing about a variant.
+    """
     try:
-        remove(put_aside(directory))
+        with tempfile.TemporaryFile(dir=directory):
+            return all(file.is_file() for file in files)
+    except OSError:
+        return False
+
+
+def end_sweep(directory: Path, keys: Collection[str]) -> None:
+    """Remove the variants of a sweep that has come to its end: the same command trains again, as every run does.
+
+    Variants of another sweep of the same rows, which was interrupted, stay.
+    """
+    try:
+        if all(path.name in keys for path in directory.iterdir() if path.is_dir()):
+            remove(put_aside(directory))
+            return
+        for key in keys:
+            remove(directory / key)
+    except FileNotFoundError:  # somebody was faster
+        return
     except StoreError as exc:
         log.warning("%s", exc)
 
@@ -102,6 +125,15 @@ def begin_try(directory: Path, command: str, tries: int) -> Path | None:
 def tries_of(directory: Path, command: str) -> int:
     """Return how often a command has begun to train a variant."""
     return len(list(directory.glob(f"{TRY}{command}-*")))
+
+
+def signs_of(directory: Path, command: str) -> tuple[tuple[str, int], ...]:
+    """Return the tries of a variant in a command, each with the time in ns of its last sign of life."""
+    found = []
+    for path in directory.glob(f"{TRY}{command}-*"):
+        with contextlib.suppress(OSError):  # it has just been removed
+            found.append((path.name, path.stat().st_mtime_ns))
+    return tuple(sorted(found))
 
 
 def save_trained(directory: Path, trained: TrainedModel, seconds: float) -> None:

@@ -38,8 +38,8 @@ def sweep_identity(config: Config, splits: Splits, code: Mapping[str, str]) -> s
 
 def variant_key(config: Config) -> str:
     """Return what is a variant's own: the sections of its configuration that the training reads; 12 hex digits."""
-    own = config.model_dump(mode="json", include=SECTIONS)
-    return _hash([own, config.gates.model_dump(mode="json", include=READ_BY_TRAINING)], 12)
+    own = config.model_dump(include=SECTIONS)  # not as JSON, where a number that is not finite is null
+    return _hash([own, config.gates.model_dump(include=READ_BY_TRAINING)], 12)
 
 
 def code_files(config: Config) -> dict[str, str]:
@@ -60,4 +60,4 @@ def code_files(config: Config) -> dict[str, str]:
 
 
 def _hash(value: Any, digits: int) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:digits]

@@ -1,13 +1,15 @@
 """Trains one variant of a sweep in a TensorFlow process of its own; runs wherever the task runner is.
 
 What became of it is on the disk, where the command that runs the sweep reads it. What a task runner reports, such
-as a lost worker or a cancelled future, says only that it may have to be tried again.
+as a lost worker or a cancelled future, says only that it may have to be tried again. Only one report counts: an error
+that no variant can be blamed for ends the sweep, because a worse variant could win otherwise.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +17,11 @@ from pathlib import Path
 
 from configs.redaction import hide
 from configs.schema import Config
-from tasks.errors import PipelineError, TrainingLost
+from tasks.datasets.user_code import describe
+from tasks.errors import DataError, ExportError, PipelineError, SweepStopped, TrainingError, TrainingLost
+from tasks.faults import Fault, fault_of
 from tasks.records import Splits
-from tasks.store.sweeps import MODEL, begin_try, read_trained, save_failed, save_trained
+from tasks.store.sweeps import MODEL, begin_try, is_usable, read_trained, save_failed, save_trained
 from tasks.training.fit import fit_model
 from tasks.training.process import TensorFlowProcess
 
@@ -48,6 +52,10 @@ class Job:
     __repr__ = __str__
 
 
+OWN = (TrainingError, DataError, ExportError)
+"""The errors that are a variant's own, where the TensorFlow process saw no fault of the machine behind them."""
+SIGN_S = 5.0  # between two signs of life of a training
+
 _running: set[TensorFlowProcess] = set()
 _ended: set[str] = set()
 
@@ -56,25 +64,65 @@ def train_variant(job: Job) -> None:
     """Train a variant, unless it is trained already, and record the outcome in its directory.
 
     Raises:
-        TrainingLost: the process ended before it had trained, or has done so as often as it may.
-        PipelineError: the variant failed by its own error, which is recorded.
+        TrainingLost: the process ended before it had trained, or has done so as often as it may; or there was not
+            enough memory. Another try may succeed.
+        SweepStopped: an error that is not known to be the variant's own, such as a full disk. Nothing is recorded.
+        TrainingError, DataError, ExportError: the variant failed by its own error, which is recorded.
     """
     hide(job.secrets)
     if read_trained(job.directory) is not None:  # by a worker that was taken for lost
         return
+    try:
+        _try(job)
+    except (TrainingLost, SweepStopped):
+        raise
+    except Exception as exc:
+        fault = (exc.fault if isinstance(exc, PipelineError) else Fault.OWN) or fault_of(exc)
+        if fault is Fault.MEMORY:
+            lost = TrainingLost(f"there must be enough memory; train fewer variants at a time. {_words(exc)}")
+            lost.fault = fault
+            raise lost from exc
+        rows = (job.splits.train, job.splits.validation, job.splits.test)
+        if fault or not isinstance(exc, OWN) or not is_usable(job.directory, *rows):
+            raise SweepStopped(
+                f"only its own error may take a variant out of a sweep, and that of {job} is not known to be its own: "
+                f"{_words(exc)}; repair it, or leave this variant out, and run the same command again: it goes on "
+                "where it was",
+                getattr(exc, "detail", ""),
+            ) from exc
+        save_failed(job.directory, job.command, str(exc))
+        raise
+
+
+def _try(job: Job) -> None:
     own_try = begin_try(job.directory, job.command, job.config.sweep.tries)
     if own_try is None or job.command in _ended:
         raise TrainingLost(f"{job} is not tried again")
     begun = time.monotonic()
-    try:
-        with _process(job) as process:
-            trained = process.result(process.submit(fit_model, job.config, job.splits, own_try / MODEL))
-    except TrainingLost:
-        raise
-    except PipelineError as exc:
-        save_failed(job.directory, job.command, str(exc))
-        raise
+    with _signs_of_life(own_try, job.config.sweep.worker_timeout_s), _process(job) as process:
+        trained = process.result(process.submit(fit_model, job.config, job.splits, own_try / MODEL))
     save_trained(job.directory, trained, time.monotonic() - begun)
+
+
+def _words(exc: Exception) -> str:
+    return str(exc) if isinstance(exc, PipelineError) else describe(exc)
+
+
+@contextlib.contextmanager
+def _signs_of_life(own_try: Path, timeout_s: float) -> Iterator[None]:
+    """Touch the directory of a try while it lasts, so that the command sees that some worker trains."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(min(SIGN_S, timeout_s / 4)):
+            with contextlib.suppress(OSError):
+                os.utime(own_try)
+
+    threading.Thread(target=touch, name="signs of life", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextlib.contextmanager

@@ -222,11 +222,14 @@ def identity(config: Config, splits: Splits, model: Any) -> str:
     Args:
         model: built, compiled and not trained.
     """
+    # not as JSON, where a number that is not finite is null
     settings = config.model_dump(
-        mode="json", include={"name": True, "seed": True, "model": True, "training": True, "data": {"features"}}
+        include={"name": True, "seed": True, "model": True, "training": True, "data": {"features"}}
     )
     versions = [platform.python_version(), platform.machine(), *map(version, ("keras", "tensorflow", "numpy"))]
-    sha = hashlib.sha256(json.dumps([settings, splits.digest, modules_digest(), versions], sort_keys=True).encode())
+    sha = hashlib.sha256(
+        json.dumps([settings, splits.digest, modules_digest(), versions], sort_keys=True, default=str).encode()
+    )
     sha.update(_layers_and_settings(model).encode())
     for array in model.get_weights():
         sha.update(f"|{array.dtype}|{array.shape}|".encode())

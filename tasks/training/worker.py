@@ -17,6 +17,7 @@ from typing import Any
 from configs.redaction import hide
 from tasks.datasets.user_code import describe, users_traceback
 from tasks.errors import PipelineError
+from tasks.faults import fault_of
 from tasks.waiting import without_collections
 
 
@@ -59,8 +60,9 @@ def main(fd: int) -> None:
 
 
 def _with_calls(answer: PipelineError, exc: Exception) -> PipelineError:
-    """Return the error to send with the calls that led to it, which stay behind in this process."""
+    """Return the error to send with what the errors that led to it say, which stay behind in this process."""
     answer.users_traceback = users_traceback(exc)
+    answer.fault = fault_of(exc)
     if answer is exc:
         answer.add_note("".join(traceback.format_exception(exc)))
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -19,14 +20,17 @@ def line() -> tuple[Any, Any]:
     return {"x": x}, 2 * x + 1
 
 
-def build(_features: Any, rate: float = 0.1, wide: bool = False, ends: str = "", marks: str = "") -> Any:
+def build(
+    _features: Any, rate: float = 0.1, wide: bool = False, ends: str = "", marks: str = "", outputs: int = 1
+) -> Any:
     """Return a regression on one number.
 
     Args:
         rate: of learning; 1e30 makes the loss infinite.
         ends: `raises`; `dies` or `kills the worker` once, which a file in `marks` remembers; `dies always`; `waits`
-            until there is a file `go` in `marks`.
+            until there is a file `go` in `marks`; `has no space` allows its process no file.
         marks: a directory.
+        outputs: `y`, and with 2 the hidden layer `z`, too.
     """
     import keras
 
@@ -42,10 +46,14 @@ def build(_features: Any, rate: float = 0.1, wide: bool = False, ends: str = "",
     if ends == "kills the worker" and first:
         os.kill(os.getppid(), signal.SIGKILL)  # this process ends with it
         time.sleep(600)
+    if ends == "has no space":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     while ends == "waits" and not Path(marks, "go").exists():
         time.sleep(0.05)
     x = keras.Input((1,), name="x")
-    hidden = keras.layers.Dense(4)(x) if wide else x
-    model = keras.Model(x, keras.layers.Dense(1, name="y")(hidden))
-    model.compile(keras.optimizers.SGD(rate), "mse")
+    hidden = keras.layers.Dense(4, name="z")(x) if wide or outputs > 1 else x
+    y = keras.layers.Dense(1, name="y")(hidden)
+    model = keras.Model(x, {"y": y, "z": hidden} if outputs > 1 else y)
+    model.compile(keras.optimizers.SGD(rate), {"y": "mse"} if outputs > 1 else "mse")
     return model

@@ -28,6 +28,7 @@ pytestmark = [
 ]
 RATE, ENDS = "model.params.rate", "model.params.ends"
 WAIT_S = 600
+Cluster = tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]]
 
 
 @pytest.fixture
@@ -185,6 +186,31 @@ def test_all_variants_fail(workspace: Workspace, config: Callable[..., Path]) ->
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("runner", ["processes", "dask"])
+def test_a_disk_that_is_full(workspace: Workspace, config: Callable[..., Path], runner: str) -> None:
+    """A model that cannot be saved for want of space ends the sweep: no worse variant wins, and no process is left."""
+    two = {"runner": runner, "runner_params": {"max_workers" if runner == "processes" else "n_workers": 2}}
+    path = config({RATE: 0.2, ENDS: "has no space"}, {RATE: 0.05}, **two)
+    process = workspace.start(config=path, flow="sweep")
+    out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1, out + err
+    assert "variant 1 (ends has no space, rate 0.2) is not known to be its own: " in err
+    assert "File too large" in err and "run the same command again: it goes on where it was" in err
+    assert left_over(process.pid) == ""
+    assert workspace.versions("line") == []
+
+
+@pytest.mark.long
+def test_several_outputs_and_no_metric(workspace: Workspace, config: Callable[..., Path]) -> None:
+    """Where nothing says which output is compared, the sweep ends before it trains a variant."""
+    path = config({RATE: 0.05}, {RATE: 0.2})
+    result = workspace.run("--set", "model.params.outputs=2", "--set", "gates.metrics={}", config=path, flow="sweep")
+    assert result.returncode == 1
+    assert "gates.metric_output must name the output by which variants are compared, one of y, z" in result.stderr
+    assert "-- train_variants" not in result.stdout
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("runner", "number"),
     [("processes", signal.SIGINT), ("processes", signal.SIGKILL), ("dask", signal.SIGTERM), ("dask", signal.SIGKILL)],
@@ -206,7 +232,7 @@ def test_an_interrupted_sweep_goes_on(
     os.kill(first.pid, number)
     out, err = first.communicate(timeout=WAIT_S)
     assert first.returncode == (130 if number != signal.SIGKILL else -9), out + err
-    assert ("goes on where it was" in err) == (number != signal.SIGKILL)
+    assert ("goes on where it was" in out) == (number != signal.SIGKILL)
     assert poll(lambda: left_over(first.pid) == "", 60), left_over(first.pid)
     model = next(workspace.work_dir.glob("sweeps/*/*/trained.json"))
     changed = model.stat().st_mtime_ns
@@ -222,8 +248,8 @@ def test_an_interrupted_sweep_goes_on(
 
 
 @pytest.fixture
-def cluster(workspace: Workspace) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run a Dask scheduler with a worker as two programs; give its address and its process."""
+def cluster(workspace: Workspace) -> Iterator[Cluster]:
+    """Run a Dask scheduler with a worker as two programs; give its address and their processes."""
     address = f"tcp://127.0.0.1:{free_port()}"
     env = {**workspace.env, "PYTHONPATH": str(ROOT)}
     commands = [
@@ -239,7 +265,7 @@ def cluster(workspace: Workspace) -> Iterator[tuple[str, subprocess.Popen[bytes]
             for command in commands
         ]  # fmt: skip
     assert poll(lambda: _listens(address), WAIT_S)
-    yield address, started[0]
+    yield address, started[0], started[1]
     for process in started:
         end_group(process)
 
@@ -254,11 +280,9 @@ def _listens(address: str) -> bool:
 
 
 @pytest.mark.long
-def test_a_dask_scheduler_that_goes_away(
-    workspace: Workspace, config: Callable[..., Path], cluster: tuple[str, subprocess.Popen[bytes]]
-) -> None:
+def test_a_dask_scheduler_that_goes_away(workspace: Workspace, config: Callable[..., Path], cluster: Cluster) -> None:
     """Without its scheduler a sweep ends with a line that says what to do; the same command goes on where it was."""
-    address, scheduler = cluster
+    address, scheduler, _ = cluster
     variants = {RATE: 0.05}, {ENDS: "waits"}
     path = config(*variants, runner="dask", runner_params={"address": address})
     process = workspace.start(config=path, flow="sweep")
@@ -274,3 +298,21 @@ def test_a_dask_scheduler_that_goes_away(
     )
     assert again.returncode == 0, again.stdout + again.stderr
     assert ": 1 of 2 variants are trained already" in again.stdout
+
+
+@pytest.mark.long
+def test_a_dask_cluster_that_has_lost_its_workers(
+    workspace: Workspace, config: Callable[..., Path], cluster: Cluster
+) -> None:
+    """Where the only worker goes away for good, a line says so, and after sweep.worker_timeout_s the sweep ends."""
+    address, _, worker = cluster
+    params = {"address": address}
+    path = config({RATE: 0.05}, {ENDS: "waits"}, runner="dask", runner_params=params, worker_timeout_s=40)
+    process = workspace.start(config=path, flow="sweep")
+    assert poll(lambda: trained(workspace) == 1 and bool(marks(workspace, "waits")), WAIT_S), process.poll()
+    end_group(worker)
+    out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1, out + err
+    assert "no worker trains any of the 1 variants that are left: waiting for one, " in out
+    assert "error: sweep.runner 'dask' must have a worker, but for 40 s none trained any of the 1 variants" in err
+    assert left_over(process.pid) == ""

@@ -318,3 +318,17 @@ def test_what_the_users_code_raises(fit: Prepare, how: str, error: type[Pipeline
         fit("rows", "failing", **{"model.params.how": how})
     assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
     assert is_one_line(caught.value)
+
+
+def test_variants_that_cannot_be_compared(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    """Without a metric, the output that is compared must be known before a sweep trains; a single one needs no name."""
+    from tasks.sweeping.comparing import why_no_metric
+
+    found = []
+    for number, settings in enumerate(
+        ({"model.params.outputs": 2}, {"model.params.outputs": 2, "gates.metric_output": "y"}, {})
+    ):
+        config = make_config("tests.data.sweep_models:line", "tests.data.sweep_models:build", **settings)
+        found.append(why_no_metric(config, prepare_splits(config.data, tmp_path / str(number))))
+    needed = "gates.metric_output must name the output by which variants are compared, one of y, z"
+    assert found == [needed, "", ""]

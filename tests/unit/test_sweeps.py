@@ -132,7 +132,10 @@ def test_two_commands_cannot_run_the_same_sweep(config: Config, tmp_path: Path) 
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as first:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
-        with pytest.raises(LockTimeout, match="only one process can run the same sweep"), open_sweep(config, "a" * 16):
+        with (
+            pytest.raises(LockTimeout, match="only one process at a time can run sweeps of the same"),
+            open_sweep(config, "a" * 16),
+        ):
             pass
         with open_sweep(config, "b" * 16):
             pass
@@ -170,9 +173,19 @@ def test_an_interrupted_sweep_is_kept_for_a_week(config: Config) -> None:
 def test_a_sweep_that_ended_is_gone(config: Config) -> None:
     """After its verdict nothing of a sweep is left, so that the same command trains anew."""
     with open_sweep(config, "a" * 16) as directory:
-        sweeps.end_sweep(directory)
-        sweeps.end_sweep(directory)  # somebody was faster
+        sweeps.end_sweep(directory, set())
+        sweeps.end_sweep(directory, set())  # somebody was faster
     assert list(directory.parent.iterdir()) == []
+
+
+def test_a_sweep_leaves_what_another_one_has_trained(config: Config) -> None:
+    """A sweep of the same rows that was interrupted can go on after another one has ended."""
+    with open_sweep(config, "a" * 16) as directory:
+        for key in ("mine", "of another"):
+            save_trained(directory / key, trained(directory / key), 1)
+        sweeps.end_sweep(directory, {"mine", "never begun"})
+        assert not (directory / "mine").exists()
+        assert read_trained(directory / "of another") is not None
 
 
 def declared(missing: int) -> Data:
@@ -263,10 +276,10 @@ def test_rows_are_refused_before_the_training(tmp_path: Path, caplog: pytest.Log
     (tmp_path / "cfg.yaml").write_text("name: m\ngates: {metrics: {rmse: {max: 9}}}\n")
     splits = replace(SPLITS, validation=rows)
     with caplog.at_level("INFO"):
-        check_rows(load_config(tmp_path / "cfg.yaml", ["gates.slices=[x]"]), splits)
+        check_rows(load_config(tmp_path / "cfg.yaml", ["gates.slices=[x]"]), (), splits)
     assert "the variant with the lowest rmse on the validation rows wins" in caplog.text
     with pytest.raises(DataError, match="gates.slices must name features, got 'y'; they are x"):
-        check_rows(load_config(tmp_path / "cfg.yaml", ["gates.slices=[y]"]), splits)
+        check_rows(load_config(tmp_path / "cfg.yaml", ["gates.slices=[y]"]), (), splits)
 
 
 def test_a_board_without_a_winner() -> None:

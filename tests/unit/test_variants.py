@@ -16,6 +16,7 @@ from configs.sections.sweep import MOST_VARIANTS, Sweep
 from configs.values import filled_in
 from configs.variants import as_overrides, in_words, load_variants, variants
 from configs.yaml_text import parse_yaml
+from tasks.sweeping.identity import variant_key
 
 HIDDEN, BATCH = "model.params.hidden", "training.batch_size"
 
@@ -207,3 +208,30 @@ def test_secrets_of_a_sweep_are_hidden(cfg: Path) -> None:
     config = load_config(cfg, ["sweep.params={model.params.api_key: [abcdefgh-7]}"])
     assert "abcdefgh-7" not in str(shown(config))
     assert redact("key abcdefgh-7") == "key ***"
+
+
+ODD = [None, 1, 1.0, True, "1", "null", "", "a", math.nan, math.inf, -math.inf, [], [1], [1.0], [math.nan], {"a": None}]
+
+
+def test_values_that_are_alike_are_different_variants(cfg: Path) -> None:
+    """The numbers 1 and 1.0, true, texts, null and what is not finite are variants of their own, and look different."""
+    _, found = load_variants(cfg, [f"sweep.params={as_yaml(HIDDEN, ODD)}"])
+    assert [repr(one.values[HIDDEN]) for one in found] == [repr(value) for value in ODD]
+    assert len({one.words for one in found}) == len({variant_key(one.config) for one in found}) == len(ODD)
+    assert [one.words for one in found][1:6] == ["hidden 1", "hidden 1.0", "hidden true", 'hidden "1"', 'hidden "null"']
+
+
+def as_yaml(key: str, values: list[Any]) -> str:
+    [item] = as_overrides({key: values})
+    return f"{{{key}: {item.partition('=')[2]}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{1: a, b: 2}", "must have text as keys, got 1"), ("2026-01-01", "must be JSON values, got a date; quote text")],
+)
+def test_values_that_cannot_vary(cfg: Path, text: str, words: str) -> None:
+    """A value that JSON does not have is refused in one line."""
+    cfg.write_text(cfg.read_text().replace("[32, 64]", f"[{text}]"))
+    with pytest.raises(ConfigError, match=words):
+        load_variants(cfg)

@@ -1,0 +1,71 @@
+"""Tells a fault of the machine, such as a full disk, from an error of the user's model."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from enum import StrEnum
+
+THE_USERS = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EINVAL,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ESPIPE,
+}
+"""What a function of the user's raises for a file whose name or kind is wrong; all other numbers are the machine's."""
+
+_DISK = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)]
+_MEMORY = [os.strerror(errno.ENOMEM), "can't start new thread", "bad_alloc", "OOM when allocating"]
+"""TensorFlow and HDF5 have only the system's words in their errors, and not its number."""
+
+
+class Fault(StrEnum):
+    """Whose fault an error is.
+
+    Members:
+        OWN: that of what was asked, as far as is known. MACHINE: no space, a lost network or file system.
+        MEMORY: there was not enough memory, which may be different when other processes have ended.
+    """
+
+    OWN = ""
+    MACHINE = "machine"
+    MEMORY = "memory"
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Return whose fault an error is, by all errors that led to it."""
+    found = {_fault_of(one) for one in _chain(error)}
+    return next((fault for fault in (Fault.MACHINE, Fault.MEMORY) if fault in found), Fault.OWN)
+
+
+def _fault_of(error: BaseException) -> Fault:
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return Fault.MEMORY
+    if number is not None:
+        return Fault.OWN if number in THE_USERS else Fault.MACHINE
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  an error of foreign code without a readable message
+        return Fault.OWN
+    if any(words in text for words in _DISK):
+        return Fault.MACHINE
+    return Fault.MEMORY if any(words in text for words in _MEMORY) else Fault.OWN
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            left += [one.__cause__, one.__context__]
