@@ -4,8 +4,8 @@
 NEWER_NAME=rehearsal-newer-python
 # Half of the time of these tests is spent on modules that prove one fact on many cases, crash points, faults or seeds.
 # The code below them runs on Python 3.13 by other modules; these run in the main suite alone.
-MANY_CASES="clients company crashes gates_served mlflow_faults object_store_crash ordinary_exports probes rehearsal
-    resume store_crash store_rivals task"
+MANY_CASES="clients company crashes gates_served mlflow_faults object_store_archive object_store_crash
+    ordinary_exports probes rehearsal resume store_crash store_rivals task"
 
 # start_newer_python DIR INDEX IMAGE: build the image `flows` and start them, in the background, in a container of the
 # engine that runs; the log is below DIR.

@@ -244,7 +244,7 @@ def driver(s3: S3Server) -> Iterator[Driver]:
     started.close()
 
 
-@pytest.mark.parametrize("step", [43, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("step", [101, pytest.param(1, marks=pytest.mark.long)])
 def test_a_killed_archive_and_a_killed_fetch(driver: Driver, address: str, tmp_path: Path, step: int) -> None:
     """Wherever a process is killed that archives or fetches, nothing half-done is taken for a candidate."""
     one, points = machine(tmp_path / "1", address), 0
