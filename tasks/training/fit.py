@@ -226,17 +226,23 @@ def _arrays(rows: Rows, model: Any) -> tuple[Any, Any]:
     for name, array in fed.items():
         if not is_mapped(array):
             log.warning(
-                "all rows of input '%s' are in memory, because they are %s; only numbers stay on the disk",
+                "all rows of input '%s' are in memory, because they are %s; only numbers and short %s stay on the disk",
                 name,
                 dtype_words(array),
+                dtype_words(array),
             )
-    return pack_inputs(model, {name: as_objects(array) for name, array in fed.items()}), targets
+    return pack_inputs(model, {name: _for_keras(array) for name, array in fed.items()}), targets
+
+
+def _for_keras(array: Array) -> Array:
+    """Return text and bytes as objects; those on the disk stay there until they are read in batches."""
+    return array if is_mapped(array) else as_objects(array)
 
 
 def _target(array: Array, name: str) -> Array:
     """Return a target for Keras: float64 becomes float32, Keras' default, and text becomes objects."""
     if array.dtype != np.float64:
-        return as_objects(array)
+        return _for_keras(array)
     cast, row = mapped_like(array, np.dtype(np.float32)), 0  # those of a stream stay on the disk
     for piece in pieces(array):
         with np.errstate(over="ignore"):  # too large numbers become infinite
