@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs.sections.data import Data
-from tasks.datasets.declared_rows import named_shares, read_declared
+from tasks.datasets.declared_rows import Classes, is_streamed, named_shares, read_declared, stream_declared
 from tasks.datasets.feature_record import check_trained_targets, tell_unknown_values
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.overview import label_shares, shared_rows
@@ -32,30 +32,41 @@ def prepare_splits(data: Data, directory: Path, limit: Limit | None = None) -> S
     Raises:
         DataError: the loader failed, or its rows cannot be used.
     """
+    if is_streamed(data):
+        batches, classes = stream_declared(data)
+        return _of_stream(data, batches, directory, limit, classes)
     loaded, classes = read_declared(data) if data.file else (call_loader(data), ())
-    batches = None if data.file else batches_of(loaded, data.load)
-    if batches is not None:
+    stream = None if data.file else batches_of(loaded, data.load)
+    if stream is not None:
         del loaded
-        return _of_stream(data, batches, directory, limit)
+        return _of_stream(data, stream, directory, limit)
     rows, columns = take_out(check_rows(loaded, data.source, data.time), data)
     del loaded
     identity = fingerprints(rows.features, "row")
     units = fingerprints(columns, "group") if data.identity else identity
     index = split_rows(data, columns, units)
-    tell_unknown_values(data.features, rows, index)
+    tell_unknown_values(data.features, lambda name, split: rows.features[name][index[split]])
     if data.file:
-        check_trained_targets(next(iter(rows.targets.values())), index, classes)
+        check_trained_targets(next(iter(rows.targets.values()))[index["train"]], classes)
     digest = digest_rows(_saved(rows, index, directory))
     found = _splits(data, directory, SplitRows(index, identity, units), rows, digest)
     return replace(found, shares=named_shares(label_shares(rows.targets, index), classes), classes=classes)
 
 
-def _of_stream(data: Data, batches: Iterator[object], directory: Path, limit: Limit | None) -> Splits:
+def _of_stream(
+    data: Data, batches: Iterator[object], directory: Path, limit: Limit | None, classes: Classes = ()
+) -> Splits:
     """Return the splits of rows that come in batches."""
     first, split, is_partial = save_stream(data, batches, directory, limit)
     paths = [directory / f"{name}.npz" for name in SPLITS]
-    found = _splits(data, directory, split, first, digest_rows(map(load_rows, paths)), is_partial=is_partial)
-    return replace(found, shares=shares_of_files(paths, found.rows), streamed=True)
+    parts = dict(zip(SPLITS, map(load_rows, paths), strict=True))
+    if not is_partial:  # of the first rows, nothing follows for the others
+        tell_unknown_values(data.features, lambda name, split: parts[split].features[name])
+        if data.file:
+            check_trained_targets(next(iter(parts["train"].targets.values())), classes)
+    found = _splits(data, directory, split, first, digest_rows(parts.values()), is_partial=is_partial)
+    shares = named_shares(shares_of_files(paths, found.rows), classes)
+    return replace(found, shares=shares, classes=classes, streamed=True)
 
 
 def _splits(  # noqa: PLR0913  parts of one record

@@ -125,8 +125,8 @@ def save_stream(
         limit: for a look at the first rows; None reads all of them.
 
     Returns:
-        The first row; what splits the rows; and whether there are more rows than the limit allowed. Then the rows are
-        dealt out evenly, because their own split may be that of all first rows.
+        The first row; what splits the rows; and whether there are more rows than the limit allowed. Then the rows
+        are assigned to the splits in turn, because the first ones may all be of one split.
 
     Raises:
         DataError: the stream failed, its rows cannot be used, or the disk has too little room for them.
