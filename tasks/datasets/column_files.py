@@ -22,7 +22,7 @@ BLOCK = 2**24  # bytes of a CSV file that are read at once; a row must fit
 INDEX = "__index_level_"  # the beginning of the name of a column that pandas adds to Parquet files
 SEPARATORS = ";\t|"
 BATCH_ROWS = 8192
-READ_AHEAD = 2**20  # bytes of each column of a Parquet file, whose row groups may be as large as the file
+READ_AHEAD = 2**16  # bytes of each column of a Parquet file, whose row groups may be as large as the file
 GZIP_RATIO = 5  # of a table in CSV, roughly
 
 
@@ -134,8 +134,9 @@ def batches(file: Path, names: Sequence[str] = ()) -> Iterator[Any]:
                     for start in range(0, len(batch), BATCH_ROWS):
                         yield batch.slice(start, BATCH_ROWS)
         else:
-            with _parquet(file, buffer_size=READ_AHEAD) as opened:
-                yield from opened.iter_batches(BATCH_ROWS, columns=list(names) or None)
+            with _parquet(file, pre_buffer=False, buffer_size=READ_AHEAD) as opened:
+                for group in range(opened.num_row_groups):  # all groups at once would be held until the end
+                    yield from opened.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(names) or None)
 
 
 def is_csv(file: Path) -> bool:

@@ -58,7 +58,7 @@ def read_declared(data: Data, files: Sequence[Path] = (), *, needs_target: bool 
     if too_large:
         raise WrongFile(
             f"a file whose rows are held in memory must have at most {LARGEST / 2**30:g} GiB, got '{too_large[0]}'; "
-            "lower data.stream_mb"
+            "lower data.stream_mb for a run, or give a command fewer rows"
         )
     kinds = {name: (feature.column or name, feature) for name, feature in data.features.items()}
     parts = [_part(file, data, needs_target=needs_target) for file in files]

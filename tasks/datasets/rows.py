@@ -195,6 +195,11 @@ def digest_rows(splits: Iterable[Rows]) -> str:
             for block in pieces(array) if is_string(array) else ():
                 for piece in packed_pieces(block):
                     sha.update(piece)
-            for block in pieces(packed_lengths(array) if is_string(array) else array):
+            for block in pieces(_lengths(array) if is_string(array) else array):
                 sha.update(np.ascontiguousarray(block).data)
     return sha.hexdigest()
+
+
+def _lengths(array: Array) -> Array:
+    """Return what `packed_lengths` does, and let go what was read of a mapped array."""
+    return np.concatenate([packed_lengths(piece) for piece in pieces(array)])

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from configs.sections.data import Data
+from tasks.datasets.column_files import READ_AHEAD
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.mapped import let_go
 from tasks.datasets.overview import MOST_LABELS, label_shares
@@ -60,10 +61,11 @@ def parquet_rows(pattern: str, target: str, batch_rows: int = BATCH_ROWS) -> Cal
         from pyarrow.parquet import ParquetFile
 
         for file in files:
-            with ParquetFile(file) as opened:
-                for batch in opened.iter_batches(batch_rows):
-                    table = batch.to_pandas()
-                    yield table.drop(columns=target), table[target].to_numpy()
+            with ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD) as opened:
+                for group in range(opened.num_row_groups):  # all groups at once would be held until the end
+                    for batch in opened.iter_batches(batch_rows, row_groups=[group]):
+                        table = batch.to_pandas()
+                        yield table.drop(columns=target), table[target].to_numpy()
 
     return batches
 

@@ -195,3 +195,19 @@ def test_when_files_are_streamed(tmp_path: Path) -> None:
     assert not is_streamed(Data(load="a:b"))
     with pytest.raises(ConfigError, match="stream_mb has no effect without file"):
         data(tmp_path, {}, file=(), target="", load="configs.digits:load", stream_mb=1)
+
+
+@pytest.mark.parametrize("groups", [1, 15])
+def test_a_row_group_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
+    """Reading 48 MB of Parquet allocates at most half of that at a time, in one row group or in many."""
+    monkeypatch.undo()
+    rows, rng = 1_500_000, np.random.default_rng(1)
+    table = pa.table({f"x{n}": rng.random(rows) for n in range(4)})
+    parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=rows // groups)
+    del table
+    before, found, most = pa.total_allocated_bytes(), 0, 0
+    for batch in column_files.batches(tmp_path / "rows.parquet", ["x0", "x1", "x2", "x3"]):
+        found += len(batch)
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert found == rows
+    assert most < 24_000_000
