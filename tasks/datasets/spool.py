@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,9 +33,9 @@ class Spools:
     if no item is long and none ends with NUL, which NumPy's arrays of fixed width drop.
     """
 
-    def __init__(self, directory: Path, source: str) -> None:
-        """Collect rows for files in a directory; `source` is what they come from, for messages."""
-        self._parent, self._source = directory, source
+    def __init__(self, directory: Path, source: str, names: Sequence[str] = SPLITS) -> None:
+        """Collect rows for files in a directory, named by splits; `source` is what they come from, for messages."""
+        self._parent, self._source, self._names = directory, source, names
         self._spools: dict[str, _Spool] = {}
         self._rows = self._bytes = 0
 
@@ -43,7 +43,7 @@ class Spools:
         with _writable(self._parent):
             self._parent.mkdir(parents=True, exist_ok=True)
             self._temporary = tempfile.TemporaryDirectory(prefix=".stream-", dir=self._parent)
-            for name in SPLITS:
+            for name in self._names:
                 (Path(self._temporary.name) / name).mkdir()
                 self._spools[name] = _Spool(Path(self._temporary.name) / name)
         return self
@@ -64,16 +64,16 @@ class Spools:
             DataError: the disk has too little room, or cannot be written.
         """
         with _writable(self._parent):
-            for split, name in enumerate(SPLITS):
+            for split, name in enumerate(self._names):
                 self._bytes += self._spools[name].append(rows.take(np.flatnonzero(place == split)))
             self._rows += len(rows)
             self._check_room()
 
     def save(self) -> list[Path]:
         """Write the file of each split, which its readers map, and return their paths in the order of the splits."""
-        paths = [self._parent / f"{name}.npz" for name in SPLITS]
+        paths = [self._parent / f"{name}.npz" for name in self._names]
         with _writable(self._parent):
-            for name, path in zip(SPLITS, paths, strict=True):
+            for name, path in zip(self._names, paths, strict=True):
                 save_arrays(path, self._spools[name].arrays(), mapped=True)
                 self._spools[name].close()  # so that the rows of one split at a time are on the disk twice
         return paths

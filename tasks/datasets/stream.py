@@ -118,6 +118,9 @@ def _of_dataset(dataset: Any, source: str) -> Iterator[object]:
     yield from batched.as_numpy_iterator()
 
 
+_Part = tuple[Rows, dict[str, Array]]
+
+
 def save_stream(
     data: Data, batches: Iterator[object], directory: Path, limit: Limit | None = None
 ) -> tuple[Rows, SplitRows, bool]:
@@ -133,7 +136,7 @@ def save_stream(
     Raises:
         DataError: the stream failed, its rows cannot be used, or the disk has too little room for them.
     """
-    parts, is_partial = _checked(data, batches), False
+    parts, is_partial = _divided(data, batches), False
     if limit is not None:
         parts, is_partial = _first_parts(parts, limit, batches, data.source)
     identity, units, where = bytearray(), bytearray(), bytearray()
@@ -163,19 +166,31 @@ def save_stream(
     return first, SplitRows(index, distinct, grouped), is_partial
 
 
-def _checked(data: Data, batches: Iterator[object]) -> Iterator[tuple[Rows, dict[str, Array]]]:
-    """Yield the rows of each batch, and the columns that decide their split; a batch may have no rows."""
-    first: Rows | None = None  # with the columns that decide the split, which must be alike, too
-    for number, loaded in enumerate(_read(batches, data.source), start=1):
-        source = f"{data.source}, batch {number}"
-        given = check_rows(loaded, source, data.time, needs_rows=False)
-        if len(given):
-            first = first or given.take(np.arange(1))
-            _check_alike(given, first, source)
-        yield take_out(given, data) if len(given) else (given, {})
+def checked_batches(
+    batches: Iterator[object], source: str, time_column: str = "", *, needs_target: bool = True
+) -> Iterator[Rows]:
+    """Yield the rows of each batch; a batch may have no rows, such as one of which a filter has left nothing.
+
+    Args:
+        source: what the batches come from, for messages. The others are those of `check_rows`.
+
+    Raises:
+        DataError: the stream failed, or its rows cannot be used.
+    """
+    first: Rows | None = None
+    for number, loaded in enumerate(_read(batches, source), start=1):
+        where = f"{source}, batch {number}"
+        rows = check_rows(loaded, where, time_column, needs_target=needs_target, needs_rows=False)
+        if len(rows):
+            first = first or rows.take(np.arange(1))
+            _check_alike(rows, first, where)
+        yield rows
 
 
-_Part = tuple[Rows, dict[str, Array]]
+def _divided(data: Data, batches: Iterator[object]) -> Iterator[_Part]:
+    """Yield the rows of each batch, and the columns that decide their split, which must be alike in all batches."""
+    for rows in checked_batches(batches, data.source, data.time):
+        yield take_out(rows, data) if len(rows) else (rows, {})
 
 
 def _first_parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -445,11 +446,40 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert not list((tmp_path / "data").rglob("*"))
 
 
-def test_a_model_that_was_trained_elsewhere_takes_no_stream(tmp_path: Path) -> None:
-    """`rehearse` on a loader that returns a stream says where its rows must be."""
-    data = Data(load="tests.integration.test_stream:in_sevens")
-    with pytest.raises(DataError, match="got a stream; give the rows in a file with --rows"):
-        prepare_given(data, Gates(), GivenRows(), tmp_path)
+@pytest.mark.parametrize("settings", [{}, {"split": "part"}])
+def test_a_model_that_was_trained_elsewhere_is_judged_on_a_stream(settings: dict[str, Any], tmp_path: Path) -> None:
+    """The rows of a stream are those of a loader that returns arrays, in the same splits, and stay on the disk."""
+    streamed, held = (
+        prepare_given(
+            Data(load=f"tests.integration.test_stream:{load}", **settings), Gates(), GivenRows(), tmp_path / load
+        )
+        for load in ("in_sevens", "table")
+    )
+    same = {name: getattr(held, name) for name in ("train", "validation", "test", "source", "streamed")}
+    assert replace(streamed, **same) == held
+    assert streamed.streamed
+    assert is_mapped(load_rows(streamed.test).features["x"])
+    with pytest.raises(DataError, match="must have rows, got none"):
+        prepare_given(Data(load="tests.integration.test_stream:nothing"), Gates(), GivenRows(), tmp_path / "nothing")
+
+
+def test_rows_of_a_stream_that_a_model_was_trained_on_are_left_out(tmp_path: Path) -> None:
+    """Both ways to say what a model was trained on leave the same rows of a stream as of arrays."""
+    from tasks.datasets.given import leave_out_trained
+
+    columns = {name: table()[0][name][:100].tolist() for name in ("n", "id")}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    (tmp_path / "trained.json").write_text(json.dumps(rows))
+    for settings, trained_on in (({"split": "part"}, ""), ({}, str(tmp_path / "trained.json"))):
+        found = []
+        for load in ("in_sevens", "table"):
+            data = Data(load=f"tests.integration.test_stream:{load}", **settings)
+            splits = prepare_given(data, Gates(), GivenRows(trained_on=trained_on), tmp_path / load)
+            found.append(leave_out_trained("m", splits, lambda features: {name: features[name] for name in columns}))
+        ours, theirs = found
+        assert ours.left_out == theirs.left_out
+        assert ours.left_out
+        assert (ours.digest, dict(ours.rows), ours.streamed) == (theirs.digest, dict(theirs.rows), True)
 
 
 def line(size: int = 50) -> Callable[[], Iterator[Any]]:
