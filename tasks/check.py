@@ -13,6 +13,7 @@ from configs.redaction import redact
 from configs.schema import Config
 from tasks.datasets.declared import read_contract
 from tasks.datasets.prepare import prepare_splits
+from tasks.datasets.stream import Limit
 from tasks.errors import PipelineError, ServingError
 from tasks.objects.store import look_at_store
 from tasks.production.metrics import watch
@@ -27,6 +28,10 @@ from tasks.training.process import call
 from tasks.words import few
 
 HEALTH_TIMEOUT_S = 10.0
+NOT_SEEN = (
+    "only a run sees whether the other rows can be used, whether the stream ends, whether the disk has room for it, "
+    "and how many rows each split gets"
+)
 
 
 def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -38,8 +43,13 @@ def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], st
     splits: list[Splits] = []
 
     def rows() -> str:
-        splits.append(call(prepare_splits, config.data, scratch / "data"))
+        splits.append(call(prepare_splits, config.data, scratch / "data", Limit()))
         found = splits[0]
+        if found.is_partial:
+            return (
+                f"the first {sum(found.rows.values()):,} rows of a stream that has more were looked at; {NOT_SEEN}; "
+                f"{few(found.features, '; ')}"
+            )
         counts = ", ".join(f"{number:,} {name}" for name, number in found.rows.items())
         return f"{counts} rows; {few(found.features, '; ')}"
 

@@ -126,6 +126,7 @@ class Splits:
         groups: `.npz` of one fingerprint of the columns in `data.key` or `data.group` for each row, by split, or None.
         shares: the share of rows with a label, by target, label and split.
         streamed: whether the rows came as a stream, so that their numbers are mapped and not loaded.
+        is_partial: whether these are the first rows of a stream that has more, for a check; they are assigned in turn.
         left_out: for a model that was trained elsewhere, how many of its training rows are not judged; None if unknown.
         classes: the values of the target of `data.file`, in the order of the model's answers; empty for others.
     """
@@ -142,6 +143,7 @@ class Splits:
     left_out: int | None = None
     classes: tuple[bool | int | str, ...] = ()
     streamed: bool = False
+    is_partial: bool = False
 
     @property
     def trained_on(self) -> int:

@@ -8,22 +8,22 @@ import gc
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 SILENCE_S = 5.0  # between two lines about a wait
 
 
 @contextlib.contextmanager
-def waiting_for(whom: str) -> Iterator[None]:
-    """Log every few seconds what a block waits for, until it ends."""
+def waiting_for(whom: str | Callable[[], str]) -> Iterator[None]:
+    """Log every few seconds what a block waits for, until it ends; a function says how far it is."""
     ended = threading.Event()
 
     def tell() -> None:
         waited = 0.0
         while not ended.wait(SILENCE_S):
             waited += SILENCE_S
-            log.info("waiting for %s, %g s so far", whom, waited)
+            log.info("waiting for %s, %g s so far", whom() if callable(whom) else whom, waited)
 
     # in the context of the caller, which assigns the line to its run in Prefect
     teller = threading.Thread(target=contextvars.copy_context().run, args=(tell,), name="waiting", daemon=True)

@@ -44,3 +44,8 @@ def few(items: Sequence[object], between: str = ", ", most: int = 20) -> str:
     """Return the first items in one text, and how many more there are."""
     more = f"{between}and {len(items) - most:,} more" if len(items) > most else ""
     return between.join(map(str, items[:most])) + more
+
+
+def size_words(size: int) -> str:
+    """Return a number of bytes in MB or GB, powers of ten, as the tools for disks count."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

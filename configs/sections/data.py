@@ -45,6 +45,12 @@ class Data(Section):
     ignore: Columns = Field(
         (), description="for file: columns that are known and not used; other unused columns are named in a warning"
     )
+    stream_mb: float = Field(
+        256,
+        ge=0,
+        description="for file: files of together at least so many MB are read as a stream, whose rows stay on the "
+        "disk; 0 always does that. A compressed file counts with its size before the compression, roughly",
+    )
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that early stopping watches")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of all rows that the gates judge")
     seed: int = Field(
@@ -84,6 +90,8 @@ class Data(Section):
     def _has_one_source(self) -> Data:
         if self.load and self.file:
             raise ValueError("load and file are two sources of rows; remove one of them")
+        if not self.file and self.stream_mb != type(self).model_fields["stream_mb"].default:
+            raise ValueError("stream_mb has no effect without file; remove it, or let load return a stream")
         if not self.file:
             set_ones = {"features": self.features, "target": self.target.name, "ignore": self.ignore}
             given = [name for name, value in set_ones.items() if value]

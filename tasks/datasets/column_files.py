@@ -15,13 +15,15 @@ from typing import Any
 from configs.redaction import redact
 from configs.sections.data import SUFFIXES
 from configs.user_code import nearest
-from tasks.datasets.row_files import LARGEST
 from tasks.errors import WrongFile
 from tasks.words import one_line
 
 BLOCK = 2**24  # bytes of a CSV file that are read at once; a row must fit
 INDEX = "__index_level_"  # the beginning of the name of a column that pandas adds to Parquet files
 SEPARATORS = ";\t|"
+BATCH_ROWS = 8192
+READ_AHEAD = 2**16  # bytes of each column of a Parquet file, whose row groups may be as large as the file
+GZIP_RATIO = 5  # of a table in CSV, roughly
 
 
 def files_of(patterns: Sequence[str]) -> list[Path]:
@@ -31,7 +33,7 @@ def files_of(patterns: Sequence[str]) -> list[Path]:
         patterns: absolute paths.
 
     Raises:
-        WrongFile: a pattern matches nothing, or a match is not a regular file or is too large.
+        WrongFile: a pattern matches nothing, or a match is not a regular file.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
@@ -43,12 +45,21 @@ def files_of(patterns: Sequence[str]) -> list[Path]:
         if not file.is_file():  # a pipe could not be read again
             inside = f"; for the files in a directory write '{file.name}/*.parquet'" if file.is_dir() else ""
             raise WrongFile(f"data.file must name regular files, got '{file}'{inside}")
-        if file.stat().st_size > LARGEST:
-            raise WrongFile(
-                f"data.file must name files of at most {LARGEST / 2**30:g} GiB, because their rows are held in memory, "
-                f"got '{file}'"
-            )
     return list(found)
+
+
+def bytes_of(file: Path) -> int:
+    """Return about how many bytes a file has without its compression.
+
+    Raises:
+        WrongFile: the file cannot be read.
+    """
+    with _readable(file):
+        if not is_csv(file):
+            with _parquet(file) as opened:
+                groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
+                return sum(group.total_byte_size for group in groups)
+        return file.stat().st_size * (GZIP_RATIO if file.suffix == ".gz" else 1)
 
 
 def _matches(pattern: Path) -> list[Path]:
@@ -104,8 +115,11 @@ def read_columns(file: Path, names: Sequence[str]) -> dict[str, Any]:
         return {name: table.column(name) for name in names}
 
 
-def batches(file: Path) -> Iterator[Any]:
-    """Yield all columns of a file in pyarrow record batches, so that a large file needs little memory.
+def batches(file: Path, names: Sequence[str] = ()) -> Iterator[Any]:
+    """Yield columns of a file in pyarrow record batches, so that a large file needs little memory.
+
+    Args:
+        names: of the columns, in their order; empty means all columns.
 
     Raises:
         WrongFile: the file cannot be read.
@@ -114,10 +128,15 @@ def batches(file: Path) -> Iterator[Any]:
         if is_csv(file):
             from pyarrow import csv as arrow_csv
 
-            names = _csv_header(file)
-            yield from arrow_csv.open_csv(file, **_csv_options(names))
+            options = _csv_options(names or _csv_header(file), only=bool(names))
+            with arrow_csv.open_csv(file, **options) as opened:
+                for batch in opened:
+                    for start in range(0, len(batch), BATCH_ROWS):
+                        yield batch.slice(start, BATCH_ROWS)
         else:
-            yield from _parquet(file).iter_batches()
+            with _parquet(file, pre_buffer=False, buffer_size=READ_AHEAD) as opened:
+                for group in range(opened.num_row_groups):  # all groups at once would be held until the end
+                    yield from opened.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(names) or None)
 
 
 def is_csv(file: Path) -> bool:
@@ -142,10 +161,10 @@ def _readable(file: Path) -> Iterator[None]:
         raise WrongFile(f"data.file must name a readable file of rows, got '{file}': {words}") from exc
 
 
-def _parquet(file: Path) -> Any:
+def _parquet(file: Path, **options: Any) -> Any:
     from pyarrow import parquet
 
-    return parquet.ParquetFile(file)
+    return parquet.ParquetFile(file, **options)
 
 
 def _csv_header(file: Path) -> list[str]:

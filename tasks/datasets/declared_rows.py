@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from configs.redaction import redact
 from configs.sections.data import Data
 from configs.sections.features import Feature, Target
 from configs.user_code import nearest
-from tasks.datasets.column_files import check_columns, files_of, read_columns
-from tasks.datasets.kinds import INTEGER, NUMBER, converted, plain, refuse_missing, rounding_of
+from tasks.datasets.column_files import batches, bytes_of, check_columns, files_of, read_columns
+from tasks.datasets.kinds import INTEGER, NUMBER, ColumnOfBlocks, converted, plain, refuse_missing, rounding_of
+from tasks.datasets.mapped import pieces
+from tasks.datasets.row_files import LARGEST
 from tasks.datasets.strings import Array
 from tasks.errors import WrongFile
 from tasks.words import few, one_line
@@ -52,6 +54,12 @@ def read_declared(data: Data, files: Sequence[Path] = (), *, needs_target: bool 
         WrongFile: a file cannot be read, or a value does not fit what is declared.
     """
     files = files or files_of(data.file)
+    too_large = [file for file in files if file.stat().st_size > LARGEST]
+    if too_large:
+        raise WrongFile(
+            f"a file whose rows are held in memory must have at most {LARGEST / 2**30:g} GiB, got '{too_large[0]}'; "
+            "lower data.stream_mb for a run, or give a command fewer rows"
+        )
     kinds = {name: (feature.column or name, feature) for name, feature in data.features.items()}
     parts = [_part(file, data, needs_target=needs_target) for file in files]
     features: dict[str, Any] = {}
@@ -76,13 +84,72 @@ def read_declared(data: Data, files: Sequence[Path] = (), *, needs_target: bool 
     return (features, target), classes
 
 
+def is_streamed(data: Data) -> bool:
+    """Return whether the files of `data.file` are so large that they are read as a stream.
+
+    Raises:
+        WrongFile: a file cannot be read.
+    """
+    return bool(data.file) and sum(map(bytes_of, files_of(data.file))) >= data.stream_mb * 1_000_000
+
+
+def stream_declared(data: Data) -> tuple[Iterator[tuple[Any, Any]], Classes]:
+    """Return batches of `(features, target)` as `read_declared` returns all of them, and the classes of the target.
+
+    The targets of all rows are read at once.
+
+    Raises:
+        WrongFile: as `read_declared`, some of them when the batches are read.
+    """
+    files = files_of(data.file)
+    wanted = {file: _wanted(file, data, needs_target=True) for file in files}
+    columns = [read_columns(file, [data.target.name])[data.target.name] for file in files]
+    named = [(_where(file, data.target.name), column) for file, column in zip(files, columns, strict=True)]
+    target, classes = _target(named, data.target, given=False)
+    return _batches(data, wanted, target), classes
+
+
+def _batches(data: Data, wanted: Mapping[Path, Sequence[str]], target: Array) -> Iterator[tuple[Any, Any]]:
+    """Yield the rows of files, whose targets are read already."""
+    import pyarrow as pa
+
+    begin = 0  # of the file, among the rows of all files
+    for file, names in wanted.items():
+        row = 0
+        columns = {
+            name: ColumnOfBlocks(feature, _where(file, feature.column or name), f"data.features.{name}")
+            for name, feature in data.features.items()
+        }
+        for batch in batches(file, names):
+            table = pa.Table.from_batches([batch])
+            features: dict[str, Any] = {
+                name: columns[name].block(table.column(feature.column or name))
+                for name, feature in data.features.items()
+            }
+            for name in dict.fromkeys(data.split_columns):
+                features[name] = _of_split(table.column(name), data, name, file, row)
+            end = row + len(batch)
+            yield features, target[begin + row : begin + end]
+            row = end
+        for column in columns.values():
+            column.finish()
+        begin += row
+    if not begin:
+        raise WrongFile(f"data.file must have rows, and there are none in {few([repr(str(file)) for file in wanted])}")
+
+
 def _used(data: Data) -> list[str]:
     columns = [feature.column or name for name, feature in data.features.items()]
     return list(dict.fromkeys([*columns, data.target.name, *data.split_columns]))
 
 
 def _part(file: Path, data: Data, *, needs_target: bool) -> tuple[Path, dict[str, Any]]:
-    """Return the columns of one file that are used, and name those that are not."""
+    """Return the columns of one file that are used."""
+    return file, read_columns(file, _wanted(file, data, needs_target=needs_target))
+
+
+def _wanted(file: Path, data: Data, *, needs_target: bool) -> list[str]:
+    """Return the names of the columns of one file that are used, and log the names of those that are not."""
     wanted = _used(data)
     if not needs_target:  # rows that are given to a command
         own = [feature.column or name for name, feature in data.features.items()]
@@ -95,17 +162,17 @@ def _part(file: Path, data: Data, *, needs_target: bool) -> tuple[Path, dict[str
             "'%s' has columns that are neither declared nor ignored, and they are not used: %s; declare them in "
             "data.features, or name them in data.ignore", file, few([f"'{one_line(name, 60)}'" for name in new]),
         )  # fmt: skip
-    return file, read_columns(file, wanted)
+    return wanted
 
 
 def _where(file: Path, column: str) -> str:
     return f"'{file}': column '{one_line(column, 60)}'"
 
 
-def _of_split(column: Any, data: Data, name: str, file: Path) -> list[Any]:
+def _of_split(column: Any, data: Data, name: str, file: Path, first_row: int = 0) -> list[Any]:
     """Return a column that decides the splits as text, numbers or booleans; a time is ISO 8601 text."""
     known = plain(column, _where(file, name))
-    refuse_missing(known, _where(file, name))
+    refuse_missing(known, _where(file, name), first_row)
     values = known.to_pylist()
     if name == data.time and not isinstance(data.test_from, str):
         return [float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value for value in values]
@@ -155,18 +222,29 @@ def _guessed(columns: Sequence[tuple[str, Any]], name: str) -> str:
     if all(types.is_boolean(column.type) for _, column in columns):
         kind = "boolean"
     else:
-        values = {value for _, column in columns for value in column.unique().to_pylist()}
-        if all(isinstance(value, int | float) or NUMBER.fullmatch(str(value).strip()) for value in values):
-            whole = all(isinstance(value, int) or (isinstance(value, str) and INTEGER.fullmatch(value.strip()))
-                        for value in values)  # fmt: skip
-            kind = "category" if whole and len(values) <= FEW else "number"
+        chunks = [chunk for _, column in columns for chunk in column.chunks]
+        if all(_is_number(value) for chunk in chunks for value in chunk.unique().to_pylist()):
+            different: set[Any] = set()
+            whole = True
+            for chunk in chunks:
+                values = chunk.unique().to_pylist() if whole and len(different) <= FEW else []
+                whole = whole and all(_is_whole(value) for value in values)
+                different.update(values)
+            kind = "category" if whole and len(different) <= FEW else "number"
     log.info("the target '%s' is read as %s; set data.target: {name: ..., kind: ...} to decide that", name, kind)
     return kind
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or bool(NUMBER.fullmatch(str(value).strip()))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, str) and bool(INTEGER.fullmatch(value.strip())))
+
+
 def _of_classes(labels: Array, target: Target, where: str) -> tuple[Array, Classes]:
-    values, positions = np.unique(labels.astype(object), return_inverse=True)
-    texts = [str(value) for value in values]
+    texts = sorted({text for piece in pieces(labels) for text in piece.tolist()})  # all rows at once would be objects
     whole = all(INTEGER.fullmatch(text) and str(int(text)) == text and len(text) < 19 for text in texts)
     ordered: Classes = target.classes or (tuple(sorted(map(int, texts))) if whole else tuple(texts))
     places = {str(name): place for place, name in enumerate(ordered)}
@@ -181,7 +259,8 @@ def _of_classes(labels: Array, target: Target, where: str) -> tuple[Array, Class
         raise WrongFile(
             f"{where} must have 2 to {MOST_CLASSES:,} classes, got {len(ordered):,}; set kind: number if it is a number"
         )
-    return np.array([places[text] for text in texts], np.int64)[positions], ordered
+    positions = [np.array([places[text] for text in piece.tolist()], np.int64) for piece in pieces(labels)]
+    return np.concatenate(positions), ordered
 
 
 def named_shares(shares: Mapping[str, Mapping[str, Mapping[str, float]]], classes: Classes) -> dict[str, Any]:

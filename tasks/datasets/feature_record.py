@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from configs.redaction import redact
 from configs.schema import Config
 from configs.sections.features import Feature
 from tasks.datasets.kinds import date_of, stand_in
+from tasks.datasets.mapped import pieces
 from tasks.datasets.rows import Rows
-from tasks.datasets.strings import Array, as_objects, is_text
+from tasks.datasets.strings import Array, is_text
 from tasks.errors import WrongFile
 from tasks.records import DataSchema, FeatureFacts
 from tasks.words import few, one_line
@@ -60,15 +62,25 @@ def write_schema(directory: Path, config: Config, rows: Rows, classes: Sequence[
 def facts_of(feature: Feature, array: Array) -> FeatureFacts:
     """Return what a feature means, and its values in some rows; a stand-in is not one of them."""
     missing = stand_in(feature)
-    known = array if missing is None else array[array != missing]
     dtype = "string" if is_text(array) else str(array.dtype)
     unit = feature.unit if feature.kind == "date" else ""
     if feature.kind in ("number", "date"):
-        low, high = (float(known.min()), float(known.max())) if len(known) else (None, None)
-        return FeatureFacts(feature.kind, dtype, unit, missing, len(np.unique(known)), (), low, high)
-    values = sorted(map(str, np.unique(as_objects(known)).tolist()))
+        known = _different_numbers(array, missing)
+        low, high = (float(known[0]), float(known[-1])) if len(known) else (None, None)
+        return FeatureFacts(feature.kind, dtype, unit, missing, len(known), (), low, high)
+    different = {value for piece in pieces(array) for value in piece.tolist()} - {missing}
+    values = sorted(map(str, different))
     listed = tuple(values) if feature.kind in ("category", "integer_id") and len(values) <= MOST_VALUES else ()
     return FeatureFacts(feature.kind, dtype, unit, missing, len(values), listed)
+
+
+def _different_numbers(array: Array, missing: Any) -> Array:
+    """Return the different values except the stand-in, in ascending order."""
+    found = array[:0]
+    for piece in pieces(array):
+        known = piece if missing is None else piece[piece != np.asarray(missing, array.dtype)]
+        found = np.unique(np.concatenate([found, np.unique(known)]))
+    return found
 
 
 def read_schema(version_dir: Path) -> DataSchema | None:
@@ -160,45 +172,45 @@ def _range(facts: FeatureFacts, digits: int) -> str:
     return f"{facts.low:.{digits}g} to {facts.high:.{digits}g}"
 
 
-def tell_unknown_values(features: Mapping[str, Feature], rows: Rows, index: Mapping[str, Array]) -> None:
+def tell_unknown_values(features: Mapping[str, Feature], column: Callable[[str, str], Array]) -> None:
     """Log, or refuse, values of the validation and test rows that the training rows do not have.
 
     Args:
-        index: the row numbers of each split.
+        column: returns the values of a feature in a split, given the names of both.
 
     Raises:
         WrongFile: a feature has such values and declares `unknown: error`.
     """
-    others = np.concatenate([numbers for split, numbers in index.items() if split != "train"])
     for name, feature in features.items():
         if feature.kind not in ("category", "integer_id"):
             continue
-        array = rows.features[name]
-        known = set(array[index["train"]].tolist())
-        new = [value for value in array[others].tolist() if value not in known]
-        if not new:
+        known = {value for piece in pieces(column(name, "train")) for value in piece.tolist()}
+        others = [column(name, split) for split in ("validation", "test")]
+        unknown = Counter(
+            value for array in others for piece in pieces(array) for value in piece.tolist() if value not in known
+        )
+        if not unknown:
             continue
-        values = sorted(set(new))
-        shown = few([f"'{_shown(value)}'" for value in values], most=EXAMPLES)
-        words = f"{len(new):,} of {len(others):,} validation and test rows: {shown}"
+        shown = few([f"'{_shown(value)}'" for value in sorted(unknown)], most=EXAMPLES)
+        words = f"{unknown.total():,} of {sum(map(len, others)):,} validation and test rows: {shown}"
         if feature.unknown == "error":
             raise WrongFile(
                 f"data.features.{name} declares unknown: error, but the training rows lack the values of {words}; use "
                 "more rows, or set unknown: bucket"
             )
-        log.info("'%s' has %s values that the training rows lack, in %s", name, f"{len(values):,}", words)
+        log.info("'%s' has %s values that the training rows lack, in %s", name, f"{len(unknown):,}", words)
 
 
-def check_trained_targets(target: Array, index: Mapping[str, Array], classes: Sequence[Any]) -> None:
+def check_trained_targets(trained: Array, classes: Sequence[Any]) -> None:
     """Refuse training rows that all have the same target, and log classes that they do not have.
 
     Args:
-        target: numbers, or positions in the classes. index: the row numbers of each split.
+        trained: the targets of the training rows: numbers, or positions in the classes.
 
     Raises:
         WrongFile: a model could learn nothing but one answer, which test rows of one class would confirm.
     """
-    found = np.unique(target[index["train"]])
+    found = np.unique(trained)
     if len(found) < 2:
         shown = classes[int(found[0])] if classes else found[0]
         raise WrongFile(

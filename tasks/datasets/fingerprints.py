@@ -19,6 +19,7 @@ from tasks.errors import DataError
 
 CHUNK = 2**19  # numbers in memory at once as float64
 TEXT_CHUNK = 256  # rows in memory at once as Python strings
+LET_GO = 64 * TEXT_CHUNK  # rows of mapped text that are read before they are let go
 
 
 def fingerprints(columns: Mapping[str, Array], key: str) -> Array:
@@ -95,6 +96,8 @@ def _text_rows(columns: Sequence[tuple[str, Array]], n_rows: int) -> Iterator[by
         for parts in zip(*(chunk.reshape(len(chunk), -1).tolist() for chunk in chunks), strict=True):
             encoded = (_encoded(item) for part in parts for item in part)
             yield b"".join(len(item).to_bytes(8, "little") + item for item in encoded)
+        if begin % LET_GO == 0:
+            let_go(array for _, array in columns)
 
 
 def _encoded(item: object) -> bytes:

@@ -95,11 +95,15 @@ def _fitted(array: Array, spec: TensorSpec, name: str) -> Array:
     return np.ascontiguousarray(cast_exactly(array, spec.dtype, rule, name))
 
 
-def cast_exactly(array: Array, dtype: str, rule: str, name: str) -> Array:
+def cast_exactly(array: Array, dtype: str, rule: str, name: str, first_row: int = 0) -> Array:
     """Return numbers in a dtype; only floats with a fraction may be rounded, to the nearest value.
 
     Whole floats below 2^53 count as whole numbers, because pandas converts integer columns with gaps to floats. Above
     that limit every float64 is whole.
+
+    Args:
+        rule: the rule that is broken if a value changes. name: of the array. first_row: the number of its first row,
+            for messages.
 
     Raises:
         DataError: a value would change, or become infinite.
@@ -107,18 +111,18 @@ def cast_exactly(array: Array, dtype: str, rule: str, name: str) -> Array:
     wanted = np.dtype(dtype)
     if array.dtype == wanted:
         return array
-    must_survive = all(_must_survive(piece, wanted) for piece in pieces(array))
+    is_exact = all(must_survive(piece, wanted) for piece in pieces(array))
     result, row = mapped_like(array, wanted), 0
     for piece in pieces(array):
         with np.errstate(over="ignore", invalid="ignore"):  # the result is checked next
             cast = piece.astype(wanted)
-        lost = ~_survives(piece, cast) if must_survive else ~np.isfinite(cast)
+        lost = ~_survives(piece, cast) if is_exact else ~np.isfinite(cast)
         if lost.any():
             where = tuple(int(i) for i in np.argwhere(lost)[0])
             raise DataError(
                 f"{rule}, which cannot hold every value of the rows: '{name}' has {piece[where]} in row "
-                f"{row + where[0]}, which would become {cast[where]}; use another dtype for this input (int64, "
-                "float64, or text for ids), or round the values"
+                f"{first_row + row + where[0]}, which would become {cast[where]}; use another dtype for this input "
+                "(int64, float64, or text for ids), or round the values"
             )
         result[row : row + len(piece)] = cast
         row += len(piece)
@@ -152,7 +156,8 @@ def largest_change(given: Array, cast: Array) -> str:
     return f"{given.dtype} to {cast.dtype}, by at most {changes[most]:.3g} ({before[most]} to {after[most]})"
 
 
-def _must_survive(array: Array, dtype: np.dtype[Any]) -> bool:
+def must_survive(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Return whether a cast to a dtype must keep every number, because none has a fraction that may be rounded."""
     if array.dtype.kind in "iub" or dtype.kind in "iub":
         return True
     return bool(np.all(array == np.floor(array)) and np.all(np.abs(array) < FLOATS_ALL_WHOLE))

@@ -15,15 +15,18 @@ from configs.sections.data import Data
 from configs.sections.gates import Gates
 from tasks.datasets.column_files import is_declared
 from tasks.datasets.declared_rows import read_declared
+from tasks.datasets.mapped import let_go
 from tasks.datasets.overview import label_shares
 from tasks.datasets.prepare import call_loader, columns_in_words
 from tasks.datasets.row_files import read_table
 from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, load_rows, save_rows
 from tasks.datasets.seen import AsRequests, request_fingerprints
 from tasks.datasets.splitting import SPLITS, told_splits
-from tasks.datasets.stream import batches_of
+from tasks.datasets.spool import Spools
+from tasks.datasets.stream import BATCH_ROWS, batches_of, checked_batches
 from tasks.errors import DataError, WrongFile
 from tasks.records import Splits
+from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 ROWS = "rows-in-python.npz"  # contains rows that were checked already
@@ -62,24 +65,74 @@ def prepare_given(data: Data, gates: Gates, given: GivenRows, directory: Path) -
         DataError: the rows cannot be read or used, or the configured metrics have no target.
     """
     rows, source = _read(data, given)
-    if gates.metrics and not rows.targets:
-        raise DataError("gates.metrics needs a target to compare the answers with; name its column with --target")
+    if not isinstance(rows, Rows):
+        return _of_stream(rows, source, data, gates, given, directory)
+    _check_targets(rows, gates)
     rows, index = _told(rows, data)
+    _check_judged(len(index["test"]), data)
     parts = {name: rows.take(numbers) for name, numbers in index.items()}
     if given.trained_on:
-        if len(parts["train"]) or len(parts["validation"]):
-            raise DataError(
-                f"the training rows must be given either by --trained-on or by '{data.split}' (rows with train or "
-                "validation), got both; remove one of them"
-            )
+        _check_one_record(parts, data)
         parts["train"] = _trained_on(Path(given.trained_on), rows, data)
     return saved(parts, source, directory)
+
+
+def _of_stream(  # noqa: PLR0913, PLR0917  those of prepare_given, and what was read
+    batches: Iterator[object], source: str, data: Data, gates: Gates, given: GivenRows, directory: Path
+) -> Splits:
+    """Check and save rows that come in batches, as `prepare_given` does."""
+    is_empty = True
+    with Spools(directory, source) as spools, waiting_for(spools.progress):
+        for batch in checked_batches(batches, source, needs_target=False):
+            if not len(batch):
+                continue
+            _check_targets(batch, gates)
+            rows, index = _told(batch, data)
+            place = np.empty(len(rows), np.uint8)
+            for split, name in enumerate(SPLITS):
+                place[index[name]] = split
+            spools.append(rows, place)
+            is_empty = False
+        if is_empty:
+            raise DataError(f"'{source}' must have rows, got none")
+        paths = spools.save()
+    parts = dict(zip(SPLITS, map(load_rows, paths), strict=True))
+    _check_judged(len(parts["test"]), data)
+    if given.trained_on:
+        _check_one_record(parts, data)
+        parts["train"] = _trained_on(Path(given.trained_on), parts["test"], data)
+        save_rows(directory / "train.npz", parts["train"])
+    return replace(_described(parts, source, directory), streamed=True)
+
+
+def _check_targets(rows: Rows, gates: Gates) -> None:
+    if gates.metrics and not rows.targets:
+        raise DataError("gates.metrics needs a target to compare the answers with; name its column with --target")
+
+
+def _check_judged(n_rows: int, data: Data) -> None:
+    if not n_rows:
+        raise DataError(f"there must be rows to judge, but '{data.split}' contains test in no row")
+
+
+def _check_one_record(parts: Mapping[str, Rows], data: Data) -> None:
+    """Refuse rows of which two sources say that the model was trained on them."""
+    if len(parts["train"]) or len(parts["validation"]):
+        raise DataError(
+            f"the training rows must be given either by --trained-on or by '{data.split}' (rows with train or "
+            "validation), got both; remove one of them"
+        )
 
 
 def saved(parts: dict[str, Rows], source: str, directory: Path) -> Splits:
     """Save the rows of each split."""
     for name, part in parts.items():
         save_rows(directory / f"{name}.npz", part)
+    return _described(parts, source, directory)
+
+
+def _described(parts: Mapping[str, Rows], source: str, directory: Path) -> Splits:
+    """Return the splits that were saved in a directory."""
     test = parts["test"]
     return Splits(
         train=directory / "train.npz",
@@ -93,8 +146,8 @@ def saved(parts: dict[str, Rows], source: str, directory: Path) -> Splits:
     )
 
 
-def _read(data: Data, given: GivenRows) -> tuple[Rows, str]:
-    """Return the rows and their source."""
+def _read(data: Data, given: GivenRows) -> tuple[Rows | Iterator[object], str]:
+    """Return the rows, or the batches of a stream, and their source."""
     if Path(given.file).name == ROWS:
         return load_rows(Path(given.file)), "rows that were given in Python"
     if data.file and (not given.file or is_declared(Path(given.file))):
@@ -103,11 +156,9 @@ def _read(data: Data, given: GivenRows) -> tuple[Rows, str]:
         ), given.file or data.source
     source = given.file or data.load
     loaded = read_table(Path(given.file), given.target) if given.file else call_loader(data)
-    if not given.file and batches_of(loaded, source) is not None:
-        raise DataError(
-            f"'{source}' must return arrays for a model that was trained elsewhere, got a stream; give the rows in a "
-            "file with --rows"
-        )
+    batches = None if given.file else batches_of(loaded, source)
+    if batches is not None:
+        return batches, source
     return check_rows(loaded, source, needs_target=False), source
 
 
@@ -143,8 +194,6 @@ def _told(rows: Rows, data: Data) -> tuple[Rows, dict[str, Array]]:
             "data.split to judge all rows"
         )
     index = told_splits(rows.features[data.split], data.split)
-    if not len(index["test"]):
-        raise DataError(f"there must be rows to judge, but '{data.split}' contains test in no row")
     features = {name: array for name, array in rows.features.items() if name != data.split}
     if not features:
         raise DataError(f"the rows must have a feature besides '{data.split}', which only assigns rows to splits")
@@ -195,5 +244,19 @@ def leave_out_trained(name: str, splits: Splits, as_requests: AsRequests) -> Spl
         raise DataError(f"there must be rows to judge, but the model was trained on all {len(known):,} of them")
     left_out = int(known.sum())
     log.info("%d of %d rows are not judged, because the model was trained on them", left_out, len(known))
+    if splits.streamed:
+        parts["test"] = _kept(parts["test"], known, splits)
+        return replace(_described(parts, splits.source, splits.test.parent), streamed=True, left_out=left_out)
     parts["test"] = parts["test"].take(np.flatnonzero(~known))
     return replace(saved(parts, splits.source, splits.test.parent), left_out=left_out)
+
+
+def _kept(test: Rows, known: Array, splits: Splits) -> Rows:
+    """Write the test rows of a stream again, without those that are known, and return them."""
+    with Spools(splits.test.parent, splits.source, ["test"]) as spools:
+        for begin in range(0, len(test), BATCH_ROWS):
+            kept = begin + np.flatnonzero(~known[begin : begin + BATCH_ROWS])
+            spools.append(test.take(kept), np.zeros(len(kept), np.uint8))
+            let_go([*test.features.values(), *test.targets.values()])
+        [path] = spools.save()
+    return load_rows(path)

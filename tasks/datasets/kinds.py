@@ -14,6 +14,7 @@ not allow is an error that names the file, the column, the row and the value. Th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -24,7 +25,7 @@ import numpy as np
 from configs.redaction import redact
 from configs.sections.features import Feature
 from configs.times import read_moment
-from tasks.datasets.fitting import FLOATS_ALL_WHOLE, cast_exactly
+from tasks.datasets.fitting import FLOATS_ALL_WHOLE, cast_exactly, must_survive
 from tasks.datasets.strings import TEXT, Array
 from tasks.errors import DataError, WrongFile
 from tasks.words import one_line
@@ -61,42 +62,123 @@ def converted(column: Any, feature: Feature, where: str, field: str, *, given: b
         WrongFile: a value is missing and has no stand-in, does not fit the kind, or the values differ by less than
             float32 can tell apart.
     """
-    column = plain(column, where)
-    missing = missing_rows(column)
-    if missing.any() and feature.missing is None:
-        raise WrongFile(
-            f"{where} must have a value in every row, got none in {_rows(missing)}; declare the value that stands for "
-            f"a missing one, in {field}.missing, or fill the gaps"
-        )
-    present = column.filter(~missing) if missing.any() else column
-    numbers = np.flatnonzero(~missing)
-    values = _values(present, feature, where, numbers)
-    if feature.kind == "number" and feature.dtype == "float32" and not given:
-        lost = rounding_of(values)
+    whole = ColumnOfBlocks(feature, where, field, given=given)
+    found = whole.block(column)
+    whole.finish()
+    return found
+
+
+class ColumnOfBlocks:
+    """Converts a column whose rows come in blocks to the array that `converted` makes of the whole column."""
+
+    def __init__(self, feature: Feature, where: str, field: str, *, given: bool = False) -> None:
+        """Begin with row 0; the arguments are those of `converted`."""
+        self._feature, self._where, self._field, self._given = feature, where, field, given
+        self._row = 0
+        self._rounding = Rounding()
+        self._has_fraction, self._inexact = False, ""
+
+    def block(self, column: Any) -> Array:
+        """Return the next rows.
+
+        Raises:
+            WrongFile: as `converted`; numbers of rows that a message counts are those of this block.
+        """
+        feature, where = self._feature, self._where
+        column = plain(column, where)
+        missing = missing_rows(column)
+        if missing.any() and feature.missing is None:
+            raise WrongFile(
+                f"{where} must have a value in every row, got none in {_rows(missing, self._row)}; declare the value "
+                f"that stands for a missing one, in {self._field}.missing, or fill the gaps"
+            )
+        present = column.filter(~missing) if missing.any() else column
+        numbers = np.flatnonzero(~missing)
+        values = _values(present, feature, where, numbers + self._row)
+        if feature.kind == "number" and feature.dtype == "float32" and not self._given:
+            self._rounding.add(values)
+        if missing.any():
+            value = stand_in(feature)
+            if feature.kind == "number":  # a column of bytes may have a stand-in of -1, and whole numbers one of 0.5
+                dtype = "int64" if values.dtype.kind in "iu" and isinstance(value, int) else "float64"
+                values = _exactly(values, dtype, where)
+            whole = np.empty(len(missing), values.dtype)
+            whole[numbers] = values
+            whole[missing] = value
+            values = whole
+        found = self._as_served(values)
+        self._row += len(missing)
+        return found
+
+    def finish(self) -> None:
+        """Say what is wrong with the column as a whole.
+
+        Raises:
+            WrongFile: as `converted`.
+        """
+        lost = self._rounding.words()
         if lost:
-            raise WrongFile(f"{where} must have numbers that float32 can tell apart, {lost}; set dtype: float64")
-    if missing.any():
-        value = stand_in(feature)
-        if feature.kind == "number":  # a column of bytes may have a stand-in of -1, and whole numbers one of 0.5
-            dtype = "int64" if values.dtype.kind in "iu" and isinstance(value, int) else "float64"
-            values = _exactly(values, dtype, where)
-        whole = np.empty(len(missing), values.dtype)
-        whole[numbers] = values
-        whole[missing] = value
-        values = whole
-    return _as_served(values, feature, where)
+            raise WrongFile(f"{self._where} must have numbers that float32 can tell apart, {lost}; set dtype: float64")
+        if self._inexact and not self._has_fraction:
+            raise WrongFile(self._inexact)
+
+    def _as_served(self, values: Array) -> Array:
+        """Return values in the dtype of the input."""
+        kind = self._feature.kind
+        dtype = {"number": self._feature.dtype, "boolean": "bool", "integer_id": "int64", "date": "int64"}.get(kind, "")
+        if not dtype:
+            return values
+        self._has_fraction = self._has_fraction or not must_survive(values, np.dtype(dtype))
+        try:
+            return _exactly(values, dtype, self._where, self._row)
+        except WrongFile as exc:
+            with np.errstate(over="ignore"):
+                cast = values.astype(dtype)
+            if np.dtype(dtype).kind != "f" or not np.isfinite(cast).all():
+                raise
+            self._inexact = self._inexact or str(exc)  # whole numbers among fractions are rounded like these
+            return cast
+
+
+class Rounding:
+    """How much float32 rounds numbers that come in blocks."""
+
+    def __init__(self) -> None:
+        self._is_float64 = False
+        self._count, self._mean, self._squares = 0, 0.0, 0.0  # sum of the squared deviations from the mean
+        self._most = self._largest = 0.0
+
+    def add(self, values: Array) -> None:
+        """Add the next values."""
+        self._is_float64 = self._is_float64 or values.dtype == np.float64
+        if not len(values):
+            return
+        numbers = values.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused as such
+            self._most = max(self._most, float(np.abs(numbers.astype(np.float32) - numbers).max()))
+            mean, count = float(numbers.mean()), self._count + len(numbers)
+            # Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979
+            step = mean - self._mean
+            self._squares += float(numbers.var()) * len(numbers) + step**2 * self._count * len(numbers) / count
+            self._mean += step * len(numbers) / count
+        self._count, self._largest = count, max(self._largest, float(np.abs(numbers).max()))
+
+    def words(self) -> str:
+        """Return how much float32 rounds values whose differences it would hide, in words, or an empty text."""
+        if not self._is_float64 or not self._count:
+            return ""
+        deviation = math.sqrt(self._squares / self._count) if self._squares < math.inf else math.inf
+        same = deviation <= 1e-12 * self._largest  # as far as float64 can tell
+        if same or not math.isfinite(self._most) or self._most <= MOST_ROUNDING * deviation:
+            return ""
+        return f"and it would round them by up to {self._most:.3g}, while their standard deviation is {deviation:.3g}"
 
 
 def rounding_of(values: Array) -> str:
     """Return how much float32 rounds values whose differences it would hide, in words, or an empty text."""
-    if values.dtype != np.float64 or not len(values):
-        return ""
-    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused as such
-        rounding, deviation = float(np.abs(values.astype(np.float32) - values).max()), float(values.std())
-    same = deviation <= 1e-12 * float(np.abs(values).max())  # as far as float64 can tell
-    if same or not np.isfinite(rounding) or rounding <= MOST_ROUNDING * deviation:
-        return ""
-    return f"and it would round them by up to {rounding:.3g}, while their standard deviation is {deviation:.3g}"
+    rounding = Rounding()
+    rounding.add(values)
+    return rounding.words()
 
 
 def stand_in(feature: Feature) -> Any:
@@ -111,11 +193,13 @@ def missing_rows(column: Any) -> Array:
     return np.asarray(column.is_null(nan_is_null=True).to_numpy(), np.bool_)
 
 
-def refuse_missing(column: Any, where: str) -> None:
-    """Raise `WrongFile` if a value is missing."""
+def refuse_missing(column: Any, where: str, first_row: int = 0) -> None:
+    """Raise `WrongFile` if a value is missing; the column begins with row `first_row`."""
     missing = missing_rows(column)
     if missing.any():
-        raise WrongFile(f"{where} must have a value in every row, got none in {_rows(missing)}; remove these rows")
+        raise WrongFile(
+            f"{where} must have a value in every row, got none in {_rows(missing, first_row)}; remove these rows"
+        )
 
 
 def plain(column: Any, where: str) -> Any:
@@ -321,16 +405,10 @@ def date_of(number: int, unit: str) -> str:
     return date.isoformat(moment) if unit == "days" else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _as_served(values: Array, feature: Feature, where: str) -> Array:
-    """Return values in the dtype of the input."""
-    dtype = {"number": feature.dtype, "boolean": "bool", "integer_id": "int64", "date": "int64"}.get(feature.kind, "")
-    return _exactly(values, dtype, where) if dtype else values
-
-
-def _exactly(values: Array, dtype: str, where: str) -> Array:
+def _exactly(values: Array, dtype: str, where: str, first_row: int = 0) -> Array:
     """Return numbers in a dtype that holds all of them."""
     try:
-        return cast_exactly(values, dtype, f"{where} must fit {dtype}", "it")
+        return cast_exactly(values, dtype, f"{where} must fit {dtype}", "it", first_row)
     except DataError as exc:
         raise WrongFile(str(exc)) from exc
 
@@ -346,8 +424,8 @@ def _misfit(  # noqa: PLR0913, PLR0917  parts of one message
     )
 
 
-def _rows(missing: Array) -> str:
+def _rows(missing: Array, first_row: int = 0) -> str:
     """Return how many rows are missing, and the first ones."""
     found = np.flatnonzero(missing)
-    first = ", ".join(map(str, found[:SHOWN_ROWS].tolist()))
+    first = ", ".join(map(str, (found[:SHOWN_ROWS] + first_row).tolist()))
     return f"{len(found):,} of {len(missing):,} rows, first in row{'s' if len(found) > 1 else ''} {first}"

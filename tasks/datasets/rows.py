@@ -13,7 +13,7 @@ import numpy as np
 from tasks.datasets.columns import named_columns
 from tasks.datasets.mapped import MAPPED, let_go, mapped_arrays, padding, pieces
 from tasks.datasets.strings import Array as Array  # noqa: PLC0414  most users of rows name it from here
-from tasks.datasets.strings import is_string, is_text, packed_lengths, packed_pieces, unpacked
+from tasks.datasets.strings import is_string, is_text, of_any_length, packed_lengths, packed_pieces, unpacked
 from tasks.errors import DataError
 
 SPREAD_ROWS = 20_000  # of a stream, with which a model is built and tried
@@ -130,7 +130,7 @@ def _write_members(path: Path, arrays: Mapping[str, Array], *, mapped: bool) -> 
         for name, array in arrays.items():
             if array.dtype.name == "bfloat16":  # the format does not support it; float32 holds every value
                 array = array.astype(np.float32)  # noqa: PLW2901
-            if is_string(array):
+            if is_string(array) and not (mapped and array.dtype.kind in "US"):  # fixed width was chosen to be mapped
                 lengths = packed_lengths(array)
                 _write_text(archive, f"{name}.{'text' if is_text(array) else 'bytes'}", array, lengths)
                 _write(archive, f"{name}.lengths", lengths)
@@ -191,9 +191,15 @@ def digest_rows(splits: Iterable[Rows]) -> str:
     sha = hashlib.sha256()
     for rows in splits:
         for name, array in sorted(_members(rows).items()):
-            sha.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-            for piece in packed_pieces(array) if is_string(array) else ():
-                sha.update(piece)
-            for block in pieces(packed_lengths(array) if is_string(array) else array):
+            sha.update(f"{name}|{of_any_length(array[:0]).dtype.str}|{array.shape}|".encode())
+            for block in pieces(array) if is_string(array) else ():
+                for piece in packed_pieces(block):
+                    sha.update(piece)
+            for block in pieces(_lengths(array) if is_string(array) else array):
                 sha.update(np.ascontiguousarray(block).data)
     return sha.hexdigest()
+
+
+def _lengths(array: Array) -> Array:
+    """Return what `packed_lengths` does, and let go what was read of a mapped array."""
+    return np.concatenate([packed_lengths(piece) for piece in pieces(array)])

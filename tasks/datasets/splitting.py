@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,21 @@ from tasks.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 RARELY = 0.01  # the probability of an empty split with as many rows as the advice asks for
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """How rows are split.
+
+    Attributes:
+        index: the row numbers of each split, in ascending order.
+        identity: a fingerprint of the features of each row, uint64 (n,).
+        units: a fingerprint of what decides the split of each row, uint64 (n,); rows with the same one stay together.
+    """
+
+    index: Mapping[str, Array]
+    identity: Array
+    units: Array
 
 
 def take_out(rows: Rows, data: Data) -> tuple[Rows, dict[str, Array]]:

@@ -6,30 +6,42 @@ fingerprint for each row stay in memory, to find rows that several splits share.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from configs.sections.data import Data
+from tasks.datasets.column_files import READ_AHEAD
 from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.mapped import let_go
-from tasks.datasets.overview import MOST_LABELS, label_shares, shared_rows
-from tasks.datasets.rows import Array, Rows, check_rows, digest_rows, load_rows, save_arrays
-from tasks.datasets.splitting import SPLITS, assigned, index_of, take_out
-from tasks.datasets.strings import dtype_words, is_string
+from tasks.datasets.overview import MOST_LABELS, label_shares
+from tasks.datasets.rows import Array, Rows, check_rows, load_rows
+from tasks.datasets.splitting import SPLITS, SplitRows, assigned, index_of, take_out
+from tasks.datasets.spool import Spools
+from tasks.datasets.strings import dtype_words
 from tasks.datasets.user_code import FOREIGN, describe
 from tasks.errors import DataError, PipelineError
-from tasks.records import Splits
+from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 BATCH_ROWS = 8192  # of a data set without batches
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much of a stream is read for a look at it: what is reached first ends the look, after a whole batch."""
+
+    rows: int = 20_000
+    batches: int = 1000
+    size: int = 2**27  # bytes
+    seconds: float = 30.0
 
 
 def parquet_rows(pattern: str, target: str, batch_rows: int = BATCH_ROWS) -> Callable[[], Iterator[Any]]:
@@ -49,10 +61,11 @@ def parquet_rows(pattern: str, target: str, batch_rows: int = BATCH_ROWS) -> Cal
         from pyarrow.parquet import ParquetFile
 
         for file in files:
-            with ParquetFile(file) as opened:
-                for batch in opened.iter_batches(batch_rows):
-                    table = batch.to_pandas()
-                    yield table.drop(columns=target), table[target].to_numpy()
+            with ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD) as opened:
+                for group in range(opened.num_row_groups):  # all groups at once would be held until the end
+                    for batch in opened.iter_batches(batch_rows, row_groups=[group]):
+                        table = batch.to_pandas()
+                        yield table.drop(columns=target), table[target].to_numpy()
 
     return batches
 
@@ -105,62 +118,102 @@ def _of_dataset(dataset: Any, source: str) -> Iterator[object]:
     yield from batched.as_numpy_iterator()
 
 
-def prepare_stream(data: Data, batches: Iterator[object], directory: Path) -> Splits:
-    """Check and split the rows of each batch, and save each split below `directory`, as `prepare_splits` does.
+_Part = tuple[Rows, dict[str, Array]]
+
+
+def save_stream(
+    data: Data, batches: Iterator[object], directory: Path, limit: Limit | None = None
+) -> tuple[Rows, SplitRows, bool]:
+    """Check and split the rows of each batch, and save each split below `directory`.
+
+    Args:
+        limit: for a look at the first rows; None reads all of them.
+
+    Returns:
+        The first row; what splits the rows; and whether there are more rows than the limit allowed. Then the rows
+        are assigned to the splits in turn, because the first ones may all be of one split.
 
     Raises:
-        DataError: the stream failed, or its rows cannot be used.
+        DataError: the stream failed, its rows cannot be used, or the disk has too little room for them.
     """
+    parts, is_partial = _divided(data, batches), False
+    if limit is not None:
+        parts, is_partial = _first_parts(parts, limit, batches, data.source)
     identity, units, where = bytearray(), bytearray(), bytearray()
-    with contextlib.ExitStack() as stack:
-        files = {name: stack.enter_context(_Spool(directory)) for name in SPLITS}
-        first_given: Rows | None = None  # with the columns that decide the split, which must be alike, too
-        first: Rows | None = None
-        for number, loaded in enumerate(_read(batches, data.load), start=1):
-            source = f"{data.load}, batch {number}"
-            given = check_rows(loaded, source, data.time, needs_rows=False)
-            if not len(given):  # such as one of which a filter has left nothing
+    first: Rows | None = None
+    with Spools(directory, data.source) as spools, waiting_for(spools.progress):
+        for rows, columns in parts:
+            if not len(rows):  # such as a batch of which a filter has left nothing
                 continue
-            first_given = first_given or given.take(np.arange(1))
-            _check_alike(given, first_given, source)
-            rows, columns = take_out(given, data)
             first = first or rows.take(np.arange(1))
             found = fingerprints(rows.features, "row")
             identity += found.tobytes()
             if data.identity:
                 found = fingerprints(columns, "group")
                 units += found.tobytes()
-            place = assigned(data, columns, found)
-            where += place.astype(np.uint8).tobytes()
-            for split, name in enumerate(SPLITS):
-                files[name].append(rows.take(np.flatnonzero(place == split)))
+            place = assigned(data, columns, found).astype(np.uint8)
+            if is_partial:
+                place = (np.arange(len(where), len(where) + len(rows)) % len(SPLITS)).astype(np.uint8)
+            where += place.tobytes()
+            spools.append(rows, place)
         if first is None:
-            raise DataError(f"'{data.load}' must have rows, got none")
+            among = f" in the first {limit.batches:,} batches" if limit and is_partial else ""
+            raise DataError(f"'{data.source}' must have rows, got none{among}")
         distinct = np.frombuffer(identity, np.uint64)
         grouped = np.frombuffer(units, np.uint64) if data.identity else distinct
         index = index_of(data, np.frombuffer(where, np.uint8), grouped)
-        for name in SPLITS:
-            files[name].save(directory / f"{name}.npz")
-    shared = shared_rows(distinct, index)
-    if shared:
-        log.warning("%d distinct rows are in more than one split, so some test rows are also training rows", shared)
-    groups = directory / "groups.npz" if data.identity else None
-    if groups is not None:
-        save_arrays(groups, {name: grouped[numbers] for name, numbers in index.items()})
-    paths = train, validation, test = [directory / f"{name}.npz" for name in SPLITS]
-    counts = {name: len(numbers) for name, numbers in index.items()}
-    return Splits(
-        train=train,
-        validation=validation,
-        test=test,
-        rows=counts,
-        digest=digest_rows(map(load_rows, paths)),
-        source=data.load,
-        features=tuple(f"{name}: {dtype_words(array)} {array.shape[1:]}" for name, array in _columns(first).items()),
-        groups=groups,
-        shares=_shares(paths, counts),
-        streamed=True,
-    )
+        spools.save()
+    return first, SplitRows(index, distinct, grouped), is_partial
+
+
+def checked_batches(
+    batches: Iterator[object], source: str, time_column: str = "", *, needs_target: bool = True
+) -> Iterator[Rows]:
+    """Yield the rows of each batch; a batch may have no rows, such as one of which a filter has left nothing.
+
+    Args:
+        source: what the batches come from, for messages. The others are those of `check_rows`.
+
+    Raises:
+        DataError: the stream failed, or its rows cannot be used.
+    """
+    first: Rows | None = None
+    for number, loaded in enumerate(_read(batches, source), start=1):
+        where = f"{source}, batch {number}"
+        rows = check_rows(loaded, where, time_column, needs_target=needs_target, needs_rows=False)
+        if len(rows):
+            first = first or rows.take(np.arange(1))
+            _check_alike(rows, first, where)
+        yield rows
+
+
+def _divided(data: Data, batches: Iterator[object]) -> Iterator[_Part]:
+    """Yield the rows of each batch, and the columns that decide their split, which must be alike in all batches."""
+    for rows in checked_batches(batches, data.source, data.time):
+        yield take_out(rows, data) if len(rows) else (rows, {})
+
+
+def _first_parts(
+    parts: Iterator[_Part], limit: Limit, batches: Iterator[object], source: str
+) -> tuple[Iterator[_Part], bool]:
+    """Return the parts that a limit allows, and whether there are more; the stream is told that it has ended."""
+    found: list[_Part] = []
+    rows = size = 0
+    begun = time.monotonic()
+    for part in parts:
+        is_over = rows >= limit.rows or size >= limit.size or time.monotonic() - begun >= limit.seconds
+        if len(found) >= limit.batches or (is_over and rows >= len(SPLITS)):
+            close = getattr(batches, "close", None)
+            try:
+                if close:
+                    close()
+            except FOREIGN as exc:
+                log.warning("'%s' must allow to be read in part, got %s", source, describe(exc))
+            return iter(found), True
+        found.append(part)
+        rows += len(part[0])
+        size += sum(array.nbytes for array in _columns(part[0]).values())
+    return iter(found), False
 
 
 def _read(batches: Iterator[object], source: str) -> Iterator[object]:
@@ -200,7 +253,7 @@ def _described(columns: Mapping[str, Array]) -> dict[str, str]:
     return {name: f"{dtype_words(array)} {array.shape[1:]}" for name, array in columns.items()}
 
 
-def _shares(paths: Sequence[Path], counts: Mapping[str, int]) -> dict[str, dict[str, dict[str, float]]]:
+def shares_of_files(paths: Sequence[Path], counts: Mapping[str, int]) -> dict[str, dict[str, dict[str, float]]]:
     """Return the share of each label in each split; only targets that may be labels are read, all rows at once."""
     targets = [load_rows(path).targets for path in paths]
     narrow = [name for name, array in targets[0].items() if math.prod(array.shape[1:]) <= MOST_LABELS]
@@ -210,61 +263,3 @@ def _shares(paths: Sequence[Path], counts: Mapping[str, int]) -> dict[str, dict[
     ends = np.cumsum(list(counts.values()))
     index = {name: np.arange(end - counts[name], end) for name, end in zip(counts, ends.tolist(), strict=True)}
     return label_shares(joined, index)
-
-
-class _Spool:
-    """Collects the rows of one split: numbers in a file for each column, text and bytes in memory."""
-
-    def __init__(self, directory: Path) -> None:
-        self._parent, self._rows = directory, 0
-        self._files: dict[str, IO[bytes]] = {}
-        self._texts: dict[str, list[Array]] = {}
-        self._like: dict[str, Array] = {}  # no rows, but dtype and shape
-
-    def __enter__(self) -> _Spool:
-        with _writable(self._parent):
-            self._parent.mkdir(parents=True, exist_ok=True)
-            self._directory = tempfile.TemporaryDirectory(prefix=".stream-", dir=self._parent)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
-            with contextlib.suppress(OSError):  # such as a full disk, which was reported before
-                file.close()
-        self._directory.cleanup()
-
-    def append(self, rows: Rows) -> None:
-        """Add rows that have the columns of those before."""
-        members = {f"x/{k}": v for k, v in rows.features.items()} | {f"y/{k}": v for k, v in rows.targets.items()}
-        self._rows += len(rows)
-        with _writable(self._parent):
-            for number, (name, array) in enumerate(members.items()):
-                self._like.setdefault(name, array[:0])
-                if is_string(array):
-                    self._texts.setdefault(name, []).append(array)
-                    continue
-                if name not in self._files:
-                    self._files[name] = (Path(self._directory.name) / str(number)).open("w+b")
-                self._files[name].write(np.ascontiguousarray(array).data)
-
-    def save(self, path: Path) -> None:
-        """Write the file of the split, whose numbers are mapped by its readers."""
-        with _writable(self._parent):
-            save_arrays(path, {name: self._joined(name, like) for name, like in self._like.items()}, mapped=True)
-
-    def _joined(self, name: str, like: Array) -> Array:
-        if name in self._texts:
-            return np.concatenate(self._texts[name])
-        self._files[name].flush()
-        shape = (self._rows, *like.shape[1:])
-        if not math.prod(shape):  # an empty file cannot be mapped
-            return np.empty(shape, like.dtype)
-        return np.asarray(np.memmap(self._files[name], like.dtype, "r", shape=shape))
-
-
-@contextlib.contextmanager
-def _writable(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise DataError(f"work_dir must be writable, got '{directory}': {exc.strerror}") from exc

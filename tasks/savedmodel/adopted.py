@@ -48,7 +48,7 @@ def adopt_savedmodel(config: Config, splits: Splits, directory: Path, evidence: 
     signature = read_signature(directory, signature_name, config.gates.safety.max_graph_mb * MB)
     check_transport(signature, config, given=True)
     requests = requests_of(config, signature, load_rows(splits.test).features)
-    save_arrays(evidence / "requests.npz", requests)
+    save_arrays(evidence / "requests.npz", requests, mapped=splits.streamed)
     body = predict_body({name: rows[:EXAMPLE_ROWS] for name, rows in requests.items()}, signature.name)
     (evidence / "example.json").write_bytes(body)
     save_arrays(evidence / "reference.npz", {})

@@ -58,8 +58,7 @@ def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
     import keras
 
     rows, validation = load_rows(splits.train), load_rows(splits.validation)
-    some, some_seen = _sample(splits, rows), _sample(splits, validation)
-    model, readings, rounded = _tried(config, splits, some, some_seen, keras_file.parent)
+    model, readings, rounded = _tried(config, splits, rows, validation, keras_file.parent)
     keras.utils.set_random_seed(config.seed)  # the trial must not influence the training
     stopper = keras.callbacks.EarlyStopping(
         config.training.monitor,
@@ -88,34 +87,38 @@ def try_model(config: Config, splits: Splits, directory: Path) -> str:
     Raises:
         PipelineError: the same errors as those of `fit_model` up to its first steps.
     """
-    rows, validation = (_sample(splits, load_rows(file)) for file in (splits.train, splits.validation))
+    rows, validation = load_rows(splits.train), load_rows(splits.validation)
     model, _, _ = _tried(config, splits, rows, validation, directory)
     _try_training(model, rows, validation, config)
     return f"takes {few(input_specs(model))}; answers {few(output_names(model))}; {model.count_params():,} parameters"
 
 
 def _sample(splits: Splits, rows: Rows) -> Rows:
-    """Return the rows that a model is built and tried with: all of them, or some of a stream."""
+    """Return the rows that a model is tried with: all of them, or some of a stream."""
     return rows.spread() if splits.streamed else rows
 
 
 def _tried(
     config: Config, splits: Splits, rows: Rows, validation: Rows, directory: Path
 ) -> tuple[Any, Any, dict[str, str]]:
-    """Build, export and call the model, and return it with the readings of its outputs and the roundings."""
+    """Build, export and call the model, and return it with the readings of its outputs and the roundings.
+
+    It is built on all rows if the features are declared, because vocabularies and scales are made of blocks of rows.
+    """
     import keras
     import tensorflow as tf
 
     keras.utils.set_random_seed(config.seed)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    model = build_model(config, rows, splits.classes)
-    _check_names(model, config, rows)
-    for part in (rows, validation):  # the test rows are asked of its export
+    some, some_seen = _sample(splits, rows), _sample(splits, validation)
+    model = build_model(config, rows if config.data.features else some, splits.classes)
+    _check_names(model, config, some)
+    for part in (some, some_seen):  # the test rows are asked of its export
         fit_to_inputs(part.features, input_specs(model))
     try_export(model, config, splits, directory)
-    rounded = _rounded(rows, model)
-    return model, decide_readings(model, config, rows, splits), rounded
+    rounded = _rounded(some, model)
+    return model, decide_readings(model, config, some, splits), rounded
 
 
 def _try_training(model: Any, rows: Rows, validation: Rows, config: Config) -> None:
@@ -198,7 +201,8 @@ def build_model(config: Config, rows: Rows, classes: Sequence[Any] = ()) -> Any:
 
     reference = config.model.build or DEFAULT_MODEL
     build = resolve(reference, "model.build", TrainingError)
-    features: Any = {name: as_objects(array) for name, array in rows.features.items()}
+    as_given = _for_keras if config.data.features else as_objects
+    features: Any = {name: as_given(array) for name, array in rows.features.items()}
     if config.data.features:
         features = DeclaredFeatures(features, config.data, rows.targets, classes)
     elif list(features) == ["features"]:
@@ -226,17 +230,23 @@ def _arrays(rows: Rows, model: Any) -> tuple[Any, Any]:
     for name, array in fed.items():
         if not is_mapped(array):
             log.warning(
-                "all rows of input '%s' are in memory, because they are %s; only numbers stay on the disk",
+                "all rows of input '%s' are in memory, because they are %s; only numbers and short %s stay on the disk",
                 name,
                 dtype_words(array),
+                dtype_words(array),
             )
-    return pack_inputs(model, {name: as_objects(array) for name, array in fed.items()}), targets
+    return pack_inputs(model, {name: _for_keras(array) for name, array in fed.items()}), targets
+
+
+def _for_keras(array: Array) -> Array:
+    """Return text and bytes as objects; those on the disk stay there until they are read in batches."""
+    return array if is_mapped(array) else as_objects(array)
 
 
 def _target(array: Array, name: str) -> Array:
     """Return a target for Keras: float64 becomes float32, Keras' default, and text becomes objects."""
     if array.dtype != np.float64:
-        return as_objects(array)
+        return _for_keras(array)
     cast, row = mapped_like(array, np.dtype(np.float32)), 0  # those of a stream stay on the disk
     for piece in pieces(array):
         with np.errstate(over="ignore"):  # too large numbers become infinite

@@ -9,6 +9,7 @@ import numpy as np
 
 from tasks.datasets.mapped import let_go
 from tasks.datasets.rows import Array
+from tasks.datasets.strings import as_objects, is_string
 
 RUN_ROWS, RUNS_AT_ONCE = 1024, 16
 """Consecutive rows that are read together, and the smallest number of such runs that are shuffled at once."""
@@ -147,11 +148,11 @@ def _generated(
                 let_go(flat)
             whole = len(numbers) - len(numbers) % batch_size
             for start in range(0, whole, batch_size):
-                yield tuple(buffer[numbers[start : start + batch_size]] for buffer in buffers)
+                yield tuple(as_objects(buffer[numbers[start : start + batch_size]]) for buffer in buffers)
             held = [buffer[numbers[whole:]] for buffer in buffers]
             del buffers
         if len(held[0]):
-            yield tuple(held)
+            yield tuple(map(as_objects, held))
 
     def structured(*batch: Any) -> Any:
         return tf.nest.pack_sequence_as(arrays, batch)
@@ -164,7 +165,7 @@ def _generated(
 def _tf_dtype(array: Array) -> Any:
     import tensorflow as tf
 
-    return tf.string if array.dtype.kind == "O" else tf.as_dtype(array.dtype)
+    return tf.string if is_string(array) else tf.as_dtype(array.dtype)
 
 
 def _order_callback(begin: Callable[[int], None]) -> Any:

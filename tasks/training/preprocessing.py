@@ -17,7 +17,8 @@ values unless it is told otherwise, so that an id of -1 would be unknown. Number
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,13 @@ import numpy as np
 from configs.sections.data import Data
 from configs.sections.features import Feature
 from tasks.datasets.kinds import stand_in
+from tasks.datasets.mapped import let_go
 from tasks.datasets.rows import Array
+from tasks.datasets.strings import as_objects
 
 MOST_ONE_HOT = 32  # values, including the position of unknown ones; more values get an embedding
 WIDEST_EMBEDDING = 64
+BLOCK_ROWS = 2**16  # that are read at once; another number changes the last bits of scales
 UNKNOWN_TEXT, UNKNOWN_INTEGER = "[UNK]", -(2**63)
 """Stand for unknown values in the lookup layers, and are themselves read as unknown."""
 
@@ -111,8 +115,7 @@ def _feature(own: str, feature: Feature, array: Any) -> Any:
     make, layers = keras.utils.FeatureSpace.feature, keras.layers
     if feature.kind in ("number", "date"):
         missing = stand_in(feature)
-        known = array if missing is None else array[array != np.asarray(missing, array.dtype)]
-        scale, offset = _scale_of(known)
+        scale, offset = _scale_of(array, missing)
         dtype = feature.dtype if feature.kind == "number" else "int64"
         factor, shift = np.array([1 / scale]), np.array([-offset / scale])  # Keras would read floats as float32
         layer = layers.Rescaling(factor, shift, dtype="float64", name=own)
@@ -132,29 +135,68 @@ def _feature(own: str, feature: Feature, array: Any) -> Any:
     return make("string", layers.StringLookup(vocabulary=known_texts, oov_token=UNKNOWN_TEXT, name=own), mode)
 
 
-def _scale_of(array: Array) -> tuple[float, float]:
-    """Return standard deviation and mean as float64; a column with one value keeps its scale."""
-    if not array.size:
+def _scale_of(array: Array, missing: Any = None) -> tuple[float, float]:
+    """Return standard deviation and mean as float64; a column with one value keeps its scale.
+
+    Sums are made of blocks of rows that begin at the same rows wherever the array is, so that they are equal to the
+    last bit for rows in memory and on the disk.
+
+    Args:
+        missing: the value that stands for a missing one, and does not count.
+    """
+    count, low, high, total = 0, math.inf, -math.inf, []
+    for block in _known_numbers(array, missing):
+        count, low, high = count + len(block), min(low, float(block.min())), max(high, float(block.max()))
+        total.append(float(block.sum()))
+    if not count:
         return 1.0, 0.0
-    numbers = array.astype(np.float64)
-    if numbers.min() == numbers.max():  # their computed deviation may be a rounding error above 0
-        return 1.0, float(numbers[0])
-    scale = float(numbers.std())
-    return scale if scale > 0 and np.isfinite(scale) else 1.0, float(numbers.mean())
+    if low == high:  # their computed deviation may be a rounding error above 0
+        return 1.0, low
+    mean = _sum(total) / count
+    with np.errstate(over="ignore"):
+        squares = [float(((block - mean) ** 2).sum()) for block in _known_numbers(array, missing)]
+    scale = math.sqrt(_sum(squares) / count)
+    return scale if scale > 0 and math.isfinite(scale) else 1.0, mean
+
+
+def _sum(numbers: Sequence[float]) -> float:
+    """Return a sum that is rounded once; one that is too large is infinite."""
+    try:
+        return math.fsum(numbers)
+    except OverflowError:
+        return math.inf
+
+
+def _known_numbers(array: Array, missing: Any) -> Iterator[Array]:
+    """Yield the values of each block of rows as float64, without those that stand for missing ones."""
+    for block in _blocks(array):
+        known = block if missing is None else block[block != np.asarray(missing, array.dtype)]
+        if known.size:
+            yield known.astype(np.float64)
+
+
+def _blocks(array: Array) -> Iterator[Array]:
+    """Yield the rows of an array in blocks of a fixed size, text as objects; those on the disk are let go."""
+    for begin in range(0, len(array), BLOCK_ROWS):
+        yield as_objects(array[begin : begin + BLOCK_ROWS])
+        let_go([array])
 
 
 def _most_frequent(array: Array, most: int) -> list[Any]:
     """Return the most frequent values; of equally frequent ones the first in their order."""
-    values, counts = np.unique(array, return_counts=True)
-    return list(values[np.lexsort((np.arange(len(values)), -counts))][:most].tolist())
+    counts = Counter[Any]()
+    for block in _blocks(array):
+        counts.update(block.reshape(-1).tolist())
+    return sorted(counts, key=lambda value: (-counts[value], value))[:most]
 
 
 def _words(array: Array, most: int) -> list[str]:
     """Return the most frequent words, as the layer itself divides text into words."""
     import keras
+    import tensorflow as tf
 
     finder = keras.layers.TextVectorization(max_tokens=most + 1, output_mode="multi_hot")
-    finder.adapt(array)
+    finder.adapt(tf.convert_to_tensor(block.reshape(-1, 1)) for block in _blocks(array))
     return [str(word) for word in finder.get_vocabulary(include_special_tokens=False)] or [UNKNOWN_TEXT.lower()]
 
 

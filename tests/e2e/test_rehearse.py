@@ -115,6 +115,24 @@ def test_rows_as_arrays_and_those_that_it_was_trained_on(project: Any, models: P
     ]
 
 
+@pytest.mark.long
+def test_a_stream_of_rows(project: Any, models: Path) -> None:
+    """A generator of batches is judged like the file that it reads, without the rows that the model was trained on."""
+    (project.directory / "rows.py").write_text(
+        "import pandas as pd\n"
+        "def load():\n"
+        "    for part in pd.read_csv('rows.csv', chunksize=50):\n"
+        "        yield part.drop(columns='paid'), part['paid'].to_numpy()\n"
+    )
+    pd.read_csv(project.directory / "rows.csv")[:10].to_csv(project.directory / "seen.csv", index=False)
+    words = ["--set", "data.load=rows:load", "--set", "gates.use=[safety,parity,quality]", "--trained-on", "seen.csv"]
+    done = run(project, "--model", str(models / "plain"), *words)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "20 of 120 rows are not judged, because the model was trained on them" in done.stdout
+    assert ", 100 rows at" in done.stdout
+    assert "given version 1 promoted: version 1 is live" in done.stdout
+
+
 def reports(project: Any) -> list[str]:
     """Return what each run's report says of the rows that the model was trained on, in any order."""
     pages = [path.read_text(encoding="utf-8") for path in sorted(project.directory.rglob("report.html"))]

@@ -73,6 +73,18 @@ def test_what_is_right(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory,
     assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
 
 
+@pytest.mark.usefixtures("_tensorflow")
+def test_a_stream_without_an_end(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A look at a stream reads its first rows, says what it has not seen, and tries the model with these rows."""
+    code = CODE.replace(RETURN, "    while True:\n    " + RETURN.replace("return", "yield"))
+    scratch = tmp_path_factory.mktemp("scratch")
+    good, bad = found(written(tmp_path, code), scratch)
+    assert bad == {}
+    assert good["data"].startswith("the first 20,040 rows of a stream that has more were looked at; only a run sees")
+    assert "18 parameters" in good["model"]
+    assert sum(file.stat().st_size for file in scratch.rglob("*") if file.is_file()) < 10**6
+
+
 def test_a_run_only_looks_first(tmp_path: Path, held_port: int) -> None:
     """What a run looks at before training leaves nothing, no experiment, no database, no file for production."""
     config_file = written(tmp_path, CODE)

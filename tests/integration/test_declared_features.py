@@ -23,7 +23,9 @@ from configs.schema import Config
 from configs.sections.data import Data
 from configs.sections.gates import Gates
 from configs.sections.serving import Serving
-from tasks.datasets.feature_record import drift, read_schema
+from tasks.datasets import column_files
+from tasks.datasets.feature_record import drift, facts_of, read_schema, write_schema
+from tasks.datasets.mapped import is_mapped
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.rows import load_arrays, load_rows
 from tasks.errors import TrainingError
@@ -223,6 +225,37 @@ def test_only_training_rows_are_learned(tmp_path: Path) -> None:
     ]
     known = some.features["age"][some.features["age"] >= 0]
     assert np.asarray(model.get_layer("encode_age")(np.array([[known.mean()]]))).item() == pytest.approx(0)
+
+
+def test_a_stream_of_a_file_is_learned_as_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scales and vocabularies of rows on the disk are those of rows in memory to the last bit; the model is trained."""
+    from tasks.training import preprocessing
+    from tasks.training.fit import build_model, fit_model
+
+    monkeypatch.setattr(column_files, "BATCH_ROWS", 32)
+    monkeypatch.setattr(preprocessing, "BLOCK_ROWS", 50)
+    config = configured(tmp_path, FEATURES, {"name": "price", "kind": "number"})
+    streamed = load_config(tmp_path / "cfg.yaml", ["training.epochs=2", "data.stream_mb=0"])
+    held_splits, splits = (
+        prepare_splits(one.data, tmp_path / name) for one, name in ((config, "held"), (streamed, "streamed"))
+    )
+    assert splits.digest == held_splits.digest
+    rows = load_rows(splits.train)
+    assert all(map(is_mapped, rows.features.values()))
+    ours, theirs = (build_model(config, one, ()) for one in (rows, load_rows(held_splits.train)))
+    for name in ("answer", *(f"encode_{name}" for name in FEATURES)):
+        layer, other = ours.get_layer(name), theirs.get_layer(name)
+        assert layer.get_config() == other.get_config()
+        assert not hasattr(layer, "get_vocabulary") or layer.get_vocabulary() == other.get_vocabulary()
+    found = fit_model(streamed, splits, tmp_path / "model.keras")
+    assert found.history["loss"][1] < found.history["loss"][0]
+    write_schema(tmp_path, streamed, rows)
+    schema = read_schema(tmp_path)
+    assert schema is not None
+    assert schema.features == {
+        name: facts_of(feature, load_rows(held_splits.train).features[name])
+        for name, feature in config.data.features.items()
+    }
 
 
 @pytest.mark.parametrize("missing", [None, -1])

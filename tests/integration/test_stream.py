@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,12 +15,14 @@ import pytest
 from configs.schema import Config
 from configs.sections.data import Data
 from configs.sections.gates import Gates
+from tasks.datasets import spool
 from tasks.datasets.fitting import fit_to_inputs
 from tasks.datasets.given import GivenRows, prepare_given
 from tasks.datasets.mapped import is_mapped
 from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.rows import load_arrays, load_rows, save_arrays
-from tasks.datasets.stream import parquet_rows
+from tasks.datasets.stream import Limit, parquet_rows
+from tasks.datasets.strings import of_any_length
 from tasks.errors import DataError
 from tasks.records import Splits, TensorSpec
 from tests.integration.conftest import Rehearsed
@@ -27,6 +30,8 @@ from tests.integration.conftest import Rehearsed
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 ROWS = 500
+IN_MEMORY = ("x/city", "x/note")
+"""Columns with items that end with NUL, or have more than 64 characters."""
 
 
 def table() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -37,7 +42,10 @@ def table() -> tuple[dict[str, Any], dict[str, Any]]:
         "x": rng.normal(size=(ROWS, 5)).astype(np.float32),
         "n": rng.integers(0, 9, ROWS),
         "flag": rng.random(ROWS) < 0.5,
-        "city": rng.choice(["a", "b", "Köln", "東京\0"], ROWS),
+        "city": rng.choice(np.array(["a", "b", "Köln", "東京\0"], object), ROWS),
+        "code": rng.choice([b"a", b"", b"\0b"], ROWS).astype(object),
+        "street": rng.choice(["", "Straße", "\0a", "東" * 64], ROWS),
+        "note": rng.choice(["", "x" * 65], ROWS),
         "day": day,
         "id": rng.integers(0, 60, ROWS),
         "part": rng.choice(["train", "validation", "test"], ROWS),
@@ -70,7 +78,7 @@ def as_dataset(batched: bool = True) -> Any:
     import tensorflow as tf
 
     features, targets = table()
-    features = {k: v.astype(object) if v.dtype.kind == "U" else v for k, v in features.items()}
+    features = {k: v.astype(object) if v.dtype.kind in "US" else v for k, v in features.items()}
     data = tf.data.Dataset.from_tensor_slices((features, targets))
     return data.batch(32) if batched else data
 
@@ -98,9 +106,9 @@ def test_a_stream_is_split_as_in_memory(load: str, settings: dict[str, Any], tmp
         ours, theirs = load_arrays(getattr(streamed, name)), load_arrays(getattr(held, name))
         assert list(ours) == list(theirs)
         for key, array in ours.items():
-            assert array.dtype == theirs[key].dtype
-            assert np.array_equal(array, theirs[key])
-            assert is_mapped(array) == (array.dtype.kind not in "TO")
+            assert of_any_length(array).dtype == theirs[key].dtype
+            assert array.tolist() == theirs[key].tolist()
+            assert is_mapped(array) == (key not in IN_MEMORY)
             assert not is_mapped(array) or array.ctypes.data % 64 == 0
     if streamed.groups is not None and held.groups is not None:
         ours, theirs = load_arrays(streamed.groups), load_arrays(held.groups)
@@ -350,6 +358,82 @@ def test_rows_that_look_like_batches_are_said(tmp_path: Path, caplog: pytest.Log
     assert "is taken as batches of 10 rows" in caplog.text
 
 
+def test_a_stream_ends_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator without an end is stopped while there is room for others on the disk, and leaves nothing behind."""
+    monkeypatch.setattr(spool, "RESERVE_BYTES", 10**18)
+    monkeypatch.setattr(spool, "RESERVE_SHARE", 1.0)  # more than is free, on every disk
+    ended.clear()
+    with pytest.raises(
+        DataError, match=r"room for the rows of a stream twice, got .* free in .* after 7 rows of .*end"
+    ):
+        prepared("no_end", tmp_path / "data")
+    assert not list((tmp_path / "data").rglob("*"))
+    assert ended == ["no_end"]
+
+
+ended: list[str] = []
+
+
+def no_end() -> Iterator[Any]:
+    """Yield rows until nobody reads them."""
+    try:
+        while True:
+            yield {"x": np.zeros(7), "day": np.full(7, "2026-01-01"), "city": np.full(7, "a")}, np.arange(7)
+    finally:
+        ended.append("no_end")
+
+
+def no_rows_and_no_end() -> Iterator[Any]:
+    """Yield batches without rows."""
+    while True:
+        yield {"x": np.zeros(0)}, np.zeros(0)
+
+
+def closes_badly() -> Iterator[Any]:
+    """Ignore that nobody reads any more."""
+    while True:
+        try:
+            yield {"x": np.zeros(7)}, np.arange(7)
+        except GeneratorExit:
+            yield None
+
+
+@pytest.mark.parametrize("settings", [{}, WAYS[4]])
+def test_a_look_reads_the_first_rows(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A look at a stream without an end reads some rows, closes it, and has rows to try a model with in every split."""
+    ended.clear()
+    data = Data(load="tests.integration.test_stream:no_end", **settings)
+    found = prepare_splits(data, tmp_path, Limit(rows=20))
+    assert (found.is_partial, dict(found.rows)) == (True, {"train": 7, "validation": 7, "test": 7})
+    assert ended == ["no_end"]
+    for limit in (Limit(batches=3), Limit(size=200), Limit(seconds=0)):
+        assert prepare_splits(data, tmp_path, limit).is_partial
+
+
+def test_a_look_at_a_small_stream_is_a_run(tmp_path: Path) -> None:
+    """A stream that a look reads to its end has the splits of a run."""
+    looked, whole = (
+        prepare_splits(Data(load="tests.integration.test_stream:in_sevens"), tmp_path, Limit()),
+        prepared("in_sevens", tmp_path),
+    )
+    assert looked == whole
+    assert not looked.is_partial
+
+
+def test_a_look_ends_without_rows(tmp_path: Path) -> None:
+    """Batches without rows that never end are an error of a look, which says how many it has read."""
+    data = Data(load="tests.integration.test_stream:no_rows_and_no_end")
+    with pytest.raises(DataError, match="must have rows, got none in the first 1,000 batches"):
+        prepare_splits(data, tmp_path, Limit())
+
+
+def test_a_generator_that_cannot_be_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What goes wrong when a generator is closed is said, and does not end a look."""
+    data = Data(load="tests.integration.test_stream:closes_badly")
+    assert prepare_splits(data, tmp_path, Limit(rows=20)).is_partial
+    assert "must allow to be read in part, got RuntimeError: generator ignored GeneratorExit" in caplog.text
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     """A disk that has no room for the rows of a stream is one line, and nothing of them is left."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -362,11 +446,40 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert not list((tmp_path / "data").rglob("*"))
 
 
-def test_a_model_that_was_trained_elsewhere_takes_no_stream(tmp_path: Path) -> None:
-    """`rehearse` on a loader that returns a stream says where its rows must be."""
-    data = Data(load="tests.integration.test_stream:in_sevens")
-    with pytest.raises(DataError, match="got a stream; give the rows in a file with --rows"):
-        prepare_given(data, Gates(), GivenRows(), tmp_path)
+@pytest.mark.parametrize("settings", [{}, {"split": "part"}])
+def test_a_model_that_was_trained_elsewhere_is_judged_on_a_stream(settings: dict[str, Any], tmp_path: Path) -> None:
+    """The rows of a stream are those of a loader that returns arrays, in the same splits, and stay on the disk."""
+    streamed, held = (
+        prepare_given(
+            Data(load=f"tests.integration.test_stream:{load}", **settings), Gates(), GivenRows(), tmp_path / load
+        )
+        for load in ("in_sevens", "table")
+    )
+    same = {name: getattr(held, name) for name in ("train", "validation", "test", "source", "streamed")}
+    assert replace(streamed, **same) == held
+    assert streamed.streamed
+    assert is_mapped(load_rows(streamed.test).features["x"])
+    with pytest.raises(DataError, match="must have rows, got none"):
+        prepare_given(Data(load="tests.integration.test_stream:nothing"), Gates(), GivenRows(), tmp_path / "nothing")
+
+
+def test_rows_of_a_stream_that_a_model_was_trained_on_are_left_out(tmp_path: Path) -> None:
+    """Both ways to say what a model was trained on leave the same rows of a stream as of arrays."""
+    from tasks.datasets.given import leave_out_trained
+
+    columns = {name: table()[0][name][:100].tolist() for name in ("n", "id")}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    (tmp_path / "trained.json").write_text(json.dumps(rows))
+    for settings, trained_on in (({"split": "part"}, ""), ({}, str(tmp_path / "trained.json"))):
+        found = []
+        for load in ("in_sevens", "table"):
+            data = Data(load=f"tests.integration.test_stream:{load}", **settings)
+            splits = prepare_given(data, Gates(), GivenRows(trained_on=trained_on), tmp_path / load)
+            found.append(leave_out_trained("m", splits, lambda features: {name: features[name] for name in columns}))
+        ours, theirs = found
+        assert ours.left_out == theirs.left_out
+        assert ours.left_out
+        assert (ours.digest, dict(ours.rows), ours.streamed) == (theirs.digest, dict(theirs.rows), True)
 
 
 def line(size: int = 50) -> Callable[[], Iterator[Any]]:
@@ -445,8 +558,10 @@ def people() -> Iterator[Any]:
         )
 
 
-def test_a_stream_with_text_is_trained(make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture) -> None:
-    """Text, which is held in memory, and numbers, which are not, are trained together; what is held is said."""
+def test_a_stream_with_text_is_trained(
+    make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short text and numbers are trained from the disk; long text is held in memory, which is said."""
     from tasks.training.fit import fit_model
 
     config = make_config(
@@ -454,8 +569,14 @@ def test_a_stream_with_text_is_trained(make_config: Callable[..., Config], caplo
     )
     splits = prepare_splits(config.data, config.work_dir / "data")
     rows = load_rows(splits.train).features
-    assert (is_mapped(rows["age"]), is_mapped(rows["city"])) == (True, False)
-    assert len(fit_model(config, splits, config.work_dir / "model.keras").history["loss"]) == 2
+    assert (is_mapped(rows["age"]), is_mapped(rows["city"])) == (True, True)
+    short = fit_model(config, splits, config.work_dir / "model.keras").history
+    assert len(short["loss"]) == 2
+    assert "are in memory" not in caplog.text
+    monkeypatch.setattr(spool, "MOST_CHARACTERS", 1)
+    splits = prepare_splits(config.data, config.work_dir / "data")
+    assert not is_mapped(load_rows(splits.train).features["city"])
+    assert fit_model(config, splits, config.work_dir / "model.keras").history == short
     said = [record.getMessage() for record in caplog.records if "are in memory" in record.getMessage()]
     assert {line.split("'")[1] for line in said} == {"city"}
 
