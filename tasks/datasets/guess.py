@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +21,8 @@ STAND_INS = {
 }  # fmt: skip
 MANY_WORDS = 3  # texts with at least as many words on average are descriptions
 NAMED_LIKE_AN_ID = re.compile(r"(^|[^a-z])(id|uuid|key|nr|no)$|Id$|ID$")
+
+VALID = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 Values = Literal["boolean", "whole", "number", "date", "time", "text"]
 
@@ -84,16 +87,23 @@ def too_large(facts: Facts) -> str:
 
 
 def input_names(columns: Sequence[str]) -> dict[str, str]:
-    """Return for each column a unique name that TensorFlow accepts for an input."""
+    """Return for each column a unique name that TensorFlow accepts for an input, which is its own if possible."""
     found: dict[str, str] = {}
-    for column in columns:
-        name = re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_").lower() or "input"
-        name = name if name[0].isalpha() and not keyword.iskeyword(name) and name != "self" else f"input_{name}"
-        number, given = 2, name
-        while given in found.values():
-            given, number = f"{name}_{number}", number + 1
+    taken: set[str] = set()  # TensorFlow does not distinguish names by their case
+    for column in sorted(columns, key=lambda column: _plain(column) != column):  # own names are given first
+        number, given = 2, _plain(column)
+        while given.lower() in taken:
+            given, number = f"{_plain(column)}_{number}", number + 1
+        taken.add(given.lower())
         found[column] = given
-    return found
+    return {column: found[column] for column in columns}
+
+
+def _plain(column: str) -> str:
+    """Return a valid name made of the letters and digits of a column that ASCII can represent."""
+    ascii_only = unicodedata.normalize("NFKD", column.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    name = column if VALID.fullmatch(column) else re.sub(r"[^A-Za-z0-9_]+", "_", ascii_only).strip("_") or "input"
+    return name if name[0].isalpha() and not keyword.iskeyword(name) and name != "self" else f"input_{name}"
 
 
 def model_name(stem: str) -> str:

@@ -17,6 +17,7 @@ from flows.infer_schema import main
 from tasks.datasets.column_facts import facts_of_files
 from tasks.datasets.column_files import BLOCK
 from tasks.datasets.declared_rows import read_declared
+from tasks.datasets.guess import input_names
 from tasks.errors import WrongFile
 
 ROWS = 60
@@ -41,7 +42,7 @@ TABLE = {
     "grade": [("low", "mid", "top")[n % 3] for n in range(ROWS)],
 }
 KINDS = {
-    "gr_e_cm": "number", "input_class": "category", "zip": "category", "stars": "number", "customer_id": "integer_id",
+    "Grosse_cm": "number", "input_class": "category", "zip": "category", "stars": "number", "customer_id": "integer_id",
     "serial": "integer_id", "paid": "boolean", "member": "boolean", "day": "date", "at": "date", "note": "text",
     "weight": "number", "code": "category",
 }  # fmt: skip
@@ -158,14 +159,24 @@ def test_stand_ins_that_no_row_has(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([str(tmp_path / "rows.csv"), "--target", "y", "--out", str(out)]) == 0, capsys.readouterr().err
     config, text = load_config(out), out.read_text()
     assert {name: feature.missing for name, feature in config.data.features.items()} == {
-        "temp_c": -100, "height_m": -1, "state": "missing", "since": "1900-01-01", "open": False, "huge": None,
+        "Temp_C": -100, "height_m": -1, "state": "missing", "since": "1900-01-01", "open": False, "huge": None,
     }  # fmt: skip
     assert config.data.features["height_m"].dtype == "float64"
     assert "set missing to a value that the column does not have" in text
     assert "which the model cannot tell from a false" in text
     (tmp_path / "without.yaml").write_text("\n".join(line for line in text.splitlines() if " huge:" not in line))
     (features, _), _ = read_declared(load_config(tmp_path / "without.yaml", ["data.ignore=huge"]).data)
-    assert features["temp_c"][:2].tolist() == [-30, -100]
+    assert features["Temp_C"][:2].tolist() == [-30, -100]
+
+
+def test_a_column_keeps_a_valid_name() -> None:
+    """No other column takes it, case is kept, and names that differ in case only are told apart for TensorFlow."""
+    columns = ["a.b", "a_b", "A_B", "Age", "Größe", "_", "", "None", "x_"]
+    assert input_names(columns) == {
+        "a.b": "a_b_3", "a_b": "a_b", "A_B": "A_B_2", "Age": "Age", "Größe": "Grosse", "_": "input", "": "input_2",
+        "None": "input_None", "x_": "x_",
+    }  # fmt: skip
+    assert list(input_names(columns)) == columns
 
 
 @pytest.mark.parametrize(
