@@ -18,7 +18,7 @@ from flows.console import Parser, say
 from flows.streams import our_streams
 from tasks.datasets.column_facts import facts_of_files
 from tasks.datasets.column_files import files_of
-from tasks.datasets.guess import FEW, Facts, guessed, input_names, model_name, stand_in
+from tasks.datasets.guess import FEW, LIKE_AN_ID, Facts, guessed, input_names, model_name, stand_in
 from tasks.outcomes import DONE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
@@ -148,11 +148,13 @@ def _target_lines(name: str, facts: Facts, problems: dict[str, str]) -> list[str
         doubts.append(f"most values are numbers, but '{facts.odd}' is not, which a run refuses")
     elif facts.values in ("text", "date", "time") or (facts.values == "whole" and facts.distinct <= FEW):
         kind = "category"
-        if len(facts.examples) <= FEW:  # without them, their positions would follow from the rows
+        if facts.distinct <= FEW:  # without them, their positions would follow from the rows
             plain = facts.values == "whole" and all(str(int(label)) == label for label in facts.examples)
             labels = sorted(map(int, facts.examples)) if plain else facts.examples  # `+1` is another text than 1
             classes = {"classes": labels}
         doubts.append(f"{facts.distinct:,} classes" + ("; number if it counts" if facts.values == "whole" else ""))
+        if facts.distinct > max(FEW, LIKE_AN_ID * facts.known):
+            doubts.append("most rows have one of their own; a number must have digits and a decimal point only")
     elif facts.distinct <= FEW:
         doubts.append(f"{facts.distinct:,} different numbers; category if they are classes")
     if facts.missing:

@@ -15,6 +15,7 @@ from configs.errors import ConfigError
 from flows.commands import ended
 from flows.console import Parser, say
 from flows.streams import our_streams
+from tasks.datasets.column_files import other_separator
 from tasks.datasets.guess import FEW, MOST_CLASSES, Facts, input_names, like_an_id, model_name, too_large, unfit
 from tasks.outcomes import DONE
 from tasks.program import command_here, command_name, short_path
@@ -97,7 +98,8 @@ def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
     if target is None:
         raise ConfigError(f"--csv needs --target COLUMN, the column to predict; the columns are {listed}")
     if target not in table:
-        raise ConfigError(f"--target must name a column of '{file}', got {target!r}; the columns are {listed}")
+        why = other_separator(list(table.columns)) or f"the columns are {listed}"
+        raise ConfigError(f"--target must name a column of '{file}', got {target!r}; {why}")
     left_out = {column: reason for column in table.columns if column != target and (reason := _unfit(table[column]))}
     kept = [column for column in table.columns if column != target and column not in left_out]
     if not kept:

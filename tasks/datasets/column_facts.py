@@ -10,13 +10,14 @@ from typing import Any
 
 from configs.redaction import redact
 from configs.times import read_moment
-from tasks.datasets.column_files import batches, column_names
+from tasks.datasets.column_files import batches, column_names, other_separator
 from tasks.datasets.guess import MOST_CLASSES, Facts, Values
 from tasks.datasets.kinds import INTEGER, NUMBER, missing_rows, plain
 from tasks.errors import WrongFile
 from tasks.words import one_line
 
 MOST_DISTINCT = 100_000  # values that are remembered for a column; with more, the number is a lower bound
+LONGEST = 40  # characters of a whole number; ids of 128 bits have 39 digits
 TRUTH = {"true", "false", "yes", "no"}
 ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")
 
@@ -119,7 +120,8 @@ def facts_of_files(files: Sequence[Path], target: str) -> tuple[dict[str, Facts]
             )
     if target not in names:
         listed = ", ".join(f"'{name}'" for name in names[:40])
-        raise WrongFile(f"--target must name a column of '{files[0]}', got '{target}'; the columns are {listed}")
+        why = other_separator(names) or f"the columns are {listed or 'none, because the file has no header'}"
+        raise WrongFile(f"--target must name a column of '{files[0]}', got '{target}'; {why}")
     columns = {name: _Column() for name in names}
     for file in files:
         for batch in batches(file):
@@ -151,7 +153,7 @@ def _fits(text: str, kind: Values) -> bool:
         return (
             bool(INTEGER.fullmatch(text))
             and (text.lstrip("+-") == "0" or text.lstrip("+-")[0] != "0")
-            and len(text) < 20
+            and len(text) < LONGEST
         )
     if kind == "number":
         return bool(NUMBER.fullmatch(text)) and not (len(text) > 1 and text[0] == "0" and text[1].isdecimal())

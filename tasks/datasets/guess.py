@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from configs.sections.features import LARGEST_INTEGER
+
 LIKE_AN_ID = 0.5  # a text column with a larger share of distinct values identifies rows and does not describe them
 FEW = 20  # up to so many distinct whole numbers are classes, and up to so many distinct texts are not ids
 LARGEST_EXACT = 2**24  # float32 holds every whole number up to here
@@ -169,6 +171,8 @@ def _whole(column: str, facts: Facts) -> tuple[dict[str, Any], str, str]:
     if too_large(facts):
         if facts.distinct > LIKE_AN_ID * facts.known:
             return {}, "", "its whole numbers are large and mostly different, like ids"
+        if facts.largest > LARGEST_INTEGER:
+            return {"kind": "category"}, "whole numbers of more than 64 bits", ""
         return {"kind": "integer_id"}, "large whole numbers that repeat; number with dtype int64 if they count", ""
     if named:
         return {"kind": "integer_id"}, f"named like an id, {facts.distinct:,} different values; number if it counts", ""

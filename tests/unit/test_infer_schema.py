@@ -39,12 +39,13 @@ TABLE = {
     "mostly empty": [""] * (ROWS - 10) + ["1"] * 10,
     "weight": ["" if n % 10 == 0 else n * 1.5 for n in range(ROWS)],
     "code": [("p", "q", "r")[n % 3] for n in range(ROWS)],
+    "network": [2**63 + n % 5 for n in range(ROWS)],
     "grade": [("low", "mid", "top")[n % 3] for n in range(ROWS)],
 }
 KINDS = {
     "Grosse_cm": "number", "input_class": "category", "zip": "category", "stars": "number", "customer_id": "integer_id",
     "serial": "integer_id", "paid": "boolean", "member": "boolean", "day": "date", "at": "date", "note": "text",
-    "weight": "number", "code": "category",
+    "weight": "number", "code": "category", "network": "category",
 }  # fmt: skip
 
 
@@ -185,6 +186,7 @@ def test_a_column_keeps_a_valid_name() -> None:
         ([f"{n}.5" if n % 9 else "NA" for n in range(60)], "number", "most values are numbers, but 'NA' is not"),
         (["+1", "2"] * 30, "category, classes: ['+1', '2']", "2 classes; number if it counts"),
         ([f"{n % 3}.0" for n in range(60)], "number", "3 different numbers; category if they are classes"),
+        ([f'"{n},50"' for n in range(160)], "category}", "a number must have digits and a decimal point only"),
     ],
 )
 def test_doubts_about_the_target(
@@ -205,6 +207,8 @@ def test_doubts_about_the_target(
         (["rows.csv", "--target", "y"], "a,y\n1,2\n1,3\n", "'a' is left out because it has only one value"),
         (["rows.csv", "--target", "y"], "a,y\n1,2\n3,2\n", "must have at least 2 different values"),
         (["rows.csv", "--target", "y"], "a,y\n", "must have rows"),
+        (["rows.csv", "--target", "y"], "a;y\n1;2\n", "got 'y'; its cells must be separated by commas, not ';'"),
+        (["rows.csv", "--target", "y"], "", "the columns are none, because the file has no header"),
         (["rows.csv", "--target", "y"], "a,a,y\n1,1,1\n", "has two 'a'"),
         (["none.csv", "--target", "y"], "", "nothing matches"),
         (["rows.json", "--target", "y"], "", "FILE must be .parquet, .csv, .csv.gz"),
