@@ -18,6 +18,7 @@ from tasks.words import one_line
 
 MOST_DISTINCT = 100_000  # values that are remembered for a column; with more, the number is a lower bound
 LONGEST = 40  # characters of a whole number; ids of 128 bits have 39 digits
+ALSO = {("whole", "number"), ("date", "time")}  # what values of a kind can be besides
 TRUTH = {"true", "false", "yes", "no"}
 ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")
 
@@ -34,6 +35,7 @@ class _Column:
         self.largest, self.has_line_breaks = 0.0, False
         self.low, self.high = math.inf, -math.inf
         self.problem = self.odd = ""
+        self.kinds: set[Values] = set()
 
     def add(self, array: Any, target: Any) -> None:
         """Add a batch; `target` are the values of the target in its rows, or None."""
@@ -58,7 +60,8 @@ class _Column:
     def _look_at(self, values: Sequence[Any]) -> None:
         if values and not all(isinstance(value, str) for value in values):
             kind = _kind_of_values(values)
-            self.can_be = [one for one in self.can_be if one == kind or (kind, one) == ("whole", "number")]
+            self.can_be = [one for one in self.can_be if one == kind or (kind, one) in ALSO]
+            self._note(kind)
             if kind in ("whole", "number"):
                 self.largest = max([self.largest, *map(abs, values)])
                 self.low, self.high = min(self.low, *values), max(self.high, *values)
@@ -76,6 +79,14 @@ class _Column:
             self.can_be = [one for one in self.can_be if _fits(text, one)]
             if self.can_be and self.can_be[0] == "whole":
                 self.largest = max(self.largest, abs(int(text)))
+        if values:
+            self._note("text")
+
+    def _note(self, kind: Values) -> None:
+        """Note what the values of a file are; a run reads whole numbers as text, but no other ones."""
+        self.kinds.add(kind)
+        if not self.can_be and self.kinds - {"text", "whole"}:
+            self.problem = f"have values of one type in all files, got {' and '.join(sorted(self.kinds))}"
 
     def _compare(self, values: Sequence[Any], target: Sequence[Any]) -> None:
         for value, other in zip(values, target, strict=True):

@@ -139,7 +139,7 @@ def plain(column: Any, where: str) -> Any:
             return column.cast(pa.int64())
         except pa.ArrowInvalid:
             return column.cast(pa.string())
-    if types.is_decimal(kind):
+    if types.is_decimal(kind) or types.is_float16(kind):  # Arrow cannot compare float16
         return column.cast(pa.float64())
     known = (types.is_string, types.is_boolean, types.is_integer, types.is_floating, types.is_date, types.is_timestamp)
     if not any(check(kind) for check in known):

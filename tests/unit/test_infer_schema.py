@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -112,6 +113,25 @@ def test_parquet_in_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["ignore"] == ["when", "list"]
     assert found["features"]["a"]["missing"] == -1
     assert found["target"] == {"name": "y", "kind": "number"}
+
+
+def test_files_with_other_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column may have types that one kind reads, of float16 too; others leave it out, and the comment says why."""
+    first = {"at": [dt.date(2026, 1, 1 + n) for n in range(20)], "odd": [True, False] * 10, "size": [1, 2] * 10}
+    other = {"at": [dt.datetime(2026, 2, 1 + n, 8) for n in range(20)], "odd": [1, 2] * 10, "size": ["3", "4"] * 10}
+    for name, table in (("1", first), ("2", other)):
+        halves = pa.array(np.arange(20, dtype="float16"))
+        parquet.write_table(pa.table({**table, "half": halves, "y": [0, 1] * 10}), tmp_path / f"{name}.parquet")
+    out = tmp_path / "cfg.yaml"
+    assert main([str(tmp_path / "*.parquet"), "--target", "y", "--out", str(out)]) == 0, capsys.readouterr().err
+    config = load_config(out)
+    assert {name: feature.kind for name, feature in config.data.features.items()} == {
+        "at": "date", "size": "number", "half": "number",
+    }  # fmt: skip
+    (features, _), _ = read_declared(config.data)
+    assert features["at"][[0, 20]].tolist() == [1767225600, 1769932800]
+    assert features["half"][19] == 19
+    assert "values of one type in all files, got boolean and whole" in out.read_text()
 
 
 def test_every_row_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
