@@ -145,7 +145,7 @@ def _target_lines(name: str, facts: Facts, problems: dict[str, str]) -> list[str
     if facts.values == "boolean":
         kind = "boolean"
     elif facts.odd:
-        doubts.append(f"most values are numbers, but '{facts.odd}' is not, which a run refuses")
+        doubts.append(f"most values are numbers, but {facts.odd} is not, which a run refuses")
     elif facts.values in ("text", "date", "time") or (facts.values == "whole" and facts.distinct <= FEW):
         kind = "category"
         if facts.distinct <= FEW:  # without them, their positions would follow from the rows

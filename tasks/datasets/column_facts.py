@@ -12,7 +12,7 @@ from configs.redaction import redact
 from configs.times import read_moment
 from tasks.datasets.column_files import batches, column_names, other_separator
 from tasks.datasets.guess import MOST_CLASSES, Facts, Values
-from tasks.datasets.kinds import INTEGER, NUMBER, missing_rows, plain
+from tasks.datasets.kinds import BLANK, INTEGER, NUMBER, missing_rows, plain
 from tasks.errors import WrongFile
 from tasks.words import one_line
 
@@ -74,7 +74,7 @@ class _Column:
                 self.numbers += 1
                 self.low, self.high = min(self.low, float(text)), max(self.high, float(text))
             if not self.odd and not NUMBER.fullmatch(text):
-                self.odd = one_line(redact(text), 40) or "an empty text"
+                self.odd = f"'{one_line(redact(text), 40)}'" if text else BLANK
             self.has_line_breaks |= value.splitlines() != [value] and bool(value)
             self.can_be = [one for one in self.can_be if _fits(text, one)]
             if self.can_be and self.can_be[0] == "whole":

@@ -150,7 +150,7 @@ def too_close(facts: Facts) -> bool:
 def _text(facts: Facts) -> tuple[dict[str, Any], str, str]:
     if facts.odd:
         words = (
-            f"most values are numbers, but '{facts.odd}' is not, which a run refuses; an empty cell is a missing value"
+            f"most values are numbers, but {facts.odd} is not, which a run refuses; an empty cell is a missing value"
         )
         return {"kind": "number"}, words, ""
     if not like_an_id(facts):

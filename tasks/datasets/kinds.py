@@ -36,6 +36,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_S = 86_400
 SHOWN_ROWS = 5
 MOST_ROUNDING = 0.01  # of the standard deviation; more hides differences between rows
+BLANK = "an empty or blank text"
 WORDS = {
     "number": "finite numbers",
     "category": "text or whole numbers",
@@ -338,10 +339,10 @@ def _exactly(values: Array, dtype: str, where: str) -> Array:
 def _misfit(  # noqa: PLR0913, PLR0917  parts of one message
     where: str, feature: Feature, value: str, row: int, count: int, why: str = ""
 ) -> WrongFile:
-    shown = one_line(redact(value), 60)
+    shown = f"'{one_line(redact(value), 60)}'" if value.strip() else BLANK
     more = f" and in {count - 1:,} more rows" if count > 1 else ""
     return WrongFile(
-        f"{where} must have {WORDS[feature.kind]}, because its kind is {feature.kind}, got '{shown}' in row {row}{more}"
+        f"{where} must have {WORDS[feature.kind]}, because its kind is {feature.kind}, got {shown} in row {row}{more}"
         f"; {why or 'correct the file, or declare another kind'}"
     )
 

@@ -204,6 +204,7 @@ def test_a_column_keeps_a_valid_name() -> None:
     ("cells", "kind", "comment"),
     [
         ([f"{n}.5" if n % 9 else "NA" for n in range(60)], "number", "most values are numbers, but 'NA' is not"),
+        ([f"{n}.5" if n % 9 else " " for n in range(60)], "number", "numbers, but an empty or blank text is not"),
         (["+1", "2"] * 30, "category, classes: ['+1', '2']", "2 classes; number if it counts"),
         ([f"{n % 3}.0" for n in range(60)], "number", "3 different numbers; category if they are classes"),
         ([f'"{n},50"' for n in range(160)], "category}", "a number must have digits and a decimal point only"),
