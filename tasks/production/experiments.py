@@ -58,7 +58,9 @@ def plan(numbers: Sequence[int], shares: Sequence[int], name: str) -> Plan:
         raise ConfigError(f"--shares must have one share for each of {len(numbers)} versions, got {len(shares)}")
     if min(shares) < 1 or sum(shares) != 100:
         got = ",".join(map(str, shares))
-        raise ConfigError(f"--shares must be percentages of at least 1 whose sum is 100, got {got}, {sum(shares)}")
+        raise ConfigError(
+            f"--shares must be percentages of at least 1 whose sum is 100, got {got}, whose sum is {sum(shares)}"
+        )
     if name and not NAME.fullmatch(name):
         raise ConfigError(
             "--name must be 1 to 64 letters, digits, dots, hyphens or underscores, and begin with a letter or a "

@@ -512,7 +512,7 @@ def test_the_best_of_three(tmp_path: Path) -> None:
         ([*range(1, 12)], [*[9] * 10, 10], "", "must name 2 to 10 versions"),
         ([4, 4], [50, 50], "", "different versions, got 4,4"),
         ([4, 5], [100], "", "one share for each of 2 versions, got 1"),
-        ([4, 5], [50, 49], "", "whose sum is 100, got 50,49, 99"),
+        ([4, 5], [50, 49], "", "whose sum is 100, got 50,49, whose sum is 99"),
         ([4, 5], [0, 100], "", "of at least 1"),
         ([4, 5], [50, 50], "a/b", "--name must be 1 to 64"),
         ([4, 5], [50, 50], "x" * 65, "--name must be 1 to 64"),

@@ -16,13 +16,13 @@ from tasks.records import Arm, Change
 from tasks.store.champion import predecessor
 from tasks.store.experiment import EXPERIMENT, eligible, moved, rolled_back, running, spoiled
 from tasks.store.history import append, read, state_of
-from tasks.store.journal import JOURNAL, begin, pending
+from tasks.store.journal import JOURNAL, begin, commit, pending
 from tasks.store.layout import versions
 from tasks.store.publish import put_aside
 from tasks.store.repair import mend, repair
 from tasks.store.retention import prune
 from tasks.store.rollback_target import rollback_target
-from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions
+from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions, write_config
 from tasks.store.transaction import carry_out, untold
 from tests.store_driver import Store
 
@@ -114,6 +114,21 @@ def test_the_stable_version_wins(store: Store) -> None:
     assert store.choose() == "live"
     assert (config_text(store), store.aliases, running(store.live)) == (before, aliases, None)
     assert [e.state for e in read(store.live) if e.version == 2].count("live") == 1
+
+
+def test_an_end_under_way_is_no_doubt(store: Store) -> None:
+    """While production is asked about the winner, the labels of the arms are gone, and the outcomes still count."""
+    store.experiment(2, 3)
+    known = running(store.live)
+    assert known is not None
+    end = Change("label", 3, "3", store.digest(3), label="stable", experiment="e", arms=known.arms)
+    begin(store.live, end)
+    write_config(store.live, [1, 2, 3, 4], {"stable": 3, "canary": 4})
+    assert len(moved(store.live, known)) == 2
+    assert spoiled(store.live, known) == []
+    commit(store.live)
+    begin(store.live, dataclasses.replace(end, experiment="", arms=()))
+    assert spoiled(store.live, known) == moved(store.live, known)
 
 
 def test_a_winner_that_does_not_answer(store: Store) -> None:
