@@ -24,6 +24,7 @@ STAND_INS = {
 MANY_WORDS = 3  # texts with at least as many words on average are descriptions
 NAMED_LIKE_AN_ID = re.compile(r"(^|[^a-z])(id|uuid|key|nr|no)$|Id$|ID$")
 
+CLOSEST = 1e-12  # a smaller range, relative to the numbers, is rounding (kinds.py)
 VALID = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 Values = Literal["boolean", "whole", "number", "date", "time", "text"]
@@ -125,6 +126,9 @@ def guessed(column: str, facts: Facts) -> tuple[dict[str, Any], str, str]:
         return _text(facts)
     if facts.values == "whole":
         return _whole(column, facts)
+    spread, largest = facts.high - facts.low, max(abs(facts.low), abs(facts.high))
+    if facts.values == "number" and spread <= CLOSEST * largest:
+        return {}, "", "it has only one value, up to rounding"
     if facts.values == "number" and too_close(facts):
         return {"kind": "number", "dtype": "float64"}, "float32 would round differences between its numbers away", ""
     return {"kind": facts.values}, "", ""

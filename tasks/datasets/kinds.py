@@ -37,6 +37,7 @@ DAY_S = 86_400
 SHOWN_ROWS = 5
 MOST_ROUNDING = 0.01  # of the standard deviation; more hides differences between rows
 BLANK = "an empty or blank text"
+CLOSEST = 1e-12  # of the largest number; float64 has 16 digits, and a smaller deviation keeps fewer than 4 of them
 WORDS = {
     "number": "finite numbers",
     "category": "text or whole numbers",
@@ -60,7 +61,7 @@ def converted(column: Any, feature: Feature, where: str, field: str, *, given: b
 
     Raises:
         WrongFile: a value is missing and has no stand-in, does not fit the kind, or the values differ by less than
-            float32 can tell apart.
+            float32 or float64 can tell apart.
     """
     column = plain(column, where)
     missing = missing_rows(column)
@@ -72,10 +73,8 @@ def converted(column: Any, feature: Feature, where: str, field: str, *, given: b
     present = column.filter(~missing) if missing.any() else column
     numbers = np.flatnonzero(~missing)
     values = _values(present, feature, where, numbers)
-    if feature.kind == "number" and feature.dtype == "float32" and not given:
-        lost = rounding_of(values)
-        if lost:
-            raise WrongFile(f"{where} must have numbers that float32 can tell apart, {lost}; set dtype: float64")
+    if feature.kind == "number" and not given:
+        _refuse_close_numbers(values, feature.dtype, where)
     if missing.any():
         value = stand_in(feature)
         if feature.kind == "number":  # a column of bytes may have a stand-in of -1, and whole numbers one of 0.5
@@ -88,13 +87,34 @@ def converted(column: Any, feature: Feature, where: str, field: str, *, given: b
     return _as_served(values, feature, where)
 
 
+def _refuse_close_numbers(values: Array, dtype: str, where: str) -> None:
+    """Refuse numbers whose differences the dtype of the input, or the scaling in float64, would round away.
+
+    Raises:
+        WrongFile: it would.
+    """
+    lost = rounding_of(values) if dtype == "float32" else ""
+    if lost:
+        raise WrongFile(f"{where} must have numbers that float32 can tell apart, {lost}; set dtype: float64")
+    if dtype == "float32" or not len(values) or values.min() == values.max():
+        return
+    numbers = values.astype(np.float64)
+    largest, deviation = float(np.abs(numbers).max()), float(numbers.std())
+    if deviation <= CLOSEST * largest:
+        raise WrongFile(
+            f"{where} must have numbers that float64 can tell apart after they were scaled, and their standard "
+            f"deviation is {deviation:.3g}, while the largest is {largest:.3g}; write the difference from a constant "
+            "into the file, or ignore the column"
+        )
+
+
 def rounding_of(values: Array) -> str:
     """Return how much float32 rounds values whose differences it would hide, in words, or an empty text."""
     if values.dtype != np.float64 or not len(values):
         return ""
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused as such
         rounding, deviation = float(np.abs(values.astype(np.float32) - values).max()), float(values.std())
-    same = deviation <= 1e-12 * float(np.abs(values).max())  # as far as float64 can tell
+    same = deviation <= CLOSEST * float(np.abs(values).max())  # as far as float64 can tell
     if same or not np.isfinite(rounding) or rounding <= MOST_ROUNDING * deviation:
         return ""
     return f"and it would round them by up to {rounding:.3g}, while their standard deviation is {deviation:.3g}"

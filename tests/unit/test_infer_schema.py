@@ -40,6 +40,7 @@ TABLE = {
     "mostly empty": [""] * (ROWS - 10) + ["1"] * 10,
     "weight": ["" if n % 10 == 0 else n * 1.5 for n in range(ROWS)],
     "code": [("p", "q", "r")[n % 3] for n in range(ROWS)],
+    "noise": [("0.3", "0.30000000000000004")[n % 2] for n in range(ROWS)],
     "network": [2**63 + n % 5 for n in range(ROWS)],
     "grade": [("low", "mid", "top")[n % 3] for n in range(ROWS)],
 }
@@ -66,7 +67,7 @@ def test_the_kinds(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_config(out)
     assert {name: feature.kind for name, feature in config.data.features.items()} == KINDS
     assert config.data.features["at"].unit == "seconds"
-    assert set(config.data.ignore) == {"order id", "number_id", "constant", "mostly empty"}
+    assert set(config.data.ignore) == {"order id", "number_id", "constant", "mostly empty", "noise"}
     assert config.data.target.kind == "category"
     (features, _), classes = read_declared(config.data)
     assert classes == ("low", "mid", "top")
