@@ -8,8 +8,8 @@
     integer_id   whole numbers of at most 64 bits                        int64
     date         dates and times, or whole numbers in the unit           int64: days or seconds since 1970-01-01 UTC
 
-Times without a zone are read as UTC, and fractions of a second are rounded down. No other value is changed: what a kind does
-not allow is an error that names the file, the column, the row and the value. The first row has the number 0.
+Times without a zone are read as UTC, and fractions of a second are rounded down. No other value is changed: what a kind
+does not allow is an error that names the file, the column, the row and the value. The first row has the number 0.
 """
 
 from __future__ import annotations
