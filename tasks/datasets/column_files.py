@@ -84,10 +84,11 @@ def check_columns(file: Path, wanted: Sequence[str]) -> list[str]:
     lost = [name for name in wanted if name not in names]
     if lost:
         lost_words = ", ".join(f"'{name}'" for name in lost)
-        hint = other_separator(names) or nearest(lost[0], names)
+        if separated := other_separator(names):
+            raise WrongFile(f"'{file}' must have the columns that data names, but {separated}; save it with commas")
         raise WrongFile(
-            f"'{file}' must have the columns that data names, but it has no {lost_words}: {hint} Rename the column in "
-            "the file, set `column` of the feature, or remove the feature"
+            f"'{file}' must have the columns that data names, but it has no {lost_words}: {nearest(lost[0], names)} "
+            "Rename the column in the file, set `column` of the feature, or remove the feature"
         )
     return names
 
