@@ -25,6 +25,7 @@ from flows.streams import our_streams
 from tasks.errors import PipelineError, WrongFile
 from tasks.outcomes import FAILED, INTERRUPTED, USAGE, Promotion
 from tasks.program import command_here, command_name
+from tasks.words import one_line
 
 if TYPE_CHECKING:
     from tasks.production.metrics import Watch
@@ -89,17 +90,30 @@ def run_command(
 
 
 def _run_command(args: argparse.Namespace, action: Callable[[argparse.Namespace, Config], int]) -> int:
+    return ended(lambda: action(args, load_config(args.config, args.set)), args.debug, lambda: _left_open(args))
+
+
+def ended(
+    action: Callable[[], int], debug: bool | None = None, left_open: Callable[[], tuple[str, str]] = lambda: ("", "")
+) -> int:
+    """Run what a command does and return the exit code; every error ends it with one line.
+
+    Args:
+        debug: whether tracebacks are shown; None for a command about a table, which has no such option, and whose
+            errors name columns, in which line breaks are possible.
+        left_open: returns what an interrupt leaves unfinished, and the command that finishes it.
+    """
     try:
-        return action(args, load_config(args.config, args.set))
+        return action()
     except (ConfigError, PipelineError) as exc:
-        return _report(exc, args.debug)
+        return _report(exc, debug, one_line(str(exc)) if debug is None else "")
     except KeyboardInterrupt:
-        words, command = _left_open(args)
+        words, command = left_open()
         say(f"interrupted{words}", command=command, stream=sys.stderr)
         return INTERRUPTED
     except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
-        words = redact(" ".join(f"{type(exc).__name__}: {exc}".split()))
-        return _report(exc, args.debug, f"{words[:500]} (--debug shows where)")
+        words = one_line(redact(f"{type(exc).__name__}: {exc}"), 500)
+        return _report(exc, debug, words if debug is None else f"{words} (--debug shows where)")
 
 
 def check_rows_of(config: Config) -> None:
@@ -258,7 +272,7 @@ def show_calls(exc: Exception) -> None:
     traceback.print_exception(exc)
 
 
-def _report(exc: Exception, debug: bool, line: str = "") -> int:
+def _report(exc: Exception, debug: bool | None, line: str = "") -> int:
     """Print an error as one line, with its details below, and return its exit code."""
     if debug:
         show_calls(exc)

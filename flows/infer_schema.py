@@ -13,14 +13,13 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.sections.data import SUFFIXES
-from flows.commands import can_be_written
-from flows.console import Parser, error, say
+from flows.commands import can_be_written, ended
+from flows.console import Parser, say
 from flows.streams import our_streams
 from tasks.datasets.column_facts import facts_of_files
 from tasks.datasets.column_files import files_of
-from tasks.datasets.guess import FEW, Facts, guessed, input_names, model_name, stand_in
-from tasks.errors import PipelineError
-from tasks.outcomes import DONE, FAILED, INTERRUPTED, USAGE
+from tasks.datasets.guess import FEW, LIKE_AN_ID, Facts, guessed, input_names, model_name, stand_in
+from tasks.outcomes import DONE
 from tasks.program import command_here, command_name, short_path
 from tasks.words import one_line
 
@@ -30,7 +29,8 @@ WIDEST = 60  # characters of a feature before its comment
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the configuration and return the exit code."""
     with our_streams():
-        return _infer(build_parser().parse_args(argv))
+        args = build_parser().parse_args(argv)
+        return ended(lambda: _infer(args), left_open=lambda: ("; nothing was written", ""))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,25 +48,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _infer(args: argparse.Namespace) -> int:
-    try:
-        if not args.file.endswith(SUFFIXES):
-            raise ConfigError(f"FILE must be {', '.join(SUFFIXES)}, got '{args.file}'")
-        if args.out and (args.out.exists() or not can_be_written(args.out)):
-            raise ConfigError(f"--out must be a new file in a writable directory, got '{args.out}'")
-        text = configuration(args.file, args.target, args.out.parent if args.out else Path())
-        if not args.out:
-            sys.stdout.write(text)
-            return DONE
-        args.out.write_text(text, encoding="utf-8")
-    except (ConfigError, PipelineError) as exc:
-        error(one_line(str(exc)))
-        return USAGE
-    except KeyboardInterrupt:
-        say("interrupted; nothing was written", stream=sys.stderr)
-        return INTERRUPTED
-    except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
-        error(one_line(f"{type(exc).__name__}: {exc}"))
-        return FAILED
+    if not args.file.endswith(SUFFIXES):
+        raise ConfigError(f"FILE must be {', '.join(SUFFIXES)}, got '{args.file}'")
+    if args.out and (args.out.exists() or not can_be_written(args.out)):
+        raise ConfigError(f"--out must be a new file in a writable directory, got '{args.out}'")
+    text = configuration(args.file, args.target, args.out.parent if args.out else Path())
+    if not args.out:
+        sys.stdout.write(text)
+        return DONE
+    args.out.write_text(text, encoding="utf-8")
     say(f"Wrote {short_path(args.out)}. Read its comments, correct it, and train, judge and promote the model:",
         command=f"{command_here('flows.train_and_serve')} --config {short_path(args.out)}")  # fmt: skip
     return DONE
@@ -155,14 +145,16 @@ def _target_lines(name: str, facts: Facts, problems: dict[str, str]) -> list[str
     if facts.values == "boolean":
         kind = "boolean"
     elif facts.odd:
-        doubts.append(f"most values are numbers, but '{facts.odd}' is not, which a run refuses")
+        doubts.append(f"most values are numbers, but {facts.odd} is not, which a run refuses")
     elif facts.values in ("text", "date", "time") or (facts.values == "whole" and facts.distinct <= FEW):
         kind = "category"
-        if len(facts.examples) <= FEW:  # without them, their positions would follow from the rows
+        if facts.distinct <= FEW:  # without them, their positions would follow from the rows
             plain = facts.values == "whole" and all(str(int(label)) == label for label in facts.examples)
             labels = sorted(map(int, facts.examples)) if plain else facts.examples  # `+1` is another text than 1
             classes = {"classes": labels}
         doubts.append(f"{facts.distinct:,} classes" + ("; number if it counts" if facts.values == "whole" else ""))
+        if facts.distinct > max(FEW, LIKE_AN_ID * facts.known):
+            doubts.append("most rows have one of their own; a number must have digits and a decimal point only")
     elif facts.distinct <= FEW:
         doubts.append(f"{facts.distinct:,} different numbers; category if they are classes")
     if facts.missing:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -13,12 +12,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from configs.errors import ConfigError
-from flows.console import Parser, error, say
+from flows.commands import ended
+from flows.console import Parser, say
 from flows.streams import our_streams
+from tasks.datasets.column_files import other_separator
 from tasks.datasets.guess import FEW, MOST_CLASSES, Facts, input_names, like_an_id, model_name, too_large, unfit
-from tasks.outcomes import DONE, FAILED, INTERRUPTED, USAGE
+from tasks.outcomes import DONE
 from tasks.program import command_here, command_name, short_path
-from tasks.words import one_line
 
 EXAMPLE: dict[str, Any] = {
     "name": "late_payment",
@@ -33,24 +33,15 @@ EXAMPLE: dict[str, Any] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the two files and return the exit code."""
     with our_streams():
-        return _begin(build_parser().parse_args(argv))
+        args = build_parser().parse_args(argv)
+        return ended(lambda: _begin(args))
 
 
 def _begin(args: argparse.Namespace) -> int:
-    try:
-        if args.target and not args.csv:
-            raise ConfigError(f"--target names a column of a table, got '{args.target}' without one; add --csv FILE")
-        settings = _of_csv(args.csv, args.target, args.directory) if args.csv else EXAMPLE
-        _write(args.directory, settings)
-    except ConfigError as exc:
-        error(one_line(str(exc)))
-        return USAGE
-    except KeyboardInterrupt:
-        say("interrupted", stream=sys.stderr)
-        return INTERRUPTED
-    except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
-        error(one_line(f"{type(exc).__name__}: {exc}"))
-        return FAILED
+    if args.target and not args.csv:
+        raise ConfigError(f"--target names a column of a table, got '{args.target}' without one; add --csv FILE")
+    settings = _of_csv(args.csv, args.target, args.directory) if args.csv else EXAMPLE
+    _write(args.directory, settings)
     config = short_path(args.directory / "cfg.yaml")
     say(f"Wrote {config} and {short_path(args.directory / 'my_model.py')}.")
     for column, reason in settings.get("left_out", {}).items():
@@ -107,7 +98,8 @@ def _of_csv(file: Path, target: str | None, directory: Path) -> dict[str, Any]:
     if target is None:
         raise ConfigError(f"--csv needs --target COLUMN, the column to predict; the columns are {listed}")
     if target not in table:
-        raise ConfigError(f"--target must name a column of '{file}', got {target!r}; the columns are {listed}")
+        why = other_separator(list(table.columns)) or f"the columns are {listed}"
+        raise ConfigError(f"--target must name a column of '{file}', got {target!r}; {why}")
     left_out = {column: reason for column in table.columns if column != target and (reason := _unfit(table[column]))}
     kept = [column for column in table.columns if column != target and column not in left_out]
     if not kept:

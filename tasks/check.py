@@ -25,7 +25,7 @@ from tasks.serving.launch import check_engine
 from tasks.store.layout import check_writable
 from tasks.training.fit import try_model
 from tasks.training.process import call
-from tasks.words import few
+from tasks.words import counted, few
 
 HEALTH_TIMEOUT_S = 10.0
 NOT_SEEN = (
@@ -93,7 +93,7 @@ def _metrics(config: Config) -> str:
         raise ServingError(f"promote.metrics_path must lead to production's metrics, but {'; '.join(problems)}")
     if not count:
         return "production's metrics could not be tried, because no server answers"
-    return f"the metrics of {count} server{'' if count == 1 else 's'} can be read at {config.promote.metrics_path}"
+    return f"the metrics of {counted(count, 'server')} can be read at {config.promote.metrics_path}"
 
 
 def _contract(file: Path) -> str:

@@ -40,6 +40,11 @@ def _kept(letter: str) -> str:
     return " " if category in _SEPARATE else "" if category in _DROPPED else letter
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun, which is regular, such as `1 key` or `1,200 keys`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def few(items: Sequence[object], between: str = ", ", most: int = 20) -> str:
     """Return the first items in one text, and how many more there are."""
     more = f"{between}and {len(items) - most:,} more" if len(items) > most else ""

@@ -10,13 +10,15 @@ from typing import Any
 
 from configs.redaction import redact
 from configs.times import read_moment
-from tasks.datasets.column_files import batches, column_names
+from tasks.datasets.column_files import batches, column_names, other_separator
 from tasks.datasets.guess import MOST_CLASSES, Facts, Values
-from tasks.datasets.kinds import INTEGER, NUMBER, missing_rows, plain
+from tasks.datasets.kinds import BLANK, INTEGER, NUMBER, missing_rows, plain
 from tasks.errors import WrongFile
 from tasks.words import one_line
 
 MOST_DISTINCT = 100_000  # values that are remembered for a column; with more, the number is a lower bound
+LONGEST = 40  # characters of a whole number; ids of 128 bits have 39 digits
+ALSO = {("whole", "number"), ("date", "time")}  # what values of a kind can be besides
 TRUTH = {"true", "false", "yes", "no"}
 ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")
 
@@ -33,6 +35,7 @@ class _Column:
         self.largest, self.has_line_breaks = 0.0, False
         self.low, self.high = math.inf, -math.inf
         self.problem = self.odd = ""
+        self.kinds: set[Values] = set()
 
     def add(self, array: Any, target: Any) -> None:
         """Add a batch; `target` are the values of the target in its rows, or None."""
@@ -57,7 +60,8 @@ class _Column:
     def _look_at(self, values: Sequence[Any]) -> None:
         if values and not all(isinstance(value, str) for value in values):
             kind = _kind_of_values(values)
-            self.can_be = [one for one in self.can_be if one == kind or (kind, one) == ("whole", "number")]
+            self.can_be = [one for one in self.can_be if one == kind or (kind, one) in ALSO]
+            self._note(kind)
             if kind in ("whole", "number"):
                 self.largest = max([self.largest, *map(abs, values)])
                 self.low, self.high = min(self.low, *values), max(self.high, *values)
@@ -70,11 +74,19 @@ class _Column:
                 self.numbers += 1
                 self.low, self.high = min(self.low, float(text)), max(self.high, float(text))
             if not self.odd and not NUMBER.fullmatch(text):
-                self.odd = one_line(redact(text), 40) or "an empty text"
+                self.odd = f"'{one_line(redact(text), 40)}'" if text else BLANK
             self.has_line_breaks |= value.splitlines() != [value] and bool(value)
             self.can_be = [one for one in self.can_be if _fits(text, one)]
             if self.can_be and self.can_be[0] == "whole":
                 self.largest = max(self.largest, abs(int(text)))
+        if values:
+            self._note("text")
+
+    def _note(self, kind: Values) -> None:
+        """Note what the values of a file are; a run reads whole numbers as text, but no other ones."""
+        self.kinds.add(kind)
+        if not self.can_be and self.kinds - {"text", "whole"}:
+            self.problem = f"have values of one type in all files, got {' and '.join(sorted(self.kinds))}"
 
     def _compare(self, values: Sequence[Any], target: Sequence[Any]) -> None:
         for value, other in zip(values, target, strict=True):
@@ -119,7 +131,8 @@ def facts_of_files(files: Sequence[Path], target: str) -> tuple[dict[str, Facts]
             )
     if target not in names:
         listed = ", ".join(f"'{name}'" for name in names[:40])
-        raise WrongFile(f"--target must name a column of '{files[0]}', got '{target}'; the columns are {listed}")
+        why = other_separator(names) or f"the columns are {listed or 'none, because the file has no header'}"
+        raise WrongFile(f"--target must name a column of '{files[0]}', got '{target}'; {why}")
     columns = {name: _Column() for name in names}
     for file in files:
         for batch in batches(file):
@@ -151,7 +164,7 @@ def _fits(text: str, kind: Values) -> bool:
         return (
             bool(INTEGER.fullmatch(text))
             and (text.lstrip("+-") == "0" or text.lstrip("+-")[0] != "0")
-            and len(text) < 20
+            and len(text) < LONGEST
         )
     if kind == "number":
         return bool(NUMBER.fullmatch(text)) and not (len(text) > 1 and text[0] == "0" and text[1].isdecimal())

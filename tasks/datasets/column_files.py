@@ -95,13 +95,19 @@ def check_columns(file: Path, wanted: Sequence[str]) -> list[str]:
     lost = [name for name in wanted if name not in names]
     if lost:
         lost_words = ", ".join(f"'{name}'" for name in lost)
-        separated = [mark for mark in SEPARATORS if len(names) == 1 and mark in names[0]]
-        hint = f"its cells must be separated by commas, not {separated[0]!r}" if separated else nearest(lost[0], names)
+        if separated := other_separator(names):
+            raise WrongFile(f"'{file}' must have the columns that data names, but {separated}; save it with commas")
         raise WrongFile(
-            f"'{file}' must have the columns that data names, but it has no {lost_words}: {hint} Rename the column in "
-            "the file, set `column` of the feature, or remove the feature"
+            f"'{file}' must have the columns that data names, but it has no {lost_words}: {nearest(lost[0], names)} "
+            "Rename the column in the file, set `column` of the feature, or remove the feature"
         )
     return names
+
+
+def other_separator(names: Sequence[str]) -> str:
+    """Return what is wrong if the cells of a header are not separated by commas, or an empty text."""
+    found = [mark for mark in SEPARATORS if len(names) == 1 and mark in names[0]]
+    return f"its cells must be separated by commas, not {found[0]!r}" if found else ""
 
 
 def read_columns(file: Path, names: Sequence[str]) -> dict[str, Any]:

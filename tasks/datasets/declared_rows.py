@@ -187,7 +187,7 @@ def _target(columns: Sequence[tuple[str, Any]], target: Target, *, given: bool) 
     kind = target.kind or _guessed(plains, target.name)
     if kind == "number":
         feature = Feature(kind="number", dtype="float64")
-        numbers = [converted(column, feature, where, "data.target") for where, column in plains]
+        numbers = [converted(column, feature, where, "data.target", given=True) for where, column in plains]
         return _as_float32(np.concatenate(numbers), plains[0][0], given=given), ()
     if kind == "boolean":
         feature = Feature(kind="boolean")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import keyword
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from configs.sections.features import LARGEST_INTEGER
 
 LIKE_AN_ID = 0.5  # a text column with a larger share of distinct values identifies rows and does not describe them
 FEW = 20  # up to so many distinct whole numbers are classes, and up to so many distinct texts are not ids
@@ -20,6 +23,9 @@ STAND_INS = {
 }  # fmt: skip
 MANY_WORDS = 3  # texts with at least as many words on average are descriptions
 NAMED_LIKE_AN_ID = re.compile(r"(^|[^a-z])(id|uuid|key|nr|no)$|Id$|ID$")
+
+CLOSEST = 1e-12  # a smaller range, relative to the numbers, is rounding (kinds.py)
+VALID = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 Values = Literal["boolean", "whole", "number", "date", "time", "text"]
 
@@ -84,16 +90,23 @@ def too_large(facts: Facts) -> str:
 
 
 def input_names(columns: Sequence[str]) -> dict[str, str]:
-    """Return for each column a unique name that TensorFlow accepts for an input."""
+    """Return for each column a unique name that TensorFlow accepts for an input, which is its own if possible."""
     found: dict[str, str] = {}
-    for column in columns:
-        name = re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_").lower() or "input"
-        name = name if name[0].isalpha() and not keyword.iskeyword(name) and name != "self" else f"input_{name}"
-        number, given = 2, name
-        while given in found.values():
-            given, number = f"{name}_{number}", number + 1
+    taken: set[str] = set()  # TensorFlow does not distinguish names by their case
+    for column in sorted(columns, key=lambda column: _plain(column) != column):  # own names are given first
+        number, given = 2, _plain(column)
+        while given.lower() in taken:
+            given, number = f"{_plain(column)}_{number}", number + 1
+        taken.add(given.lower())
         found[column] = given
-    return found
+    return {column: found[column] for column in columns}
+
+
+def _plain(column: str) -> str:
+    """Return a valid name made of the letters and digits of a column that ASCII can represent."""
+    ascii_only = unicodedata.normalize("NFKD", column.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    name = column if VALID.fullmatch(column) else re.sub(r"[^A-Za-z0-9_]+", "_", ascii_only).strip("_") or "input"
+    return name if name[0].isalpha() and not keyword.iskeyword(name) and name != "self" else f"input_{name}"
 
 
 def model_name(stem: str) -> str:
@@ -113,6 +126,9 @@ def guessed(column: str, facts: Facts) -> tuple[dict[str, Any], str, str]:
         return _text(facts)
     if facts.values == "whole":
         return _whole(column, facts)
+    spread, largest = facts.high - facts.low, max(abs(facts.low), abs(facts.high))
+    if facts.values == "number" and spread <= CLOSEST * largest:
+        return {}, "", "it has only one value, up to rounding"
     if facts.values == "number" and too_close(facts):
         return {"kind": "number", "dtype": "float64"}, "float32 would round differences between its numbers away", ""
     return {"kind": facts.values}, "", ""
@@ -138,7 +154,7 @@ def too_close(facts: Facts) -> bool:
 def _text(facts: Facts) -> tuple[dict[str, Any], str, str]:
     if facts.odd:
         words = (
-            f"most values are numbers, but '{facts.odd}' is not, which a run refuses; an empty cell is a missing value"
+            f"most values are numbers, but {facts.odd} is not, which a run refuses; an empty cell is a missing value"
         )
         return {"kind": "number"}, words, ""
     if not like_an_id(facts):
@@ -159,6 +175,8 @@ def _whole(column: str, facts: Facts) -> tuple[dict[str, Any], str, str]:
     if too_large(facts):
         if facts.distinct > LIKE_AN_ID * facts.known:
             return {}, "", "its whole numbers are large and mostly different, like ids"
+        if facts.largest > LARGEST_INTEGER:
+            return {"kind": "category"}, "whole numbers of more than 64 bits", ""
         return {"kind": "integer_id"}, "large whole numbers that repeat; number with dtype int64 if they count", ""
     if named:
         return {"kind": "integer_id"}, f"named like an id, {facts.distinct:,} different values; number if it counts", ""

@@ -8,8 +8,8 @@
     integer_id   whole numbers of at most 64 bits                        int64
     date         dates and times, or whole numbers in the unit           int64: days or seconds since 1970-01-01 UTC
 
-Times without a zone are read as UTC, and fractions of a second are cut off. No other value is changed: what a kind does
-not allow is an error that names the file, the column, the row and the value. The first row has the number 0.
+Times without a zone are read as UTC, and fractions of a second are rounded down. No other value is changed: what a kind
+does not allow is an error that names the file, the column, the row and the value. The first row has the number 0.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_S = 86_400
 SHOWN_ROWS = 5
 MOST_ROUNDING = 0.01  # of the standard deviation; more hides differences between rows
+BLANK = "an empty or blank text"
+CLOSEST = 1e-12  # of the largest number; float64 has 16 digits, and a smaller deviation keeps fewer than 4 of them
 WORDS = {
     "number": "finite numbers",
     "category": "text or whole numbers",
@@ -60,7 +62,7 @@ def converted(column: Any, feature: Feature, where: str, field: str, *, given: b
 
     Raises:
         WrongFile: a value is missing and has no stand-in, does not fit the kind, or the values differ by less than
-            float32 can tell apart.
+            float32 or float64 can tell apart.
     """
     whole = ColumnOfBlocks(feature, where, field, given=given)
     found = whole.block(column)
@@ -95,7 +97,7 @@ class ColumnOfBlocks:
         present = column.filter(~missing) if missing.any() else column
         numbers = np.flatnonzero(~missing)
         values = _values(present, feature, where, numbers + self._row)
-        if feature.kind == "number" and feature.dtype == "float32" and not self._given:
+        if feature.kind == "number" and not self._given:
             self._rounding.add(values)
         if missing.any():
             value = stand_in(feature)
@@ -116,9 +118,15 @@ class ColumnOfBlocks:
         Raises:
             WrongFile: as `converted`.
         """
-        lost = self._rounding.words()
+        lost = self._rounding.words() if self._feature.dtype == "float32" else ""
         if lost:
             raise WrongFile(f"{self._where} must have numbers that float32 can tell apart, {lost}; set dtype: float64")
+        close = self._rounding.words_of_scaling() if self._feature.dtype != "float32" else ""
+        if close:
+            raise WrongFile(
+                f"{self._where} must have numbers that float64 can tell apart after they were scaled, {close}; write "
+                "the difference from a constant into the file, or ignore the column"
+            )
         if self._inexact and not self._has_fraction:
             raise WrongFile(self._inexact)
 
@@ -141,18 +149,21 @@ class ColumnOfBlocks:
 
 
 class Rounding:
-    """How much float32 rounds numbers that come in blocks."""
+    """How much float32, or scaling in float64, rounds numbers that come in blocks."""
 
     def __init__(self) -> None:
         self._is_float64 = False
         self._count, self._mean, self._squares = 0, 0.0, 0.0  # sum of the squared deviations from the mean
         self._most = self._largest = 0.0
+        self._least_and_greatest: list[Any] = []  # in their own dtype, which tells apart what float64 does not
 
     def add(self, values: Array) -> None:
         """Add the next values."""
         self._is_float64 = self._is_float64 or values.dtype == np.float64
         if not len(values):
             return
+        ends = [*self._least_and_greatest, values.min(), values.max()]
+        self._least_and_greatest = [min(ends), max(ends)]
         numbers = values.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused as such
             self._most = max(self._most, float(np.abs(numbers.astype(np.float32) - numbers).max()))
@@ -167,11 +178,23 @@ class Rounding:
         """Return how much float32 rounds values whose differences it would hide, in words, or an empty text."""
         if not self._is_float64 or not self._count:
             return ""
-        deviation = math.sqrt(self._squares / self._count) if self._squares < math.inf else math.inf
-        same = deviation <= 1e-12 * self._largest  # as far as float64 can tell
+        deviation = self._deviation()
+        same = deviation <= CLOSEST * self._largest  # as far as float64 can tell
         if same or not math.isfinite(self._most) or self._most <= MOST_ROUNDING * deviation:
             return ""
         return f"and it would round them by up to {self._most:.3g}, while their standard deviation is {deviation:.3g}"
+
+    def words_of_scaling(self) -> str:
+        """Return why scaling in float64 hides the differences of the values, in words, or an empty text."""
+        if not self._count or self._least_and_greatest[0] == self._least_and_greatest[1]:
+            return ""
+        deviation = self._deviation()
+        if deviation > CLOSEST * self._largest:
+            return ""
+        return f"and their standard deviation is {deviation:.3g}, while the largest is {self._largest:.3g}"
+
+    def _deviation(self) -> float:
+        return math.sqrt(self._squares / self._count) if self._squares < math.inf else math.inf
 
 
 def rounding_of(values: Array) -> str:
@@ -223,7 +246,7 @@ def plain(column: Any, where: str) -> Any:
             return column.cast(pa.int64())
         except pa.ArrowInvalid:
             return column.cast(pa.string())
-    if types.is_decimal(kind):
+    if types.is_decimal(kind) or types.is_float16(kind):  # Arrow cannot compare float16
         return column.cast(pa.float64())
     known = (types.is_string, types.is_boolean, types.is_integer, types.is_floating, types.is_date, types.is_timestamp)
     if not any(check(kind) for check in known):
@@ -416,10 +439,10 @@ def _exactly(values: Array, dtype: str, where: str, first_row: int = 0) -> Array
 def _misfit(  # noqa: PLR0913, PLR0917  parts of one message
     where: str, feature: Feature, value: str, row: int, count: int, why: str = ""
 ) -> WrongFile:
-    shown = one_line(redact(value), 60)
+    shown = f"'{one_line(redact(value), 60)}'" if value.strip() else BLANK
     more = f" and in {count - 1:,} more rows" if count > 1 else ""
     return WrongFile(
-        f"{where} must have {WORDS[feature.kind]}, because its kind is {feature.kind}, got '{shown}' in row {row}{more}"
+        f"{where} must have {WORDS[feature.kind]}, because its kind is {feature.kind}, got {shown} in row {row}{more}"
         f"; {why or 'correct the file, or declare another kind'}"
     )
 

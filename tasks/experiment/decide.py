@@ -17,6 +17,7 @@ from scipy import stats
 from configs.errors import ConfigError
 from tasks.experiment.outcomes import ByKey, Logged, by_key, unknown_words
 from tasks.records import Arm
+from tasks.words import counted
 
 LEVEL = 0.95  # of all intervals of differences together
 POWER = 0.8
@@ -237,11 +238,11 @@ def keys_needed(variances: Sequence[float], shares: Sequence[int], effect: float
     Args:
         variances, shares: of the two arms that are compared; shares in percent of all arms.
     """
-    if not effect or not all(map(math.isfinite, variances)) or not sum(variances):
+    if not effect or not all(map(math.isfinite, variances)):
         return None
     z = float(stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(POWER))
     spread = sum(variance * 100 / share for variance, share in zip(variances, shares, strict=True))
-    needed = z**2 * spread / effect / effect
+    needed = max(float(len(shares)), z**2 * spread / effect / effect)  # a key of each arm, if outcomes never vary
     return math.ceil(needed) if needed < MOST_KEYS else None
 
 
@@ -257,13 +258,15 @@ def _doubts(report: Report) -> list[str]:
         )
     if (wrong := keys.in_two_arms + keys.in_wrong_arm) > MOST_WRONG * every:
         found.append(
-            f"{wrong:,} of {every:,} keys were served by another arm than the hash gives them (at most 1 % may be): "
-            "the client does not use this rule and this name, or the keys in the file are not those that it used"
+            f"{wrong:,} of {counted(every, 'key')} came from another arm than the hash gives (at most 1 % may): the "
+            "client does not use this rule and this name, or the keys in the file are not those that it used"
         )
     if logged.invalid_lines > MOST_WRONG * lines:
-        found.append(f"{logged.invalid_lines:,} of {lines:,} lines cannot be used (at most 1 % may be); correct them")
+        found.append(
+            f"{logged.invalid_lines:,} of {counted(lines, 'line')} cannot be used (at most 1 % may be); correct them"
+        )
     if (fewest := min(mean.keys for mean in means)) < FEWEST:
-        found.append(f"an arm has only {fewest:,} usable keys, and each needs at least {FEWEST}")
+        found.append(f"an arm has only {counted(fewest, 'usable key')}, and each needs at least {FEWEST}")
     elif any(math.isnan(difference.low) for difference in report.differences):
         found.append(
             "no outcome differs from another one of its arm by more than rounding, so that no interval can be computed"
@@ -306,8 +309,9 @@ def in_words(report: Report) -> list[str]:
     keys, logged, arms = report.keys, report.logged, report.question.arms
     first, kind = arms[0].label, "proportions" if report.binary else "means"
     lines = [
-        f"experiment {report.question.experiment}: {keys.lines:,} outcomes of {sum(keys.seen) + keys.in_two_arms:,} "
-        f"keys; the unit is the key, with the mean of its outcomes ({keys.several:,} keys have several)",
+        f"experiment {report.question.experiment}: {counted(keys.lines, 'outcome')} of "
+        f"{counted(sum(keys.seen) + keys.in_two_arms, 'key')}; the unit is the key, with the mean of its outcomes "
+        f"(keys with several: {keys.several:,})",
         f"{'label':<6}{'version':>8}{'share':>8}{'keys':>12}{'mean':>12}   95 % interval",
     ]
     for arm, mean in zip(arms, report.means, strict=True):
@@ -327,7 +331,7 @@ def in_words(report: Report) -> list[str]:
     )
     if wrong := keys.in_two_arms + keys.in_wrong_arm:
         lines.append(
-            f"left out: {wrong:,} keys, {keys.in_two_arms:,} that were logged in several arms and "
+            f"left out: {counted(wrong, 'key')}, {keys.in_two_arms:,} that were logged in several arms and "
             f"{keys.in_wrong_arm:,} that the hash gives to another arm"
         )
     if logged.unknown:
@@ -338,7 +342,7 @@ def in_words(report: Report) -> list[str]:
         more = f"; and {logged.invalid_lines - len(logged.invalid):,} more" * (
             logged.invalid_lines > len(logged.invalid)
         )
-        lines.append(f"left out: {logged.invalid_lines:,} invalid lines: {'; '.join(logged.invalid)}{more}")
+        lines.append(f"left out: {counted(logged.invalid_lines, 'invalid line')}: {'; '.join(logged.invalid)}{more}")
     lines += [_needed(one, report) for one in report.differences]
     lines.append(
         "looking repeatedly: each interval is right for one look. If you look every day and stop at the first interval "
@@ -367,7 +371,7 @@ def _needed(one: Difference, report: Report) -> str:
     if one.needed is None:
         return f"still needed for {of}: unknown, or more than {MOST_KEYS:,.0f}"
     missing = max(0, one.needed - have)
-    return f"still needed for {of}: {missing:,} outcomes of new keys ({one.needed:,} in all arms, power 80 %)"
+    return f"still needed for {of}: outcomes of {counted(missing, 'new key')} ({one.needed:,} in all arms, power 80 %)"
 
 
 def recommendation(report: Report) -> str:

@@ -17,7 +17,7 @@ from tasks.datasets.strings import Array
 from tasks.errors import WrongFile
 from tasks.experiment.routing import BUCKETS, ends, numbering
 from tasks.records import Arm
-from tasks.words import few, one_line
+from tasks.words import counted, few, one_line
 
 KEY, VERSION, LABEL, OUTCOME = "key", "version", "label", "outcome"
 WORDS = {"true": 1.0, "false": 0.0}
@@ -83,12 +83,16 @@ def read_outcomes(path: Path, experiment: str, arms: Sequence[Arm]) -> Logged:
     except OSError as exc:
         raise WrongFile(f"--decide must name a readable CSV file, got '{path}': {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise WrongFile(f"--decide must name a file in UTF-8, got '{path}': {one_line(str(exc))}") from exc
+        raise WrongFile(
+            f"--decide must name a file in UTF-8 that is not compressed, got '{path}': {one_line(str(exc))}"
+        ) from exc
     if not logged.values:
-        unknown = f"; unknown versions or labels: {few(list(logged.unknown), most=5)}" if logged.unknown else ""
+        found = logged.invalid[:3]
+        if logged.unknown:
+            found.append(f"unknown versions or labels: {few(list(logged.unknown), most=5)}")
         raise WrongFile(
             f"--decide must name a file with outcomes of the experiment {experiment}, but '{path}' has none "
-            f"({'; '.join(logged.invalid[:3]) or 'no lines'}{unknown})"
+            f"({'; '.join(found) or 'no lines'})"
         )
     return logged
 
@@ -120,10 +124,10 @@ def _read(rows: Iterator[tuple[int, list[str]]], path: Path, experiment: str, ar
     needed, number, logged = max(of_key, of_arm, of_outcome), numbering(experiment), Logged()
     for line, row in rows:
         if len(row) <= needed:
-            logged.refuse(line, f"it has {len(row)} columns, and needs {needed + 1}")
+            logged.refuse(line, f"it has {counted(len(row), 'column')}, and needs {needed + 1}")
             continue
         if any(row[len(header) :]):  # a comma in a key or in a number moves what follows to the next column
-            logged.refuse(line, f"it has {len(row)} columns, and the heading has {len(header)}")
+            logged.refuse(line, f"it has {counted(len(row), 'column')}, and the heading has {len(header)}")
             continue
         key, arm = row[of_key], index.get(row[of_arm].strip().removesuffix(".0"))  # pandas writes 4.0 beside a gap
         if not key.strip():
@@ -189,4 +193,4 @@ def by_key(logged: Logged, arms: Sequence[Arm]) -> ByKey:
 def unknown_words(unknown: Mapping[str, int]) -> str:
     """Return which unknown versions were logged how often, the most frequent first."""
     found = sorted(unknown.items(), key=lambda item: -item[1])
-    return few([f"'{name}' ({count:,} line{'' if count == 1 else 's'})" for name, count in found], most=5)
+    return few([f"'{name}' ({counted(count, 'line')})" for name, count in found], most=5)

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 
 from configs.errors import ConfigError
 from configs.schema import Config
+from tasks.datasets.feature_record import changed_meanings, read_schema
 from tasks.experiment.routing import LABELS
+from tasks.gates.contract import breaking_changes
 from tasks.objects.store import refresh
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.changes import changing, make_change
@@ -19,6 +21,7 @@ from tasks.store.experiment import Experiment, eligible, moved, running
 from tasks.store.history import process_user, read, served_digest
 from tasks.store.journal import pending
 from tasks.store.layout import versions
+from tasks.store.rehearsals import recall_or_warn
 from tasks.store.serving_config import labels_of
 from tasks.store.transaction import STABLE, carry_out
 from tasks.words import one_line
@@ -59,7 +62,9 @@ def plan(numbers: Sequence[int], shares: Sequence[int], name: str) -> Plan:
         raise ConfigError(f"--shares must have one share for each of {len(numbers)} versions, got {len(shares)}")
     if min(shares) < 1 or sum(shares) != 100:
         got = ",".join(map(str, shares))
-        raise ConfigError(f"--shares must be percentages of at least 1 whose sum is 100, got {got}, {sum(shares)}")
+        raise ConfigError(
+            f"--shares must be percentages of at least 1 whose sum is 100, got {got}, whose sum is {sum(shares)}"
+        )
     if name and not NAME.fullmatch(name):
         raise ConfigError(
             "--name must be 1 to 64 letters, digits, dots, hyphens or underscores, and begin with a letter or a "
@@ -88,7 +93,7 @@ def start(config: Config, wanted: Plan, actor: str) -> Promotion:
     """Put several versions live under labels, or change nothing if one of them does not answer as it was validated.
 
     Raises:
-        ConfigError: an experiment runs already, or a version cannot take part.
+        ConfigError: an experiment runs already, a version cannot take part, or the versions take other requests.
     """
     _none_runs(config, current(config))
     for version in wanted.versions:  # before the lock, which another change may hold for a while
@@ -103,6 +108,7 @@ def start(config: Config, wanted: Plan, actor: str) -> Promotion:
                 "experiment set; remove what set it there"
             )
         arms = tuple(replace(arm, digest=eligible(model_dir, arm.version)) for arm in wanted.arms)
+        _refuse_other_requests(config, arms)
         first = arms[0]
         words = ", ".join(map(str, arms))
         change = Change(
@@ -115,6 +121,27 @@ def start(config: Config, wanted: Plan, actor: str) -> Promotion:
         return Promotion(PromotionState.ROLLED_BACK, None, reason, change)
     unwritten = f", but this could not be recorded yet: {result.unwritten}" if result.unwritten else ""
     return Promotion(PromotionState.IN_EXPERIMENT, None, f"{wanted.name}: {words}{unwritten}", change)
+
+
+def _refuse_other_requests(config: Config, arms: Sequence[Arm]) -> None:
+    """Refuse versions whose inputs, outputs or their meaning differ, because a client sends all users' requests alike.
+
+    Raises:
+        ConfigError: they differ, and `gates.allow_breaking` is not set.
+    """
+    live = versions(config.live_dir)
+    known = [recall_or_warn(config.candidates_dir, arm.digest) for arm in arms]
+    meanings = [read_schema(live[arm.version]) for arm in arms]
+    for arm, other, schema in zip(arms[1:], known[1:], meanings[1:], strict=True):
+        found = changed_meanings(schema, meanings[0])
+        if known[0] is not None and other is not None:
+            found += breaking_changes(known[0].report.candidate.signature, other.report.candidate.signature)
+        if found and not config.gates.allow_breaking:
+            raise ConfigError(
+                "--versions must name versions that take the same requests, because users of all arms send them, but "
+                f"from version {arms[0].version} to {arm.version} {'; '.join(found)}; gates.allow_breaking permits "
+                "this for clients that know which label they ask"
+            )
 
 
 def stop(config: Config, actor: str) -> Promotion:

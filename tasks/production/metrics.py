@@ -34,7 +34,7 @@ from tasks.serving.metrics import (
     totals,
 )
 from tasks.store.layout import version_number
-from tasks.words import few
+from tasks.words import counted, few
 
 log = logging.getLogger(__name__)
 SHARE = 0.99  # of the answers, whose slowest is said
@@ -324,10 +324,8 @@ def _counted(requests: int | None, errors: Mapping[str, int], first: bool) -> st
     count = sum(errors.values())
     by_status = ", ".join(f"{number:,} {status}" for status, number in sorted(errors.items()))
     expected = ", as expected before the first version" if first and errors.keys() == {"NOT_FOUND"} else ""
-    words = f"{count:,} error{'' if count == 1 else 's'}" if count else "no errors"
-    return f"{requests:,} request{'' if requests == 1 else 's'}, {words}" + (
-        f" ({by_status}{expected})" if count else ""
-    )
+    words = counted(count, "error") if count else "no errors"
+    return f"{counted(requests, 'request')}, {words}" + (f" ({by_status}{expected})" if count else "")
 
 
 def _duration(seconds: float) -> str:

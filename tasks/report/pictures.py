@@ -17,6 +17,7 @@ from tasks.report import plots
 from tasks.report.canvas import inline_svg
 from tasks.report.judged import Judged, calibrate, confuse, judged_answers, residuals
 from tasks.report.tables import clip, number
+from tasks.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +111,7 @@ def _classification(judged: Judged) -> Iterator[Picture]:
             target, got = np.unravel_index(int(wrong.argmax()), wrong.shape)
             sentence += (
                 f"; the most frequent mistake is {confusion.classes[got]} for {confusion.classes[target]} "
-                f"({_rows(int(wrong.max()))})"
+                f"({counted(int(wrong.max()), 'row')})"
             )
         figure = plots.confusion_figure(confusion)
         wide = len(confusion.classes) > 12
@@ -135,10 +136,6 @@ def _regression(judged: Judged) -> Iterator[Picture]:
         )
         figure = plots.residuals_figure(served, residual)
         yield _picture("residuals", f"Residuals of {clip(judged.output, 60)}", sentence, figure)
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _picture(key: str, heading: str, sentence: str, figure: Figure, wide: bool = False) -> Picture:

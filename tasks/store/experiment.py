@@ -21,7 +21,7 @@ from tasks.records import Arm, Change
 from tasks.savedmodel.files import fsync_path
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.history import SERVED, read, served_digest, state_of
-from tasks.store.journal import write_atomically
+from tasks.store.journal import pending, write_atomically
 from tasks.store.layout import versions
 from tasks.store.serving_config import labels_of
 from tasks.words import one_line
@@ -122,8 +122,14 @@ def rolled_back(model_dir: Path, name: str, arms: Sequence[Arm]) -> list[str] | 
 
 
 def spoiled(model_dir: Path, experiment: Experiment) -> list[str]:
-    """Return why the outcomes of the experiment that runs decide nothing, in words."""
-    return [*moved(model_dir, experiment), *(rolled_back(model_dir, experiment.name, experiment.arms) or [])]
+    """Return why the outcomes of the experiment that runs decide nothing, in words.
+
+    While the experiment is being ended, its labels are gone already, and come back if its winner does not answer.
+    """
+    change = pending(model_dir)
+    ends = change is not None and change.experiment == experiment.name
+    labels = [] if ends else moved(model_dir, experiment)
+    return [*labels, *(rolled_back(model_dir, experiment.name, experiment.arms) or [])]
 
 
 def eligible(model_dir: Path, version: int, *, option: str = "--versions", files: bool = True) -> str:

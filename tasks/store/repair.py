@@ -218,12 +218,13 @@ def _experiment(production: Production) -> Iterator[Finding]:
         return
     if known is None:
         return
-    changed = spoiled(production.model_dir, known)
+    changed, needed = spoiled(production.model_dir, known), ""
     if production.layout != "labels":
         changed = [f"promote.layout is {production.layout}, which has no labels"]
+        needed = " and promote.layout: labels"
     if changed:
         yield Finding(
             "reported",
             f"the experiment {known.name} runs, but {'; '.join(changed)}: its outcomes decide nothing any more; end it "
-            f"with {command_name('flows.ab')} --stop and promote.layout: labels",
+            f"with {command_name('flows.ab')} --stop{needed}",
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
+import re
 import subprocess
 import sys
 import types
@@ -214,8 +216,8 @@ def test_what_makes_outcomes_doubtful(tmp_path: Path) -> None:
     constant = [(key, version, 7.5) for key, version, _ in rows]
     for name, doubtful, words in (
         ("lost", lost, "the keys are not divided as the shares say"),
-        ("swapped", swapped, "4,000 of 4,000 keys were served by another arm"),
-        ("twice", twice, "100 of 4,000 keys were served by another arm"),
+        ("swapped", swapped, "4,000 of 4,000 keys came from another arm"),
+        ("twice", twice, "100 of 4,000 keys came from another arm"),
         ("broken", broken, "100 of 4,100 lines cannot be used"),
         ("few", rows[:20], "usable keys, and each needs at least 30"),
         ("one arm", [row for row in rows if row[1] == 4], "an arm has only 0 usable keys"),
@@ -336,9 +338,10 @@ def test_labels_instead_of_versions(tmp_path: Path) -> None:
         (b"key;version;outcome\nu;4;1\n", "once each, got key;version;outcome"),
         (b"key,version,outcome,key\nu,4,1,u\n", "once each, got key,version,outcome,key"),
         (b"key,version,outcome\n", r"has none \(no lines\)"),
-        (b"key,version,outcome\nu,7,1\nv,8,1\n", "unknown versions or labels: 7, 8"),
+        (b"key,version,outcome\nu,7,1\nv,8,1\n", r"none \(unknown versions or labels: 7, 8"),
         (b"key,version,outcome\nu,4,yes\n", "line 2: the outcome must be a number, got 'yes'"),
         (b"key,version,outcome\n\xff,4,1\n", "must name a file in UTF-8"),
+        (gzip.compress(b"key,version,outcome\nu,4,1\n", mtime=0), "in UTF-8 that is not compressed"),
         (b'key,version,outcome,note\nu,4,1,"a"\nv,4,1,"b\nw,5,1,c\nx,5,0,d\n', "line 3 begins what cannot be read"),
         (b'key,version,outcome,note\nv,4,1,"b\nw,5,1,"c\nx,5,0,d\n', "line 2 begins what cannot be read"),
         (
@@ -466,8 +469,28 @@ def test_the_number_of_outcomes_has_the_power() -> None:
         low, _ = newcombe(Mean(n, random.binomial(n, p) / n, 0), Mean(m, random.binomial(m, q) / m, 0), LEVEL)
         shown += low > 0
     assert 0.77 <= shown / 1500 <= 0.83
-    assert keys_needed([0.0, 0.0], shares, 0.1, LEVEL) is None
+    assert keys_needed([0.0, 0.0], shares, 0.1, LEVEL) == 2
     assert keys_needed([1.0, 1.0], shares, 0.0, LEVEL) is None
+
+
+def test_arms_without_any_variation(tmp_path: Path) -> None:
+    """Where every outcome of one arm is 0 and of the other 1, nothing more is needed, and that is what is said."""
+    rows = [(key, arm_of(NAME, HALVES, key)) for key in map(str, range(200))]
+    path = written(tmp_path / "a.csv", [(key, arm.version, arm.label == "b") for key, arm in rows])
+    lines = "\n".join(in_words(decide(Question(NAME, HALVES), read_outcomes(path, NAME, HALVES))))
+    assert "of 1, as observed (a difference that you choose with --effect is a better plan): outcomes of 0 new" in lines
+    assert "recommendation: b" in lines
+
+
+def test_one_of_each(tmp_path: Path) -> None:
+    """What there is once is said in the singular."""
+    arm = arm_of(NAME, HALVES, "u")
+    path = written(tmp_path / "a.csv", [("u", arm.version, 1), ("v", 99, 1), ("", arm.version, 1)])
+    lines = "\n".join(in_words(decide(Question(NAME, HALVES), read_outcomes(path, NAME, HALVES))))
+    assert "1 outcome of 1 key;" in lines
+    assert "'99' (1 line)" in lines
+    assert "left out: 1 invalid line:" in lines
+    assert not re.search(r"(?<!\+ )\b1 (outcomes|keys|lines|invalid lines|usable keys|new keys)\b", lines)
 
 
 def test_the_best_of_three(tmp_path: Path) -> None:
@@ -489,7 +512,7 @@ def test_the_best_of_three(tmp_path: Path) -> None:
         ([*range(1, 12)], [*[9] * 10, 10], "", "must name 2 to 10 versions"),
         ([4, 4], [50, 50], "", "different versions, got 4,4"),
         ([4, 5], [100], "", "one share for each of 2 versions, got 1"),
-        ([4, 5], [50, 49], "", "whose sum is 100, got 50,49, 99"),
+        ([4, 5], [50, 49], "", "whose sum is 100, got 50,49, whose sum is 99"),
         ([4, 5], [0, 100], "", "of at least 1"),
         ([4, 5], [50, 50], "a/b", "--name must be 1 to 64"),
         ([4, 5], [50, 50], "x" * 65, "--name must be 1 to 64"),

@@ -94,6 +94,8 @@ def test_values_of_csv(tmp_path: Path, feature: Any, cells: list[str], expected:
         ("date", ["2026-02-30"], "got '2026-02-30' in row 0"),
         ("number", ["1200000000.5", "1200000001.5"], "float32 can tell apart, and it would round them by up to 1.5,"),
         ({"kind": "number", "missing": -1}, ["", "1200000000.5", "1200000001.5"], "set dtype: float64"),
+        ({"kind": "number", "dtype": "float64"}, ["1e18", "1.0000000000000001e18"], "float64 can tell apart after"),
+        ({"kind": "number", "dtype": "int64"}, ["4611686018427387904", "4611686018427387907"], "ignore the column"),
     ],
 )
 def test_values_that_do_not_fit(tmp_path: Path, feature: Any, cells: list[str], words: str) -> None:
@@ -112,10 +114,12 @@ def test_values_that_do_not_fit(tmp_path: Path, feature: Any, cells: list[str], 
         ("number", ["0.1", "0.1"]),
         ("number", ["0.3", "0.30000000000000004"]),
         ({"kind": "number", "dtype": "float64"}, ["1200000000.5", "1200000001.5"]),
+        ({"kind": "number", "dtype": "float64"}, ["1e18", "1e18"]),
+        ({"kind": "number", "dtype": "int64"}, ["1700000000000000000", "1700003600000000000"]),
     ],
 )
 def test_numbers_that_may_be_rounded(tmp_path: Path, feature: Any, cells: list[str]) -> None:
-    """A column whose rows differ by more than float32 rounds, or by nothing, is taken."""
+    """A column whose rows differ by more than their dtype rounds, or by nothing, is taken."""
     column(tmp_path, feature, *cells)
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from flows.infer_schema import main
 from tasks.datasets.column_facts import facts_of_files
 from tasks.datasets.column_files import BLOCK
 from tasks.datasets.declared_rows import read_declared
+from tasks.datasets.guess import input_names
 from tasks.errors import WrongFile
 
 ROWS = 60
@@ -38,12 +40,14 @@ TABLE = {
     "mostly empty": [""] * (ROWS - 10) + ["1"] * 10,
     "weight": ["" if n % 10 == 0 else n * 1.5 for n in range(ROWS)],
     "code": [("p", "q", "r")[n % 3] for n in range(ROWS)],
+    "noise": [("0.3", "0.30000000000000004")[n % 2] for n in range(ROWS)],
+    "network": [2**63 + n % 5 for n in range(ROWS)],
     "grade": [("low", "mid", "top")[n % 3] for n in range(ROWS)],
 }
 KINDS = {
-    "gr_e_cm": "number", "input_class": "category", "zip": "category", "stars": "number", "customer_id": "integer_id",
+    "Grosse_cm": "number", "input_class": "category", "zip": "category", "stars": "number", "customer_id": "integer_id",
     "serial": "integer_id", "paid": "boolean", "member": "boolean", "day": "date", "at": "date", "note": "text",
-    "weight": "number", "code": "category",
+    "weight": "number", "code": "category", "network": "category",
 }  # fmt: skip
 
 
@@ -63,7 +67,7 @@ def test_the_kinds(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_config(out)
     assert {name: feature.kind for name, feature in config.data.features.items()} == KINDS
     assert config.data.features["at"].unit == "seconds"
-    assert set(config.data.ignore) == {"order id", "number_id", "constant", "mostly empty"}
+    assert set(config.data.ignore) == {"order id", "number_id", "constant", "mostly empty", "noise"}
     assert config.data.target.kind == "category"
     (features, _), classes = read_declared(config.data)
     assert classes == ("low", "mid", "top")
@@ -112,6 +116,25 @@ def test_parquet_in_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["target"] == {"name": "y", "kind": "number"}
 
 
+def test_files_with_other_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column may have types that one kind reads, of float16 too; others leave it out, and the comment says why."""
+    first = {"at": [dt.date(2026, 1, 1 + n) for n in range(20)], "odd": [True, False] * 10, "size": [1, 2] * 10}
+    other = {"at": [dt.datetime(2026, 2, 1 + n, 8) for n in range(20)], "odd": [1, 2] * 10, "size": ["3", "4"] * 10}
+    for name, table in (("1", first), ("2", other)):
+        halves = pa.array(np.arange(20, dtype="float16"))
+        parquet.write_table(pa.table({**table, "half": halves, "y": [0, 1] * 10}), tmp_path / f"{name}.parquet")
+    out = tmp_path / "cfg.yaml"
+    assert main([str(tmp_path / "*.parquet"), "--target", "y", "--out", str(out)]) == 0, capsys.readouterr().err
+    config = load_config(out)
+    assert {name: feature.kind for name, feature in config.data.features.items()} == {
+        "at": "date", "size": "number", "half": "number",
+    }  # fmt: skip
+    (features, _), _ = read_declared(config.data)
+    assert features["at"][[0, 20]].tolist() == [1767225600, 1769932800]
+    assert features["half"][19] == 19
+    assert "values of one type in all files, got boolean and whole" in out.read_text()
+
+
 def test_every_row_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The last row of a file of several blocks decides as well: its word is named in a column of numbers."""
     cells = [f"{n},{'x' * 200},{n % 2}" for n in range(BLOCK // 200 + 1000)]
@@ -158,22 +181,34 @@ def test_stand_ins_that_no_row_has(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([str(tmp_path / "rows.csv"), "--target", "y", "--out", str(out)]) == 0, capsys.readouterr().err
     config, text = load_config(out), out.read_text()
     assert {name: feature.missing for name, feature in config.data.features.items()} == {
-        "temp_c": -100, "height_m": -1, "state": "missing", "since": "1900-01-01", "open": False, "huge": None,
+        "Temp_C": -100, "height_m": -1, "state": "missing", "since": "1900-01-01", "open": False, "huge": None,
     }  # fmt: skip
     assert config.data.features["height_m"].dtype == "float64"
     assert "set missing to a value that the column does not have" in text
     assert "which the model cannot tell from a false" in text
     (tmp_path / "without.yaml").write_text("\n".join(line for line in text.splitlines() if " huge:" not in line))
     (features, _), _ = read_declared(load_config(tmp_path / "without.yaml", ["data.ignore=huge"]).data)
-    assert features["temp_c"][:2].tolist() == [-30, -100]
+    assert features["Temp_C"][:2].tolist() == [-30, -100]
+
+
+def test_a_column_keeps_a_valid_name() -> None:
+    """No other column takes it, case is kept, and names that differ in case only are told apart for TensorFlow."""
+    columns = ["a.b", "a_b", "A_B", "Age", "Größe", "_", "", "None", "x_"]
+    assert input_names(columns) == {
+        "a.b": "a_b_3", "a_b": "a_b", "A_B": "A_B_2", "Age": "Age", "Größe": "Grosse", "_": "input", "": "input_2",
+        "None": "input_None", "x_": "x_",
+    }  # fmt: skip
+    assert list(input_names(columns)) == columns
 
 
 @pytest.mark.parametrize(
     ("cells", "kind", "comment"),
     [
         ([f"{n}.5" if n % 9 else "NA" for n in range(60)], "number", "most values are numbers, but 'NA' is not"),
+        ([f"{n}.5" if n % 9 else " " for n in range(60)], "number", "numbers, but an empty or blank text is not"),
         (["+1", "2"] * 30, "category, classes: ['+1', '2']", "2 classes; number if it counts"),
         ([f"{n % 3}.0" for n in range(60)], "number", "3 different numbers; category if they are classes"),
+        ([f'"{n},50"' for n in range(160)], "category}", "a number must have digits and a decimal point only"),
     ],
 )
 def test_doubts_about_the_target(
@@ -194,6 +229,8 @@ def test_doubts_about_the_target(
         (["rows.csv", "--target", "y"], "a,y\n1,2\n1,3\n", "'a' is left out because it has only one value"),
         (["rows.csv", "--target", "y"], "a,y\n1,2\n3,2\n", "must have at least 2 different values"),
         (["rows.csv", "--target", "y"], "a,y\n", "must have rows"),
+        (["rows.csv", "--target", "y"], "a;y\n1;2\n", "got 'y'; its cells must be separated by commas, not ';'"),
+        (["rows.csv", "--target", "y"], "", "the columns are none, because the file has no header"),
         (["rows.csv", "--target", "y"], "a,a,y\n1,1,1\n", "has two 'a'"),
         (["none.csv", "--target", "y"], "", "nothing matches"),
         (["rows.json", "--target", "y"], "", "FILE must be .parquet, .csv, .csv.gz"),

@@ -41,7 +41,7 @@ def test_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Names become ones that TensorFlow takes; ids, constants and empty columns are left out and said."""
     made = written(tmp_path, "class", capsys)
     assert made["COLUMNS"] == {
-        "Größe (cm)": "gr_e_cm", "a b": "a_b", "a-b": "a_b_2", "self": "input_self", "2nd": "input_2nd",
+        "Größe (cm)": "Grosse_cm", "a b": "a_b", "a-b": "a_b_2", "self": "input_self", "2nd": "input_2nd",
         "price": "price",
     }  # fmt: skip
     assert made["CLASSES"] == ["bad", "good", "ugly"]

@@ -10,19 +10,33 @@ from typing import Any
 import pytest
 
 from configs.errors import ConfigError
+from configs.loading import load_config
 from tasks.errors import StoreError
 from tasks.production.changes import _not_in_experiment
-from tasks.records import Arm, Change
+from tasks.production.experiments import plan, start
+from tasks.records import (
+    Arm,
+    Candidate,
+    Change,
+    GraphFacts,
+    Signature,
+    Splits,
+    TensorSpec,
+    TrackedRun,
+    TrainedModel,
+    ValidationReport,
+)
 from tasks.store.champion import predecessor
 from tasks.store.experiment import EXPERIMENT, eligible, moved, rolled_back, running, spoiled
 from tasks.store.history import append, read, state_of
-from tasks.store.journal import JOURNAL, begin, pending
+from tasks.store.journal import JOURNAL, begin, commit, pending
 from tasks.store.layout import versions
 from tasks.store.publish import put_aside
+from tasks.store.rehearsals import Rehearsed, save_rehearsal
 from tasks.store.repair import mend, repair
 from tasks.store.retention import prune
 from tasks.store.rollback_target import rollback_target
-from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions
+from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions, write_config
 from tasks.store.transaction import carry_out, untold
 from tests.store_driver import Store
 
@@ -39,6 +53,7 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+NOWHERE = Path("/nowhere")
 NO_ARMS = '{"name": "e", "arms": [], "since": ""}'
 
 
@@ -114,6 +129,21 @@ def test_the_stable_version_wins(store: Store) -> None:
     assert store.choose() == "live"
     assert (config_text(store), store.aliases, running(store.live)) == (before, aliases, None)
     assert [e.state for e in read(store.live) if e.version == 2].count("live") == 1
+
+
+def test_an_end_under_way_is_no_doubt(store: Store) -> None:
+    """While production is asked about the winner, the labels of the arms are gone, and the outcomes still count."""
+    store.experiment(2, 3)
+    known = running(store.live)
+    assert known is not None
+    end = Change("label", 3, "3", store.digest(3), label="stable", experiment="e", arms=known.arms)
+    begin(store.live, end)
+    write_config(store.live, [1, 2, 3, 4], {"stable": 3, "canary": 4})
+    assert len(moved(store.live, known)) == 2
+    assert spoiled(store.live, known) == []
+    commit(store.live)
+    begin(store.live, dataclasses.replace(end, experiment="", arms=()))
+    assert spoiled(store.live, known) == moved(store.live, known)
 
 
 def test_a_winner_that_does_not_answer(store: Store) -> None:
@@ -334,3 +364,30 @@ def test_the_same_experiment_again_while_mlflow_is_away(store: Store) -> None:
     for change in (first, end, first, end):
         assert carry_out(store.production, change).state == "live"
     assert [*untold(store.live).values()] == [first, end, first, end]
+
+
+def test_versions_that_take_other_requests(tmp_path: Path) -> None:
+    """They are refused before anything changes, because a client sends the same to both; allow_breaking permits it."""
+    path = tmp_path / "cfg.yaml"
+    path.write_text(
+        f"name: m\npromote: {{layout: labels, live_url: 'http://127.0.0.1:9'}}\ntracking: {{uri: 'sqlite:///{path}/absent.db'}}\n"
+    )
+    config = load_config(path)
+    store = Store(config.live_dir, config.candidates_dir, tmp_path / "aliases.json", "labels")
+    for name in ("country", "land"):
+        store.promote(store.export())
+        version = max(versions(store.live))
+        served = Signature((TensorSpec(name, "string", (None, 1)),), ())
+        candidate = Candidate(
+            "m", version, store.candidates / str(version), store.digest(version), served, 1, NOWHERE, NOWHERE, NOWHERE
+        )
+        report = ValidationReport(candidate, GraphFacts((), (), 1, 1, 2, 1), None, ())
+        splits, model = Splits(NOWHERE, NOWHERE, NOWHERE, {}, "", "a:b", ()), TrainedModel(NOWHERE, {}, 1, 1)
+        save_rehearsal(store.candidates, Rehearsed(splits, model, report, TrackedRun("", "", "m", 0, "")))
+    before = config_text(store)
+    with pytest.raises(ConfigError, match="from version 1 to 2 input 'country' was removed; input 'land' was added"):
+        start(config, plan([1, 2], [50, 50], "e"), "ann")
+    assert (config_text(store), pending(store.live), running(store.live)) == (before, None, None)
+    permitted = load_config(path, ["gates.allow_breaking=true", "promote.live_timeout_s=0.1"])
+    refused = start(permitted, plan([1, 2], [50, 50], "e"), "ann")
+    assert (refused.state, "must be reachable" in refused.reason) == ("rolled back", True)  # production was asked
