@@ -14,8 +14,9 @@ from configs.sections.data import Data
 from configs.sections.features import Feature, Target
 from configs.user_code import nearest
 from tasks.datasets.column_files import batches, bytes_of, check_columns, files_of, read_columns
-from tasks.datasets.kinds import INTEGER, NUMBER, ColumnOfBlocks, converted, plain, refuse_missing, rounding_of
+from tasks.datasets.kinds import INTEGER, NUMBER, ColumnOfBlocks, converted, plain, refuse_missing
 from tasks.datasets.mapped import pieces
+from tasks.datasets.rounding import rounding_of
 from tasks.datasets.row_files import LARGEST
 from tasks.datasets.strings import Array
 from tasks.errors import WrongFile
