@@ -1,6 +1,6 @@
 """What two Dask workers save: the training of eight variants side by side and one after the other.
 
-    python -m benchmarks.sweep [--variants 8] [--epochs 40] [--json FILE]
+    python -m benchmarks.sweep [--variants 8] [--epochs 46] [--json FILE]
 
 Both are whole sweeps by the command line; their stage `train_variants` is compared, which includes the start of the
 cluster and of each TensorFlow process. Every variant trains with one thread, and at least 20 s.
@@ -35,7 +35,7 @@ def load() -> tuple[Any, Any]:
 
 
 def build(rows: Any, rate: float = 1e-3) -> Any:
-    """Return a network of two wide layers, which one core is busy with for half a second an epoch."""
+    """Return a network of two wide layers, which keep one core busy for half a second an epoch."""
     import keras
 
     layers = [keras.Input((rows.shape[1],)), *(keras.layers.Dense(WIDTH, activation="relu") for _ in range(2))]
@@ -74,7 +74,7 @@ def seconds(directory: Path, variants: int, epochs: int, runner: dict[str, Any])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=46)
     add_json_option(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
