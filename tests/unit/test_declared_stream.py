@@ -113,10 +113,9 @@ def test_whole_numbers_beyond_float64_are_refused_among_fractions(tmp_path: Path
 @pytest.mark.parametrize("field", ["group", "time"])
 def test_numbers_of_any_dtype_decide_the_splits(tmp_path: Path, other: str, field: str) -> None:
     """A column that decides the splits may have another dtype of numbers in another file, as in memory."""
-    for name, dtype in (("a.parquet", "int64"), ("b.parquet", other)):
-        numbers = (
-            np.arange(60).astype(dtype) if other == "float" or name[0] == "a" else np.uint64(2**63) + np.arange(60)
-        )
+    numbers = np.arange(60, dtype=np.int64)
+    others = numbers.astype(float) if other == "float" else numbers.astype(np.uint64) + 2**63
+    for name, values in (("a.parquet", numbers), ("b.parquet", others)):
         parquet.write_table(pa.table({"a": np.arange(60), "g": values, "y": np.arange(60)}), tmp_path / name)
     limits = {"validation_from": 20, "test_from": 40} if field == "time" else {}
     section = data(tmp_path, {"a": "number"}, file=["a.parquet", "b.parquet"], **{field: "g"}, **limits)
