@@ -138,7 +138,8 @@ def save_stream(
     """
     parts, is_partial = _divided(data, batches), False
     if limit is not None:
-        parts, is_partial = _first_parts(parts, limit, batches, data.source)
+        with waiting_for(f"the first rows of '{data.source}'"):
+            parts, is_partial = _first_parts(parts, limit, batches, data.source)
     identity, units, where = bytearray(), bytearray(), bytearray()
     first: Rows | None = None
     with Spools(directory, data.source) as spools, waiting_for(spools.progress):
