@@ -581,6 +581,36 @@ def test_a_stream_with_text_is_trained(
     assert {line.split("'")[1] for line in said} == {"city"}
 
 
+def notes() -> Iterator[Any]:
+    """Yield long text and nothing else."""
+    for start in range(0, 100, 25):
+        cities = [f"city {number}{' ' * 70}" for number in range(start, start + 25)]
+        yield {"city": cities}, np.arange(25) % 2
+
+
+def test_long_text_alone_is_said_to_be_in_memory(
+    make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream that has only long text is said to be in memory, too, although none of its features is on the disk."""
+    from tasks.training.fit import fit_model
+
+    config = make_config("tests.integration.test_stream:notes", "tests.integration.test_stream:of_text")
+    splits = prepare_splits(config.data, config.work_dir / "data")
+    fit_model(config, splits, config.work_dir / "model.keras")
+    assert "all rows of input 'city' are in memory" in caplog.text
+
+
+def of_text(features: Any) -> Any:
+    """Return a compiled model that takes text."""
+    import keras
+
+    city = keras.Input((1,), name="city", dtype="string")
+    known = keras.layers.StringLookup(vocabulary=["Wien", "Graz"], output_mode="one_hot")(city)
+    model = keras.Model(city, keras.layers.Dense(1, name="y")(known))
+    model.compile("sgd", "mse")
+    return model
+
+
 def test_wide_targets_stay_on_the_disk(tmp_path: Path) -> None:
     """Targets that are as wide as the features, as of an autoencoder, are cast for Keras on the disk, as in memory."""
     from tasks.training.fit import _target
