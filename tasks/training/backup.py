@@ -216,8 +216,8 @@ def identity(config: Config, splits: Splits, model: Any) -> str:
 
     It covers the configuration of the model and its training, the rows and what is declared about them, whether they
     are a stream, which is shuffled in another way, the user's imported modules, the versions of the libraries, and the
-    untrained model: its layers, its vocabularies, what it is compiled with, and its initial weights. These may come from
-    a file or an environment variable that the configuration does not name.
+    untrained model: its layers, its vocabularies, what it is compiled with, and its initial weights. These may come
+    from a file or an environment variable that the configuration does not name.
 
     Args:
         model: built, compiled and not trained.
