@@ -103,14 +103,32 @@ def stream_declared(data: Data) -> tuple[Iterator[tuple[Any, Any]], Classes]:
         WrongFile: as `read_declared`, some of them when the batches are read.
     """
     files = files_of(data.file)
+    states = {file: _state(file) for file in files}
     wanted = {file: _wanted(file, data, needs_target=True) for file in files}
     columns = [read_columns(file, [data.target.name])[data.target.name] for file in files]
     named = [(_where(file, data.target.name), column) for file, column in zip(files, columns, strict=True)]
     target, classes = _target(named, data.target, given=False)
-    return _batches(data, wanted, target), classes
+    return _batches(data, wanted, states, target), classes
 
 
-def _batches(data: Data, wanted: Mapping[Path, Sequence[str]], target: Array) -> Iterator[tuple[Any, Any]]:
+def _state(file: Path) -> tuple[int, ...]:
+    """Return what is different after a file was written or replaced."""
+    found = file.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _refuse_changed(file: Path, state: tuple[int, ...]) -> None:
+    """Raise `WrongFile` if a file was written after its targets were read, because they may be of other rows."""
+    if not file.exists() or _state(file) != state:
+        raise WrongFile(
+            f"a file of data.file must not change while it is read, but '{file}' was written or replaced; run the "
+            "command again when the file is complete"
+        )
+
+
+def _batches(
+    data: Data, wanted: Mapping[Path, Sequence[str]], states: Mapping[Path, tuple[int, ...]], target: Array
+) -> Iterator[tuple[Any, Any]]:
     """Yield the rows of files, whose targets are read already."""
     import pyarrow as pa
 
@@ -122,6 +140,7 @@ def _batches(data: Data, wanted: Mapping[Path, Sequence[str]], target: Array) ->
             for name, feature in data.features.items()
         }
         for batch in batches(file, names):
+            _refuse_changed(file, states[file])
             table = pa.Table.from_batches([batch])
             features: dict[str, Any] = {
                 name: columns[name].block(table.column(feature.column or name))
@@ -132,6 +151,7 @@ def _batches(data: Data, wanted: Mapping[Path, Sequence[str]], target: Array) ->
             end = row + len(batch)
             yield features, target[begin + row : begin + end]
             row = end
+        _refuse_changed(file, states[file])
         for column in columns.values():
             column.finish()
         begin += row
@@ -176,7 +196,14 @@ def _of_split(column: Any, data: Data, name: str, file: Path, first_row: int = 0
     refuse_missing(known, _where(file, name), first_row)
     values = known.to_pylist()
     if name == data.time and not isinstance(data.test_from, str):
-        return [float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value for value in values]
+        wrong = [row for row, value in enumerate(values) if not _is_number(value)]
+        if wrong:
+            raise WrongFile(
+                f"{_where(file, name)} must have numbers, because data.test_from is one, got "
+                f"'{one_line(redact(str(values[wrong[0]])), 60)}' in row {first_row + wrong[0]}; correct the file, or "
+                "set validation_from and test_from as times"
+            )
+        return [float(value) if isinstance(value, str) else value for value in values]
     return [value.isoformat() if hasattr(value, "isoformat") else value for value in values]
 
 

@@ -76,7 +76,7 @@ class ColumnOfBlocks:
         self._feature, self._where, self._field, self._given = feature, where, field, given
         self._row = 0
         self._rounding = Rounding()
-        self._has_fraction, self._inexact = False, ""
+        self._has_fraction, self._inexact, self._beyond_float64 = False, "", ""
 
     def block(self, column: Any) -> Array:
         """Return the next rows.
@@ -125,8 +125,9 @@ class ColumnOfBlocks:
                 f"{self._where} must have numbers that float64 can tell apart after they were scaled, {close}; write "
                 "the difference from a constant into the file, or ignore the column"
             )
-        if self._inexact and not self._has_fraction:
-            raise WrongFile(self._inexact)
+        refused = self._beyond_float64 if self._has_fraction else self._inexact
+        if refused:
+            raise WrongFile(refused)
 
     def _as_served(self, values: Array) -> Array:
         """Return values in the dtype of the input."""
@@ -143,7 +144,16 @@ class ColumnOfBlocks:
             if np.dtype(dtype).kind != "f" or not np.isfinite(cast).all():
                 raise
             self._inexact = self._inexact or str(exc)  # whole numbers among fractions are rounded like these
+            self._beyond_float64 = self._beyond_float64 or self._changed_by_float64(values)
             return cast
+
+    def _changed_by_float64(self, values: Array) -> str:
+        """Return why a column with these whole numbers and with fractions is refused, or an empty text."""
+        try:
+            _exactly(values, "float64", self._where, self._row)
+        except WrongFile as exc:
+            return str(exc)
+        return ""
 
 
 def stand_in(feature: Feature) -> Any:

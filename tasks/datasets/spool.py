@@ -86,10 +86,10 @@ class Spools:
         )
         if disk.free < wanted:
             raise DataError(
-                f"work_dir must have room for the rows of a stream twice, got {size_words(disk.free)} free in "
-                f"'{self._parent}' after {self._rows:,} rows of '{self._source}' took {size_words(self._bytes)}; free "
-                "some space, set work_dir on a larger disk, or let the stream end, because its rows are written until "
-                "it does"
+                f"work_dir must have {size_words(wanted)} of room to save the rows of a stream after {self._rows:,} "
+                f"rows of '{self._source}' took {size_words(self._bytes)}, got {size_words(disk.free)} free in "
+                f"'{self._parent}'; free some space, set work_dir on a larger disk, or let the stream end, because its "
+                "rows are written until it does"
             )
 
 

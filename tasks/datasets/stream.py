@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -25,7 +25,7 @@ from tasks.datasets.overview import MOST_LABELS, label_shares
 from tasks.datasets.rows import Array, Rows, check_rows, load_rows
 from tasks.datasets.splitting import SPLITS, SplitRows, assigned, index_of, take_out
 from tasks.datasets.spool import Spools
-from tasks.datasets.strings import dtype_words
+from tasks.datasets.strings import dtype_words, is_string
 from tasks.datasets.user_code import FOREIGN, describe
 from tasks.errors import DataError, PipelineError
 from tasks.waiting import waiting_for
@@ -138,7 +138,8 @@ def save_stream(
     """
     parts, is_partial = _divided(data, batches), False
     if limit is not None:
-        parts, is_partial = _first_parts(parts, limit, batches, data.source)
+        with waiting_for(f"the first rows of '{data.source}'"):
+            parts, is_partial = _first_parts(parts, limit, batches, data.source)
     identity, units, where = bytearray(), bytearray(), bytearray()
     first: Rows | None = None
     with Spools(directory, data.source) as spools, waiting_for(spools.progress):
@@ -167,12 +168,18 @@ def save_stream(
 
 
 def checked_batches(
-    batches: Iterator[object], source: str, time_column: str = "", *, needs_target: bool = True
+    batches: Iterator[object],
+    source: str,
+    time_column: str = "",
+    split_columns: Collection[str] = (),
+    *,
+    needs_target: bool = True,
 ) -> Iterator[Rows]:
     """Yield the rows of each batch; a batch may have no rows, such as one of which a filter has left nothing.
 
     Args:
-        source: what the batches come from, for messages. The others are those of `check_rows`.
+        source: what the batches come from, for messages. split_columns: features whose numbers may have another dtype
+            in another batch, because they decide the splits and are not kept. The others are those of `check_rows`.
 
     Raises:
         DataError: the stream failed, or its rows cannot be used.
@@ -183,13 +190,13 @@ def checked_batches(
         rows = check_rows(loaded, where, time_column, needs_target=needs_target, needs_rows=False)
         if len(rows):
             first = first or rows.take(np.arange(1))
-            _check_alike(rows, first, where)
+            _check_alike(rows, first, where, split_columns)
         yield rows
 
 
 def _divided(data: Data, batches: Iterator[object]) -> Iterator[_Part]:
     """Yield the rows of each batch, and the columns that decide their split, which must be alike in all batches."""
-    for rows in checked_batches(batches, data.source, data.time):
+    for rows in checked_batches(batches, data.source, data.time, data.split_columns):
         yield take_out(rows, data) if len(rows) else (rows, {})
 
 
@@ -236,9 +243,9 @@ def _columns(rows: Rows) -> dict[str, Array]:
     return {**rows.features, **rows.targets}
 
 
-def _check_alike(rows: Rows, first: Rows, source: str) -> None:
+def _check_alike(rows: Rows, first: Rows, source: str, split_columns: Collection[str]) -> None:
     """Refuse a batch with other columns, dtypes or shapes than the first one."""
-    got, wanted = ([_described(part) for part in (found.features, found.targets)] for found in (rows, first))
+    got, wanted = ([_described(found.features, split_columns), _described(found.targets)] for found in (rows, first))
     for theirs, ours in zip(got, wanted, strict=True):
         if theirs != ours:
             name = next(name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name))
@@ -249,8 +256,12 @@ def _check_alike(rows: Rows, first: Rows, source: str) -> None:
             )
 
 
-def _described(columns: Mapping[str, Array]) -> dict[str, str]:
-    return {name: f"{dtype_words(array)} {array.shape[1:]}" for name, array in columns.items()}
+def _described(columns: Mapping[str, Array], split_columns: Collection[str] = ()) -> dict[str, str]:
+    """Return the dtype and shape of each column; equal numbers of any dtype are in the same split."""
+    return {
+        name: f"{'numbers' if name in split_columns and not is_string(array) else dtype_words(array)} {array.shape[1:]}"
+        for name, array in columns.items()
+    }
 
 
 def shares_of_files(paths: Sequence[Path], counts: Mapping[str, int]) -> dict[str, dict[str, dict[str, float]]]:

@@ -214,10 +214,10 @@ def backup_of(config: Config, splits: Splits, model: Any) -> Iterator[Backup]:
 def identity(config: Config, splits: Splits, model: Any) -> str:
     """Return the SHA-256 of everything that decides the numbers of a training, in hexadecimal (32 digits).
 
-    It covers the configuration of the model and its training, the rows and what is declared about them, the user's
-    imported modules, the versions of the libraries, and the untrained model: its layers, its vocabularies, what it is
-    compiled with, and its initial weights. These may come from a file or an environment variable that the configuration
-    does not name.
+    It covers the configuration of the model and its training, the rows and what is declared about them, whether they
+    are a stream, which is shuffled in another way, the user's imported modules, the versions of the libraries, and the
+    untrained model: its layers, its vocabularies, what it is compiled with, and its initial weights. These may come
+    from a file or an environment variable that the configuration does not name.
 
     Args:
         model: built, compiled and not trained.
@@ -228,7 +228,9 @@ def identity(config: Config, splits: Splits, model: Any) -> str:
     )
     versions = [platform.python_version(), platform.machine(), *map(version, ("keras", "tensorflow", "numpy"))]
     sha = hashlib.sha256(
-        json.dumps([settings, splits.digest, modules_digest(), versions], sort_keys=True, default=str).encode()
+        json.dumps(
+            [settings, splits.digest, splits.streamed, modules_digest(), versions], sort_keys=True, default=str
+        ).encode()
     )
     sha.update(_layers_and_settings(model).encode())
     for array in model.get_weights():

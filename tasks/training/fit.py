@@ -224,7 +224,7 @@ def _arrays(rows: Rows, model: Any) -> tuple[Any, Any]:
     outputs = output_names(model)
     if list(targets) == ["target"] or (len(targets) == len(outputs) == 1 and list(targets) != outputs):
         [targets] = targets.values()  # a single target and a single output belong together
-    if not any(is_mapped(array) for array in rows.features.values()):
+    if not any(is_mapped(array) for array in (*rows.features.values(), *rows.targets.values())):
         return pack_features(model, rows.features), targets
     fed = fit_to_inputs(rows.features, input_specs(model))
     for name, array in fed.items():

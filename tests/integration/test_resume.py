@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from configs.loading import load_config
 from configs.schema import Config
 from tasks.datasets.prepare import prepare_splits
 from tasks.errors import TrainingError
@@ -132,6 +133,24 @@ def test_a_streamed_training_goes_on_as_well(
     interrupt(0, KeyboardInterrupt())
     resumed = fit(config)
     assert (resumed.history, resumed.resumed) == (whole.history, (2,))
+
+
+def test_rows_in_memory_and_as_a_stream_are_two_trainings(
+    interrupt: Callable[[int, BaseException], None], tmp_path: Path
+) -> None:
+    """A training whose file is read as a stream when the run is repeated begins anew, because its order is another."""
+    rows = "".join(f"{n},{2 * n}\n" for n in range(60))
+    (tmp_path / "rows.csv").write_text(f"a,y\n{rows}", encoding="utf-8")
+    (tmp_path / "cfg.yaml").write_text(
+        "name: m\ntraining: {epochs: 5}\n"
+        "data: {file: rows.csv, features: {a: number}, target: {name: y, kind: number}}\n"
+    )
+    config = load_config(tmp_path / "cfg.yaml")
+    interrupt(2, KeyboardInterrupt())
+    stopped(config)
+    streamed = config.data.model_copy(update={"stream_mb": 0})
+    assert resumes(config.model_copy(update={"data": streamed}), interrupt) == ()
+    assert resumes(config, interrupt) == (2,)
 
 
 @pytest.mark.parametrize(

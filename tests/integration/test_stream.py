@@ -363,9 +363,8 @@ def test_a_stream_ends_before_the_disk_is_full(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(spool, "RESERVE_BYTES", 10**18)
     monkeypatch.setattr(spool, "RESERVE_SHARE", 1.0)  # more than is free, on every disk
     ended.clear()
-    with pytest.raises(
-        DataError, match=r"room for the rows of a stream twice, got .* free in .* after 7 rows of .*end"
-    ):
+    words = r"must have .* of room to save the rows of a stream after 7 rows of .* got .* free in .*end"
+    with pytest.raises(DataError, match=words):
         prepared("no_end", tmp_path / "data")
     assert not list((tmp_path / "data").rglob("*"))
     assert ended == ["no_end"]
@@ -579,6 +578,36 @@ def test_a_stream_with_text_is_trained(
     assert fit_model(config, splits, config.work_dir / "model.keras").history == short
     said = [record.getMessage() for record in caplog.records if "are in memory" in record.getMessage()]
     assert {line.split("'")[1] for line in said} == {"city"}
+
+
+def notes() -> Iterator[Any]:
+    """Yield long text and nothing else."""
+    for start in range(0, 100, 25):
+        cities = [f"city {number}{' ' * 70}" for number in range(start, start + 25)]
+        yield {"city": cities}, np.arange(25) % 2
+
+
+def test_long_text_alone_is_said_to_be_in_memory(
+    make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream that has only long text is said to be in memory, too, although none of its features is on the disk."""
+    from tasks.training.fit import fit_model
+
+    config = make_config("tests.integration.test_stream:notes", "tests.integration.test_stream:of_text")
+    splits = prepare_splits(config.data, config.work_dir / "data")
+    fit_model(config, splits, config.work_dir / "model.keras")
+    assert "all rows of input 'city' are in memory" in caplog.text
+
+
+def of_text(features: Any) -> Any:
+    """Return a compiled model that takes text."""
+    import keras
+
+    city = keras.Input((1,), name="city", dtype="string")
+    known = keras.layers.StringLookup(vocabulary=["Wien", "Graz"], output_mode="one_hot")(city)
+    model = keras.Model(city, keras.layers.Dense(1, name="y")(known))
+    model.compile("sgd", "mse")
+    return model
 
 
 def test_wide_targets_stay_on_the_disk(tmp_path: Path) -> None:

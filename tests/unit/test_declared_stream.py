@@ -64,6 +64,7 @@ def said(read: Any, section: Data) -> str:
         ("integer_id", [str(2**63 - 1), "-1", "7"]),
         ({"kind": "date", "missing": "2026-01-31"}, ["", "", "1970-01-02"]),
         ("text", ["a b", "c", "d"]),
+        ({"kind": "number", "dtype": "float64", "missing": 0.5}, ["1", "2", str(2**53 + 2), "5", ""]),
     ],
 )
 def test_values_are_those_of_the_whole_column(tmp_path: Path, feature: Any, cells: list[str]) -> None:
@@ -96,6 +97,57 @@ def test_refusals_are_those_of_the_whole_column(tmp_path: Path, feature: Any, ce
     csv_file(tmp_path, "\n".join(["a,y", *(f"{cell},{n}" for n, cell in enumerate(cells))]) + "\n")
     section = data(tmp_path, {"a": feature})
     assert said(in_blocks, section) == said(read_declared, section)
+
+
+def test_whole_numbers_beyond_float64_are_refused_among_fractions(tmp_path: Path) -> None:
+    """A whole number that float64 would change is refused even if the fractions of its column are in other blocks."""
+    for feature, others in (("number", ["1", "0.5"]), ({"kind": "number", "missing": 0.5}, ["1", ""])):
+        cells = ["3", str(2**53 + 1), *others]
+        csv_file(tmp_path, "\n".join(["a,y", *(f"{cell},{n}" for n, cell in enumerate(cells))]) + "\n")
+        for read in (read_declared, in_blocks):
+            with pytest.raises(WrongFile, match=rf"column 'a' must .*{2**53 + 1}'? in row 1"):
+                read(data(tmp_path, {"a": feature}))
+
+
+@pytest.mark.parametrize("other", ["float", "uint64"])
+@pytest.mark.parametrize("field", ["group", "time"])
+def test_numbers_of_any_dtype_decide_the_splits(tmp_path: Path, other: str, field: str) -> None:
+    """A column that decides the splits may have another dtype of numbers in another file, as in memory."""
+    numbers = np.arange(60, dtype=np.int64)
+    others = numbers.astype(float) if other == "float" else numbers.astype(np.uint64) + 2**63
+    for name, values in (("a.parquet", numbers), ("b.parquet", others)):
+        parquet.write_table(pa.table({"a": np.arange(60), "g": values, "y": np.arange(60)}), tmp_path / name)
+    limits = {"validation_from": 20, "test_from": 40} if field == "time" else {}
+    section = data(tmp_path, {"a": "number"}, file=["a.parquet", "b.parquet"], **{field: "g"}, **limits)
+    held = prepare_splits(section, tmp_path / "held")
+    streamed = prepare_splits(section.model_copy(update={"stream_mb": 0}), tmp_path / "streamed")
+    assert (streamed.rows, streamed.digest) == (held.rows, held.digest)
+
+
+def test_a_time_that_is_no_number_is_named_by_its_row(tmp_path: Path) -> None:
+    """The row is counted from the beginning of its file, whether the file is read at once or in blocks."""
+    csv_file(tmp_path, "a,t,y\n1,1,1\n2,2,2\n3,3,3\n4,x,4\n")
+    section = data(tmp_path, {"a": "number"}, time="t", validation_from=2, test_from=3)
+    for read in (read_declared, in_blocks):
+        with pytest.raises(WrongFile, match=r"column 't' must have numbers.* got 'x' in row 3;"):
+            read(section)
+
+
+@pytest.mark.parametrize("change", ["replace", "append", "remove"])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, change: str) -> None:
+    """Rows never get the targets of a file that was there before them."""
+    csv_file(tmp_path, "a,y\n" + "1,1\n" * 9)
+    batches, _ = stream_declared(data(tmp_path, {"a": "number"}))
+    next(batches)
+    if change == "remove":
+        (tmp_path / "rows.csv").unlink()
+    elif change == "append":
+        csv_file(tmp_path, "a,y\n" + "1,1\n" * 10)
+    else:
+        csv_file(tmp_path, "a,y\n" + "2,2\n" * 9, "new.csv")
+        (tmp_path / "new.csv").replace(tmp_path / "rows.csv")
+    with pytest.raises(WrongFile, match="must not change while it is read"):
+        list(batches)
 
 
 def test_a_missing_value_is_named_by_its_row(tmp_path: Path) -> None:
