@@ -222,11 +222,12 @@ class _Waiting:
         self._jobs, self._said_at = jobs, time.monotonic()
         self._most_s = jobs[0].config.sweep.worker_timeout_s
         self.look_s = min(LOOK_S, self._most_s / 4)
+        self._looked_at = self._said_at
         self.begin()
 
     def begin(self) -> None:
         """Count from now on: something has just happened."""
-        self._signs, self._since = self._seen(), time.monotonic()
+        self._signs, self._idle_s = self._seen(), 0.0
 
     def look(self, left: int) -> None:
         """Say how many variants are left, or for how long there was no sign of life.
@@ -234,10 +235,13 @@ class _Waiting:
         Raises:
             SweepStopped: there was none for `sweep.worker_timeout_s`.
         """
+        sweep, now = self._jobs[0].config.sweep, time.monotonic()
+        # While this process is stopped, such as by Ctrl-Z, so are the threads that give signs of life.
+        self._idle_s += min(now - self._looked_at, 2 * self.look_s)
+        self._looked_at = now
         if self._seen() != self._signs:
             self.begin()
-        sweep, now = self._jobs[0].config.sweep, time.monotonic()
-        idle_s = now - self._since
+        idle_s = self._idle_s
         if left and idle_s >= self._most_s:
             raise SweepStopped(
                 f"sweep.runner '{sweep.runner}' must have a worker, but for {self._most_s:g} s none trained any of the "

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import ssl
 from collections.abc import Iterator
 from enum import StrEnum
+from http.client import HTTPException
+from urllib.error import HTTPError, URLError
 
 THE_USERS = {
     errno.ENOENT,
@@ -20,6 +24,15 @@ THE_USERS = {
     errno.ESPIPE,
 }
 """What a function of the user's raises for a file whose name or kind is wrong; all other numbers are the machine's."""
+
+_NETWORK = (ConnectionError, TimeoutError, socket.gaierror, socket.herror, ssl.SSLError, HTTPException, URLError)
+"""Often without a number, or with one that is not the system's: that of a refused certificate looks like EPERM."""
+
+_BUSY = {408, 425, 429}
+"""What an HTTP server answers, besides 5xx, when the same request may succeed later.
+
+Source: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9, RFC 6585 section 4 and RFC 8470 section 5.2.
+"""
 
 _DISK = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)]
 _MEMORY = [os.strerror(errno.ENOMEM), "can't start new thread", "bad_alloc", "OOM when allocating"]
@@ -46,6 +59,10 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def _fault_of(error: BaseException) -> Fault:
+    if (status := _http_status(error)) is not None:  # such as 404, where the address varies
+        return Fault.MACHINE if status >= 500 or status in _BUSY else Fault.OWN
+    if isinstance(error, _NETWORK):
+        return Fault.MACHINE
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
         return Fault.MEMORY
@@ -60,6 +77,13 @@ def _fault_of(error: BaseException) -> Fault:
     return Fault.MEMORY if any(words in text for words in _MEMORY) else Fault.OWN
 
 
+def _http_status(error: BaseException) -> int | None:
+    """Return the status of an HTTP answer that led to an error of urllib, or of requests and its kind."""
+    found = error.code if isinstance(error, HTTPError) else None
+    found = found or getattr(getattr(error, "response", None), "status_code", None)
+    return found if isinstance(found, int) else None
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
@@ -68,4 +92,4 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if one is not None and id(one) not in seen:
             seen.add(id(one))
             yield one
-            left += [one.__cause__, one.__context__]
+            left += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]

@@ -6,18 +6,26 @@ import contextlib
 import errno
 import os
 import signal
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from email.message import Message
+from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 from uuid import uuid4
 
 import numpy as np
 import pytest
+import requests
 
 from configs.loading import load_config
 from configs.schema import Config
 from configs.variants import Variant
+from flows import runners
 from flows.runners import train_all
 from tasks import sweep as stages
 from tasks.datasets.user_code import translated
@@ -97,6 +105,13 @@ def while_handling(first: Callable[[], object], error: Exception) -> Callable[[]
     return raising
 
 
+def of_requests(status: int) -> requests.HTTPError:
+    """Return the error of an HTTP answer, which has no number and no error behind it."""
+    answer = requests.Response()
+    answer.status_code = status
+    return requests.HTTPError("refused", response=answer)
+
+
 @pytest.mark.parametrize(
     ("function", "fault"),
     [
@@ -108,6 +123,19 @@ def while_handling(first: Callable[[], object], error: Exception) -> Callable[[]
         (raises(RuntimeError("/w/variables; No space left on device [Op:SaveV2]")), Fault.MACHINE),
         (while_handling(full_disk, ValueError("cannot be saved")), Fault.MACHINE),
         (while_handling(full_disk, MemoryError()), Fault.MACHINE),
+        (lambda: urlopen("http://127.0.0.1:1/weights.h5", timeout=60), Fault.MACHINE),
+        (raises(TimeoutError("The read operation timed out")), Fault.MACHINE),
+        (raises(ssl.SSLCertVerificationError(1, "certificate verify failed")), Fault.MACHINE),
+        (raises(RemoteDisconnected("Remote end closed connection without response")), Fault.MACHINE),
+        (raises(IncompleteRead(b"half")), Fault.MACHINE),
+        (raises(HTTPError("http://127.0.0.1/w.h5", 503, "busy", Message(), None)), Fault.MACHINE),
+        (raises(of_requests(429)), Fault.MACHINE),
+        (
+            raises(ExceptionGroup("two", [ValueError("x"), OSError(errno.ENOSPC, "No space left on device")])),
+            Fault.MACHINE,
+        ),
+        (raises(HTTPError("http://127.0.0.1/w.h5", 404, "Not Found", Message(), None)), Fault.OWN),
+        (raises(of_requests(404)), Fault.OWN),
         (lambda: np.zeros(10**15), Fault.MEMORY),
         (raises(RuntimeError("OOM when allocating tensor with shape[9] on GPU:0")), Fault.MEMORY),
         (raises(OSError(errno.ENOMEM, "Cannot allocate memory")), Fault.MEMORY),
@@ -119,7 +147,7 @@ def while_handling(first: Callable[[], object], error: Exception) -> Callable[[]
     ],
 )
 def test_whose_fault_an_error_is(function: Callable[[], object], fault: Fault) -> None:
-    """A full disk and its kind are the machine's, however deep a library hides them; a wrong path is the user's."""
+    """A full disk or a lost connection is the machine's, however a library says it; a wrong path is the user's."""
     with pytest.raises(ExportError) as caught, translated("it must work", ExportError):
         function()
     assert fault_of(caught.value) is fault
@@ -280,6 +308,19 @@ def test_a_runner_without_workers(jobs: list[Job]) -> None:
     """Where no worker trains, the sweep ends after sweep.worker_timeout_s and names the field."""
     with pytest.raises(SweepStopped, match=r"for 1 s none trained any of the 2 .* raise sweep.worker_timeout_s"):
         trained_by(Runner(has_workers=False), jobs)
+
+
+def test_a_stopped_process_has_waited_for_nothing(jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hours between Ctrl-Z and `fg`, in which no thread could give a sign of life, end no sweep; silence does."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(runners, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    waiting = runners._Waiting(jobs)
+    clock.now += 7200
+    waiting.look(2)
+    with pytest.raises(SweepStopped, match="for 1 s none trained"):
+        for _ in range(5):
+            clock.now += waiting.look_s
+            waiting.look(2)
 
 
 def test_a_sign_of_life_is_waited_for(jobs: list[Job], answering: Callable[[Any], None]) -> None:
