@@ -35,8 +35,19 @@ Source: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9, RFC 6585 section 
 """
 
 _DISK = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)]
-_MEMORY = [os.strerror(errno.ENOMEM), "can't start new thread", "bad_alloc", "OOM when allocating"]
-"""TensorFlow and HDF5 have only the system's words in their errors, and not its number."""
+_MEMORY = [
+    os.strerror(errno.ENOMEM),
+    "can't start new thread",
+    "bad_alloc",
+    "OOM when allocating",
+    "Out of memory",
+    "out of memory",
+    "_ALLOC_FAILED",
+]
+"""TensorFlow and HDF5 have only the system's words in their errors, and not its number.
+
+XLA, which Keras uses on a GPU, has other words than TensorFlow's kernels, and so have CUDA, cuBLAS and cuDNN.
+"""
 
 
 class Fault(StrEnum):

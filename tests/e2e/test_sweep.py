@@ -126,13 +126,15 @@ def _check_mlflow(workspace: Workspace) -> None:
         "3": ("FAILED", "failed"),
     }
     assert variants["2"].data.params[RATE] == "0.2"
-    assert variants["2"].data.metrics["rmse"] < variants["1"].data.metrics["rmse"]
+    assert variants["2"].data.metrics["validation.rmse"] < variants["1"].data.metrics["validation.rmse"]
     assert variants["2"].data.metrics["loss"] > 0
+    # that without the prefix is a curve of the training
+    assert variants["2"].data.metrics["rmse"] != variants["2"].data.metrics["validation.rmse"]
     assert "cannot be built" in variants["3"].data.tags["reason"]
     assert judged.data.tags["serving_version"] == variants["2"].data.tags["serving_version"]
     assert f"--set {RATE}=0.2" in judged.data.tags[ARGUMENTS]  # a reviewer's commands are for the winner
     assert parent.data.tags["outcome"] == "promoted"
-    assert parent.data.metrics["rmse"] == variants["2"].data.metrics["rmse"]
+    assert parent.data.metrics["validation.rmse"] == variants["2"].data.metrics["validation.rmse"]
     assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} == {
         "leaderboard.png",
         "leaderboard.json",
