@@ -30,7 +30,7 @@ from tasks.errors import PipelineError, SweepStopped
 from tasks.faults import Fault
 from tasks.program import ROOT
 from tasks.store.sweeps import read_failed, read_trained, signs_of, tries_of
-from tasks.sweeping.training import Job, end_all
+from tasks.sweeping.training import Job, end_all, words_of
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
@@ -201,7 +201,7 @@ def _round(runner: TaskRunner[Any], task: Any, jobs: Sequence[Job], words: dict[
             known, error = tries_of(job.directory, job.command), _error(future)
             if isinstance(error, SweepStopped):
                 raise error
-            words[job.name] = describe(error) if error else "no answer"
+            words[job.name] = words_of(error) if error else "no answer"
             if tries_of(job.directory, job.command) > known:  # Dask repeats a task if its result was lost with a worker
                 watch(job, future)
             elif tries_of(job.directory, job.command) > begun[job.name] and _may_be_tried(job):

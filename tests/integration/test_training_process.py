@@ -19,6 +19,7 @@ from configs.sections.data import Data
 from tasks.datasets.prepare import call_loader
 from tasks.datasets.rows import load_arrays
 from tasks.errors import DataError, PipelineError, TrainingError
+from tasks.faults import Fault
 from tasks.records import TensorSpec
 from tasks.training import process
 
@@ -122,6 +123,7 @@ def test_a_killed_child_is_a_training_error(number: signal.Signals, words: str) 
             waiting()
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+        assert (caught.value.fault is Fault.MEMORY) is (number == signal.SIGKILL)  # a sweep tries it again alone
 
 
 @pytest.mark.usefixtures("empty_keras")
