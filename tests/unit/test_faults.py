@@ -73,14 +73,16 @@ def without_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def large_file(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def files_without_content() -> Iterator[None]:
+    """Allow this process to create files, but not to write to them, as a full disk does."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        (tmp_path / "large").write_text("x")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
@@ -158,8 +160,8 @@ def test_whose_fault_an_error_is(function: Callable[[], object], fault: Fault) -
 
 def test_a_limit_of_files(tmp_path: Path) -> None:
     """A number of an error that nobody thought of is the machine's, such as that of a file that may not grow."""
-    with pytest.raises(OSError, match="File too large") as caught:
-        large_file(tmp_path)
+    with files_without_content(), pytest.raises(OSError, match="File too large") as caught:
+        (tmp_path / "large").write_text("x")
     assert fault_of(caught.value) is Fault.MACHINE
 
 
@@ -255,6 +257,14 @@ def test_rows_that_are_gone_end_the_sweep(jobs: list[Job], answering: Callable[[
     jobs[0].splits.train.unlink()
     answering(DataError("saved arrays must be readable, got 'rows.npz'"))
     with pytest.raises(SweepStopped, match="saved arrays must be readable"):
+        train_variant(jobs[0])
+    assert read_failed(jobs[0].directory, jobs[0].command) == ""
+
+
+def test_a_full_disk_that_an_error_does_not_name(jobs: list[Job], answering: Callable[[Any], None]) -> None:
+    """A variant whose error may come from a half-written file is not blamed while the disk takes no content."""
+    answering(TrainingError("the file's signature was not found"))
+    with files_without_content(), pytest.raises(SweepStopped, match="signature was not found"):
         train_variant(jobs[0])
     assert read_failed(jobs[0].directory, jobs[0].command) == ""
 
