@@ -84,10 +84,10 @@ def train_variant(job: Job) -> None:
             raise lost from exc
         rows = (job.splits.train, job.splits.validation, job.splits.test)
         if fault or not isinstance(exc, OWN) or not is_usable(job.directory, *rows):
+            remedy = "repair the machine" if fault else "repair it, or leave this variant out"
             raise SweepStopped(
                 f"only its own error may take a variant out of a sweep, and that of {job} is not known to be its own: "
-                f"{words_of(exc)}; repair it, or leave this variant out, and run the same command again: it goes on "
-                "where it was",
+                f"{words_of(exc)}; {remedy}, and run the same command again: it goes on where it was",
                 getattr(exc, "detail", ""),
             ) from exc
         save_failed(job.directory, job.command, str(exc))
