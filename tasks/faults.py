@@ -28,10 +28,10 @@ THE_USERS = {
 _NETWORK = (ConnectionError, TimeoutError, socket.gaierror, socket.herror, ssl.SSLError, HTTPException, URLError)
 """Often without a number, or with one that is not the system's: that of a refused certificate looks like EPERM."""
 
-_BUSY = {408, 425, 429}
-"""What an HTTP server answers, besides 5xx, when the same request may succeed later.
+_WRONG_ADDRESS = {400, 404, 410}
+"""What an HTTP server answers to a wrong address; all other answers are the machine's, such as 403 or 503.
 
-Source: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9, RFC 6585 section 4 and RFC 8470 section 5.2.
+Source: https://www.rfc-editor.org/rfc/rfc9110#section-15.5
 """
 
 _DISK = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)]
@@ -70,8 +70,8 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def _fault_of(error: BaseException) -> Fault:
-    if (status := _http_status(error)) is not None:  # such as 404, where the address varies
-        return Fault.MACHINE if status >= 500 or status in _BUSY else Fault.OWN
+    if (status := _http_status(error)) is not None:
+        return Fault.OWN if status in _WRONG_ADDRESS else Fault.MACHINE
     if isinstance(error, _NETWORK):
         return Fault.MACHINE
     number = error.errno if isinstance(error, OSError) else None

@@ -132,6 +132,7 @@ def of_requests(status: int) -> requests.HTTPError:
         (raises(IncompleteRead(b"half")), Fault.MACHINE),
         (raises(HTTPError("http://127.0.0.1/w.h5", 503, "busy", Message(), None)), Fault.MACHINE),
         (raises(of_requests(429)), Fault.MACHINE),
+        (raises(of_requests(401)), Fault.MACHINE),
         (
             raises(ExceptionGroup("two", [ValueError("x"), OSError(errno.ENOSPC, "No space left on device")])),
             Fault.MACHINE,
