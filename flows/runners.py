@@ -30,7 +30,7 @@ from tasks.errors import PipelineError, SweepStopped
 from tasks.faults import Fault
 from tasks.program import ROOT
 from tasks.store.sweeps import read_failed, read_trained, signs_of, tries_of
-from tasks.sweeping.training import Job, end_all
+from tasks.sweeping.training import Job, end_all, words_of
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
@@ -201,7 +201,7 @@ def _round(runner: TaskRunner[Any], task: Any, jobs: Sequence[Job], words: dict[
             known, error = tries_of(job.directory, job.command), _error(future)
             if isinstance(error, SweepStopped):
                 raise error
-            words[job.name] = describe(error) if error else "no answer"
+            words[job.name] = words_of(error) if error else "no answer"
             if tries_of(job.directory, job.command) > known:  # Dask repeats a task if its result was lost with a worker
                 watch(job, future)
             elif tries_of(job.directory, job.command) > begun[job.name] and _may_be_tried(job):
@@ -222,11 +222,12 @@ class _Waiting:
         self._jobs, self._said_at = jobs, time.monotonic()
         self._most_s = jobs[0].config.sweep.worker_timeout_s
         self.look_s = min(LOOK_S, self._most_s / 4)
+        self._looked_at = self._said_at
         self.begin()
 
     def begin(self) -> None:
         """Count from now on: something has just happened."""
-        self._signs, self._since = self._seen(), time.monotonic()
+        self._signs, self._idle_s = self._seen(), 0.0
 
     def look(self, left: int) -> None:
         """Say how many variants are left, or for how long there was no sign of life.
@@ -234,10 +235,13 @@ class _Waiting:
         Raises:
             SweepStopped: there was none for `sweep.worker_timeout_s`.
         """
+        sweep, now = self._jobs[0].config.sweep, time.monotonic()
+        # While this process is stopped, such as by Ctrl-Z, so are the threads that give signs of life.
+        self._idle_s += min(now - self._looked_at, 2 * self.look_s)
+        self._looked_at = now
         if self._seen() != self._signs:
             self.begin()
-        sweep, now = self._jobs[0].config.sweep, time.monotonic()
-        idle_s = now - self._since
+        idle_s = self._idle_s
         if left and idle_s >= self._most_s:
             raise SweepStopped(
                 f"sweep.runner '{sweep.runner}' must have a worker, but for {self._most_s:g} s none trained any of the "

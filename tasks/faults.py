@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import ssl
 from collections.abc import Iterator
 from enum import StrEnum
+from http.client import HTTPException
+from urllib.error import HTTPError, URLError
 
 THE_USERS = {
     errno.ENOENT,
@@ -21,9 +25,29 @@ THE_USERS = {
 }
 """What a function of the user's raises for a file whose name or kind is wrong; all other numbers are the machine's."""
 
+_NETWORK = (ConnectionError, TimeoutError, socket.gaierror, socket.herror, ssl.SSLError, HTTPException, URLError)
+"""Often without a number, or with one that is not the system's: that of a refused certificate looks like EPERM."""
+
+_WRONG_ADDRESS = {400, 404, 410}
+"""What an HTTP server answers to a wrong address; all other answers are the machine's, such as 403 or 503.
+
+Source: https://www.rfc-editor.org/rfc/rfc9110#section-15.5
+"""
+
 _DISK = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)]
-_MEMORY = [os.strerror(errno.ENOMEM), "can't start new thread", "bad_alloc", "OOM when allocating"]
-"""TensorFlow and HDF5 have only the system's words in their errors, and not its number."""
+_MEMORY = [
+    os.strerror(errno.ENOMEM),
+    "can't start new thread",
+    "bad_alloc",
+    "OOM when allocating",
+    "Out of memory",
+    "out of memory",
+    "_ALLOC_FAILED",
+]
+"""TensorFlow and HDF5 have only the system's words in their errors, and not its number.
+
+XLA, which Keras uses on a GPU, has other words than TensorFlow's kernels, and so have CUDA, cuBLAS and cuDNN.
+"""
 
 
 class Fault(StrEnum):
@@ -46,6 +70,10 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def _fault_of(error: BaseException) -> Fault:
+    if (status := _http_status(error)) is not None:
+        return Fault.OWN if status in _WRONG_ADDRESS else Fault.MACHINE
+    if isinstance(error, _NETWORK):
+        return Fault.MACHINE
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
         return Fault.MEMORY
@@ -60,6 +88,13 @@ def _fault_of(error: BaseException) -> Fault:
     return Fault.MEMORY if any(words in text for words in _MEMORY) else Fault.OWN
 
 
+def _http_status(error: BaseException) -> int | None:
+    """Return the status of an HTTP answer that led to an error of urllib, or of requests and its kind."""
+    found = error.code if isinstance(error, HTTPError) else None
+    found = found or getattr(getattr(error, "response", None), "status_code", None)
+    return found if isinstance(found, int) else None
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
@@ -68,4 +103,4 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if one is not None and id(one) not in seen:
             seen.add(id(one))
             yield one
-            left += [one.__cause__, one.__context__]
+            left += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]

@@ -232,7 +232,7 @@ def _contestant(variant: Variant, job: Job, words: str, run_dir: Path) -> Contes
     found = read_trained(job.directory)
     if found is None:
         count = tries_of(job.directory, job.command)
-        lost = f"the process that trained it ended {count} times before it had trained, got {words or 'no answer'}"
+        lost = f"it must be trained before sweep.tries ({count}) are used up, got {words or 'no answer'}"
         return contestant.failed(read_failed(job.directory, job.command) or lost)
     trained, seconds = found
     compared = replace(known_so_far, parameters=trained.parameters, seconds=seconds, history=trained.history)

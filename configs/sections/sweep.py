@@ -43,7 +43,7 @@ class Sweep(Section):
         "Empty means the first of gates.metrics, or else the first that suits the task",
     )
     tries: int = Field(
-        2, ge=1, le=10, description="how often a variant is begun when the process that trains it is killed"
+        2, ge=1, le=10, description="how often a variant is begun when its process is killed or has too little memory"
     )
     worker_timeout_s: float = Field(
         300,

@@ -22,6 +22,7 @@ from tasks.report.tables import leaderboard_markdown
 log = logging.getLogger(__name__)
 
 PICTURE, TABLE = "leaderboard.png", "leaderboard.json"
+SCORE = "validation."  # else it would be one metric with a curve of the same name, whose last epoch MLflow shows
 PARENT = "mlflow.parentRunId"  # makes MLflow's pages show a run below another one
 
 
@@ -49,7 +50,7 @@ def log_sweep(config: Config, board: Leaderboard, splits: Splits) -> SweepRun:
         with closing_run(client, parent, failed=winner is None):
             log_params(client, parent, shown(config))
             if winner is not None and winner.score is not None:
-                client.log_metric(parent, tracked_name(board.metric), winner.score)
+                client.log_metric(parent, tracked_name(f"{SCORE}{board.metric}"), winner.score)
             with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
                 draw_leaderboard(board, Path(scratch) / PICTURE)
                 client.log_artifacts(parent, scratch)
@@ -81,7 +82,7 @@ def _log_variant(client: Any, experiment: str, parent: str, board: Leaderboard, 
     with closing_run(client, mlflow_run_id, failed=variant.score is None):
         figures = {"parameters": float(variant.parameters), "training_seconds": variant.seconds}
         if variant.score is not None:
-            figures[board.metric] = variant.score
+            figures[f"{SCORE}{board.metric}"] = variant.score
         log_metrics(client, mlflow_run_id, variant.history, figures if variant.history else {})
         log_params(client, mlflow_run_id, redacted(variant.values, named=True))
 

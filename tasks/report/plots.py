@@ -192,7 +192,10 @@ def leaderboard_figure(board: Leaderboard) -> Figure:
             continue
         axes.plot(variant.score, line, "o", color=CANDIDATE if variant is board.winner else INK)
     axes.set_yticks(range(len(shown)), [f"{one.number}: {clip(one.words, 48)}" for one in shown])
-    axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"{board.metric or 'score'} on {board.rows:,} validation rows")
+    label = f"{board.metric or 'score'} on {board.rows:,} validation rows"
+    if len(shown) < len(board.variants):
+        label += f"\nthe first {len(shown)} of {len(board.variants)} variants"
+    axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=label)
     _quiet(axes)
     return figure
 

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 SWEEPS, TRAINED, FAILED, TRY = "sweeps", "trained.json", "failed.json", "try-"
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 MODEL = "model.keras"
+WRITTEN = 1 << 20  # bytes, to see whether a disk is full
 KEPT_S = 7 * 24 * 3600.0  # an interrupted sweep, to be gone on with
 
 
@@ -84,7 +85,10 @@ def is_usable(directory: Path, *files: Path) -> bool:
     If not, an error of the same time may have that cause, and says nothing about a variant.
     """
     try:
-        with tempfile.TemporaryFile(dir=directory):
+        with tempfile.TemporaryFile(dir=directory) as written:
+            written.write(bytes(WRITTEN))  # a full disk often still takes a file without content
+            written.flush()
+            os.fsync(written.fileno())
             return all(file.is_file() for file in files)
     except OSError:
         return False

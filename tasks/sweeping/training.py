@@ -79,15 +79,15 @@ def train_variant(job: Job) -> None:
     except Exception as exc:
         fault = (exc.fault if isinstance(exc, PipelineError) else Fault.OWN) or fault_of(exc)
         if fault is Fault.MEMORY:
-            lost = TrainingLost(f"there must be enough memory; train fewer variants at a time. {_words(exc)}")
+            lost = TrainingLost(f"there must be enough memory to train it: {words_of(exc)}")
             lost.fault = fault
             raise lost from exc
         rows = (job.splits.train, job.splits.validation, job.splits.test)
         if fault or not isinstance(exc, OWN) or not is_usable(job.directory, *rows):
+            remedy = "repair the machine" if fault else "repair it, or leave this variant out"
             raise SweepStopped(
                 f"only its own error may take a variant out of a sweep, and that of {job} is not known to be its own: "
-                f"{_words(exc)}; repair it, or leave this variant out, and run the same command again: it goes on "
-                "where it was",
+                f"{words_of(exc)}; {remedy}, and run the same command again: it goes on where it was",
                 getattr(exc, "detail", ""),
             ) from exc
         save_failed(job.directory, job.command, str(exc))
@@ -104,7 +104,8 @@ def _try(job: Job) -> None:
     save_trained(job.directory, trained, time.monotonic() - begun)
 
 
-def _words(exc: Exception) -> str:
+def words_of(exc: BaseException) -> str:
+    """Return an error of ours as it is, and any other one with its class."""
     return str(exc) if isinstance(exc, PipelineError) else describe(exc)
 
 

@@ -20,6 +20,7 @@ import functools
 import itertools
 import logging
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -29,7 +30,8 @@ from typing import IO, Any, ParamSpec, TypeVar
 
 from configs.redaction import known
 from tasks.datasets.user_code import users_line_of_fault
-from tasks.errors import PipelineError, TrainingLost
+from tasks.errors import TrainingLost
+from tasks.faults import Fault
 from tasks.program import own_process
 from tasks.waiting import SILENCE_S
 from tasks.words import one_line
@@ -129,16 +131,18 @@ class TensorFlowProcess:
         self._stderr.close()
         self._scratch.cleanup()
 
-    def _death(self) -> PipelineError:
+    def _death(self) -> TrainingLost:
         status = self._child.wait()
         self._stderr.seek(0)
         words = self._stderr.read().decode(errors="replace")
         raised = words.rstrip().rpartition("\n")[2] if "Traceback (most recent call last)" in words else ""
         cause = f"signal {-status}" if status < 0 else f"exit status {status}{raised and f', {one_line(raised)}'}"
-        remedy = "; the machine may be out of memory" if status == -9 else ""
+        remedy = "; the machine may be out of memory" if status == -signal.SIGKILL else ""
         place = users_line_of_fault(words)
         at = f" at {place}" if place else ""
-        return TrainingLost(f"the TensorFlow process ended before it answered ({cause}{at}){remedy}", detail=words)
+        lost = TrainingLost(f"the TensorFlow process ended before it answered ({cause}{at}){remedy}", detail=words)
+        lost.fault = Fault.MEMORY if status == -signal.SIGKILL else Fault.OWN  # by which Linux frees memory
+        return lost
 
 
 _process: TensorFlowProcess | None = None

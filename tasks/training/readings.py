@@ -102,7 +102,7 @@ def _try_own_metrics(gates: Gates, few: Scored) -> None:
         try:
             measure(name, few)
         except DataError as exc:
-            log.warning("with the answers of the untrained model, %s; after the training that ends the run", exc)
+            log.warning("with the answers of the untrained model, %s; after the training that is an error", exc)
 
 
 def _judged(config: Config, names: list[str]) -> str:

@@ -65,6 +65,8 @@ def _with_calls(answer: PipelineError, exc: Exception) -> PipelineError:
     answer.fault = fault_of(exc)
     if answer is exc:
         answer.add_note("".join(traceback.format_exception(exc)))
+    # tblib, which comes with Dask, would send them as well: with a class that the parent may be unable to import.
+    answer.__cause__ = answer.__context__ = answer.__traceback__ = None
     return answer
 
 

@@ -55,5 +55,8 @@ def build(
     hidden = keras.layers.Dense(4, name="z")(x) if wide or outputs > 1 else x
     y = keras.layers.Dense(1, name="y")(hidden)
     model = keras.Model(x, {"y": y, "z": hidden} if outputs > 1 else y)
-    model.compile(keras.optimizers.SGD(rate), {"y": "mse"} if outputs > 1 else "mse")
+    if outputs > 1:
+        model.compile(keras.optimizers.SGD(rate), {"y": "mse"})
+    else:  # its curve has the name of the metric that the sweep compares
+        model.compile(keras.optimizers.SGD(rate), "mse", metrics=[keras.metrics.RootMeanSquaredError(name="rmse")])
     return model

@@ -19,6 +19,7 @@ from configs.sections.data import Data
 from tasks.datasets.prepare import call_loader
 from tasks.datasets.rows import load_arrays
 from tasks.errors import DataError, PipelineError, TrainingError
+from tasks.faults import Fault
 from tasks.records import TensorSpec
 from tasks.training import process
 
@@ -95,6 +96,30 @@ def test_a_pipeline_error_keeps_its_class(tmp_path: Path) -> None:
     assert process.call(divmod, 7, 3) == (2, 1)  # and the child goes on
 
 
+def _raise_from_an_own_class() -> None:
+    """Raise an error that comes from one of a local class, where whole chains of errors are sent, as by Dask."""
+    from tblib import pickling_support
+
+    class OwnError(Exception):
+        pass
+
+    pickling_support.install()
+    try:
+        raise OwnError("the cause")
+    except OwnError as exc:
+        raise TrainingError("no model") from exc
+
+
+@pytest.mark.usefixtures("child")
+def test_an_error_is_sent_without_its_causes() -> None:
+    """An error whose cause only the child can know arrives with its text, and not as the end of the child."""
+    with pytest.raises(TrainingError, match="no model") as caught:
+        process.call(_raise_from_an_own_class)
+    assert str(caught.value) == "no model"
+    assert caught.value.__cause__ is None
+    assert "OwnError: the cause" in "".join(caught.value.__notes__)
+
+
 @pytest.mark.usefixtures("child")
 def test_log_records_reach_the_parent(caplog: pytest.LogCaptureFixture) -> None:
     """What is logged below `tasks` in the child is handled by the same logger in the parent; other loggers are not."""
@@ -122,6 +147,7 @@ def test_a_killed_child_is_a_training_error(number: signal.Signals, words: str) 
             waiting()
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+        assert (caught.value.fault is Fault.MEMORY) is (number == signal.SIGKILL)  # a sweep tries it again alone
 
 
 @pytest.mark.usefixtures("empty_keras")

@@ -6,18 +6,26 @@ import contextlib
 import errno
 import os
 import signal
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from email.message import Message
+from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 from uuid import uuid4
 
 import numpy as np
 import pytest
+import requests
 
 from configs.loading import load_config
 from configs.schema import Config
 from configs.variants import Variant
+from flows import runners
 from flows.runners import train_all
 from tasks import sweep as stages
 from tasks.datasets.user_code import translated
@@ -65,14 +73,16 @@ def without_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def large_file(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def files_without_content() -> Iterator[None]:
+    """Allow this process to create files, but not to write to them, as a full disk does."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        (tmp_path / "large").write_text("x")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
@@ -97,6 +107,13 @@ def while_handling(first: Callable[[], object], error: Exception) -> Callable[[]
     return raising
 
 
+def of_requests(status: int) -> requests.HTTPError:
+    """Return the error of an HTTP answer, which has no number and no error behind it."""
+    answer = requests.Response()
+    answer.status_code = status
+    return requests.HTTPError("refused", response=answer)
+
+
 @pytest.mark.parametrize(
     ("function", "fault"),
     [
@@ -108,8 +125,25 @@ def while_handling(first: Callable[[], object], error: Exception) -> Callable[[]
         (raises(RuntimeError("/w/variables; No space left on device [Op:SaveV2]")), Fault.MACHINE),
         (while_handling(full_disk, ValueError("cannot be saved")), Fault.MACHINE),
         (while_handling(full_disk, MemoryError()), Fault.MACHINE),
+        (lambda: urlopen("http://127.0.0.1:1/weights.h5", timeout=60), Fault.MACHINE),
+        (raises(TimeoutError("The read operation timed out")), Fault.MACHINE),
+        (raises(ssl.SSLCertVerificationError(1, "certificate verify failed")), Fault.MACHINE),
+        (raises(RemoteDisconnected("Remote end closed connection without response")), Fault.MACHINE),
+        (raises(IncompleteRead(b"half")), Fault.MACHINE),
+        (raises(HTTPError("http://127.0.0.1/w.h5", 503, "busy", Message(), None)), Fault.MACHINE),
+        (raises(of_requests(429)), Fault.MACHINE),
+        (raises(of_requests(401)), Fault.MACHINE),
+        (
+            raises(ExceptionGroup("two", [ValueError("x"), OSError(errno.ENOSPC, "No space left on device")])),
+            Fault.MACHINE,
+        ),
+        (raises(HTTPError("http://127.0.0.1/w.h5", 404, "Not Found", Message(), None)), Fault.OWN),
+        (raises(of_requests(404)), Fault.OWN),
         (lambda: np.zeros(10**15), Fault.MEMORY),
         (raises(RuntimeError("OOM when allocating tensor with shape[9] on GPU:0")), Fault.MEMORY),
+        (raises(RuntimeError("Out of memory while trying to allocate 36.38TiB. [Op:__inference_g_7]")), Fault.MEMORY),
+        (raises(RuntimeError("failed to allocate 2GB: CUDA_ERROR_OUT_OF_MEMORY: out of memory")), Fault.MEMORY),
+        (raises(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")), Fault.MEMORY),
         (raises(OSError(errno.ENOMEM, "Cannot allocate memory")), Fault.MEMORY),
         (lambda: Path("/nowhere/weights.h5").read_bytes(), Fault.OWN),
         (lambda: Path("/").read_bytes(), Fault.OWN),
@@ -119,7 +153,7 @@ def while_handling(first: Callable[[], object], error: Exception) -> Callable[[]
     ],
 )
 def test_whose_fault_an_error_is(function: Callable[[], object], fault: Fault) -> None:
-    """A full disk and its kind are the machine's, however deep a library hides them; a wrong path is the user's."""
+    """A full disk or a lost connection is the machine's, however a library says it; a wrong path is the user's."""
     with pytest.raises(ExportError) as caught, translated("it must work", ExportError):
         function()
     assert fault_of(caught.value) is fault
@@ -127,8 +161,8 @@ def test_whose_fault_an_error_is(function: Callable[[], object], fault: Fault) -
 
 def test_a_limit_of_files(tmp_path: Path) -> None:
     """A number of an error that nobody thought of is the machine's, such as that of a file that may not grow."""
-    with pytest.raises(OSError, match="File too large") as caught:
-        large_file(tmp_path)
+    with files_without_content(), pytest.raises(OSError, match="File too large") as caught:
+        (tmp_path / "large").write_text("x")
     assert fault_of(caught.value) is Fault.MACHINE
 
 
@@ -228,10 +262,18 @@ def test_rows_that_are_gone_end_the_sweep(jobs: list[Job], answering: Callable[[
     assert read_failed(jobs[0].directory, jobs[0].command) == ""
 
 
+def test_a_full_disk_that_an_error_does_not_name(jobs: list[Job], answering: Callable[[Any], None]) -> None:
+    """A variant whose error may come from a half-written file is not blamed while the disk takes no content."""
+    answering(TrainingError("the file's signature was not found"))
+    with files_without_content(), pytest.raises(SweepStopped, match="signature was not found"):
+        train_variant(jobs[0])
+    assert read_failed(jobs[0].directory, jobs[0].command) == ""
+
+
 def test_too_little_memory_is_tried_again(jobs: list[Job], answering: Callable[[Any], None]) -> None:
     """A variant for which there was no memory is lost like one whose process was killed."""
     answering(of_machine(TrainingError("OOM when allocating tensor"), Fault.MEMORY))
-    with pytest.raises(TrainingLost, match="train fewer variants at a time. OOM when"):
+    with pytest.raises(TrainingLost, match="there must be enough memory to train it: OOM when"):
         train_variant(jobs[0])
     assert read_failed(jobs[0].directory, jobs[0].command) == ""
 
@@ -280,6 +322,19 @@ def test_a_runner_without_workers(jobs: list[Job]) -> None:
     """Where no worker trains, the sweep ends after sweep.worker_timeout_s and names the field."""
     with pytest.raises(SweepStopped, match=r"for 1 s none trained any of the 2 .* raise sweep.worker_timeout_s"):
         trained_by(Runner(has_workers=False), jobs)
+
+
+def test_a_stopped_process_has_waited_for_nothing(jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hours between Ctrl-Z and `fg`, in which no thread could give a sign of life, end no sweep; silence does."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(runners, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    waiting = runners._Waiting(jobs)
+    clock.now += 7200
+    waiting.look(2)
+    with pytest.raises(SweepStopped, match="for 1 s none trained"):
+        for _ in range(5):
+            clock.now += waiting.look_s
+            waiting.look(2)
 
 
 def test_a_sign_of_life_is_waited_for(jobs: list[Job], answering: Callable[[Any], None]) -> None:

@@ -29,7 +29,7 @@ from tasks.datasets.rows import Rows, save_rows
 from tasks.errors import DataError, LockTimeout
 from tasks.gates.ranking import lowest_wins, ranked, score
 from tasks.records import Candidate, ComparedVariant, Reading, Signature, Splits, SweepRun, TrainedModel
-from tasks.report.plots import draw_leaderboard
+from tasks.report.plots import draw_leaderboard, leaderboard_figure
 from tasks.report.tables import leaderboard_markdown
 from tasks.store import sweeps
 from tasks.store.leftovers import find_leftovers
@@ -305,6 +305,13 @@ def test_the_board_on_a_screen_and_as_a_picture(tmp_path: Path) -> None:
     draw_leaderboard(board, tmp_path / "board.png")
     draw_leaderboard(ranked("", Gates(), 0, [variant(1, None)]), tmp_path / "none.png")
     assert (tmp_path / "board.png").read_bytes()[:4] == (tmp_path / "none.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_picture_of_many_variants() -> None:
+    """A picture that has no room for all variants says how many it shows."""
+    (axes,) = leaderboard_figure(ranked("rmse", Gates(), 9, [variant(n, float(n)) for n in range(1, 62)])).axes
+    assert axes.get_xlabel().endswith("the first 60 of 61 variants")
+    assert len(axes.get_yticks()) == 60
 
 
 def scored(tmp_path: Path, metric: str, gates: Gates, answers: Any) -> tuple[str, float]:

@@ -210,7 +210,7 @@ def test_a_metric_that_fails_is_said_before_the_training(tmp_path: Path, caplog:
     _try_own_metrics(load_config(tmp_path / "cfg.yaml").gates, few)
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith("with the answers of the untrained model, metric './own.py:bad' must fit targets of shape")
-    assert "(own.py:1 in bad); after the training that ends the run" in line
+    assert "(own.py:1 in bad); after the training that is an error" in line
 
 
 def test_the_users_calls_are_shown_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
