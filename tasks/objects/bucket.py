@@ -118,10 +118,11 @@ class Bucket:
         raise problem
 
     def prove(self) -> None:
-        """Prove, once in a process, that the store refuses a write whose condition does not hold.
+        """Prove, once in a process, that the store refuses a write whose condition does not hold, and may be listed.
 
         Raises:
-            StoreRefused: it does not, or it does not accept this client.
+            StoreRefused: it does not, or it does not accept this client. ManifestMismatch: it lists or gives back
+                something else than was written.
         """
         if self._proved:
             return
@@ -135,6 +136,9 @@ class Bucket:
                     continue
                 raise StoreRefused(f"'{self.address}': {NO_CONDITIONS}")
             self._run(key, lambda: self._put(key, b"third", first))
+            back = self.read(key)  # and else it is found after a training that something is not permitted
+            if back is None or back.content != b"third" or [found.key for found in self.objects(key)] != [key]:
+                raise ManifestMismatch(f"'{self.address}/{key}' must be there as it was written, but it is not")
         finally:
             self.remove([key])
         self._proved = True
