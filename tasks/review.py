@@ -24,10 +24,14 @@ log = logging.getLogger(__name__)
 
 
 @stage
-def find_reviewed(config: Config) -> list[Reviewed]:
-    """Return the candidates with a reviewer's decision that has not been carried out."""
+def find_reviewed(config: Config, number: int = 0) -> list[Reviewed]:
+    """Return the candidates with a reviewer's decision that has not been carried out.
+
+    Args:
+        number: the one candidate to look at, so that no other one is fetched; 0 means all.
+    """
     look_at_production(config)
-    found = reviewed_versions(config)
+    found = [version for version in reviewed_versions(config) if number in (0, version.candidate_version)]
     for version in found:
         if version.waits and version.review not in (*UNDECIDED, APPROVED, REJECTED):
             log.warning(

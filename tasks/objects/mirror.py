@@ -108,7 +108,7 @@ class Mirror:
             begin(self.model_dir, live.change)
 
     def check_layout(self, live: Live | None) -> None:
-        """Raise an error if this machine would write the layout of what is live anew, and so remove its labels.
+        """Raise an error if this machine would change the layout of what is live, and so remove its labels.
 
         Raises:
             ConfigError: its layout is another one.

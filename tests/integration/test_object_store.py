@@ -775,7 +775,9 @@ def test_a_new_machine_does_not_begin_anew_beside_what_was_live(address: str, tm
     one.promote(one.export())
     bucket.remove([f"m/{LIVE}"])
     new = machine(tmp_path / "new", address)
-    with pytest.raises(StoreError, match="because the store has versions or candidates and their history, but it is gone"):
+    with pytest.raises(
+        StoreError, match="because the store has versions or candidates and their history, but it is gone"
+    ):
         new.promote(new.export())
     assert bucket.read(f"m/{LIVE}") is None
     bucket.remove([found.key for found in bucket.objects("")])

@@ -24,7 +24,7 @@ from tasks.production.archive import archive, share_history
 from tasks.production.changes import go_back, put_live
 from tasks.promote import promote_model
 from tasks.registry.approvals import Reviewed, reviewed_versions, set_review
-from tasks.review import decided_here, objection
+from tasks.review import decided_here, find_reviewed, objection
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.champion import find_champion
 from tasks.store.history import append, read
@@ -415,7 +415,8 @@ def test_a_store_that_is_away_costs_no_decision(
     assert waiting.waits
     set_review(config, waiting, "approved", "ann")
     [decided] = reviewed_versions(config)
-    assert decided_here(config, [decided]) == [decided]
+    assert find_reviewed.fn(config, number) == find_reviewed.fn(config) == [decided]
+    assert find_reviewed.fn(config, number + 1) == []  # and nothing is fetched for it
     assert objection(config, decided) == ""
 
 
