@@ -51,11 +51,9 @@ def promote(
     if verdict:
         review(cfg, version, verdict, by)
     outcomes = []
-    found = find_reviewed(cfg)
+    found = find_reviewed(cfg, version)
     make_startable(cfg)
     for reviewed in found:
-        if version and reviewed.candidate_version != version:
-            continue
         promotion = decide(cfg, reviewed)
         if promotion.state is PromotionState.STALE:
             promotion = judge_again(cfg, arguments(config, overrides or ()), reviewed)

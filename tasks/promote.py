@@ -58,11 +58,9 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
     if not report.passed:
         promotion = Promotion(PromotionState.REJECTED, None, report.why_rejected)
     elif not wanted:
-        archive(config, report.candidate.version, report.candidate.digest)
         promotion = Promotion(PromotionState.NOT_PROMOTED, None, "every gate passed, but promotion was not requested")
     elif why := why_a_person(config, report):
         _note(config, report, run, "awaiting review")
-        archive(config, report.candidate.version, report.candidate.digest)
         promotion = Promotion(PromotionState.AWAITING_REVIEW, None, f"every gate passed, and a person decides: {why}")
     else:
         promotion = put_live(config, report.candidate, run, report.champion, "")
@@ -71,8 +69,25 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
         if promotion.state is not PromotionState.STALE:
             settled.append(Outcome(report, run, promotion, {}))
             return promotion
-    record_outcome(config, run, promotion)
+    record_outcome(config, run, promotion)  # before the archive: else nobody could decide if that fails
+    if promotion.state in (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED):
+        _archive(config, report, promotion)
     return promotion
+
+
+def _archive(config: Config, report: ValidationReport, promotion: Promotion) -> None:
+    """Archive a candidate whose outcome is recorded, so that the machine may go away.
+
+    Raises:
+        StoreError: it is only here.
+    """
+    try:
+        archive(config, report.candidate.version, report.candidate.digest)
+    except StoreError as exc:
+        raise type(exc)(
+            f"candidate {report.candidate.version} is {promotion.state.value}, but could not be archived, so that it "
+            f"can only be promoted with this work_dir, '{config.work_dir}': {exc}"
+        ) from exc
 
 
 def _archive_refused(config: Config, report: ValidationReport) -> None:

@@ -16,7 +16,7 @@ from tasks.registry.approvals import ONCE_MORE, UNDECIDED, Reviewed, close, revi
 from tasks.report.standing import APPROVED, REJECTED, UNNAMED
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.stage import stage
-from tasks.store.history import append, read, state_of
+from tasks.store.history import append, read, rejection, state_of
 from tasks.store.layout import versions
 from tasks.store.rehearsals import Rehearsed, recall
 
@@ -24,10 +24,14 @@ log = logging.getLogger(__name__)
 
 
 @stage
-def find_reviewed(config: Config) -> list[Reviewed]:
-    """Return the candidates with a reviewer's decision that has not been carried out."""
+def find_reviewed(config: Config, number: int = 0) -> list[Reviewed]:
+    """Return the candidates with a reviewer's decision that has not been carried out.
+
+    Args:
+        number: the one candidate to look at, so that no other one is fetched; 0 means all.
+    """
     look_at_production(config)
-    found = reviewed_versions(config)
+    found = [version for version in reviewed_versions(config) if number in (0, version.candidate_version)]
     for version in found:
         if version.waits and version.review not in (*UNDECIDED, APPROVED, REJECTED):
             log.warning(
@@ -143,9 +147,8 @@ def objection(config: Config, reviewed: Reviewed) -> str:
     judged = [e for e in read(config.live_dir) if e.version == number and e.state in ("validated", "rejected")]
     if directory is None:
         return f"candidate {number} is no longer in '{config.candidates_dir}'"
-    if _last_state(config, reviewed) == "rejected":
-        reasons = [entry.reason for entry in read(config.live_dir) if entry.version == number and entry.reason]
-        return f"candidate {number} was rejected before ({' '.join(reasons[-1:])}); run the rehearsal again"
+    if rejected := rejection(read(config.live_dir), number, digest):
+        return f"candidate {number} was rejected before ({rejected.reason}); run the rehearsal again"
     if known is None or not any(entry.digest == digest for entry in judged):
         return f"digest {digest[:12]} is not what was validated as candidate {number}; run the rehearsal again"
     if not known.report.passed:

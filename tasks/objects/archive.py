@@ -33,9 +33,19 @@ CANDIDATE, RECORD = "candidate", "rehearsal.json"
 
 
 def is_here(config: Config, version: int, digest: str) -> bool:
-    """Return whether this work_dir has a candidate and its rehearsal; a rehearsal is written last."""
-    directory = versions(config.candidates_dir).get(version)
-    return directory is not None and rehearsal_file(config.candidates_dir, digest).exists() and holds(directory, digest)
+    """Return whether this work_dir has a candidate, its rehearsal, which is written last, and its run directories.
+
+    Raises:
+        StoreError: the rehearsal cannot be read.
+    """
+    directory, record = versions(config.candidates_dir).get(version), rehearsal_file(config.candidates_dir, digest)
+    if directory is None or not record.exists() or not holds(directory, digest):
+        return False
+    try:
+        names = run_names(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise StoreError(f"'{record}' must contain a rehearsal, but it cannot be read: {exc}") from exc
+    return all((config.work_dir / RUNS / name).is_dir() for name in names)
 
 
 def send_candidate(mirror: Mirror, config: Config, version: int, digest: str) -> Archived:
@@ -116,13 +126,16 @@ def _put_runs(config: Config, runs: Path, digest: str) -> None:
 
 
 def _put(path: Path, target: Path) -> None:
-    """Rename a directory, unless another process that fetches the same one was faster."""
+    """Rename a directory; if it is there, such as of another candidate of the same run, its files get their bytes."""
     try:
         path.rename(target)
-        fsync_path(target.parent)
     except OSError:
         if not target.is_dir():
             raise
+        for entry in walk(path):
+            (target / entry.name).parent.mkdir(parents=True, exist_ok=True)
+            (path / entry.name).replace(target / entry.name)
+    fsync_path(target.parent)
 
 
 def forget_old(config: Config, in_use: Collection[str]) -> None:

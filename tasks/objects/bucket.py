@@ -36,6 +36,10 @@ NO_CONDITIONS = (
     "the store ignores the conditions of a write (If-Match, If-None-Match), so that two promotions at once could "
     "overwrite each other; use a store that keeps them, such as Amazon S3, MinIO or SeaweedFS"
 )
+NOT_THERE = (
+    "the store must list and give back what was just written, but it does not; use one that is consistent, such as "
+    "Amazon S3, MinIO or SeaweedFS"
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Bucket:
         raise problem
 
     def prove(self) -> None:
-        """Prove, once in a process, that the store refuses a write whose condition does not hold.
+        """Prove, once in a process, that the store refuses a write whose condition does not hold, and may be listed.
 
         Raises:
             StoreRefused: it does not, or it does not accept this client.
@@ -135,6 +139,9 @@ class Bucket:
                     continue
                 raise StoreRefused(f"'{self.address}': {NO_CONDITIONS}")
             self._run(key, lambda: self._put(key, b"third", first))
+            back = self.read(key)  # and else it is found after a training that something is not permitted
+            if back is None or back.content != b"third" or [found.key for found in self.objects(key)] != [key]:
+                raise StoreRefused(f"'{self.address}': {NOT_THERE}")
         finally:
             self.remove([key])
         self._proved = True

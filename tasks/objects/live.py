@@ -32,6 +32,7 @@ FORMAT = 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _UPLOAD = "[0-9a-f]{32}"
 _HISTORY = re.compile(rf"history/{_UPLOAD}\.jsonl")
+_OF_FILES = re.compile(rf"((?:versions|candidates)/sha256-{_DIGEST.pattern}/{_UPLOAD})/.+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,17 @@ def _problem(live: Live, name: str) -> str:
     if live.history is not None and not _HISTORY.fullmatch(live.history.path):
         return "its history has an unknown path"
     return ""
+
+
+def upload_of(path: str) -> str:
+    """Return the path of the upload that a path below a model belongs to, or nothing if this project did not write it.
+
+    Another model may lie below this one: its address may end with the name of this one.
+    """
+    if _HISTORY.fullmatch(path):
+        return path
+    found = _OF_FILES.fullmatch(path)
+    return found[1] if found else ""
 
 
 def new_name() -> str:

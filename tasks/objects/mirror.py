@@ -22,11 +22,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from configs.errors import ConfigError
 from configs.sections.promote import Layout
 from tasks.errors import StoreConflict, StoreError
 from tasks.objects.base import Base, note_base, read_base
 from tasks.objects.bucket import Bucket
-from tasks.objects.live import LIVE, Archived, Kept, Live, Stored, new_name, read_live, upload_path
+from tasks.objects.live import LIVE, Archived, Kept, Live, Stored, new_name, read_live, upload_of, upload_path
 from tasks.objects.transfer import fetch, send
 from tasks.records import Change
 from tasks.savedmodel.files import fsync_path, set_modes
@@ -77,7 +78,8 @@ class Mirror:
                 it here. None does not wait, and leaves the change to others.
 
         Raises:
-            StoreError, StoreRefused, StoreUnreachable: the store cannot be read, or the directory not be written.
+            ConfigError: the layout is another one than in the store. StoreError, StoreRefused, StoreUnreachable: the
+                store cannot be read, or the directory not be written.
         """
         base = self.base()
         live, etag, is_left = self.look(base, wait_s)
@@ -90,6 +92,7 @@ class Mirror:
             if not base.intent:
                 self._check_never_live()
             return
+        self.check_layout(live)
         if etag == base.etag:
             if pending(self.model_dir) is None and not (base.own and live.change):
                 self._heal(live)
@@ -103,6 +106,18 @@ class Mirror:
         if is_left and live.change is not None and pending(self.model_dir) is None:
             log.warning("the %s of version %d was left by %s", live.change.operation, live.change.version, live.writer)
             begin(self.model_dir, live.change)
+
+    def check_layout(self, live: Live | None) -> None:
+        """Raise an error if this machine would change the layout of what is live, and so remove its labels.
+
+        Raises:
+            ConfigError: its layout is another one.
+        """
+        if live is not None and live.versions and live.layout != self.layout:
+            raise ConfigError(
+                f"promote.layout must be {live.layout} as in '{self.where}', on which servers and clients rely, got "
+                f"{self.layout}; to change it, promote with another name or models_root"
+            )
 
     def claim(self, number: int) -> bool:
         """Claim a number for this machine, and return whether no other had claimed it."""
@@ -161,15 +176,19 @@ class Mirror:
     def _check_never_live(self) -> None:
         """Raise an error if the store has more than the one first change leaves that ended before it wrote live.json.
 
-        Else a new machine would publish a version that was not compared with those that are live.
+        Else a new machine would publish a version that was not compared with those that are live, and candidates that
+        wait for a person would be named by nothing.
         """
-        histories = self.bucket.objects(self.key("history/"))
-        uploads = {"/".join(found.key.split("/")[:4]) for found in self.bucket.objects(self.key("versions/"))}
+        histories, uploads = self._uploads("history/"), self._uploads("versions/") | self._uploads("candidates/")
         if histories and len(histories) + len(uploads) > 2 and self.bucket.read(self.key(LIVE)) is None:
             raise StoreError(
-                f"'{self.where}' must exist, because the store has versions and their history, but it is gone; restore "
-                f"it. To begin without what was live, remove {self._all_of_it}"
+                f"'{self.where}' must exist, because the store has versions or candidates and their history, but it is "
+                f"gone; restore it. To begin without what was live, remove {self._all_of_it}"
             )
+
+    def _uploads(self, kind: str) -> set[str]:
+        objects = self.bucket.objects(self.key(kind))
+        return {upload_of(found.key.removeprefix(self.key(""))) for found in objects} - {""}
 
     def _adopt(self, live: Live) -> None:
         """Make the directory what live.json says; what an unfinished change did here is undone."""

@@ -9,6 +9,7 @@ from functools import cache
 from configs.errors import ConfigError
 from configs.schema import Config
 from tasks.errors import StoreRefused
+from tasks.objects.base import Base
 from tasks.objects.bucket import Bucket
 from tasks.objects.mirror import Mirror
 from tasks.store.lock import model_lock
@@ -75,9 +76,11 @@ def look_at_store(config: Config) -> None:
     """Check before a run that the store can be written as a promotion needs it; a directory needs nothing.
 
     Raises:
-        ConfigError: it does not accept this client, or does not keep conditional writes. StoreUnreachable: no answer.
+        ConfigError: it does not accept this client, does not keep conditional writes, or has another layout.
+        StoreError: what is live cannot be read. StoreUnreachable: no answer.
     """
     mirror = mirror_of(config)
     if mirror is not None:
         with nothing_changed_yet():
             mirror.bucket.prove()
+            mirror.check_layout(mirror.look(Base())[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from tasks.errors import ManifestMismatch
 from tasks.objects.base import Base
 from tasks.objects.bucket import Listed
+from tasks.objects.live import upload_of
 from tasks.objects.mirror import Mirror
 from tasks.objects.transfer import check
 from tasks.savedmodel.manifest import holds
@@ -27,14 +28,14 @@ def sweep(mirror: Mirror, *, only_look: bool = False, older_s: float = OLD_S) ->
     live = mirror.look(Base())[0] if only_look else base.live
     if live is None:
         return []
-    paths = [stored.path for stored in live.versions.values()] + [kept.path for kept in live.candidates]
-    named = [f"{mirror.key(path)}/" for path in paths]
-    named += [mirror.key(live.history.path)] if live.history else []
+    named = {stored.path for stored in live.versions.values()} | {kept.path for kept in live.candidates}
+    named |= {live.history.path} if live.history else set()
     groups: dict[str, list[Listed]] = {}
-    for kind, depth in (("versions/", 4), ("candidates/", 4), ("history/", 3)):
+    for kind in ("versions/", "candidates/", "history/"):
         for found in mirror.bucket.objects(mirror.key(kind)):
-            if not found.key.startswith(tuple(named)):
-                groups.setdefault("/".join(found.key.split("/")[:depth]), []).append(found)
+            upload = upload_of(found.key.removeprefix(mirror.key("")))
+            if upload and upload not in named:
+                groups.setdefault(mirror.key(upload), []).append(found)
     for found in mirror.bucket.objects(".probe-"):
         groups.setdefault(found.key, []).append(found)
     old = {name: of_it for name, of_it in groups.items() if all(one.age_s >= older_s for one in of_it)}

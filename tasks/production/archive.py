@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from configs.schema import Config
-from tasks.errors import ManifestMismatch, StoreConflict
+from tasks.errors import ManifestMismatch
 from tasks.objects.archive import fetch_candidate, forget_old, is_here, send_candidate
 from tasks.objects.mirror import Mirror
 from tasks.objects.store import mirror_of, refresh
 from tasks.objects.transfer import is_listed
-from tasks.production.changes import changing
+from tasks.production.changes import in_turn
 from tasks.store.leftovers import digests_in_use
 from tasks.store.rehearsals import rehearsal_file
-
-TRIES = 5  # how often other machines may change live.json at the same time
+from tasks.store.transaction import Production
 
 
 def archive(config: Config, version: int, digest: str) -> None:
@@ -71,12 +70,9 @@ def _in_turn(config: Config, step: Callable[[Mirror], None]) -> None:
     mirror = mirror_of(config)
     if mirror is None:
         return
-    for tries_left in reversed(range(TRIES)):
-        try:
-            with changing(config):
-                step(mirror)
-                forget_old(config, digests_in_use(config) if config.promote.keep else ())
-            return
-        except StoreConflict:
-            if not tries_left:
-                raise
+
+    def change(_found: Production) -> None:
+        step(mirror)
+        forget_old(config, digests_in_use(config) if config.promote.keep else ())
+
+    in_turn(config, change, whatever_is_live=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from configs.redaction import redact
 from configs.schema import Config
@@ -25,7 +26,7 @@ from tasks.registry.changes import record_change
 from tasks.serving.attached import left_behind
 from tasks.store.champion import champion_version, find_champion
 from tasks.store.experiment import moved, running
-from tasks.store.history import SERVED, process_user, read, served_digest
+from tasks.store.history import SERVED, process_user, read, rejection, served_digest
 from tasks.store.layout import next_number, versions
 from tasks.store.leftovers import digests_in_use, find_leftovers
 from tasks.store.lock import model_lock
@@ -37,8 +38,10 @@ from tasks.store.serving_config import labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, annotate, carry_out, overtaken, tell
 from tasks.waiting import waiting_for
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+TRIES = 5  # how often other machines may write live.json while a change begins
 settled: list[Promotion] = []
 """The changes of production by this process, even if the stage that made them fails afterwards."""
 
@@ -114,6 +117,35 @@ def changing(config: Config) -> Iterator[Production]:
         yield found
 
 
+def in_turn(config: Config, change: Callable[[Production], T], *, whatever_is_live: bool = False) -> T:
+    """Return the result of a change, which begins again if another machine wrote live.json at the same time.
+
+    Machines write it for each candidate that is archived or rejected as well, which must hold up no rollback.
+
+    Args:
+        whatever_is_live: also begin again if another version, label or experiment is live by then; `change` looks at
+            that itself.
+
+    Raises:
+        StoreConflict: another machine has changed production, or was faster each time. Others: as `changing`.
+    """
+    mirror, before = mirror_of(config), None
+    conflict: StoreConflict | None = None
+    for _ in range(TRIES):
+        try:
+            with changing(config) as found:
+                live = mirror.base().live if mirror is not None else None
+                now = live and (live.versions, live.labels, live.experiment)
+                if conflict is not None and now != before and not whatever_is_live:
+                    break
+                before = now
+                return change(found)
+        except StoreConflict as exc:
+            conflict = exc
+    assert conflict is not None
+    raise conflict
+
+
 def examine(config: Config, *, only_look: bool) -> list[Finding]:
     """Return what the doctor finds, and repair it unless `only_look` is set."""
     found, beside, mirror = production(config), _on_attached(config, only_look), mirror_of(config)
@@ -150,7 +182,8 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
     watched = watch(config)
     watched.wait()
     try:
-        found, promotion = _put_live(config, candidate, run, against, actor)
+        step = partial(_put_live, config, candidate, run, against, actor)
+        found, promotion = in_turn(config, step, whatever_is_live=True)
     except StoreConflict as exc:
         return Promotion(PromotionState.STALE, None, f"another machine was faster: {exc}")
     if promotion.state is PromotionState.STALE:
@@ -159,32 +192,31 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
     return _told(found, with_metrics(config, watched, promotion))
 
 
-def _put_live(
-    config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str
+def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
+    config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str, found: Production
 ) -> tuple[Production, Promotion]:
-    """Make a candidate live as `put_live` does; a conflict with another machine is an error."""
-    with changing(config) as found:
-        champion = find_champion(found.model_dir, found.layout)
-        if champion and champion.digest == candidate.digest:  # a second try, after MLflow could not be updated
-            promotion = Promotion(PromotionState.PROMOTED, champion.version_dir, f"version {champion.version} is live")
-        elif (champion and champion.digest) != (against and against.digest):
-            now = f"version {champion.version}" if champion else "no version"
-            was = f"version {against.version}" if against else "no version"
-            return found, Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
-        else:
-            number, directory = _number(config, candidate)
-            _not_in_experiment(found, number)
-            labels = labels_of(found.model_dir) if found.layout == "labels" else {}
-            change = Change(
-                "publish", number, directory, candidate.digest, str(candidate.version_dir.resolve()),
-                previous=champion.version if champion else None,
-                previous_digest=champion.digest if champion else "",
-                label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
-                run=run.mlflow_run_id, registry_version=run.registry_version, actor=actor,
-                reason=f"approved by {actor}" if actor else "",
-            )  # fmt: skip
-            promotion = make_change(config, found, change)
-    return found, promotion
+    """Make a candidate live as `put_live` does, under the lock; a conflict with another machine is an error."""
+    champion = find_champion(found.model_dir, found.layout)
+    if champion and champion.digest == candidate.digest:  # a second try, after MLflow could not be updated
+        return found, Promotion(PromotionState.PROMOTED, champion.version_dir, f"version {champion.version} is live")
+    if actor and (rejected := rejection(read(found.model_dir), candidate.version, candidate.digest)):
+        return found, Promotion(PromotionState.REJECTED, None, f"{rejected.actor} has rejected it: {rejected.reason}")
+    if (champion and champion.digest) != (against and against.digest):
+        now = f"version {champion.version}" if champion else "no version"
+        was = f"version {against.version}" if against else "no version"
+        return found, Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
+    number, directory = _number(config, candidate)
+    _not_in_experiment(found, number)
+    labels = labels_of(found.model_dir) if found.layout == "labels" else {}
+    change = Change(
+        "publish", number, directory, candidate.digest, str(candidate.version_dir.resolve()),
+        previous=champion.version if champion else None,
+        previous_digest=champion.digest if champion else "",
+        label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
+        run=run.mlflow_run_id, registry_version=run.registry_version, actor=actor,
+        reason=f"approved by {actor}" if actor else "",
+    )  # fmt: skip
+    return found, make_change(config, found, change)
 
 
 def _not_in_experiment(found: Production, version: int) -> None:
@@ -221,7 +253,8 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
     Raises:
         StoreError: there is no version to go back to, or its files are gone.
     """
-    with changing(config) as found:
+
+    def back(found: Production) -> Promotion:
         champion = champion_version(found.model_dir, found.layout)  # not its files, which may be damaged
         if champion is None:
             raise StoreError(f"a rollback needs a live version, but '{found.model_dir}' has none; promote one first")
@@ -244,6 +277,8 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
             directory = f"{number:0{config.export.version_width}d}"
         return make_change(config, found, replace(change, version=number, directory=directory))
 
+    return in_turn(config, back)
+
 
 def inform(config: Config) -> None:
     """Send the changes of production to MLflow.
@@ -258,7 +293,8 @@ def move_label(config: Config, actor: str) -> Promotion:
     """Make the canary the stable version."""
     watched = watch(config)
     watched.wait()
-    with changing(config) as found:
+
+    def move(found: Production) -> tuple[Production, Promotion]:
         if found.layout != "labels":
             raise StoreError(f"--to stable moves a label, but promote.layout of '{config.name}' is {found.layout}")
         labels = labels_of(found.model_dir)
@@ -272,7 +308,9 @@ def move_label(config: Config, actor: str) -> Promotion:
             previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE,
             actor=actor or process_user(),
         )  # fmt: skip
-        promotion = make_change(config, found, change)
+        return found, make_change(config, found, change)
+
+    found, promotion = in_turn(config, move)
     return _told(found, with_metrics(config, watched, promotion))
 
 

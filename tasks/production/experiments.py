@@ -14,7 +14,7 @@ from tasks.experiment.routing import LABELS
 from tasks.gates.contract import breaking_changes
 from tasks.objects.store import refresh
 from tasks.outcomes import Promotion, PromotionState
-from tasks.production.changes import changing, make_change
+from tasks.production.changes import in_turn, make_change
 from tasks.records import Arm, Change
 from tasks.store.champion import champion_version
 from tasks.store.experiment import Experiment, eligible, moved, running
@@ -23,7 +23,7 @@ from tasks.store.journal import pending
 from tasks.store.layout import versions
 from tasks.store.rehearsals import recall_or_warn
 from tasks.store.serving_config import labels_of
-from tasks.store.transaction import STABLE, carry_out
+from tasks.store.transaction import STABLE, Production, Result, carry_out
 from tasks.words import one_line
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -98,7 +98,8 @@ def start(config: Config, wanted: Plan, actor: str) -> Promotion:
     _none_runs(config, current(config))
     for version in wanted.versions:  # before the lock, which another change may hold for a while
         eligible(config.live_dir, version, files=False)
-    with changing(config) as found:
+
+    def begin(found: Production) -> tuple[Change, Result]:
         model_dir = found.model_dir
         _none_runs(config, running(model_dir))
         taken = sorted({arm.label for arm in wanted.arms} & labels_of(model_dir).keys())
@@ -110,17 +111,18 @@ def start(config: Config, wanted: Plan, actor: str) -> Promotion:
         arms = tuple(replace(arm, digest=eligible(model_dir, arm.version)) for arm in wanted.arms)
         _refuse_other_requests(config, arms)
         first = arms[0]
-        words = ", ".join(map(str, arms))
         change = Change(
             "experiment", first.version, versions(model_dir)[first.version].name, first.digest,
-            actor=actor or process_user(), reason=words, experiment=wanted.name, arms=arms,
+            actor=actor or process_user(), reason=", ".join(map(str, arms)), experiment=wanted.name, arms=arms,
         )  # fmt: skip
-        result = carry_out(found, change)
+        return change, carry_out(found, change)
+
+    change, result = in_turn(config, begin)
     if result.state != "live":
         reason = f"{result.reason}; the experiment does not run, and production is as it was"
         return Promotion(PromotionState.ROLLED_BACK, None, reason, change)
     unwritten = f", but this could not be recorded yet: {result.unwritten}" if result.unwritten else ""
-    return Promotion(PromotionState.IN_EXPERIMENT, None, f"{wanted.name}: {words}{unwritten}", change)
+    return Promotion(PromotionState.IN_EXPERIMENT, None, f"{wanted.name}: {change.reason}{unwritten}", change)
 
 
 def _refuse_other_requests(config: Config, arms: Sequence[Arm]) -> None:
@@ -148,22 +150,26 @@ def stop(config: Config, actor: str) -> Promotion:
     """End the experiment without a winner: its labels go, and everything else in production stays."""
     if pending(config.live_dir) is None:  # else a start that was killed is removed first
         _needed(config, current(config))
-    with changing(config) as found:
+
+    def end(found: Production) -> tuple[Change, Result]:
         known = _needed(config, running(found.model_dir))
         first = known.arms[0]
         change = Change(
             "end", first.version, str(first.version), first.digest, actor=actor or process_user(),
             reason="stopped without a winner", experiment=known.name, arms=known.arms,
         )  # fmt: skip
-        result = carry_out(found, change)
+        return change, carry_out(found, change)
+
+    change, result = in_turn(config, end)
     unwritten = f", but this could not be recorded yet: {result.unwritten}" if result.unwritten else ""
-    return Promotion(PromotionState.EXPERIMENT_ENDED, None, f"{known.name}: {change.reason}{unwritten}", change)
+    return Promotion(PromotionState.EXPERIMENT_ENDED, None, f"{change.experiment}: {change.reason}{unwritten}", change)
 
 
 def choose(config: Config, label: str, actor: str) -> Promotion:
     """Make the version of a label stable, as a promotion does, and end the experiment."""
     _needed(config, current(config))
-    with changing(config) as found:
+
+    def win(found: Production) -> Promotion:
         model_dir, known = found.model_dir, _needed(config, running(found.model_dir))
         arm = known.arm(label)
         if arm is None:
@@ -181,9 +187,11 @@ def choose(config: Config, label: str, actor: str) -> Promotion:
             experiment=known.name, arms=known.arms,
         )  # fmt: skip
         promotion = make_change(config, found, change)
-    if promotion.state is PromotionState.ROLLED_BACK:
-        return replace(promotion, reason=f"{promotion.reason}, and the experiment {known.name} goes on")
-    return promotion
+        if promotion.state is PromotionState.ROLLED_BACK:
+            return replace(promotion, reason=f"{promotion.reason}, and the experiment {known.name} goes on")
+        return promotion
+
+    return in_turn(config, win)
 
 
 def _none_runs(config: Config, known: Experiment | None) -> None:

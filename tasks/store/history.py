@@ -116,6 +116,12 @@ def state_of(entries: list[Entry], version: int) -> str:
     return next((e.state for e in reversed(entries) if e.version == version and e.state not in NOTES), "")
 
 
+def rejection(entries: list[Entry], version: int, digest: str) -> Entry | None:
+    """Return the line that rejected the files with a digest as a version, or None."""
+    own = (entry for entry in reversed(entries) if (entry.version, entry.digest) == (version, digest))
+    return next((entry for entry in own if entry.state == "rejected"), None)
+
+
 def served_digest(entries: list[Entry], version: int) -> str:
     """Return the digest of the files that production served as a version, or an empty string."""
     return next((e.digest for e in reversed(entries) if e.version == version and e.state in SERVED), "")

@@ -775,7 +775,9 @@ def test_a_new_machine_does_not_begin_anew_beside_what_was_live(address: str, tm
     one.promote(one.export())
     bucket.remove([f"m/{LIVE}"])
     new = machine(tmp_path / "new", address)
-    with pytest.raises(StoreError, match="because the store has versions and their history, but it is gone"):
+    with pytest.raises(
+        StoreError, match="because the store has versions or candidates and their history, but it is gone"
+    ):
         new.promote(new.export())
     assert bucket.read(f"m/{LIVE}") is None
     bucket.remove([found.key for found in bucket.objects("")])
@@ -805,3 +807,41 @@ def test_settings_of_aws_that_are_wrong(address: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv(name, value)
     with pytest.raises((StoreRefused, ConfigError), match=f"settings of AWS .*{value}"):
         Bucket(address).directories()
+
+
+@pytest.mark.parametrize(("layout", "other"), [("labels", "latest"), ("latest", "labels")])
+def test_another_layout_changes_nothing(address: str, tmp_path: Path, layout: str, other: str) -> None:
+    """A machine whose configuration has another layout, such as the default, takes no label away from anybody."""
+    store = machine(tmp_path / "1", address, layout)
+    store.promote(store.export())
+    store.promote(store.export())
+    before = live_of(address)
+    wrong = machine(tmp_path / "2", address, other)
+    for act in (wrong.repair, wrong.prune, wrong.rollback, lambda: wrong.promote(wrong.export())):
+        with pytest.raises(ConfigError, match=f"promote.layout must be {layout} .* got {other}"):
+            act()
+    assert live_of(address) == before
+    file = tmp_path / "cfg.yaml"
+    file.write_text(
+        f"name: m\nwork_dir: {tmp_path}/w\nmodels_root: {address}\npromote: {{layout: {other}, live_url: 'http://a:1'}}\n"
+    )
+    with pytest.raises(ConfigError, match="promote.layout must be"):
+        look_at_store(load_config(file))
+
+
+@pytest.mark.parametrize("refused", ["GET list-type", "GET .probe-", "DELETE .probe-"])
+def test_credentials_that_lack_something_are_refused_before_a_run(
+    address: str, tmp_path: Path, proxy: FaultProxy, refused: str
+) -> None:
+    """Whatever an archive needs after a training, to list, to get and to delete, is tried before it."""
+    method, part = refused.split()
+    proxy.rule = lambda asked, path: "403" if asked == method and part in path else ""
+    file = tmp_path / "cfg.yaml"
+    file.write_text(f"name: m\nmodels_root: {address}\n")
+    from tasks.objects.store import _bucket
+
+    _bucket.cache_clear()
+    with pytest.raises(ConfigError, match="models_root: .* cannot be used"):
+        look_at_store(load_config(file))
+    OPEN.append(_bucket(address))
+    _bucket.cache_clear()

@@ -5,27 +5,33 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from configs.schema import Config
 from flows import sync
-from tasks.errors import ManifestMismatch, StoreUnreachable, VersionExists
+from tasks.errors import ManifestMismatch, StoreConflict, StoreError, StoreUnreachable, VersionExists
 from tasks.objects.archive import forget_old
-from tasks.objects.live import LIVE, Archived
+from tasks.objects.live import LIVE, Archived, Live
+from tasks.objects.mirror import Mirror
 from tasks.objects.store import _bucket
 from tasks.objects.upkeep import damaged, sweep
-from tasks.outcomes import PromotionState
+from tasks.outcomes import Promotion, PromotionState
 from tasks.production.archive import archive, share_history
-from tasks.production.changes import put_live
-from tasks.registry.approvals import Reviewed
-from tasks.review import decided_here, objection
+from tasks.production.changes import go_back, put_live
+from tasks.promote import promote_model
+from tasks.registry.approvals import Reviewed, reviewed_versions, set_review
+from tasks.review import decided_here, find_reviewed, objection
 from tasks.savedmodel.manifest import verify_manifest
-from tasks.store.history import append
+from tasks.store.champion import find_champion
+from tasks.store.history import append, read
 from tasks.store.layout import STAGING, versions
 from tasks.store.lock import model_lock
 from tasks.store.rehearsals import recall
+from tasks.store.runs import RUNS
 from tests.fault_proxy import FaultProxy
 from tests.integration.test_object_store import OPEN, follower, live_of
 from tests.integration.test_store_crash import Driver
@@ -42,6 +48,31 @@ def machine(work_dir: Path, address: str, keep: int = 0) -> Store:
     """Return a machine with a work_dir as a configuration has it."""
     empty = Store(work_dir / "live" / "m", work_dir / "candidates" / "m", work_dir / "aliases.json", objects=address)
     return dataclasses.replace(empty, live=empty.config.live_dir, keep=keep)
+
+
+def promoted_by(store: Store, number: int, digest: str) -> Promotion:
+    """Do what an approval does after its checks; MLflow is away."""
+    known = recall(store.candidates, digest)
+    assert known is not None
+    return put_live(offline(store), known.report.candidate, known.run, None, "ann")
+
+
+def offline(store: Store) -> Config:
+    tracking = store.config.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
+    return store.config.model_copy(update={"tracking": tracking})
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let another machine do something once, after the next change here was prepared and before it is shown."""
+    prepare, left = Mirror._now, [act]
+
+    def slow(mirror: Mirror, *args: Any) -> Live | None:
+        live = prepare(mirror, *args)
+        if live is not None and live.change is not None and left:
+            left.pop()()
+        return live
+
+    monkeypatch.setattr(Mirror, "_now", slow)
 
 
 def reviewed(store: Store, number: int, review: str = "approved") -> Reviewed:
@@ -74,11 +105,7 @@ def test_a_candidate_of_a_lost_machine_goes_live(
     assert known.report.served.answers.is_file()
     verify_manifest(known.report.candidate.version_dir, digest)
     assert objection(two.config, decision) == ""
-    offline = two.config.model_copy(
-        update={"tracking": two.config.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})}
-    )
-    promotion = put_live(offline, known.report.candidate, known.run, None, "ann")
-    assert promotion.state is PromotionState.PROMOTED
+    assert promoted_by(two, number, digest).state is PromotionState.PROMOTED
     assert live_of(address).versions[number].digest == digest
     assert follower(address, tmp_path / "served").look()
     verify_manifest(tmp_path / "served" / "m" / str(number), digest)
@@ -98,6 +125,93 @@ def test_a_rejection_is_the_last_word_everywhere(address: str, tmp_path: Path) -
     share_history(two.config)
     assert decided_here(one.config, [reviewed(one, number)])
     assert "was rejected before (no)" in objection(one.config, reviewed(one, number))
+
+
+def test_a_rejection_counts_until_the_change(address: str, tmp_path: Path) -> None:
+    """A candidate that another machine rejects after it was approved here, and before it is published, stays out."""
+    one, two = machine(tmp_path / "1", address), machine(tmp_path / "2", address)
+    number = one.judge()
+    one.archive(number)
+    digest = one.digest(number)
+    assert two.bring(number, digest)
+    assert objection(one.config, reviewed(one, number)) == ""
+    append(two.live, number, "rejected", digest, actor="bob", reason="no")
+    share_history(two.config)
+    append(one.live, number, "approved", digest, actor="ann")
+    promotion = promoted_by(one, number, digest)
+    assert (promotion.state, promotion.reason) == (PromotionState.REJECTED, "bob has rejected it: no")
+    assert live_of(address).versions == {}
+    assert "was rejected before (no)" in objection(one.config, reviewed(one, number))  # whatever its last line is
+
+
+def test_an_archive_at_the_same_time_stops_no_change(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promotion and a rollback during which another machine archives a candidate succeed at once."""
+    one, two = machine(tmp_path / "1", address), machine(tmp_path / "2", address)
+    numbers = [one.judge(), one.judge()]
+    for number in (two.judge(), two.judge()):
+        if number == 3:
+            assert two.promote(number) == "live"
+    with monkeypatch.context() as patch:
+        meanwhile(patch, lambda: one.archive(numbers[0]))
+        known = recall(two.candidates, two.digest(4))
+        assert known is not None
+        champion = find_champion(two.live)
+        promotion = put_live(offline(two), known.report.candidate, known.run, champion, "")
+    assert (promotion.state, live_of(address).champion) == (PromotionState.PROMOTED, 4)
+    with monkeypatch.context() as patch:
+        meanwhile(patch, lambda: one.archive(numbers[1]))
+        assert go_back(offline(two), None, "ann").state is PromotionState.PROMOTED
+    live = live_of(address)
+    assert [kept.version for kept in live.candidates] == numbers
+    assert live.champion is not None
+    assert live.versions[live.champion].digest == two.digest(3)
+
+
+def test_of_two_rollbacks_at_once_one_goes_back(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rollback that another one overtook is an error, and does not go back one version further."""
+    one, two = machine(tmp_path / "1", address), machine(tmp_path / "2", address)
+    for number in (two.judge(), two.judge(), two.judge()):
+        assert two.promote(number) == "live"
+    meanwhile(monkeypatch, one.rollback)
+    with pytest.raises(StoreConflict, match="changed by another process"):
+        go_back(offline(two), None, "ann")
+    live = live_of(address)
+    assert live.champion is not None
+    assert live.versions[live.champion].digest == two.digest(2)
+
+
+def test_two_approvals_of_one_candidate(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two approvals at once both end with the candidate live, which is not judged beside itself."""
+    one, two = machine(tmp_path / "1", address), machine(tmp_path / "2", address)
+    number = one.judge()
+    one.archive(number)
+    digest = one.digest(number)
+    assert two.bring(number, digest)
+    meanwhile(monkeypatch, lambda: promoted_by(one, number, digest))
+    promotion = promoted_by(two, number, digest)
+    assert (promotion.state, promotion.reason) == (PromotionState.PROMOTED, "version 1 is live")
+    assert [entry.state for entry in read(two.live)].count("live") == 1
+
+
+def test_evidence_that_was_lost_here_is_brought_again(address: str, tmp_path: Path) -> None:
+    """An approval brings the rows and answers again that are gone, and replaces those that are not the archive's."""
+    one, two = machine(tmp_path / "1", address), machine(tmp_path / "2", address)
+    number = one.judge()
+    one.archive(number)
+    digest = one.digest(number)
+    assert two.bring(number, digest)
+    shutil.rmtree(two.config.work_dir / RUNS)
+    assert two.bring(number, digest)
+    known = recall(two.candidates, digest)
+    assert known is not None
+    requests = known.report.candidate.requests
+    content = requests.read_bytes()
+    requests.write_bytes(b"other")
+    shutil.rmtree(two.candidates / str(number))
+    assert two.bring(number, digest)
+    assert requests.read_bytes() == content
 
 
 def test_what_is_not_in_the_archive_is_left_alone(
@@ -162,6 +276,35 @@ def test_retention_of_the_archive(address: str, tmp_path: Path) -> None:
     assert left == {kept.path.split("/")[1] for kept in live_of(address).candidates}
     two = machine(tmp_path / "2", address)
     assert two.bring(numbers[1], one.digest(numbers[1]))
+
+
+def test_a_pointer_that_is_gone_forgets_no_candidate(address: str, tmp_path: Path) -> None:
+    """A new machine does not begin anew where candidates wait and only live.json is gone."""
+    one, two = machine(tmp_path / "1", address), machine(tmp_path / "2", address)
+    for number in (one.judge(), one.judge()):
+        one.archive(number)
+    bucket_at(address).remove([f"m/{LIVE}"])
+    with pytest.raises(StoreError, match="has versions or candidates .* restore it"):
+        two.promote(two.export())
+
+
+def test_a_model_below_another_one_stays(address: str, tmp_path: Path) -> None:
+    """The doctor removes no object of a model whose address ends with the name of this one, whatever its name is."""
+    one, bucket = machine(tmp_path / "1", address), bucket_at(address)
+    one.promote(one.export())
+    others = {f"m/{name}/{LIVE}" for name in ("versions", "candidates", "history", "numbers")}
+    others |= {
+        f"m/versions/versions/sha256-{'a' * 64}/{'b' * 32}/saved_model.pb",
+        f"m/history/history/{'b' * 32}.jsonl",
+    }
+    for key in others:
+        bucket.write(key, b"theirs", "")
+    with model_lock(one.live, 60):
+        one.mirror.refresh()
+        sweep(one.mirror, older_s=0)
+    assert others <= {found.key for found in bucket.objects("m/")}
+    two = machine(tmp_path / "2", f"{address}/m")
+    assert two.promote(two.export()) == "live"  # and their history is not taken for its own
 
 
 def test_what_was_swept_is_not_named(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +376,48 @@ def test_a_connection_that_breaks(address: str, tmp_path: Path, s3: S3Server, mo
         _bucket.cache_clear()
     assert broken > 4
     assert machine(tmp_path / "3", address).bring(number, one.digest(number))
+
+
+def test_a_store_that_is_away_costs_no_decision(
+    address: str, tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a candidate cannot be archived, the error says so, and MLflow lets a person decide with its work_dir."""
+    from mlflow import MlflowClient
+
+    one = machine(tmp_path / "1", address)
+    number = one.judge("validated")
+    shutil.copy(mlflow_database, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri, uri)
+    client.create_registered_model("m")
+    run_id = client.create_run(client.create_experiment("m")).info.run_id
+    tags = {"digest": one.digest(number), "candidate": str(number)}
+    client.create_model_version("m", str(tmp_path / "m"), run_id=run_id, tags=tags)
+    config = one.config.model_copy(
+        update={
+            "tracking": one.config.tracking.model_copy(update={"uri": uri}),
+            "promote": one.config.promote.model_copy(update={"mode": "review"}),
+        }
+    )
+    known = recall(one.candidates, one.digest(number))
+    assert known is not None
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        _bucket.cache_clear()
+        with pytest.raises(
+            StoreUnreachable, match=rf"candidate {number} is awaiting review, but .* with this work_dir"
+        ):
+            promote_model.fn(config, known.report, dataclasses.replace(known.run, mlflow_run_id=run_id), wanted=True)
+    OPEN.append(_bucket(address))
+    _bucket.cache_clear()
+    [waiting] = reviewed_versions(config)
+    assert waiting.waits
+    set_review(config, waiting, "approved", "ann")
+    [decided] = reviewed_versions(config)
+    assert find_reviewed.fn(config, number) == find_reviewed.fn(config) == [decided]
+    assert find_reviewed.fn(config, number + 1) == []  # and nothing is fetched for it
+    assert objection(config, decided) == ""
 
 
 @pytest.fixture(scope="module")
