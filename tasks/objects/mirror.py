@@ -158,15 +158,18 @@ class Mirror:
     def look(self, base: Base, wait_s: float | None = None) -> tuple[Live | None, str, bool]:
         """Return what is live with its ETag, and whether its change was left by a process that does nothing more."""
         seen, since = "", time.monotonic()
-        with waiting_for(f"another machine's change of '{self.model_dir.name}' to end"):
+        with contextlib.ExitStack() as waiting:
             while True:
-                found = self.bucket.read(self.key(LIVE))
+                with contextlib.nullcontext() if seen else waiting_for(f"an answer of {self.bucket.address}"):
+                    found = self.bucket.read(self.key(LIVE))
                 if found is None or found.content is None:
                     return None, "", False
                 live = read_live(found.content, self.model_dir.name, self.where)
                 own = live.write == base.intent or (base.own and found.etag == base.etag)
                 if live.change is None or own or wait_s is None:
                     return live, found.etag, False
+                if not seen:
+                    waiting.enter_context(waiting_for(f"another machine's change of '{self.model_dir.name}' to end"))
                 if found.etag != seen:
                     seen, since = found.etag, time.monotonic()
                 if time.monotonic() - since >= wait_s:
