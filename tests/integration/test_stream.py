@@ -308,7 +308,7 @@ def test_a_stream_that_cannot_be_used_is_one_line(load: str, words: list[str], t
 
 def test_the_columns_that_split_are_alike_in_every_batch(tmp_path: Path) -> None:
     """A customer who is a number in one batch and text in another could be in two splits, and is refused."""
-    with pytest.raises(DataError, match="batch 2' has text .. for 'id', and batch 1 has int64"):
+    with pytest.raises(DataError, match="batch 2' has text .. for 'id', and batch 1 has numbers"):
         prepared("mixed_keys", tmp_path, group="id")
 
 
