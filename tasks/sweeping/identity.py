@@ -33,7 +33,8 @@ def sweep_identity(config: Config, splits: Splits, code: Mapping[str, str]) -> s
     """
     libraries = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
     declared = config.data.model_dump(mode="json", include=set(DECLARED))
-    return _hash([config.name, splits.digest, declared, dict(code), libraries, config.sweep.threads], 16)
+    rows = [splits.digest, splits.streamed, declared]  # a stream is shuffled in another way
+    return _hash([config.name, *rows, dict(code), libraries, config.sweep.threads], 16)
 
 
 def variant_key(config: Config) -> str:

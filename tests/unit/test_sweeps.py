@@ -205,12 +205,13 @@ def test_what_makes_another_sweep(config: Config) -> None:
     same = sweep_identity(config, SPLITS, code)
     other = [
         sweep_identity(config, replace(SPLITS, digest="d2"), code),
+        sweep_identity(config, replace(SPLITS, streamed=True), code),
         sweep_identity(config, SPLITS, {"m": "2"}),
         sweep_identity(config.model_copy(update={"name": "n"}), SPLITS, code),
         sweep_identity(config.model_copy(update={"sweep": Sweep(threads=2)}), SPLITS, code),
         *(sweep_identity(config.model_copy(update={"data": declared(missing)}), SPLITS, code) for missing in (-1, -9)),
     ]
-    assert len({same, *other}) == 7
+    assert len({same, *other}) == 8
     gates = Gates.model_validate({"metrics": {"accuracy": 0.9}})
     elsewhere = config.model_copy(update={"work_dir": Path("/w"), "gates": gates, "sweep": Sweep(draws=0, tries=5)})
     assert sweep_identity(elsewhere, SPLITS, dict(code)) == same
