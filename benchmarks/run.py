@@ -159,18 +159,18 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     from tasks.report.canvas import CANDIDATE, CHAMPION, new_figure, styled
 
     with styled(), mpl.rc_context({"svg.hashsalt": "benchmarks"}):
-        figure = new_figure(9, 0.8 + 0.24 * len(rows))
+        figure = new_figure(11, 0.8 + 0.24 * len(rows))
         axes = figure.subplots()
         for at, row in enumerate(rows):
             axes.plot([min(row.rounds), max(row.rounds)], [at, at], color=CANDIDATE)
             axes.plot(statistics.median(row.rounds), at, "o", color=CANDIDATE, markersize=4)
-            if row.before:
-                axes.plot(statistics.median(row.before), at, "|", color=CHAMPION, markersize=9)
         axes.axvline(1, linewidth=0.6, color=CHAMPION)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda *_: "")
         axes.set_yticks(range(len(rows)), [f"{row.benchmark}: {row.what}" for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel("times the cost beside it, in the same run (less is better); | the results before")
+        figure.supxlabel("times the cost beside it, in the same run; less is better", fontsize=8)
         figure.savefig(file, format="svg", facecolor="white", metadata={"Date": None})
 
 
@@ -225,6 +225,8 @@ def report(now: Results, before: Results, root: Path) -> None:
 
 
 def _write(results: Mapping[str, Any], root: Path) -> None:
+    in_order = [*commands((), image="any"), *results]  # what is no longer among the benchmarks comes last
+    results = {name: results[name] for name in in_order if name in results}
     (root / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
     draw(compare(dict(results), {}), root / PICTURE)
 
