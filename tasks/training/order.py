@@ -23,10 +23,10 @@ def epoch_order(seed: int, epoch: int, rows: int) -> Array:
 def read_ahead(batches: Any) -> Any:
     """Return a tf.data.Dataset of batches that reads two of them ahead and leaves its parallelism alone.
 
-    tf.data tunes it in a thread of its own, and the end of an epoch waits for that thread. It misses the signal to end
-    where the processors are busy, and then sleeps for its period, which grows with the length of the epoch: trainings
-    side by side took 1.4 times as long. Nothing here can be tuned.
-    Source: tensorflow/core/framework/model.cc, Model::OptimizeLoop.
+    tf.data tunes the parallelism in a thread of its own. Where the processors are busy, the end of an epoch waited half a
+    second and more for a sleeping thread of tf.data, and no longer does without the tuning: trainings side by side took
+    1.4 times as long. Nothing here can be tuned.
+    Source: measured with perf and TensorFlow 2.21; benchmarks/sweep.py shows the effect.
     """
     import tensorflow as tf
 
