@@ -23,9 +23,9 @@ def epoch_order(seed: int, epoch: int, rows: int) -> Array:
 def read_ahead(batches: Any) -> Any:
     """Return a tf.data.Dataset of batches that reads two of them ahead and leaves its parallelism alone.
 
-    tf.data tunes the parallelism in a thread of its own. Where the processors are busy, the end of an epoch waited half a
-    second and more for a sleeping thread of tf.data, and no longer does without the tuning: trainings side by side took
-    1.4 times as long. Nothing here can be tuned.
+    tf.data tunes the parallelism in a thread of its own. Where the processors are busy, the end of an epoch waited half
+    a second and more for a sleeping thread of tf.data, and no longer does without the tuning: trainings side by side
+    took 1.4 times as long. Nothing here can be tuned.
     Source: measured with perf and TensorFlow 2.21; benchmarks/sweep.py shows the effect.
     """
     import tensorflow as tf
