@@ -120,12 +120,22 @@ def held_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Run an S3 server, which this process and those that it starts find in their environment."""
-    with s3_server(tmp_path_factory.mktemp("s3") / "server") as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
+def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Run an S3 server for all modules that ask for one."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "server") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def s3(s3_process: S3Server) -> Iterator[S3Server]:
+    """Let this process and those that it starts find the S3 server in their environment.
+
+    The next module finds its environment unchanged, so that no test passes only after this one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_process.environment.items():
+            patch.setenv(name, value)
+        yield s3_process
 
 
 @pytest.fixture

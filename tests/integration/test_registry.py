@@ -482,12 +482,12 @@ def test_a_signature_of_half_precision() -> None:
     ]  # fmt: skip
 
 
-def test_a_candidate_of_another_machine_is_left_to_it(log_as: Callable[[str, int], Logged]) -> None:
+def test_a_candidate_of_another_machine_is_left_to_it(log_as: Callable[[str, int], Logged], address: str) -> None:
     """With an object store, a machine without a candidate's files neither decides about it nor closes it."""
     found = log_as("digits", 4)
     here = found.made.config
     record_outcome(here, found.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))
-    config = here.model_copy(update={"models_root": "s3://models/production", "work_dir": here.work_dir / "other"})
+    config = here.model_copy(update={"models_root": address, "work_dir": here.work_dir / "other"})
     with pytest.raises(ConfigError, match="candidate 4 of 'digits' was not judged with this work_dir"):
         review.fn(config, 4, "approved", "ann")
     assert found.version.tags["review"] == "pending"
