@@ -11,7 +11,6 @@ from mlflow import MlflowClient
 
 from tests.attached_server import SharedServer
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # MLflow's own
 COMPILED = """
 name: compiled
 data: {load: "tests.data.user_models:groups"}

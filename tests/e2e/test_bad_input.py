@@ -135,8 +135,6 @@ def test_an_output_directory_that_cannot_be(user: Any, section: str) -> None:
     assert target.read_bytes() == before
 
 
-# MLflow's own use of SQLAlchemy
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_names_that_mlflow_does_not_take(user: Any) -> None:
     """Metrics, parameters and outputs may be called as people like: MLflow gets them in a form that reads back."""
     from mlflow import MlflowClient
@@ -153,8 +151,6 @@ def test_names_that_mlflow_does_not_take(user: Any) -> None:
 
 
 @pytest.mark.long
-# MLflow's own use of SQLAlchemy
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_a_deleted_experiment_is_found_while_the_model_trains(user: Any) -> None:
     """An experiment that was deleted is one line, said before the training has ended, and is not tried again."""
     from mlflow import MlflowClient

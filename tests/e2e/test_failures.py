@@ -178,8 +178,6 @@ def kill(server: object) -> None:
         time.sleep(0.02)
 
 
-# MLflow's own use of SQLAlchemy
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_the_servers_log_reaches_mlflow(workspace: Any) -> None:
     """A run whose server cannot judge is a failed MLflow run with the reason and the server's log; exit code 1."""
     run = workspace.run(
@@ -204,8 +202,6 @@ training: {epochs: 1}
 """
 
 
-# MLflow's own use of SQLAlchemy
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 @pytest.mark.parametrize(
     ("backend", "warmup_rows"),
     [

@@ -110,8 +110,6 @@ def test_a_live_version_that_does_not_load(
     assert "\n" not in str(caught.value)
 
 
-# MLflow's own use of SQLAlchemy
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_an_unsafe_graph_by_the_command_line(workspace: Any) -> None:
     """A graph that writes files is rejected with exit code 3 and logged, and no server has ever been started."""
     config = workspace.directory / "cfg.yaml"

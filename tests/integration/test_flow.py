@@ -14,10 +14,7 @@ from tasks.outcomes import Outcome
 from tasks.store.runs import owner_of
 
 pytestmark = [
-    # Prefect's and MLflow's own dependencies have moved on; neither is judged here.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Type object .* does not refer to an OperatorClass:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    # MLflow 3.17 warns with pandas 3 of its search for pictures in a table.
     pytest.mark.filterwarnings("ignore:For backward compatibility, 'str' dtypes are included:DeprecationWarning"),
 ]
 ROOT = Path(__file__).parents[2]

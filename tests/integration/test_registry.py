@@ -38,11 +38,7 @@ from tasks.serving.rehearse import Rehearsal, rehearse
 pytestmark = [
     # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    # MLflow 3.17 warns of its own classes' hints while it is imported, and with SQLAlchemy 2.1 and pandas 3 of
-    # its tables' mappers (of Prefect's, too, where that is loaded) and of its search for pictures in a table.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Type object .* does not refer to an OperatorClass:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    # MLflow 3.17 warns with pandas 3 of its search for pictures in a table.
     pytest.mark.filterwarnings("ignore:For backward compatibility, 'str' dtypes are included:DeprecationWarning"),
 ]
 

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from configs.loading import load_config
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.history import read, served_digest
@@ -20,11 +18,6 @@ from tests.store_driver import Store
 
 ROOT = Path(__file__).parents[2]
 RIVALS = 8
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Type object .* does not refer to an OperatorClass:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
 
 RIVAL = """
 import sys, time

@@ -36,11 +36,6 @@ from tasks.store.shared_rows import share
 from tasks.store.transaction import Production, carry_out, untold
 from tests.store_driver import Store
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Type object .* does not refer to an OperatorClass:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
 DISK_KB = 1024
 
 

@@ -34,13 +34,6 @@ from tasks.registry import fetched
 from tasks.registry.connection import CLASHES, _first_use, tracking_errors, write
 from tasks.waiting import importing, waiting_for
 
-# MLflow's own tables, with SQLAlchemy 2.1.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Type object .* does not refer to an OperatorClass:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
-
 
 @pytest.mark.parametrize(
     ("error", "kind"),
