@@ -2,10 +2,12 @@
 # The unit and integration tests on Debian 13, whose Python is 3.13, beside the main suite, in the image `flows` on that
 # base. Tests of containers are left out by their mark; any other test that would be skipped there is a failure.
 NEWER_NAME=rehearsal-newer-python
-# Half of the time of these tests is spent on modules that prove one fact on many cases, crash points, faults or seeds.
+# Most of the time of these tests is spent on modules that prove one fact on many cases, crash points, faults or seeds.
 # The code below them runs on Python 3.13 by other modules; these run in the main suite alone.
-MANY_CASES="clients company crashes gates_served mlflow_faults object_store_archive object_store_crash
-    ordinary_exports probes rehearsal resume store_crash store_rivals task"
+MANY_CASES="attached before_training clients company crashes gates_served mlflow_faults
+    model_server/test_config_file model_server/test_large_bodies model_server/test_lifecycle
+    model_server/test_robustness object_store_archive object_store_crash ordinary_exports probes rehearsal resume
+    side_by_side store_crash store_rivals sync_command task"
 
 # start_newer_python DIR INDEX IMAGE: build the image `flows` and start them, in the background, in a container of the
 # engine that runs; the log is below DIR.
@@ -21,8 +23,9 @@ test_newer_python() {
     local dir=$1 index=$2 image=$3 left_out=() name
     set -e
     for name in $MANY_CASES; do
-        left_out+=("--ignore=tests/integration/test_$name.py")
-        [ -e "tests/integration/test_$name.py" ] || { echo "no module test_$name.py to leave out"; return 1; }
+        case $name in */*) ;; *) name=test_$name ;; esac
+        left_out+=("--ignore=tests/integration/$name.py")
+        [ -e "tests/integration/$name.py" ] || { echo "no module $name.py to leave out"; return 1; }
     done
     make_base_image "$dir" trixie rehearsal-base-13
     build_flows_image "$index" "$image"

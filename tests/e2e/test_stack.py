@@ -173,6 +173,7 @@ def test_first_day(stack: Stack, first_day: str) -> None:
     assert "docker.sock" not in stack.run("docker compose config")
 
 
+@pytest.mark.long
 def test_a_second_version_is_approved_at_a_terminal(stack: Stack, second_version: list[str]) -> None:
     """The second nightly run waits, too; its number is approved by the command of the page."""
     printed, approved, found = second_version
@@ -190,6 +191,7 @@ def rolled_back(stack: Stack, second_version: list[str]) -> list[str]:
     return stack.follow("rolling-back")
 
 
+@pytest.mark.long
 def test_a_rollback_while_nothing_else_runs(stack: Stack, rolled_back: list[str]) -> None:
     """With MLflow and Prefect dead, the bytes of version 1 are live again under number 3."""
     back, history = rolled_back
