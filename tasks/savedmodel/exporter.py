@@ -24,6 +24,7 @@ from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.in_process import answer, save_reference
 from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.outputs import check_cast_names, served_specs
+from tasks.savedmodel.reproducible import count_anew, settle_fingerprint, used_variables
 from tasks.savedmodel.resumed import write_resumed
 from tasks.savedmodel.structure import (
     check_free_batch,
@@ -64,6 +65,7 @@ def export_savedmodel(
         ExportError: Keras cannot export the model.
         SignatureMismatch: names in the configuration do not fit the model, or the transport cannot carry its dtypes.
     """
+    count_anew()
     model = read_back(trained.keras_file, given=bool(trained.source))
     serve, signature = serving_function(model, config)
     requests = request_arrays(model, load_rows(splits.test).features, signature, config.export)
@@ -214,10 +216,19 @@ def write_savedmodel(model: Any, serve: Any, signature: Signature, directory: Pa
     Raises:
         ExportError: the graph needs objects outside of the model, such as a table in a Lambda, or the disk is full.
     """
-    import keras
+    import tensorflow as tf
 
     with translated("Keras must be able to export the model as a SavedModel", ExportError):
-        archive = keras.export.ExportArchive()
-        archive.track(model)
-        archive.add_endpoint(signature.name, serve)
-        archive.write_out(str(directory), verbose=False)
+        root = tf.Module()
+        root.all_variables = used_variables(serve.get_concrete_function())
+        root.resources = [found for found in tf.train.TrackableView(model).descendants() if _is_resource(found)]
+        setattr(root, signature.name, serve)
+        tf.saved_model.save(root, str(directory), signatures={signature.name: serve})
+        settle_fingerprint(directory)
+
+
+def _is_resource(trackable: Any) -> bool:
+    """Return whether an object of a model is a lookup table or another resource of TensorFlow."""
+    import tensorflow as tf
+
+    return isinstance(trackable, tf.saved_model.experimental.TrackableResource)

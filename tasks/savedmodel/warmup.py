@@ -51,7 +51,7 @@ def write_warmup(
                 request.model_spec.signature_name = signature.name
                 for name, array in feeds.items():
                     request.inputs[name].CopyFrom(tf.make_tensor_proto(as_bytes(array[:n_rows])))
-                writer.write(record.SerializeToString())
+                writer.write(record.SerializeToString(deterministic=True))
 
 
 def read_example(version_dir: Path, signature: Signature) -> dict[str, Array] | None:
