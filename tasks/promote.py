@@ -15,15 +15,17 @@ from tasks.production.archive import archive
 from tasks.production.changes import move_label, put_live
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
-from tasks.report.standing import why_a_person
+from tasks.report.standing import DECIDES, why_a_person
 from tasks.stage import stage
-from tasks.store.history import State, append
+from tasks.store.history import Entry, State, append, read, same_bytes, taken_back
 from tasks.store.rehearsals import Rehearsed, save_rehearsal
 from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
 settled: list[Outcome] = []
 """The outcome of this process's promotion, from the moment at which production was changed."""
+SETTLED = (PromotionState.PROMOTED, PromotionState.CANARY, PromotionState.ROLLED_BACK)
+"""The outcomes that changed production, of which MLflow is told by the change itself."""
 RIVALS = 5  # how often other promotions may come between a validation and its promotion, and require another one
 
 
@@ -55,24 +57,36 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
 
     The outcome is also in `settled`, in case Prefect reports another state of this stage.
     """
+    entries, candidate = read(config.live_dir), report.candidate
+    twin = same_bytes(entries, candidate.version, candidate.digest)
+    also = f"; {twin}" if twin else ""
     if not report.passed:
-        promotion = Promotion(PromotionState.REJECTED, None, report.why_rejected)
+        promotion = Promotion(PromotionState.REJECTED, None, f"{report.why_rejected}{also}")
     elif not wanted:
-        promotion = Promotion(PromotionState.NOT_PROMOTED, None, "every gate passed, but promotion was not requested")
-    elif why := why_a_person(config, report):
+        reason = f"every gate passed, but promotion was not requested{also}"
+        promotion = Promotion(PromotionState.NOT_PROMOTED, None, reason)
+    elif why := why_a_person(config, report) or _why_taken_back(entries, candidate.digest):
         _note(config, report, run, "awaiting review")
-        promotion = Promotion(PromotionState.AWAITING_REVIEW, None, f"every gate passed, and a person decides: {why}")
+        promotion = Promotion(PromotionState.AWAITING_REVIEW, None, f"{DECIDES}{why}{also}")
     else:
-        promotion = put_live(config, report.candidate, run, report.champion, "")
+        promotion = put_live(config, candidate, run, report.champion, "")
         if promotion.state is PromotionState.ROLLED_BACK:
             _archive_refused(config, report)
-        if promotion.state is not PromotionState.STALE:
+        if promotion.state in SETTLED:
             settled.append(Outcome(report, run, promotion, {}))
             return promotion
     record_outcome(config, run, promotion)  # before the archive: else nobody could decide if that fails
     if promotion.state in (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED):
         _archive(config, report, promotion)
     return promotion
+
+
+def _why_taken_back(entries: list[Entry], digest: str) -> str:
+    """Return why a person decides about bytes that were taken back from production, or an empty string.
+
+    A nightly run on the same rows makes the same bytes, and must not put back each night what a person took back.
+    """
+    return "its bytes were taken back from production" if taken_back(entries, digest) else ""
 
 
 def _archive(config: Config, report: ValidationReport, promotion: Promotion) -> None:

@@ -13,6 +13,7 @@ from tasks.production.changes import put_live
 from tasks.production.server import look_at_production
 from tasks.records import TrackedRun, ValidationReport
 from tasks.registry.approvals import ONCE_MORE, UNDECIDED, Reviewed, close, reviewed_versions, set_review
+from tasks.registry.changes import record_outcome
 from tasks.report.standing import APPROVED, REJECTED, UNNAMED
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.stage import stage
@@ -104,7 +105,10 @@ def decide(config: Config, reviewed: Reviewed) -> Promotion:
             config.live_dir, candidate.version, "approved", candidate.digest,
             run=reviewed.mlflow_run_id, actor=reviewed.by or UNNAMED,
         )  # fmt: skip
-    return put_live(config, candidate, known.run, known.report.champion, reviewed.by or UNNAMED)
+    promotion = put_live(config, candidate, known.run, known.report.champion, reviewed.by or UNNAMED)
+    if promotion.state in (PromotionState.UNCHANGED, PromotionState.NOT_SERVED):  # no change tells MLflow
+        close(config, reviewed, promotion.state, promotion.reason)
+    return promotion
 
 
 @stage
@@ -114,6 +118,8 @@ def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationR
         reason = f"judged again, compared with another champion: {report.why_rejected}"
         return _closed(config, reviewed, PromotionState.REJECTED, reason)
     promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
+    if promotion.state in (PromotionState.UNCHANGED, PromotionState.NOT_SERVED):
+        record_outcome(config, run, promotion)
     if promotion.state is not PromotionState.STALE:
         close(config, reviewed, "judged again", f"the result is registry version {run.registry_version}")
     return promotion
@@ -125,7 +131,7 @@ def rehearsal_of(config: Config, reviewed: Reviewed) -> Rehearsed:
     Raises:
         StoreError: there is none.
     """
-    known = recall(config.candidates_dir, reviewed.digest)
+    known = recall(config.candidates_dir, reviewed.digest, reviewed.candidate_version)
     if known is None:
         number = reviewed.candidate_version
         raise StoreError(
@@ -143,7 +149,7 @@ def objection(config: Config, reviewed: Reviewed) -> str:
     """
     number, digest = reviewed.candidate_version, reviewed.digest
     directory = versions(config.candidates_dir).get(number)
-    known = recall(config.candidates_dir, digest)
+    known = recall(config.candidates_dir, digest, number)
     judged = [e for e in read(config.live_dir) if e.version == number and e.state in ("validated", "rejected")]
     if directory is None:
         return f"candidate {number} is no longer in '{config.candidates_dir}'"

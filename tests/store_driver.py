@@ -223,7 +223,7 @@ class Store:
         assert version is not None
         append(self.live, version, "exported", digest)
         if state:
-            record = rehearsal_file(self.candidates, digest)
+            record = rehearsal_file(self.candidates, digest, version)
             record.parent.mkdir(exist_ok=True)
             write_atomically(record, json.dumps({"splits": {"train": str(train)}}))
             append(self.live, version, state, digest)  # type: ignore[arg-type]

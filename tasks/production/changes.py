@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -23,10 +23,11 @@ from tasks.production.server import endpoints
 from tasks.program import command_name
 from tasks.records import Candidate, Champion, Change, TrackedRun
 from tasks.registry.changes import record_change
+from tasks.savedmodel.manifest import holds
 from tasks.serving.attached import left_behind
 from tasks.store.champion import champion_version, find_champion
 from tasks.store.experiment import moved, running
-from tasks.store.history import SERVED, process_user, read, rejection, served_digest
+from tasks.store.history import SERVED, process_user, read, rejection, served_digest, served_run
 from tasks.store.layout import next_number, versions
 from tasks.store.leftovers import digests_in_use, find_leftovers
 from tasks.store.lock import model_lock
@@ -197,17 +198,22 @@ def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
 ) -> tuple[Production, Promotion]:
     """Make a candidate live as `put_live` does, under the lock; a conflict with another machine is an error."""
     champion = find_champion(found.model_dir, found.layout)
-    if champion and champion.digest == candidate.digest:  # a second try, after MLflow could not be updated
-        return found, Promotion(PromotionState.PROMOTED, champion.version_dir, f"version {champion.version} is live")
+    if champion and champion.digest == candidate.digest:
+        if run.mlflow_run_id == served_run(read(found.model_dir), champion.version):  # MLflow could not be updated
+            is_live = f"version {champion.version} is live"
+            return found, Promotion(PromotionState.PROMOTED, champion.version_dir, is_live)
+        return found, _unchanged(found, candidate, champion.version, "is live")
     if actor and (rejected := rejection(read(found.model_dir), candidate.version, candidate.digest)):
         return found, Promotion(PromotionState.REJECTED, None, f"{rejected.actor} has rejected it: {rejected.reason}")
     if (champion and champion.digest) != (against and against.digest):
         now = f"version {champion.version}" if champion else "no version"
         was = f"version {against.version}" if against else "no version"
         return found, Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
+    labels = labels_of(found.model_dir) if found.layout == "labels" else {}
+    if (canary := _equal_canary(found, labels, candidate, run)) is not None:
+        return found, _unchanged(found, candidate, canary, "is the canary")
     number, directory = _number(config, candidate)
     _not_in_experiment(found, number)
-    labels = labels_of(found.model_dir) if found.layout == "labels" else {}
     change = Change(
         "publish", number, directory, candidate.digest, str(candidate.version_dir.resolve()),
         previous=champion.version if champion else None,
@@ -217,6 +223,25 @@ def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
         reason=f"approved by {actor}" if actor else "",
     )  # fmt: skip
     return found, make_change(config, found, change)
+
+
+def _unchanged(found: Production, candidate: Candidate, version: int, state: str) -> Promotion:
+    """Return the outcome of another run's candidate whose bytes production has: nothing is changed, but it is asked."""
+    live_dir = versions(found.model_dir)[version]
+    same = f"candidate {candidate.version} has the bytes of version {version}, which {state}"
+    problem = found.verify(Change("publish", version, live_dir.name, candidate.digest))
+    if problem:
+        reason = f"{same}, but production does not serve it as it was judged: {problem}; nothing was changed"
+        return Promotion(PromotionState.NOT_SERVED, None, reason)
+    return Promotion(PromotionState.UNCHANGED, live_dir, f"{same}; nothing was changed")
+
+
+def _equal_canary(found: Production, labels: Mapping[str, int], candidate: Candidate, run: TrackedRun) -> int | None:
+    """Return the version of the canary if it has a candidate's bytes and came from another run, else None."""
+    version, live = labels.get(CANARY), versions(found.model_dir)
+    if version is None or version not in live or not holds(live[version], candidate.digest):
+        return None
+    return None if run.mlflow_run_id == served_run(read(found.model_dir), version) else version
 
 
 def _not_in_experiment(found: Production, version: int) -> None:

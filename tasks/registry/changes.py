@@ -10,7 +10,7 @@ from tasks.outcomes import Promotion, PromotionState
 from tasks.records import Arm, Change, TrackedRun
 from tasks.registry.connection import check_tracking, connect, tracking_errors, write
 from tasks.registry.pages import update_pages
-from tasks.report.standing import BY, EXPERIMENT, METRICS, PENDING, REVIEW, TIME, WAITING, now
+from tasks.report.standing import BY, CHANGED, EXPERIMENT, METRICS, PENDING, REVIEW, TIME, WAITING, now
 
 CHAMPION, CANARY = "champion", "canary"
 
@@ -78,10 +78,15 @@ def all_versions(client: Any, name: str) -> list[Any]:
 
 
 def version_of(client: Any, name: str, digest: str) -> int:
-    """Return MLflow's newest number of the version that holds these bytes, or 0."""
+    """Return MLflow's number of the version that holds these bytes, or 0.
+
+    Several runs can have made the same bytes: then it is the newest one that served, or the newest one if none did.
+    """
     if not digest:
         return 0
-    return max((int(v.version) for v in all_versions(client, name) if v.tags.get("digest") == digest), default=0)
+    found = [v for v in all_versions(client, name) if v.tags.get("digest") == digest]
+    newest = max(found, key=lambda v: (v.tags.get("promotion") in CHANGED, int(v.version)), default=None)
+    return int(newest.version) if newest is not None else 0
 
 
 def _tell(client: Any, config: Config, version: int, change: Change, state: PromotionState) -> None:

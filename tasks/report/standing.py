@@ -24,6 +24,7 @@ TIME, BY, METRICS = "promotion_time", "promotion_by", "production_metrics"
 EXPERIMENT = "experiment"
 CHANGED = (PromotionState.PROMOTED, PromotionState.CANARY, PromotionState.ROLLED_BACK)
 ARGUMENTS = "arguments"
+DECIDES = "every gate passed, and a person decides: "
 
 MOST_FIRST = 3000  # characters; MLflow has room for 5000 in all, and long commands give way first
 RULE = "\n\n---\n\n"  # ends what is written anew; what follows it stays as it was logged
@@ -97,6 +98,11 @@ def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> S
         back = _command(tags, "flows.rollback", "", "Go back to the version before, while this one serves")
         by = clip(tags.get(BY, ""), 80) or "the gates"
         return Standing(f"{sentence}.", reason, by, commands=back if there_is_another else ())
+    if state == PromotionState.UNCHANGED:
+        return Standing(f"{who} has the bytes that were live already{on}.", reason)
+    if state == PromotionState.NOT_SERVED:
+        sentence = f"{who} has the bytes that were live already{on}, but production does not serve them."
+        return Standing(sentence, reason, commands=_command(tags, "flows.doctor", "", "Look at production"))
     if state == PromotionState.REJECTED and decision == REJECTED:
         return Standing(f"{who} was rejected by {reviewer}{on}.", "", reviewer)
     if state == PromotionState.REJECTED and tags.get("validation_status") == "passed":
@@ -117,7 +123,12 @@ def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> S
 
 
 def why_a_person(config: Config, report: ValidationReport) -> str:
-    """Return why a person must decide about a candidate that passed, or an empty string."""
+    """Return why a person must decide about a candidate that passed, or an empty string.
+
+    Nobody decides about the bytes that are live: an approval would change nothing.
+    """
+    if report.champion is not None and report.champion.digest == report.candidate.digest:
+        return ""
     if not report.passed or report.needs_person:
         return report.needs_person if report.passed else ""
     if not config.needs_person(has_champion=report.champion is not None):
@@ -155,7 +166,8 @@ def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
     not_asked_for = tags.get("promotion") == PromotionState.NOT_PROMOTED
     asked = "was not promoted: you can decide" if not_asked_for else "waits for your decision"
     needed = clip(tags.get("needs_person", ""), 600)
-    why = reason if not_asked_for else needed or reason
+    said = reason.removeprefix(DECIDES)  # it may say more than the tag, which was set before the outcome
+    why = reason if not_asked_for else said if said != reason else needed or reason
     return Standing(
         f"{who} passed every gate and {asked}.", why, steps=steps, commands=(*at_once, *_decision(tags, "Decide here"))
     )

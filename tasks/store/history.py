@@ -34,6 +34,10 @@ State = Literal[
 ]  # fmt: skip
 SERVED = ("canary", "live")  # states of versions that were verified in production
 NOTES = ("in experiment", "experiment ended")  # lines that leave the state of a version as it was
+_SAID = {
+    "awaiting review": "awaits review", "approved": "was approved", "canary": "is the canary", "live": "is live",
+    "superseded": "was superseded", "rejected": "was rejected", "rolled back": "was rolled back",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,33 @@ def rejection(entries: list[Entry], version: int, digest: str) -> Entry | None:
 def served_digest(entries: list[Entry], version: int) -> str:
     """Return the digest of the files that production served as a version, or an empty string."""
     return next((e.digest for e in reversed(entries) if e.version == version and e.state in SERVED), "")
+
+
+def served_run(entries: list[Entry], version: int) -> str:
+    """Return MLflow's id of the run that made a version live or the canary, or an empty string."""
+    return next((e.run for e in reversed(entries) if e.version == version and e.state in SERVED), "")
+
+
+def same_bytes(entries: list[Entry], version: int, digest: str) -> str:
+    """Return in words what became of the last other version or candidate with the same bytes, or an empty string."""
+    others = (e for e in reversed(entries) if e.digest == digest and e.version != version)
+    twin = next((e for e in others if e.state in _SAID), None)
+    if twin is None:
+        return ""
+    undone = twin.state in ("rejected", "rolled back")
+    details = "".join((f" by {twin.actor}", f" ({twin.reason})" if twin.reason else "")) if undone else ""
+    return f"version {twin.version}, which {_SAID[twin.state]}{details}, has the same bytes"
+
+
+def taken_back(entries: list[Entry], digest: str) -> Entry | None:
+    """Return the line that took bytes back which had served, unless they were made live again since; or None.
+
+    What production did not serve as it was judged was withdrawn before it counted as live, and is not meant.
+    """
+    decisive = [e for e in entries if e.digest == digest and e.state in (*SERVED, "superseded", "rolled back")]
+    served = {e.version for e in decisive if e.state == "live"}
+    last = decisive[-1] if decisive else None
+    return last if last and last.state == "rolled back" and last.version in served else None
 
 
 def process_user() -> str:

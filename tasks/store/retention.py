@@ -24,9 +24,9 @@ def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_u
     """Remove all but the `keep` newest live versions and candidates, and return the removed paths.
 
     These are never removed: the champion, the version that a rollback goes back to, versions that have a label or are
-    listed for production, candidates that wait for a person or are still being judged, versions that this project did
-    not promote, and the last live version, because an empty base path would unload the model. The caller must hold the
-    lock.
+    listed for production, candidates that wait for a person or are still being judged, the last candidate with the
+    bytes of a needed version, versions that this project did not promote, and the last live version, because an empty
+    base path would unload the model. The caller must hold the lock.
 
     Args:
         in_use: digests of candidates that must stay because their runs may be going on.
@@ -71,12 +71,15 @@ def old_candidates(
         own: the number of each, and the digests that the number had in the history; in ascending order.
     """
     entries, needed = read(model_dir), _needed(model_dir, layout)
-    kept = {*in_use, *(served_digest(entries, version) for version in needed)} - {""}
+    kept = {served_digest(entries, version) for version in needed} - {""}
     judged = [version for version, _ in own.values() if state_of(entries, version) != "exported"]
+    # Of candidates with the same bytes one is enough, or each night's run would add one.
+    last = {digest: version for version, known in own.values() if version in judged for digest in known}
     newest = judged[-keep] if keep and len(judged) >= keep else 0
     return [
         candidate for candidate, (version, known) in own.items()
-        if version < newest and version not in needed and not known & kept
+        if version < newest and version not in needed and not known & {*in_use}
+        and not any(last[digest] == version for digest in known & kept)
         and not any(_in_use(entries, version, digest) for digest in known)
     ]  # fmt: skip
 

@@ -61,6 +61,15 @@ TIME = {"promotion_time": "2026-11-26T02:13:45+00:00"}
             "digits version 3 (registry version 7) was rejected by the quality gate.",
         ),
         (
+            {**PASSED, **TIME, "promotion": "unchanged", "reason": "nothing was changed"},
+            "digits version 3 (registry version 7) has the bytes that were live already on 2026-11-26 02:13 UTC.",
+        ),
+        (
+            {**PASSED, "promotion": "not served"},
+            "digits version 3 (registry version 7) has the bytes that were live already, but production does not serve "
+            "them.",
+        ),
+        (
             {**PASSED, "promotion": "refused", "review": "approved"},
             "digits version 3 (registry version 7) was approved, but it was not promoted.",
         ),
