@@ -34,6 +34,7 @@ HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
   try-out       serve a model until Ctrl-C, or send it a file of rows
   promote       act on reviewers' decisions, or approve or reject a candidate yourself
   rollback      make an earlier version live again
+  rebuild       train and export a version again, and say whether its bytes are the same
   ab            compare versions on real users, and make the winner stable
   doctor        find what a crash left behind, and repair it
   reap          remove the containers that killed runs left behind

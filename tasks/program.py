@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "try-out": "flows.try_out",
     "promote": "flows.promote",
     "rollback": "flows.rollback",
+    "rebuild": "flows.rebuild",
     "ab": "flows.ab",
     "doctor": "flows.doctor",
     "reap": "flows.reap",

@@ -152,6 +152,26 @@ class Splits:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What a model was trained with, besides its rows, so that it can be trained again and compared.
+
+    Attributes:
+        config: every setting, without secrets.
+        packages: the version of each installed package, by its lower-case name.
+        code: SHA-256 of each file of the user's that was imported, by module.
+        machine: Python, system, processor. settings: environment variables that TensorFlow and Keras read.
+        weights: SHA-256 of the weights' dtypes, shapes and bytes in their order, in hexadecimal.
+    """
+
+    config: Mapping[str, Any]
+    packages: Mapping[str, str]
+    code: Mapping[str, str]
+    machine: Mapping[str, str]
+    settings: Mapping[str, str]
+    weights: str
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A trained model on disk.
 
@@ -164,6 +184,7 @@ class TrainedModel:
         rounded: the largest change by a cast to the dtype of an input or a loss, in words, by input and target.
         source: where a model that was trained elsewhere came from, else empty.
         resumed: after how many epochs the training was resumed from its backup, once for each interruption.
+        recipe: what it was trained with; None for a model that was trained elsewhere or by an earlier release.
     """
 
     keras_file: Path
@@ -174,6 +195,7 @@ class TrainedModel:
     rounded: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     resumed: tuple[int, ...] = ()
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tasks.registry.connection import connect, experiment_id, tracking_errors, w
 from tasks.registry.names import tracked_name
 from tasks.registry.packaging import build_package
 from tasks.registry.pages import REPORT, run_url, write_description
+from tasks.registry.recipes import write_recipe
 from tasks.report.artifacts import describe_version, library_versions, sample, write_files
 from tasks.report.data import data_document
 from tasks.report.differences import differences_table
@@ -56,6 +57,7 @@ def log_rehearsal(
             _log_dataset(client, mlflow_run_id, splits)
             with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
                 write_files(Path(scratch), config, trained, report)
+                write_recipe(Path(scratch), splits, trained, report.candidate)
                 build_package(report.candidate, Path(scratch) / "model")
                 facts = {"git commit": tags.get("git_commit", ""), "MLflow run": mlflow_run_id, **library_versions()}
                 decision = block(standing_of(candidate.name, tags, 0), "")
