@@ -53,6 +53,9 @@ class PromotionState(StrEnum):
         return self.value.title().replace(" ", "")
 
 
+ALREADY_LIVE = (PromotionState.UNCHANGED, PromotionState.NOT_SERVED)
+
+
 @dataclass(frozen=True)
 class Promotion:
     """The outcome of a candidate, with its reason.

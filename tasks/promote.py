@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from configs.schema import Config
 from tasks.errors import StoreError
-from tasks.outcomes import Outcome, Promotion, PromotionState
+from tasks.outcomes import ALREADY_LIVE, Outcome, Promotion, PromotionState
 from tasks.production.archive import archive
 from tasks.production.changes import move_label, put_live
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
@@ -48,7 +48,7 @@ def keep_rehearsal(
 ) -> None:
     """Store what an approval, the live verification and a rollback need."""
     save_rehearsal(config.candidates_dir, Rehearsed(splits, trained, report, run))
-    _note(config, report, run, "validated" if report.passed else "rejected")
+    _note(config, report, run, "validated" if report.passed else "rejected", report.why_rejected)
 
 
 @stage
@@ -72,6 +72,8 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
         promotion = put_live(config, candidate, run, report.champion, "")
         if promotion.state is PromotionState.ROLLED_BACK:
             _archive_refused(config, report)
+        if promotion.state in ALREADY_LIVE:
+            _note(config, report, run, "unchanged", promotion.reason)
         if promotion.state in SETTLED:
             settled.append(Outcome(report, run, promotion, {}))
             return promotion
@@ -118,6 +120,6 @@ def make_stable(config: Config, actor: str) -> Promotion:
     return move_label(config, actor)
 
 
-def _note(config: Config, report: ValidationReport, run: TrackedRun, state: State) -> None:
-    candidate, reason = report.candidate, report.why_rejected
+def _note(config: Config, report: ValidationReport, run: TrackedRun, state: State, reason: str = "") -> None:
+    candidate = report.candidate
     append(config.live_dir, candidate.version, state, candidate.digest, run=run.mlflow_run_id, reason=reason)

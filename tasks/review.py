@@ -7,7 +7,7 @@ import logging
 from configs.loading import ConfigError
 from configs.schema import Config
 from tasks.errors import ManifestMismatch, StoreError, VersionExists
-from tasks.outcomes import Promotion, PromotionState
+from tasks.outcomes import ALREADY_LIVE, Promotion, PromotionState
 from tasks.production.archive import bring, share_history
 from tasks.production.changes import put_live
 from tasks.production.server import look_at_production
@@ -106,7 +106,8 @@ def decide(config: Config, reviewed: Reviewed) -> Promotion:
             run=reviewed.mlflow_run_id, actor=reviewed.by or UNNAMED,
         )  # fmt: skip
     promotion = put_live(config, candidate, known.run, known.report.champion, reviewed.by or UNNAMED)
-    if promotion.state in (PromotionState.UNCHANGED, PromotionState.NOT_SERVED):  # no change tells MLflow
+    if promotion.state in ALREADY_LIVE:  # no change of production tells MLflow
+        _note_unchanged(config, reviewed, promotion)
         close(config, reviewed, promotion.state, promotion.reason)
     return promotion
 
@@ -118,7 +119,8 @@ def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationR
         reason = f"judged again, compared with another champion: {report.why_rejected}"
         return _closed(config, reviewed, PromotionState.REJECTED, reason)
     promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
-    if promotion.state in (PromotionState.UNCHANGED, PromotionState.NOT_SERVED):
+    if promotion.state in ALREADY_LIVE:
+        _note_unchanged(config, reviewed, promotion)
         record_outcome(config, run, promotion)
     if promotion.state is not PromotionState.STALE:
         close(config, reviewed, "judged again", f"the result is registry version {run.registry_version}")
@@ -168,6 +170,15 @@ def objection(config: Config, reviewed: Reviewed) -> str:
 
 def _last_state(config: Config, reviewed: Reviewed) -> str:
     return state_of(read(config.live_dir), reviewed.candidate_version)
+
+
+def _note_unchanged(config: Config, reviewed: Reviewed, promotion: Promotion) -> None:
+    """Record in the history that an approved candidate waits no more, because its bytes are live."""
+    append(
+        config.live_dir, reviewed.candidate_version, "unchanged", reviewed.digest,
+        run=reviewed.mlflow_run_id, actor=reviewed.by or UNNAMED, reason=promotion.reason,
+    )  # fmt: skip
+    share_history(config)
 
 
 def _closed(config: Config, reviewed: Reviewed, state: PromotionState, reason: str) -> Promotion:

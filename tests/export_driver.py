@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.loading import load_config
+from tasks.datasets.prepare import prepare_splits
+from tasks.datasets.rows import load_rows
 from tasks.savedmodel.exporter import export_here, read_back
 from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.reproducible import count_anew
+from tasks.training.fit import build_model
 
 
 def deep() -> Any:
@@ -22,7 +25,7 @@ def deep() -> Any:
     layers = [keras.Input((4,), name="x")]
     for width in range(8, 14):
         layers += [keras.layers.Dense(width), keras.layers.BatchNormalization(), keras.layers.Dropout(0.1)]
-    return keras.Sequential([*layers, keras.layers.Dense(2, name="y")])
+    return keras.Sequential([*layers, keras.layers.Dense(2, name="y")], name="deep")
 
 
 def tables() -> Any:
@@ -38,7 +41,16 @@ def tables() -> Any:
     ]
     hidden = keras.layers.Dense(8)(keras.layers.Concatenate()(encoded))
     outputs = [keras.layers.Dense(1, name=name)(hidden) for name in ("p", "q")]
-    return keras.Model([word, x, number], outputs)
+    return keras.Model([word, x, number], outputs, name="tables")
+
+
+def parcels(directory: Path) -> Any:
+    """Return the default model of the declared features of an example: categories, ids, dates, booleans, text."""
+    config = load_config(Path("configs/parcels.yaml"))
+    splits = prepare_splits(config.data, directory / "data")
+    model = build_model(config, load_rows(splits.train), splits.classes)
+    model.name = "parcels"
+    return model
 
 
 def train_something() -> None:
@@ -59,8 +71,8 @@ def main(what: str, directory: Path) -> None:
 
     if what == "write":
         keras.utils.set_random_seed(1)
-        for build in (deep, tables):
-            build().save(directory / f"{build.__name__}.keras")
+        for model in (deep(), tables(), parcels(directory)):
+            model.save(directory / f"{model.name}.keras")
         return
     if what == "export-later":
         train_something()

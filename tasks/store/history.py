@@ -5,6 +5,8 @@
         |           `-> rejected <-'                            `-> rolled back
         `-> rejected
 
+A candidate of another run whose bytes are live already becomes `unchanged` after its validation or approval.
+
 A canary is verified in production and served to clients that request it; it has not been the champion.
 The start and the end of an experiment on real users are noted for each of its versions and do not change their states.
 Lines are only added. A line that a crash cut short is ignored, and is terminated before the next line is added.
@@ -30,7 +32,7 @@ from tasks.savedmodel.files import fsync_path, make_directories
 HISTORY = ".history.jsonl"
 State = Literal[
     "exported", "validated", "awaiting review", "approved", "canary", "live", "superseded", "rejected", "rolled back",
-    "pruned", "in experiment", "experiment ended",
+    "pruned", "unchanged", "in experiment", "experiment ended",
 ]  # fmt: skip
 SERVED = ("canary", "live")  # states of versions that were verified in production
 NOTES = ("in experiment", "experiment ended")  # lines that leave the state of a version as it was

@@ -28,10 +28,11 @@ from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
 from tasks.registry.packaging import build_package, mlflow_signature
+from tasks.registry.recipes import fetch_files, fetch_recorded, recorded
 from tasks.registry.runs import log_rehearsal
 from tasks.report.artifacts import describe_version
 from tasks.review import decided_here, review
-from tasks.savedmodel.manifest import verify_manifest
+from tasks.savedmodel.manifest import hash_files, verify_manifest
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.rehearse import Rehearsal, rehearse
 
@@ -191,7 +192,16 @@ def test_artifacts(logged: Callable[[str], Logged]) -> None:
     """The run keeps configuration, report, server log, two pictures, a table of predictions and the model."""
     found = logged("digits")
     names = {item.path for item in found.client.list_artifacts(found.run.mlflow_run_id)}
-    expected = {"config.json", "report.json", "server.log", "curves.png", "parity.png", "predictions.json", "model"}
+    expected = {
+        "config.json",
+        "recipe.json",
+        "report.json",
+        "server.log",
+        "curves.png",
+        "parity.png",
+        "predictions.json",
+        "model",
+    }
     assert names >= expected
     assert json.loads(found.artifact("config.json").read_text())["name"] == "digits"
     report = json.loads(found.artifact("report.json").read_text())
@@ -202,6 +212,36 @@ def test_artifacts(logged: Callable[[str], Logged]) -> None:
         content = found.artifact(picture).read_bytes()
         assert content.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(content) > 5000
+
+
+def test_what_a_version_was_made_of(logged: Callable[[str], Logged], tmp_path: Path) -> None:
+    """By its digest MLflow gives back what a version was trained with, and files with exactly its bytes."""
+    found = logged("digits")
+    config, candidate = found.made.config.model_copy(update={"name": "digits"}), found.report.candidate
+    kept = fetch_recorded(config, candidate.digest, tmp_path / "recipe")
+    assert kept == recorded(found.made.splits, found.made.trained, candidate)
+    assert kept is not None
+    assert kept.recipe.config["training"]["epochs"] == 4
+    assert kept.recipe.packages["keras"]
+    assert "configs.digits" in kept.recipe.code
+    assert {path for path, _, _ in kept.files} >= {"saved_model.pb", "fingerprint.pb"}
+    files = fetch_files(config, candidate.digest, tmp_path / "files")
+    assert files is not None
+    assert hash_files(files).digest == candidate.digest
+    assert fetch_recorded(config, "0" * 64, tmp_path / "none") is None
+
+
+def test_the_served_version_of_a_digest(log_as: Callable[[str, int], Logged]) -> None:
+    """Of two versions with the same bytes, a rollback and the champion's alias name the one that served."""
+    served, again = log_as("digits", 4), log_as("digits", 5)
+    config = served.made.config
+    record_change(config, publish(served, registry_version=1))
+    record_outcome(config, again.run, Promotion(PromotionState.UNCHANGED, None, "it has the bytes of version 4"))
+    assert told(again).startswith("digits version 5 (registry version 2) has the bytes that were live already on ")
+    record_change(config, publish(served, version=7, previous=6, rolls_back=6))  # by the digest alone
+    assert told(served) == "digits version 7 (registry version 1) went live on 2026-11-26 02:13 UTC."
+    assert again.version.tags["promotion"] == "unchanged"
+    assert served.client.get_model_version_by_alias("digits", "champion").version == 1
 
 
 def test_table_of_predictions(logged: Callable[[str], Logged]) -> None:

@@ -211,3 +211,17 @@ def test_a_candidate_in_use_stays_beside_a_newer_one_with_its_bytes(store: Store
     (store.live / ".history.jsonl").write_text(entries)
     assert prune(store.live, store.candidates, "latest", 1, in_use=[store.digest(1)]) == []
     assert len(prune(store.live, store.candidates, "latest", 1)) == 3
+
+
+def test_an_approved_candidate_whose_bytes_are_live_waits_no_more(store: Store) -> None:
+    """A candidate that was approved after its bytes went live under another number is not kept for ever."""
+    store.promote(store.export())
+    for _ in range(3):
+        append(store.live, twin(store, 1), "approved", store.digest(1))
+    text = (store.live / ".history.jsonl").read_text()
+    for time in {entry.time for entry in read(store.live)}:
+        text = text.replace(time, "2026-01-01T00:00:00.000+00:00")
+    (store.live / ".history.jsonl").write_text(text)
+    assert prune(store.live, store.candidates, "latest", 1) == []
+    append(store.live, 2, "unchanged", store.digest(1))
+    assert prune(store.live, store.candidates, "latest", 1) == [store.candidates / "2"]
