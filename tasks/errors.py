@@ -14,6 +14,7 @@
     |   |-- ServingTimeout *      it did not answer in time
     |   |-- AccessDenied          it lets this client do nothing: TLS, 401, 403
     |   |-- ServerCrashed         it crashed: a failed check, an invalid address
+    |   |-- MemoryExceeded        it was killed at its memory limit
     |   |-- ModelLoadError        it refused the model
     |   `-- PredictionError       it refused a request, or crashed at one
     |-- StoreError                the version directories are in an invalid state
@@ -110,6 +111,10 @@ class AccessDenied(ServingError):
 
 class ServerCrashed(ServingError):
     """The server crashed, not because of a limit: a failed check in a kernel, an invalid address."""
+
+
+class MemoryExceeded(ServingError):
+    """The server was killed at its memory limit, `serving.memory_mb`."""
 
 
 class ModelLoadError(ServingError):

@@ -486,12 +486,53 @@ class ServedLatency:
         requests_per_s: by the same names.
         memory_mb: resident memory of the server with only the candidate loaded, or 0 if it is unknown.
         cold_ms: milliseconds of the first request after loading.
+        capacity: requests per second at which the p99 still keeps its bound, by the same names; empty if not measured.
     """
 
     samples: Path
     requests_per_s: Mapping[str, float]
     memory_mb: float
     cold_ms: float
+    capacity: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServedChange:
+    """A rehearsed change: the candidate replaced the champion in a server under load, and a rollback put it back.
+
+    Attributes:
+        old, new, back: the numbers under which the champion, the candidate and the champion again were served; `back`
+            is 0 if there was no rollback.
+        requests: `.npz` with one element for each request, in the order of the intended times: `due_s`, `sent_s` and
+            `done_s` float64, seconds since the load began; `status` int64, 200 for an answer and 0 for none; `named`
+            int64, the version that the answer names, or 0; `like_old` and `like_new` bool, whether it equals the
+            validated answer of the champion and of the candidate. None if there was no load.
+        changed_s, rolled_back_s: when the candidate was renamed into place and when the rollback began, in the same
+            seconds; None if they did not. labelled_s: with labels, when the label moved to the candidate.
+        peak_mb, limit_mb: the most memory that the server used, and its limit, in MB; 0 if unknown.
+        killed: the words about a server that was killed at its memory limit while it held both versions, or empty.
+        problem: why the server did not serve the candidate, or the champion again, or empty.
+        no_way_back: why there was no rollback to rehearse, or empty.
+        not_rehearsed: why nothing was rehearsed, or empty.
+        refusals: the words of the first requests that were refused.
+        rounds: how often it was rehearsed, because the p99 exceeded its bound before.
+    """
+
+    old: int
+    new: int
+    back: int = 0
+    requests: Path | None = None
+    changed_s: float | None = None
+    rolled_back_s: float | None = None
+    labelled_s: float | None = None
+    peak_mb: float = 0
+    limit_mb: float = 0
+    killed: str = ""
+    problem: str = ""
+    no_way_back: str = ""
+    not_rehearsed: str = ""
+    refusals: tuple[str, ...] = ()
+    rounds: int = 1
 
 
 @dataclass(frozen=True)
@@ -508,6 +549,7 @@ class ServedAnswers:
         batches: the answers of a server that batches to concurrent clients; None if it does not batch.
         probes: the requests of the robustness gate and their answers.
         latency: the measured latency, or None. champion: the answers of the live version, or None.
+        change: the rehearsed change from the champion to the candidate, or None.
     """
 
     server: ServerFacts
@@ -522,6 +564,7 @@ class ServedAnswers:
     probes: tuple[Probe, ...] = ()
     latency: ServedLatency | None = None
     champion: ServedChampion | None = None
+    change: ServedChange | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tasks.gates.judge import judge, judge_files
 from tasks.gates.serving import judge_refusal
 from tasks.objects.store import refresh
 from tasks.production.metrics import look_at_metrics
+from tasks.production.rehearsed_change import rehearse_change
 from tasks.production.server import look_at_production
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, ValidationReport
 from tasks.registry.connection import check_tracking
@@ -71,7 +72,9 @@ def validate_serving(
         return ValidationReport(candidate, graph, None, gates, champion, *rows, changed)
     with progress_shown(f"{artifact_key(config.name)}-validation", f"Validation of {config.name}"):
         answers = [
-            _asked(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
+            _asked(
+                config, Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion)
+            )
             for n, backend in enumerate(backends, start=1)
         ]
     gates += judge(config.gates, candidate, *answers, keras_names=config.export.outputs)
@@ -79,10 +82,10 @@ def validate_serving(
     return ValidationReport(candidate, graph, served, gates, champion, *rows, changed)
 
 
-def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:
+def _asked(config: Config, rehearsal: Rehearsal) -> ServedAnswers | GateResult:
     """Return the answers of a server, or its refusal, which is a verdict and not an error."""
     try:
-        return rehearse(rehearsal)
+        return rehearse_change(config, rehearsal, rehearse(rehearsal))
     except (ModelLoadError, PredictionError) as exc:
         from tasks.report.sections import log_tail  # the report's modules take a second to import
 

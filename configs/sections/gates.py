@@ -35,7 +35,8 @@ class Bound(Section):
 
 METRICS = ("accuracy", "macro_f1", "log_loss", "auc", "brier", "rmse", "mae", "r2")
 LESS_IS_BETTER = ("log_loss", "brier", "rmse", "mae")
-GATES = ("safety", "size", "contract", "parity", "batching", "golden", "quality", "latency", "robustness")
+GATES = ("safety", "size", "contract", "parity", "batching", "golden", "quality", "latency", "robustness", "change")
+FEWEST_REQUESTS = 100  # of which a 99th percentile is more than the slowest one
 
 
 def _metric(name: str) -> str:
@@ -73,6 +74,49 @@ class Latency(Section):
     max_memory_mb: float = Field(
         0, ge=0, description="maximum memory of the server, in MB, with only the candidate loaded"
     )
+
+
+class Capacity(Section):
+    """The capacity: the highest rate of independent requests at which gates.latency.max_p99_ms holds."""
+
+    measure: bool = Field(False, description="whether it is measured; gates.latency.max_p99_ms is then required")
+    seconds: float = Field(
+        4, gt=0, description="seconds of load at each rate that is tried; at most 12 rates are tried for each version"
+    )
+    min_requests_per_s: float = Field(0, ge=0, description="minimum of the candidate's capacity; 0 means no bound")
+
+
+class Change(Section):
+    """The change gate: the champion is replaced by the candidate, and put back, under load in a throwaway server."""
+
+    rate: float = Field(
+        100, gt=0, le=10_000, description="requests per second on average; they arrive independently (Poisson)"
+    )
+    seconds: float = Field(
+        1, gt=0, description="seconds of load before the change; after it and after the rollback, half as many"
+    )
+    rows: int = Field(1, ge=1, description="rows in one request")
+    max_p99_ratio: float = Field(
+        10,
+        ge=0,
+        description="maximum ratio of the 99th percentile during the change, or the rollback, to that before it; a "
+        "candidate fails if three rehearsals exceed it. 0 means no bound",
+    )
+    floor_ms: float = Field(
+        50, ge=0, description="a 99th percentile of at most so many milliseconds is never too slow, whatever its ratio"
+    )
+    max_seconds: float = Field(
+        30, gt=0, description="maximum seconds from the rename to the first answer of the other version"
+    )
+
+    @model_validator(mode="after")
+    def _has_enough_requests(self) -> Change:
+        if self.max_p99_ratio and self.rate * self.seconds < FEWEST_REQUESTS:
+            raise ValueError(
+                f"rate x seconds must be at least {FEWEST_REQUESTS} requests, so that noise does not decide their 99th "
+                f"percentile, got {self.rate:g} x {self.seconds:g}; raise seconds, or set max_p99_ratio: 0"
+            )
+        return self
 
 
 class Robustness(Section):
@@ -176,6 +220,8 @@ class Gates(Section):
     )
     confidence: float = Field(0.95, ge=0.5, lt=1, description="two-sided confidence level of the bootstrap intervals")
     latency: Latency = Latency()
+    capacity: Capacity = Capacity()
+    change: Change = Change()
     robustness: Robustness = Robustness()
     contract: Contract = Contract()
     golden: Golden = Golden()
@@ -186,6 +232,12 @@ class Gates(Section):
     def judging(self) -> tuple[str, ...]:
         """Return the gates that judge, in their order."""
         return tuple(name for name in GATES if name in (self.use or GATES))
+
+    @model_validator(mode="after")
+    def _says_which_p99_the_capacity_keeps(self) -> Gates:
+        if self.capacity.measure and not self.latency.max_p99_ms:
+            raise ValueError("capacity.measure needs latency.max_p99_ms, the bound that the capacity keeps; set it")
+        return self
 
     @field_validator("metrics", mode="before")
     @classmethod

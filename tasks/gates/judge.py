@@ -15,6 +15,7 @@ from tasks.datasets.rows import Array, load_arrays, load_rows
 from tasks.datasets.seen import known_test_rows
 from tasks.errors import DataError
 from tasks.gates.batching import judge_batching
+from tasks.gates.change import judge_change
 from tasks.gates.contract import Meanings, judge_contract
 from tasks.gates.golden import judge_golden
 from tasks.gates.latency import judge_latency
@@ -152,6 +153,13 @@ def _robustness(evidence: Evidence) -> Iterator[GateResult]:
     yield judge_robustness(evidence.served.probes)
 
 
+def _change(evidence: Evidence) -> Iterator[GateResult]:
+    change = evidence.served.change
+    if change is not None:
+        requests = load_arrays(change.requests) if change.requests else {}
+        yield judge_change(change, requests, evidence.gates.change)
+
+
 JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {
     "contract": _contract,
     "parity": _parity,
@@ -160,6 +168,7 @@ JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {
     "quality": _quality,
     "latency": _latency,
     "robustness": _robustness,
+    "change": _change,
 }
 
 

@@ -20,22 +20,21 @@ from tasks.outcomes import Promotion, PromotionState
 from tasks.production.live_check import Expected, problem_at_any
 from tasks.production.metrics import Watch, watch
 from tasks.production.server import endpoints
+from tasks.production.steps import going_back, making_stable, publishing
 from tasks.program import command_name
 from tasks.records import Candidate, Champion, Change, TrackedRun
 from tasks.registry.changes import record_change
 from tasks.serving.attached import left_behind
-from tasks.store.champion import champion_version, find_champion
+from tasks.store.champion import find_champion
 from tasks.store.experiment import moved, running
-from tasks.store.history import SERVED, process_user, read, rejection, served_digest
+from tasks.store.history import SERVED, read, rejection, served_digest
 from tasks.store.layout import next_number, versions
 from tasks.store.leftovers import digests_in_use, find_leftovers
 from tasks.store.lock import model_lock
 from tasks.store.rehearsals import recall_or_warn
 from tasks.store.repair import Finding, catch_up, mend, repair
 from tasks.store.retention import prune
-from tasks.store.rollback_target import bytes_of, rollback_target
-from tasks.store.serving_config import labels_of
-from tasks.store.transaction import CANARY, STABLE, Production, annotate, carry_out, overtaken, tell
+from tasks.store.transaction import CANARY, Production, annotate, carry_out, overtaken, tell
 from tasks.waiting import waiting_for
 
 T = TypeVar("T")
@@ -207,12 +206,8 @@ def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
         return found, Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
     number, directory = _number(config, candidate)
     _not_in_experiment(found, number)
-    labels = labels_of(found.model_dir) if found.layout == "labels" else {}
-    change = Change(
-        "publish", number, directory, candidate.digest, str(candidate.version_dir.resolve()),
-        previous=champion.version if champion else None,
-        previous_digest=champion.digest if champion else "",
-        label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
+    change = replace(
+        publishing(found, candidate, champion, number, directory),
         run=run.mlflow_run_id, registry_version=run.registry_version, actor=actor,
         reason=f"approved by {actor}" if actor else "",
     )  # fmt: skip
@@ -255,21 +250,8 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
     """
 
     def back(found: Production) -> Promotion:
-        champion = champion_version(found.model_dir, found.layout)  # not its files, which may be damaged
-        if champion is None:
-            raise StoreError(f"a rollback needs a live version, but '{found.model_dir}' has none; promote one first")
-        target = rollback_target(found.model_dir, champion) if to is None else to
-        if target == champion:
-            raise StoreError(f"--to must be another version, because version {champion} of '{config.name}' is live")
-        digest, source = bytes_of(found.model_dir, target, config.candidates_dir if found.layout == "latest" else None)
-        reason = f"rollback from version {champion} to the bytes of version {target}"
-        change = Change(
-            "publish", target, str(target), digest, str(source.resolve()), previous=champion,
-            previous_digest=served_digest(read(found.model_dir), champion), rolls_back=champion,
-            actor=actor or process_user(), reason=reason,
-        )  # fmt: skip
+        change = going_back(found, config.candidates_dir, to, actor)
         if found.layout == "labels":
-            change = replace(change, operation="label", label=STABLE, directory=source.name)
             promotion = make_change(config, found, change)
             _warn_of_experiment(found)
             return promotion
@@ -295,20 +277,7 @@ def move_label(config: Config, actor: str) -> Promotion:
     watched.wait()
 
     def move(found: Production) -> tuple[Production, Promotion]:
-        if found.layout != "labels":
-            raise StoreError(f"--to stable moves a label, but promote.layout of '{config.name}' is {found.layout}")
-        labels = labels_of(found.model_dir)
-        version, stable = labels.get(CANARY), labels.get(STABLE)
-        if version is None or version == stable:
-            beside = f" besides version {stable}, which is stable" if stable else ""
-            raise StoreError(f"--to stable makes the canary stable, but '{config.name}' has no canary{beside}")
-        digest, source = bytes_of(found.model_dir, version)
-        change = Change(
-            "label", version, source.name, digest, previous=stable,
-            previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE,
-            actor=actor or process_user(),
-        )  # fmt: skip
-        return found, make_change(config, found, change)
+        return found, make_change(config, found, making_stable(found, actor))
 
     found, promotion = in_turn(config, move)
     return _told(found, with_metrics(config, watched, promotion))

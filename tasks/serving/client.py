@@ -212,7 +212,7 @@ class RestClient:
         url = f"{self._model_url}/{_place(version)}:predict"
 
         def ask(block: Mapping[str, Array]) -> dict[str, Array]:
-            return _read(self._send("POST", url, predict_body(block, signature_name)), outputs)
+            return read_answer(self._send("POST", url, predict_body(block, signature_name)), outputs)
 
         return in_order(ask, blocks)
 
@@ -299,8 +299,12 @@ def _parse(body: bytes) -> Any:
         raise ServingError(f"the server must answer in JSON, got {body[:200]!r}") from exc
 
 
-def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Read a columnar answer: a single output is the value itself, several outputs are a mapping by name."""
+def read_answer(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Read a columnar answer: a single output is the value itself, several outputs are a mapping by name.
+
+    Raises:
+        ServingError: it is not an answer with these outputs.
+    """
     try:
         found = _parse(body)["outputs"]
         named = found if len(outputs) > 1 else {outputs[0].name: found}

@@ -21,13 +21,21 @@ from tasks.datasets.feature_record import read_schema
 from tasks.datasets.golden import read_golden
 from tasks.datasets.readings import read_readings
 from tasks.datasets.rows import Array, load_arrays, save_arrays
-from tasks.errors import ModelLoadError, PredictionError, ServerCrashed, ServingError, ServingUnavailable
+from tasks.errors import (
+    MemoryExceeded,
+    ModelLoadError,
+    PredictionError,
+    ServerCrashed,
+    ServingError,
+    ServingUnavailable,
+)
 from tasks.records import (
     Backend,
     Candidate,
     Champion,
     ServedAnswers,
     ServedChampion,
+    ServedChange,
     ServedLatency,
     ServerFacts,
     Signature,
@@ -79,6 +87,11 @@ def rehearse(rehearsal: Rehearsal) -> ServedAnswers:
         return alone
     try:
         return _phase_b(rehearsal, rehearsal.champion, rows, alone)
+    except MemoryExceeded as exc:  # so it would be in production, where the change needs both at the same time
+        if "change" not in rehearsal.gates.judging:
+            raise
+        killed = ServedChange(rehearsal.champion.version, rehearsal.candidate.version, killed=killed_words(exc))
+        return replace(alone, change=killed)
     except (ModelLoadError, PredictionError) as exc:  # the candidate was served alone, so the cause is not in it
         raise ServingError(
             f"'{rehearsal.candidate.name}' version {rehearsal.candidate.version} was served alone, but not in one "
@@ -133,6 +146,12 @@ def _phase_b(
     readings = read_readings(champion.version_dir)
     beside = ServedChampion(signature, answers, readings, champion.seen, read_schema(champion.version_dir))
     return replace(alone, champion=beside, latency=latency)
+
+
+def killed_words(error: MemoryExceeded) -> str:
+    """Return the words of the change gate about a server that was killed at its memory limit."""
+    words = str(error).split(". ")[0]
+    return f"{words[0].lower()}{words[1:]}. Make the model smaller, or raise serving.memory_mb if production has more"
 
 
 def _ask(
