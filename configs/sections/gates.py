@@ -80,8 +80,13 @@ class Capacity(Section):
     """The capacity: the highest rate of independent requests at which gates.latency.max_p99_ms holds."""
 
     measure: bool = Field(False, description="whether it is measured; gates.latency.max_p99_ms is then required")
-    seconds: float = Field(
-        4, gt=0, description="seconds of load at each rate that is tried; at most 12 rates are tried for each version"
+    requests: int = Field(
+        8000,
+        ge=800,
+        description="requests at each rate that is tried near the capacity; with 8000 of them it is found within 10 %",
+    )
+    max_seconds: float = Field(
+        120, gt=0, description="maximum seconds for each version; after that, the best rate so far is the capacity"
     )
     min_requests_per_s: float = Field(0, ge=0, description="minimum of the candidate's capacity; 0 means no bound")
 
@@ -237,6 +242,8 @@ class Gates(Section):
     def _says_which_p99_the_capacity_keeps(self) -> Gates:
         if self.capacity.measure and not self.latency.max_p99_ms:
             raise ValueError("capacity.measure needs latency.max_p99_ms, the bound that the capacity keeps; set it")
+        if self.capacity.min_requests_per_s and not self.capacity.measure:
+            raise ValueError("capacity.min_requests_per_s needs capacity.measure: true; set it")
         return self
 
     @field_validator("metrics", mode="before")

@@ -172,7 +172,7 @@ def _problems(change: ServedChange, seen: _Seen, settings: Change) -> list[tuple
     ratio, during = _ratio(seen), max((v for k, v in seen.p99_ms.items() if k != "before"), default=0)
     if settings.max_p99_ratio and ratio > settings.max_p99_ratio and during > settings.floor_ms:
         rounds = f" in each of {change.rounds} rehearsals" if change.rounds > 1 else ""
-        words = f"p99 rose from {seen.p99_ms['before']:.3g} to {during:.3g} ms{rounds}, {ratio:.3g} times"
+        words = f"p99 rose from {_ms(seen.p99_ms['before'])} to {_ms(during)} ms{rounds}, {_ms(ratio)} times"
         problems.append(("p99_ratio", f"{words} (at most {settings.max_p99_ratio:g}, or {settings.floor_ms:g} ms)"))
     return problems
 
@@ -186,10 +186,15 @@ def _summary(change: ServedChange, seen: _Seen) -> str:
             served += f" and version {change.old} {seen.seconds['rollback']:.2g} s after the rollback"
         parts.append(served)
     slowest = max((value for name, value in seen.p99_ms.items() if name != "before"), default=0)
-    parts.append(f"p99 {seen.p99_ms.get('before', 0):.2g} ms before and at most {slowest:.2g} ms during them")
+    parts.append(f"p99 {_ms(seen.p99_ms.get('before', 0))} ms before and at most {_ms(slowest)} ms during them")
     if change.peak_mb:
-        parts.append(f"{change.peak_mb:.0f} MB at most (limit {change.limit_mb:.0f})")
+        parts.append(f"{change.peak_mb:,.0f} MB at most (limit {change.limit_mb:,.0f})")
     return "; ".join(filter(None, (*parts, _note(change, seen))))
+
+
+def _ms(value: float) -> str:
+    """Return a number with two digits, or without decimals."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _note(change: ServedChange, seen: _Seen) -> str:

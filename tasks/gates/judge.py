@@ -146,7 +146,11 @@ def _latency(evidence: Evidence) -> Iterator[GateResult]:
     found = evidence.served.latency
     if found is not None:
         samples = load_arrays(found.samples)
-        yield judge_latency(samples, found.requests_per_s, found.cold_ms, found.memory_mb, evidence.gates.latency)
+        gates = evidence.gates
+        yield judge_latency(
+            samples, found.requests_per_s, found.cold_ms, found.memory_mb, gates.latency, found.capacity,
+            gates.capacity.min_requests_per_s,
+        )  # fmt: skip
 
 
 def _robustness(evidence: Evidence) -> Iterator[GateResult]:

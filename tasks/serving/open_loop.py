@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -141,6 +142,7 @@ class OpenLoop:
         seed: int = SEED,
         connections: int = CONNECTIONS,
         timeout_s: float = 30,
+        most_ms: float = math.inf,
     ) -> None:
         """Prepare the connections; nothing is sent yet.
 
@@ -148,9 +150,11 @@ class OpenLoop:
             kinds: each opens a connection of one kind; the kinds take turns.
             n_requests: numbers below it are sent, in turn. rate: requests per second on average.
             timeout_s: a request that has waited so long for a connection gets no answer.
+            most_ms: latencies above it are counted in `exceeding`, as are requests that are not answered.
         """
         self._kinds, self._n_requests, self._rate, self._seed = kinds, n_requests, rate, seed
-        self._connections, self._timeout_s = connections, timeout_s
+        self._connections, self._timeout_s, self._most_ms = connections, timeout_s, most_ms
+        self.exceeding = 0
         self._due: SimpleQueue[tuple[float, int, int] | None] = SimpleQueue()
         self._stop, self._drop = threading.Event(), False
         self._found: list[tuple[float, float, float, int, int, int, int]] = []
@@ -161,6 +165,11 @@ class OpenLoop:
     def now(self) -> float:
         """Return the seconds since the load began."""
         return time.perf_counter() - self._begun
+
+    def drop(self) -> None:
+        """Send nothing more, also of what is due already."""
+        self._drop = True
+        self._stop.set()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[OpenLoop]:
@@ -173,8 +182,7 @@ class OpenLoop:
         try:
             yield self
         except BaseException:  # nobody needs the answers, and the server that they wait for may hang
-            self._drop = True
-            self._stop.set()
+            self.drop()
             raise
         self._stop.set()
         for thread in (clock, *workers):
@@ -211,6 +219,7 @@ class OpenLoop:
             done = self.now()
             with self._lock:
                 place = self._replies.setdefault((kind, number, body), len(self._replies))
+                self.exceeding += status != OK or (done - due) * 1e3 > self._most_ms
                 self._found.append((due, sent, done, kind, number, status, place))
         for connection in filter(None, opened):
             connection.close()

@@ -41,6 +41,7 @@ from tasks.records import (
     Signature,
 )
 from tasks.serving.batching import ask_concurrently
+from tasks.serving.capacity import measure_capacity
 from tasks.serving.client import Access, ModelClient, RestClient
 from tasks.serving.exits import CRASH_REMEDY, server_words
 from tasks.serving.launch import ThrowawayServer, throwaway_server
@@ -118,8 +119,10 @@ def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
                 served = replace(served, batches=ask_concurrently(candidate, clients[0], rows, rehearsal.save))
         served, ended = _probed(rehearsal, server, rest, served, rows)
         if "latency" in rehearsal.gates.judging and not ended:
-            samples, rates = _time(rehearsal, server, {"candidate": candidate.version}, rows)
-            served = replace(served, latency=ServedLatency(samples, rates, memory_mb, cold_ms))
+            versions = {"candidate": candidate.version}
+            samples, rates = _time(rehearsal, server, versions, rows)
+            capacity = {} if rehearsal.champion else _capacity(rehearsal, server, versions, rows, rates)
+            served = replace(served, latency=ServedLatency(samples, rates, memory_mb, cold_ms, capacity))
     return served
 
 
@@ -138,11 +141,14 @@ def _phase_b(
             if asked and _takes(signature, alone.signature, rows):
                 found = first.predict(champion.version, rows, signature.outputs, signature.name)
                 answers = rehearsal.save("champion", found)
-        latency = alone.latency
-        if latency is not None and answers is not None and not signature.beyond_rest:
-            versions = {"candidate": candidate.version, "champion": champion.version}
-            samples, rates = _time(rehearsal, server, versions, rows)
-            latency = replace(latency, samples=samples, requests_per_s=rates)
+        latency, versions = alone.latency, {"candidate": candidate.version}
+        if latency is not None:
+            if answers is not None and not signature.beyond_rest:
+                versions["champion"] = champion.version
+                samples, rates = _time(rehearsal, server, versions, rows)
+                latency = replace(latency, samples=samples, requests_per_s=rates)
+            capacity = _capacity(rehearsal, server, versions, rows, latency.requests_per_s)
+            latency = replace(latency, capacity=capacity)
     readings = read_readings(champion.version_dir)
     beside = ServedChampion(signature, answers, readings, champion.seen, read_schema(champion.version_dir))
     return replace(alone, champion=beside, latency=latency)
@@ -267,6 +273,19 @@ def _time(
     )  # fmt: skip
     path = rehearsal.save("latency", {name: found.milliseconds for name, found in timed.items()})
     return path, {name: found.requests_per_s for name, found in timed.items()}
+
+
+def _capacity(
+    rehearsal: Rehearsal, server: ThrowawayServer, versions: Mapping[str, int], rows: Mapping[str, Array],
+    rates: Mapping[str, float],
+) -> dict[str, float]:  # fmt: skip
+    """Return the requests per second that each version sustains, or nothing if this is not to be measured."""
+    if not rehearsal.gates.capacity.measure:
+        return {}
+    return measure_capacity(
+        server.rest_url, server.served_name, versions, rows, rehearsal.candidate.signature.name, rehearsal.gates,
+        rehearsal.serving.request_timeout_s, rates,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
