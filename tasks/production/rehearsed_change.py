@@ -40,6 +40,7 @@ from tasks.serving.launch import ThrowawayServer
 from tasks.serving.load import row_picks
 from tasks.serving.open_loop import OK, Connection, GrpcConnection, Load, OpenLoop, RestConnection
 from tasks.serving.rehearse import Rehearsal, killed_words
+from tasks.store.champion import predecessor
 from tasks.store.history import HISTORY, read, served_digest
 from tasks.store.layout import versions
 from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions, write_config
@@ -52,6 +53,7 @@ ROUNDS = 3  # a slow change that noise explains is not seen so often in a row
 POLL_S = 0.02
 FEWEST_AFTER = 20  # requests that are due after each change, however slow their rate is
 ATTACHED = "an attached server has the flags and the directory of its owner; use backend docker or embedded"
+LIVE_ALREADY = "these files are live already, so that nothing changes"
 OTHER_ROWS = "the champion does not accept these rows, so that its clients change with it"
 
 
@@ -69,8 +71,9 @@ def rehearse_change(config: Config, rehearsal: Rehearsal, served: ServedAnswers)
     if champion is None or served.change is not None or "change" not in rehearsal.gates.judging:
         return served
     beside, attached = served.champion, rehearsal.backend.kind == "attached"
-    if beside is None or beside.answers is None or attached:
-        why = ATTACHED if attached else OTHER_ROWS
+    live_already = champion.digest == rehearsal.candidate.digest
+    if beside is None or beside.answers is None or attached or live_already:
+        why = ATTACHED if attached else LIVE_ALREADY if live_already else OTHER_ROWS
         change = ServedChange(champion.version, rehearsal.candidate.version, not_rehearsed=why)
         return replace(served, change=change)
     asked = _asked(config, rehearsal, served, beside.signature, beside.answers)
@@ -141,11 +144,9 @@ def _copied(config: Config, rehearsal: Rehearsal, champion: Champion) -> Iterato
     root = rehearsal.directory / "change"
     live, model_dir = config.live_dir, root / config.name
     labelled = config.promote.layout == "labels"
-    wanted = {
-        champion.version,
-        *(listed_versions(live) if labelled else ()),
-        *(labels_of(live) if labelled else {}).values(),
-    }
+    wanted = {champion.version, predecessor(live, None)}
+    if labelled:
+        wanted |= {*listed_versions(live), *labels_of(live).values()}
     try:
         shutil.rmtree(root, ignore_errors=True)  # of a run that was killed
         model_dir.mkdir(parents=True)
@@ -156,7 +157,7 @@ def _copied(config: Config, rehearsal: Rehearsal, champion: Champion) -> Iterato
             shutil.copyfile(live / HISTORY, model_dir / HISTORY)
         if labelled:
             _begin_config(rehearsal, model_dir)
-            write_config(model_dir, sorted(wanted & versions(live).keys()), labels_of(live))
+            write_config(model_dir, sorted(versions(live).keys() & wanted), labels_of(live))
         yield model_dir
     except OSError as exc:
         raise StoreError(
@@ -305,6 +306,8 @@ class _Steps:
             if served_digest(read(self.config.live_dir), self.champion.version):
                 return replace(change, problem=f"the rollback is refused: {exc}")
             return replace(change, no_way_back="the history does not know the live version")
+        if step.digest != self.champion.digest:  # it was rolled back before, and put back by hand
+            return replace(change, no_way_back=f"rollback goes to version {step.version}, which is not the live one")
         if step.operation == "publish":
             step = replace(step, version=change.new + 1, directory=str(change.new + 1))
         begun, problem = self._carried_out(step)
