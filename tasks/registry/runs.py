@@ -26,7 +26,7 @@ from tasks.report.data import data_document
 from tasks.report.differences import differences_table
 from tasks.report.page import render_page
 from tasks.report.sections import Table
-from tasks.report.standing import ARGUMENTS, TIME, block, now, standing_of, why_a_person
+from tasks.report.standing import ARGUMENTS, CHANGE, TIME, block, now, standing_of, why_a_person
 from tasks.savedmodel.resumed import resumed_words
 
 MARK_S = 5.0  # for the mark of a run that was broken off
@@ -118,6 +118,7 @@ def _tags(config: Config, arguments: str, report: ValidationReport) -> dict[str,
         ARGUMENTS: arguments,
         TIME: now(),
     }
+    tags[CHANGE] = next((gate.summary for gate in report.gates if gate.name == "change"), "")
     quality = next((gate.evidence for gate in report.gates if gate.name == "quality"), {})
     tags |= {name: str(quality.get(name, "")) for name in ("task", "scores")}
     if report.served is not None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from configs.schema import Config
 from tasks.records import Splits, TrainedModel, ValidationReport
 from tasks.report.data import data_lines, splits_table
-from tasks.report.pictures import answer_pictures, latency_pictures, training_pictures
+from tasks.report.pictures import answer_pictures, change_pictures, latency_pictures, training_pictures
 from tasks.report.sections import (
     Table,
     config_yaml,
@@ -57,6 +57,7 @@ def render_page(  # noqa: PLR0913, PLR0917  (everything that a page is made of)
         with_champion=report.champion is not None or any(gate.champion for gate in report.gates),
         training=list(training_pictures(trained)),
         answers=list(answer_pictures(config, report)),
+        change=list(change_pictures(report)),
         latency=list(latency_pictures(report)),
         latency_table=latency_table(served.latency) if served and served.latency else None,
         splits=splits_table(splits),

@@ -22,6 +22,7 @@ WAITING = (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED)  # it pa
 UNNAMED = "a reviewer in MLflow"
 TIME, BY, METRICS = "promotion_time", "promotion_by", "production_metrics"
 EXPERIMENT = "experiment"
+CHANGE = "rehearsed_change"
 CHANGED = (PromotionState.PROMOTED, PromotionState.CANARY, PromotionState.ROLLED_BACK)
 ARGUMENTS = "arguments"
 
@@ -40,6 +41,7 @@ class Standing:
         by: who decided, or empty.
         metrics: what production's metrics say about its last change of production, or empty.
         experiment: what it is, or was last, in an experiment on real users, or empty.
+        change: what the rehearsal of the change from the champion has shown, or empty.
         steps: what a reader can do; text in backticks is to be typed. commands: for a terminal, each with its purpose.
     """
 
@@ -50,6 +52,7 @@ class Standing:
     commands: tuple[str, ...] = ()
     metrics: str = ""
     experiment: str = ""
+    change: str = ""
 
 
 def now() -> str:
@@ -71,7 +74,7 @@ def numbered(name: str, tags: Mapping[str, str], registry_version: int) -> str:
 def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:
     """Return what the tags of a version say of it."""
     found = _standing_of(name, tags, registry_version)
-    found = replace(found, experiment=clip(tags.get(EXPERIMENT, ""), 300))
+    found = replace(found, experiment=clip(tags.get(EXPERIMENT, ""), 300), change=clip(tags.get(CHANGE, ""), 400))
     if tags.get("promotion") not in CHANGED:
         return found
     return replace(found, metrics=_whole_parts(tags.get(METRICS, ""), 900))
@@ -185,7 +188,7 @@ def _readable(time: str) -> str:
 def first_lines(standing: Standing, report_address: str) -> str:
     """Return the first part of a page in MLflow, as markdown, up to the rule that ends it."""
     lines = [f"**{_plain(standing.sentence)}**"]
-    details = [("Reason", standing.why), ("Decided by", standing.by)]
+    details = [("Reason", standing.why), ("Decided by", standing.by), ("Change, rehearsed", standing.change)]
     details += [("Experiment", standing.experiment), ("Production's metrics", standing.metrics)]
     lines.append(" \N{MIDDLE DOT} ".join(f"{name}: {_plain(text)}" for name, text in details if text))
     lines.append(f"[Open the report]({report_address})" if report_address else "")
@@ -214,7 +217,7 @@ def block(standing: Standing, page: str) -> Markup:
     Args:
         page: address of the version's page in MLflow, or empty.
     """
-    details = [("reason", standing.why), ("decided by", standing.by)]
+    details = [("reason", standing.why), ("decided by", standing.by), ("change, rehearsed", standing.change)]
     details += [("experiment", standing.experiment), ("production's metrics", standing.metrics)]
     lines = Markup("").join(
         Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, redact(text)) for name, text in details if text

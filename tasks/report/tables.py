@@ -58,6 +58,16 @@ MEANINGS = {
     "p95_ratio": "p95 beside the champion's",
     "cases": "requests that were sent",
     "failed": "requests that were not answered as they should be",
+    "wrong": "answers that are not the validated ones of either version",
+    "stale": "answers of a version that had been replaced before",
+    "p99_before_ms": "99% of the requests took no longer, before the change",
+    "p99_change_ms": "the same during the change",
+    "p99_rollback_ms": "the same during the rollback",
+    "p99_ratio": "the larger of these two beside the one before",
+    "change_s": "from the rename, or the move of the label, to the first answer of the candidate",
+    "rollback_s": "from the rollback to the first answer of the champion",
+    "peak_mb": "most memory of the server, with both versions loaded for a moment",
+    "capacity_per_s": "highest rate of independent requests that keeps the bound of p99",
 }
 """What the figures with a fixed name are."""
 

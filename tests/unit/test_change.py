@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from tasks.gates.change import alike, is_slow, judge_change
 from tasks.gates.latency import judge_latency
 from tasks.gates.parity import Tolerance
 from tasks.records import ServedChange, TensorSpec
+from tasks.report.plots import change_figure, draw_change
+from tasks.report.standing import CHANGE as CHANGED
+from tasks.report.standing import block, first_lines, standing_of
 from tasks.serving.capacity import CLOSE, highest_rate
 from tasks.serving.open_loop import SEED
 from tests.queueing import arrivals, queueing_p99
@@ -284,3 +288,26 @@ def test_a_capacity_without_what_it_needs(settings: dict[str, Any], words: str) 
     """A capacity without a bound of the p99, or a bound on what is not measured, is a wrong configuration."""
     with pytest.raises(ValidationError, match=words):
         Gates.model_validate(settings)
+
+
+# --- what a reviewer sees
+
+
+def test_the_picture_of_a_change(tmp_path: Path) -> None:
+    """The picture marks change and rollback, and shows both versions and lost requests; without requests there is none."""
+    seen = with_("status", 130, 0)
+    figure = change_figure(replace(CHANGE, labelled_s=1.2), seen)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["rename", "label", "rollback"]
+    assert axes.get_legend_handles_labels()[1] == ["champion", "candidate", "no answer"]
+    assert draw_change(CHANGE, seen, tmp_path / "change.png")
+    assert (tmp_path / "change.png").read_bytes().startswith(b"\x89PNG")
+    assert not draw_change(CHANGE, {}, tmp_path / "none.png")
+
+
+def test_a_reviewer_reads_of_the_change_first() -> None:
+    """The first lines of MLflow's page and of the report say what the rehearsal of the change has shown."""
+    summary = judge_change(CHANGE, requests(), SETTINGS).summary
+    standing = standing_of("digits", {"candidate": "2", "promotion": "promoted", CHANGED: summary}, 1)
+    assert f"Change, rehearsed: {summary}" in first_lines(standing, "")
+    assert f"<dt>change, rehearsed</dt><dd>{summary}</dd>" in block(standing, "")
