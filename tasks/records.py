@@ -509,6 +509,7 @@ class ServedChange:
             validated answer of the champion and of the candidate. None if there was no load.
         changed_s, rolled_back_s: when the candidate was renamed into place and when the rollback began, in the same
             seconds; None if they did not. labelled_s: with labels, when the label moved to the candidate.
+        renamed_back_s: when the server could first see the rollback.
         peak_mb, limit_mb: the most memory that the server used, and its limit, in MB; 0 if unknown.
         killed: the words about a server that was killed at its memory limit while it held both versions, or empty.
         problem: why the server did not serve the candidate, or the champion again, or empty.
@@ -525,6 +526,7 @@ class ServedChange:
     changed_s: float | None = None
     rolled_back_s: float | None = None
     labelled_s: float | None = None
+    renamed_back_s: float | None = None
     peak_mb: float = 0
     limit_mb: float = 0
     killed: str = ""

@@ -112,7 +112,8 @@ def _seen(change: ServedChange, requests: Mapping[str, Array]) -> _Seen:
     latency = (done - due) * 1e3
     p99 = {name: _slowest(latency[where], size) for name, where in stretches.items() if where.any()}
     seconds = {"change": first_new - switched} if np.isfinite(first_new) else {}
-    seconds |= {"rollback": first_back - back} if np.isfinite(first_back) else {}
+    renamed_back = back if change.renamed_back_s is None else change.renamed_back_s
+    seconds |= {"rollback": first_back - renamed_back} if np.isfinite(first_back) else {}
     return _Seen(~answered, answered & wrong, answered & stale, p99, seconds, bool((speaker != UNKNOWN).any()))
 
 

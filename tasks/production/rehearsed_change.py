@@ -194,23 +194,21 @@ def _round(config: Config, rehearsal: Rehearsal, champion: Champion, asked: _Ask
     log_file = rehearsal.directory / "server_change.log"
     labelled = config.promote.layout == "labels"
     peak, loop = _nothing, None
+    watching = watching_server(rehearsal.backend, serving, live, model_dir, labels=labelled, log_file=log_file)
     try:
-        with (
-            watching_server(rehearsal.backend, serving, live, model_dir, labels=labelled, log_file=log_file) as (
-                server,
-                client,
-                show,
-            ),
-            memory_watched(server) as peak,
-            _connections(server, asked, serving.request_timeout_s) as kinds,
-        ):
+        with contextlib.ExitStack() as stack:
+            after_the_server = stack.enter_context(contextlib.ExitStack())
+            server, client, show = stack.enter_context(watching)
+            peak = stack.enter_context(memory_watched(server))
+            kinds = stack.enter_context(_connections(server, asked, serving.request_timeout_s))
             loop = OpenLoop(kinds, len(asked.grpc), settings.rate, timeout_s=serving.request_timeout_s)
+            after_the_server.callback(loop.join)
             with loop.running(), waiting_for("the rehearsal of the change"):
                 steps = _Steps(config, rehearsal, champion, loop, server, client, show, model_dir)
                 change = steps.take(change)
-            change = replace(change, peak_mb=peak())
             if (ended := server.ended()) is not None:
                 raise ended
+            change = replace(change, peak_mb=peak())
     except (MemoryExceeded, ModelLoadError, PredictionError, ServerCrashed) as exc:
         if loop is None:
             raise  # the champion alone
@@ -310,8 +308,9 @@ class _Steps:
             return replace(change, no_way_back=f"rollback goes to version {step.version}, which is not the live one")
         if step.operation == "publish":
             step = replace(step, version=change.new + 1, directory=str(change.new + 1))
+        rolled_back = self.loop.now()
         begun, problem = self._carried_out(step)
-        return replace(change, back=step.version, rolled_back_s=begun, problem=problem)
+        return replace(change, back=step.version, rolled_back_s=rolled_back, renamed_back_s=begun, problem=problem)
 
     def _carried_out(self, change: Change) -> tuple[float, str]:
         """Make a change; return when the server could first see it, and why it was taken back, or an empty string."""

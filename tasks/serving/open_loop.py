@@ -91,6 +91,8 @@ class GrpcConnection:
             lost = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
             words = f"{code.name}: {one_line(str(exc.details()))}"  # type: ignore[attr-defined, unused-ignore]
             return Reply(NO_ANSWER if lost else 400, words.encode())
+        except ValueError as exc:  # the channel was closed, because the load has ended with an error
+            return Reply(NO_ANSWER, one_line(str(exc)).encode())
 
     def close(self) -> None:
         """Leave the channel to its owner."""
@@ -160,7 +162,7 @@ class OpenLoop:
         self._found: list[tuple[float, float, float, int, int, int, int]] = []
         self._replies: dict[tuple[int, int, bytes], int] = {}
         self._lock = threading.Lock()
-        self._begun = 0.0
+        self._begun, self._threads = 0.0, list[threading.Thread]()
 
     def now(self) -> float:
         """Return the seconds since the load began."""
@@ -173,11 +175,16 @@ class OpenLoop:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[OpenLoop]:
-        """Send requests until the block ends, and then wait for the answers to those that were due."""
-        workers = [threading.Thread(target=self._work, daemon=True, name=f"load-{n}") for n in range(self._connections)]
-        clock = threading.Thread(target=self._send_in_time, daemon=True, name="load")
+        """Send requests until the block ends, and then wait for the answers to those that were due.
+
+        After an error in the block, nothing is waited for: the server may hang.
+        """
+        self._threads = [
+            threading.Thread(target=self._send_in_time, daemon=True, name="load"),
+            *(threading.Thread(target=self._work, daemon=True, name=f"load-{n}") for n in range(self._connections)),
+        ]
         self._begun = time.perf_counter()
-        for thread in (*workers, clock):
+        for thread in self._threads:
             thread.start()
         try:
             yield self
@@ -185,7 +192,11 @@ class OpenLoop:
             self.drop()
             raise
         self._stop.set()
-        for thread in (clock, *workers):
+        self.join()
+
+    def join(self) -> None:
+        """Wait for the threads; after an error in the block, which waits for none, they end with the server."""
+        for thread in self._threads:
             thread.join()
 
     def load(self) -> Load:

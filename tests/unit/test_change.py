@@ -294,7 +294,7 @@ def test_a_capacity_without_what_it_needs(settings: dict[str, Any], words: str) 
 
 
 def test_the_picture_of_a_change(tmp_path: Path) -> None:
-    """The picture marks change and rollback, and shows both versions and lost requests; without requests there is none."""
+    """The picture marks change and rollback, and shows both versions and lost requests; it needs requests."""
     seen = with_("status", 130, 0)
     figure = change_figure(replace(CHANGE, labelled_s=1.2), seen)
     (axes,) = figure.axes
