@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "main job, servers running": ("main_job", "--rounds", "3", "--servers"),
     "gates": ("gates", "--rounds", "5"),
     "validation": ("validation",),
+    "change": ("change", "--rounds", "10", "--stalls", "3"),
     "embedded server": ("server_speed", "--seconds", "5"),
     "publish": ("publish", "--rounds", "3"),
     "object store": ("object_store", "--rounds", "3"),

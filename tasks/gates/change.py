@@ -90,7 +90,7 @@ def judge_change(change: ServedChange, requests: Mapping[str, Array], settings: 
 
 
 def is_slow(change: ServedChange, requests: Mapping[str, Array], settings: Change) -> bool:
-    """Return whether the p99 alone is beyond its bound, so that another rehearsal must show that this is no noise."""
+    """Return whether the p99 alone is beyond its bound, so that another rehearsal must rule out noise."""
     if not requests or change.changed_s is None or change.killed:
         return False
     return {name for name, _ in _problems(change, _seen(change, requests), settings)} == {"p99_ratio"}
@@ -106,7 +106,8 @@ def _seen(change: ServedChange, requests: Mapping[str, Array]) -> _Seen:
     first_new = _first(done, answered & (speaker == NEW) & (sent >= changed))
     first_back = _first(done, answered & (speaker == OLD) & (sent >= back))
     stale = (speaker == OLD) & (sent >= first_new) & (sent < back) | (speaker == NEW) & (sent >= first_back)
-    stretches = {"before": due < changed, "change": (due >= changed) & (due < back), "rollback": due >= back}
+    # A request that was waiting at the rename may be the one that the rename delays.
+    stretches = {"before": done < changed, "change": (done >= changed) & (done < back), "rollback": done >= back}
     stretches["before"][:WARM_UP] = False
     size = int(stretches["before"].sum())
     latency = (done - due) * 1e3
@@ -118,7 +119,7 @@ def _seen(change: ServedChange, requests: Mapping[str, Array]) -> _Seen:
 
 
 def _speakers(change: ServedChange, requests: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Return which version gave each answer, int64, and whether it is no validated answer of that version, bool."""
+    """Return which version gave each answer, int64, and whether that version was never validated with it, bool."""
     old, new, named = requests["like_old"], requests["like_new"], requests["named"]
     by_name = np.where(np.isin(named, [change.old, change.back]), OLD, np.where(named == change.new, NEW, UNKNOWN))
     by_answer = np.where(old & ~new, OLD, np.where(new & ~old, NEW, UNKNOWN))
@@ -199,7 +200,7 @@ def _ms(value: float) -> str:
 
 
 def _note(change: ServedChange, seen: _Seen) -> str:
-    """Return what was not rehearsed or could not be told, or an empty string."""
+    """Return what was not rehearsed or is unknown, or an empty string."""
     notes = [] if seen.told_apart else ["no answer shows which version gave it"]
     if change.no_way_back:
         notes.append(f"no rollback was rehearsed: {change.no_way_back}")

@@ -1,7 +1,7 @@
 """A throwaway server that watches a copy of the live directory, as production watches the live directory itself.
 
 The embedded server watches the copy. A container gets the same content in its volume: a new version is copied there
-under a name that is no number, and then renamed in the container, so that its server also sees nothing or all of it.
+under a name that servers ignore, and then renamed in the container, so that its server also sees nothing or all of it.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ class OpenLoop:
         return Load(due, sent, done, kind, number, status, reply, list(self._replies))
 
     def _send_in_time(self) -> None:
-        """Give each request to a worker at its time; the times are chosen beforehand, whatever the server does."""
+        """Give each request to a worker at its time; the times are chosen beforehand, independently of the server."""
         random, due = np.random.default_rng(self._seed), 0.0
         for count in itertools.count():
             due += random.exponential(1 / self._rate)

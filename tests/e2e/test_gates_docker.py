@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from configs.loading import load_config
 from configs.sections.gates import Gates
 from configs.sections.serving import Serving
 from tasks.datasets.rows import Rows, load_arrays, save_arrays, save_rows
 from tasks.datasets.seen import RECORD, Record, write_record
 from tasks.errors import ModelLoadError, ServingError
 from tasks.gates.judge import judge
+from tasks.production.rehearsed_change import rehearse_change
 from tasks.records import Backend, Candidate, Champion, Signature, TensorSpec
+from tasks.savedmodel.manifest import write_manifest
 from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import Rehearsal, rehearse
 from tasks.serving.side_by_side import Asked, ask_side_by_side
 from tasks.store.champion import find_champion
+from tasks.store.history import append
+from tasks.store.serving_config import write_config
 
 TWOV = Path("tests/data/tfs_rest/models/twov")  # version N: x -> 0.5 x + N + 1
 BACKENDS = [pytest.param("embedded"), pytest.param("docker", marks=pytest.mark.docker)]
@@ -108,6 +113,37 @@ def test_a_live_version_that_does_not_load(
     assert type(caught.value) is ServingError  # a refusal would be a verdict on the candidate
     assert str(champion.version_dir) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("layout", ["latest", "labels"])
+def test_a_change_in_a_container(
+    test_image: str, candidate: Candidate, champion: Champion, tmp_path: Path, layout: str
+) -> None:
+    """In a container the candidate replaces the champion by a rename and is taken back, and no request fails."""
+    path = tmp_path / "cfg.yaml"
+    path.write_text(f"""
+name: twov
+gates: {{use: [change], change: {{seconds: 0.2, max_p99_ratio: 0}}}}
+promote: {{layout: {layout}, live_url: "http://127.0.0.1:1"}}
+""")
+    config = load_config(path, ["models_root=models", "work_dir=work"])
+    candidate = replace(candidate, digest=write_manifest(candidate.version_dir).digest)
+    champion = replace(champion, digest=write_manifest(champion.version_dir).digest)
+    append(config.live_dir, 2, "live", champion.digest)
+    if layout == "labels":
+        write_config(config.live_dir, [2], {"stable": 2})
+    backend = Backend("docker", test_image)
+    rehearsal = Rehearsal(Serving(), candidate, backend, tmp_path / "server1", config.gates, champion)
+    served = rehearse_change(config, rehearsal, rehearse(rehearsal))
+    (found,) = judge(config.gates, candidate, served)
+    assert found.passed, found.summary
+    assert found.note == ""
+    assert {"change_s", "rollback_s", "peak_mb"} <= found.figures.keys()
+    assert served.change is not None
+    assert served.change.requests is not None
+    named = set(load_arrays(served.change.requests)["named"].tolist())
+    assert named == ({0, 2, 3} if layout == "labels" else {0, 2, 3, 4})  # REST names no version
 
 
 # MLflow's own use of SQLAlchemy
