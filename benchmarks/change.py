@@ -171,6 +171,8 @@ def main() -> int:
         requests = int(sum(gate.figures["requests"] for gate in gates))
         failed = {name: int(sum(gate.figures[name] for gate in gates)) for name in ("failed", "wrong", "stale")}
         print(f"{backend.kind}: {len(gates)} changes and as many rollbacks, {requests:,} requests: {failed}")
+        slow = sum("p99_ratio" in gate.evidence["missed"] or gate.evidence["rounds"] > 1 for gate in gates)
+        print(f"{backend.kind}: rehearsed again, for its p99: {slow} of {len(gates)}")
         print(f"{backend.kind}: refused {sum(not gate.passed for gate in gates)} of {len(gates)} sound changes")
         for name in ("change_s", "rollback_s", "p99_before_ms", "p99_change_ms", "p99_rollback_ms", "peak_mb"):
             values = [gate.figures[name] for gate in gates]

@@ -102,7 +102,7 @@ class Change(Section):
     )
     rows: int = Field(1, ge=1, description="rows in one request")
     max_p99_ratio: float = Field(
-        10,
+        3,
         ge=0,
         description="maximum ratio of the 99th percentile during the change, or the rollback, to that before it; a "
         "candidate fails if three rehearsals exceed it. 0 means no bound",

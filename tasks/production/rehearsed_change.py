@@ -91,9 +91,9 @@ class _Asked:
     """The requests of the clients, and the validated answers to them.
 
     Attributes:
-        label: which the clients ask for, or empty. blocks: the rows of each request, by input.
-        signature: of the candidate, as served. rest, grpc: the bodies; none where a transport is not used.
-        validated: of the champion and of the candidate the signature and a function from a request to its answers.
+        name, label: the model, and the label that the clients ask for, or empty.
+        rest, grpc: the bodies of the requests, which have the same rows; none where a transport is not used.
+        validated: by `like_old` and `like_new` a signature, and a function from the number of a request to the answers.
     """
 
     name: str
@@ -161,7 +161,7 @@ def _copied(config: Config, rehearsal: Rehearsal, champion: Champion) -> Iterato
         yield model_dir
     except OSError as exc:
         raise StoreError(
-            f"work_dir must have room for a copy of the live version, got '{exc.filename}': {exc.strerror}"
+            f"the live version must be copied below work_dir, got '{exc.filename or root}': {exc.strerror or exc}"
         ) from exc
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -307,7 +307,8 @@ class _Steps:
         if step.digest != self.champion.digest:  # it was rolled back before, and put back by hand
             return replace(change, no_way_back=f"rollback goes to version {step.version}, which is not the live one")
         if step.operation == "publish":
-            step = replace(step, version=change.new + 1, directory=str(change.new + 1))
+            number = change.new + 1
+            step = replace(step, version=number, directory=f"{number:0{self.config.export.version_width}d}")
         rolled_back = self.loop.now()
         begun, problem = self._carried_out(step)
         return replace(change, back=step.version, rolled_back_s=rolled_back, renamed_back_s=begun, problem=problem)
