@@ -29,6 +29,7 @@ from benchmarks.digits import exported
 from benchmarks.ratios import add_json_option, write_ratios
 from configs.loading import load_config
 from configs.schema import Config
+from configs.sections.gates import Capacity
 from tasks.datasets.rows import load_arrays
 from tasks.gates.change import judge_change
 from tasks.production.rehearsed_change import rehearse_change
@@ -43,7 +44,7 @@ from tests.queueing import arrivals, queueing_p99
 
 STALL_S = 0.1
 SERVICES = 5  # the bound of the p99, in service times
-REQUESTS = 8000  # as gates.capacity.requests
+REQUESTS, MOST_S = Capacity().requests, 2 * Capacity().max_seconds
 
 
 def live(scratch: Path, champion: Candidate) -> tuple[Config, Champion]:
@@ -131,7 +132,8 @@ def capacity(service_s: float) -> tuple[float, float, float]:
         def sustains(rate: float, requests: int) -> bool:
             return keeps_bound(lambda: RestConnection(url, "/", [b"{}"], 30), 1, rate, requests, most_ms)
 
-        found = highest_rate(sustains, 0.4 / service_s, REQUESTS)
+        deadline = time.monotonic() + MOST_S
+        found = highest_rate(sustains, 0.4 / service_s, REQUESTS, lambda: time.monotonic() < deadline)
         seconds = time.perf_counter() - begun
         ours.send("the mean, please")
         mean_s = ours.recv()

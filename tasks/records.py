@@ -516,7 +516,8 @@ class ServedChange:
         no_way_back: why there was no rollback to rehearse, or empty.
         not_rehearsed: why nothing was rehearsed, or empty.
         refusals: the words of the first requests that were refused.
-        rounds: how often it was rehearsed, because the p99 exceeded its bound before.
+        rounds: how often it was rehearsed, because the p99 exceeded its bound before; this is the quietest of them.
+        noise_ms: the largest p99 before the change, of all rehearsals.
     """
 
     old: int
@@ -535,6 +536,7 @@ class ServedChange:
     not_rehearsed: str = ""
     refusals: tuple[str, ...] = ()
     rounds: int = 1
+    noise_ms: float = 0
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def judge_change(change: ServedChange, requests: Mapping[str, Array], settings: 
     if not requests or change.changed_s is None:
         return GateResult("change", False, change.problem, figures, {"peak_mb": "MB"}, bounds)
     seen = _seen(change, requests)
-    figures = {**_figures(seen), **figures}
+    figures = {**_figures(change, seen), **figures}
     bounds = {**dict.fromkeys(("failed", "wrong", "stale"), "at most 0"), **bounds}
     for name in ("change_s", "rollback_s"):
         bounds |= {name: f"at most {settings.max_seconds:g}"} if name in figures else {}
@@ -87,6 +87,12 @@ def judge_change(change: ServedChange, requests: Mapping[str, Array], settings: 
         evidence={"missed": list(problems), "rounds": change.rounds, "refusals": list(change.refusals)},
         note=None if problems else _note(change, seen),
     )
+
+
+def p99_ms(change: ServedChange, requests: Mapping[str, Array]) -> tuple[float, float]:
+    """Return the p99 before the change and the larger one of change and rollback, in ms; 0 if one is unknown."""
+    seen = _seen(change, requests)
+    return seen.p99_ms.get("before", 0), _during(seen)
 
 
 def is_slow(change: ServedChange, requests: Mapping[str, Array], settings: Change) -> bool:
@@ -138,21 +144,29 @@ def _slowest(latency: Array, size: int) -> float:
     return max(float(np.percentile(part, 99)) for part in parts)
 
 
-def _figures(seen: _Seen) -> dict[str, float]:
+def _figures(change: ServedChange, seen: _Seen) -> dict[str, float]:
     figures = {"requests": float(len(seen.failed))}
     for name in ("failed", "wrong", "stale"):
         figures[name] = float(getattr(seen, name).sum())
     figures |= {f"p99_{name}_ms": value for name, value in seen.p99_ms.items()}
-    if ratio := _ratio(seen):
+    if ratio := _ratio(change, seen):
         figures["p99_ratio"] = ratio
     return figures | {f"{name}_s": value for name, value in seen.seconds.items()}
 
 
-def _ratio(seen: _Seen) -> float:
+def _during(seen: _Seen) -> float:
+    return max((value for name, value in seen.p99_ms.items() if name != "before"), default=0)
+
+
+def _usual(change: ServedChange, seen: _Seen) -> float:
+    """Return the p99 before the change, that of the noisiest rehearsal."""
+    return max(change.noise_ms, seen.p99_ms.get("before", 0))
+
+
+def _ratio(change: ServedChange, seen: _Seen) -> float:
     """Return the larger p99 of change and rollback as a multiple of that before, or 0 if it is unknown."""
-    during = [value for name, value in seen.p99_ms.items() if name != "before"]
-    before = seen.p99_ms.get("before", 0)
-    return max(during) / before if during and before else 0
+    usual = _usual(change, seen)
+    return _during(seen) / usual if usual else 0
 
 
 def _problems(change: ServedChange, seen: _Seen, settings: Change) -> list[tuple[str, str]]:
@@ -171,10 +185,10 @@ def _problems(change: ServedChange, seen: _Seen, settings: Change) -> list[tuple
         if seconds > settings.max_seconds:
             words = f"the {name} took {seconds:.3g} s to the first answer (at most {settings.max_seconds:g})"
             problems.append((f"{name}_s", words))
-    ratio, during = _ratio(seen), max((v for k, v in seen.p99_ms.items() if k != "before"), default=0)
+    ratio, during = _ratio(change, seen), _during(seen)
     if settings.max_p99_ratio and ratio > settings.max_p99_ratio and during > settings.floor_ms:
-        rounds = f" in each of {change.rounds} rehearsals" if change.rounds > 1 else ""
-        words = f"p99 rose from {_ms(seen.p99_ms['before'])} to {_ms(during)} ms{rounds}, {_ms(ratio)} times"
+        rounds = f" in the quietest of {change.rounds} rehearsals" if change.rounds > 1 else ""
+        words = f"p99 rose from {_ms(_usual(change, seen))} to {_ms(during)} ms{rounds}, {_ms(ratio)} times"
         problems.append(("p99_ratio", f"{words} (at most {settings.max_p99_ratio:g}, or {settings.floor_ms:g} ms)"))
     return problems
 
@@ -187,8 +201,7 @@ def _summary(change: ServedChange, seen: _Seen) -> str:
         if "rollback" in seen.seconds:
             served += f" and version {change.old} {seen.seconds['rollback']:.2g} s after the rollback"
         parts.append(served)
-    slowest = max((value for name, value in seen.p99_ms.items() if name != "before"), default=0)
-    parts.append(f"p99 {_ms(seen.p99_ms.get('before', 0))} ms before and at most {_ms(slowest)} ms during them")
+    parts.append(f"p99 {_ms(seen.p99_ms.get('before', 0))} ms before and at most {_ms(_during(seen))} ms during them")
     if change.peak_mb:
         parts.append(f"{change.peak_mb:,.0f} MB at most (limit {change.limit_mb:,.0f})")
     return "; ".join(filter(None, (*parts, _note(change, seen))))

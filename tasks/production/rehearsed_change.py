@@ -29,7 +29,7 @@ from tasks.errors import (
     ServingUnavailable,
     StoreError,
 )
-from tasks.gates.change import alike, is_slow
+from tasks.gates.change import alike, is_slow, p99_ms
 from tasks.gates.parity import tolerances
 from tasks.production.steps import going_back, making_stable, publishing
 from tasks.records import Champion, Change, ServedAnswers, ServedChange, Signature
@@ -49,7 +49,7 @@ from tasks.waiting import waiting_for
 from tasks.words import one_line
 
 ACTOR = "rehearsal"
-ROUNDS = 3  # a slow change that noise explains is not seen so often in a row
+ROUNDS = 3  # a change is slow if the quietest of so many is, compared with the noisiest time before
 POLL_S = 0.02
 FEWEST_AFTER = 20  # requests that are due after each change, however slow their rate is
 ATTACHED = "an attached server has the flags and the directory of its owner; use backend docker or embedded"
@@ -77,11 +77,21 @@ def rehearse_change(config: Config, rehearsal: Rehearsal, served: ServedAnswers)
         change = ServedChange(champion.version, rehearsal.candidate.version, not_rehearsed=why)
         return replace(served, change=change)
     asked = _asked(config, rehearsal, served, beside.signature, beside.answers)
+    settings = rehearsal.gates.change
+    slow: list[tuple[float, ServedChange, Mapping[str, Array]]] = []
+    noise = 0.0
     for number in range(1, ROUNDS + 1):
         with _copied(config, rehearsal, champion) as model_dir:
-            change = replace(_round(config, rehearsal, champion, asked, model_dir), rounds=number)
+            change = replace(_round(config, rehearsal, champion, asked, model_dir, number), rounds=number)
         requests = load_arrays(change.requests) if change.requests else {}
-        if not is_slow(change, requests, rehearsal.gates.change):
+        if not is_slow(change, requests, settings):
+            break
+        before, during = p99_ms(change, requests)
+        noise = max(noise, before)
+        slow.append((during, change, requests))
+        _, quietest, seen = min(slow, key=lambda found: found[0])
+        change = replace(quietest, rounds=number, noise_ms=noise)
+        if not is_slow(change, seen, settings):
             break
     return replace(served, change=change)
 
@@ -184,12 +194,14 @@ class _Live:
     run_id: str
 
 
-def _round(config: Config, rehearsal: Rehearsal, champion: Champion, asked: _Asked, model_dir: Path) -> ServedChange:
-    """Rehearse the change once, in a server of its own."""
+def _round(  # noqa: PLR0913, PLR0917  what is changed, where, and how it is asked
+    config: Config, rehearsal: Rehearsal, champion: Champion, asked: _Asked, model_dir: Path, number: int
+) -> ServedChange:
+    """Rehearse the change once, in a server of its own; `number` is that of the rehearsal."""
     candidate, serving = rehearsal.candidate, rehearsal.serving
     settings, limit_mb = rehearsal.gates.change, serving.memory_mb * 2**20 / 1e6
-    number = max(candidate.version, max(versions(model_dir)) + 1)
-    change = ServedChange(champion.version, number, limit_mb=limit_mb)
+    new = max(candidate.version, max(versions(model_dir)) + 1)
+    change = ServedChange(champion.version, new, limit_mb=limit_mb)
     live = _Live(candidate.name, champion.version, model_dir / champion.version_dir.name, candidate.run_id)
     log_file = rehearsal.directory / "server_change.log"
     labelled = config.promote.layout == "labels"
@@ -216,7 +228,7 @@ def _round(config: Config, rehearsal: Rehearsal, champion: Champion, asked: _Ask
         return replace(change, peak_mb=peak(), killed=killed, problem=change.problem or one_line(str(exc)))
     found = loop.load()
     arrays = {"due_s": found.due_s, "sent_s": found.sent_s, "done_s": found.done_s, "status": found.status}
-    path = rehearsal.save("change", arrays | _recognised(rehearsal, asked, found))
+    path = rehearsal.save(f"change{number}", arrays | _recognised(rehearsal, asked, found))
     return replace(change, requests=path, refusals=found.refusals)
 
 

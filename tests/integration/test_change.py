@@ -110,7 +110,7 @@ def test_a_sound_change_passes(case: Callable[..., Case], layout: dict[str, str]
     assert found.note == ""
     assert (tree(made.config.live_dir.parent), tree(made.candidate.version_dir)) == before
     assert not (made.directory / "server1" / "change").exists()
-    seen = load_arrays(made.directory / "server1" / "change.npz")
+    seen = load_arrays(made.directory / "server1" / "change1.npz")
     assert set(seen["named"].tolist()) == ({0, 2, 3} if layout else {0, 2, 3, 4})  # REST names no version
     asked = (seen["named"] == 0) & seen["like_new"]
     assert asked.any()  # over REST, the candidate was recognised by its answers
@@ -120,7 +120,7 @@ def test_grpc_alone(case: Callable[..., Case]) -> None:
     """With protocol grpc every answer names its version."""
     made = case(**{"serving.protocol": "grpc"})
     assert made.verdict(protocol="grpc").passed
-    assert (load_arrays(made.directory / "server1" / "change.npz")["named"] > 0).all()
+    assert (load_arrays(made.directory / "server1" / "change1.npz")["named"] > 0).all()
 
 
 @pytest.mark.parametrize("name", ["naming", pytest.param("two_by_two", marks=pytest.mark.long)])
@@ -274,11 +274,11 @@ def stopped_at_each_change(directory: Path, seconds: float) -> Iterator[list[int
 
 def test_a_stall(case: Callable[..., Case]) -> None:
     """A server that stalls at the change in each of three rehearsals is refused for its p99; nothing failed."""
-    made = case(**{"gates.change": "{max_p99_ratio: 2}"})
+    made = case(**{"gates.change": "{max_p99_ratio: 3}"})
     served = rehearse(made.rehearsal())
     with stopped_at_each_change(made.directory, 1.5) as stopped:
         found = made.verdict(served)
     assert found.evidence["missed"] == ["p99_ratio"], found.summary
-    assert "in each of 3 rehearsals" in found.summary
+    assert "in the quietest of 3 rehearsals" in found.summary
     assert len(stopped) == 3
     assert found.figures["failed"] == 0
