@@ -43,6 +43,7 @@ from tests.conftest import children
 from tests.queueing import arrivals, queueing_p99
 
 STALL_S = 0.1
+AGAIN = 5  # how often the rest of the servers is timed
 SERVICES = 5  # the bound of the p99, in service times
 REQUESTS, MOST_S = Capacity().requests, 2 * Capacity().max_seconds
 
@@ -147,53 +148,62 @@ def capacity(service_s: float) -> tuple[float, float, float]:
     return found, truth, seconds
 
 
+def changes(scratch: Path, backend: Backend, rounds: int, stalls: int) -> tuple[list[float], int]:
+    """Rehearse sound changes and stalls; return the ratios of the seconds, and how many requests went wrong."""
+    champion, candidate = exported(scratch, {1: ["training.epochs=5"], 2: ["training.epochs=15"]})
+    config, now_live = live(scratch, champion)
+    rehearsal = Rehearsal(config.serving, candidate, backend, scratch / "server1", config.gates, now_live)
+    without, found = [], []
+    for number in range(rounds):
+        if number < AGAIN:
+            begun = time.perf_counter()
+            served = rehearse(rehearsal)
+            without.append(time.perf_counter() - begun)
+        found.append(changed(config, rehearsal, served))
+    gates, seconds = [gate for gate, _ in found], [taken for _, taken in found]
+    requests = int(sum(gate.figures["requests"] for gate in gates))
+    failed = {name: int(sum(gate.figures[name] for gate in gates)) for name in ("failed", "wrong", "stale")}
+    again, refused = sum(gate.evidence["rounds"] > 1 for gate in gates), sum(not gate.passed for gate in gates)
+    print(f"{backend.kind}: {len(gates)} changes and as many rollbacks, {requests:,} requests: {failed}")
+    print(f"{backend.kind}: rehearsed again because of noise {again}, refused {refused} of {len(gates)} sound changes")
+    for name in ("change_s", "rollback_s", "p99_before_ms", "p99_change_ms", "p99_rollback_ms", "peak_mb"):
+        values = [gate.figures[name] for gate in gates]
+        print(f"  {name}: median {statistics.median(values):.3g}, largest {max(values):.3g}")
+    usual = statistics.median(without)
+    print(f"  adds {statistics.median(seconds):.2f} s (largest {max(seconds):.2f}) to {usual:.2f} s")
+    if backend.kind == "embedded":
+        stalling = replace(rehearsal, directory=scratch / "stalling")
+        copy = stalling.directory / "change" / "digits" / f"{2:0{config.export.version_width}d}"
+        seen = 0
+        for _ in range(stalls):
+            with stopped(copy):
+                seen += changed(config, stalling, served)[0].evidence["missed"] == ["p99_ratio"]
+        print(f"embedded: a stall of {STALL_S * 1e3:.0f} ms was refused for its p99 in {seen} of {stalls}")
+    return [1 + taken / usual for taken in seconds], sum(failed.values())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=50, help="0 measures the capacity alone")
     parser.add_argument("--stalls", type=int, default=10)
-    parser.add_argument("--service-ms", type=float, default=2)
+    parser.add_argument("--service-ms", type=float, default=2, help="0 measures no capacity")
     parser.add_argument("--image", default="")
     add_json_option(parser)
     options = parser.parse_args()
     backend = Backend("docker", options.image) if options.image else Backend("embedded")
-    scratch = Path(tempfile.mkdtemp(prefix="benchmark-"))
-    try:
-        champion, candidate = exported(scratch, {1: ["training.epochs=5"], 2: ["training.epochs=15"]})
-        config, now_live = live(scratch, champion)
-        rehearsal = Rehearsal(config.serving, candidate, backend, scratch / "server1", config.gates, now_live)
-        without, ratios, found = [], [], []
-        for number in range(options.rounds):
-            if number < 5 or not found:
-                begun = time.perf_counter()
-                served = rehearse(rehearsal)
-                without.append(time.perf_counter() - begun)
-            found.append(changed(config, rehearsal, served))
-            ratios.append((without[-1] + found[-1][1]) / without[-1])
-        gates, seconds = [gate for gate, _ in found], [taken for _, taken in found]
-        requests = int(sum(gate.figures["requests"] for gate in gates))
-        failed = {name: int(sum(gate.figures[name] for gate in gates)) for name in ("failed", "wrong", "stale")}
-        print(f"{backend.kind}: {len(gates)} changes and as many rollbacks, {requests:,} requests: {failed}")
-        slow = sum("p99_ratio" in gate.evidence["missed"] or gate.evidence["rounds"] > 1 for gate in gates)
-        print(f"{backend.kind}: rehearsed again, for its p99: {slow} of {len(gates)}")
-        print(f"{backend.kind}: refused {sum(not gate.passed for gate in gates)} of {len(gates)} sound changes")
-        for name in ("change_s", "rollback_s", "p99_before_ms", "p99_change_ms", "p99_rollback_ms", "peak_mb"):
-            values = [gate.figures[name] for gate in gates]
-            print(f"  {name}: median {statistics.median(values):.3g}, largest {max(values):.3g}")
-        print(f"  adds {statistics.median(seconds):.2f} s (largest {max(seconds):.2f}) to {without[-1]:.2f} s")
-        refused = 0
-        for _ in range(options.stalls if backend.kind == "embedded" else 0):
-            stalling = replace(rehearsal, directory=scratch / "stalling")
-            with stopped(stalling.directory / "change" / "digits" / f"{2:0{config.export.version_width}d}"):
-                gate, _ = changed(config, stalling, served)
-            refused += gate.evidence["missed"] == ["p99_ratio"]
-        print(f"{backend.kind}: a stall of {STALL_S * 1e3:.0f} ms refused for its p99: {refused} of {options.stalls}")
+    found, wrong = {}, 0
+    if options.rounds:
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+            ratios, wrong = changes(Path(scratch), backend, options.rounds, options.stalls)
+        found["time of all servers with the change beside the time without it"] = ratios
+    if options.service_ms:
         measured, truth, taken = capacity(options.service_ms / 1e3)
         print(f"capacity: {measured:.1f} a second, truly {truth:.1f} ({measured / truth:.3f}), in {taken:.0f} s")
-    finally:
-        shutil.rmtree(scratch)
-    words = "time of all servers with the change beside the time without it"
-    write_ratios(options.json, {words: ratios, "measured capacity beside the true one": [measured / truth]})
-    return 1 if any(failed.values()) else 0
+        found["capacity: the larger of the measured and the true one beside the other"] = [
+            max(measured / truth, truth / measured)
+        ]
+    write_ratios(options.json, found)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
