@@ -114,7 +114,7 @@ def _seen(change: ServedChange, requests: Mapping[str, Array]) -> _Seen:
     stale = (speaker == OLD) & (sent >= first_new) & (sent < back) | (speaker == NEW) & (sent >= first_back)
     # A request that was waiting at the rename may be the one that the rename delays.
     stretches = {"before": done < changed, "change": (done >= changed) & (done < back), "rollback": done >= back}
-    stretches["before"][:WARM_UP] = False
+    stretches["before"][: min(WARM_UP, int(stretches["before"].sum()) // 2)] = False
     size = int(stretches["before"].sum())
     latency = (done - due) * 1e3
     p99 = {name: _slowest(latency[where], size) for name, where in stretches.items() if where.any()}
