@@ -215,6 +215,8 @@ def _ms(value: float) -> str:
 def _note(change: ServedChange, seen: _Seen) -> str:
     """Return what was not rehearsed or is unknown, or an empty string."""
     notes = [] if seen.told_apart else ["no answer shows which version gave it"]
+    if "before" not in seen.p99_ms:
+        notes.append("no request was answered before the change, so that its p99 is not compared")
     if change.no_way_back:
         notes.append(f"no rollback was rehearsed: {change.no_way_back}")
     return "; ".join(notes)

