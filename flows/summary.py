@@ -16,7 +16,7 @@ from tasks.program import command_here, short_path
 from tasks.records import GateResult, Leaderboard, SweepRun, ValidationReport
 from tasks.registry.pages import run_url, version_url
 from tasks.report.standing import WAITING
-from tasks.report.tables import leaderboard_rows
+from tasks.report.tables import beside, leaderboard_rows
 from tasks.savedmodel.resumed import resumed_words
 
 LOCAL_PAGES = "http://127.0.0.1:5000"  # where `mlflow ui` serves them
@@ -89,10 +89,10 @@ def _judged_by(report: ValidationReport) -> str:
         refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
         return refused or "judged by its files only; no server loaded it"
     server = served.server
-    beside = f", compared with version {report.champion.version}, which is live" if report.champion else ""
+    compared = report.champion and f", {beside(report)}, which is live"
     return (
         f"judged by {server}: AVAILABLE after "
-        f"{server.startup_s:.2f} s, {served.rows} rows at {served.rows_per_s:,.0f} rows/s{beside}"
+        f"{server.startup_s:.2f} s, {served.rows} rows at {served.rows_per_s:,.0f} rows/s{compared or ''}"
     )
 
 

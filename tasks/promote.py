@@ -33,7 +33,7 @@ def turn(config: Config) -> Iterator[None]:
 
     In parallel, only one of them would not be overtaken. Nothing else waits for this lock, in particular no rollback.
     """
-    log.info("another version went live in the meantime: judging again, compared with that version")
+    log.info("what is live has changed in the meantime: judging again, compared with what is live now")
     with waiting_for(f"another candidate of '{config.name}' to be judged"):
         held = FileLock(config.live_dir / ".turn").acquire()
     with held:  # the kernel releases it when the holder ends
@@ -63,7 +63,7 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
         _note(config, report, run, "awaiting review")
         promotion = Promotion(PromotionState.AWAITING_REVIEW, None, f"every gate passed, and a person decides: {why}")
     else:
-        promotion = put_live(config, report.candidate, run, report.champion, "")
+        promotion = put_live(config, report.candidate, run, report.champion, "", report.without_way_back)
         if promotion.state is PromotionState.ROLLED_BACK:
             _archive_refused(config, report)
         if promotion.state is not PromotionState.STALE:

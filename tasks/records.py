@@ -477,6 +477,46 @@ class ServedChampion:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What a version answered when it was judged.
+
+    Attributes:
+        signature: of its export. requests: `.npz` of the test rows that it was judged on, one array for each input.
+        answers: `.npz` of what a server answered to them, one array for each output.
+    """
+
+    signature: Signature
+    requests: Path
+    answers: Path
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """The version that a rollback would return to after the promotion of a candidate.
+
+    Attributes:
+        version: its number, or 0 if no version is live.
+        version_dir: the directory of its files, or None if they are gone.
+        recorded: its recorded answers, or None if they are gone.
+        problem: why it cannot be served again, as its files show, or empty.
+        unproven: why it is not known whether it can be served again, or empty.
+        refusal: the words of a server that refused it, or empty. log: the end of what that server printed.
+        answers: `.npz` of what the server answered to the recorded requests, or None if it was not asked.
+        allowed: whether `promote.allow_no_way_back` permits a promotion without a proven way back.
+    """
+
+    version: int = 0
+    version_dir: Path | None = None
+    recorded: Recorded | None = None
+    problem: str = ""
+    unproven: str = ""
+    refusal: str = ""
+    log: str = ""
+    answers: Path | None = None
+    allowed: bool = False
+
+
+@dataclass(frozen=True)
 class ServedLatency:
     """The measured duration of requests.
 
@@ -508,6 +548,7 @@ class ServedAnswers:
         batches: the answers of a server that batches to concurrent clients; None if it does not batch.
         probes: the requests of the robustness gate and their answers.
         latency: the measured latency, or None. champion: the answers of the live version, or None.
+        way_back: what is known of the version that a rollback would return to, or None if it was not looked for.
     """
 
     server: ServerFacts
@@ -522,6 +563,7 @@ class ServedAnswers:
     probes: tuple[Probe, ...] = ()
     latency: ServedLatency | None = None
     champion: ServedChampion | None = None
+    way_back: WayBack | None = None
 
 
 @dataclass(frozen=True)
@@ -566,6 +608,23 @@ class ValidationReport:
     def why_rejected(self) -> str:
         """Return the summaries of the failed gates in one line, or an empty string."""
         return "; ".join(f"{gate.name}: {gate.summary}" for gate in self.failed)
+
+    @property
+    def compared_with(self) -> Champion | None:
+        """Return the live version, or None if there is none, or if it could not be served beside the candidate."""
+        return None if self.served is not None and self.served.champion is None else self.champion
+
+    @property
+    def way_back(self) -> GateResult | None:
+        """Return the verdict on the way back, of several servers' the worst, or None if there is none."""
+        found = [gate for gate in self.gates if gate.name.partition(".")[0] == "way_back"]
+        return min(found, key=lambda gate: (gate.passed, not gate.evidence.get("not_proven")), default=None)
+
+    @property
+    def without_way_back(self) -> str:
+        """Return why a promotion of this candidate has no proven way back, or an empty string."""
+        found = self.way_back
+        return str(found.evidence.get("not_proven", "")) if found else ""
 
     @property
     def refusals(self) -> tuple[GateResult, ...]:

@@ -99,12 +99,15 @@ def decide(config: Config, reviewed: Reviewed) -> Promotion:
         return _closed(config, reviewed, PromotionState.REFUSED, problem)
     known = rehearsal_of(config, reviewed)
     candidate = known.report.candidate
+    if known.report.way_back is None:  # an earlier release judged it
+        return Promotion(PromotionState.STALE, None, "it was judged without its way back, and is judged again")
     if _last_state(config, reviewed) != "approved":  # a second try
         append(
             config.live_dir, candidate.version, "approved", candidate.digest,
             run=reviewed.mlflow_run_id, actor=reviewed.by or UNNAMED,
         )  # fmt: skip
-    return put_live(config, candidate, known.run, known.report.champion, reviewed.by or UNNAMED)
+    report = known.report
+    return put_live(config, candidate, known.run, report.champion, reviewed.by or UNNAMED, report.without_way_back)
 
 
 @stage
@@ -113,7 +116,8 @@ def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationR
     if not report.passed:
         reason = f"judged again, compared with another champion: {report.why_rejected}"
         return _closed(config, reviewed, PromotionState.REJECTED, reason)
-    promotion = put_live(config, report.candidate, run, report.champion, reviewed.by or UNNAMED)
+    by, without = reviewed.by or UNNAMED, report.without_way_back
+    promotion = put_live(config, report.candidate, run, report.champion, by, without)
     if promotion.state is not PromotionState.STALE:
         close(config, reviewed, "judged again", f"the result is registry version {run.registry_version}")
     return promotion

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from configs.loading import ConfigError
@@ -25,6 +26,7 @@ from tasks.serving.rehearse import Rehearsal, rehearse
 from tasks.stage import artifact_key, progress_shown, stage
 from tasks.store.champion import find_champion
 from tasks.store.seen import with_record
+from tasks.store.way_back import way_back_of
 
 log = logging.getLogger(__name__)
 
@@ -62,20 +64,28 @@ def validate_serving(
     """
     graph = read_graph(candidate.version_dir, config.gates.safety.max_graph_mb * 1e6)
     champion, own = _champion(config, run_dir), candidate.version_dir / RECORD
-    rows = new_rows(own, champion.seen if champion else None), shared_rows(own)
-    changed = drift(read_schema(candidate.version_dir), read_schema(champion.version_dir) if champion else None)
+    way_back = way_back_of(
+        config.live_dir, config.candidates_dir, champion, candidate.digest, allowed=config.promote.allow_no_way_back
+    )
+    # Nothing is compared with a live version whose files were changed, and no server loads them.
+    beside = None if champion is not None and way_back.problem and way_back.version == champion.version else champion
+    rows = new_rows(own, beside.seen if beside else None), shared_rows(own)
+    changed = drift(read_schema(candidate.version_dir), read_schema(beside.version_dir) if beside else None)
     for sentence in changed:
-        log.info("compared with version %d: %s", champion.version if champion else 0, sentence)
-    gates = judge_files(config.gates, graph, champion)
+        log.info("compared with version %d: %s", beside.version if beside else 0, sentence)
+    gates = judge_files(config.gates, graph, beside)
     if not all(gate.passed for gate in gates if gate.name == "safety"):
         return ValidationReport(candidate, graph, None, gates, champion, *rows, changed)
+    directories = [run_dir / f"server{number}" for number in range(1, len(backends) + 1)]
     with progress_shown(f"{artifact_key(config.name)}-validation", f"Validation of {config.name}"):
         answers = [
-            _asked(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
-            for n, backend in enumerate(backends, start=1)
+            _asked(Rehearsal(config.serving, candidate, backend, directory, config.gates, beside, way_back))
+            for backend, directory in zip(backends, directories, strict=True)
         ]
     gates += judge(config.gates, candidate, *answers, keras_names=config.export.outputs)
     served = next((found for found in answers if isinstance(found, ServedAnswers)), None)
+    if served is not None:  # the report is kept, and must not keep the files of another version's run
+        served = replace(served, way_back=None)
     return ValidationReport(candidate, graph, served, gates, champion, *rows, changed)
 
 
@@ -93,6 +103,6 @@ def _champion(config: Config, run_dir: Path) -> Champion | None:
     """Return the live version, with the record of its rows if there is one."""
     refresh(config)
     found = find_champion(config.live_dir, config.promote.layout)
-    if found is None:
-        return None
+    if found is None or not found.digest:
+        return found
     return with_record(found, config.candidates_dir, config.export.inputs, run_dir / "champion_seen.npz")

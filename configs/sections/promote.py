@@ -90,6 +90,11 @@ class Promote(Section):
         description="path of the Prometheus metrics of production, such as /monitoring/prometheus/metrics: requests, "
         "errors and load time around a change are read at each REST address and recorded; empty reads nothing",
     )
+    allow_no_way_back: bool = Field(
+        False,
+        description="way_back: allow a promotion although the version that a rollback would return to does not load, "
+        "does not repeat its recorded answers, or has none; the history and MLflow record it",
+    )
     keep: int = Field(
         0,
         ge=0,

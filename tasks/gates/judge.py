@@ -24,6 +24,7 @@ from tasks.gates.reading import of_own_metrics, reading_of, reading_of_champion,
 from tasks.gates.robustness import judge_robustness
 from tasks.gates.safety import judge_safety
 from tasks.gates.size import judge_size
+from tasks.gates.way_back import judge_way_back
 from tasks.records import Candidate, Champion, GateResult, GraphFacts, ServedAnswers
 
 
@@ -76,7 +77,8 @@ def judge(
 
 def _judged(evidence: Evidence) -> list[GateResult]:
     judging = evidence.gates.judging
-    return [result for name in judging if name in JUDGES for result in JUDGES[name](evidence)]
+    found = [result for name in judging if name in JUDGES for result in JUDGES[name](evidence)]
+    return [*found, *_way_back(evidence)]
 
 
 def _contract(evidence: Evidence) -> Iterator[GateResult]:
@@ -150,6 +152,18 @@ def _latency(evidence: Evidence) -> Iterator[GateResult]:
 
 def _robustness(evidence: Evidence) -> Iterator[GateResult]:
     yield judge_robustness(evidence.served.probes)
+
+
+def _way_back(evidence: Evidence) -> Iterator[GateResult]:
+    """Judge the way back wherever it was asked for; `gates.use` cannot leave it out."""
+    way, gates = evidence.served.way_back, evidence.gates
+    if way is None:
+        return
+    if way.recorded is None or way.answers is None:
+        yield judge_way_back(way)
+        return
+    now, then = load_arrays(way.answers), load_arrays(way.recorded.answers)
+    yield judge_way_back(way, now, then, tolerances(way.recorded.signature, gates.atol, gates.rtol))
 
 
 JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {

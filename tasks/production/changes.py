@@ -12,6 +12,7 @@ from typing import TypeVar
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.errors import ServingError, StoreConflict, StoreError, TrackingError
+from tasks.gates.way_back import REMEDY
 from tasks.objects.archive import forget_old
 from tasks.objects.store import catch_up as catch_up_with_store
 from tasks.objects.store import claim_of, mirror_of, nothing_changed_yet
@@ -36,6 +37,7 @@ from tasks.store.retention import prune
 from tasks.store.rollback_target import bytes_of, rollback_target
 from tasks.store.serving_config import labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, annotate, carry_out, overtaken, tell
+from tasks.store.way_back import served_version
 from tasks.waiting import waiting_for
 
 T = TypeVar("T")
@@ -173,16 +175,20 @@ def _on_attached(config: Config, only_look: bool) -> list[Finding]:
         return [Finding("reported", str(exc))]
 
 
-def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str) -> Promotion:
+def put_live(  # noqa: PLR0913, PLR0917  what goes live, beside what, and on whose word
+    config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str, without: str = ""
+) -> Promotion:
     """Make a candidate that passed live, unless the champion that it was compared with is no longer live.
 
     Args:
         against: the champion that it was compared with, or None.
+        without: why the promotion has no proven way back, for the history, or empty.
     """
     watched = watch(config)
     watched.wait()
     try:
-        step = partial(_put_live, config, candidate, run, against, actor)
+        why = [f"approved by {actor}" if actor else "", f"without a proven way back: {without}" if without else ""]
+        step = partial(_put_live, config, candidate, run, against, actor, "; ".join(filter(None, why)))
         found, promotion = in_turn(config, step, whatever_is_live=True)
     except StoreConflict as exc:
         return Promotion(PromotionState.STALE, None, f"another machine was faster: {exc}")
@@ -193,9 +199,18 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
 
 
 def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
-    config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str, found: Production
+    config: Config,
+    candidate: Candidate,
+    run: TrackedRun,
+    against: Champion | None,
+    actor: str,
+    reason: str,
+    found: Production,
 ) -> tuple[Production, Promotion]:
-    """Make a candidate live as `put_live` does, under the lock; a conflict with another machine is an error."""
+    """Make a candidate live as `put_live` does, under the lock; a conflict with another machine is an error.
+
+    A champion whose files have changed is another one, so that the candidate is judged again, with its way back.
+    """
     champion = find_champion(found.model_dir, found.layout)
     if champion and champion.digest == candidate.digest:  # a second try, after MLflow could not be updated
         return found, Promotion(PromotionState.PROMOTED, champion.version_dir, f"version {champion.version} is live")
@@ -204,7 +219,8 @@ def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
     if (champion and champion.digest) != (against and against.digest):
         now = f"version {champion.version}" if champion else "no version"
         was = f"version {against.version}" if against else "no version"
-        return found, Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
+        changed = f"{now} is live now" if now != was else "its files have changed since then"
+        return found, Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {changed}")
     number, directory = _number(config, candidate)
     _not_in_experiment(found, number)
     labels = labels_of(found.model_dir) if found.layout == "labels" else {}
@@ -214,7 +230,7 @@ def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
         previous_digest=champion.digest if champion else "",
         label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
         run=run.mlflow_run_id, registry_version=run.registry_version, actor=actor,
-        reason=f"approved by {actor}" if actor else "",
+        reason=reason,
     )  # fmt: skip
     return found, make_change(config, found, change)
 
@@ -280,6 +296,17 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
     return in_turn(config, back)
 
 
+def damage_of(config: Config, found: Production, stable: int | None) -> str:
+    """Return why a rollback could not put back the version that is stable now, as its files show, or an empty string.
+
+    No server is asked: the version that takes its place was judged beside it, or beside the stable one of that time.
+    """
+    way = served_version(found.model_dir, config.candidates_dir, stable)[0] if stable is not None else None
+    if way is None or not way.problem:
+        return ""
+    return f"version {stable}, which a rollback would return to, cannot be served: {way.problem}"
+
+
 def inform(config: Config) -> None:
     """Send the changes of production to MLflow.
 
@@ -303,10 +330,13 @@ def move_label(config: Config, actor: str) -> Promotion:
             beside = f" besides version {stable}, which is stable" if stable else ""
             raise StoreError(f"--to stable makes the canary stable, but '{config.name}' has no canary{beside}")
         digest, source = bytes_of(found.model_dir, version)
+        damage = damage_of(config, found, stable)
+        if damage and not config.promote.allow_no_way_back:
+            return found, Promotion(PromotionState.REFUSED, None, f"{damage}; {REMEDY}")
         change = Change(
             "label", version, source.name, digest, previous=stable,
             previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE,
-            actor=actor or process_user(),
+            actor=actor or process_user(), reason=f"without a proven way back: {damage}" if damage else "",
         )  # fmt: skip
         return found, make_change(config, found, change)
 

@@ -24,7 +24,7 @@ from tasks.report.sections import (
     slices_table,
     worst_table,
 )
-from tasks.report.tables import clip, file_size, gate_rows, signature_difference
+from tasks.report.tables import beside, clip, file_size, gate_rows, signature_difference
 
 
 def render_page(  # noqa: PLR0913, PLR0917  (everything that a page is made of)
@@ -102,7 +102,9 @@ def _held_against(report: ValidationReport) -> str:
         server = report.served.server
         by = server.image or (f"the server at {server.url}" if server.url else "the embedded server")
         parts.append(f"{report.served.rows:,} test rows served by {by}")
-    parts.append(f"compared with version {report.champion.version}" if report.champion else "no other version was live")
+    parts.append(beside(report))
+    if report.champion and report.way_back:
+        parts.append(f"way back: {report.way_back.summary}")
     return " · ".join(clip(part, 200) for part in parts)
 
 

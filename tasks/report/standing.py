@@ -21,7 +21,7 @@ PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 WAITING = (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED)  # it passed every gate, and a person may decide
 UNNAMED = "a reviewer in MLflow"
 TIME, BY, METRICS = "promotion_time", "promotion_by", "production_metrics"
-EXPERIMENT = "experiment"
+EXPERIMENT, WAY_BACK = "experiment", "way_back"
 CHANGED = (PromotionState.PROMOTED, PromotionState.CANARY, PromotionState.ROLLED_BACK)
 ARGUMENTS = "arguments"
 
@@ -40,6 +40,7 @@ class Standing:
         by: who decided, or empty.
         metrics: what production's metrics say about its last change of production, or empty.
         experiment: what it is, or was last, in an experiment on real users, or empty.
+        way_back: whether a rollback from it was proven when it was judged, or empty.
         steps: what a reader can do; text in backticks is to be typed. commands: for a terminal, each with its purpose.
     """
 
@@ -50,6 +51,7 @@ class Standing:
     commands: tuple[str, ...] = ()
     metrics: str = ""
     experiment: str = ""
+    way_back: str = ""
 
 
 def now() -> str:
@@ -71,7 +73,7 @@ def numbered(name: str, tags: Mapping[str, str], registry_version: int) -> str:
 def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:
     """Return what the tags of a version say of it."""
     found = _standing_of(name, tags, registry_version)
-    found = replace(found, experiment=clip(tags.get(EXPERIMENT, ""), 300))
+    found = replace(found, experiment=clip(tags.get(EXPERIMENT, ""), 300), way_back=clip(tags.get(WAY_BACK, ""), 300))
     if tags.get("promotion") not in CHANGED:
         return found
     return replace(found, metrics=_whole_parts(tags.get(METRICS, ""), 900))
@@ -185,7 +187,7 @@ def _readable(time: str) -> str:
 def first_lines(standing: Standing, report_address: str) -> str:
     """Return the first part of a page in MLflow, as markdown, up to the rule that ends it."""
     lines = [f"**{_plain(standing.sentence)}**"]
-    details = [("Reason", standing.why), ("Decided by", standing.by)]
+    details = [("Reason", standing.why), ("Decided by", standing.by), ("Way back", standing.way_back)]
     details += [("Experiment", standing.experiment), ("Production's metrics", standing.metrics)]
     lines.append(" \N{MIDDLE DOT} ".join(f"{name}: {_plain(text)}" for name, text in details if text))
     lines.append(f"[Open the report]({report_address})" if report_address else "")
@@ -214,7 +216,7 @@ def block(standing: Standing, page: str) -> Markup:
     Args:
         page: address of the version's page in MLflow, or empty.
     """
-    details = [("reason", standing.why), ("decided by", standing.by)]
+    details = [("reason", standing.why), ("decided by", standing.by), ("way back", standing.way_back)]
     details += [("experiment", standing.experiment), ("production's metrics", standing.metrics)]
     lines = Markup("").join(
         Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, redact(text)) for name, text in details if text

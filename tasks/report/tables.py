@@ -160,6 +160,14 @@ def _tensor(spec: TensorSpec) -> str:
     return str(spec).removeprefix(f"{spec.name}: ")
 
 
+def beside(report: ValidationReport) -> str:
+    """Return which version the candidate was compared with, in a few words."""
+    if report.champion is None:
+        return "no other version was live"
+    compared = report.compared_with is not None
+    return f"{'compared' if compared else 'not compared'} with version {report.champion.version}"
+
+
 def number(value: float, unit: str = "") -> str:
     """Return a figure for people: four significant digits, thousands apart, its unit behind it."""
     if not math.isfinite(value):

@@ -2,6 +2,8 @@
 
 phase A   the candidate alone, so that a model that cannot be served is not hidden by one that can
 phase B   candidate and champion in one server, each pinned: the same rows, and time measurements in turns
+way back  the version that a rollback would return to is asked what it was asked when it was judged: in phase B if it is
+          the champion; alone if it is another version, or if phase B failed, to find out which version is at fault
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ from tasks.datasets.feature_record import read_schema
 from tasks.datasets.golden import read_golden
 from tasks.datasets.readings import read_readings
 from tasks.datasets.rows import Array, load_arrays, save_arrays
-from tasks.errors import ModelLoadError, PredictionError, ServerCrashed, ServingError, ServingUnavailable
+from tasks.errors import (
+    DataError,
+    ModelLoadError,
+    PredictionError,
+    ServerCrashed,
+    ServingError,
+    ServingUnavailable,
+)
 from tasks.records import (
     Backend,
     Candidate,
@@ -31,6 +40,7 @@ from tasks.records import (
     ServedLatency,
     ServerFacts,
     Signature,
+    WayBack,
 )
 from tasks.serving.batching import ask_concurrently
 from tasks.serving.client import Access, ModelClient, RestClient
@@ -40,6 +50,8 @@ from tasks.serving.load import time_requests
 from tasks.serving.probes import probe, up_to_the_end
 
 T = TypeVar("T")
+OWN = (ModelLoadError, PredictionError, ServerCrashed)
+"""What a model does to its server. Any other end of a server, such as a kill, may have come from outside."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ class Rehearsal:
     Attributes:
         directory: where the answers and the logs of the servers are written.
         champion: the version to compare with, or None.
+        way_back: the version that a rollback would return to, or None if it is not to be judged.
     """
 
     serving: Serving
@@ -57,6 +70,7 @@ class Rehearsal:
     directory: Path
     gates: Gates = field(default_factory=Gates)
     champion: Champion | None = None
+    way_back: WayBack | None = None
 
     def save(self, name: str, arrays: Mapping[str, Array]) -> Path:
         """Write answers to `<directory>/<name>.npz`."""
@@ -74,17 +88,69 @@ def rehearse(rehearsal: Rehearsal) -> ServedAnswers:
         DataError: the golden file cannot be used.
     """
     rows = load_arrays(rehearsal.candidate.requests)
-    alone = _phase_a(rehearsal, rows)
-    if rehearsal.champion is None:
-        return alone
+    served, way = replace(_phase_a(rehearsal, rows), way_back=rehearsal.way_back), rehearsal.way_back
+    if rehearsal.champion is not None:
+        try:
+            served = _phase_b(rehearsal, rehearsal.champion, rows, served)
+        except OWN as exc:  # the candidate was served alone, so the cause is not in it
+            return replace(served, way_back=_blamed(rehearsal, rehearsal.champion, exc))
+    if way is not None and way.version_dir is not None and not _is_way_back(way, rehearsal.champion):
+        served = replace(served, way_back=_alone(rehearsal, way))
+    return served
+
+
+def _is_way_back(way: WayBack | None, champion: Champion | None) -> bool:
+    return way is not None and champion is not None and way.version == champion.version
+
+
+def _blamed(rehearsal: Rehearsal, champion: Champion, error: ServingError) -> WayBack:
+    """Return that the way back is refused, if that version alone is refused as well.
+
+    Raises:
+        ServingError: it is not the way back, or nothing is wrong with it alone.
+    """
+    way = rehearsal.way_back
+    if way is not None and way.version_dir is not None and _is_way_back(way, champion):
+        found = _alone(rehearsal, way)
+        if found.refusal:
+            return found
+    raise ServingError(
+        f"'{rehearsal.candidate.name}' version {rehearsal.candidate.version} was served alone, but not in one "
+        f"server with version {champion.version}, which is live: {error}",
+        detail=error.detail,
+    ) from error
+
+
+def _alone(rehearsal: Rehearsal, way: WayBack) -> WayBack:
+    """Serve the way back alone; return its answers, or the words of the server that refused it."""
+    assert way.version_dir is not None
+    served_as = replace(rehearsal.candidate, version=int(way.version_dir.name), version_dir=way.version_dir)
+    log_file = rehearsal.directory / "server_way_back.log"
     try:
-        return _phase_b(rehearsal, rehearsal.champion, rows, alone)
-    except (ModelLoadError, PredictionError) as exc:  # the candidate was served alone, so the cause is not in it
-        raise ServingError(
-            f"'{rehearsal.candidate.name}' version {rehearsal.candidate.version} was served alone, but not in one "
-            f"server with version {rehearsal.champion.version}, which is live: {exc}",
-            detail=exc.detail,
-        ) from exc
+        with (
+            throwaway_server(rehearsal.backend, rehearsal.serving, served_as, log_file) as (server, rest),
+            open_clients(rehearsal.serving, server, rest) as (client, *_),
+        ):
+            return _repeated(rehearsal, way, client)
+    except OWN as exc:
+        return replace(way, refusal=str(exc), log=exc.detail)
+
+
+def _repeated(rehearsal: Rehearsal, way: WayBack, client: ModelClient) -> WayBack:
+    """Return the way back with its answers to the requests that it was judged on."""
+    recorded = way.recorded
+    if recorded is None or way.version_dir is None:
+        return way
+    beyond = recorded.signature.beyond_rest if rehearsal.serving.protocol == "rest" else ()
+    if beyond:
+        why = f"serving.protocol is rest, which cannot carry {', '.join(map(str, beyond))}"
+        return replace(way, recorded=None, unproven=why)
+    try:
+        rows = load_arrays(recorded.requests)
+    except DataError as exc:
+        return replace(way, recorded=None, unproven=str(exc))
+    number, outputs, name = int(way.version_dir.name), recorded.signature.outputs, recorded.signature.name
+    return replace(way, answers=rehearsal.save("way_back", client.predict(number, rows, outputs, name)))
 
 
 def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
@@ -118,7 +184,9 @@ def _phase_b(
     with throwaway_server(rehearsal.backend, serving, candidate, log_file, champion) as (server, rest):
         with open_clients(serving, server, rest) as (first, *_):
             signature = _signature(first, champion.version, candidate.signature.name)
-            answers = None
+            answers, way = None, rehearsal.way_back
+            if way is not None and _is_way_back(way, champion):
+                way = _repeated(rehearsal, way, first)
             # A champion with other inputs cannot answer these rows; the contract gate reports the differences.
             # Neither can a champion whose dtypes the transport does not carry.
             asked = serving.protocol == "grpc" or not signature.beyond_rest
@@ -132,7 +200,7 @@ def _phase_b(
             latency = replace(latency, samples=samples, requests_per_s=rates)
     readings = read_readings(champion.version_dir)
     beside = ServedChampion(signature, answers, readings, champion.seen, read_schema(champion.version_dir))
-    return replace(alone, champion=beside, latency=latency)
+    return replace(alone, champion=beside, latency=latency, way_back=way)
 
 
 def _ask(
