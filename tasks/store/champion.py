@@ -32,9 +32,9 @@ def champion_version(model_dir: Path, layout: Layout) -> int | None:
 def find_champion(model_dir: Path, layout: Layout = "latest") -> Champion | None:
     """Return the live version, or None if there is none.
 
-    Its digest is computed from the files on the disk, regardless of its manifest. It is empty if they cannot be read,
-    and the graph is `unclear` if they are no SavedModel, because a damaged version is a verdict of the gate way_back and
-    not an error.
+    Its digest is computed from the files on the disk, regardless of its manifest. A damaged version is a verdict of the
+    gate way_back and not an error: the digest is empty if a file cannot be read, and the graph is `unclear` if there is
+    no SavedModel.
 
     Raises:
         VersionExists: two directories have the same number. StoreError: the version is a file.
