@@ -44,7 +44,7 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
         Line(_judged_by(report)),
         Line(),
         Line(f"{'gate':<{width + 2}} verdict  figures"),
-        *(_judgement(gate, width) for gate in report.gates),
+        *(judgement(gate, width) for gate in report.gates),
         Line(),
         Line(verdict, colour=promotion.state.colour),
         Line(candidate.digest, "  digest    "),
@@ -75,7 +75,8 @@ def leaderboard(board: Leaderboard, run: SweepRun) -> list[Line]:
     return lines
 
 
-def _judgement(gate: GateResult, width: int) -> Line:
+def judgement(gate: GateResult, width: int) -> Line:
+    """Return the line of one gate; `width` is that of the longest name."""
     word, colour = ("pass", GREEN) if gate.passed else ("FAIL", RED)
     if gate.passed and gate.needs_person:
         colour = YELLOW

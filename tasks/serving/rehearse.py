@@ -133,7 +133,13 @@ def _alone(rehearsal: Rehearsal, way: WayBack) -> WayBack:
         ):
             return _repeated(rehearsal, way, client)
     except OWN as exc:
-        return replace(way, refusal=str(exc), log=exc.detail)
+        return replace(way, refusal=refusal_words(exc), log=exc.detail)
+
+
+def refusal_words(error: ServingError) -> str:
+    """Return why a server refused a version that was in production, without the advice for a candidate."""
+    words = server_words(error.detail) if isinstance(error, ModelLoadError) else ""
+    return words or str(error)
 
 
 def _repeated(rehearsal: Rehearsal, way: WayBack, client: ModelClient) -> WayBack:
