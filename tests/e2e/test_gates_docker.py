@@ -22,6 +22,8 @@ from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import Rehearsal, rehearse
 from tasks.serving.side_by_side import Asked, ask_side_by_side
 from tasks.store.champion import find_champion
+from tests.e2e.conftest import built_image
+from tests.in_production import new_shop
 
 TWOV = Path("tests/data/tfs_rest/models/twov")  # version N: x -> 0.5 x + N + 1
 BACKENDS = [pytest.param("embedded"), pytest.param("docker", marks=pytest.mark.docker)]
@@ -161,3 +163,41 @@ def test_variants_in_one_container(backend: Backend, candidate: Candidate, tmp_p
     x = np.arange(40)[:, None]
     for one in asked[:3]:
         np.testing.assert_allclose(load_arrays(one.answers)["output_0"], 0.5 * x + one.candidate.version + 1)
+
+
+RUNTIME = Path("tasks/model_server/tf_runtime.py")
+MOVED = (
+    "        return dict(zip(wanted or signature.fetches, values, strict=True))",
+    "        moved = [value._replace(values=value.values + value.values.dtype.type(1e-3)) for value in values]\n"
+    "        return dict(zip(wanted or signature.fetches, moved, strict=True))",
+)
+REFUSED = (
+    "        self.signature_defs: dict[str, Any] = dict(meta_graph.signature_def)",
+    "        raise invalid_argument(\"Op type not registered 'AddV2' in this binary\")",
+)
+
+
+@pytest.mark.docker
+def test_another_image_for_what_is_live(test_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An equal image may serve both versions; one that moves answers by 1e-3, and one that refuses models, may not.
+
+    `tests/integration/test_way_back.py` does so with the embedded and an attached server.
+    """
+    shop = new_shop(tmp_path)
+    shop.promote(2)
+    assert shop.live("--image", test_image) == 0
+    assert f"twov can be served by docker {test_image}: version 2 and 1 passed" in capsys.readouterr().out
+    for (old, new), words in ((MOVED, "recorded: output 'output_0': 40 of 40 rows differ"), (REFUSED, "AddV2")):
+        source = RUNTIME.read_text()
+        assert old in source
+        files = {
+            "Dockerfile": f"FROM {test_image}\nCOPY {RUNTIME.name} /app/{RUNTIME}",
+            RUNTIME.name: source.replace(old, new),
+        }
+        with built_image(files) as image:
+            assert shop.live("--image", image) == 3
+        said = " ".join(capsys.readouterr().out.split())
+        sentence = said[said.index(f"twov must not be served by docker {image}") :]
+        for which in ("version 2, which is live", "version 1, which a rollback would return to"):
+            assert which in sentence
+        assert words in sentence

@@ -11,6 +11,7 @@ import pytest
 
 from tasks.errors import DataError, PipelineError
 from tasks.outcomes import Outcome
+from tasks.store.history import append, read
 from tasks.store.runs import owner_of
 
 pytestmark = [
@@ -84,6 +85,33 @@ def test_a_model_that_fails_a_gate_is_rejected_not_crashed(rehearse: Callable[..
     assert (sorted((user / "models" / "pair").iterdir()) if (user / "models").exists() else []) == live
 
 
+def test_a_champion_that_was_damaged(rehearse: Callable[..., Any], user: Path) -> None:
+    """A live version whose bytes changed ends promotions as Rejected, unless that is allowed: then the history says so.
+
+    The first version has no way back, and the second one's is proven by the first one's recorded answers.
+    """
+    said = []
+    for seed in (1, 2):
+        outcome: Outcome = rehearse("name=back", f"seed={seed}").result()
+        said.append(outcome.report.way_back.summary)  # type: ignore[union-attr]
+    assert said[0] == "there is none, because no version is live"
+    assert said[1].startswith("version 1 can be returned to: all ")
+    weights = user / "models" / "back" / "2" / "variables" / "variables.data-00000-of-00001"
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1
+    weights.unlink()
+    weights.write_bytes(content)
+    state = rehearse("name=back", "seed=3")
+    assert (state.type.name, state.name) == ("COMPLETED", "Rejected"), state.message
+    assert state.message.startswith("way_back: version 2, which a rollback would return to, cannot be served")
+    assert "changed: variables/variables.data-00000-of-00001" in state.message
+    assert "promote.allow_no_way_back" in state.message
+    allowed: Outcome = rehearse("name=back", "seed=4", "promote.allow_no_way_back=true").result()
+    assert allowed.promotion.live_dir == user / "models" / "back" / "4"
+    [entry] = [entry for entry in read(user / "models" / "back") if (entry.version, entry.state) == (4, "live")]
+    assert entry.reason.startswith("without a proven way back: version 2, which a rollback would return to, cannot be")
+
+
 @pytest.mark.long
 def test_promotion_that_is_not_wanted(rehearse: Callable[..., Any], user: Path) -> None:
     """With promote=False a model that passes ends in a completed state that is not named Promoted."""
@@ -146,6 +174,7 @@ def test_a_champion_of_before(rehearse: Callable[..., Any], user: Path) -> None:
     kept = user / ".rehearsal" / "candidates" / "pair" / ".rehearsals"
     of_before = kept / f"{write_manifest(live).digest}.json"
     shutil.copy(kept / f"{digest}.json", of_before)  # what a run of before would have left
+    append(live.parent, int(live.name), "live", of_before.stem)
     again = rehearse("gates.min_unseen_rows=2", promote=False)
     first, second = (run.result().report.candidate for run in (state, again))
     assert first.targets.samefile(second.targets)  # equal rows of two runs are stored once
