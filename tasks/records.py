@@ -495,7 +495,7 @@ class WayBack:
     """The version that a rollback would return to after the promotion of a candidate.
 
     Attributes:
-        version: its number, or 0 if no version is live.
+        version: its number, or 0 if there is none to return to, which `absent` explains in a few words.
         version_dir: the directory of its files, or None if they are gone.
         recorded: its recorded answers, or None if they are gone.
         problem: why it cannot be served again, as its files show, or empty.
@@ -514,6 +514,7 @@ class WayBack:
     log: str = ""
     answers: Path | None = None
     allowed: bool = False
+    absent: str = "no version is live"
 
 
 @dataclass(frozen=True)

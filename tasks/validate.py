@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from configs.schema import Config
 from tasks.datasets.declared import check_contract
 from tasks.datasets.feature_record import drift, read_schema
 from tasks.datasets.seen import RECORD, new_rows, shared_rows
-from tasks.errors import ModelLoadError, PredictionError
+from tasks.errors import ModelLoadError, PredictionError, StoreError
 from tasks.gates.judge import judge, judge_files
 from tasks.gates.serving import judge_refusal
 from tasks.objects.store import refresh
@@ -45,6 +46,19 @@ def check_services(config: Config) -> None:
     check_tracking(config.tracking.uri)
     look_at_production(config)
     look_at_metrics(config)
+    _look_at_way_back(config)
+
+
+def _look_at_way_back(config: Config) -> None:
+    """Say before the training if the files of the live version show that no candidate will be promoted by itself."""
+    with contextlib.suppress(StoreError):  # the validation says it, and may find the store in order by then
+        champion = find_champion(config.live_dir, config.promote.layout)
+        way = way_back_of(config.live_dir, config.candidates_dir, champion, "")
+        if (way.problem or way.unproven) and not config.promote.allow_no_way_back:
+            effect = "will be rejected" if way.problem else "needs a person"
+            log.warning(
+                "a candidate %s, because its way back cannot be proven: %s", effect, way.problem or way.unproven
+            )
 
 
 @stage

@@ -53,7 +53,7 @@ def judge_way_back(
         tolerance: by output.
     """
     if not way.version:
-        return GateResult("way_back", True, "there is none, because no version is live")
+        return GateResult("way_back", True, f"there is none, because {way.absent}")
     which = f"version {way.version}, which a rollback would return to,"
     if way.problem or way.refusal:
         why = way.problem or f"the server refused it: {way.refusal}"

@@ -39,10 +39,12 @@ from tasks.store.serving_config import labels_of
 from tasks.store.transaction import CANARY, STABLE, Production, annotate, carry_out, overtaken, tell
 from tasks.store.way_back import served_version
 from tasks.waiting import waiting_for
+from tasks.words import one_line
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+MOST_WHY = 600  # characters of the reason why a way back is not proven
 TRIES = 5  # how often other machines may write live.json while a change begins
 settled: list[Promotion] = []
 """The changes of production by this process, even if the stage that made them fails afterwards."""
@@ -187,7 +189,7 @@ def put_live(  # noqa: PLR0913, PLR0917  what goes live, beside what, and on who
     watched = watch(config)
     watched.wait()
     try:
-        why = [f"approved by {actor}" if actor else "", f"without a proven way back: {without}" if without else ""]
+        why = [f"approved by {actor}" if actor else "", unproven(without)]
         step = partial(_put_live, config, candidate, run, against, actor, "; ".join(filter(None, why)))
         found, promotion = in_turn(config, step, whatever_is_live=True)
     except StoreConflict as exc:
@@ -296,6 +298,11 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
     return in_turn(config, back)
 
 
+def unproven(why: str) -> str:
+    """Return the words about a promotion without a proven way back, for journal, history and outbox, or nothing."""
+    return f"without a proven way back: {one_line(redact(why), MOST_WHY)}" if why else ""
+
+
 def damage_of(config: Config, found: Production, stable: int | None) -> str:
     """Return why a rollback could not put back the version that is stable now, as its files show, or an empty string.
 
@@ -336,7 +343,7 @@ def move_label(config: Config, actor: str) -> Promotion:
         change = Change(
             "label", version, source.name, digest, previous=stable,
             previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE,
-            actor=actor or process_user(), reason=f"without a proven way back: {damage}" if damage else "",
+            actor=actor or process_user(), reason=unproven(damage),
         )  # fmt: skip
         return found, make_change(config, found, change)
 

@@ -15,7 +15,7 @@ from tasks.gates.contract import breaking_changes
 from tasks.gates.way_back import REMEDY
 from tasks.objects.store import refresh
 from tasks.outcomes import Promotion, PromotionState
-from tasks.production.changes import damage_of, in_turn, make_change
+from tasks.production.changes import damage_of, in_turn, make_change, unproven
 from tasks.records import Arm, Change
 from tasks.store.champion import champion_version
 from tasks.store.experiment import Experiment, eligible, moved, running
@@ -189,7 +189,7 @@ def choose(config: Config, label: str, actor: str) -> Promotion:
             "label", arm.version, versions(model_dir)[arm.version].name, digest,
             previous=stable, previous_digest=served_digest(read(model_dir), stable) if stable else "", label=STABLE,
             actor=actor or process_user(), experiment=known.name, arms=known.arms,
-            reason=f"{reason}; without a proven way back: {damage}" if damage else reason,
+            reason="; ".join(filter(None, (reason, unproven(damage)))),
         )  # fmt: skip
         promotion = make_change(config, found, change)
         if promotion.state is PromotionState.ROLLED_BACK:

@@ -27,6 +27,7 @@ from tasks.report.differences import differences_table
 from tasks.report.page import render_page
 from tasks.report.sections import Table
 from tasks.report.standing import ARGUMENTS, TIME, WAY_BACK, block, now, standing_of, why_a_person
+from tasks.report.tables import clip
 from tasks.savedmodel.resumed import resumed_words
 
 MARK_S = 5.0  # for the mark of a run that was broken off
@@ -115,7 +116,7 @@ def _tags(config: Config, arguments: str, report: ValidationReport) -> dict[str,
         "training": resumed_words(report.candidate.version_dir),
         "failed_gates": ", ".join(gate.name for gate in report.failed),
         "needs_person": why_a_person(config, report),
-        WAY_BACK: report.way_back.summary if report.way_back else "",
+        WAY_BACK: clip(report.way_back.summary, 600) if report.way_back else "",
         ARGUMENTS: arguments,
         TIME: now(),
     }

@@ -106,10 +106,12 @@ def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> S
     if state == PromotionState.REFUSED:
         return Standing(f"{who} was approved, but it was not promoted{on}.", reason, reviewer)
     if state == "judged again":
-        sentence = f"{who} was judged again{on}, because another version had gone live since it was judged."
+        sentence = (
+            f"{who} was judged again{on}, because what is live has changed since then, or an earlier release judged it."
+        )
         return Standing(sentence, reason, reviewer)
     if state == PromotionState.STALE:
-        return Standing(f"{who} is judged again, because another version went live while it was judged.", reason)
+        return Standing(f"{who} is judged again, because what is live changed while it was judged.", reason)
     if state == PromotionState.ROLLED_BACK:
         again = _decision(tags, "Try it once more")
         return Standing(f"{who} was rolled back{on}.", reason, clip(tags.get(BY, ""), 80), commands=again)
