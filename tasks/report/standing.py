@@ -106,9 +106,8 @@ def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> S
     if state == PromotionState.REFUSED:
         return Standing(f"{who} was approved, but it was not promoted{on}.", reason, reviewer)
     if state == "judged again":
-        sentence = (
-            f"{who} was judged again{on}, because what is live has changed since then, or an earlier release judged it."
-        )
+        why = "because what is live has changed since then, or an earlier release judged it"
+        sentence = f"{who} was judged again{on}, {why}."
         return Standing(sentence, reason, reviewer)
     if state == PromotionState.STALE:
         return Standing(f"{who} is judged again, because what is live changed while it was judged.", reason)

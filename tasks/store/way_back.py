@@ -27,7 +27,7 @@ def way_back_of(
     """
     if champion is None:
         return WayBack(allowed=allowed)
-    if champion.digest == digest:  # a promotion changes nothing
+    if digest and champion.digest == digest:  # a promotion changes nothing
         return WayBack(absent=f"version {champion.version}, which is live, has the same bytes", allowed=allowed)
     target = predecessor(model_dir, None, digest)
     if target is None:
