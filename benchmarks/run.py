@@ -45,8 +45,9 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "variants": ("sweep",),
     "text": ("text_memory",),
     "growing data": ("growing_data",),
+    "way back": ("upgrade", "--rounds", "5"),
 }
-WITH_IMAGE = ("main_job", "gates", "validation")
+WITH_IMAGE = ("main_job", "gates", "validation", "upgrade")
 
 FEW_ROUNDS = 3
 MARGIN, MARGIN_OF_FEW = 1.05, 1.25  # a difference below it is noise; the second one with fewer rounds than FEW_ROUNDS
