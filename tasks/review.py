@@ -114,7 +114,7 @@ def decide(config: Config, reviewed: Reviewed) -> Promotion:
 def promote_again_judged(config: Config, reviewed: Reviewed, report: ValidationReport, run: TrackedRun) -> Promotion:
     """Promote an approved candidate that passed again, compared with the version that is live now."""
     if not report.passed:
-        reason = f"judged again, compared with another champion: {report.why_rejected}"
+        reason = f"judged again, compared with what is live now: {report.why_rejected}"
         return _closed(config, reviewed, PromotionState.REJECTED, reason)
     by, without = reviewed.by or UNNAMED, report.without_way_back
     promotion = put_live(config, report.candidate, run, report.champion, by, without)

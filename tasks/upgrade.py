@@ -8,9 +8,11 @@ from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.schema import Config
-from tasks.datasets.rows import load_arrays
+from configs.sections.gates import Gates
+from tasks.datasets.golden import read_golden
+from tasks.datasets.rows import load_arrays, load_rows
 from tasks.errors import DataError, StoreError
-from tasks.gates.judge import judge, judge_files
+from tasks.gates.judge import judge, judge_files, own_rows
 from tasks.gates.parity import tolerances
 from tasks.gates.serving import judge_refusal
 from tasks.gates.way_back import ALLOWED, judge_recorded
@@ -123,14 +125,36 @@ def _gates(config: Config, one: InProduction, backend: Backend, directory: Path)
         return [*files, *_loaded(config, one, backend, directory, why)]
     candidate = replace(one.rehearsal.report.candidate, version=int(known.version_dir.name))
     candidate = replace(candidate, version_dir=known.version_dir)
+    gates, unfit = _that_fit(config, candidate)
     try:
-        served = rehearse(Rehearsal(config.serving, candidate, backend, directory, config.gates))
+        served = rehearse(Rehearsal(config.serving, candidate, backend, directory, gates))
     except OWN as exc:
         return [*files, judge_refusal(str(backend), refusal_words(exc), exc.detail)]
-    found = judge(config.gates, candidate, served, keras_names=config.export.outputs)
+    found = [*judge(gates, candidate, served, keras_names=config.export.outputs), *unfit]
     failed = {gate.name for gate in found if not gate.passed}
     before = _failed_before(config, candidate, one.rehearsal) if failed & {*BOUND} else set()
     return [*files, *(_as_before(gate, before) for gate in found), _recorded(config, known.recorded, served)]
+
+
+def _that_fit(config: Config, candidate: Candidate) -> tuple[Gates, list[GateResult]]:
+    """Return the gates whose settings fit a version, which may be older than the settings, and a line for each other.
+
+    What does not fit, such as golden rows with another input, says nothing about a server.
+    """
+    gates, keras_names = config.gates, config.export.outputs
+    unfit = []
+    try:
+        if gates.golden.file is not None and "golden" in gates.judging:
+            read_golden(gates.golden.file, candidate.signature)
+    except DataError as exc:
+        unfit.append(GateResult("golden", True, f"not judged, because its settings do not fit this version: {exc}"))
+    try:
+        if "quality" in gates.judging and load_rows(candidate.targets).targets:
+            own_rows(gates, candidate, load_arrays(candidate.reference), keras_names)
+    except DataError as exc:
+        unfit.append(GateResult("quality", True, f"not judged, because its settings do not fit this version: {exc}"))
+    left = tuple(name for name in gates.judging if name not in {gate.name for gate in unfit})
+    return gates.model_copy(update={"use": left or ("contract",)}), unfit
 
 
 def _gone(candidate: Candidate) -> Path | None:

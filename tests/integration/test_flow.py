@@ -86,30 +86,33 @@ def test_a_model_that_fails_a_gate_is_rejected_not_crashed(rehearse: Callable[..
 
 
 def test_a_champion_that_was_damaged(rehearse: Callable[..., Any], user: Path) -> None:
-    """A live version whose bytes changed ends promotions as Rejected, unless that is allowed: then the history says so.
+    """An approval after the live bytes changed is judged again and rejected; if that is allowed, the history says so.
 
     The first version has no way back, and the second one's is proven by the first one's recorded answers.
     """
-    said, anyhow = [], "gates.metrics={rmse: {max: 1000, worse_by: .inf}}"
-    for seed in (1, 2):
-        outcome: Outcome = rehearse("name=back", anyhow, f"seed={seed}").result()
-        said.append(outcome.report.way_back.summary)  # type: ignore[union-attr]
+    from flows.promote import promote
+
+    settings = ["name=back", "gates.metrics={rmse: {max: 1000, worse_by: .inf}}"]
+    first: Outcome = rehearse(*settings, "seed=1").result()
+    state = rehearse(*settings, "seed=2", "promote.mode=review")
+    assert state.name == "AwaitingReview", state.message
+    said = [outcome.report.way_back.summary for outcome in (first, state.result())]  # type: ignore[union-attr]
     assert said[0] == "there is none, because no version is live"
     assert said[1].startswith("version 1 can be returned to: all ")
-    weights = user / "models" / "back" / "2" / "variables" / "variables.data-00000-of-00001"
+    weights = user / "models" / "back" / "1" / "variables" / "variables.data-00000-of-00001"
     content = bytearray(weights.read_bytes())
     content[0] ^= 1
     weights.unlink()
     weights.write_bytes(content)
-    state = rehearse("name=back", anyhow, "seed=3")
+    state = promote(str(user / "cfg.yaml"), settings, 2, "approved", "ann", return_state=True)
     assert (state.type.name, state.name) == ("COMPLETED", "Rejected"), state.message
-    assert state.message.startswith("way_back: version 2, which a rollback would return to, cannot be served")
+    assert "way_back: version 1, which a rollback would return to, cannot be served" in state.message
     assert "changed: variables/variables.data-00000-of-00001" in state.message
     assert "promote.allow_no_way_back" in state.message
-    allowed: Outcome = rehearse("name=back", anyhow, "seed=4", "promote.allow_no_way_back=true").result()
-    assert allowed.promotion.live_dir == user / "models" / "back" / "4"
-    [entry] = [entry for entry in read(user / "models" / "back") if (entry.version, entry.state) == (4, "live")]
-    assert entry.reason.startswith("without a proven way back: version 2, which a rollback would return to, cannot be")
+    allowed: Outcome = rehearse(*settings, "seed=3", "promote.allow_no_way_back=true").result()
+    assert allowed.promotion.live_dir == user / "models" / "back" / "3"
+    [entry] = [entry for entry in read(user / "models" / "back") if (entry.version, entry.state) == (3, "live")]
+    assert entry.reason.startswith("without a proven way back: version 1, which a rollback would return to, cannot be")
 
 
 @pytest.mark.long

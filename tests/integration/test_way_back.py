@@ -235,6 +235,17 @@ def test_a_bound_that_was_raised_is_not_the_servers_fault(shop: Shop, capsys: py
     assert out.count("it fails without this server as well") == 2
 
 
+def test_settings_of_another_version_say_nothing_of_a_server(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """Golden rows and slices that do not fit what is live are said, and nothing else is judged less."""
+    golden = shop.directory / "golden.json"
+    golden.write_text('{"inputs": {"other": [[1.0]]}, "outputs": {"output_0": [[1.0]]}}')
+    words = ["--set", f"gates.golden.file={golden}", "--set", "gates.slices=[colour]"]
+    assert shop.live(*words, "--set", "gates.use=[golden, quality, parity]") == 0
+    out = capsys.readouterr().out
+    assert out.count("not judged, because its settings do not fit this version") == 2
+    assert "all 40 recorded answers are repeated" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
