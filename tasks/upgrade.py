@@ -15,7 +15,7 @@ from tasks.errors import DataError, StoreError
 from tasks.gates.judge import judge, judge_files, own_rows
 from tasks.gates.parity import tolerances
 from tasks.gates.serving import judge_refusal
-from tasks.gates.way_back import ALLOWED, judge_recorded
+from tasks.gates.way_back import ALLOWED, judge_recorded, recorded_answers
 from tasks.objects.store import refresh
 from tasks.records import Backend, Candidate, GateResult, Recorded, ServedAnswers, WayBack
 from tasks.savedmodel.safety import MB, read_graph
@@ -164,8 +164,11 @@ def _gone(candidate: Candidate) -> Path | None:
 
 def _recorded(config: Config, recorded: Recorded, served: ServedAnswers) -> GateResult:
     tolerance = tolerances(recorded.signature, config.gates.atol, config.gates.rtol)
-    now, then = load_arrays(served.answers), load_arrays(recorded.answers)
-    return judge_recorded(now, then, recorded.signature, tolerance)
+    try:
+        then = recorded_answers(recorded)
+    except DataError as exc:
+        return GateResult("recorded", False, f"nothing is known of its answers when it was judged: {exc}")
+    return judge_recorded(load_arrays(served.answers), then, recorded.signature, tolerance)
 
 
 def _failed_before(config: Config, candidate: Candidate, known: Rehearsed) -> set[str]:

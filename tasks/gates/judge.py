@@ -24,7 +24,7 @@ from tasks.gates.reading import of_own_metrics, reading_of, reading_of_champion,
 from tasks.gates.robustness import judge_robustness
 from tasks.gates.safety import judge_safety
 from tasks.gates.size import judge_size
-from tasks.gates.way_back import judge_way_back
+from tasks.gates.way_back import judge_way_back, recorded_answers
 from tasks.records import Candidate, Champion, GateResult, GraphFacts, ServedAnswers
 
 
@@ -162,8 +162,13 @@ def _way_back(evidence: Evidence) -> Iterator[GateResult]:
     if way.recorded is None or way.answers is None:
         yield judge_way_back(way)
         return
-    now, then = load_arrays(way.answers), load_arrays(way.recorded.answers)
-    yield judge_way_back(way, now, then, tolerances(way.recorded.signature, gates.atol, gates.rtol))
+    try:
+        then = recorded_answers(way.recorded)
+    except DataError as exc:
+        yield judge_way_back(replace(way, recorded=None, unproven=str(exc)))
+        return
+    tolerance = tolerances(way.recorded.signature, gates.atol, gates.rtol)
+    yield judge_way_back(way, load_arrays(way.answers), then, tolerance)
 
 
 JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {

@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tasks.datasets.rows import Array
+from tasks.datasets.rows import Array, load_arrays
+from tasks.errors import DataError
 from tasks.gates.parity import Tolerance, comparable, judge_parity
-from tasks.records import GateResult, Signature, WayBack
+from tasks.records import GateResult, Recorded, Signature, WayBack
 
 ALLOWED = "promote.allow_no_way_back permits a promotion nevertheless"
 REMEDY = "repair it, or set promote.allow_no_way_back to promote without a way back"
 SIDES = ("served now", "recorded")
+
+
+def recorded_answers(recorded: Recorded) -> dict[str, Array]:
+    """Return the recorded answers, one array for each output of the signature.
+
+    Raises:
+        DataError: they are missing, damaged or incomplete.
+    """
+    found = load_arrays(recorded.answers)
+    if found.keys() != {spec.name for spec in recorded.signature.outputs}:
+        raise DataError(
+            f"recorded answers must be those to every output, got {', '.join(found)} in '{recorded.answers}'"
+        )
+    return found
 
 
 def judge_recorded(
@@ -23,8 +38,6 @@ def judge_recorded(
         now, then: one array for each output, with the same rows in the same order.
         tolerance: by output.
     """
-    if missing := [name for name in then if name not in now]:
-        return GateResult("recorded", False, f"output '{missing[0]}' is recorded, but it is not served now")
     pairs = {spec.name: comparable(now[spec.name], then[spec.name], spec) for spec in signature.outputs}
     mine, recorded = ({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))
     found = judge_parity(mine, recorded, tolerance, sides=SIDES)

@@ -137,9 +137,11 @@ def test_damaged_bytes_are_never_loaded(shop: Shop) -> None:
 
 def test_the_files_of_its_run_are_gone(shop: Shop) -> None:
     """A champion whose recorded answers are gone is served, and a person decides."""
-    for path in shop.config().work_dir.glob("runs/2026112*/requests.npz"):
-        path.unlink()
-    way = shop.verdict(shop.candidate(2))
+    candidate, run_dir = shop.candidate(2), next(shop.config().work_dir.glob("runs/20261121*"))
+    (run_dir / "server1" / "served.npz").write_bytes(b"cut")
+    assert "saved arrays must be readable" in shop.verdict(candidate).needs_person
+    (run_dir / "requests.npz").unlink()
+    way = shop.verdict(candidate)
     assert way.passed
     assert "requests.npz' is not there any more" in way.needs_person
     assert shop.verdict(shop.candidate(3), "promote.allow_no_way_back=true").needs_person == ""

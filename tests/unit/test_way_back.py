@@ -11,8 +11,10 @@ import pytest
 
 from configs.loading import load_config
 from configs.schema import Config
+from tasks.datasets.rows import save_arrays
+from tasks.errors import DataError
 from tasks.gates.parity import tolerances
-from tasks.gates.way_back import judge_recorded, judge_way_back
+from tasks.gates.way_back import judge_recorded, judge_way_back, recorded_answers
 from tasks.production.changes import go_back, move_label, put_live
 from tasks.records import Candidate, GateResult, Recorded, Signature, TensorSpec, TrackedRun, ValidationReport, WayBack
 from tasks.savedmodel.manifest import hash_files
@@ -90,11 +92,23 @@ def test_moved_answers_are_no_way_back(by: float) -> None:
     assert "promote.allow_no_way_back" in found.summary
 
 
-def test_other_shapes_and_missing_outputs_are_no_repetition() -> None:
-    """An output that is gone or has another shape is said by name."""
+def test_other_shapes_are_no_repetition() -> None:
+    """An output of another shape is said with both shapes."""
     wide = {"y": np.zeros((2, 3), np.float32)}
     assert "shape (2, 3) served now, (2, 1) recorded" in judge_recorded(wide, answers(1, 2), SIGNATURE, USUAL).summary
-    assert "output 'y' is recorded" in judge_recorded({}, answers(1, 2), SIGNATURE, USUAL).summary
+
+
+def test_recorded_answers_must_be_complete(tmp_path: Path) -> None:
+    """Answers to other outputs, and a file that is no archive, are refused with the name of the file."""
+    recorded = dataclasses.replace(PROVEN, answers=tmp_path / "served.npz")
+    save_arrays(recorded.answers, answers(1, 2))
+    assert recorded_answers(recorded).keys() == {"y"}
+    save_arrays(recorded.answers, {"z": np.zeros(2)})
+    with pytest.raises(DataError, match=r"those to every output, got z in .*served\.npz"):
+        recorded_answers(recorded)
+    recorded.answers.write_bytes(b"cut")
+    with pytest.raises(DataError, match="must be readable"):
+        recorded_answers(recorded)
 
 
 @pytest.mark.parametrize(
