@@ -77,12 +77,12 @@ def _lines(name: str, verdicts: Sequence[Verdict]) -> list[Line]:
         lines += [judgement(gate, width) for gate in verdict.gates]
     failed = [verdict for verdict in verdicts if not verdict.passed]
     servers = ", ".join(dict.fromkeys(verdict.server for verdict in failed or verdicts))
-    numbers = " and ".join(dict.fromkeys(str(verdict.version) for verdict in verdicts))
+    numbers = " and ".join(dict.fromkeys(f"version {verdict.version}" for verdict in verdicts))
     if failed:
         whose = "; ".join(f"version {verdict.version}, {verdict.role}: {verdict.why}" for verdict in failed)
         sentence = f"{name} must not be served by {servers}: {whose}"
     else:
         excused = "; ".join(f"version {verdict.version}: {verdict.why}" for verdict in verdicts if verdict.why)
-        sentence = f"{name} can be served by {servers}: version {numbers} passed" + (f". {excused}" if excused else "")
+        sentence = f"{name} can be served by {servers}: {numbers} passed" + (f". {excused}" if excused else "")
     lines += [Line(), Line(sentence, colour=RED if failed else GREEN), Line("production is unchanged")]
     return [Line(redact(line.text), line.label, colour=line.colour) for line in lines]

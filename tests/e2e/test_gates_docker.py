@@ -186,7 +186,7 @@ def test_another_image_for_what_is_live(test_image: str, tmp_path: Path, capsys:
     shop = new_shop(tmp_path)
     shop.promote(2)
     assert shop.live("--image", test_image) == 0
-    assert f"twov can be served by docker {test_image}: version 2 and 1 passed" in capsys.readouterr().out
+    assert f"twov can be served by docker {test_image}: version 2 and version 1 passed" in capsys.readouterr().out
     for (old, new), words in ((MOVED, "recorded: output 'output_0': 40 of 40 rows differ"), (REFUSED, "AddV2")):
         source = RUNTIME.read_text()
         assert old in source

@@ -171,7 +171,7 @@ def test_an_equal_server_raises_no_alarm(shop: Shop, capsys: pytest.CaptureFixtu
     before, entries = shop.files(), read(shop.config().live_dir)
     assert shop.live() == 0
     out = capsys.readouterr().out
-    assert "twov can be served by embedded: version 2 and 1 passed" in out
+    assert "twov can be served by embedded: version 2 and version 1 passed" in out
     assert out.count("all 40 recorded answers are repeated") == 2
     for gate in ("safety", "contract", "parity", "latency"):
         assert out.count(f"  {gate} ") == 2, out
