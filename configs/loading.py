@@ -264,6 +264,9 @@ def _resolve(config: Config, base: Path) -> Config:
         for section in ("contract", "golden")
         if (file := getattr(gates, section).file) is not None
     }
+    if gates.replay.file is not None:  # a run looks whether it exists: a rollback must not need an old log
+        recorded = _place(base, gates.replay.file, "gates.replay.file")
+        found["replay"] = gates.replay.model_copy(update={"file": recorded})
     tls = config.promote.live_tls
     tls_files = {name: _file(base, file, f"promote.live_tls.{name}") for name, file in tls if file is not None}
     try:

@@ -21,6 +21,7 @@ from tasks.production.server import silent
 from tasks.records import Splits
 from tasks.registry.connection import check_experiment, check_tracking
 from tasks.registry.reasons import reason
+from tasks.replay.files import check_file
 from tasks.serving.launch import check_engine
 from tasks.store.layout import check_writable
 from tasks.training.fit import try_model
@@ -63,6 +64,8 @@ def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], st
     contract = config.gates.contract.file
     if contract is not None:
         yield "contract", lambda: _contract(contract)
+    if config.gates.replay.file is not None:
+        yield "replay", lambda: f"'{config.gates.replay.file}' holds {check_file(config) or 'what no gate reads'}"
     yield "serving", lambda: _engine(config)
     yield "tracking", lambda: _tracking(config)
     yield "prefect", _prefect

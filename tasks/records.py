@@ -495,6 +495,81 @@ class ServedLatency:
 
 
 @dataclass(frozen=True)
+class ReplayedSlice:
+    """How often the decisions for some of the replayed rows differ from the champion's.
+
+    Attributes:
+        title: such as `city=Oslo`; empty for all rows.
+        requests: number of requests with such rows. rows: of these rows. flipped: of those with another decision.
+        squares: sums over the requests of flipped^2, flipped * rows and rows^2, because rows of one request are alike.
+    """
+
+    title: str
+    requests: int
+    rows: int
+    flipped: int
+    squares: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ReplayedInput:
+    """How the values of one input in the replayed requests differ from those of the training rows.
+
+    Attributes:
+        name: of the input, with the place of the element if it has several.
+        values: number of values. span: of the training rows, for people.
+        psi: population stability index. noise: what chance alone exceeds 1 time in 20.
+        outside: number of values that no training row has, or that are outside of their range.
+        named: the first of them, with request, row and value.
+    """
+
+    name: str
+    values: int
+    psi: float
+    noise: float
+    span: str
+    outside: int
+    named: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class ServedReplay:
+    """What became of recorded requests.
+
+    Attributes:
+        file: their name. transport: how they were sent, for people.
+        requests: number of requests that were sent. rows: of the rows that both versions answered.
+        skipped: how many were not sent, by reason with the first one.
+        refused: how many only the candidate refused. refused_by_both, refused_by_champion: likewise.
+        not_finite: rows that the champion answered with numbers, and the candidate with NaN or infinity.
+        unread: how many do not fit the candidate's inputs, so that their values are unknown.
+        rules: by output, what counts as another decision.
+        slices: of the decisions, all rows first; empty without a champion.
+        flipped, refusals: the first rows with another decision, and the first requests that one of them refused.
+        inputs: beside the training rows. reference: which rows these are.
+        notes: what else a reader must know.
+    """
+
+    file: str
+    transport: str
+    requests: int
+    rows: int
+    skipped: Mapping[str, int]
+    refused: int
+    refused_by_both: int
+    refused_by_champion: int
+    not_finite: int
+    unread: int
+    rules: Mapping[str, str]
+    slices: tuple[ReplayedSlice, ...]
+    flipped: tuple[Mapping[str, Any], ...]
+    refusals: tuple[Mapping[str, Any], ...]
+    inputs: tuple[ReplayedInput, ...]
+    reference: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ServedAnswers:
     """The answers of a real server about one candidate.
 
@@ -508,6 +583,7 @@ class ServedAnswers:
         batches: the answers of a server that batches to concurrent clients; None if it does not batch.
         probes: the requests of the robustness gate and their answers.
         latency: the measured latency, or None. champion: the answers of the live version, or None.
+        replay: what became of recorded requests, or None.
     """
 
     server: ServerFacts
@@ -522,6 +598,7 @@ class ServedAnswers:
     probes: tuple[Probe, ...] = ()
     latency: ServedLatency | None = None
     champion: ServedChampion | None = None
+    replay: ServedReplay | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from configs.loading import ConfigError
@@ -12,12 +14,15 @@ from tasks.datasets.feature_record import drift, read_schema
 from tasks.datasets.seen import RECORD, new_rows, shared_rows
 from tasks.errors import ModelLoadError, PredictionError
 from tasks.gates.judge import judge, judge_files
+from tasks.gates.replay import new_tally
 from tasks.gates.serving import judge_refusal
 from tasks.objects.store import refresh
 from tasks.production.metrics import look_at_metrics
 from tasks.production.server import look_at_production
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, ValidationReport
 from tasks.registry.connection import check_tracking
+from tasks.replay.files import check_file
+from tasks.replay.tally import Tally
 from tasks.savedmodel.operations import misspelt
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import check_engine, choose_backends
@@ -39,6 +44,7 @@ def check_services(config: Config) -> None:
     for name, meant in misspelt(config.gates.safety.allow_ops).items():
         raise ConfigError(f"gates.safety.allow_ops: TensorFlow has no operation '{name}'; did you mean '{meant}'?")
     check_contract(config.gates)
+    check_file(config)
     check_engine(config.serving)
     check_tracking(config.tracking.uri)
     look_at_production(config)
@@ -71,12 +77,29 @@ def validate_serving(
         return ValidationReport(candidate, graph, None, gates, champion, *rows, changed)
     with progress_shown(f"{artifact_key(config.name)}-validation", f"Validation of {config.name}"):
         answers = [
-            _asked(Rehearsal(config.serving, candidate, backend, run_dir / f"server{n}", config.gates, champion))
+            _asked(
+                Rehearsal(
+                    config.serving,
+                    candidate,
+                    backend,
+                    run_dir / f"server{n}",
+                    config.gates,
+                    champion,
+                    _tally(config, candidate),
+                )
+            )
             for n, backend in enumerate(backends, start=1)
         ]
     gates += judge(config.gates, candidate, *answers, keras_names=config.export.outputs)
     served = next((found for found in answers if isinstance(found, ServedAnswers)), None)
     return ValidationReport(candidate, graph, served, gates, champion, *rows, changed)
+
+
+def _tally(config: Config, candidate: Candidate) -> Callable[[ServedAnswers], Tally] | None:
+    """Return what makes the counters of recorded requests, or None without such requests."""
+    if config.gates.replay.file is None or "replay" not in config.gates.judging:
+        return None
+    return partial(new_tally, config.gates, candidate, config.export.inputs)
 
 
 def _asked(rehearsal: Rehearsal) -> ServedAnswers | GateResult:

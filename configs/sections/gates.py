@@ -35,7 +35,7 @@ class Bound(Section):
 
 METRICS = ("accuracy", "macro_f1", "log_loss", "auc", "brier", "rmse", "mae", "r2")
 LESS_IS_BETTER = ("log_loss", "brier", "rmse", "mae")
-GATES = ("safety", "size", "contract", "parity", "batching", "golden", "quality", "latency", "robustness")
+GATES = ("safety", "size", "contract", "parity", "batching", "golden", "quality", "latency", "robustness", "replay")
 
 
 def _metric(name: str) -> str:
@@ -101,6 +101,51 @@ class Contract(Section):
         None,
         description="JSON file of the names, dtypes and shapes that clients rely on, as `rehearse --write-contract` "
         "writes it; it is checked even without a champion, and regardless of allow_breaking",
+    )
+
+
+class Replay(Section):
+    """The replay gate: recorded requests without labels, sent to the candidate and to the champion."""
+
+    file: Path | None = Field(
+        None,
+        description="recorded requests: JSON lines of predict bodies, or TFRecords of PredictionLog, plain or gzip; "
+        "without a file, the gate is skipped",
+    )
+    every: int = Field(1, ge=1, description="sends each request whose number is a multiple of this; 1 sends all")
+    max_flips: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="maximum share of rows whose decision differs from the champion's, in all rows and in each slice; "
+        "a candidate is rejected if the confidence interval of the share lies above it",
+    )
+    max_slice_ratio: float = Field(
+        3,
+        ge=0,
+        description="maximum of a slice's share of other decisions, as a multiple of the share in the other rows; a "
+        "candidate is rejected if the confidence intervals prove more; 0 means no bound",
+    )
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="the probability from which on a single probability decides for class 1"
+    )
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="by how much a number that is no class score may differ before it counts as another decision; "
+        "empty means 1 % of the distance between the 5th and the 95th percentile of the champion's test answers",
+    )
+    slices: tuple[str, ...] = Field(
+        (),
+        description="inputs whose values divide the requests into slices that are judged separately; empty means those "
+        "of gates.slices that are inputs",
+    )
+    max_psi: float = Field(
+        0,
+        ge=0,
+        description="maximum of the population stability index of an input, beyond what chance explains; 0 means that "
+        "it is only shown",
     )
 
 
@@ -179,6 +224,7 @@ class Gates(Section):
     robustness: Robustness = Robustness()
     contract: Contract = Contract()
     golden: Golden = Golden()
+    replay: Replay = Replay()
     safety: Safety = Safety()
     size: Size = Size()
 

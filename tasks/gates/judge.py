@@ -21,6 +21,7 @@ from tasks.gates.latency import judge_latency
 from tasks.gates.parity import Tolerance, judge_parity, tolerances
 from tasks.gates.quality import AnsweredRows, judge_quality
 from tasks.gates.reading import of_own_metrics, reading_of, reading_of_champion, why_not_compared
+from tasks.gates.replay import judge_replay
 from tasks.gates.robustness import judge_robustness
 from tasks.gates.safety import judge_safety
 from tasks.gates.size import judge_size
@@ -152,6 +153,13 @@ def _robustness(evidence: Evidence) -> Iterator[GateResult]:
     yield judge_robustness(evidence.served.probes)
 
 
+def _replay(evidence: Evidence) -> Iterator[GateResult]:
+    found, beside = evidence.served.replay, evidence.served.champion
+    if found is not None:
+        other = beside is not None and set(evidence.candidate.signature.inputs) != set(beside.signature.inputs)
+        yield judge_replay(evidence.gates, found, breaking=other and evidence.gates.allow_breaking)
+
+
 JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {
     "contract": _contract,
     "parity": _parity,
@@ -160,6 +168,7 @@ JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {
     "quality": _quality,
     "latency": _latency,
     "robustness": _robustness,
+    "replay": _replay,
 }
 
 

@@ -58,6 +58,13 @@ MEANINGS = {
     "p95_ratio": "p95 beside the champion's",
     "cases": "requests that were sent",
     "failed": "requests that were not answered as they should be",
+    "refused": "recorded requests that only the candidate refused",
+    "refused_by_both": "recorded requests that both versions refused",
+    "skipped": "recorded requests that could not be sent",
+    "flips": "share of recorded rows whose decision differs from the champion's",
+    "flips_worst_slice": "the largest such share in one slice",
+    "not_finite": "rows that only the candidate answered with NaN or infinity",
+    "psi": "largest population stability index of an input",
 }
 """What the figures with a fixed name are."""
 

@@ -35,7 +35,7 @@ from tasks.savedmodel.structure import (
     served_outputs,
 )
 from tasks.savedmodel.transport import check_cast, check_transport
-from tasks.savedmodel.warmup import write_warmup
+from tasks.savedmodel.warmup import write_drawn, write_warmup
 
 EXAMPLE_ROWS = 2
 CONFIGURATIONS = r"(?m)^config=\{.*\}\.?$| using config=\{.*\}|Full object config: \{.*\}"
@@ -76,7 +76,10 @@ def export_savedmodel(
     outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
     write_resumed(directory, trained.resumed)
-    write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
+    if config.export.warmup_from == "requests":
+        write_drawn(directory, config, signature, serve)
+    else:
+        write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     if splits.trained_on:  # they may be unknown for a model that was trained elsewhere
         as_requests = partial(request_arrays, model, signature=signature, export=config.export)
         save_record(config, splits, as_requests, directory, evidence)

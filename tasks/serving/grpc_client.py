@@ -112,14 +112,23 @@ class GrpcClient:
             request.model_spec.signature_name = signature_name
             for name, array in block.items():
                 _fill(request.inputs[name], array)
-            answer = self._call(stub.Predict, request)
-            missing = [spec.name for spec in outputs if spec.name not in answer.outputs]
-            if missing:
-                raise ServingError(f"an answer must contain the outputs {missing}, got {list(answer.outputs)}")
-            return {spec.name: _array(answer.outputs[spec.name], spec) for spec in outputs}
+            return _read(self._call(stub.Predict, request), outputs)
 
         answers = in_order(ask, [inputs] if together else row_blocks(inputs, most=self._most_rows))
         return whole(with_progress(answers, len(next(iter(inputs.values())))), outputs)
+
+    def predict_request(self, version: int, recorded: Any, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
+        """Return the answer of a version to a recorded PredictRequest, which is not changed.
+
+        Raises:
+            PredictionError: the server refused the request. ServingUnavailable: it does not answer any more.
+        """
+        request = _api("predict_pb2").PredictRequest()
+        request.CopyFrom(recorded)
+        request.model_spec.ClearField("version_choice")
+        _name(request.model_spec, self._model_name, version)
+        wanted = [spec for spec in outputs if not recorded.output_filter or spec.name in recorded.output_filter]
+        return _read(self._call(self._prediction_stub().Predict, request), wanted)
 
     def _prediction_stub(self) -> Any:
         return _api("prediction_service_pb2_grpc").PredictionServiceStub(self._channel)
@@ -148,6 +157,14 @@ class GrpcClient:
             return AccessDenied(f"gRPC at {self._target} must accept this client, got {code}: {words}")
         advice = f". {remedy(words)}" if remedy(words) else ""
         return PredictionError(f"gRPC at {self._target} must accept the request, got {code}: {words}{advice}")
+
+
+def _read(answer: Any, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return the outputs of a PredictResponse."""
+    missing = [spec.name for spec in outputs if spec.name not in answer.outputs]
+    if missing:
+        raise ServingError(f"an answer must contain the outputs {missing}, got {list(answer.outputs)}")
+    return {spec.name: _array(answer.outputs[spec.name], spec) for spec in outputs}
 
 
 def _api(module: str) -> Any:

@@ -32,12 +32,14 @@ from tasks.records import (
     ServerFacts,
     Signature,
 )
+from tasks.replay.tally import Tally
 from tasks.serving.batching import ask_concurrently
 from tasks.serving.client import Access, ModelClient, RestClient
 from tasks.serving.exits import CRASH_REMEDY, server_words
 from tasks.serving.launch import ThrowawayServer, throwaway_server
 from tasks.serving.load import time_requests
 from tasks.serving.probes import probe, up_to_the_end
+from tasks.serving.replay import replay
 
 T = TypeVar("T")
 
@@ -49,6 +51,7 @@ class Rehearsal:
     Attributes:
         directory: where the answers and the logs of the servers are written.
         champion: the version to compare with, or None.
+        tally: makes the counters of recorded requests from the answers to the test rows; None without such requests.
     """
 
     serving: Serving
@@ -57,6 +60,7 @@ class Rehearsal:
     directory: Path
     gates: Gates = field(default_factory=Gates)
     champion: Champion | None = None
+    tally: Callable[[ServedAnswers], Tally] | None = None
 
     def save(self, name: str, arrays: Mapping[str, Array]) -> Path:
         """Write answers to `<directory>/<name>.npz`."""
@@ -107,6 +111,8 @@ def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
         if "latency" in rehearsal.gates.judging and not ended:
             samples, rates = _time(rehearsal, server, {"candidate": candidate.version}, rows)
             served = replace(served, latency=ServedLatency(samples, rates, memory_mb, cold_ms))
+        if rehearsal.champion is None and not ended:
+            served = _replayed(rehearsal, server, served)
     return served
 
 
@@ -130,9 +136,25 @@ def _phase_b(
             versions = {"candidate": candidate.version, "champion": champion.version}
             samples, rates = _time(rehearsal, server, versions, rows)
             latency = replace(latency, samples=samples, requests_per_s=rates)
-    readings = read_readings(champion.version_dir)
-    beside = ServedChampion(signature, answers, readings, champion.seen, read_schema(champion.version_dir))
-    return replace(alone, champion=beside, latency=latency)
+        readings = read_readings(champion.version_dir)
+        beside = ServedChampion(signature, answers, readings, champion.seen, read_schema(champion.version_dir))
+        return _replayed(rehearsal, server, replace(alone, champion=beside, latency=latency))
+
+
+def _replayed(rehearsal: Rehearsal, server: ThrowawayServer, served: ServedAnswers) -> ServedAnswers:
+    """Return the answers with what became of recorded requests, if there are any."""
+    if rehearsal.tally is None:
+        return served
+    serving, versions = rehearsal.serving, [rehearsal.candidate.version]
+    if rehearsal.champion is not None:
+        versions.append(rehearsal.champion.version)
+    tally = rehearsal.tally(served)
+    if serving.protocol == "rest":
+        return replace(served, replay=replay(tally, server, versions, serving.request_timeout_s))
+    from tasks.serving.grpc_client import GrpcClient  # imports grpc
+
+    with contextlib.closing(GrpcClient(server.grpc_target, server.served_name, serving.request_timeout_s)) as client:
+        return replace(served, replay=replay(tally, server, versions, serving.request_timeout_s, client))
 
 
 def _ask(
