@@ -548,6 +548,7 @@ class ServedReplay:
         flipped, refusals: the first rows with another decision, and the first requests that one of them refused.
         inputs: beside the training rows. reference: which rows these are.
         notes: what else a reader must know.
+        crash: at which request the candidate crashed the server, after which nothing was sent, or empty.
     """
 
     file: str
@@ -567,6 +568,7 @@ class ServedReplay:
     inputs: tuple[ReplayedInput, ...]
     reference: str = ""
     notes: tuple[str, ...] = ()
+    crash: str = ""
 
 
 @dataclass(frozen=True)

@@ -276,6 +276,8 @@ def _failures(
 ) -> Iterator[str]:
     """Yield what speaks against the candidate."""
     settings = gates.replay
+    if found.crash:
+        yield f"{found.crash}; no further request was sent"
     if whole is not None and found.refused and not breaking:
         first = next(one for one in found.refusals if one["refused by"] == "candidate")
         yield (

@@ -24,6 +24,13 @@ MOST_KEPT = 100
 REASONS = 20  # different reasons why a request is not sent, which are counted one by one
 
 
+TRANSPORTS = {
+    "json": "recorded JSON, unchanged",
+    "grpc": "gRPC",
+    "converted": "JSON that was made of the PredictRequests",
+}
+
+
 class Answer(NamedTuple):
     """What a version answered: one array for each output, or None and why it refused."""
 
@@ -50,6 +57,7 @@ class Tally:
 
     Attributes:
         file: the recorded requests. model: the name of the model. every: which of them are sent.
+        transports: how they were sent, as in `TRANSPORTS`.
         signature: the candidate's. champion: the champion's, or None without one.
         rules: by output, what counts as another decision. slicer, profile: what is known of the training rows.
         reference: which rows these are. notes: what else a reader must know.
@@ -66,6 +74,7 @@ class Tally:
     reference: str = ""
     notes: tuple[str, ...] = ()
     sent: int = field(default=0, init=False)
+    transports: set[str] = field(default_factory=set, init=False)
     _skipped: Counter[str] = field(default_factory=Counter, init=False)
     _first: dict[str, int] = field(default_factory=dict, init=False)
     _slices: dict[str, _Counts] = field(default_factory=lambda: {"": _Counts()}, init=False)
@@ -75,6 +84,7 @@ class Tally:
     _refused: Counter[str] = field(default_factory=Counter, init=False)
     _not_finite: int = field(default=0, init=False)
     _unread: int = field(default=0, init=False)
+    _crash: str = field(default="", init=False)
 
     def requests(self) -> Iterator[Request]:
         """Yield the requests to send, and count the others."""
@@ -127,6 +137,10 @@ class Tally:
         if self._refused[by] <= KEPT:
             self._refusals.append({"request": request.number, "refused by": by, "words": one_line(words, 300)})
 
+    def crashed(self, request: Request, words: str) -> None:
+        """Note that the candidate ended its server at a request; no further one was sent."""
+        self._crash = f"request {request.number:,} crashed the server: {one_line(words, 300)}"
+
     def _compare(
         self,
         request: Request,
@@ -161,7 +175,7 @@ class Tally:
                     }
                 )
 
-    def found(self, transport: str) -> ServedReplay:
+    def found(self) -> ServedReplay:
         """Return what was counted."""
         skipped = {
             f"{reason} (the first one is request {self._first[reason]:,})": count
@@ -173,7 +187,8 @@ class Tally:
         ]
         return ServedReplay(
             file=self.file.name,
-            transport=transport,
+            transport=" and ".join(TRANSPORTS[kind] for kind in sorted(self.transports)) or "nothing",
+            crash=self._crash,
             requests=self.sent,
             rows=slices[0].rows,
             skipped=skipped,

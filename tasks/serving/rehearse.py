@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from configs.sections.gates import Gates
 from configs.sections.serving import Serving
@@ -39,7 +39,10 @@ from tasks.serving.exits import CRASH_REMEDY, server_words
 from tasks.serving.launch import ThrowawayServer, throwaway_server
 from tasks.serving.load import time_requests
 from tasks.serving.probes import probe, up_to_the_end
-from tasks.serving.replay import replay
+from tasks.serving.replay import ReplayBroken, Sender, after_crash, replay
+
+if TYPE_CHECKING:  # it imports grpc
+    from tasks.serving.grpc_client import GrpcClient
 
 T = TypeVar("T")
 
@@ -148,13 +151,32 @@ def _replayed(rehearsal: Rehearsal, server: ThrowawayServer, served: ServedAnswe
     serving, versions = rehearsal.serving, [rehearsal.candidate.version]
     if rehearsal.champion is not None:
         versions.append(rehearsal.champion.version)
-    tally = rehearsal.tally(served)
+    tally, timeout_s = rehearsal.tally(served), serving.request_timeout_s
+    try:
+        with _over_grpc(serving, server) as client:
+            return replace(served, replay=replay(tally, server, versions, timeout_s, client))
+    except ReplayBroken as broken:
+        if not isinstance(broken.ended, ServerCrashed):
+            raise
+        log_file = rehearsal.directory / "server_replay.log"
+        with (
+            throwaway_server(rehearsal.backend, serving, rehearsal.candidate, log_file) as (alone, _),
+            _over_grpc(serving, alone) as client,
+            contextlib.closing(Sender(alone, timeout_s, client)) as sender,
+        ):
+            return replace(served, replay=after_crash(tally, broken, alone, sender, versions[0]))
+
+
+@contextlib.contextmanager
+def _over_grpc(serving: Serving, server: ThrowawayServer) -> Iterator[GrpcClient | None]:
+    """Yield a client for recorded PredictRequests, or None if gRPC is off."""
     if serving.protocol == "rest":
-        return replace(served, replay=replay(tally, server, versions, serving.request_timeout_s))
+        yield None
+        return
     from tasks.serving.grpc_client import GrpcClient  # imports grpc
 
     with contextlib.closing(GrpcClient(server.grpc_target, server.served_name, serving.request_timeout_s)) as client:
-        return replace(served, replay=replay(tally, server, versions, serving.request_timeout_s, client))
+        yield client
 
 
 def _ask(

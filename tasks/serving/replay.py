@@ -14,13 +14,21 @@ import orjson
 
 from tasks.datasets.blocks import unanswered_rows
 from tasks.datasets.strings import Array
-from tasks.errors import DataError, PredictionError, ServingTimeout, ServingUnavailable
+from tasks.errors import (
+    DataError,
+    PredictionError,
+    ServerCrashed,
+    ServingError,
+    ServingTimeout,
+    ServingUnavailable,
+)
 from tasks.records import ServedReplay, TensorSpec
 from tasks.replay.bodies import arrays_of, body_of, is_for
 from tasks.replay.files import Request
 from tasks.replay.tally import Answer, Tally
 from tasks.serving.answers import parsed
 from tasks.serving.client import RETRY_WAITS_S, TRANSIENT, array_of_json
+from tasks.serving.exits import server_words
 from tasks.serving.launch import ThrowawayServer
 from tasks.serving.streaming import in_order
 from tasks.words import one_line
@@ -98,6 +106,20 @@ class Sender:
         self._own.connection.close()  # the next request opens it again
 
 
+class ReplayBroken(ServingUnavailable):
+    """The server did not answer any more.
+
+    Attributes:
+        ended: why the server has ended, or None if it is running.
+        requests: those that had no answer yet.
+    """
+
+    def __init__(self, message: str, ended: ServingError | None, requests: Sequence[Request]) -> None:
+        super().__init__(message)
+        self.ended = ended
+        self.requests = tuple(sorted(requests, key=lambda one: one.number))
+
+
 def replay(
     tally: Tally, server: ThrowawayServer, versions: Sequence[int], timeout_s: float, grpc: GrpcClient | None = None
 ) -> ServedReplay:
@@ -108,22 +130,24 @@ def replay(
         grpc: a client for PredictRequests; None sends them over REST.
 
     Raises:
-        ServingUnavailable: the server does not answer any more. DataError: the file cannot be read any further.
+        ReplayBroken: the server does not answer any more. DataError: the file cannot be read any further.
     """
     sender = Sender(server, timeout_s, grpc)
-    kinds: set[str] = set()
+    pending: dict[int, Request] = {}
 
     def ask(request: Request) -> Replayed:
+        pending[request.number] = request
         is_own = is_for(request, tally.signature)
-        ours = sender.ask(request, versions[0], tally.signature.outputs if is_own else None)
         theirs = None
         if tally.champion is not None:
             theirs = sender.ask(request, versions[1], tally.champion.outputs if is_own else None)
+        ours = sender.ask(request, versions[0], tally.signature.outputs if is_own else None)
+        del pending[request.number]
         try:
             rows = arrays_of(request, tally.signature)
         except DataError:
             rows = None
-        kinds.add("json" if request.message is None else "grpc" if grpc else "converted")
+        tally.transports.add("json" if request.message is None else "grpc" if grpc else "converted")
         return request, rows, ours, theirs
 
     begun = said = time.monotonic()
@@ -133,16 +157,37 @@ def replay(
             if time.monotonic() - said >= PROGRESS_S:
                 said = time.monotonic()
                 log.info("%d recorded requests sent, %d/s", tally.sent, tally.sent / (said - begun))
+    except ServingUnavailable as exc:
+        raise ReplayBroken(str(exc), server.ended(), list(pending.values())) from exc
     finally:
         sender.close()
-    return tally.found(" and ".join(TRANSPORTS[kind] for kind in sorted(kinds)) or "nothing")
+    return tally.found()
 
 
-TRANSPORTS = {
-    "json": "recorded JSON, unchanged",
-    "grpc": "gRPC",
-    "converted": "JSON that was made of the PredictRequests",
-}
+def after_crash(
+    tally: Tally, broken: ReplayBroken, alone: ThrowawayServer, sender: Sender, version: int
+) -> ServedReplay:
+    """Return what was counted before a crash, with the request at which the candidate crashes its server.
+
+    Args:
+        alone: a server with only the candidate, to which `sender` sends.
+
+    Raises:
+        ServingError: the candidate alone answers every request that had no answer.
+    """
+    for request in broken.requests:
+        try:
+            sender.ask(request, version, None)
+        except ServingUnavailable:
+            if not isinstance(error := alone.ended(), ServerCrashed):
+                raise (error or broken) from broken
+            tally.crashed(request, server_words(alone.log()))
+            return tally.found()
+    numbers = ", ".join(f"{request.number:,}" for request in broken.requests)
+    raise ServingError(
+        f"the server with both versions crashed when the recorded requests {numbers} had no answer yet, but the "
+        f"candidate alone answers them, so that it is unknown which version crashed it: {broken.ended}"
+    ) from broken
 
 
 def _read(content: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:

@@ -12,10 +12,10 @@ CITIES = ("Köln", "Oslo", "Rome", "Lima")
 PLANTED = (40.0, 41.0)  # ages, 1 % of all from 0 to 100
 
 
-def rows(n: int = 600, seed: int = 0) -> tuple[Any, Any]:
-    """Return ages from 0 to 100, a city and two numbers of each row, whether the age is above 50, and a sum."""
+def rows(n: int = 600, seed: int = 0, oldest: float = 99) -> tuple[Any, Any]:
+    """Return ages from 0 on, a city and two numbers of each row, whether the age is above 50, and a sum."""
     rng = np.random.default_rng(seed)
-    age, pair = rng.uniform(0, 100, n).astype(np.float32), rng.normal(size=(n, 2)).astype(np.float32)
+    age, pair = rng.uniform(0, oldest, n).astype(np.float32), rng.normal(size=(n, 2)).astype(np.float32)
     city = rng.choice(CITIES, n)
     return {"age": age, "city": city, "pair": pair}, {"old": (age > 50).astype(int), "total": pair.sum(axis=1)}
 
@@ -25,13 +25,13 @@ def shop(_features: Mapping[str, Any], change: str = "") -> Any:
 
     Args:
         change: `planted` turns the decision of Köln around for 1 % of the ages, `moved` adds 1 to the sum in Köln,
-            `refusing` refuses ages above 99, `lost` answers them with NaN, `wide` takes three numbers.
+            `refusing` refuses ages above 99, `crashing` ends its process at them, `lost` answers them with NaN.
     """
     import keras
     from keras import ops
 
     age, city = keras.Input((1,), name="age"), keras.Input((1,), name="city", dtype="string")
-    pair = keras.Input((3 if change == "wide" else 2,), name="pair")
+    pair = keras.Input((2,), name="pair")
     is_koln = keras.layers.StringLookup(vocabulary=list(CITIES), output_mode="one_hot")(city)[:, 1:2]
     known = {
         "kernel_initializer": keras.initializers.Constant(2.0),
@@ -44,8 +44,8 @@ def shop(_features: Mapping[str, Any], change: str = "") -> Any:
         logit = logit * (1 - 2 * inside * is_koln)
     if change == "moved":
         total += is_koln
-    if change == "refusing":
-        logit = _refusing()(logit, age)
+    if change in ("refusing", "crashing"):
+        logit = _guarding(change)(logit, age)
     if change == "lost":
         total += ops.sqrt(99 - age) * 0
     outputs = {"old": ops.sigmoid(logit), "total": total}
@@ -55,8 +55,8 @@ def shop(_features: Mapping[str, Any], change: str = "") -> Any:
 
 
 def bodies(requests: int, rows_in_each: int = 1, seed: int = 1, **fixed: Any) -> Iterator[bytes]:
-    """Yield bodies, in turns with `instances` and with `inputs`; a fixed value takes the place of an input's own."""
-    features, _ = rows(requests * rows_in_each, seed)
+    """Yield bodies of ages up to 100, in turns with `instances` and with `inputs`; `fixed` are values for all rows."""
+    features, _ = rows(requests * rows_in_each, seed, 100)
     columns: dict[str, Sequence[Any]] = {name: array.tolist() for name, array in features.items()}
     for number in range(requests):
         part = slice(number * rows_in_each, (number + 1) * rows_in_each)
@@ -65,16 +65,31 @@ def bodies(requests: int, rows_in_each: int = 1, seed: int = 1, **fixed: Any) ->
         yield json.dumps({"instances": by_row} if number % 2 else {"inputs": named}).encode()
 
 
-def _refusing() -> Any:
+def _guarding(change: str) -> Any:
     import keras
     import tensorflow as tf
 
     @keras.saving.register_keras_serializable("tests")
-    class _Refusing(keras.layers.Layer):
-        """Refuses a batch with an age above 99."""
+    class Guarding(keras.layers.Layer):
+        """Refuses a batch with an age above 99, or ends the process as a kernel's failed check does."""
+
+        def __init__(self, change: str, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.change = change
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "change": self.change}
 
         def call(self, logit: Any, age: Any) -> Any:
-            with tf.control_dependencies([tf.debugging.assert_less_equal(age, 99.0, "too old")]):
+            def abort() -> Any:
+                with tf.control_dependencies([tf.raw_ops.Abort(error_msg="Check failed: age <= 99")]):
+                    return tf.constant(True)
+
+            if self.change == "refusing":
+                guard = tf.debugging.assert_less_equal(age, 99.0, "too old")
+            else:
+                guard = tf.cond(tf.reduce_max(age) > 99.0, abort, lambda: tf.constant(True))
+            with tf.control_dependencies([guard]):
                 return tf.identity(logit)
 
-    return _Refusing()
+    return Guarding(change)

@@ -1,4 +1,4 @@
-"""The replay gate: other decisions, the interval of their share, slices, inputs, and what a candidate is refused for."""
+"""The replay gate: other decisions, the interval of their share, slices, inputs, and what refuses a candidate."""
 
 from __future__ import annotations
 
@@ -333,7 +333,7 @@ def test_a_tally_keeps_few_rows_however_many_flip() -> None:
     for at in range(100):
         tally.add(Request(at + 1), {"age": ages}, yes, no)
         tally.add(Request(at + 101), None, Answer(None, "no"), no)
-    found = tally.found("JSON")
+    found = tally.found()
     assert (found.slices[0].flipped, found.rows, found.refused, found.unread) == (100_000, 100_000, 100, 100)
     assert len(found.flipped) == 20 <= MOST_KEPT
     assert len({tuple(one["slices"]) for one in found.flipped}) == 4
@@ -345,4 +345,4 @@ def test_answers_of_another_length_are_a_refusal() -> None:
     """A candidate that answers for another number of rows than the champion has not answered."""
     tally = tally_of({"y": HALF}, {"age": np.arange(9.0)})
     tally.add(Request(1), None, Answer({"y": np.ones((2, 1))}), Answer({"y": np.ones((3, 1))}))
-    assert tally.found("").refusals[0]["words"] == "it has 2 and 3 answers"
+    assert tally.found().refusals[0]["words"] == "it has 2 and 3 answers"
