@@ -133,7 +133,7 @@ class Replay(Section):
         None,
         ge=0,
         allow_inf_nan=False,
-        description="by how much a number that is no class score may differ before it counts as another decision; "
+        description="by how much a number, unlike a class score, may differ before it counts as another decision; "
         "empty means 1 % of the distance between the 5th and the 95th percentile of the champion's test answers",
     )
     slices: tuple[str, ...] = Field(

@@ -85,7 +85,7 @@ def _slice_names(gates: Gates, signature: Signature, renamed: Mapping[str, str])
         return list(gates.replay.slices), []
     names = [served_as.get(feature, feature) for feature in gates.slices]
     gone = [name for name in names if name not in inputs]
-    notes = [f"{few(gone)} of gates.slices cannot divide the requests, because it is no input"] if gone else []
+    notes = [f"{few(gone)} of gates.slices cannot divide the requests, because it is not an input"] if gone else []
     return [name for name in names if name in inputs], notes
 
 

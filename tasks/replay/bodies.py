@@ -14,7 +14,7 @@ from tasks.datasets.strings import Array, as_bytes, bytes_array, is_string, plai
 from tasks.errors import DataError
 from tasks.model_server.rest_json import decode_predict
 from tasks.model_server.status import StatusError, invalid_argument
-from tasks.model_server.tensor_protos import from_proto, to_proto
+from tasks.model_server.tensor_protos import from_proto
 from tasks.model_server.tensors import Tensor
 from tasks.model_server.tf_protos import message_module
 from tasks.records import Signature
@@ -86,7 +86,7 @@ def _of_message(request: Request, signature: Signature) -> dict[str, Tensor]:
 
 
 def array_of(tensor: Tensor) -> Array:
-    """Return a tensor as an array; strings are text, or bytes if one of them is no UTF-8."""
+    """Return a tensor as an array; strings are text, or bytes if one of them is not UTF-8."""
     if not isinstance(tensor.values, list):
         values = tensor.values
         if tensor.dtype == BFLOAT16:  # NumPy has no bfloat16
@@ -123,14 +123,17 @@ def message_of(arrays: Mapping[str, Array], signature: Signature, model: str) ->
     request = message_module("tensorflow_serving.apis.predict_pb2").PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = model, signature.name
     for spec in signature.inputs:
-        array, number = arrays[spec.name], DATA_TYPES[spec.dtype]
+        array, message = arrays[spec.name], request.inputs[spec.name]
+        message.dtype = DATA_TYPES[spec.dtype]
+        for size in array.shape:
+            message.tensor_shape.dim.add().size = size
         if is_string(array):
-            values: Any = as_bytes(array).ravel().tolist()
-        elif number == BFLOAT16:
-            values = (array.astype(np.float32).reshape(-1).view(np.uint32) >> 16).astype(np.uint16)
+            message.string_val.extend(as_bytes(array).ravel().tolist())
+        elif spec.dtype == "bfloat16":
+            bits = np.ascontiguousarray(array, np.float32).view(np.uint32) >> 16
+            message.tensor_content = bits.astype(np.uint16).tobytes()
         else:
-            values = array.reshape(-1)
-        request.inputs[spec.name].CopyFrom(to_proto(Tensor(number, array.shape, values)))
+            message.tensor_content = np.ascontiguousarray(array).tobytes()
     return request
 
 

@@ -131,7 +131,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], bytes]]:
     rule = f"{FIELD} must name a readable file, got '{path}'"
     try:
         if not path.is_file():
-            raise DataError(f"{rule}, which does not exist" if not path.exists() else f"{rule}, which is no file")
+            raise DataError(f"{rule}, which does not exist" if not path.exists() else f"{rule}, which is not a file")
         with path.open("rb") as raw:
             packed = raw.read(2) == GZIP
         with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as file:

@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes, words: str) 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """A missing file and a directory are named; a configuration that does not use the file does not look at it."""
-    for path, words in ((tmp_path / "no", "does not exist"), (tmp_path, "which is no file")):
+    for path, words in ((tmp_path / "no", "does not exist"), (tmp_path, "which is not a file")):
         with pytest.raises(ConfigError, match=words):
             check_file(Config.model_validate({"name": "m", "gates": {"replay": {"file": path}}}))
     unused = {"use": ["parity"], "replay": {"file": tmp_path / "no"}}
