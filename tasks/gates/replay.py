@@ -205,7 +205,7 @@ def judge_replay(gates: Gates, found: ServedReplay, *, breaking: bool = False) -
     return GateResult(
         "replay",
         not failed,
-        "; ".join([*failed, *notes]),
+        "; ".join(failed or notes),
         figures,
         bounds=bounds,
         evidence={
@@ -220,6 +220,7 @@ def judge_replay(gates: Gates, found: ServedReplay, *, breaking: bool = False) -
             "file": found.file,
         },
         needs_person=_needs_person(found, compared=compared, breaking=breaking),
+        note="; ".join([*failed, *notes]),
     )
 
 
@@ -365,7 +366,8 @@ def _notes(
         yield f"{counted(found.unread, 'request')} do not fit the candidate's inputs, so their values are unknown"
     if outside := [one for one in found.inputs if one.outside]:
         most = max(outside, key=lambda one: one.outside)
-        yield f"{counted(most.outside, 'value')} of {most.name} are outside of {found.reference} ({most.span})"
+        values = counted(most.outside, "value")
+        yield f"outside of {found.reference} ({most.span}): {values} of {most.name}"
     if found.inputs:
         first = found.inputs[0]
         yield f"largest population stability index {first.psi:.2g} ({first.name})"

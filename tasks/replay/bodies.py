@@ -137,7 +137,7 @@ def message_of(arrays: Mapping[str, Array], signature: Signature, model: str) ->
     return request
 
 
-MOST_VALUES, MOST_LETTERS = 32, 120
+MOST_VALUES, MOST_LETTERS = 15, 120  # of one input in a row that is shown
 
 
 def shown(row: Mapping[str, Array], number: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.schema import Config
 from tasks.datasets.strings import Array
-from tasks.errors import DataError
+from tasks.errors import DataError, WrongFile
 from tasks.records import Signature
 from tasks.replay.bodies import arrays_of
 from tasks.replay.files import FIELD, LOOKED_AT, Request, requests_in
@@ -23,7 +23,7 @@ def drawn(file: Path, signature: Signature, config: Config, most: int = 0) -> li
         most: how many of the file are looked at; 0 means all.
 
     Raises:
-        DataError: the file cannot be read, or none of the drawn requests fits.
+        DataError: the file cannot be read, or, as `WrongFile`, none of the drawn requests fits.
     """
     count = config.export.warmup_requests
     kept: list[Request] = []
@@ -43,7 +43,7 @@ def drawn(file: Path, signature: Signature, config: Config, most: int = 0) -> li
         except DataError as exc:
             why = f"request {request.number:,}: {exc}"
     if not fitting:
-        raise DataError(f"{FIELD} '{file}' must have requests that fit the inputs of the model, got none ({why})")
+        raise WrongFile(f"{FIELD} '{file}' must have requests that fit the inputs of the model, got none ({why})")
     return fitting
 
 
@@ -51,7 +51,7 @@ def check_requests(config: Config, signature: Signature) -> None:
     """Refuse recorded requests of which none of the first ones fits a model, and slices that are not its inputs.
 
     Raises:
-        DataError: as said.
+        DataError: the file cannot be read. WrongFile: as said.
     """
     file = config.gates.replay.file
     if file is not None and "replay" in config.gates.judging:

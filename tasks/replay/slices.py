@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from tasks.datasets.strings import Array, is_string
-from tasks.errors import DataError
+from tasks.errors import WrongFile
 from tasks.records import Signature
 from tasks.replay.profile import FEW, Column, listed
 from tasks.words import few
@@ -71,12 +71,12 @@ def _edges(name: str, array: Array) -> tuple[Array, list[str]]:
 
 
 def check_slices(names: Sequence[str], signature: Signature) -> None:
-    """Raise `DataError` if one of `gates.replay.slices` is not an input, or has several values in a row."""
+    """Raise `WrongFile` if one of `gates.replay.slices` is not an input, or has several values in a row."""
     inputs = {spec.name: spec for spec in signature.inputs}
     for name in names:
         if name not in inputs:
             known = few(list(inputs))
-            raise DataError(f"gates.replay.slices must name inputs of the model, got '{name}'; they are {known}")
+            raise WrongFile(f"gates.replay.slices must name inputs of the model, got '{name}'; they are {known}")
         shape = inputs[name].shape
         if shape is not None and len(shape) > 1 and shape[1:] != (1,):
-            raise DataError(f"gates.replay.slices must name inputs with one value in a row, got {inputs[name]}")
+            raise WrongFile(f"gates.replay.slices must name inputs with one value in a row, got {inputs[name]}")

@@ -21,6 +21,7 @@ from tasks.savedmodel.resumed import resumed_words
 
 LOG_LINES = 40
 MOST_ROWS = 100  # of one table
+MOST_REPLAYED = 20  # inputs of recorded requests
 MOST_INPUTS = 16  # values of a row that are shown
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")  # a terminal's colours, and what no page shows
 
@@ -167,9 +168,9 @@ def _refusals(report: ValidationReport) -> Table | None:
 
 
 def _replayed_inputs(report: ValidationReport) -> Table | None:
-    inputs = evidence_list(report, "replay", "inputs")
+    inputs = sorted(evidence_list(report, "replay", "inputs"), key=lambda item: (not item.get("outside"), -item["psi"]))
     rows = []
-    for item in inputs[:MOST_ROWS]:
+    for item in inputs[:MOST_REPLAYED]:
         named = [
             f"{_figure(one.get('value'))} (request {_figure(one.get('request'))}, row {_figure(one.get('row'))})"
             for one in item.get("named", ())

@@ -218,6 +218,6 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
     rows: dict[str, Any] = {"x": np.zeros((1, 1000)), "name": np.array(["a" * 10_000])}
     found: dict[str, Any] = shown(rows, 0)
     shown_numbers: Sequence[Any] = found["x"]
-    assert len(shown_numbers) == 33
-    assert shown_numbers[-1] == "and 968 more"
+    assert len(shown_numbers) == 16
+    assert shown_numbers[-1] == "and 985 more"
     assert len(found["name"]) <= 120

@@ -220,7 +220,7 @@ def test_moved_inputs_are_refused_only_by_a_bound_and_beyond_chance() -> None:
     for bound, passed in ((0.1, False), (0.2, True)):
         gates = Gates.model_validate({"replay": {"max_psi": bound}})
         assert judge_replay(gates, replay_of(inputs=(moved,))).passed is passed
-    assert "2 values of age are outside of" in judge_replay(GATES, replay_of(inputs=(moved,))).summary
+    assert "(0 to 9): 2 values of age" in judge_replay(GATES, replay_of(inputs=(moved,))).summary
 
 
 # the inputs -------------------------------------------------------------------------------------------------------
