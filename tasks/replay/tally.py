@@ -21,9 +21,11 @@ from tasks.words import one_line
 
 KEPT = 5  # examples of each slice, and of each kind of refusal
 MOST_KEPT = 100
+MOST_LATE = 10  # requests that are not answered in time, after which nothing more is sent
 REASONS = 20  # different reasons why a request is not sent, which are counted one by one
 
 
+HOPELESS = f"after {MOST_LATE} requests that were not answered in time no further one was sent"
 TRANSPORTS = {
     "json": "recorded JSON, unchanged",
     "grpc": "gRPC",
@@ -32,10 +34,11 @@ TRANSPORTS = {
 
 
 class Answer(NamedTuple):
-    """What a version answered: one array for each output, or None and why it refused."""
+    """What a version answered: one array for each output, or None, why it refused, and whether that was in time."""
 
     outputs: Mapping[str, Array] | None
     words: str = ""
+    is_late: bool = False
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Tally:
     _refused: Counter[str] = field(default_factory=Counter, init=False)
     _not_finite: int = field(default=0, init=False)
     _unread: int = field(default=0, init=False)
+    _late: int = field(default=0, init=False)
     _crash: str = field(default="", init=False)
 
     def requests(self) -> Iterator[Request]:
@@ -93,6 +97,11 @@ class Tally:
                 self._skip(request.skipped, request.number)
             elif request.number % self.every == 0:
                 yield request
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Return whether so many requests were not answered in time that no more should be sent."""
+        return self._late >= MOST_LATE
 
     def _skip(self, reason: str, number: int) -> None:
         if reason not in self._first and len(self._first) >= REASONS:
@@ -107,6 +116,7 @@ class Tally:
             rows: its rows, or None if it does not fit the candidate's inputs. theirs: None without a champion.
         """
         self.sent += 1
+        self._late += ours.is_late or (theirs is not None and theirs.is_late)
         self._unread += rows is None
         if rows is not None:
             self.profile.add(request.number, rows)
@@ -203,5 +213,5 @@ class Tally:
             refusals=tuple(self._refusals),
             inputs=self.profile.found(),
             reference=self.reference,
-            notes=self.notes,
+            notes=self.notes + ((HOPELESS,) if self.is_hopeless else ()),
         )

@@ -69,8 +69,10 @@ class Sender:
             if request.message is not None and self._grpc is not None:
                 return Answer(self._grpc.predict_request(version, request.message, outputs or ()))
             return self._over_rest(body_of(request), version, outputs)
-        except (PredictionError, DataError, ServingTimeout) as exc:
+        except (PredictionError, DataError) as exc:
             return Answer(None, str(exc))
+        except ServingTimeout as exc:
+            return Answer(None, str(exc), is_late=True)
 
     def _over_rest(self, body: bytes, version: int, outputs: Sequence[TensorSpec] | None) -> Answer:
         path = f"/v1/models/{self._model}/versions/{version}:predict"
@@ -79,7 +81,7 @@ class Sender:
                 status, content = self._post(path, body)
             except TimeoutError:
                 self._drop()
-                return Answer(None, f"no answer within {self._timeout_s:g} s")
+                return Answer(None, f"no answer within {self._timeout_s:g} s", is_late=True)
             except (OSError, http.client.HTTPException) as exc:
                 self._drop()
                 if wait_s is None:
@@ -154,6 +156,8 @@ def replay(
     try:
         for answered in in_order(ask, tally.requests()):
             tally.add(*answered)
+            if tally.is_hopeless:
+                break
             if time.monotonic() - said >= PROGRESS_S:
                 said = time.monotonic()
                 log.info("%d recorded requests sent, %d/s", tally.sent, tally.sent / (said - begun))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from configs.sections.gates import Gates
+from configs.sections.gates import Gates, Replay
 from configs.sections.serving import Serving
 from tasks.datasets.rows import Rows, load_arrays, save_arrays, save_rows
 from tasks.datasets.seen import RECORD, Record, write_record
 from tasks.errors import ModelLoadError, ServingError
 from tasks.gates.judge import judge
+from tasks.gates.replay import new_tally
 from tasks.records import Backend, Candidate, Champion, Signature, TensorSpec
 from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import Rehearsal, rehearse
@@ -71,9 +73,16 @@ def champion(tmp_path: Path) -> Champion:
 def test_candidate_and_champion_answer_in_one_server(
     backend: Backend, candidate: Candidate, champion: Champion, tmp_path: Path
 ) -> None:
-    """Each answers as itself, both are timed, the server's memory is known, and every gate passes."""
-    served = rehearse(Rehearsal(Serving(), candidate, backend, tmp_path / "server1", GATES, champion))
-    verdicts = {gate.name: gate for gate in judge(GATES, candidate, served)}
+    """Each answers as itself and replays requests, both are timed, the memory is known, and the other gates pass."""
+    file = tmp_path / "requests.jsonl"
+    file.write_text('{"instances": [[1.0], [2.0]]}\n{"inputs": [[3.0]]}\n{"inputs": {"x": "text"}}\n')
+    gates = GATES.model_copy(update={"replay": Replay(file=file, tolerance=0.9)})
+    tally = partial(new_tally, gates, candidate, {})
+    served = rehearse(Rehearsal(Serving(), candidate, backend, tmp_path / "server1", gates, champion, tally))
+    verdicts = {gate.name: gate for gate in judge(gates, candidate, served)}
+    replayed = verdicts.pop("replay")  # each answer of version 3 lies 1 above that of version 2
+    assert not replayed.passed
+    assert (replayed.figures["flips"], replayed.figures["rows"], replayed.figures["refused_by_both"]) == (1, 3, 1)
     assert all(gate.passed for gate in verdicts.values()), [gate.summary for gate in verdicts.values()]
     assert verdicts.keys() == {"contract", "parity", "quality", "latency", "robustness"}
     assert verdicts["quality"].figures["rmse.gain"] == pytest.approx(1, abs=1e-5)

@@ -341,6 +341,20 @@ def test_a_tally_keeps_few_rows_however_many_flip() -> None:
     json.dumps([found.flipped, found.refusals])
 
 
+def test_a_version_that_hangs_is_not_asked_for_ever() -> None:
+    """After ten requests that one version did not answer in time, the tally asks for no more, and says so."""
+    tally = tally_of({"y": HALF}, {"age": np.arange(9.0)})
+    for at in range(10):
+        assert not tally.is_hopeless
+        tally.add(
+            Request(at + 1), None, Answer(None, "no answer within 1 s", is_late=True), Answer({"y": np.ones((1, 1))})
+        )
+    assert tally.is_hopeless
+    found = tally.found()
+    assert found.refused == 10
+    assert found.notes == ("after 10 requests that were not answered in time no further one was sent",)
+
+
 def test_answers_of_another_length_are_a_refusal() -> None:
     """A candidate that answers for another number of rows than the champion has not answered."""
     tally = tally_of({"y": HALF}, {"age": np.arange(9.0)})
