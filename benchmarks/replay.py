@@ -62,7 +62,7 @@ def replayed(candidate: Candidate, beside: Candidate, file: Path, directory: Pat
         champion=ServedChampion(beside.signature, beside.reference),
     )  # fmt: skip
     with throwaway_server(EMBEDDED, Serving(), candidate, directory / "log", beside=[beside]) as (server, _):
-        tally = new_tally(gates, candidate, {"pixels": "features"}, served)
+        tally = new_tally(gates, candidate, {}, served)
         begun = time.perf_counter()
         found = replay(tally, server, [candidate.version, beside.version], 60)
         seconds = time.perf_counter() - begun
@@ -77,7 +77,7 @@ def counted_alone(candidate: Candidate, file: Path) -> tuple[float, float]:
     facts = ServerFacts("embedded", "", "", "", "", 0, file)
     beside = ServedChampion(candidate.signature, candidate.reference)
     served = ServedAnswers(facts, candidate.signature, candidate.reference, 1, 1, champion=beside)
-    tally = new_tally(gates, candidate, {"pixels": "features"}, served)
+    tally = new_tally(gates, candidate, {}, served)
     ours, theirs = ({candidate.signature.outputs[0].name: np.eye(10, dtype=np.float32)[at : at + 1]} for at in (1, 2))
     begun = time.perf_counter()
     for request in tally.requests():

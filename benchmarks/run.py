@@ -45,6 +45,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "variants": ("sweep",),
     "text": ("text_memory",),
     "growing data": ("growing_data",),
+    "replay": ("replay", "--requests", "10000"),
 }
 WITH_IMAGE = ("main_job", "gates", "validation")
 

@@ -232,6 +232,8 @@ def _needs_person(found: ServedReplay, *, compared: bool, breaking: bool) -> str
         return f"the candidate refused {refusals}, which gates.allow_breaking permits"
     if not found.requests:
         return "no recorded request was sent"
+    if compared and not found.rows:
+        return "no row of a recorded request could be compared with the champion"
     return ""
 
 
@@ -348,7 +350,7 @@ def _notes(
         if found.refused:
             yield f"the candidate refused {counted(found.refused, 'request')}"
     elif not found.rows:
-        yield f"{said}: no row was answered by both versions"
+        yield f"{said}: no row could be compared with the champion"
     elif whole.low <= gates.replay.max_flips:
         yield (
             f"{said}: {_percent(whole.value)} of {found.rows:,} rows have another decision than the champion's "

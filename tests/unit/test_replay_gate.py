@@ -199,6 +199,13 @@ def test_without_a_champion_refusals_need_a_person() -> None:
     assert not judge_replay(GATES, replay_of()).needs_person
 
 
+def test_nothing_compared_is_no_approval() -> None:
+    """Requests that both versions refuse, and a file of which nothing was sent, leave the decision to a person."""
+    both = judge_replay(GATES, replay_of(*slices_of((0, 0)), refused_by_both=100))
+    assert both.needs_person == "no row of a recorded request could be compared with the champion"
+    assert judge_replay(GATES, replay_of(requests=0)).needs_person == "no recorded request was sent"
+
+
 def test_a_permitted_break_needs_a_person() -> None:
     """With another signature that is permitted, refusals are expected, and a person sees them."""
     found = judge_replay(GATES, replay_of(*slices_of((0, 9)), refused=2, refusals=(REFUSAL,)), breaking=True)
