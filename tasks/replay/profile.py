@@ -115,7 +115,7 @@ class Profile:
         waiting, self._waiting, self._rows = self._waiting, [], 0
         for name, columns in self.columns.items():
             for places, rows in _joined(waiting, name):
-                flat = rows.reshape(len(rows), -1)
+                flat = rows.reshape(len(rows), int(np.prod(rows.shape[1:], dtype=np.int64)))
                 if flat.shape[1] == len(columns):
                     for at, column in enumerate(columns):
                         column.add(flat[:, at], places)

@@ -67,7 +67,9 @@ class Sender:
         """
         try:
             if request.message is not None and self._grpc is not None:
-                return Answer(self._grpc.predict_request(version, request.message, outputs or ()))
+                found = self._grpc.predict_request(version, request.message, outputs or ())
+                problem = unanswered_rows(found)
+                return Answer(None, problem) if problem else Answer(found)
             return self._over_rest(body_of(request), version, outputs)
         except (PredictionError, DataError) as exc:
             return Answer(None, str(exc))

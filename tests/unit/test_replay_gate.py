@@ -362,6 +362,19 @@ def test_a_version_that_hangs_is_not_asked_for_ever() -> None:
     assert found.notes == ("after 10 requests that were not answered in time no further one was sent",)
 
 
+def test_requests_without_rows_or_without_values() -> None:
+    """A request of no rows, and rows of no values, are counted as what they are and break nothing."""
+    training = {"age": np.arange(9.0), "tags": np.ones((9, 3))}
+    tally = tally_of({"y": HALF}, training)
+    empty, full = (Answer({"y": np.ones((rows_, 1))}) for rows_ in (0, 2))
+    tally.add(Request(1), {"age": np.zeros(0), "tags": np.zeros((0, 3))}, empty, empty)
+    tally.add(Request(2), {"age": np.ones(2), "tags": np.ones((2, 0))}, full, full)
+    found = tally.found()
+    assert (found.requests, found.rows, found.slices[0].flipped) == (2, 2, 0)
+    assert {one.name: one.values for one in found.inputs} == {"age": 2, "tags[0]": 0, "tags[1]": 0, "tags[2]": 0}
+    assert judge_replay(GATES, found).passed
+
+
 def test_answers_of_another_length_are_a_refusal() -> None:
     """A candidate that answers for another number of rows than the champion has not answered."""
     tally = tally_of({"y": HALF}, {"age": np.arange(9.0)})
