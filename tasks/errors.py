@@ -19,6 +19,7 @@
     |-- StoreError                the version directories are in an invalid state
     |   |-- VersionExists         the version number is in use
     |   |-- ManifestMismatch      the files are not those that were judged
+    |   |-- ProofMismatch         a signed file, or what it vouches for, is not as it was signed
     |   `-- LockTimeout *         another process is changing this model
     `-- TrackingError *           MLflow could not be reached
         `-- TrackingRefused       it refused a request
@@ -136,6 +137,10 @@ class VersionExists(StoreError):
 
 class ManifestMismatch(StoreError):
     """The files on the disk are not those that were judged."""
+
+
+class ProofMismatch(StoreError):
+    """A signed file, or what it vouches for, is not as it was signed, or not signed by a trusted key."""
 
 
 class StoreRefused(StoreError):
