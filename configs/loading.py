@@ -285,13 +285,24 @@ def _resolve(config: Config, base: Path) -> Config:
             "gates": gates.model_copy(update={**found, "metrics": metrics}),
             "work_dir": work_dir,
             "models_root": models_root,
-            "promote": config.promote.model_copy(update={"live_tls": tls.model_copy(update=tls_files)}),
+            "promote": config.promote.model_copy(
+                update={"live_tls": tls.model_copy(update=tls_files), **_keys(config, base)}
+            ),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
             "sweep": config.sweep.model_copy(
                 update={name: located(getattr(config.sweep, name), base) for name in ("metric", "runner")}
             ),
         }
     )
+
+
+def _keys(config: Config, base: Path) -> dict[str, Any]:
+    """Return the files of keys with absolute paths; the one that signs need not be on each machine."""
+    signing, trusted = config.promote.signing_key, config.promote.trusted_keys
+    return {
+        "signing_key": signing and _place(base, signing, "promote.signing_key"),
+        "trusted_keys": tuple(_file(base, file, "promote.trusted_keys") for file in trusted),
+    }
 
 
 def _serving(config: Config, base: Path, models_root: Path | str) -> Serving:

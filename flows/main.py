@@ -39,6 +39,8 @@ HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
   reap          remove the containers that killed runs left behind
   webhook       act on reviewers' decisions at once, told by MLflow
   sync          follow an object store beside a model server
+  keys          make the keys that sign promotions and approvals
+  verify        check a version with a public key: bytes, statement, evidence
   serve         run the embedded model server
 
 '{SCRIPT} COMMAND --help' shows the options of a command, and '{SCRIPT} --version' the version.

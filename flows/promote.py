@@ -23,6 +23,7 @@ from flows.judging import judge_and_promote
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.server import make_startable
 from tasks.promote import make_stable
+from tasks.proof.keys import signing_key
 from tasks.registry.approvals import Reviewed
 from tasks.review import decide, find_reviewed, promote_again_judged, rehearsal_of, review
 from tasks.show import show_change
@@ -48,6 +49,7 @@ def promote(
     cfg = load_config(Path(config), overrides or ())
     if verdict and not (version and by):
         raise ConfigError("a verdict needs a version, which is the candidate, and by, which says who decides")
+    signing_key(cfg.promote)
     if verdict:
         review(cfg, version, verdict, by)
     outcomes = []

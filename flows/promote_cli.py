@@ -12,6 +12,7 @@ from flows.commands import config_parser, exit_code, run_command, session, versi
 from flows.console import say, warning
 from tasks.datasets.user_code import describe
 from tasks.outcomes import DONE, FAILED, Promotion
+from tasks.proof.keys import signing_key
 from tasks.waiting import importing
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         raise ConfigError(f"--to {args.to} always promotes the canary and cannot be combined with --version")
     if args.to and config.promote.layout != "labels":
         raise ConfigError(f"--to {args.to} moves a label, but promote.layout is {config.promote.layout}")
+    signing_key(config.promote)  # the flow does this again, for deployments
     with session():
         say("starting Prefect")
         with importing("prefect"):

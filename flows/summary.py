@@ -13,6 +13,7 @@ from flows.console import Line
 from tasks.outcomes import GREEN, RED, YELLOW, Outcome, PromotionState
 from tasks.production.server import start_command
 from tasks.program import command_here, short_path
+from tasks.proof.directory import kept_statement
 from tasks.records import GateResult, Leaderboard, SweepRun, ValidationReport
 from tasks.registry.pages import run_url, version_url
 from tasks.report.standing import WAITING
@@ -35,6 +36,7 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     resumed = resumed_words(candidate.version_dir)
     if promotion.live_dir and config.object_store:
         live = f"{config.object_store}/{config.name}, of which {live} is the mirror"
+    proof = kept_statement(config.live_dir, candidate.digest) if promotion.live_dir else None
     verdict = f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}"
     lines = [
         Line(),
@@ -52,6 +54,7 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
         *([Line(resumed, "  training  ")] if resumed else []),
         Line(live, "  live      "),
         *([Line(promotion.metrics, "  metrics   ")] if promotion.metrics else []),
+        *([Line(str(proof), "  proof     ")] if proof else []),
         Line(f"{run.registry_name}, registry version {run.registry_version}", "  MLflow    "),
         Line(),
         Line("next"),

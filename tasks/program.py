@@ -25,6 +25,8 @@ SUBCOMMANDS = {
     "reap": "flows.reap",
     "webhook": "flows.webhook",
     "sync": "flows.sync",
+    "keys": "flows.keys",
+    "verify": "flows.verify",
     "serve": "tasks.model_server",
 }
 """Maps a subcommand of the console script to the module that `python -m` runs in a checkout."""

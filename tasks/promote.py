@@ -8,17 +8,20 @@ from collections.abc import Iterator
 
 from filelock import FileLock
 
+from configs.loading import shown
 from configs.schema import Config
 from tasks.errors import StoreError
 from tasks.outcomes import Outcome, Promotion, PromotionState
 from tasks.production.archive import archive
 from tasks.production.changes import move_label, put_live
+from tasks.proof.packages import installed_packages
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
+from tasks.registry.commit import git_commit
 from tasks.report.standing import why_a_person
 from tasks.stage import stage
 from tasks.store.history import State, append
-from tasks.store.rehearsals import Rehearsed, save_rehearsal
+from tasks.store.rehearsals import Provenance, Rehearsed, save_rehearsal
 from tasks.waiting import waiting_for
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,8 @@ def keep_rehearsal(
     config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport, run: TrackedRun
 ) -> None:
     """Store what an approval, the live verification and a rollback need."""
-    save_rehearsal(config.candidates_dir, Rehearsed(splits, trained, report, run))
+    provenance = Provenance(shown(config), installed_packages(), git_commit())
+    save_rehearsal(config.candidates_dir, Rehearsed(splits, trained, report, run, provenance))
     _note(config, report, run, "validated" if report.passed else "rejected")
 
 

@@ -17,6 +17,7 @@ from flows import (
     doctor,
     infer_schema,
     init,
+    keys,
     promote_cli,
     reap,
     rehearse_cli,
@@ -24,6 +25,7 @@ from flows import (
     sweep_cli,
     sync,
     try_out,
+    verify,
     webhook,
 )
 from tasks.model_server.flags import UnknownFlag, parse_flags
@@ -44,6 +46,8 @@ PARSERS = {
     "check": check.build_parser(),
     "webhook": webhook.build_parser(),
     "sync": sync.build_parser(),
+    "keys": keys.build_parser(),
+    "verify": verify.build_parser(),
 }
 PREFECT_FILES = (Path("prefect.yaml"), Path("deploy/kubernetes/prefect.yaml"))
 OTHERS = {"bash", "cat", "curl", "docker", "echo", "export", "git", "kubectl", "mkdir", "pip", "pre-commit", "prefect"}

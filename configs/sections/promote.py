@@ -99,6 +99,25 @@ class Promote(Section):
     directory_mode: Mode = Field("0755", description="mode of the published directories, regardless of the umask")
     file_mode: Mode = Field("0644", description="mode of the published files, regardless of the umask")
 
+    signing_key: Path | None = Field(
+        None,
+        description="file of the private key that signs the statement about each promotion (`keys new`); without it, "
+        "the environment variable REHEARSAL_SIGNING_KEY holds the key or its path, and without both, the statement is "
+        "unsigned",
+    )
+    trusted_keys: tuple[Path, ...] = Field(
+        (), description="files of the public keys whose signatures doctor and rollback trust with require_proof"
+    )
+    require_proof: bool = Field(
+        False, description="whether doctor and rollback refuse versions without a proof by one of trusted_keys"
+    )
+
+    @model_validator(mode="after")
+    def _proofs_can_be_checked(self) -> Promote:
+        if self.require_proof and not self.trusted_keys:
+            raise ValueError("require_proof needs trusted_keys, the public keys whose signatures are accepted")
+        return self
+
     @model_validator(mode="after")
     def _owner_gets_in(self) -> Promote:
         if self.directory_mode[1] != "7" or self.file_mode[1] not in "4567":

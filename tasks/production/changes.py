@@ -7,11 +7,12 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from configs.redaction import redact
 from configs.schema import Config
-from tasks.errors import ServingError, StoreConflict, StoreError, TrackingError
+from tasks.errors import ProofMismatch, ServingError, StoreConflict, StoreError, TrackingError
 from tasks.objects.archive import forget_old
 from tasks.objects.store import catch_up as catch_up_with_store
 from tasks.objects.store import claim_of, mirror_of, nothing_changed_yet
@@ -19,6 +20,7 @@ from tasks.objects.upkeep import behind, damaged, sweep
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.live_check import Expected, problem_at_any
 from tasks.production.metrics import Watch, watch
+from tasks.production.proofs import prove, unproven
 from tasks.production.server import endpoints
 from tasks.program import command_name
 from tasks.records import Candidate, Champion, Change, TrackedRun
@@ -54,7 +56,10 @@ def production(config: Config) -> Production:
     as_label = partial(_verify, config, as_label=True)
     mirror = mirror_of(config)
     show = mirror.show if mirror is not None else _nothing
-    return Production(config.live_dir, promote.layout, verify, record, *modes, verify_label=as_label, show=show)
+    return Production(
+        config.live_dir, promote.layout, verify, record, *modes, verify_label=as_label, show=show,
+        prove=partial(prove, config), unproven=partial(unproven, config),
+    )  # fmt: skip
 
 
 def _nothing() -> None:
@@ -262,6 +267,7 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
         if target == champion:
             raise StoreError(f"--to must be another version, because version {champion} of '{config.name}' is live")
         digest, source = bytes_of(found.model_dir, target, config.candidates_dir if found.layout == "latest" else None)
+        _check_proof(found, target, source, digest)
         reason = f"rollback from version {champion} to the bytes of version {target}"
         change = Change(
             "publish", target, str(target), digest, str(source.resolve()), previous=champion,
@@ -278,6 +284,19 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
         return make_change(config, found, replace(change, version=number, directory=directory))
 
     return in_turn(config, back)
+
+
+def _check_proof(found: Production, version: int, directory: Path, digest: str) -> None:
+    """Refuse bytes without the proof that `promote.require_proof` demands.
+
+    Raises:
+        ProofMismatch: they do not verify.
+    """
+    if problem := found.unproven(directory, digest):
+        raise ProofMismatch(
+            f"version {version} must have a proof (promote.require_proof), but {problem}; choose another version, or "
+            "set promote.require_proof=false if you accept these bytes without one"
+        )
 
 
 def inform(config: Config) -> None:
@@ -303,6 +322,7 @@ def move_label(config: Config, actor: str) -> Promotion:
             beside = f" besides version {stable}, which is stable" if stable else ""
             raise StoreError(f"--to stable makes the canary stable, but '{config.name}' has no canary{beside}")
         digest, source = bytes_of(found.model_dir, version)
+        _check_proof(found, version, source, digest)
         change = Change(
             "label", version, source.name, digest, previous=stable,
             previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE,

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -17,15 +18,55 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from configs.errors import ConfigError
 from configs.redaction import remember
+from tasks.program import command_name
+
+if TYPE_CHECKING:
+    from configs.sections.promote import Promote
 
 VARIABLE = "REHEARSAL_SIGNING_KEY"
 FIELD = "promote.signing_key"
 PRIVATE, PUBLIC = "PRIVATE KEY", "PUBLIC KEY"
 LONGEST = 16384  # bytes; a PEM file of such a key has about 240
-HOW_TO_MAKE = "keys new --out FILE makes a pair"
+HOW_TO_MAKE = f"{command_name('flows.keys')} new --out FILE makes a pair"
 
 PrivateKey = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
+
+
+def signing_key(promote: Promote, *, signs: bool = True) -> PrivateKey | None:
+    """Return the key that signs promotions, or None if none is configured.
+
+    Args:
+        signs: whether a promotion will need it, where `promote.require_proof` demands a proof.
+
+    Raises:
+        ConfigError: it cannot be used, or is needed and missing, or is not among `promote.trusted_keys`.
+    """
+    key = load_private(promote.signing_key)
+    if not promote.require_proof:
+        return key
+    if key is None:
+        if not signs:
+            return None
+        raise ConfigError(
+            f"promote.require_proof needs a key that signs the promotion, but there is none; set {FIELD} or the "
+            f"environment variable {VARIABLE}. {HOW_TO_MAKE}"
+        )
+    if key_id(key.public_key()) not in {key_id(public) for public in trusted_keys(promote)}:
+        raise ConfigError(
+            f"promote.trusted_keys must contain the public key of the signing key, {key_id(key.public_key())[:12]}, "
+            "but it does not, so that its promotions would be refused; add the file that ends in .pub"
+        )
+    return key
+
+
+def trusted_keys(promote: Promote) -> list[PublicKey]:
+    """Return the public keys that are trusted to sign promotions.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    return [load_public(path) for path in promote.trusted_keys]
 
 
 def load_private(path: Path | None = None) -> PrivateKey | None:
@@ -121,7 +162,7 @@ def key_id(public: PublicKey) -> str:
 
 
 def _read(path: Path, rule: str, *, shown: bool = True) -> bytes:
-    """Return the start of a file; a device or a large file is no key."""
+    """Return the start of a file; a device or a large file is not a key."""
     got = f"'{path}'" if shown else "the name of a file"
     try:
         with path.open("rb") as stream:

@@ -7,12 +7,14 @@ from typing import Any
 
 from configs.schema import Config
 from tasks.outcomes import Promotion, PromotionState
+from tasks.proof.directory import kept_statement
 from tasks.records import Arm, Change, TrackedRun
 from tasks.registry.connection import check_tracking, connect, tracking_errors, write
 from tasks.registry.pages import update_pages
-from tasks.report.standing import BY, EXPERIMENT, METRICS, PENDING, REVIEW, TIME, WAITING, now
+from tasks.report.standing import BY, EXPERIMENT, METRICS, PENDING, PROOF, PROOF_OF, REVIEW, TIME, WAITING, now
 
 CHAMPION, CANARY = "champion", "canary"
+STATEMENT_DIGEST = "proof_statement"
 
 
 def record_change(config: Config, change: Change, *, overtaken: bool = False) -> None:
@@ -89,11 +91,19 @@ def _tell(client: Any, config: Config, version: int, change: Change, state: Prom
     if version:
         tags = {
             "promotion": state.value, "serving_version": str(change.version), "reason": change.reason,
-            TIME: change.time or now(), BY: change.actor, METRICS: change.metrics,
+            TIME: change.time or now(), BY: change.actor, METRICS: change.metrics, **_proof(config, change),
         }  # fmt: skip
         update_pages(client, config.tracking.pages, config.name, version, tags)
     elif change.run:
         client.set_tag(change.run, "promotion", state.value)
+
+
+def _proof(config: Config, change: Change) -> dict[str, str]:
+    """Return the tags that say which statement is kept about the version of a change, and of which directory."""
+    kept = kept_statement(config.live_dir, change.digest)
+    if kept is None or change.operation == "withdraw":
+        return {}
+    return {PROOF: str(kept), STATEMENT_DIGEST: kept.statement, PROOF_OF: str(config.live_dir / change.directory)}
 
 
 def _tell_arm(client: Any, config: Config, change: Change, arm: Arm) -> None:

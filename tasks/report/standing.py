@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ WAITING = (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED)  # it pa
 UNNAMED = "a reviewer in MLflow"
 TIME, BY, METRICS = "promotion_time", "promotion_by", "production_metrics"
 EXPERIMENT = "experiment"
+PROOF, PROOF_OF = "proof", "proof_directory"  # what is kept of the statement, and the directory that it is about
 CHANGED = (PromotionState.PROMOTED, PromotionState.CANARY, PromotionState.ROLLED_BACK)
 ARGUMENTS = "arguments"
 
@@ -29,6 +31,9 @@ MOST_FIRST = 3000  # characters; MLflow has room for 5000 in all, and long comma
 RULE = "\n\n---\n\n"  # ends what is written anew; what follows it stays as it was logged
 _ASKS = ("- approve it: ", "A person decides: ", "**")  # lines of pages that were written before there was a rule
 BEGIN, END = "<!-- what has become of it -->", "<!-- as it was judged -->"
+
+
+NO_PROOF = "none; a statement is written when a version goes live"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Standing:
         by: who decided, or empty.
         metrics: what production's metrics say about its last change of production, or empty.
         experiment: what it is, or was last, in an experiment on real users, or empty.
+        proof: which statement about its promotion is kept, and who signed it. verify: the command that checks it.
         steps: what a reader can do; text in backticks is to be typed. commands: for a terminal, each with its purpose.
     """
 
@@ -50,6 +56,8 @@ class Standing:
     commands: tuple[str, ...] = ()
     metrics: str = ""
     experiment: str = ""
+    proof: str = NO_PROOF
+    verify: str = ""
 
 
 def now() -> str:
@@ -71,7 +79,12 @@ def numbered(name: str, tags: Mapping[str, str], registry_version: int) -> str:
 def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:
     """Return what the tags of a version say of it."""
     found = _standing_of(name, tags, registry_version)
-    found = replace(found, experiment=clip(tags.get(EXPERIMENT, ""), 300))
+    proof, directory = clip(tags.get(PROOF, ""), 200), tags.get(PROOF_OF, "")
+    found = replace(found, experiment=clip(tags.get(EXPERIMENT, ""), 300), proof=proof or NO_PROOF)
+    if proof and directory and "`" not in directory and directory.isprintable():
+        key = " --key PUBLIC_KEY" if "unsigned" not in proof else " --allow-unsigned"
+        command = f"{command_name('flows.verify')} --dir {shlex.quote(directory)}{key}"
+        found = replace(found, verify=command)
     if tags.get("promotion") not in CHANGED:
         return found
     return replace(found, metrics=_whole_parts(tags.get(METRICS, ""), 900))
@@ -188,6 +201,8 @@ def first_lines(standing: Standing, report_address: str) -> str:
     details = [("Reason", standing.why), ("Decided by", standing.by)]
     details += [("Experiment", standing.experiment), ("Production's metrics", standing.metrics)]
     lines.append(" \N{MIDDLE DOT} ".join(f"{name}: {_plain(text)}" for name, text in details if text))
+    check = f"; check it with `{standing.verify}`" if standing.verify else ""
+    lines.append(f"Proof: {_plain(standing.proof)}{check}")
     lines.append(f"[Open the report]({report_address})" if report_address else "")
     lines.append("\n".join(f"{number}. {step}" for number, step in enumerate(standing.steps, 1)))
     commands = "\n".join(f"- {command}" for command in standing.commands)
@@ -216,6 +231,8 @@ def block(standing: Standing, page: str) -> Markup:
     """
     details = [("reason", standing.why), ("decided by", standing.by)]
     details += [("experiment", standing.experiment), ("production's metrics", standing.metrics)]
+    check = f"; check it with {standing.verify}" if standing.verify else ""
+    details += [("proof", f"{standing.proof}{check}")]
     lines = Markup("").join(
         Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, redact(text)) for name, text in details if text
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,28 @@ KEPT = ".rehearsals"
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """What a candidate was made from, besides its rows.
+
+    Attributes:
+        configuration: without secrets. packages: `name==version` of everything that was installed, sorted.
+        git_commit: of the working directory, or empty.
+    """
+
+    configuration: Mapping[str, Any]
+    packages: tuple[str, ...]
+    git_commit: str
+
+
+@dataclass(frozen=True)
 class Rehearsed:
-    """One rehearsal, up to its run in MLflow."""
+    """One rehearsal, up to its run in MLflow; `provenance` is None if an earlier release stored it."""
 
     splits: Splits
     trained: TrainedModel
     report: ValidationReport
     run: TrackedRun
+    provenance: Provenance | None = None
 
 
 def save_rehearsal(candidates_dir: Path, rehearsed: Rehearsed) -> None:

@@ -194,6 +194,8 @@ def _reports(production: Production) -> Iterator[Finding]:
                 f"'{path}' was changed after its promotion: its digest is {found[:12]}, and was {promoted[:12]} when "
                 "it was promoted; roll back, or promote a new version",
             )
+        elif problem := production.unproven(path, found):
+            yield Finding("reported", f"version {version} has no proof (promote.require_proof): {problem}")
     last = next((entry.version for entry in reversed(entries) if entry.state == "live"), 0)
     if last and last not in live and state_of(entries, last) == "live":
         now = f"version {max(live)} serves" if live and production.layout == "latest" else "it does not serve"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs.sections.promote import Layout
+from tasks.proof.directory import PROOFS
 from tasks.savedmodel.manifest import declared_digest
 from tasks.store.champion import champion_version, predecessor
 from tasks.store.history import SERVED, Entry, append, read, served_digest, state_of
@@ -45,7 +46,19 @@ def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_u
     for withdrawn in sorted(model_dir.glob(f"{WITHDRAWN}*"), key=_withdrawn_number)[:-keep]:
         remove(withdrawn)
         removed.append(withdrawn)
-    return removed
+    return [*removed, *_prune_proofs(model_dir, candidates_dir)]
+
+
+def _prune_proofs(model_dir: Path, candidates_dir: Path) -> list[Path]:
+    """Remove the proofs of bytes that are gone: no version, withdrawn version or candidate has them any more."""
+    entries, live = read(model_dir), versions(model_dir)
+    there = [*live.values(), *model_dir.glob(f"{WITHDRAWN}*"), *versions(candidates_dir).values()]
+    kept = {*map(declared_digest, there), *(served_digest(entries, version) for version in live)}
+    proofs = sorted((model_dir / PROOFS).iterdir()) if (model_dir / PROOFS).is_dir() else []
+    old = [path for path in proofs if path.name not in kept]
+    for path in old:
+        remove(path)
+    return old
 
 
 def prune_candidates(

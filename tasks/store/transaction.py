@@ -1,6 +1,6 @@
 """Changes of production: each change is either finished or removed.
 
-    publish     journal | stage, verify, rename, show | verify live | history, outbox | close, show | tell MLflow
+    publish     journal | stage, prove, rename, show  | verify live | history, outbox | close, show | tell MLflow
                                                             `-- not as validated: withdraw
     withdraw    journal | rename away, show                         | history, outbox | close, show | tell MLflow
     label       journal | list, show, verify live | move label, show | history, outbox | close, show | tell MLflow
@@ -29,11 +29,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from configs.sections.promote import Layout
 from tasks.errors import StoreError
 from tasks.records import Arm, Change
+from tasks.savedmodel.manifest import Manifest
 from tasks.store.champion import predecessor
 from tasks.store.experiment import forget, keep, running
 from tasks.store.history import NOTES, Entry, State, append, process_user, read, served_digest, state_of
@@ -58,6 +60,8 @@ class Production:
         record: sends a change to the registry.
         directory_mode, file_mode: modes of published directories and files.
         show: makes what the directory says visible to servers that do not watch the directory itself.
+        prove: writes the proof of a change that publishes the files of a directory, before they go live.
+        unproven: returns why the files of a directory, which have a digest, lack the proof that they need, or nothing.
     """
 
     model_dir: Path
@@ -68,6 +72,8 @@ class Production:
     file_mode: int = 0o644
     verify_label: Callable[[Change], str] = lambda _change: ""
     show: Callable[[], None] = lambda: None
+    prove: Callable[[Change, Path, Manifest], None] = lambda _change, _directory, _manifest: None
+    unproven: Callable[[Path, str], str] = lambda _directory, _digest: ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,8 @@ def carry_out(production: Production, change: Change) -> Result:
     begin(model_dir, change)
     if change.operation == "publish":
         try:
-            bring_in(model_dir, change, production.directory_mode, production.file_mode)
+            prove = partial(production.prove, change)
+            bring_in(model_dir, change, production.directory_mode, production.file_mode, prove)
         except BaseException:
             if was_there or change.version not in versions(model_dir):
                 commit(model_dir)  # nothing has changed, unless an interrupt came just after the rename

@@ -84,6 +84,27 @@ def test_productions_metrics_are_said_of_what_changed_it() -> None:
     assert set(standing_of("digits", many, 7).metrics.split("; ")) == {"http://a: 1,208 requests", "…"}
 
 
+def test_the_proof_is_one_line_with_its_command() -> None:
+    """Page and report name the statement, who signed it, and the command that checks it; without one, they say so."""
+    assert "Proof: none; a statement is written when a version goes live" in first_lines(
+        standing_of("m", PASSED, 7), ""
+    )
+    tags = {
+        **PASSED,
+        "promotion": "promoted",
+        "proof": "statement 0123, signed by key 4567",
+        "proof_directory": "/a b/7",
+    }
+    went_live = standing_of("digits", tags, 7)
+    line = "Proof: statement 0123, signed by key 4567; check it with `"
+    page = first_lines(went_live, "")
+    assert line in page
+    assert page.partition(line)[2].partition("`")[0].endswith("verify --dir '/a b/7' --key PUBLIC_KEY")
+    assert "<dt>proof</dt><dd>statement 0123, signed by key 4567; check it with " in block(went_live, "")
+    unsigned = standing_of("digits", {**tags, "proof": "statement 0123, unsigned"}, 7)
+    assert unsigned.verify.endswith("--allow-unsigned")
+
+
 def test_a_reviewer_is_told_what_to_do_in_the_browser() -> None:
     """Which tag, which values, what they mean, when it takes effect, and the commands of a terminal."""
     found = standing_of("digits", {**PASSED, "promotion": "awaiting review", "review": "pending"}, 3)

@@ -1,0 +1,95 @@
+"""Check a version with public keys alone: `python -m flows.verify --dir models/digits/7 --key signer.pem.pub`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.errors import ConfigError
+from configs.redaction import redact
+from flows.console import Parser, error, say
+from flows.streams import our_streams
+from tasks.errors import PipelineError
+from tasks.outcomes import DONE, FAILED, GREEN, REJECTION, USAGE
+from tasks.program import command_name
+
+if TYPE_CHECKING:
+    from tasks.proof.verify import Proof
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Verify a version and return the exit code."""
+    args = build_parser().parse_args(argv)
+    with our_streams():
+        return _verify(args)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the argument parser."""
+    parser = Parser(
+        prog=command_name("flows.verify"),
+        description="Check that a version is what a promotion signed: every byte of its files, the statement, its "
+        "signature and its evidence. Only files and public keys are read; no server is asked.",
+        epilog="Exit codes: 0 everything is as it was signed; 3 it is not, and the line names the file; 2 usage error, "
+        "or a key cannot be used; 1 any other error.",
+    )
+    add = parser.add_argument
+    add("--dir", type=Path, required=True, metavar="DIRECTORY", help="the version, such as models/digits/7")
+    add(
+        "--key", type=Path, action="append", default=[], metavar="FILE",
+        help="a public key that is trusted to sign promotions; can be repeated",
+    )  # fmt: skip
+    add(
+        "--statement", type=Path, metavar="FILE",
+        help="the statement of a version that was copied elsewhere, with its evidence beside it (default: "
+        ".proofs/DIGEST/statement.dsse.json beside the version)",
+    )  # fmt: skip
+    add("--bytes-only", action="store_true", help="check the files, the statement and its signature, but no evidence")
+    add("--allow-unsigned", action="store_true", help="accept a statement that nobody signed")
+    return parser
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from tasks.proof.keys import load_public
+    from tasks.store.proven import check_version
+
+    try:
+        publics = [load_public(path) for path in args.key]
+        if not publics and not args.allow_unsigned:
+            raise ConfigError("--key must name a public key that you trust; get it from the owner of the signing key")
+        proof = check_version(
+            args.dir, publics, statement=args.statement,
+            allow_unsigned=args.allow_unsigned, bytes_only=args.bytes_only,
+        )  # fmt: skip
+    except ConfigError as exc:
+        return _ended(exc, USAGE)
+    except PipelineError as exc:
+        return _ended(exc, REJECTION)
+    except OSError as exc:
+        return _ended(exc, FAILED)
+    _tell(proof, args)
+    return DONE
+
+
+def _tell(proof: Proof, args: argparse.Namespace) -> None:
+    said = proof.statement
+    evidence = "not checked (--bytes-only)" if args.bytes_only else f"{len(said.evidence)} files, as they were signed"
+    signer = f"key {proof.key_id}" if proof.key_id else "unsigned: anyone may have written the statement"
+    approved = said.predicate.get("approvedBy") or "the gates alone"
+    say(f"{args.dir}: {len(said.files)} files are as they were promoted", colour=GREEN)
+    say(said.digest, "  digest     ")
+    say(f"{proof.directory} (SHA-256 {proof.statement_digest})", "  statement  ")
+    say(signer, "  signed by  ")
+    say(evidence, "  evidence   ")
+    say(str(approved), "  approved   ")
+
+
+def _ended(exc: Exception, code: int) -> int:
+    error(redact(str(exc)))
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
