@@ -15,14 +15,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs.schema import Config
-from tasks.production.changes import examine, production
+from tasks.production.changes import changing, examine
 from tasks.proof import keys
 from tasks.proof.directory import proof_dir
 from tasks.records import Change
 from tasks.store.champion import champion_version
 from tasks.store.history import HISTORY, read, served_digest
 from tasks.store.layout import versions
-from tasks.store.lock import model_lock
 from tasks.store.proven import check_version
 from tasks.store.rehearsals import Provenance, recall, save_rehearsal
 from tasks.store.transaction import OUTBOX, Result, carry_out
@@ -36,11 +35,16 @@ def make_key(directory: Path, name: str = "signer") -> tuple[Path, keys.PublicKe
     return directory / f"{name}.pem", keys.new(directory / f"{name}.pem")
 
 
-def config_of(root: Path, **promote: Any) -> Config:
-    """Return a configuration whose directories are below a root, and whose MLflow is not there."""
+def config_of(root: Path, models_root: str = "", **promote: Any) -> Config:
+    """Return a configuration whose directories are below a root, and whose MLflow is not there.
+
+    Args:
+        models_root: the address of an object store; by default it is a directory.
+    """
+    root.mkdir(exist_ok=True)
     (root / "a_file").touch()  # in which no database can be
     return Config(
-        name="m", work_dir=root / "work", models_root=root / "models",
+        name="m", work_dir=root / "work", models_root=models_root or root / "models",
         promote=promote, tracking={"uri": f"sqlite:///{root}/a_file/absent.db"},
     )  # fmt: skip
 
@@ -66,8 +70,8 @@ def publish(config: Config, number: int, **changes: Any) -> Result:
         "publish", number, str(number), digest, str(config.candidates_dir / str(number)), previous=champion,
         previous_digest=served_digest(entries, champion) if champion else "", actor="ann",
     )  # fmt: skip
-    with model_lock(config.live_dir, 60):
-        return carry_out(production(config), dataclasses.replace(change, **changes))
+    with changing(config) as found:
+        return carry_out(found, dataclasses.replace(change, **changes))
 
 
 def promoted(config: Config) -> Path:

@@ -27,8 +27,10 @@ from configs.sections.promote import Layout
 from tasks.errors import StoreConflict, StoreError
 from tasks.objects.base import Base, note_base, read_base
 from tasks.objects.bucket import Bucket
-from tasks.objects.live import LIVE, Archived, Kept, Live, Stored, new_name, read_live, upload_of, upload_path
+from tasks.objects.live import LIVE, Archived, Kept, Live, Proved, Stored, new_name, read_live, upload_of, upload_path
+from tasks.objects.proofs import fetch_proof, upload_proof
 from tasks.objects.transfer import fetch, send
+from tasks.proof.directory import kept_statement
 from tasks.records import Change
 from tasks.savedmodel.files import fsync_path, set_modes
 from tasks.savedmodel.manifest import declared_digest, holds
@@ -233,6 +235,7 @@ class Mirror:
                 remove(put_aside(path))
             with waiting_for(f"version {number} from {self.bucket.address}"):
                 self._fetch(stored)
+        self._fetch_proofs(live)
 
     def _fetch(self, stored: Stored) -> None:
         staging = self.model_dir / f"{STAGING}{new_name()}"
@@ -301,6 +304,7 @@ class Mirror:
                 by_digest[digest] = stored.path
             found[number] = Stored(path.name, digest, by_digest[digest])
         self._check_lost(known.keys() - found.keys(), base, change, entries)
+        proofs = self._proofs(base, uploaded, {stored.digest for stored in found.values()})
         labels = {label: n for label, n in labels_of(self.model_dir).items() if n in found}
         listed = tuple(n for n in listed_versions(self.model_dir) if n in found)
         if self.layout == "latest":
@@ -309,9 +313,27 @@ class Mirror:
             base,
             Live(
                 self.model_dir.name, 0, "", self.layout, found, self._kept(base, uploaded), listed, labels, change,
-                candidates=candidates, experiment=running(self.model_dir),
+                candidates=candidates, experiment=running(self.model_dir), proofs=proofs,
             ),
         )  # fmt: skip
+
+    def _proofs(self, base: Base, uploaded: list[str], digests: Collection[str]) -> dict[str, Proved]:
+        """Return the proofs of versions, after uploading those that the store does not have."""
+        before = base.live.proofs if base.live else {}
+        found = {digest: before[digest] for digest in digests if digest in before}
+        for digest in digests:
+            kept = kept_statement(self.model_dir, digest)
+            if kept is not None and (digest not in before or before[digest].statement != kept.statement):
+                found[digest] = upload_proof(self.bucket, self.model_dir, digest, kept)
+                uploaded.append(found[digest].path)
+        return dict(sorted(found.items()))
+
+    def _fetch_proofs(self, live: Live) -> None:
+        """Make the proofs beside the versions those that the store names."""
+        for digest, proved in live.proofs.items():
+            kept = kept_statement(self.model_dir, digest)
+            if kept is None or kept.statement != proved.statement:
+                fetch_proof(self.bucket, self.model_dir, digest, proved, self.file_mode)
 
     def _check_lost(self, lost: Collection[int], base: Base, change: Change | None, entries: list[Entry]) -> None:
         """Raise an error if a version is missing here that no change took out of production."""

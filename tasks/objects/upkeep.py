@@ -29,9 +29,10 @@ def sweep(mirror: Mirror, *, only_look: bool = False, older_s: float = OLD_S) ->
     if live is None:
         return []
     named = {stored.path for stored in live.versions.values()} | {kept.path for kept in live.candidates}
+    named |= {proved.path for proved in live.proofs.values()}
     named |= {live.history.path} if live.history else set()
     groups: dict[str, list[Listed]] = {}
-    for kind in ("versions/", "candidates/", "history/"):
+    for kind in ("versions/", "candidates/", "proofs/", "history/"):
         for found in mirror.bucket.objects(mirror.key(kind)):
             upload = upload_of(found.key.removeprefix(mirror.key("")))
             if upload and upload not in named:
