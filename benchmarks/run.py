@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "validation": ("validation",),
     "embedded server": ("server_speed", "--seconds", "5"),
     "publish": ("publish", "--rounds", "3"),
+    "proof": ("proof",),
     "object store": ("object_store", "--rounds", "3"),
     "a/b": ("ab",),
     "declared features": ("declared",),
