@@ -11,9 +11,10 @@ from configs.errors import ConfigError
 from configs.redaction import redact
 from flows.console import Parser, error, say
 from flows.streams import our_streams
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, ProofMismatch
 from tasks.outcomes import DONE, FAILED, GREEN, REJECTION, USAGE
 from tasks.program import command_name
+from tasks.words import one_line
 
 if TYPE_CHECKING:
     from tasks.proof.verify import Proof
@@ -64,11 +65,12 @@ def _verify(args: argparse.Namespace) -> int:
             allow_unsigned=args.allow_unsigned, bytes_only=args.bytes_only,
         )  # fmt: skip
     except ConfigError as exc:
-        return _ended(exc, USAGE)
-    except PipelineError as exc:
-        return _ended(exc, REJECTION)
-    except OSError as exc:
-        return _ended(exc, FAILED)
+        return _ended(str(exc), USAGE)
+    except ProofMismatch as exc:
+        return _ended(str(exc), REJECTION)
+    except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
+        words = str(exc) if isinstance(exc, PipelineError) else f"{type(exc).__name__}: {exc}"
+        return _ended(one_line(words, 500), FAILED)
     _tell(proof, args)
     return DONE
 
@@ -86,8 +88,8 @@ def _tell(proof: Proof, args: argparse.Namespace) -> None:
     say(str(approved), "  approved   ")
 
 
-def _ended(exc: Exception, code: int) -> int:
-    error(redact(str(exc)))
+def _ended(words: str, code: int) -> int:
+    error(redact(words))
     return code
 
 

@@ -90,6 +90,8 @@ def write_proof(
             elif not (directory / name).exists():
                 partial = directory / f"{PARTIAL}{uuid.uuid4().hex}"
                 link_or_copy(content, partial)
+                with contextlib.suppress(PermissionError):  # another user's file stays as it is
+                    partial.chmod(mode)  # a link shares it with the file of the run, as live versions do
                 partial.replace(directory / name)
         if signature is not None:
             _replace(directory / SIGNATURE, signature, mode)

@@ -7,8 +7,10 @@ keys of this kind as well.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,10 +164,13 @@ def key_id(public: PublicKey) -> str:
 
 
 def _read(path: Path, rule: str, *, shown: bool = True) -> bytes:
-    """Return the start of a file; a device or a large file is not a key."""
+    """Return the start of a file, which may be a link, as in the mounted secrets of Kubernetes."""
     got = f"'{path}'" if shown else "the name of a file"
     try:
-        with path.open("rb") as stream:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not be waited for
+        with os.fdopen(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file")
             return stream.read(LONGEST)
     except OSError as exc:
         raise ConfigError(f"{rule}, got {got}: {exc.strerror}; {HOW_TO_MAKE}") from (exc if shown else None)

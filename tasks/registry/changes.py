@@ -91,17 +91,19 @@ def _tell(client: Any, config: Config, version: int, change: Change, state: Prom
     if version:
         tags = {
             "promotion": state.value, "serving_version": str(change.version), "reason": change.reason,
-            TIME: change.time or now(), BY: change.actor, METRICS: change.metrics, **_proof(config, change),
+            TIME: change.time or now(), BY: change.actor, METRICS: change.metrics, **_proof(config, change, state),
         }  # fmt: skip
         update_pages(client, config.tracking.pages, config.name, version, tags)
     elif change.run:
         client.set_tag(change.run, "promotion", state.value)
 
 
-def _proof(config: Config, change: Change) -> dict[str, str]:
-    """Return the tags that say which statement is kept about the version of a change, and of which directory."""
+def _proof(config: Config, change: Change, state: PromotionState) -> dict[str, str]:
+    """Return the tags that say which statement is kept about a version that a change made live, and where it is."""
+    if state is PromotionState.ROLLED_BACK:  # the change may be about other bytes; a withdrawn directory has moved
+        return {PROOF_OF: ""} if change.operation == "withdraw" else {}
     kept = kept_statement(config.live_dir, change.digest)
-    if kept is None or change.operation == "withdraw":
+    if kept is None:
         return {}
     return {PROOF: str(kept), STATEMENT_DIGEST: kept.statement, PROOF_OF: str(config.live_dir / change.directory)}
 

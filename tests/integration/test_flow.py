@@ -11,7 +11,10 @@ import pytest
 
 from tasks.errors import DataError, PipelineError
 from tasks.outcomes import Outcome
+from tasks.proof.keys import key_id
+from tasks.store.proven import check_version
 from tasks.store.runs import owner_of
+from tests.proven import make_key
 
 pytestmark = [
     # Prefect's and MLflow's own dependencies have moved on; neither is judged here.
@@ -60,9 +63,13 @@ def rehearse(prefect_server: None, user: Path) -> Callable[..., Any]:
     return running
 
 
-def test_a_model_that_passes_is_promoted(rehearse: Callable[..., Any], user: Path) -> None:
-    """The final state is completed, named Promoted, and carries the outcome: metric of the renamed output included."""
-    state = rehearse("gates.metrics={rmse: {max: 1000}}")
+def test_a_model_that_passes_is_promoted(rehearse: Callable[..., Any], user: Path, tmp_path: Path) -> None:
+    """The final state is completed, named Promoted, and carries the outcome: metric of the renamed output included.
+
+    The version has a signed proof, which MLflow's page names.
+    """
+    key, public = make_key(tmp_path)
+    state = rehearse("gates.metrics={rmse: {max: 1000}}", f"promote.signing_key={key}")
     assert (state.type.name, state.name) == ("COMPLETED", "Promoted"), state.message
     outcome: Outcome = state.result()
     assert outcome.report.passed
@@ -71,6 +78,14 @@ def test_a_model_that_passes_is_promoted(rehearse: Callable[..., Any], user: Pat
     stages = ("prepare_data", "train_model", "export_model", "validate_serving", "log_run", "promote_model")
     assert set(outcome.seconds) >= set(stages)
     assert all(outcome.seconds[stage] > 0 for stage in stages)
+    proof = check_version(outcome.promotion.live_dir, [public])
+    assert {"answers.npz", "packages.txt", "rehearsal.json", "requests.npz"} == proof.statement.evidence.keys()
+    assert proof.statement.predicate["configuration"]["name"] == "pair"
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{user}/mlflow.db"
+    page = MlflowClient(uri, uri).get_model_version("pair", str(outcome.run.registry_version)).description
+    assert f"Proof: statement {proof.statement_digest[:12]}, signed by key {key_id(public)[:12]}; check it" in page
 
 
 def test_a_model_that_fails_a_gate_is_rejected_not_crashed(rehearse: Callable[..., Any], user: Path) -> None:

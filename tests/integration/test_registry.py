@@ -21,6 +21,9 @@ from tasks.datasets.strings import is_text
 from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
 from tasks.outcomes import Promotion, PromotionState
+from tasks.proof.directory import STATEMENT, proof_dir
+from tasks.proof.envelope import canonical, sign
+from tasks.proof.statement import PAYLOAD_TYPE
 from tasks.records import Arm, Backend, Champion, Change, Signature, TensorSpec, TrackedRun, ValidationReport
 from tasks.registry.approvals import close, reviewed_versions, set_review
 from tasks.registry.champion_run import champions_facts, facts_of
@@ -254,10 +257,19 @@ def test_champion_only_after_promotion(logged: Callable[[str], Logged], tmp_path
     assert "champion" not in found.client.get_registered_model("penguins").aliases
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "rejected"
     digest = found.made.candidate.digest
+    keep_statement(found)
     record_change(found.made.config, Change("publish", 1, "1", digest, str(tmp_path), run=found.run.mlflow_run_id))
     champion = found.client.get_model_version_by_alias("penguins", "champion")
     assert int(champion.version) == found.run.registry_version
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "promoted"
+    assert ", unsigned; check it with `" in found.version.description
+
+
+def keep_statement(found: Logged) -> None:
+    """Put an unsigned statement where a promotion writes it."""
+    proof = proof_dir(found.made.config.live_dir, found.made.candidate.digest)
+    proof.mkdir(parents=True)
+    (proof / STATEMENT).write_bytes(sign(canonical({}), PAYLOAD_TYPE, None))
 
 
 @pytest.fixture
@@ -303,6 +315,7 @@ def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[st
     one = log_as("digits", 4)
     config = one.made.config
     assert one.version.description.startswith("**digits version 4 (registry version 1) passed every gate on 2")
+    keep_statement(one)
     record_change(config, publish(one))
     assert told(one) == "digits version 4 (registry version 1) went live on 2026-11-26 02:13 UTC."
 
@@ -333,7 +346,8 @@ def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[st
     assert told(one) == "digits version 6 (registry version 1) went live on 2026-11-26 02:13 UTC."
     assert told(two) == "digits version 5 (registry version 2) was rolled back on 2026-11-26 02:13 UTC."
     assert "Decided by: carl" in two.version.description
-    assert "production_metrics" not in two.version.tags  # they were those of its promotion
+    # the metrics were those of its promotion, and the statement is about the bytes of the other version
+    assert not {"production_metrics", "proof"} & two.version.tags.keys()
 
     three = log_as("one_number", 7)
     change = dataclasses.replace(publish(three, reason="it answers NaN"), operation="withdraw", previous=6)

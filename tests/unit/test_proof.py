@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from configs.errors import ConfigError
 from configs.loading import load_config
 from configs.schema import Config
+from flows import cli, promote_cli, rehearse_cli, sweep_cli
 from flows import keys as keys_command
 from flows import verify as verify_command
 from tasks.errors import ProofMismatch, StoreError
@@ -423,6 +425,44 @@ def test_a_signing_key_that_nobody_trusts_is_found_early(own: Signed) -> None:
     promote = config.promote.model_copy(update={"signing_key": path})
     with pytest.raises(ConfigError, match="trusted_keys must contain the public key of the signing key"):
         keys.signing_key(promote)
+
+
+@pytest.mark.parametrize("command", [cli, rehearse_cli, sweep_cli, promote_cli])
+@pytest.mark.parametrize(
+    ("promote", "variable", "said"),
+    [
+        ("{require_proof: true, trusted_keys: [signer.pem.pub]}", "", "promote.require_proof needs a key"),
+        ("{signing_key: absent.pem}", "", "promote.signing_key must be a readable file"),
+        ("{}", "absent.pem", "REHEARSAL_SIGNING_KEY must be a private key in PEM, or the path of a readable file"),
+        ("{signing_key: signer.pem.pub}", "", "must hold a private key, got a public one"),
+    ],
+)
+def test_a_key_that_is_wrong_or_missing_ends_a_command_before_it_begins(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: Any,
+    promote: str,
+    variable: str,
+    said: str,
+) -> None:
+    """Nothing is started and nothing is written; the exit code is that of a configuration error."""
+    make_key(tmp_path)
+    monkeypatch.setenv(keys.VARIABLE, variable)
+    text = "name: m\ndata: {load: 'configs.digits:load'}\nmodel: {build: 'configs.digits:build'}\n"
+    text += f"sweep: {{params: {{training.batch_size: [32, 64]}}}}\npromote: {promote}\n"
+    (tmp_path / "cfg.yaml").write_text(text)
+    before = sorted(tmp_path.iterdir())
+    more = ["--model", "models:/m/1"] if command is rehearse_cli else []
+    assert command.main(["--config", str(tmp_path / "cfg.yaml"), *more]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_who_only_judges_needs_no_key(own: Signed) -> None:
+    """A run with --no-promote, or before a review, signs nothing, and a person's promotion signs elsewhere."""
+    promote = required(own).promote.model_copy(update={"signing_key": None})
+    assert keys.signing_key(promote, signs=False) is None
 
 
 def test_a_required_proof_without_trusted_keys_is_a_configuration_error(tmp_path: Path) -> None:

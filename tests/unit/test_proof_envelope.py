@@ -127,6 +127,17 @@ def test_a_missing_file_is_named_but_a_value_of_the_variable_is_not(
     assert caught.value.__cause__ is None
 
 
+def test_a_link_leads_to_a_key_and_a_pipe_is_not_waited_for(key: keys.PrivateKey, tmp_path: Path) -> None:
+    """Kubernetes mounts a secret as a link; a pipe that nobody writes to must not hold up a run."""
+    (tmp_path / "link").symlink_to(tmp_path / "signer.pem")
+    found = keys.load_private(tmp_path / "link")
+    assert found is not None and found.private_numbers() == key.private_numbers()
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(ConfigError, match="not a regular file"):
+            keys.load_private(place)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
