@@ -19,12 +19,14 @@ from pathlib import Path
 from benchmarks.publish import make_candidate, seconds
 from benchmarks.ratios import add_json_option, write_ratios
 from tasks.proof import keys
+from tasks.proof.chain import Signer
 from tasks.proof.directory import STATEMENT, evidence_file, proof_dir, write_proof
 from tasks.proof.envelope import sign
 from tasks.proof.model_signing import signature_file
 from tasks.proof.statement import PAYLOAD_TYPE, Statement
 from tasks.proof.verify import all_files
 from tasks.savedmodel.manifest import Manifest, hash_files
+from tasks.store.history import append
 
 SIZE_MB = 256
 PACKAGES = "".join(f"package-{number}==1.0\n" for number in range(300)).encode()
@@ -47,6 +49,7 @@ def measure(root: Path, size_mb: int, rounds: int) -> list[tuple[float, float, f
     keys.new(root / "key.pem")
     key = keys.load_private(root / "key.pem")
     assert key is not None
+    append(version.parent, 1, "live", manifest.digest, Signer(key))
     target = proof_dir(version.parent, manifest.digest)
     command = [sys.executable, "-m", "flows.verify", "--dir", str(version), "--key", str(root / "key.pem.pub")]
     times = []

@@ -298,10 +298,13 @@ def _resolve(config: Config, base: Path) -> Config:
 
 def _keys(config: Config, base: Path) -> dict[str, Any]:
     """Return the files of keys with absolute paths; the one that signs need not be on each machine."""
-    signing, trusted = config.promote.signing_key, config.promote.trusted_keys
+    signing, trusted, approvers = config.promote.signing_key, config.promote.trusted_keys, config.promote.approvers
     return {
         "signing_key": signing and _place(base, signing, "promote.signing_key"),
         "trusted_keys": tuple(_file(base, file, "promote.trusted_keys") for file in trusted),
+        "approvers": tuple(
+            key if "-----BEGIN" in key else str(_file(base, Path(key), "promote.approvers")) for key in approvers
+        ),
     }
 
 

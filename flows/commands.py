@@ -138,7 +138,9 @@ def check_keys(config: Config, *, promotes: bool) -> None:
         ConfigError: a key cannot be used, or is needed and missing.
     """
     from tasks.proof.keys import signing_key
+    from tasks.proof.signing import approvers_of
 
+    approvers_of(config)
     signing_key(config.promote, signs=promotes and config.promote.mode == "auto")
 
 

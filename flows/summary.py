@@ -113,8 +113,9 @@ def _next(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     if outcome.report.served is not None and outcome.promotion.live_dir is None:
         lines.append(_command("try it", f"{command_here('flows.try_out')} {version}"))
     state, addresses = outcome.promotion.state, config.promote.live_addresses
+    key = " --key KEY" if config.promote.approvers else ""
     if state in (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED, PromotionState.ROLLED_BACK):
-        lines.append(_command("approve", f"{command_here('flows.promote')} {version} --approve --by NAME"))
+        lines.append(_command("approve", f"{command_here('flows.promote')} {version} --approve --by NAME{key}"))
     if state is PromotionState.CANARY:
         lines.append(_command("stable", f"{command_here('flows.promote')} {arguments} --to stable"))
     if outcome.promotion.live_dir is None or outcome.report.served is None:

@@ -32,7 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=command_name("flows.verify"),
         description="Check that a version is what a promotion signed: every byte of its files, the statement, its "
-        "signature and its evidence. Only files and public keys are read; no server is asked.",
+        "signature, its evidence, the approval, and the history beside it. Only files and public keys are read; no "
+        "server is asked.",
         epilog="Exit codes: 0 everything is as it was signed; 3 it is not, and the line names the file; 2 usage error, "
         "or a key cannot be used; 1 any other error.",
     )
@@ -46,6 +47,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--statement", type=Path, metavar="FILE",
         help="the statement of a version that was copied elsewhere, with its evidence beside it (default: "
         ".proofs/DIGEST/statement.dsse.json beside the version)",
+    )  # fmt: skip
+    add(
+        "--approver", type=Path, action="append", default=[], metavar="FILE",
+        help="the public key of a reviewer, one of whom must have signed the approval; can be repeated",
+    )  # fmt: skip
+    add(
+        "--head", default="", metavar="DIGEST",
+        help="a digest of the history's head that was noted elsewhere, such as the tag history_head in MLflow; else a "
+        "history whose end was cut off does not show",
     )  # fmt: skip
     add("--bytes-only", action="store_true", help="check the files, the statement and its signature, but no evidence")
     add("--allow-unsigned", action="store_true", help="accept a statement that nobody signed")
@@ -63,6 +73,7 @@ def _verify(args: argparse.Namespace) -> int:
         proof = check_version(
             args.dir, publics, statement=args.statement,
             allow_unsigned=args.allow_unsigned, bytes_only=args.bytes_only,
+            approvers=[load_public(path) for path in args.approver], head=args.head,
         )  # fmt: skip
     except ConfigError as exc:
         return _ended(str(exc), USAGE)
@@ -79,13 +90,16 @@ def _tell(proof: Proof, args: argparse.Namespace) -> None:
     said = proof.statement
     evidence = "not checked (--bytes-only)" if args.bytes_only else f"{len(said.evidence)} files, as they were signed"
     signer = f"key {proof.key_id}" if proof.key_id else "unsigned: anyone may have written the statement"
-    approved = said.predicate.get("approvedBy") or "the gates alone"
+    approved = said.predicate.get("approval") or said.predicate.get("approvedBy") or "the gates alone"
+    beside = "the history beside it is a chain" + (", and its head is signed" if proof.key_id else "")
     say(f"{args.dir}: {len(said.files)} files are as they were promoted", colour=GREEN)
     say(said.digest, "  digest     ")
     say(f"{proof.directory} (SHA-256 {proof.statement_digest})", "  statement  ")
     say(signer, "  signed by  ")
     say(evidence, "  evidence   ")
     say(str(approved), "  approved   ")
+    if args.head or not (args.statement or args.bytes_only):
+        say(beside, "  history    ")
 
 
 def _ended(words: str, code: int) -> int:

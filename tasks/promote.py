@@ -15,6 +15,7 @@ from tasks.outcomes import Outcome, Promotion, PromotionState
 from tasks.production.archive import archive
 from tasks.production.changes import move_label, put_live
 from tasks.proof.packages import installed_packages
+from tasks.proof.signing import signer_of
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
 from tasks.registry.commit import git_commit
@@ -110,4 +111,7 @@ def make_stable(config: Config, actor: str) -> Promotion:
 
 def _note(config: Config, report: ValidationReport, run: TrackedRun, state: State) -> None:
     candidate, reason = report.candidate, report.why_rejected
-    append(config.live_dir, candidate.version, state, candidate.digest, run=run.mlflow_run_id, reason=reason)
+    append(
+        config.live_dir, candidate.version, state, candidate.digest, signer_of(config),
+        run=run.mlflow_run_id, reason=reason,
+    )  # fmt: skip

@@ -630,6 +630,8 @@ class Change:
         run: MLflow's run id. registry_version: MLflow's number of the model version, or 0.
         actor: who requested the change. reason: one line. time: when it was made, ISO 8601; empty before.
         metrics: what production's metrics say about it, one line, or empty.
+        approval: the signed approval, or empty.
+        head: the digest of the history's last line after the change, or empty before.
         experiment: the name of the experiment that begins or ends, or empty. arms: its versions; the version of an
             experiment's beginning or end is that of its first arm, and that of a `label` which ends it is the winner.
     """
@@ -649,6 +651,8 @@ class Change:
     reason: str = ""
     time: str = field(default="", compare=False)
     metrics: str = field(default="", compare=False)
+    head: str = field(default="", compare=False)
+    approval: str = ""
     experiment: str = ""
     arms: tuple[Arm, ...] = ()
 

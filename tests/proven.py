@@ -14,19 +14,26 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from configs.schema import Config
 from tasks.production.changes import changing, examine
 from tasks.proof import keys
-from tasks.proof.directory import proof_dir
+from tasks.proof.approval import APPROVAL_FILE, Approval, sign_approval
+from tasks.proof.chain import Signer
+from tasks.proof.directory import STATEMENT, proof_dir
+from tasks.proof.signing import signer_of
 from tasks.records import Change
+from tasks.savedmodel.manifest import hash_files
 from tasks.store.champion import champion_version
-from tasks.store.history import HISTORY, read, served_digest
+from tasks.store.history import HEAD, HISTORY, read, served_digest, snapshot
 from tasks.store.layout import versions
 from tasks.store.proven import check_version
 from tasks.store.rehearsals import Provenance, recall, save_rehearsal
 from tasks.store.transaction import OUTBOX, Result, carry_out
 from tests.store_driver import Store
 
+REVIEWER = ec.derive_private_key(3, ec.SECP256R1())
 PROVENANCE = Provenance({"name": "m", "seed": 0}, ("keras==3.15.0", "tensorflow==2.21.0"), "0123abc")
 
 
@@ -53,7 +60,7 @@ def judged(config: Config) -> int:
     """Export and judge a candidate; return its number."""
     store = Store(config.live_dir, config.candidates_dir, config.work_dir / "aliases.json")
     numbers = max([0, *versions(config.candidates_dir)]) + 1
-    number = Plain(**vars(store)).judge("validated")
+    number = Plain(**vars(store), signing=signer_of(config)).judge("validated")
     assert number == numbers
     known = recall(config.candidates_dir, store.digest(number))
     assert known is not None
@@ -62,13 +69,14 @@ def judged(config: Config) -> int:
 
 
 def publish(config: Config, number: int, **changes: Any) -> Result:
-    """Make a candidate live, as a promotion does."""
+    """Make a candidate live, as a promotion does that a reviewer has approved with a key."""
     entries = read(config.live_dir)
     digest = next(entry.digest for entry in reversed(entries) if entry.version == number)
     champion = champion_version(config.live_dir, "latest")
+    approval = sign_approval(Approval("m", digest, number, "r", "ann", "2026-11-27T00:00:00+00:00"), REVIEWER)
     change = Change(
         "publish", number, str(number), digest, str(config.candidates_dir / str(number)), previous=champion,
-        previous_digest=served_digest(entries, champion) if champion else "", actor="ann",
+        previous_digest=served_digest(entries, champion) if champion else "", actor="ann", approval=approval,
     )  # fmt: skip
     with changing(config) as found:
         return carry_out(found, dataclasses.replace(change, **changes))
@@ -88,13 +96,23 @@ def signed_files(version_dir: Path) -> dict[str, list[Path]]:
     proof = sorted(path for path in proof_dir(model_dir, digest).iterdir() if path.is_file())
     kinds = {"statement.dsse.json": "statement", "model.sig": "signature"}
     found: dict[str, list[Path]] = {"model": sorted(path for path in version_dir.rglob("*") if path.is_file())}
+    found["history"] = [model_dir / HISTORY, model_dir / HEAD]
     for path in proof:
-        found.setdefault(kinds.get(path.name, "evidence"), []).append(path)
+        kind = "approval" if path.name.endswith(APPROVAL_FILE) else "evidence"
+        found.setdefault(kinds.get(path.name, kind), []).append(path)
     return found
 
 
+@dataclasses.dataclass(frozen=True)
 class Plain(Store):
     """A store whose servers watch the directory, so that a number needs no claim elsewhere."""
+
+    signing: Signer | None = None
+
+    @property
+    def signer(self) -> Signer | None:
+        """Return who signs by the configuration."""
+        return self.signing
 
     @property
     def mirror(self) -> Any:
@@ -127,6 +145,7 @@ def main(root: Path, number: int, step: int) -> int:
     public = keys.load_public(keys.public_path(root / "signer.pem"))
     stops = 0
     while True:
+        before = snapshot(config.live_dir)
         child = os.fork()
         if child == 0:
             die_before_change(stops * step + 1)
@@ -134,7 +153,9 @@ def main(root: Path, number: int, step: int) -> int:
             os._exit(0)
         died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
         for version in versions(config.live_dir).values():
-            check_version(version, [public])
+            # the line of a new head may be missing until the doctor adds it
+            proof = proof_dir(config.live_dir, hash_files(version).digest)
+            check_version(version, [public], statement=proof / STATEMENT)
         examine(config, only_look=False)
         for version in versions(config.live_dir).values():
             check_version(version, [public])
@@ -142,16 +163,14 @@ def main(root: Path, number: int, step: int) -> int:
             return stops
         stops += 1
         if number in versions(config.live_dir):  # the doctor has finished it; take it back to begin again
-            take_back(config, number)
+            take_back(config, number, before)
 
 
-def take_back(config: Config, number: int) -> None:
+def take_back(config: Config, number: int, before: tuple[bytes, bytes]) -> None:
     """Forget that a version was live, so that its promotion can be killed once more."""
     digest = served_digest(read(config.live_dir), number)
-    history = config.live_dir / HISTORY
-    lines = history.read_text().splitlines(keepends=True)
-    first = next(place for place, line in enumerate(lines) if f'"version": {number}, "state": "live"' in line)
-    history.write_text("".join(lines[:first]))
+    for name, data in zip((HISTORY, HEAD), before, strict=True):
+        (config.live_dir / name).write_bytes(data)
     shutil.rmtree(config.live_dir / str(number))
     shutil.rmtree(proof_dir(config.live_dir, digest))
     shutil.rmtree(config.live_dir / OUTBOX)

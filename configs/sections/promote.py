@@ -85,6 +85,11 @@ class Promote(Section):
     live_rows: int = Field(
         100, ge=1, description="number of test rows that production must answer as the rehearsal did"
     )
+    approvers: tuple[str, ...] = Field(
+        (),
+        description="public keys of the reviewers, each a PEM file or its text; with one, an approval must be signed "
+        "by one of them, and a tag in MLflow is not enough",
+    )
     metrics_path: Annotated[str, AfterValidator(path_of_metrics)] = Field(
         "",
         description="path of the Prometheus metrics of production, such as /monitoring/prometheus/metrics: requests, "
@@ -101,9 +106,9 @@ class Promote(Section):
 
     signing_key: Path | None = Field(
         None,
-        description="file of the private key that signs the statement about each promotion (`keys new`); without it, "
-        "the environment variable REHEARSAL_SIGNING_KEY holds the key or its path, and without both, the statement is "
-        "unsigned",
+        description="file of the private key that signs the statement about each promotion and the head of the history "
+        "(`keys new`); without it, the environment variable REHEARSAL_SIGNING_KEY holds the key or its path, and "
+        "without both, they are unsigned",
     )
     trusted_keys: tuple[Path, ...] = Field(
         (), description="files of the public keys whose signatures doctor and rollback trust with require_proof"

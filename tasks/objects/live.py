@@ -109,6 +109,7 @@ class Live:
         change: the change of production that is under way, or None. writer: who wrote this, for people.
         candidates: those that a person may decide about on any machine, by number.
         experiment: the experiment on real users that runs, or None.
+        head: the signed head of the history, or empty.
         proofs: of versions, by the digest of their files.
     """
 
@@ -124,6 +125,7 @@ class Live:
     writer: str = ""
     candidates: tuple[Archived, ...] = ()
     experiment: Experiment | None = None
+    head: str = ""
     proofs: Mapping[str, Proved] = field(default_factory=dict)
 
     @property

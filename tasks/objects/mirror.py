@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -30,14 +29,15 @@ from tasks.objects.bucket import Bucket
 from tasks.objects.live import LIVE, Archived, Kept, Live, Proved, Stored, new_name, read_live, upload_of, upload_path
 from tasks.objects.proofs import fetch_proof, upload_proof
 from tasks.objects.transfer import fetch, send
+from tasks.proof.chain import Signer
 from tasks.proof.directory import kept_statement
 from tasks.records import Change
 from tasks.savedmodel.files import fsync_path, set_modes
 from tasks.savedmodel.manifest import declared_digest, holds
 from tasks.store.champion import predecessor
 from tasks.store.experiment import forget, put, running
-from tasks.store.history import HISTORY, Entry, process_user, read, served_digest, state_of
-from tasks.store.journal import begin, commit, pending, write_atomically
+from tasks.store.history import Entry, process_user, read, served_digest, snapshot, state_of, take
+from tasks.store.journal import begin, commit, pending
 from tasks.store.layout import STAGING, version_number, versions
 from tasks.store.publish import PRUNED, WITHDRAWN, put_aside, remove
 from tasks.store.serving_config import labels_of, listed_versions, write_config
@@ -55,6 +55,7 @@ class Mirror:
 
     Attributes:
         model_dir: the directory. directory_mode, file_mode: modes of what is fetched into it.
+        signer: who signs the head of the history, or None.
     """
 
     bucket: Bucket
@@ -62,6 +63,7 @@ class Mirror:
     layout: Layout
     directory_mode: int = 0o755
     file_mode: int = 0o644
+    signer: Signer | None = None
 
     @property
     def where(self) -> str:
@@ -258,13 +260,7 @@ class Mirror:
 
     def _take_history(self, live: Live) -> None:
         """Replace the history by the store's, and keep what happened here before production."""
-        path = self.model_dir / HISTORY
-        theirs = self._history(live)
-        known = set(theirs.splitlines())
-        ours = path.read_bytes().splitlines() if path.exists() else []
-        own = [line for line in ours if line not in known and _state(line) in BEFORE_PRODUCTION]
-        lines = [line for line in (*theirs.splitlines(), *own) if line]
-        write_atomically(path, b"".join(line + b"\n" for line in lines).decode(), 0o644)
+        take(self.model_dir, self._history(live), live.head.encode(), BEFORE_PRODUCTION, self.signer)
 
     def _history(self, live: Live) -> bytes:
         kept = live.history
@@ -309,11 +305,13 @@ class Mirror:
         listed = tuple(n for n in listed_versions(self.model_dir) if n in found)
         if self.layout == "latest":
             labels, listed = {}, ()
+        history, head = snapshot(self.model_dir)
         return self.next_live(
             base,
             Live(
-                self.model_dir.name, 0, "", self.layout, found, self._kept(base, uploaded), listed, labels, change,
-                candidates=candidates, experiment=running(self.model_dir), proofs=proofs,
+                self.model_dir.name, 0, "", self.layout, found, self._kept(base, uploaded, history), listed, labels,
+                change, candidates=candidates, experiment=running(self.model_dir), proofs=proofs,
+                head=head.decode("ascii", "replace"),
             ),
         )  # fmt: skip
 
@@ -344,9 +342,7 @@ class Mirror:
             if number not in changed and not withdrawn and state_of(entries, number) not in ("pruned", "rolled back"):
                 raise StoreError(f"version {number} must be in '{self.model_dir}', but it is gone; run it again")
 
-    def _kept(self, base: Base, uploaded: list[str]) -> Kept | None:
-        path = self.model_dir / HISTORY
-        content = path.read_bytes() if path.exists() else b""
+    def _kept(self, base: Base, uploaded: list[str], content: bytes) -> Kept | None:
         sha, before = hashlib.sha256(content).hexdigest(), base.live.history if base.live else None
         if not content or (before and before.sha256 == sha):
             return before
@@ -395,10 +391,3 @@ def _candidates(base: Base, archived: Collection[Archived], forgotten: Collectio
     before = base.live.candidates if base.live else ()
     stay = [kept for kept in before if kept not in forgotten and (kept.version, kept.digest) not in again]
     return tuple(sorted((*stay, *archived), key=lambda kept: (kept.version, kept.digest)))
-
-
-def _state(line: bytes) -> str:
-    try:
-        return str(json.loads(line)["state"])
-    except (ValueError, KeyError, TypeError):
-        return ""

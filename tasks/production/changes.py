@@ -18,17 +18,20 @@ from tasks.objects.store import catch_up as catch_up_with_store
 from tasks.objects.store import claim_of, mirror_of, nothing_changed_yet
 from tasks.objects.upkeep import behind, damaged, sweep
 from tasks.outcomes import Promotion, PromotionState
+from tasks.production.approved import approval_of
 from tasks.production.live_check import Expected, problem_at_any
 from tasks.production.metrics import Watch, watch
 from tasks.production.proofs import prove, unproven
 from tasks.production.server import endpoints
 from tasks.program import command_name
+from tasks.proof.signing import signer_of
 from tasks.records import Candidate, Champion, Change, TrackedRun
+from tasks.registry.approvals import Reviewed
 from tasks.registry.changes import record_change
 from tasks.serving.attached import left_behind
 from tasks.store.champion import champion_version, find_champion
 from tasks.store.experiment import moved, running
-from tasks.store.history import SERVED, process_user, read, rejection, served_digest
+from tasks.store.history import SERVED, has_line, process_user, read, rejection, served_digest
 from tasks.store.layout import next_number, versions
 from tasks.store.leftovers import digests_in_use, find_leftovers
 from tasks.store.lock import model_lock
@@ -58,6 +61,7 @@ def production(config: Config) -> Production:
     show = mirror.show if mirror is not None else _nothing
     return Production(
         config.live_dir, promote.layout, verify, record, *modes, verify_label=as_label, show=show,
+        signer=signer_of(config),
         prove=partial(prove, config), unproven=partial(unproven, config),
     )  # fmt: skip
 
@@ -67,7 +71,12 @@ def _nothing() -> None:
 
 
 def _record(config: Config, change: Change) -> None:
-    """Send a change to MLflow; one that waited here while another machine made a later one moves no alias back."""
+    """Send a change to MLflow; one that waited here while another machine made a later one moves no alias back.
+
+    The head of a history that was replaced by another machine's is not noted, because nobody would find it again.
+    """
+    if not has_line(config.live_dir, change.head):
+        change = replace(change, head="")
     record_change(config, change, overtaken=overtaken(read(config.live_dir), change))
 
 
@@ -178,16 +187,20 @@ def _on_attached(config: Config, only_look: bool) -> list[Finding]:
         return [Finding("reported", str(exc))]
 
 
-def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str) -> Promotion:
+def put_live(  # noqa: PLR0913, PLR0917
+    config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str,
+    reviewed: Reviewed | None = None,
+) -> Promotion:  # fmt: skip
     """Make a candidate that passed live, unless the champion that it was compared with is no longer live.
 
     Args:
         against: the champion that it was compared with, or None.
+        actor: who approved, or empty. reviewed: the approval, which must count under the lock as well, or None.
     """
     watched = watch(config)
     watched.wait()
     try:
-        step = partial(_put_live, config, candidate, run, against, actor)
+        step = partial(_put_live, config, candidate, run, against, actor, reviewed)
         found, promotion = in_turn(config, step, whatever_is_live=True)
     except StoreConflict as exc:
         return Promotion(PromotionState.STALE, None, f"another machine was faster: {exc}")
@@ -198,7 +211,13 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
 
 
 def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
-    config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str, found: Production
+    config: Config,
+    candidate: Candidate,
+    run: TrackedRun,
+    against: Champion | None,
+    actor: str,
+    reviewed: Reviewed | None,
+    found: Production,
 ) -> tuple[Production, Promotion]:
     """Make a candidate live as `put_live` does, under the lock; a conflict with another machine is an error."""
     champion = find_champion(found.model_dir, found.layout)
@@ -206,6 +225,12 @@ def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
         return found, Promotion(PromotionState.PROMOTED, champion.version_dir, f"version {champion.version} is live")
     if actor and (rejected := rejection(read(found.model_dir), candidate.version, candidate.digest)):
         return found, Promotion(PromotionState.REJECTED, None, f"{rejected.actor} has rejected it: {rejected.reason}")
+    approved = None
+    if reviewed is not None:
+        try:
+            approved = approval_of(config, reviewed, read(found.model_dir))
+        except ProofMismatch as exc:
+            return found, Promotion(PromotionState.REFUSED, None, f"its approval does not count any more: {exc}")
     if (champion and champion.digest) != (against and against.digest):
         now = f"version {champion.version}" if champion else "no version"
         was = f"version {against.version}" if against else "no version"
@@ -219,7 +244,8 @@ def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
         previous_digest=champion.digest if champion else "",
         label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
         run=run.mlflow_run_id, registry_version=run.registry_version, actor=actor,
-        reason=f"approved by {actor}" if actor else "",
+        reason=approved.words if approved else f"approved by {actor}" if actor else "",
+        approval=approved.signed if approved else "",
     )  # fmt: skip
     return found, make_change(config, found, change)
 
@@ -376,7 +402,7 @@ def make_change(config: Config, found: Production, change: Change) -> Promotion:
     keep = 0 if result.unwritten else config.promote.keep
     try:
         in_use = digests_in_use(config) if keep else ()
-        for path in prune(found.model_dir, config.candidates_dir, found.layout, keep, in_use):
+        for path in prune(found.model_dir, config.candidates_dir, found.layout, keep, in_use, found.signer):
             log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
         if not result.unwritten:
             found.show()

@@ -15,6 +15,7 @@ from typing import Any
 from configs.redaction import redacted
 from configs.schema import Config
 from tasks.errors import StoreError
+from tasks.proof.approval import APPROVAL_FILE
 from tasks.proof.directory import STATEMENT, evidence_file, kept_statement, proof_dir, write_proof
 from tasks.proof.envelope import sign
 from tasks.proof.keys import signing_key, trusted_keys
@@ -60,6 +61,8 @@ def prove(config: Config, change: Change, directory: Path, manifest: Manifest) -
         return
     files = all_files(directory, manifest)
     evidence = _evidence(known)
+    if change.approval:
+        evidence[APPROVAL_FILE] = change.approval.encode()
     sums = {name: _sha256(content) for name, content in evidence.items()}
     said = Statement(change.digest, files, sums, _predicate(config, change, known))
     write_proof(
@@ -120,6 +123,7 @@ def _predicate(config: Config, change: Change, known: Rehearsed) -> dict[str, An
         "version": change.version,
         "promotedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         "approvedBy": change.actor,
+        "approval": change.reason if change.actor else "no person was asked",
         "run": {"id": known.run.mlflow_run_id, "registryVersion": known.run.registry_version},
         "gates": [_gate(gate) for gate in report.gates],
         "data": {"digest": known.splits.digest, "rows": dict(known.splits.rows), "source": known.splits.source},

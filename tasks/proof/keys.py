@@ -71,7 +71,7 @@ def trusted_keys(promote: Promote) -> list[PublicKey]:
     return [load_public(path) for path in promote.trusted_keys]
 
 
-def load_private(path: Path | None = None) -> PrivateKey | None:
+def load_private(path: Path | None = None, field: str = FIELD) -> PrivateKey | None:
     """Return the key that signs: of a file, else of the environment variable, else None.
 
     Args:
@@ -82,7 +82,7 @@ def load_private(path: Path | None = None) -> PrivateKey | None:
     """
     value = os.environ.get(VARIABLE, "")
     if path is not None:
-        return _private(_read(path, f"{FIELD} must be a readable file"), f"{FIELD} ('{path}')")
+        return _private(_read(path, f"{field} must be a readable file"), f"{field} ('{path}')")
     if not value.strip():
         return None
     if "-----BEGIN" in value:

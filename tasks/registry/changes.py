@@ -8,10 +8,25 @@ from typing import Any
 from configs.schema import Config
 from tasks.outcomes import Promotion, PromotionState
 from tasks.proof.directory import kept_statement
+from tasks.proof.keys import key_id
+from tasks.proof.signing import approvers_of
 from tasks.records import Arm, Change, TrackedRun
 from tasks.registry.connection import check_tracking, connect, tracking_errors, write
 from tasks.registry.pages import update_pages
-from tasks.report.standing import BY, EXPERIMENT, METRICS, PENDING, PROOF, PROOF_OF, REVIEW, TIME, WAITING, now
+from tasks.report.standing import (
+    APPROVERS,
+    BY,
+    EXPERIMENT,
+    HEAD,
+    METRICS,
+    PENDING,
+    PROOF,
+    PROOF_OF,
+    REVIEW,
+    TIME,
+    WAITING,
+    now,
+)
 
 CHAMPION, CANARY = "champion", "canary"
 STATEMENT_DIGEST = "proof_statement"
@@ -65,6 +80,7 @@ def record_outcome(config: Config, run: TrackedRun, promotion: Promotion) -> Non
         if promotion.state in WAITING:
             known = client.get_model_version(run.registry_name, str(run.registry_version)).tags
             tags[REVIEW] = known.get(REVIEW) or PENDING
+            tags[APPROVERS] = ", ".join(key_id(public)[:8] for public in approvers_of(config))
         update_pages(client, config.tracking.pages, run.registry_name, run.registry_version, tags)
 
 
@@ -91,7 +107,8 @@ def _tell(client: Any, config: Config, version: int, change: Change, state: Prom
     if version:
         tags = {
             "promotion": state.value, "serving_version": str(change.version), "reason": change.reason,
-            TIME: change.time or now(), BY: change.actor, METRICS: change.metrics, **_proof(config, change, state),
+            TIME: change.time or now(), BY: change.actor, METRICS: change.metrics, HEAD: change.head,
+            **_proof(config, change, state),
         }  # fmt: skip
         update_pages(client, config.tracking.pages, config.name, version, tags)
     elif change.run:

@@ -23,6 +23,9 @@ WAITING = (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED)  # it pa
 UNNAMED = "a reviewer in MLflow"
 TIME, BY, METRICS = "promotion_time", "promotion_by", "production_metrics"
 EXPERIMENT = "experiment"
+APPROVAL = "approval"  # the signed approval itself
+APPROVERS = "approvers"  # the reviewers' keys, one of which must have signed an approval
+HEAD = "history_head"  # the digest of the history's last line, with which a cut end shows
 PROOF, PROOF_OF = "proof", "proof_directory"  # what is kept of the statement, and the directory that it is about
 CHANGED = (PromotionState.PROMOTED, PromotionState.CANARY, PromotionState.ROLLED_BACK)
 ARGUMENTS = "arguments"
@@ -158,13 +161,21 @@ def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
         by = clip(tags.get(REVIEWER, ""), 80) or UNNAMED
         sentence = f"{who} was {decision} by {by}, but the decision has not been carried out yet."
         return Standing(sentence, reason, by, (effect,), at_once)
-    steps = (
+    steps: tuple[str, ...] = (
         "Read the report and the gates.",
         f"On this version's page in MLflow, click the pencil of the tag `{REVIEW}` and replace `{PENDING}` by "
         f"`{APPROVED}` to put the version into production, or by `{REJECTED}` to close it; then save.",
         f"Below the tags, add the tag `{REVIEWER}` with your name as its value, so that the history says who decided.",
         effect,
     )
+    if signers := clip(tags.get(APPROVERS, ""), 300):
+        steps = (
+            steps[0],
+            f"Approve it at a terminal with your private key, by the command below: a tag alone approves nothing here. "
+            f"The keys that count are {signers}.",
+            f"Reject it there, or by the tag `{REVIEW}` with the value `{REJECTED}`, which needs no key.",
+            effect,
+        )
     not_asked_for = tags.get("promotion") == PromotionState.NOT_PROMOTED
     asked = "was not promoted: you can decide" if not_asked_for else "waits for your decision"
     needed = clip(tags.get("needs_person", ""), 600)
@@ -175,8 +186,10 @@ def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
 
 
 def _decision(tags: Mapping[str, str], purpose: str) -> tuple[str, ...]:
-    options = f" --version {tags.get('candidate', '')} --approve --by NAME"
-    return _command(tags, "flows.promote", options, f"{purpose} (--approve or --reject)")
+    key = " --key KEY" if tags.get(APPROVERS) else ""
+    options = f" --version {tags.get('candidate', '')} --approve --by NAME{key}"
+    instead = "or --reject without --key" if key else "or --reject"
+    return _command(tags, "flows.promote", options, f"{purpose} (--approve {instead})")
 
 
 def _command(tags: Mapping[str, str], module: str, options: str, purpose: str) -> tuple[str, ...]:

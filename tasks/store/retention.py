@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs.sections.promote import Layout
+from tasks.proof.chain import Signer
 from tasks.proof.directory import PROOFS
 from tasks.savedmodel.manifest import declared_digest
 from tasks.store.champion import champion_version, predecessor
@@ -21,7 +22,10 @@ WAITING = ("awaiting review", "approved")
 UNDER_WAY, LONGEST_RUN = ("exported", "validated"), timedelta(days=1)
 
 
-def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_use: Collection[str] = ()) -> list[Path]:
+def prune(  # noqa: PLR0913, PLR0917
+    model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_use: Collection[str] = (),
+    signer: Signer | None = None,
+) -> list[Path]:  # fmt: skip
     """Remove all but the `keep` newest live versions and candidates, and return the removed paths.
 
     These are never removed: the champion, the version that a rollback goes back to, versions that have a label or are
@@ -31,6 +35,7 @@ def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_u
 
     Args:
         in_use: digests of candidates that must stay because their runs may be going on.
+        signer: who signs the head of the history, or None.
     """
     if not keep:
         return []
@@ -39,7 +44,7 @@ def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_u
     for version, version_dir in _old(model_dir, keep):
         if version not in needed and served_digest(entries, version) and len(versions(model_dir)) > 1:
             doomed = put_aside(version_dir)
-            note_pruned(model_dir, version, f"promote.keep is {keep}")  # else the doctor notes it
+            note_pruned(model_dir, version, f"promote.keep is {keep}", signer)  # else the doctor notes it
             remove(doomed)
             removed.append(version_dir)
     removed += prune_candidates(model_dir, candidates_dir, layout, keep, in_use)
@@ -111,11 +116,11 @@ def _needed(model_dir: Path, layout: Layout) -> set[int]:
     return {version for version in needed if version is not None}
 
 
-def note_pruned(model_dir: Path, version: int, reason: str) -> None:
+def note_pruned(model_dir: Path, version: int, reason: str, signer: Signer | None = None) -> None:
     """Add the removal to the history, unless it is there already."""
     entries = read(model_dir)
     if state_of(entries, version) != "pruned":
-        append(model_dir, version, "pruned", served_digest(entries, version), reason=reason)
+        append(model_dir, version, "pruned", served_digest(entries, version), signer, reason=reason)
 
 
 def _in_use(entries: list[Entry], version: int, digest: str) -> bool:

@@ -166,7 +166,8 @@ def test_yaml_examples(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "batching.txt").write_text("max_batch_size { value: 32 }")
     authority = certificate(tmp_path, "ca")
     certificate(tmp_path, "client", authority)
-    new_key(tmp_path / "signer.pem")
+    for name in ("signer", "ann", "bob"):
+        new_key(tmp_path / f"{name}.pem")
     for name in re.findall(r"\$\{(\w+)\}", block.text):
         monkeypatch.setenv(name, f"the value of {name}")
     (tmp_path / "cfg.yaml").write_text(block.text if "name" in found else f"name: example\n{block.text}")

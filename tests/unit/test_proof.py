@@ -25,6 +25,7 @@ from tasks.production.changes import examine, go_back
 from tasks.proof import keys
 from tasks.proof.directory import PARTIAL, PROOFS, SIGNATURE, STATEMENT, kept_statement, proof_dir
 from tasks.proof.envelope import canonical, open_envelope, read_envelope
+from tasks.proof.signing import signer_of
 from tasks.proof.statement import PAYLOAD_TYPE, read_statement
 from tasks.proof.verify import Proof
 from tasks.savedmodel.manifest import hash_files
@@ -89,7 +90,8 @@ def test_a_statement_names_every_file_and_what_decided(signed: Signed) -> None:
     assert said.predicate["run"]["id"] == "r"
     assert [gate["name"] for gate in said.predicate["gates"]] == ["size"]
     assert {"data", "configuration", "lock", "gitCommit", "server", "promotedAt"} <= said.predicate.keys()
-    assert [*said.evidence] == ["answers.npz", "packages.txt", "rehearsal.json", "requests.npz"]
+    evidence = ["answers.npz", "approval.dsse.json", "packages.txt", "rehearsal.json", "requests.npz"]
+    assert [*said.evidence] == evidence
 
 
 def test_the_lock_digest_is_that_of_the_packages_beside_it(signed: Signed) -> None:
@@ -120,7 +122,9 @@ def test_a_promotion_without_a_key_keeps_a_signed_statement(own: Signed) -> None
     before = statement_of(own.other).read_bytes()
     publish(config_of(own.version.parents[2]), 1, version=3, directory="3")
     assert statement_of(own.other).read_bytes() == before
-    assert own.check(own.version.with_name("3")).key_id
+    assert check_version(own.version.with_name("3"), [own.public], statement=statement_of(own.other)).key_id
+    with pytest.raises(ProofMismatch, match="were added without the key"):  # the lines about this promotion
+        own.check(own.version.with_name("3"))
 
 
 def test_a_second_promotion_of_the_same_bytes_replaces_the_statement_and_its_evidence(own: Signed) -> None:
@@ -178,7 +182,7 @@ def test_a_thousand_changed_bytes_are_all_refused_and_named(own: Signed) -> None
         refused[kind] += 1
         replace(path, before)
     assert sum(refused.values()) == CHANGES
-    assert {"model", "statement", "signature", "evidence"} <= refused.keys()
+    assert {"model", "statement", "signature", "evidence", "approval", "history"} <= refused.keys()
     own.check()
 
 
@@ -493,7 +497,7 @@ def test_proofs_go_with_the_last_copy_of_their_bytes(tmp_path: Path) -> None:
     config = config_of(tmp_path, signing_key=path)
     live = [promoted(config) for _ in range(4)]
     digests = [hash_files(version).digest for version in live]
-    prune(config.live_dir, config.candidates_dir, "latest", 2)
+    prune(config.live_dir, config.candidates_dir, "latest", 2, signer=signer_of(config))
     assert {found.name for found in (config.live_dir / PROOFS).iterdir()} == {*digests[2:]}
     for version in live[2:]:
         assert check_version(version, [public]).key_id
