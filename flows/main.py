@@ -39,6 +39,7 @@ HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
   reap          remove the containers that killed runs left behind
   webhook       act on reviewers' decisions at once, told by MLflow
   sync          follow an object store beside a model server
+  history       show every change, and which bytes served when
   keys          make the keys that sign promotions and approvals
   verify        check a version with a public key: bytes, statement, evidence
   serve         run the embedded model server

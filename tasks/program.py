@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "reap": "flows.reap",
     "webhook": "flows.webhook",
     "sync": "flows.sync",
+    "history": "flows.history",
     "keys": "flows.keys",
     "verify": "flows.verify",
     "serve": "tasks.model_server",

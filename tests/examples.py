@@ -15,6 +15,7 @@ from flows import (
     check,
     cli,
     doctor,
+    history,
     infer_schema,
     init,
     keys,
@@ -46,6 +47,7 @@ PARSERS = {
     "check": check.build_parser(),
     "webhook": webhook.build_parser(),
     "sync": sync.build_parser(),
+    "history": history.build_parser(),
     "keys": keys.build_parser(),
     "verify": verify.build_parser(),
 }
