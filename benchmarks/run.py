@@ -39,6 +39,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "embedded server": ("server_speed", "--seconds", "5"),
     "publish": ("publish", "--rounds", "3"),
     "proof": ("proof",),
+    "history": ("history",),
     "object store": ("object_store", "--rounds", "3"),
     "a/b": ("ab",),
     "declared features": ("declared",),
