@@ -64,9 +64,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _verify(args: argparse.Namespace) -> int:
     from tasks.proof.keys import load_public
+    from tasks.store.history import HISTORY
     from tasks.store.proven import check_version
 
     try:
+        if (args.dir / HISTORY).exists():
+            raise ConfigError(f"--dir must be one version, got '{args.dir}', which has all of them; add its number")
         publics = [load_public(path) for path in args.key]
         if not publics and not args.allow_unsigned:
             raise ConfigError("--key must name a public key that you trust; get it from the owner of the signing key")

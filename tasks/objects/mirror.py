@@ -23,7 +23,7 @@ from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.sections.promote import Layout
-from tasks.errors import StoreConflict, StoreError
+from tasks.errors import ManifestMismatch, StoreConflict, StoreError
 from tasks.objects.base import Base, note_base, read_base
 from tasks.objects.bucket import Bucket
 from tasks.objects.live import LIVE, Archived, Kept, Live, Proved, Stored, new_name, read_live, upload_of, upload_path
@@ -300,7 +300,7 @@ class Mirror:
                 by_digest[digest] = stored.path
             found[number] = Stored(path.name, digest, by_digest[digest])
         self._check_lost(known.keys() - found.keys(), base, change, entries)
-        proofs = self._proofs(base, uploaded, {stored.digest for stored in found.values()})
+        proofs = self._proofs(base, uploaded, {stored.digest for stored in found.values()}, again)
         labels = {label: n for label, n in labels_of(self.model_dir).items() if n in found}
         listed = tuple(n for n in listed_versions(self.model_dir) if n in found)
         if self.layout == "latest":
@@ -315,13 +315,16 @@ class Mirror:
             ),
         )  # fmt: skip
 
-    def _proofs(self, base: Base, uploaded: list[str], digests: Collection[str]) -> dict[str, Proved]:
+    def _proofs(
+        self, base: Base, uploaded: list[str], digests: Collection[str], again: Collection[str]
+    ) -> dict[str, Proved]:
         """Return the proofs of versions, after uploading those that the store does not have."""
         before = base.live.proofs if base.live else {}
         found = {digest: before[digest] for digest in digests if digest in before}
         for digest in digests:
             kept = kept_statement(self.model_dir, digest)
-            if kept is not None and (digest not in before or before[digest].statement != kept.statement):
+            known = before.get(digest) if digest not in again else None
+            if kept is not None and (known is None or known.statement != kept.statement):
                 found[digest] = upload_proof(self.bucket, self.model_dir, digest, kept)
                 uploaded.append(found[digest].path)
         return dict(sorted(found.items()))
@@ -330,8 +333,12 @@ class Mirror:
         """Make the proofs beside the versions those that the store names."""
         for digest, proved in live.proofs.items():
             kept = kept_statement(self.model_dir, digest)
-            if kept is None or kept.statement != proved.statement:
+            if kept is not None and kept.statement == proved.statement:
+                continue
+            try:
                 fetch_proof(self.bucket, self.model_dir, digest, proved, self.file_mode)
+            except ManifestMismatch as exc:  # it must hold up no rollback; promote.require_proof refuses its version
+                log.warning("the proof of digest %s is damaged in the store: %s", digest[:12], exc)
 
     def _check_lost(self, lost: Collection[int], base: Base, change: Change | None, entries: list[Entry]) -> None:
         """Raise an error if a version is missing here that no change took out of production."""

@@ -11,7 +11,7 @@ import pytest
 from tasks.objects.bucket import Bucket
 from tasks.objects.live import LIVE, Live, read_live
 from tasks.objects.store import mirror_of
-from tasks.objects.upkeep import sweep
+from tasks.objects.upkeep import damaged, sweep
 from tasks.production.changes import changing, go_back
 from tasks.proof.directory import PROOFS, SIGNATURE, STATEMENT, proof_dir
 from tasks.proof.keys import load_private, public_path
@@ -96,6 +96,28 @@ def test_a_proof_that_was_lost_beside_the_versions_is_fetched_again(address: str
     statement.unlink()
     with changing(config):
         assert check_version(version, [public]).key_id
+
+
+def test_a_proof_that_was_damaged_in_the_store_holds_up_no_rollback(address: str, tmp_path: Path) -> None:
+    """Another machine goes on without it; the doctor of a machine that has it uploads it again."""
+    key, public = make_key(tmp_path)
+    ours, theirs = config_of(tmp_path / "a", address, signing_key=key), config_of(tmp_path / "b", address)
+    first, _ = promoted(ours), promoted(ours)
+    digest = hash_files(first).digest
+    proved = live_of(address).proofs[digest]
+    objects = {found.key for found in bucket_at(address).objects(f"m/{proved.path}/")}
+    (statement,) = [name for name in objects if name.endswith(STATEMENT)]
+    bucket_at(address).remove([statement])
+    with changing(theirs) as found:
+        assert not proof_dir(found.model_dir, digest).exists()
+    mirror = mirror_of(ours)
+    assert mirror is not None
+    with changing(ours):
+        (told,) = damaged(mirror)
+    assert (told.done, "uploaded again" in told.text) == ("finished", True)
+    promotion = go_back(theirs, None, "ann")
+    assert promotion.live_dir is not None
+    assert check_version(promotion.live_dir, [public]).key_id
 
 
 def test_the_doctor_removes_proofs_that_nothing_names(address: str, tmp_path: Path) -> None:

@@ -357,6 +357,11 @@ def test_the_command_needs_no_server_library(signed: Signed) -> None:
     assert done.stdout.splitlines()[-1] == "[] 0"
 
 
+def test_the_directory_of_all_versions_is_not_one(signed: Signed, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify_command.main(["--dir", str(signed.version.parent), "--key", str(signed.public_file)]) == 2
+    assert "--dir must be one version" in capsys.readouterr().err
+
+
 def test_keys_are_made_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "ann.pem"
     assert keys_command.main(["new", "--out", str(file)]) == 0
