@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         "history whose end was cut off does not show",
     )  # fmt: skip
     add("--bytes-only", action="store_true", help="check the files, the statement and its signature, but no evidence")
-    add("--allow-unsigned", action="store_true", help="accept a statement that nobody signed")
+    add("--allow-unsigned", action="store_true", help="accept a statement and a history that nobody signed")
     return parser
 
 

@@ -191,7 +191,7 @@ def chain_problems(  # noqa: PLR0913
         publics: keys that may have signed the head; without one, the head is not looked at.
         head: a digest that was noted elsewhere, of the last line at that time; it must still be the digest of a line.
         model: the model's name, which the head must have; empty takes any.
-        digest: of bytes whose last line about going live must be a signed one; empty for none.
+        digest: of bytes that went live by at least one signed line, if any line says that they did; empty for none.
         to_the_end: whether lines after the last one of the chain, or after the signed head, are a problem.
     """
     path = model_dir / HISTORY
@@ -292,7 +292,7 @@ def _of_head(  # noqa: PLR0913, PLR0917
     if len(lines) > known.count and to_the_end:
         yield f"'{history}', line {known.count + 1}: it and what follows were added without the key"
     its = [line.number for line in lines if _is_about(texts_of(data)[line.number - 1], digest)] if digest else []
-    if its and any(first <= its[-1] <= last for first, last in known.unsigned):
+    if its and all(any(first <= number <= last for first, last in known.unsigned) for number in its):
         yield (
             f"'{history}' does not say with a signature that the bytes {digest[:12]} went live: line {its[-1]} was "
             "written without the key"

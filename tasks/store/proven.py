@@ -54,24 +54,32 @@ def check_version(  # noqa: PLR0913
         )
     except ProofMismatch:
         if digest and (place.parent / HEAD).exists():
-            _check_history(place.parent, publics, head)  # it may have named the digest of other bytes
+            _check_history(
+                place.parent, publics, head, allow_unsigned=allow_unsigned
+            )  # it may have named the digest of other bytes
         raise
     said = proof.statement
     if with_history:
-        signed = said.digest if proof.key_id else ""
-        _check_history(place.parent, publics, head, model=str(said.predicate.get("model", "")), digest=signed)
+        signed = said.digest if proof.key_id and not allow_unsigned else ""
+        model = str(said.predicate.get("model", ""))
+        _check_history(place.parent, publics, head, model, signed, allow_unsigned=allow_unsigned)
     if not bytes_only:
         _check_approval(proof, approvers)
     return proof
 
 
-def _check_history(model_dir: Path, publics: Sequence[PublicKey], head: str, model: str = "", digest: str = "") -> None:
+def _check_history(  # noqa: PLR0913
+    model_dir: Path, publics: Sequence[PublicKey], head: str, model: str = "", digest: str = "", *,
+    allow_unsigned: bool,
+) -> None:  # fmt: skip
     """Refuse a history that is not the chain that was signed.
 
     Raises:
         ProofMismatch: it is not.
     """
-    problems = chain_problems(model_dir, publics, head, model=model, digest=digest)
+    if allow_unsigned and not (model_dir / HEAD).exists():
+        publics = ()
+    problems = chain_problems(model_dir, publics, head, model=model, digest=digest, to_the_end=not allow_unsigned)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ProofMismatch(f"{problems[0]}{more}")

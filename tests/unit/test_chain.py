@@ -193,6 +193,9 @@ def test_lines_without_the_key_stay_unsigned(model_dir: Path) -> None:
     assert chain_problems(model_dir, PUBLICS, digest="2" * 64) == []
     [problem] = chain_problems(model_dir, PUBLICS, digest="9" * 64)
     assert "line 7 was written without the key" in problem
+    append(model_dir, 11, "live", "2" * 64)  # a rollback from a machine without the key, to bytes of a signed promotion
+    append(model_dir, 10, "rolled back", "b" * 64, SIGNER)
+    assert chain_problems(model_dir, PUBLICS, digest="2" * 64) == []
 
 
 def test_a_removed_head_signs_nothing_afterwards(model_dir: Path) -> None:
