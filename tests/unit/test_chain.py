@@ -25,6 +25,12 @@ SIGNER, OTHER = Signer(ec.derive_private_key(1, ec.SECP256R1())), Signer(ec.deri
 PUBLICS = SIGNER.publics
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_changing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for no other process, whose line could be on its way."""
+    monkeypatch.setattr("tasks.proof.chain.CHANGING_S", 0)
+
+
 @pytest.fixture
 def model_dir(tmp_path: Path) -> Path:
     """Return the directory of a model with a signed history of six lines."""
