@@ -53,10 +53,8 @@ def check_version(  # noqa: PLR0913
             bytes_only=bytes_only,
         )
     except ProofMismatch:
-        if digest and (place.parent / HEAD).exists():
-            _check_history(
-                place.parent, publics, head, allow_unsigned=allow_unsigned
-            )  # it may have named the digest of other bytes
+        if digest and (place.parent / HEAD).exists():  # an edited history may have named the digest of other bytes
+            _check_history(place.parent, publics, head, allow_unsigned=allow_unsigned)
         raise
     said = proof.statement
     if with_history:
