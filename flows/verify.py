@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,8 @@ def _verify(args: argparse.Namespace) -> int:
         publics = [load_public(path) for path in args.key]
         if not publics and not args.allow_unsigned:
             raise ConfigError("--key must name a public key that you trust; get it from the owner of the signing key")
+        if args.head and not re.fullmatch("[0-9a-f]{64}", args.head):
+            raise ConfigError(f"--head must be the 64 hexadecimal digits of a SHA-256, got '{args.head}'")
         proof = check_version(
             args.dir, publics, statement=args.statement,
             allow_unsigned=args.allow_unsigned, bytes_only=args.bytes_only,

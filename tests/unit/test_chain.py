@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from flows import verify
 from tasks.errors import StoreError
+from tasks.proof import keys
 from tasks.proof.chain import HEAD, HISTORY, Signer, chain_problems, last_digest, lines_of, texts_of
 from tasks.store import history
 from tasks.store.history import append, finish_last_line, head_digest, read, snapshot, take
@@ -348,3 +350,10 @@ def test_the_doctor_reports_a_history_that_was_edited(tmp_path: Path) -> None:
     assert "reported" in found
     assert f"'{path}', line 3" in found
     assert path.read_bytes() == edited
+
+
+def test_a_noted_digest_is_given_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first digits of a digest, as a table shows them, are a usage error and no finding."""
+    keys.new(tmp_path / "k")
+    assert verify.main(["--dir", "m/1", "--key", str(tmp_path / "k.pub"), "--head", "872b24bd818c"]) == 2
+    assert "64 hexadecimal digits" in capsys.readouterr().err
