@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,14 @@ def signed_files(version_dir: Path) -> dict[str, list[Path]]:
         kind = "approval" if path.name.endswith(APPROVAL_FILE) else "evidence"
         found.setdefault(kinds.get(path.name, kind), []).append(path)
     return found
+
+
+def model_signing(version: Path, signature: Path, public: Path) -> subprocess.CompletedProcess[str]:
+    """Verify a directory with the command of OpenSSF's model-signing."""
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(version), "--signature", str(signature)]
+    return subprocess.run(
+        [*command, "--public_key", str(public)], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -321,7 +321,7 @@ def _check_proof(found: Production, version: int, directory: Path, digest: str) 
     if problem := found.unproven(directory, digest):
         raise ProofMismatch(
             f"version {version} must have a proof (promote.require_proof), but {problem}; choose another version, or "
-            "set promote.require_proof=false if you accept these bytes without one"
+            "add --set promote.require_proof=false if you accept these bytes without one"
         )
 
 

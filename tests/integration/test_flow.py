@@ -11,10 +11,11 @@ import pytest
 
 from tasks.errors import DataError, PipelineError
 from tasks.outcomes import Outcome
-from tasks.proof.keys import key_id
+from tasks.proof.directory import SIGNATURE
+from tasks.proof.keys import key_id, public_path
 from tasks.store.proven import check_version
 from tasks.store.runs import owner_of
-from tests.proven import make_key
+from tests.proven import make_key, model_signing
 
 pytestmark = [
     # Prefect's and MLflow's own dependencies have moved on; neither is judged here.
@@ -79,6 +80,8 @@ def test_a_model_that_passes_is_promoted(rehearse: Callable[..., Any], user: Pat
     assert set(outcome.seconds) >= set(stages)
     assert all(outcome.seconds[stage] > 0 for stage in stages)
     proof = check_version(outcome.promotion.live_dir, [public])
+    others = model_signing(outcome.promotion.live_dir, proof.directory / SIGNATURE, public_path(key))
+    assert others.returncode == 0, others.stdout + others.stderr
     assert {"answers.npz", "packages.txt", "rehearsal.json", "requests.npz"} == proof.statement.evidence.keys()
     assert proof.statement.predicate["configuration"]["name"] == "pair"
     from mlflow import MlflowClient

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,19 +19,11 @@ from tasks.savedmodel.manifest import hash_files
 from tasks.store.layout import versions
 from tasks.store.proven import check_version
 from tasks.store.retention import prune
-from tests.proven import config_of, make_key, promoted
+from tests.proven import config_of, make_key, model_signing, promoted
 from tests.store_driver import bucket_at
 
 # botocore calls datetime.utcnow() on the way
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
-
-
-def model_signing(version: Path, signature: Path, public: Path) -> subprocess.CompletedProcess[str]:
-    """Run OpenSSF's own command."""
-    command = [sys.executable, "-m", "model_signing", "verify", "key", str(version), "--signature", str(signature)]
-    return subprocess.run(
-        [*command, "--public_key", str(public)], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
 
 
 def test_the_command_of_model_signing_verifies_the_live_directory(tmp_path: Path) -> None:
