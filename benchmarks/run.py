@@ -36,8 +36,11 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "main job, servers running": ("main_job", "--rounds", "3", "--servers"),
     "gates": ("gates", "--rounds", "5"),
     "validation": ("validation",),
+    "change": ("change", "--rounds", "10", "--stalls", "3"),
     "embedded server": ("server_speed", "--seconds", "5"),
     "publish": ("publish", "--rounds", "3"),
+    "proof": ("proof",),
+    "history": ("history",),
     "object store": ("object_store", "--rounds", "3"),
     "a/b": ("ab",),
     "declared features": ("declared",),
@@ -45,8 +48,10 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "variants": ("sweep",),
     "text": ("text_memory",),
     "growing data": ("growing_data",),
+    "way back": ("upgrade", "--rounds", "5"),
+    "replay": ("replay", "--requests", "10000"),
 }
-WITH_IMAGE = ("main_job", "gates", "validation")
+WITH_IMAGE = ("main_job", "gates", "validation", "upgrade")
 
 FEW_ROUNDS = 3
 MARGIN, MARGIN_OF_FEW = 1.05, 1.25  # a difference below it is noise; the second one with fewer rounds than FEW_ROUNDS

@@ -34,6 +34,8 @@ __all__ = ["ConfigError", "arguments", "load_config", "require", "shown", "witho
 LARGEST_FILE = 512 * 1024  # bytes
 LONGEST_MESSAGE = 700  # characters
 SQLITE = "sqlite:///"
+DECIDING = ("name", "seed", "data", "model", "training", "export")
+DECIDING_GATES = ("task", "scores", "metric_output")  # by which a training decides how answers are read
 INSTEAD_OF_FILE = ("data.load", "model.build")  # a file with declared features needs neither
 DEFAULT_MODEL = "tasks.training.default_model:build"
 """The function that builds a model from declared features if `model.build` is empty."""
@@ -53,6 +55,58 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         return _loaded(path, overrides)
     except ConfigError as exc:
         raise ConfigError(_one_line(str(exc))) from exc.__cause__
+
+
+def load_recorded(path: Path, overrides: Sequence[str], recorded: Mapping[str, Any]) -> Config:
+    """Return the configuration of a file with the values of an earlier run that decide the bytes of its model.
+
+    Places, servers and gates are those of the file; so is what was hidden in the record because it is a secret.
+
+    Args:
+        recorded: what `shown` returned then.
+
+    Raises:
+        ConfigError: the values cannot be used any more.
+    """
+    try:
+        return _checked({**_raw(path, overrides), **_as_recorded(_raw(path, overrides), recorded)}, path)
+    except ConfigError as exc:
+        raise ConfigError(_one_line(f"the recorded configuration must still be usable, but {exc}")) from exc.__cause__
+
+
+def deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that decide the bytes of a model, by dotted key, of what `shown` returned."""
+    gates = values.get("gates", {})
+    found = {section: values[section] for section in DECIDING if section in values}
+    return _dotted({**found, "gates": {key: gates[key] for key in DECIDING_GATES if key in gates}})
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        flat |= _dotted(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
+
+
+def _as_recorded(raw: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections that decide the bytes, as recorded, with the file's values where those are hidden."""
+    found = {section: _unhidden(recorded[section], raw.get(section), section)
+             for section in DECIDING if section in recorded}  # fmt: skip
+    gates = recorded.get("gates", {})
+    of_gates = {key: gates[key] for key in DECIDING_GATES if key in gates}
+    return {**found, "gates": {**(raw.get("gates") or {}), **of_gates}}
+
+
+def _unhidden(value: Any, current: Any, key: str) -> Any:
+    if isinstance(value, Mapping):
+        known = current if isinstance(current, Mapping) else {}
+        return {name: _unhidden(item, known.get(name), f"{key}.{name}") for name, item in value.items()}
+    if MASK not in json.dumps(value):
+        return value
+    if current is None:
+        raise ConfigError(f"--config must set '{key}', because a secret is not recorded")
+    return current
 
 
 def require(config: Config, *fields: str) -> None:
@@ -134,9 +188,17 @@ def shown(config: Config) -> dict[str, Any]:
 
 
 def _loaded(path: Path, overrides: Sequence[str]) -> Config:
+    return _checked(_raw(path, overrides), path)
+
+
+def _raw(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     raw = _read(path)
     for item in overrides:
         _override(raw, known_as(item))
+    return raw
+
+
+def _checked(raw: dict[str, Any], path: Path) -> Config:
     try:
         raw = filled_in(raw)
         config = Config.model_validate(raw)
@@ -264,6 +326,9 @@ def _resolve(config: Config, base: Path) -> Config:
         for section in ("contract", "golden")
         if (file := getattr(gates, section).file) is not None
     }
+    if gates.replay.file is not None:  # a run looks whether it exists: a rollback must not need an old log
+        recorded = _place(base, gates.replay.file, "gates.replay.file")
+        found["replay"] = gates.replay.model_copy(update={"file": recorded})
     tls = config.promote.live_tls
     tls_files = {name: _file(base, file, f"promote.live_tls.{name}") for name, file in tls if file is not None}
     try:
@@ -285,13 +350,27 @@ def _resolve(config: Config, base: Path) -> Config:
             "gates": gates.model_copy(update={**found, "metrics": metrics}),
             "work_dir": work_dir,
             "models_root": models_root,
-            "promote": config.promote.model_copy(update={"live_tls": tls.model_copy(update=tls_files)}),
+            "promote": config.promote.model_copy(
+                update={"live_tls": tls.model_copy(update=tls_files), **_keys(config, base)}
+            ),
             "tracking": config.tracking.model_copy(update={"uri": uri}),
             "sweep": config.sweep.model_copy(
                 update={name: located(getattr(config.sweep, name), base) for name in ("metric", "runner")}
             ),
         }
     )
+
+
+def _keys(config: Config, base: Path) -> dict[str, Any]:
+    """Return the files of keys with absolute paths; the one that signs need not be on each machine."""
+    signing, trusted, approvers = config.promote.signing_key, config.promote.trusted_keys, config.promote.approvers
+    return {
+        "signing_key": signing and _place(base, signing, "promote.signing_key"),
+        "trusted_keys": tuple(_file(base, file, "promote.trusted_keys") for file in trusted),
+        "approvers": tuple(
+            key if "-----BEGIN" in key else str(_file(base, Path(key), "promote.approvers")) for key in approvers
+        ),
+    }
 
 
 def _serving(config: Config, base: Path, models_root: Path | str) -> Serving:

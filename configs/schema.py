@@ -71,6 +71,12 @@ class Config(Section):
             raise ValueError(f"serving.files must not contain '{MODELS}/{self.name}', where the candidate is")
         return self
 
+    @model_validator(mode="after")
+    def _has_requests_to_draw(self) -> Config:
+        if self.export.warmup_from == "requests" and self.gates.replay.file is None:
+            raise ValueError("export.warmup_from is requests, which are drawn from gates.replay.file; set that file")
+        return self
+
     @property
     def candidates_dir(self) -> Path:
         """Return `<work_dir>/candidates/<name>`, which holds the numbered candidates."""

@@ -22,8 +22,8 @@ NAMED = (*PARAMS, *SWEPT, "promote.live_headers")  # mappings in which a name te
 MODES = ("promote.directory_mode", "promote.file_mode")  # octal by convention
 SHOWN = (  # names of files, runs and processes, which cannot be hidden
     "name", "work_dir", "models_root", "data.load", "data.file", "model.build", "gates.contract.file",
-    "gates.golden.file", "tracking.experiment", "serving.image", "serving.images", "serving.platform",
-    "serving.attached.directory", "serving.attached.seen_as", "sweep.metric", "sweep.runner",
+    "gates.golden.file", "gates.replay.file", "tracking.experiment", "serving.image", "serving.images",
+    "serving.platform", "serving.attached.directory", "serving.attached.seen_as", "sweep.metric", "sweep.runner",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from configs.loading import arguments, require, shown, without_secrets
 from configs.schema import Config
-from flows.commands import check_rows_of, config_parser, run_command, session
+from flows.commands import check_keys, check_rows_of, config_parser, run_command, session
 from flows.console import error, say, warning, write
 from tasks.datasets.declared import check_contract
 from tasks.datasets.user_code import describe
@@ -83,6 +83,7 @@ def run_and_report(args: argparse.Namespace, config: Config, flow: Callable[[], 
     from tasks.training.process import shut_down, warm_up
 
     check_contract(config.gates)  # the first stage does this again, for deployments
+    check_keys(config, promotes=not args.no_promote)  # as the flow does
     with session():
         say("starting TensorFlow and Prefect")
         warm_up()

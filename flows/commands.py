@@ -128,6 +128,22 @@ def check_rows_of(config: Config) -> None:
         check_files(config.data)
 
 
+def check_keys(config: Config, *, promotes: bool) -> None:
+    """Look at the keys of proofs, before anything is started.
+
+    Args:
+        promotes: whether this command may make a version live, unless a person decides about it elsewhere.
+
+    Raises:
+        ConfigError: a key cannot be used, or is needed and missing.
+    """
+    from tasks.proof.keys import signing_key
+    from tasks.proof.signing import approvers_of
+
+    approvers_of(config)
+    signing_key(config.promote, signs=promotes and config.promote.mode == "auto")
+
+
 @contextlib.contextmanager
 def session() -> Iterator[None]:
     """Set the environment of the libraries, show the log lines of the stages, and clean up on SIGTERM."""

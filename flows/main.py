@@ -34,11 +34,15 @@ HELP = f"""usage: {SCRIPT} COMMAND [OPTION ...]
   try-out       serve a model until Ctrl-C, or send it a file of rows
   promote       act on reviewers' decisions, or approve or reject a candidate yourself
   rollback      make an earlier version live again
+  rebuild       train and export a version again, and say whether its bytes are the same
   ab            compare versions on real users, and make the winner stable
   doctor        find what a crash left behind, and repair it
   reap          remove the containers that killed runs left behind
   webhook       act on reviewers' decisions at once, told by MLflow
   sync          follow an object store beside a model server
+  history       show every change, and which bytes served when
+  keys          make the keys that sign promotions and approvals
+  verify        check a version with a public key: bytes, statement, evidence
   serve         run the embedded model server
 
 '{SCRIPT} COMMAND --help' shows the options of a command, and '{SCRIPT} --version' the version.

@@ -23,6 +23,7 @@ from flows.judging import judge_and_promote
 from tasks.outcomes import Promotion, PromotionState
 from tasks.production.server import make_startable
 from tasks.promote import make_stable
+from tasks.proof.keys import signing_key
 from tasks.registry.approvals import Reviewed
 from tasks.review import decide, find_reviewed, promote_again_judged, rehearsal_of, review
 from tasks.show import show_change
@@ -33,9 +34,10 @@ Verdict = Literal["", "approved", "rejected"]
 
 
 @flow(name="promote")
-def promote(
-    config: str, overrides: list[str] | None = None, version: int = 0, verdict: Verdict = "", by: str = ""
-) -> State[list[Promotion]]:
+def promote(  # noqa: PLR0913, PLR0917  they are the parameters of the deployment
+    config: str, overrides: list[str] | None = None, version: int = 0, verdict: Verdict = "", by: str = "",
+    key: str = "",
+) -> State[list[Promotion]]:  # fmt: skip
     """Promote the candidates that reviewers approved, and close those that they rejected.
 
     Args:
@@ -44,12 +46,14 @@ def promote(
         version: the one candidate to act on; 0 means every candidate that a reviewer has decided about.
         verdict: a decision about that candidate, which is recorded first; empty means that it was made in MLflow.
         by: who decides, with a verdict.
+        key: file of the reviewer's private key, which signs an approval where `promote.approvers` lists public keys.
     """
     cfg = load_config(Path(config), overrides or ())
     if verdict and not (version and by):
         raise ConfigError("a verdict needs a version, which is the candidate, and by, which says who decides")
+    signing_key(cfg.promote)
     if verdict:
-        review(cfg, version, verdict, by)
+        review(cfg, version, verdict, by, key)
     outcomes = []
     found = find_reviewed(cfg, version)
     make_startable(cfg)

@@ -12,6 +12,8 @@ from flows.commands import config_parser, exit_code, run_command, session, versi
 from flows.console import say, warning
 from tasks.datasets.user_code import describe
 from tasks.outcomes import DONE, FAILED, Promotion
+from tasks.proof.keys import signing_key
+from tasks.proof.signing import reviewer_key
 from tasks.waiting import importing
 
 if TYPE_CHECKING:
@@ -39,6 +41,14 @@ def build_parser() -> argparse.ArgumentParser:
     verdict.add_argument("--reject", action="store_true", help="reject candidate --version in the name of --by")
     verdict.add_argument("--to", choices=["stable"], help="make the canary stable (promote.layout: labels)")
     parser.add_argument("--by", default="", metavar="NAME", help="who approves or rejects")
+    parser.add_argument(
+        "--key", default="", metavar="FILE",
+        help="the reviewer's private key, which signs the approval (where promote.approvers lists public keys)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--later", action="store_true",
+        help="only record the decision; it takes effect when the promote flow runs next, perhaps on another machine",
+    )  # fmt: skip
     return parser
 
 
@@ -46,12 +56,18 @@ def _run(args: argparse.Namespace, config: Config) -> int:
     verdict: Verdict = "approved" if args.approve else "rejected" if args.reject else ""
     if verdict and not (args.version and args.by):
         raise ConfigError("--approve and --reject need --version N (which candidate) and --by NAME (who decides)")
+    if args.later and not verdict:
+        raise ConfigError("--later records a decision; add --approve or --reject")
     if args.by and not (verdict or args.to):
         raise ConfigError("--by NAME needs a decision; add --approve, --reject or --to stable")
     if args.to and args.version:
         raise ConfigError(f"--to {args.to} always promotes the canary and cannot be combined with --version")
     if args.to and config.promote.layout != "labels":
         raise ConfigError(f"--to {args.to} moves a label, but promote.layout is {config.promote.layout}")
+    reviewer_key(config, verdict, args.key)
+    if args.later:
+        return _record(args, config, verdict)
+    signing_key(config.promote)  # the flow does this again, for deployments
     with session():
         say("starting Prefect")
         with importing("prefect"):
@@ -66,7 +82,7 @@ def _run(args: argparse.Namespace, config: Config) -> int:
                 if args.to:
                     outcomes = [cast(Promotion, to_stable(str(args.config), overrides, args.by))]
                 else:
-                    found = promote(str(args.config), overrides, args.version, verdict, args.by)
+                    found = promote(str(args.config), overrides, args.version, verdict, args.by, args.key)
                     outcomes = cast(list[Promotion], found)
         except Exception as exc:
             if not settled:
@@ -78,6 +94,17 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         which = f"candidate {args.version}" if args.version else "no candidate"
         say(f"Nothing to do: {which} of '{config.name}' was {'not ' if args.version else ''}approved or rejected")
     return FAILED if FAILED in codes else max(codes, default=DONE)
+
+
+def _record(args: argparse.Namespace, config: Config, verdict: str) -> int:
+    """Record a decision in MLflow, which another process carries out."""
+    with session():
+        with importing("mlflow"):
+            from tasks.review import review
+
+        review.fn(config, args.version, verdict, args.by, args.key, later=True)
+    say(f"candidate {args.version} of '{config.name}' is {verdict}; the promote flow acts on it when it runs next")
+    return DONE
 
 
 if __name__ == "__main__":

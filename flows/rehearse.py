@@ -20,7 +20,7 @@ from prefect.states import Completed
 
 from configs.loading import arguments, file_and_config, load_config, require
 from configs.redaction import redact
-from flows.commands import session
+from flows.commands import check_keys, session
 from flows.judging import judge_and_promote
 from flows.temporary_server import prefect_server
 from tasks.data import prepare_rows
@@ -63,6 +63,7 @@ def rehearse(  # noqa: PLR0913, PLR0917  one argument for each option
     """
     cfg = load_config(Path(config), overrides or ())
     require(cfg, *([] if rows else ["data.load"]))  # or data.file
+    check_keys(cfg, promotes=promote)
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)

@@ -32,12 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
         "flows.rehearse",
         "Judge a model that was trained elsewhere in a throwaway model server, log it to MLflow, and promote it. A "
         "SavedModel is judged and served unchanged. All rows are judged, or the test rows of data.split, except those "
-        "of --trained-on.",
-        "Exit codes: 0 promoted, awaiting review, or judged with --no-promote; 3 rejected by a gate; 2 usage or "
-        "configuration error, or a file that cannot be used; 1 any other error.",
+        "of --trained-on. With --live, judge the live version and the version that a rollback would return to on "
+        "another server, by their recorded answers; nothing is promoted, registered or changed.",
+        "Exit codes: 0 promoted, awaiting review, or judged with --no-promote, and with --live: it can be served; 3 "
+        "rejected by a gate; 2 usage or configuration error, or a file that cannot be used; 1 any other error.",
     )
     parser.add_argument(
-        "--model", required=True, metavar="MODEL", help="a SavedModel directory, a .keras file, or MLflow's model URI"
+        "--model", metavar="MODEL", default="", help="a SavedModel directory, a .keras file, or MLflow's model URI"
     )
     parser.add_argument("--rows", metavar="FILE", default="", help="file of rows: .csv, .parquet, .json or .npz")
     parser.add_argument("--target", metavar="COLUMN", default="", help="the column of --rows that the model predicts")
@@ -52,11 +53,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="if the candidate passes, write the names, dtypes and shapes that its clients rely on, for "
         "gates.contract.file",
     )
+    parser.add_argument("--live", action="store_true", help="judge what is live, in place of a model from elsewhere")
+    parser.add_argument(
+        "--image", metavar="IMAGE", default="", help="with --live: the container image that is to serve next"
+    )
     parser.add_argument("--no-promote", action="store_true", help="judge and log only; what is live does not change")
     return parser
 
 
 def _rehearse(args: argparse.Namespace, config: Config) -> int:
+    if args.live:
+        from flows.rehearse_live import rehearse_live
+
+        return rehearse_live(args, config)
     _check(args, config)
     outcomes: list[Outcome] = []
 
@@ -79,6 +88,10 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
 
 def _check(args: argparse.Namespace, config: Config) -> None:
     """Raise `ConfigError` for options that cannot work, before anything is started."""
+    if not args.model:
+        raise ConfigError("there must be a model to judge: add --model MODEL, or --live for what is live")
+    if args.image:
+        raise ConfigError("--image belongs to --live; set serving.image for a model from elsewhere")
     if args.target and not args.rows:
         raise ConfigError("--target names a column of --rows FILE; add --rows, or let data.load return the target")
     if not args.rows and not config.data.source:

@@ -13,10 +13,11 @@ from flows.console import Line
 from tasks.outcomes import GREEN, RED, YELLOW, Outcome, PromotionState
 from tasks.production.server import start_command
 from tasks.program import command_here, short_path
+from tasks.proof.directory import kept_statement
 from tasks.records import GateResult, Leaderboard, SweepRun, ValidationReport
 from tasks.registry.pages import run_url, version_url
 from tasks.report.standing import WAITING
-from tasks.report.tables import leaderboard_rows
+from tasks.report.tables import beside, leaderboard_rows
 from tasks.savedmodel.resumed import resumed_words
 
 LOCAL_PAGES = "http://127.0.0.1:5000"  # where `mlflow ui` serves them
@@ -35,6 +36,7 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     resumed = resumed_words(candidate.version_dir)
     if promotion.live_dir and config.object_store:
         live = f"{config.object_store}/{config.name}, of which {live} is the mirror"
+    proof = kept_statement(config.live_dir, candidate.digest) if promotion.live_dir else None
     verdict = f"{candidate.name} version {candidate.version} {promotion.state}: {promotion.reason}"
     lines = [
         Line(),
@@ -44,7 +46,7 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
         Line(_judged_by(report)),
         Line(),
         Line(f"{'gate':<{width + 2}} verdict  figures"),
-        *(_judgement(gate, width) for gate in report.gates),
+        *(judgement(gate, width) for gate in report.gates),
         Line(),
         Line(verdict, colour=promotion.state.colour),
         Line(candidate.digest, "  digest    "),
@@ -52,6 +54,7 @@ def summary(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
         *([Line(resumed, "  training  ")] if resumed else []),
         Line(live, "  live      "),
         *([Line(promotion.metrics, "  metrics   ")] if promotion.metrics else []),
+        *([Line(str(proof), "  proof     ")] if proof else []),
         Line(f"{run.registry_name}, registry version {run.registry_version}", "  MLflow    "),
         Line(),
         Line("next"),
@@ -75,7 +78,8 @@ def leaderboard(board: Leaderboard, run: SweepRun) -> list[Line]:
     return lines
 
 
-def _judgement(gate: GateResult, width: int) -> Line:
+def judgement(gate: GateResult, width: int) -> Line:
+    """Return the line of one gate; `width` is that of the longest name."""
     word, colour = ("pass", GREEN) if gate.passed else ("FAIL", RED)
     if gate.passed and gate.needs_person:
         colour = YELLOW
@@ -89,10 +93,10 @@ def _judged_by(report: ValidationReport) -> str:
         refused = ", ".join(f"refused by {gate.evidence['server']}" for gate in report.refusals)
         return refused or "judged by its files only; no server loaded it"
     server = served.server
-    beside = f", compared with version {report.champion.version}, which is live" if report.champion else ""
+    compared = report.champion and f", {beside(report)}, which is live"
     return (
         f"judged by {server}: AVAILABLE after "
-        f"{server.startup_s:.2f} s, {served.rows} rows at {served.rows_per_s:,.0f} rows/s{beside}"
+        f"{server.startup_s:.2f} s, {served.rows} rows at {served.rows_per_s:,.0f} rows/s{compared or ''}"
     )
 
 
@@ -110,8 +114,9 @@ def _next(config: Config, arguments: str, outcome: Outcome) -> list[Line]:
     if outcome.report.served is not None and outcome.promotion.live_dir is None:
         lines.append(_command("try it", f"{command_here('flows.try_out')} {version}"))
     state, addresses = outcome.promotion.state, config.promote.live_addresses
+    key = " --key KEY" if config.promote.approvers else ""
     if state in (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED, PromotionState.ROLLED_BACK):
-        lines.append(_command("approve", f"{command_here('flows.promote')} {version} --approve --by NAME"))
+        lines.append(_command("approve", f"{command_here('flows.promote')} {version} --approve --by NAME{key}"))
     if state is PromotionState.CANARY:
         lines.append(_command("stable", f"{command_here('flows.promote')} {arguments} --to stable"))
     if outcome.promotion.live_dir is None or outcome.report.served is None:

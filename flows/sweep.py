@@ -17,6 +17,7 @@ from prefect.states import Completed
 from configs.loading import arguments, require
 from configs.redaction import redact
 from configs.variants import load_variants
+from flows.commands import check_keys
 from flows.judging import judge_and_promote
 from flows.runners import runner_of, train_all
 from tasks.data import prepare_data
@@ -52,6 +53,7 @@ def sweep(config: str, overrides: list[str] | None = None, promote: bool = True)
     """
     cfg, variants = load_variants(Path(config), overrides or ())
     require(cfg, "data.load", "model.build")
+    check_keys(cfg, promotes=promote)
     make_runner = runner_of(cfg.sweep)
     with stage_clock() as seconds, ExitStack() as held:
         with tensorflow_process():

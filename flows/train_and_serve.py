@@ -15,6 +15,7 @@ from prefect.states import Completed
 
 from configs.loading import arguments, load_config, require
 from configs.redaction import redact
+from flows.commands import check_keys
 from flows.judging import judge_and_promote
 from tasks.data import prepare_data
 from tasks.export import export_model
@@ -39,6 +40,7 @@ def train_and_serve(config: str, overrides: list[str] | None = None, promote: bo
     """
     cfg = load_config(Path(config), overrides or ())
     require(cfg, "data.load", "model.build")
+    check_keys(cfg, promotes=promote)
     with stage_clock() as seconds:
         with tensorflow_process():
             check_services(cfg)

@@ -18,9 +18,11 @@ from tasks.errors import PipelineError, ServingError
 from tasks.objects.store import look_at_store
 from tasks.production.metrics import watch
 from tasks.production.server import silent
+from tasks.proof.keys import key_id, signing_key
 from tasks.records import Splits
 from tasks.registry.connection import check_experiment, check_tracking
 from tasks.registry.reasons import reason
+from tasks.replay.files import check_file
 from tasks.serving.launch import check_engine
 from tasks.store.layout import check_writable
 from tasks.training.fit import try_model
@@ -63,6 +65,10 @@ def checks(config: Config, scratch: Path) -> Iterator[tuple[str, Callable[[], st
     contract = config.gates.contract.file
     if contract is not None:
         yield "contract", lambda: _contract(contract)
+    if config.gates.replay.file is not None:
+        yield "replay", lambda: f"'{config.gates.replay.file}' holds {check_file(config) or 'what no gate reads'}"
+    if config.promote.signing_key or config.promote.require_proof:
+        yield "proof", lambda: _proof(config)
     yield "serving", lambda: _engine(config)
     yield "tracking", lambda: _tracking(config)
     yield "prefect", _prefect
@@ -99,6 +105,13 @@ def _metrics(config: Config) -> str:
 def _contract(file: Path) -> str:
     declared = read_contract(file)
     return f"'{file}' declares {', '.join(map(str, (*declared.inputs, *declared.outputs)))}"
+
+
+def _proof(config: Config) -> str:
+    key = signing_key(config.promote, signs=config.promote.mode == "auto")
+    if key is None:
+        return "no key is needed here, because a person decides and signs elsewhere"
+    return f"key {key_id(key.public_key())[:12]} signs promotions"
 
 
 def _engine(config: Config) -> str:

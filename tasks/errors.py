@@ -14,11 +14,13 @@
     |   |-- ServingTimeout *      it did not answer in time
     |   |-- AccessDenied          it lets this client do nothing: TLS, 401, 403
     |   |-- ServerCrashed         it crashed: a failed check, an invalid address
+    |   |-- MemoryExceeded        it was killed at its memory limit
     |   |-- ModelLoadError        it refused the model
     |   `-- PredictionError       it refused a request, or crashed at one
     |-- StoreError                the version directories are in an invalid state
     |   |-- VersionExists         the version number is in use
     |   |-- ManifestMismatch      the files are not those that were judged
+    |   |-- ProofMismatch         a signed file, or what it vouches for, is not as it was signed
     |   `-- LockTimeout *         another process is changing this model
     `-- TrackingError *           MLflow could not be reached
         `-- TrackingRefused       it refused a request
@@ -112,6 +114,10 @@ class ServerCrashed(ServingError):
     """The server crashed, not because of a limit: a failed check in a kernel, an invalid address."""
 
 
+class MemoryExceeded(ServingError):
+    """The server was killed at its memory limit, `serving.memory_mb`."""
+
+
 class ModelLoadError(ServingError):
     """The server refused the model; a retry cannot succeed.
 
@@ -136,6 +142,10 @@ class VersionExists(StoreError):
 
 class ManifestMismatch(StoreError):
     """The files on the disk are not those that were judged."""
+
+
+class ProofMismatch(StoreError):
+    """A signed file, or what it vouches for, is not as it was signed, or not signed by a trusted key."""
 
 
 class StoreRefused(StoreError):

@@ -10,6 +10,7 @@ from configs.schema import Config
 from tasks.errors import ExportError, named_as
 from tasks.gates.safety import judge_safety
 from tasks.objects.store import claim_of, refresh
+from tasks.proof.signing import signer_of
 from tasks.records import Candidate, Splits, TrainedModel
 from tasks.savedmodel.adopted import adopt_savedmodel, save_own_answers
 from tasks.savedmodel.exporter import Exported, export_savedmodel
@@ -91,7 +92,7 @@ def new_candidate(config: Config, splits: Splits, exported: Exported, version_di
     share(config, run_dir / "requests.npz")
     number = version_number(version_dir.name)
     assert number is not None
-    append(config.live_dir, number, "exported", exported.digest)
+    append(config.live_dir, number, "exported", exported.digest, signer_of(config))
     return Candidate(
         config.name,
         number,

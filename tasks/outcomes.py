@@ -38,11 +38,13 @@ class PromotionState(StrEnum):
     CANARY = "canary", DONE, GREEN
     AWAITING_REVIEW = "awaiting review", DONE, YELLOW
     NOT_PROMOTED = "not promoted", DONE, ""  # --no-promote
+    UNCHANGED = "unchanged", DONE, GREEN  # its bytes are live already
     REJECTED = "rejected", REJECTION, RED  # by a gate or a person
     REFUSED = "refused", REJECTION, RED  # approved, but not identical to what was judged
     IN_EXPERIMENT = "in experiment", DONE, GREEN  # versions are live under labels of their own
     EXPERIMENT_ENDED = "experiment ended", DONE, ""
     ROLLED_BACK = "rolled back", FAILED, RED  # production did not serve it as it was judged
+    NOT_SERVED = "not served", FAILED, RED  # its bytes are live already, but production does not serve them
     STALE = "stale", FAILED, RED  # the champion beside which it was judged is no longer live
 
     @property
@@ -51,12 +53,15 @@ class PromotionState(StrEnum):
         return self.value.title().replace(" ", "")
 
 
+ALREADY_LIVE = (PromotionState.UNCHANGED, PromotionState.NOT_SERVED)
+
+
 @dataclass(frozen=True)
 class Promotion:
     """The outcome of a candidate, with its reason.
 
     Attributes:
-        live_dir: `<models_root>/<name>/<N>` when promoted, else None.
+        live_dir: `<models_root>/<name>/<N>` when promoted, or unchanged; else None.
         reason: one line for people.
         change: the change of production that was made or taken back, or None.
         metrics: what production's metrics say about it, one line, or empty.

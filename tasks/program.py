@@ -20,11 +20,15 @@ SUBCOMMANDS = {
     "try-out": "flows.try_out",
     "promote": "flows.promote",
     "rollback": "flows.rollback",
+    "rebuild": "flows.rebuild",
     "ab": "flows.ab",
     "doctor": "flows.doctor",
     "reap": "flows.reap",
     "webhook": "flows.webhook",
     "sync": "flows.sync",
+    "history": "flows.history",
+    "keys": "flows.keys",
+    "verify": "flows.verify",
     "serve": "tasks.model_server",
 }
 """Maps a subcommand of the console script to the module that `python -m` runs in a checkout."""

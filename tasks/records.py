@@ -152,6 +152,26 @@ class Splits:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What a model was trained with, besides its rows, so that it can be trained again and compared.
+
+    Attributes:
+        config: every setting, without secrets.
+        packages: the version of each installed package, by its lower-case name.
+        code: SHA-256 of each file of the user's that was imported, by module.
+        machine: Python, system, processor. settings: environment variables that TensorFlow and Keras read.
+        weights: SHA-256 of the weights' dtypes, shapes and bytes in their order, in hexadecimal.
+    """
+
+    config: Mapping[str, Any]
+    packages: Mapping[str, str]
+    code: Mapping[str, str]
+    machine: Mapping[str, str]
+    settings: Mapping[str, str]
+    weights: str
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A trained model on disk.
 
@@ -164,6 +184,7 @@ class TrainedModel:
         rounded: the largest change by a cast to the dtype of an input or a loss, in words, by input and target.
         source: where a model that was trained elsewhere came from, else empty.
         resumed: after how many epochs the training was resumed from its backup, once for each interruption.
+        recipe: what it was trained with; None for a model that was trained elsewhere or by an earlier release.
     """
 
     keras_file: Path
@@ -174,6 +195,7 @@ class TrainedModel:
     rounded: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     resumed: tuple[int, ...] = ()
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -477,6 +499,47 @@ class ServedChampion:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What a version answered when it was judged.
+
+    Attributes:
+        signature: of its export. requests: `.npz` of the test rows that it was judged on, one array for each input.
+        answers: `.npz` of what a server answered to them, one array for each output.
+    """
+
+    signature: Signature
+    requests: Path
+    answers: Path
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """The version that a rollback would return to after the promotion of a candidate.
+
+    Attributes:
+        version: its number, or 0 if there is none to return to, which `absent` explains in a few words.
+        version_dir: the directory of its files, or None if they are gone.
+        recorded: its recorded answers, or None if they are gone.
+        problem: why it cannot be served again, as its files show, or empty.
+        unproven: why it is not known whether it can be served again, or empty.
+        refusal: the words of a server that refused it, or empty. log: the end of what that server printed.
+        answers: `.npz` of what the server answered to the recorded requests, or None if it was not asked.
+        allowed: whether `promote.allow_no_way_back` permits a promotion without a proven way back.
+    """
+
+    version: int = 0
+    version_dir: Path | None = None
+    recorded: Recorded | None = None
+    problem: str = ""
+    unproven: str = ""
+    refusal: str = ""
+    log: str = ""
+    answers: Path | None = None
+    allowed: bool = False
+    absent: str = "no version is live"
+
+
+@dataclass(frozen=True)
 class ServedLatency:
     """The measured duration of requests.
 
@@ -486,12 +549,134 @@ class ServedLatency:
         requests_per_s: by the same names.
         memory_mb: resident memory of the server with only the candidate loaded, or 0 if it is unknown.
         cold_ms: milliseconds of the first request after loading.
+        capacity: requests per second at which the p99 still keeps its bound, by the same names; empty if not measured.
     """
 
     samples: Path
     requests_per_s: Mapping[str, float]
     memory_mb: float
     cold_ms: float
+    capacity: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServedChange:
+    """A rehearsed change: the candidate replaced the champion in a server under load, and a rollback put it back.
+
+    Attributes:
+        old, new, back: the numbers under which the champion, the candidate and the champion again were served; `back`
+            is 0 if there was no rollback.
+        requests: `.npz` with one element for each request, in the order of the intended times: `due_s`, `sent_s` and
+            `done_s` float64, seconds since the load began; `status` int64, 200 for an answer and 0 for none; `named`
+            int64, the version that the answer names, or 0; `like_old` and `like_new` bool, whether it equals the
+            validated answer of the champion and of the candidate. None if there was no load.
+        changed_s, rolled_back_s: when the candidate was renamed into place and when the rollback began, in the same
+            seconds; None if they did not. labelled_s: with labels, when the label moved to the candidate.
+        renamed_back_s: when the server could first see the rollback.
+        peak_mb, limit_mb: the most memory that the server used, and its limit, in MB; 0 if unknown.
+        killed: the words about a server that was killed at its memory limit while it held both versions, or empty.
+        problem: why the server did not serve the candidate, or the champion again, or empty.
+        no_way_back: why there was no rollback to rehearse, or empty.
+        not_rehearsed: why nothing was rehearsed, or empty.
+        refusals: the words of the first requests that were refused.
+        rounds: how often it was rehearsed, because the p99 exceeded its bound before; this is the quietest of them.
+        noise_ms: the largest p99 before the change, of all rehearsals.
+    """
+
+    old: int
+    new: int
+    back: int = 0
+    requests: Path | None = None
+    changed_s: float | None = None
+    rolled_back_s: float | None = None
+    labelled_s: float | None = None
+    renamed_back_s: float | None = None
+    peak_mb: float = 0
+    limit_mb: float = 0
+    killed: str = ""
+    problem: str = ""
+    no_way_back: str = ""
+    not_rehearsed: str = ""
+    refusals: tuple[str, ...] = ()
+    rounds: int = 1
+    noise_ms: float = 0
+
+
+@dataclass(frozen=True)
+class ReplayedSlice:
+    """How often the decisions for some of the replayed rows differ from the champion's.
+
+    Attributes:
+        title: such as `city=Oslo`; empty for all rows.
+        requests: number of requests with such rows. rows: of these rows. flipped: of those with another decision.
+        squares: sums over the requests of flipped^2, flipped * rows and rows^2, because rows of one request are alike.
+    """
+
+    title: str
+    requests: int
+    rows: int
+    flipped: int
+    squares: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ReplayedInput:
+    """How the values of one input in the replayed requests differ from those of the training rows.
+
+    Attributes:
+        name: of the input, with the place of the element if it has several.
+        values: number of values. span: of the training rows, for people.
+        psi: population stability index. noise: what chance alone exceeds 1 time in 20.
+        outside: number of values that no training row has, or that are outside of their range.
+        named: the first of them, with request, row and value.
+    """
+
+    name: str
+    values: int
+    psi: float
+    noise: float
+    span: str
+    outside: int
+    named: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class ServedReplay:
+    """What became of recorded requests.
+
+    Attributes:
+        file: their name. transport: how they were sent, for people.
+        requests: number of requests that were sent. rows: of the rows that both versions answered.
+        skipped: how many were not sent, by reason with the first one.
+        refused: how many only the candidate refused. refused_by_both, refused_by_champion: likewise.
+        not_finite: rows that the champion answered with numbers, and the candidate with NaN or infinity.
+        unread: how many do not fit the candidate's inputs, so that their values are unknown.
+        rules: by output, what counts as another decision.
+        slices: of the decisions, all rows first; empty without a champion.
+        flipped, refusals: the first rows with another decision, and the first requests that one of them refused.
+        inputs: beside the training rows. reference: which rows these are.
+        notes: what else a reader must know.
+        crash: at which request the candidate crashed the server, after which nothing was sent, or empty.
+    """
+
+    file: str
+    transport: str
+    requests: int
+    rows: int
+    skipped: Mapping[str, int]
+    refused: int
+    refused_by_both: int
+    refused_by_champion: int
+    not_finite: int
+    unread: int
+    rules: Mapping[str, str]
+    slices: tuple[ReplayedSlice, ...]
+    flipped: tuple[Mapping[str, Any], ...]
+    refusals: tuple[Mapping[str, Any], ...]
+    inputs: tuple[ReplayedInput, ...]
+    reference: str = ""
+    notes: tuple[str, ...] = ()
+    crash: str = ""
 
 
 @dataclass(frozen=True)
@@ -508,6 +693,9 @@ class ServedAnswers:
         batches: the answers of a server that batches to concurrent clients; None if it does not batch.
         probes: the requests of the robustness gate and their answers.
         latency: the measured latency, or None. champion: the answers of the live version, or None.
+        replay: what became of recorded requests, or None.
+        change: the rehearsed change from the champion to the candidate, or None.
+        way_back: what is known of the version that a rollback would return to, or None if it was not looked for.
     """
 
     server: ServerFacts
@@ -522,6 +710,9 @@ class ServedAnswers:
     probes: tuple[Probe, ...] = ()
     latency: ServedLatency | None = None
     champion: ServedChampion | None = None
+    replay: ServedReplay | None = None
+    change: ServedChange | None = None
+    way_back: WayBack | None = None
 
 
 @dataclass(frozen=True)
@@ -566,6 +757,23 @@ class ValidationReport:
     def why_rejected(self) -> str:
         """Return the summaries of the failed gates in one line, or an empty string."""
         return "; ".join(f"{gate.name}: {gate.summary}" for gate in self.failed)
+
+    @property
+    def compared_with(self) -> Champion | None:
+        """Return the live version, or None if there is none, or if it could not be served beside the candidate."""
+        return None if self.served is not None and self.served.champion is None else self.champion
+
+    @property
+    def way_back(self) -> GateResult | None:
+        """Return the verdict on the way back, of several servers' the worst, or None if there is none."""
+        found = [gate for gate in self.gates if gate.name.partition(".")[0] == "way_back"]
+        return min(found, key=lambda gate: (gate.passed, not gate.evidence.get("not_proven")), default=None)
+
+    @property
+    def without_way_back(self) -> str:
+        """Return why a promotion of this candidate has no proven way back, or an empty string."""
+        found = self.way_back
+        return str(found.evidence.get("not_proven", "")) if found else ""
 
     @property
     def refusals(self) -> tuple[GateResult, ...]:
@@ -630,6 +838,8 @@ class Change:
         run: MLflow's run id. registry_version: MLflow's number of the model version, or 0.
         actor: who requested the change. reason: one line. time: when it was made, ISO 8601; empty before.
         metrics: what production's metrics say about it, one line, or empty.
+        approval: the signed approval, or empty.
+        head: the digest of the history's last line after the change, or empty before.
         experiment: the name of the experiment that begins or ends, or empty. arms: its versions; the version of an
             experiment's beginning or end is that of its first arm, and that of a `label` which ends it is the winner.
     """
@@ -649,6 +859,8 @@ class Change:
     reason: str = ""
     time: str = field(default="", compare=False)
     metrics: str = field(default="", compare=False)
+    head: str = field(default="", compare=False)
+    approval: str = ""
     experiment: str = ""
     arms: tuple[Arm, ...] = ()
 

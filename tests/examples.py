@@ -15,15 +15,19 @@ from flows import (
     check,
     cli,
     doctor,
+    history,
     infer_schema,
     init,
+    keys,
     promote_cli,
     reap,
+    rebuild,
     rehearse_cli,
     rollback,
     sweep_cli,
     sync,
     try_out,
+    verify,
     webhook,
 )
 from tasks.model_server.flags import UnknownFlag, parse_flags
@@ -33,6 +37,7 @@ PARSERS = {
     "train_and_serve": cli.build_parser(),
     "promote": promote_cli.build_parser(),
     "rollback": rollback.build_parser(),
+    "rebuild": rebuild.build_parser(),
     "ab": ab.build_parser(),
     "doctor": doctor.build_parser(),
     "try_out": try_out.build_parser(),
@@ -44,6 +49,9 @@ PARSERS = {
     "check": check.build_parser(),
     "webhook": webhook.build_parser(),
     "sync": sync.build_parser(),
+    "history": history.build_parser(),
+    "keys": keys.build_parser(),
+    "verify": verify.build_parser(),
 }
 PREFECT_FILES = (Path("prefect.yaml"), Path("deploy/kubernetes/prefect.yaml"))
 OTHERS = {"bash", "cat", "curl", "docker", "echo", "export", "git", "kubectl", "mkdir", "pip", "pre-commit", "prefect"}

@@ -30,6 +30,7 @@ class FaultProxy:
             answer without its end), after (relayed, and its answer is withheld), stall (the first event of a stream,
             and no other), html (a page in place of the answer), or a status such as `503`, with headers behind it:
             `429 Retry-After: 3600`.
+        edit: of a path and the body of the server's answer to it: the body to relay.
         path: a Unix socket to listen on; empty is a port of loopback. address: where it listens, as a URL.
         asked: method and path of every request so far. relayed: of those that the server has answered. faults: of
             those that were not relayed as they are.
@@ -37,6 +38,7 @@ class FaultProxy:
 
     upstream: str
     rule: Rule = lambda _method, _path: ""
+    edit: Callable[[str, bytes], bytes] = lambda _path, content: content
     path: str = ""
     asked: list[str] = field(default_factory=list)
     relayed: list[str] = field(default_factory=list)
@@ -141,7 +143,7 @@ class FaultProxy:
             sent = {k: v for k, v in headers.items() if k.lower() not in (*WITHHELD, "content-length", "expect")}
             server.request(method, path, body or (b"" if method in ("POST", "PUT", "PATCH") else None), sent)
             answer = server.getresponse()
-            content = answer.read()
+            content = self.edit(path, answer.read())
             self.relayed.append(f"{method} {path}")
             kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in (*WITHHELD, "content-length")]
             length = answer.getheader("Content-Length") if method == "HEAD" else str(len(content))

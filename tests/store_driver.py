@@ -24,6 +24,7 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from configs.schema import Config
 from tasks.datasets.rows import save_arrays
@@ -32,6 +33,7 @@ from tasks.objects.follow import Follower, Target, only_sync
 from tasks.objects.mirror import Mirror
 from tasks.production.archive import archive, bring
 from tasks.production.live_check import Endpoint, live_problem
+from tasks.proof.chain import Signer
 from tasks.records import (
     Arm,
     Candidate,
@@ -65,6 +67,7 @@ from tasks.store.transaction import CANARY, STABLE, Production, carry_out, overt
 
 MODELS = Path(__file__).parent / "data" / "tfs_rest" / "models"
 HALVES = (MODELS / "half" / "1", MODELS / "half_v2" / "2", MODELS / "half_v2" / "3")  # 0.5 x + 2, 3, 4
+SIGNER = Signer(ec.derive_private_key(1, ec.SECP256R1()))  # the same one in every process
 CHANGING = {
     "os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "os.chmod", "os.utime",
     "fcntl.flock",
@@ -107,15 +110,21 @@ class Store:
     patience_s: float = 0.0
 
     @property
+    def signer(self) -> Signer | None:
+        """Return who signs the head of the history."""
+        return SIGNER
+
+    @property
     def production(self) -> Production:
         show = self.mirror.show if self.objects else lambda: None
         return Production(
-            self.live, self.layout, self._verify, self._record, verify_label=self._verify_label, show=show
-        )
+            self.live, self.layout, self._verify, self._record, verify_label=self._verify_label, show=show,
+            signer=self.signer,
+        )  # fmt: skip
 
     @property
     def mirror(self) -> Mirror:
-        return Mirror(bucket_at(self.objects), self.live, self.layout)
+        return Mirror(bucket_at(self.objects), self.live, self.layout, signer=self.signer)
 
     def _catch_up(self) -> None:
         """Do what a change does before it begins."""
@@ -167,8 +176,8 @@ class Store:
             digest = write_manifest(claim.staging).digest
             version = version_number(claim.publish().name)
         assert version is not None
-        append(self.live, version, "exported", digest)
-        append(self.live, version, "validated", digest)
+        append(self.live, version, "exported", digest, self.signer)
+        append(self.live, version, "validated", digest, self.signer)
         return version
 
     @property
@@ -198,7 +207,7 @@ class Store:
         )
         splits, trained = Splits(train, train, train, {"train": 3}, "", "", ()), TrainedModel(model, {}, 1, 1)
         save_rehearsal(self.candidates, Rehearsed(splits, trained, report, TrackedRun("r", "0", "m", number, "")))
-        append(self.live, number, state, digest)  # type: ignore[arg-type]
+        append(self.live, number, state, digest, self.signer)  # type: ignore[arg-type]
         return number
 
     def archive(self, number: int) -> None:
@@ -221,12 +230,12 @@ class Store:
             note_digest(run_dir, digest)
             version = version_number(claim.publish().name)
         assert version is not None
-        append(self.live, version, "exported", digest)
+        append(self.live, version, "exported", digest, self.signer)
         if state:
-            record = rehearsal_file(self.candidates, digest)
+            record = rehearsal_file(self.candidates, digest, version)
             record.parent.mkdir(exist_ok=True)
             write_atomically(record, json.dumps({"splits": {"train": str(train)}}))
-            append(self.live, version, state, digest)  # type: ignore[arg-type]
+            append(self.live, version, state, digest, self.signer)  # type: ignore[arg-type]
         return str(run_dir)
 
     def clear(self) -> None:
@@ -311,7 +320,7 @@ class Store:
         """Remove old versions."""
         with model_lock(self.live, 60):
             self._catch_up()
-            pruned = prune(self.live, self.candidates, self.layout, self.keep)
+            pruned = prune(self.live, self.candidates, self.layout, self.keep, signer=self.signer)
             self.production.show()
             return str(pruned)
 
@@ -341,7 +350,7 @@ class Store:
     def _carry_out(self, change: Change) -> str:
         result = carry_out(self.production, change)
         if result.state == "live":
-            prune(self.live, self.candidates, self.layout, self.keep)
+            prune(self.live, self.candidates, self.layout, self.keep, signer=self.signer)
             self.production.show()
         tell(self.production)
         return result.state

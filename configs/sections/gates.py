@@ -35,7 +35,11 @@ class Bound(Section):
 
 METRICS = ("accuracy", "macro_f1", "log_loss", "auc", "brier", "rmse", "mae", "r2")
 LESS_IS_BETTER = ("log_loss", "brier", "rmse", "mae")
-GATES = ("safety", "size", "contract", "parity", "batching", "golden", "quality", "latency", "robustness")
+GATES = (
+    "safety", "size", "contract", "parity", "batching", "golden", "quality", "latency", "robustness",
+    "replay", "change",
+)  # fmt: skip
+FEWEST_REQUESTS = 100  # of which a 99th percentile is more than the slowest one
 
 
 def _metric(name: str) -> str:
@@ -75,6 +79,54 @@ class Latency(Section):
     )
 
 
+class Capacity(Section):
+    """The capacity: the highest rate of independent requests at which gates.latency.max_p99_ms holds."""
+
+    measure: bool = Field(False, description="whether it is measured; gates.latency.max_p99_ms is then required")
+    requests: int = Field(
+        8000,
+        ge=800,
+        description="requests at each rate that is tried near the capacity; with 8000 of them it is found within 10 %",
+    )
+    max_seconds: float = Field(
+        120, gt=0, description="maximum seconds for each version; after that, the best rate so far is the capacity"
+    )
+    min_requests_per_s: float = Field(0, ge=0, description="minimum of the candidate's capacity; 0 means no bound")
+
+
+class Change(Section):
+    """The change gate: the champion is replaced by the candidate, and put back, under load in a throwaway server."""
+
+    rate: float = Field(
+        100, gt=0, le=10_000, description="requests per second on average; they arrive independently (Poisson)"
+    )
+    seconds: float = Field(
+        1, gt=0, description="seconds of load before the change; after it and after the rollback, half as many"
+    )
+    rows: int = Field(1, ge=1, description="rows in one request")
+    max_p99_ratio: float = Field(
+        4,
+        ge=0,
+        description="maximum ratio of the 99th percentile during the change, or the rollback, to that before it; a "
+        "candidate fails if the quietest of three rehearsals exceeds it. 0 means no bound",
+    )
+    floor_ms: float = Field(
+        50, ge=0, description="a 99th percentile of at most so many milliseconds is never too slow, whatever its ratio"
+    )
+    max_seconds: float = Field(
+        30, gt=0, description="maximum seconds from the rename to the first answer of the other version"
+    )
+
+    @model_validator(mode="after")
+    def _has_enough_requests(self) -> Change:
+        if self.max_p99_ratio and self.rate * self.seconds < FEWEST_REQUESTS:
+            raise ValueError(
+                f"rate x seconds must be at least {FEWEST_REQUESTS} requests, so that noise does not decide their 99th "
+                f"percentile, got {self.rate:g} x {self.seconds:g}; raise seconds, or set max_p99_ratio: 0"
+            )
+        return self
+
+
 class Robustness(Section):
     """The robustness gate: malformed and extreme requests."""
 
@@ -101,6 +153,51 @@ class Contract(Section):
         None,
         description="JSON file of the names, dtypes and shapes that clients rely on, as `rehearse --write-contract` "
         "writes it; it is checked even without a champion, and regardless of allow_breaking",
+    )
+
+
+class Replay(Section):
+    """The replay gate: recorded requests without labels, sent to the candidate and to the champion."""
+
+    file: Path | None = Field(
+        None,
+        description="recorded requests: JSON lines of predict bodies, or TFRecords of PredictionLog, plain or gzip; "
+        "without a file, the gate is skipped",
+    )
+    every: int = Field(1, ge=1, description="sends each request whose number is a multiple of this; 1 sends all")
+    max_flips: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="maximum share of rows whose decision differs from the champion's, in all rows and in each slice; "
+        "a candidate is rejected if the confidence interval of the share lies above it",
+    )
+    max_slice_ratio: float = Field(
+        3,
+        ge=0,
+        description="maximum of a slice's share of other decisions, as a multiple of the share in the other rows; a "
+        "candidate is rejected if the confidence intervals prove more; 0 means no bound",
+    )
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="the probability from which on a single probability decides for class 1"
+    )
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="by how much a number, unlike a class score, may differ before it counts as another decision; "
+        "empty means 1 % of the distance between the 5th and the 95th percentile of the champion's test answers",
+    )
+    slices: tuple[str, ...] = Field(
+        (),
+        description="inputs whose values divide the requests into slices that are judged separately; empty means those "
+        "of gates.slices that are inputs",
+    )
+    max_psi: float = Field(
+        0,
+        ge=0,
+        description="maximum of the population stability index of an input, beyond what chance explains; 0 means that "
+        "it is only shown",
     )
 
 
@@ -176,9 +273,12 @@ class Gates(Section):
     )
     confidence: float = Field(0.95, ge=0.5, lt=1, description="two-sided confidence level of the bootstrap intervals")
     latency: Latency = Latency()
+    capacity: Capacity = Capacity()
+    change: Change = Change()
     robustness: Robustness = Robustness()
     contract: Contract = Contract()
     golden: Golden = Golden()
+    replay: Replay = Replay()
     safety: Safety = Safety()
     size: Size = Size()
 
@@ -186,6 +286,14 @@ class Gates(Section):
     def judging(self) -> tuple[str, ...]:
         """Return the gates that judge, in their order."""
         return tuple(name for name in GATES if name in (self.use or GATES))
+
+    @model_validator(mode="after")
+    def _says_which_p99_the_capacity_keeps(self) -> Gates:
+        if self.capacity.measure and not self.latency.max_p99_ms:
+            raise ValueError("capacity.measure needs latency.max_p99_ms, the bound that the capacity keeps; set it")
+        if self.capacity.min_requests_per_s and not self.capacity.measure:
+            raise ValueError("capacity.min_requests_per_s needs capacity.measure: true; set it")
+        return self
 
     @field_validator("metrics", mode="before")
     @classmethod

@@ -74,3 +74,9 @@ class Export(Section):
         le=1000,
         description="rows of the warm-up request that the server replays when it loads the model; 0 writes none",
     )
+    warmup_from: Literal["rows", "requests"] = Field(
+        "rows", description="what the server replays: test rows, or requests that are drawn from gates.replay.file"
+    )
+    warmup_requests: int = Field(
+        100, ge=1, le=1000, description="number of requests to draw if warmup_from is `requests`"
+    )

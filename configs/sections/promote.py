@@ -85,10 +85,20 @@ class Promote(Section):
     live_rows: int = Field(
         100, ge=1, description="number of test rows that production must answer as the rehearsal did"
     )
+    approvers: tuple[str, ...] = Field(
+        (),
+        description="public keys of the reviewers, each a PEM file or its text; with one, an approval must be signed "
+        "by one of them, and a tag in MLflow is not enough",
+    )
     metrics_path: Annotated[str, AfterValidator(path_of_metrics)] = Field(
         "",
         description="path of the Prometheus metrics of production, such as /monitoring/prometheus/metrics: requests, "
         "errors and load time around a change are read at each REST address and recorded; empty reads nothing",
+    )
+    allow_no_way_back: bool = Field(
+        False,
+        description="way_back: allow a promotion although the version that a rollback would return to does not load, "
+        "does not repeat its recorded answers, or has none; the history and MLflow record it",
     )
     keep: int = Field(
         0,
@@ -98,6 +108,25 @@ class Promote(Section):
     lock_timeout_s: float = Field(60, ge=0, description="seconds to wait while another process changes the same model")
     directory_mode: Mode = Field("0755", description="mode of the published directories, regardless of the umask")
     file_mode: Mode = Field("0644", description="mode of the published files, regardless of the umask")
+
+    signing_key: Path | None = Field(
+        None,
+        description="file of the private key that signs the statement about each promotion and the head of the history "
+        "(`keys new`); without it, the environment variable REHEARSAL_SIGNING_KEY holds the key or its path, and "
+        "without both, they are unsigned",
+    )
+    trusted_keys: tuple[Path, ...] = Field(
+        (), description="files of the public keys whose signatures doctor and rollback trust with require_proof"
+    )
+    require_proof: bool = Field(
+        False, description="whether doctor and rollback refuse versions without a proof by one of trusted_keys"
+    )
+
+    @model_validator(mode="after")
+    def _proofs_can_be_checked(self) -> Promote:
+        if self.require_proof and not self.trusted_keys:
+            raise ValueError("require_proof needs trusted_keys, the public keys whose signatures are accepted")
+        return self
 
     @model_validator(mode="after")
     def _owner_gets_in(self) -> Promote:

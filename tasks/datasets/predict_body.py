@@ -1,8 +1,9 @@
-"""Writes rows as the body of a `:predict` request."""
+"""Writes rows as the body of a `:predict` request, and reads the JSON of requests and answers."""
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,21 @@ def predict_body(inputs: Mapping[str, Array], signature_name: str = "serving_def
     """
     columns = {name: _jsonable(array) for name, array in inputs.items()}
     return orjson.dumps({"signature_name": signature_name, "inputs": columns}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def parsed(body: bytes) -> Any:
+    """Read JSON; TensorFlow Serving reads and writes NaN and Infinity without quotes, which only `json` can read.
+
+    Raises:
+        ValueError: the body is not JSON, or is nested too deep.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(body)
+        except RecursionError as exc:
+            raise ValueError(str(exc)) from exc
 
 
 def _jsonable(array: Array) -> Any:

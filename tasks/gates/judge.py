@@ -15,15 +15,18 @@ from tasks.datasets.rows import Array, load_arrays, load_rows
 from tasks.datasets.seen import known_test_rows
 from tasks.errors import DataError
 from tasks.gates.batching import judge_batching
+from tasks.gates.change import judge_change
 from tasks.gates.contract import Meanings, judge_contract
 from tasks.gates.golden import judge_golden
 from tasks.gates.latency import judge_latency
 from tasks.gates.parity import Tolerance, judge_parity, tolerances
 from tasks.gates.quality import AnsweredRows, judge_quality
 from tasks.gates.reading import of_own_metrics, reading_of, reading_of_champion, why_not_compared
+from tasks.gates.replay import judge_replay
 from tasks.gates.robustness import judge_robustness
 from tasks.gates.safety import judge_safety
 from tasks.gates.size import judge_size
+from tasks.gates.way_back import judge_way_back, recorded_answers
 from tasks.records import Candidate, Champion, GateResult, GraphFacts, ServedAnswers
 
 
@@ -76,7 +79,8 @@ def judge(
 
 def _judged(evidence: Evidence) -> list[GateResult]:
     judging = evidence.gates.judging
-    return [result for name in judging if name in JUDGES for result in JUDGES[name](evidence)]
+    found = [result for name in judging if name in JUDGES for result in JUDGES[name](evidence)]
+    return [*found, *_way_back(evidence)]
 
 
 def _contract(evidence: Evidence) -> Iterator[GateResult]:
@@ -145,11 +149,46 @@ def _latency(evidence: Evidence) -> Iterator[GateResult]:
     found = evidence.served.latency
     if found is not None:
         samples = load_arrays(found.samples)
-        yield judge_latency(samples, found.requests_per_s, found.cold_ms, found.memory_mb, evidence.gates.latency)
+        gates = evidence.gates
+        yield judge_latency(
+            samples, found.requests_per_s, found.cold_ms, found.memory_mb, gates.latency, found.capacity,
+            gates.capacity.min_requests_per_s,
+        )  # fmt: skip
 
 
 def _robustness(evidence: Evidence) -> Iterator[GateResult]:
     yield judge_robustness(evidence.served.probes)
+
+
+def _change(evidence: Evidence) -> Iterator[GateResult]:
+    change = evidence.served.change
+    if change is not None:
+        requests = load_arrays(change.requests) if change.requests else {}
+        yield judge_change(change, requests, evidence.gates.change)
+
+
+def _way_back(evidence: Evidence) -> Iterator[GateResult]:
+    """Judge the way back wherever it was asked for; `gates.use` cannot leave it out."""
+    way, gates = evidence.served.way_back, evidence.gates
+    if way is None:
+        return
+    if way.recorded is None or way.answers is None:
+        yield judge_way_back(way)
+        return
+    try:
+        then = recorded_answers(way.recorded)
+    except DataError as exc:
+        yield judge_way_back(replace(way, recorded=None, unproven=str(exc)))
+        return
+    tolerance = tolerances(way.recorded.signature, gates.atol, gates.rtol)
+    yield judge_way_back(way, load_arrays(way.answers), then, tolerance)
+
+
+def _replay(evidence: Evidence) -> Iterator[GateResult]:
+    found, beside = evidence.served.replay, evidence.served.champion
+    if found is not None:
+        other = beside is not None and set(evidence.candidate.signature.inputs) != set(beside.signature.inputs)
+        yield judge_replay(evidence.gates, found, breaking=other and evidence.gates.allow_breaking)
 
 
 JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {
@@ -160,6 +199,8 @@ JUDGES: dict[str, Callable[[Evidence], Iterator[GateResult]]] = {
     "quality": _quality,
     "latency": _latency,
     "robustness": _robustness,
+    "change": _change,
+    "replay": _replay,
 }
 
 

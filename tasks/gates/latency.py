@@ -13,12 +13,14 @@ from tasks.records import GateResult
 PERCENTILES = (50, 95, 99)
 
 
-def judge_latency(
+def judge_latency(  # noqa: PLR0913, PLR0917  everything that was measured
     samples: Mapping[str, Array],
     requests_per_s: Mapping[str, float],
     cold_ms: float,
     memory_mb: float,
     latency: Latency,
+    capacity: Mapping[str, float] | None = None,
+    min_capacity: float = 0,
 ) -> GateResult:
     """Check percentiles, rate, first request and memory against their limits; 0 is no limit.
 
@@ -28,6 +30,8 @@ def judge_latency(
         samples: float64 milliseconds per request of shape (n,), `candidate` and perhaps `champion`.
         requests_per_s: by the same names.
         memory_mb: 0 if it is unknown.
+        capacity: requests per second at which the p99 keeps its bound, by the same names; None if it is not measured.
+        min_capacity: the minimum of the candidate's; 0 is no limit.
     """
     figures = {"cold_ms": cold_ms, **_figures(samples["candidate"], requests_per_s["candidate"])}
     if memory_mb:
@@ -35,6 +39,8 @@ def judge_latency(
     champion = _figures(samples["champion"], requests_per_s["champion"]) if "champion" in samples else {}
     if champion:
         figures["p95_ratio"] = figures["p95_ms"] / champion["p95_ms"]
+    for name, found in (capacity or {}).items():
+        (figures if name == "candidate" else champion)["capacity_per_s"] = found
     most = {
         "cold_ms": latency.max_cold_ms,
         "p50_ms": latency.max_p50_ms,
@@ -48,7 +54,10 @@ def judge_latency(
     if latency.min_requests_per_s:
         bounds["requests_per_s"] = f"at least {latency.min_requests_per_s:g}"
         missed += ["requests_per_s"] if figures["requests_per_s"] < latency.min_requests_per_s else []
-    beyond = "; ".join(f"{name} is {figures[name]:.4g} ({bounds[name]})" for name in missed)
+    if min_capacity:
+        bounds["capacity_per_s"] = f"at least {min_capacity:g}"
+        missed += ["capacity_per_s"] if figures.get("capacity_per_s", 0) < min_capacity else []
+    beyond = "; ".join(f"{name} is {figures.get(name, 0):.4g} ({bounds[name]})" for name in missed)
     unlimited = "" if bounds else "no limit is configured (gates.latency)"
     unknown = "" if memory_mb else _unknown_memory(latency.max_memory_mb)
     return GateResult(
@@ -80,6 +89,8 @@ def _figures(milliseconds: Array, rate: float) -> dict[str, float]:
 def _line(figures: Mapping[str, float], champion: Mapping[str, float]) -> str:
     text = f"p50 {figures['p50_ms']:.2g} ms, p95 {figures['p95_ms']:.2g} ms"
     text += f" and {figures['requests_per_s']:,.0f} requests/s"
+    if "capacity_per_s" in figures:
+        text += f" (up to {figures['capacity_per_s']:,.0f} at the bound of p99)"
     if champion:
         text += f"; the champion has p95 {champion['p95_ms']:.2g} ms and {champion['requests_per_s']:,.0f} requests/s"
     return text

@@ -12,6 +12,7 @@ from tasks.datasets.strings import Array, as_bytes, plain
 from tasks.records import BATCHES, EXTENT, GateResult, Signature, TensorSpec
 
 WORST_ROWS = 5
+IN_PROCESS = ("served", "in process")
 TOLERANCES = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}  # absolute, and relative
 """What two correct runs of the same graph may differ by: a few units of the type, grown through some layers."""
 
@@ -41,6 +42,7 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
     same_batches: Mapping[str, Array] | None = None,
     outputs: Sequence[TensorSpec] = (),
     inputs: Mapping[str, Array] | None = None,
+    sides: tuple[str, str] = IN_PROCESS,
 ) -> GateResult:
     """Compare every output elementwise; NaN and infinity never pass, on either side.
 
@@ -52,8 +54,9 @@ def judge_parity(  # noqa: PLR0913  (each answer with what it is held against)
         same_batches: what the model answers in process to those very batches, where that is known: of outputs as
             long as their batch makes them, even the lengths must agree with it.
         outputs: the signature's, for which lengths are free. inputs: one array for each input, for the evidence.
+        sides: what the values of both sides are called in the summary.
     """
-    found = [_compare("", name, served[name], in_process[name], tolerance[name]) for name in in_process]
+    found = [_compare("", name, served[name], in_process[name], tolerance[name], sides) for name in in_process]
     found += _compare_batches(in_process, small_batches or {}, same_batches or {}, outputs, tolerance)
     figures = {
         "max_abs_difference": max(one["difference"] for one in found),
@@ -167,18 +170,20 @@ def excess(served: Array, in_process: Array, tolerance: Tolerance) -> tuple[Arra
     return np.where(np.isnan(beyond), np.inf, beyond), difference  # infinity less an infinite tolerance
 
 
-def _compare(size: str, output: str, served: Array, in_process: Array, tolerance: Tolerance) -> dict[str, Any]:
+def _compare(  # noqa: PLR0913, PLR0917  (both sides, their names, and what they are the answers to)
+    size: str, output: str, served: Array, in_process: Array, tolerance: Tolerance, sides: tuple[str, str] = IN_PROCESS
+) -> dict[str, Any]:
     """Return the worst element of one output, and what is wrong with it or an empty string."""
     found: dict[str, Any] = {"output": output, "batch": size, "problem": "", "rows_differing": 0, "difference": 0.0}
     if served.shape != in_process.shape:
-        problem = f"shape {served.shape} served, {in_process.shape} in process"
+        problem = f"shape {served.shape} {sides[0]}, {in_process.shape} {sides[1]}"
         return found | {"problem": problem, "rows_differing": len(in_process), "difference": np.inf}
     if not in_process.size:
         return found
     beyond, difference = excess(served, in_process, tolerance)
     rows_wrong = (beyond > 0).reshape(len(beyond), -1).any(axis=1)
     where = tuple(int(i) for i in np.unravel_index(int(np.argmax(beyond)), beyond.shape))
-    values = f"served {served[where]!s}, in process {in_process[where]!s}"
+    values = f"{sides[0]} {served[where]!s}, {sides[1]} {in_process[where]!s}"
     if rows_wrong.any():
         found["problem"] = f"{int(rows_wrong.sum())} of {len(beyond)} rows differ, worst in row {where[0]}: {values}"
     return found | {

@@ -24,9 +24,9 @@ def records(file: BinaryIO) -> Iterator[bytes]:
         offset = file.tell() - len(header)
         length = int.from_bytes(header[:8], "little")
         record, checksum = b"", b""
-        if header[8:] == _masked_crc(header[:8]) and length <= size:
+        if header[8:] == masked_crc(header[:8]) and length <= size:
             record, checksum = file.read(length), file.read(4)
-        if not checksum or checksum != _masked_crc(record):
+        if not checksum or checksum != masked_crc(record):
             raise StatusError(
                 Code.DATA_LOSS,
                 f"corrupted record at {offset}. Please verify your warmup data is in TFRecord format.",
@@ -46,7 +46,8 @@ def _crc_table() -> tuple[int, ...]:
     return tuple(table)
 
 
-def _masked_crc(data: bytes) -> bytes:
+def masked_crc(data: bytes) -> bytes:
+    """Return the checksum that a TFRecord file has of some bytes: CRC-32C, rotated and offset, little-endian."""
     table = _crc_table()
     value = 0xFFFFFFFF
     for byte in data:

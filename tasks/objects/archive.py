@@ -24,7 +24,7 @@ from tasks.savedmodel.manifest import holds, verify_manifest, write_manifest
 from tasks.store.history import read
 from tasks.store.journal import write_atomically
 from tasks.store.layout import staging_directory, version_number, versions
-from tasks.store.rehearsals import rehearsal_file
+from tasks.store.rehearsals import record_of, rehearsal_file
 from tasks.store.retention import old_candidates
 from tasks.store.runs import ID, OWNER, RUNS, note_owner, run_names
 from tasks.waiting import waiting_for
@@ -38,7 +38,7 @@ def is_here(config: Config, version: int, digest: str) -> bool:
     Raises:
         StoreError: the rehearsal cannot be read.
     """
-    directory, record = versions(config.candidates_dir).get(version), rehearsal_file(config.candidates_dir, digest)
+    directory, record = versions(config.candidates_dir).get(version), record_of(config.candidates_dir, digest, version)
     if directory is None or not record.exists() or not holds(directory, digest):
         return False
     try:
@@ -55,7 +55,7 @@ def send_candidate(mirror: Mirror, config: Config, version: int, digest: str) ->
         ManifestMismatch: the candidate, or what the store gives back, is not what was judged. StoreError: a file is
             missing, or the store cannot be written.
     """
-    version_dir, record = versions(config.candidates_dir)[version], rehearsal_file(config.candidates_dir, digest)
+    version_dir, record = versions(config.candidates_dir)[version], record_of(config.candidates_dir, digest, version)
     verify_manifest(version_dir, digest)
     with staging_directory(config.candidates_dir) as staging:
         try:
@@ -109,7 +109,7 @@ def fetch_candidate(mirror: Mirror, config: Config, kept: Archived) -> None:
             _put_runs(config, staging / RUNS, kept.digest)
             if taken is None:
                 _put(found[0], config.candidates_dir / found[0].name)
-            record = rehearsal_file(config.candidates_dir, kept.digest)
+            record = rehearsal_file(config.candidates_dir, kept.digest, kept.version)
             record.parent.mkdir(exist_ok=True)
             write_atomically(record, (staging / RECORD).read_text(encoding="utf-8"))
         except OSError as exc:

@@ -5,6 +5,7 @@
       versions/sha256-<digest>/<upload>/...     the files of a version, never changed; one directory for each upload
       history/<upload>.jsonl                    the history up to this change, never changed
       candidates/sha256-<digest>/<upload>/...   a candidate, and all that an approval of it needs, never changed
+      proofs/sha256-<digest>/<upload>/...       the proof of a version: its statement and evidence, never changed
       numbers/<N>                               who claimed a number, so that no other machine uses it
 
 An upload has a name of its own, so that no process removes or changes that of another one.
@@ -32,7 +33,7 @@ FORMAT = 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _UPLOAD = "[0-9a-f]{32}"
 _HISTORY = re.compile(rf"history/{_UPLOAD}\.jsonl")
-_OF_FILES = re.compile(rf"((?:versions|candidates)/sha256-{_DIGEST.pattern}/{_UPLOAD})/.+", re.DOTALL)
+_OF_FILES = re.compile(rf"((?:versions|candidates|proofs)/sha256-{_DIGEST.pattern}/{_UPLOAD})/.+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,25 @@ class Archived:
 
 
 @dataclass(frozen=True)
+class Proved:
+    """The proof of a version in the store.
+
+    Attributes:
+        statement: SHA-256 of the file of its statement. archive: the digest of all of its files.
+        path: of that, below the model.
+    """
+
+    statement: str
+    archive: str
+    path: str
+
+    @property
+    def stored(self) -> Stored:
+        """Return what lies in the store, as the files of a version lie there."""
+        return Stored(self.statement, self.archive, self.path)
+
+
+@dataclass(frozen=True)
 class Kept:
     """The history in the store: its path below the model, its size in bytes and its SHA-256."""
 
@@ -89,6 +109,8 @@ class Live:
         change: the change of production that is under way, or None. writer: who wrote this, for people.
         candidates: those that a person may decide about on any machine, by number.
         experiment: the experiment on real users that runs, or None.
+        head: the signed head of the history, or empty.
+        proofs: of versions, by the digest of their files.
     """
 
     name: str
@@ -103,6 +125,8 @@ class Live:
     writer: str = ""
     candidates: tuple[Archived, ...] = ()
     experiment: Experiment | None = None
+    head: str = ""
+    proofs: Mapping[str, Proved] = field(default_factory=dict)
 
     @property
     def champion(self) -> int | None:
@@ -158,6 +182,12 @@ def _problem(live: Live, name: str) -> str:
         path = rf"candidates/sha256-{kept.archive}/{_UPLOAD}"
         if not (_DIGEST.fullmatch(kept.archive) and _DIGEST.fullmatch(kept.digest) and re.fullmatch(path, kept.path)):
             return f"candidate {kept.version} has an unknown path"
+    for digest, proved in live.proofs.items():
+        path = rf"proofs/sha256-{proved.archive}/{_UPLOAD}"
+        if not all(_DIGEST.fullmatch(one) for one in (digest, proved.archive, proved.statement)) or not re.fullmatch(
+            path, proved.path
+        ):
+            return f"the proof of digest {digest[:12]!r} has an unknown path"
     if live.history is not None and not _HISTORY.fullmatch(live.history.path):
         return "its history has an unknown path"
     return ""
@@ -179,6 +209,6 @@ def new_name() -> str:
     return uuid.uuid4().hex
 
 
-def upload_path(digest: str, kind: Literal["versions", "candidates"] = "versions") -> str:
+def upload_path(digest: str, kind: Literal["versions", "candidates", "proofs"] = "versions") -> str:
     """Return a new path for the files with this digest."""
     return f"{kind}/sha256-{digest}/{new_name()}"

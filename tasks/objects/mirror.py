@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -24,18 +23,21 @@ from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.sections.promote import Layout
-from tasks.errors import StoreConflict, StoreError
+from tasks.errors import ManifestMismatch, StoreConflict, StoreError
 from tasks.objects.base import Base, note_base, read_base
 from tasks.objects.bucket import Bucket
-from tasks.objects.live import LIVE, Archived, Kept, Live, Stored, new_name, read_live, upload_of, upload_path
+from tasks.objects.live import LIVE, Archived, Kept, Live, Proved, Stored, new_name, read_live, upload_of, upload_path
+from tasks.objects.proofs import fetch_proof, upload_proof
 from tasks.objects.transfer import fetch, send
+from tasks.proof.chain import Signer
+from tasks.proof.directory import kept_statement
 from tasks.records import Change
 from tasks.savedmodel.files import fsync_path, set_modes
 from tasks.savedmodel.manifest import declared_digest, holds
 from tasks.store.champion import predecessor
 from tasks.store.experiment import forget, put, running
-from tasks.store.history import HISTORY, Entry, process_user, read, served_digest, state_of
-from tasks.store.journal import begin, commit, pending, write_atomically
+from tasks.store.history import Entry, process_user, read, served_digest, snapshot, state_of, take
+from tasks.store.journal import begin, commit, pending
 from tasks.store.layout import STAGING, version_number, versions
 from tasks.store.publish import PRUNED, WITHDRAWN, put_aside, remove
 from tasks.store.serving_config import labels_of, listed_versions, write_config
@@ -53,6 +55,7 @@ class Mirror:
 
     Attributes:
         model_dir: the directory. directory_mode, file_mode: modes of what is fetched into it.
+        signer: who signs the head of the history, or None.
     """
 
     bucket: Bucket
@@ -60,6 +63,7 @@ class Mirror:
     layout: Layout
     directory_mode: int = 0o755
     file_mode: int = 0o644
+    signer: Signer | None = None
 
     @property
     def where(self) -> str:
@@ -233,6 +237,7 @@ class Mirror:
                 remove(put_aside(path))
             with waiting_for(f"version {number} from {self.bucket.address}"):
                 self._fetch(stored)
+        self._fetch_proofs(live)
 
     def _fetch(self, stored: Stored) -> None:
         staging = self.model_dir / f"{STAGING}{new_name()}"
@@ -255,13 +260,7 @@ class Mirror:
 
     def _take_history(self, live: Live) -> None:
         """Replace the history by the store's, and keep what happened here before production."""
-        path = self.model_dir / HISTORY
-        theirs = self._history(live)
-        known = set(theirs.splitlines())
-        ours = path.read_bytes().splitlines() if path.exists() else []
-        own = [line for line in ours if line not in known and _state(line) in BEFORE_PRODUCTION]
-        lines = [line for line in (*theirs.splitlines(), *own) if line]
-        write_atomically(path, b"".join(line + b"\n" for line in lines).decode(), 0o644)
+        take(self.model_dir, self._history(live), live.head.encode(), BEFORE_PRODUCTION, self.signer)
 
     def _history(self, live: Live) -> bytes:
         kept = live.history
@@ -301,17 +300,45 @@ class Mirror:
                 by_digest[digest] = stored.path
             found[number] = Stored(path.name, digest, by_digest[digest])
         self._check_lost(known.keys() - found.keys(), base, change, entries)
+        proofs = self._proofs(base, uploaded, {stored.digest for stored in found.values()}, again)
         labels = {label: n for label, n in labels_of(self.model_dir).items() if n in found}
         listed = tuple(n for n in listed_versions(self.model_dir) if n in found)
         if self.layout == "latest":
             labels, listed = {}, ()
+        history, head = snapshot(self.model_dir)
         return self.next_live(
             base,
             Live(
-                self.model_dir.name, 0, "", self.layout, found, self._kept(base, uploaded), listed, labels, change,
-                candidates=candidates, experiment=running(self.model_dir),
+                self.model_dir.name, 0, "", self.layout, found, self._kept(base, uploaded, history), listed, labels,
+                change, candidates=candidates, experiment=running(self.model_dir), proofs=proofs,
+                head=head.decode("ascii", "replace"),
             ),
         )  # fmt: skip
+
+    def _proofs(
+        self, base: Base, uploaded: list[str], digests: Collection[str], again: Collection[str]
+    ) -> dict[str, Proved]:
+        """Return the proofs of versions, after uploading those that the store does not have."""
+        before = base.live.proofs if base.live else {}
+        found = {digest: before[digest] for digest in digests if digest in before}
+        for digest in digests:
+            kept = kept_statement(self.model_dir, digest)
+            known = before.get(digest) if digest not in again else None
+            if kept is not None and (known is None or known.statement != kept.statement):
+                found[digest] = upload_proof(self.bucket, self.model_dir, digest, kept)
+                uploaded.append(found[digest].path)
+        return dict(sorted(found.items()))
+
+    def _fetch_proofs(self, live: Live) -> None:
+        """Make the proofs beside the versions those that the store names."""
+        for digest, proved in live.proofs.items():
+            kept = kept_statement(self.model_dir, digest)
+            if kept is not None and kept.statement == proved.statement:
+                continue
+            try:
+                fetch_proof(self.bucket, self.model_dir, digest, proved, self.file_mode)
+            except ManifestMismatch as exc:  # it must hold up no rollback; promote.require_proof refuses its version
+                log.warning("the proof of digest %s is damaged in the store: %s", digest[:12], exc)
 
     def _check_lost(self, lost: Collection[int], base: Base, change: Change | None, entries: list[Entry]) -> None:
         """Raise an error if a version is missing here that no change took out of production."""
@@ -322,9 +349,7 @@ class Mirror:
             if number not in changed and not withdrawn and state_of(entries, number) not in ("pruned", "rolled back"):
                 raise StoreError(f"version {number} must be in '{self.model_dir}', but it is gone; run it again")
 
-    def _kept(self, base: Base, uploaded: list[str]) -> Kept | None:
-        path = self.model_dir / HISTORY
-        content = path.read_bytes() if path.exists() else b""
+    def _kept(self, base: Base, uploaded: list[str], content: bytes) -> Kept | None:
         sha, before = hashlib.sha256(content).hexdigest(), base.live.history if base.live else None
         if not content or (before and before.sha256 == sha):
             return before
@@ -373,10 +398,3 @@ def _candidates(base: Base, archived: Collection[Archived], forgotten: Collectio
     before = base.live.candidates if base.live else ()
     stay = [kept for kept in before if kept not in forgotten and (kept.version, kept.digest) not in again]
     return tuple(sorted((*stay, *archived), key=lambda kept: (kept.version, kept.digest)))
-
-
-def _state(line: bytes) -> str:
-    try:
-        return str(json.loads(line)["state"])
-    except (ValueError, KeyError, TypeError):
-        return ""

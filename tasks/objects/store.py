@@ -12,6 +12,7 @@ from tasks.errors import StoreRefused
 from tasks.objects.base import Base
 from tasks.objects.bucket import Bucket
 from tasks.objects.mirror import Mirror
+from tasks.proof.signing import signer_of
 from tasks.store.lock import model_lock
 
 
@@ -30,7 +31,7 @@ def mirror_of(config: Config) -> Mirror | None:
         return None
     promote = config.promote
     modes = int(promote.directory_mode, 8), int(promote.file_mode, 8)
-    return Mirror(_bucket(config.object_store), config.live_dir, promote.layout, *modes)
+    return Mirror(_bucket(config.object_store), config.live_dir, promote.layout, *modes, signer_of(config))
 
 
 def claim_of(config: Config) -> Callable[[int], bool]:

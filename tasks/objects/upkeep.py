@@ -11,6 +11,7 @@ from tasks.objects.bucket import Listed
 from tasks.objects.live import upload_of
 from tasks.objects.mirror import Mirror
 from tasks.objects.transfer import check
+from tasks.proof.directory import kept_statement
 from tasks.savedmodel.manifest import holds
 from tasks.store.layout import versions
 from tasks.store.repair import Finding
@@ -29,9 +30,10 @@ def sweep(mirror: Mirror, *, only_look: bool = False, older_s: float = OLD_S) ->
     if live is None:
         return []
     named = {stored.path for stored in live.versions.values()} | {kept.path for kept in live.candidates}
+    named |= {proved.path for proved in live.proofs.values()}
     named |= {live.history.path} if live.history else set()
     groups: dict[str, list[Listed]] = {}
-    for kind in ("versions/", "candidates/", "history/"):
+    for kind in ("versions/", "candidates/", "proofs/", "history/"):
         for found in mirror.bucket.objects(mirror.key(kind)):
             upload = upload_of(found.key.removeprefix(mirror.key("")))
             if upload and upload not in named:
@@ -57,7 +59,7 @@ def behind(mirror: Mirror) -> list[Finding]:
 
 
 def damaged(mirror: Mirror, *, only_look: bool = False) -> list[Finding]:
-    """Read every version in the store; upload again what is not as its digest says, if it is still here."""
+    """Read every version and proof in the store; upload again what is not as its digest says, if it is still here."""
     live = mirror.look(Base())[0] if only_look else mirror.base().live
     again, found = set(), []
     for number, stored in live.versions.items() if live else ():
@@ -79,6 +81,17 @@ def damaged(mirror: Mirror, *, only_look: bool = False) -> list[Finding]:
                 f"candidate {kept.version} is damaged in the store: {exc}; decide about it with the work_dir of its run"
             )
             found.append(Finding("reported", words))
+    for digest, proved in live.proofs.items() if live else ():
+        try:
+            check(mirror.bucket, mirror.model_dir.name, proved.stored)
+        except ManifestMismatch as exc:
+            here, words = kept_statement(mirror.model_dir, digest), f"the proof of digest {digest[:12]} is damaged"
+            if here is not None and here.statement == proved.statement:
+                again.add(digest)
+                does = "would be" if only_look else "is"
+                found.append(Finding("finished", f"{words} in the store: {exc}; it {does} uploaded again"))
+            else:
+                found.append(Finding("reported", f"{words} in the store: {exc}; promote the version again"))
     if again and not only_look:
         mirror.show(again)
     return found

@@ -12,7 +12,7 @@ from tasks.objects.store import mirror_of, refresh
 from tasks.objects.transfer import is_listed
 from tasks.production.changes import in_turn
 from tasks.store.leftovers import digests_in_use
-from tasks.store.rehearsals import rehearsal_file
+from tasks.store.rehearsals import record_of
 from tasks.store.transaction import Production
 
 
@@ -62,7 +62,7 @@ def bring(config: Config, version: int, digest: str) -> bool:
         if (kept.version, kept.digest) == (version, digest):
             fetch_candidate(mirror, config, kept)
             return True
-    return rehearsal_file(config.candidates_dir, digest).exists()  # what is wrong with it here is said elsewhere
+    return record_of(config.candidates_dir, digest, version).exists()  # what is wrong with it here is said elsewhere
 
 
 def _in_turn(config: Config, step: Callable[[Mirror], None]) -> None:

@@ -4,43 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from configs.redaction import redact
 from configs.schema import Config
-from tasks.errors import ServingError, StoreConflict, StoreError, TrackingError
+from tasks.errors import ProofMismatch, ServingError, StoreConflict, StoreError, TrackingError
+from tasks.gates.way_back import REMEDY
 from tasks.objects.archive import forget_old
 from tasks.objects.store import catch_up as catch_up_with_store
 from tasks.objects.store import claim_of, mirror_of, nothing_changed_yet
 from tasks.objects.upkeep import behind, damaged, sweep
 from tasks.outcomes import Promotion, PromotionState
+from tasks.production.approved import approval_of
 from tasks.production.live_check import Expected, problem_at_any
 from tasks.production.metrics import Watch, watch
+from tasks.production.proofs import prove, unproven
 from tasks.production.server import endpoints
+from tasks.production.steps import going_back, making_stable, publishing
 from tasks.program import command_name
+from tasks.proof.signing import signer_of
 from tasks.records import Candidate, Champion, Change, TrackedRun
+from tasks.registry.approvals import Reviewed
 from tasks.registry.changes import record_change
+from tasks.savedmodel.manifest import holds
 from tasks.serving.attached import left_behind
-from tasks.store.champion import champion_version, find_champion
+from tasks.store.champion import find_champion
 from tasks.store.experiment import moved, running
-from tasks.store.history import SERVED, process_user, read, rejection, served_digest
+from tasks.store.history import SERVED, has_line, read, rejection, served_digest, served_run
 from tasks.store.layout import next_number, versions
 from tasks.store.leftovers import digests_in_use, find_leftovers
 from tasks.store.lock import model_lock
 from tasks.store.rehearsals import recall_or_warn
 from tasks.store.repair import Finding, catch_up, mend, repair
 from tasks.store.retention import prune
-from tasks.store.rollback_target import bytes_of, rollback_target
 from tasks.store.serving_config import labels_of
-from tasks.store.transaction import CANARY, STABLE, Production, annotate, carry_out, overtaken, tell
+from tasks.store.transaction import CANARY, Production, annotate, carry_out, overtaken, tell
+from tasks.store.way_back import served_version
 from tasks.waiting import waiting_for
+from tasks.words import one_line
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+MOST_WHY = 600  # characters of the reason why a way back is not proven
 TRIES = 5  # how often other machines may write live.json while a change begins
 settled: list[Promotion] = []
 """The changes of production by this process, even if the stage that made them fails afterwards."""
@@ -54,7 +64,11 @@ def production(config: Config) -> Production:
     as_label = partial(_verify, config, as_label=True)
     mirror = mirror_of(config)
     show = mirror.show if mirror is not None else _nothing
-    return Production(config.live_dir, promote.layout, verify, record, *modes, verify_label=as_label, show=show)
+    return Production(
+        config.live_dir, promote.layout, verify, record, *modes, verify_label=as_label, show=show,
+        signer=signer_of(config),
+        prove=partial(prove, config), unproven=partial(unproven, config),
+    )  # fmt: skip
 
 
 def _nothing() -> None:
@@ -62,7 +76,12 @@ def _nothing() -> None:
 
 
 def _record(config: Config, change: Change) -> None:
-    """Send a change to MLflow; one that waited here while another machine made a later one moves no alias back."""
+    """Send a change to MLflow; one that waited here while another machine made a later one moves no alias back.
+
+    The head of a history that was replaced by another machine's is not noted, because nobody would find it again.
+    """
+    if not has_line(config.live_dir, change.head):
+        change = replace(change, head="")
     record_change(config, change, overtaken=overtaken(read(config.live_dir), change))
 
 
@@ -173,16 +192,26 @@ def _on_attached(config: Config, only_look: bool) -> list[Finding]:
         return [Finding("reported", str(exc))]
 
 
-def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str) -> Promotion:
+def put_live(  # noqa: PLR0913, PLR0917  what goes live, beside what, and on whose word
+    config: Config,
+    candidate: Candidate,
+    run: TrackedRun,
+    against: Champion | None,
+    actor: str,
+    without: str = "",
+    reviewed: Reviewed | None = None,
+) -> Promotion:
     """Make a candidate that passed live, unless the champion that it was compared with is no longer live.
 
     Args:
         against: the champion that it was compared with, or None.
+        actor: who approved, or empty. without: why the promotion has no proven way back, for the history, or empty.
+        reviewed: the approval, which must count under the lock as well, or None.
     """
     watched = watch(config)
     watched.wait()
     try:
-        step = partial(_put_live, config, candidate, run, against, actor)
+        step = partial(_put_live, config, candidate, run, against, actor, without, reviewed)
         found, promotion = in_turn(config, step, whatever_is_live=True)
     except StoreConflict as exc:
         return Promotion(PromotionState.STALE, None, f"another machine was faster: {exc}")
@@ -193,30 +222,70 @@ def put_live(config: Config, candidate: Candidate, run: TrackedRun, against: Cha
 
 
 def _put_live(  # noqa: PLR0913, PLR0917  those of `put_live`
-    config: Config, candidate: Candidate, run: TrackedRun, against: Champion | None, actor: str, found: Production
+    config: Config,
+    candidate: Candidate,
+    run: TrackedRun,
+    against: Champion | None,
+    actor: str,
+    without: str,
+    reviewed: Reviewed | None,
+    found: Production,
 ) -> tuple[Production, Promotion]:
-    """Make a candidate live as `put_live` does, under the lock; a conflict with another machine is an error."""
+    """Make a candidate live as `put_live` does, under the lock; a conflict with another machine is an error.
+
+    A champion whose files have changed is another one, so that the candidate is judged again, with its way back.
+    """
     champion = find_champion(found.model_dir, found.layout)
-    if champion and champion.digest == candidate.digest:  # a second try, after MLflow could not be updated
-        return found, Promotion(PromotionState.PROMOTED, champion.version_dir, f"version {champion.version} is live")
+    if champion and champion.digest == candidate.digest:
+        if run.mlflow_run_id == served_run(read(found.model_dir), champion.version):  # MLflow could not be updated
+            is_live = f"version {champion.version} is live"
+            return found, Promotion(PromotionState.PROMOTED, champion.version_dir, is_live)
+        return found, _unchanged(found, candidate, champion.version, "is live")
     if actor and (rejected := rejection(read(found.model_dir), candidate.version, candidate.digest)):
         return found, Promotion(PromotionState.REJECTED, None, f"{rejected.actor} has rejected it: {rejected.reason}")
+    approved = None
+    if reviewed is not None:
+        try:
+            approved = approval_of(config, reviewed, read(found.model_dir))
+        except ProofMismatch as exc:
+            return found, Promotion(PromotionState.REFUSED, None, f"its approval does not count any more: {exc}")
     if (champion and champion.digest) != (against and against.digest):
         now = f"version {champion.version}" if champion else "no version"
         was = f"version {against.version}" if against else "no version"
-        return found, Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {now} is live now")
+        changed = f"{now} is live now" if now != was else "its files have changed since then"
+        return found, Promotion(PromotionState.STALE, None, f"it was compared with {was}, but {changed}")
+    labels = labels_of(found.model_dir) if found.layout == "labels" else {}
+    if (canary := _equal_canary(found, labels, candidate, run)) is not None:
+        return found, _unchanged(found, candidate, canary, "is the canary")
     number, directory = _number(config, candidate)
     _not_in_experiment(found, number)
-    labels = labels_of(found.model_dir) if found.layout == "labels" else {}
-    change = Change(
-        "publish", number, directory, candidate.digest, str(candidate.version_dir.resolve()),
-        previous=champion.version if champion else None,
-        previous_digest=champion.digest if champion else "",
-        label="" if found.layout == "latest" else CANARY if STABLE in labels else STABLE,
+    who = approved.words if approved else f"approved by {actor}" if actor else ""
+    change = replace(
+        publishing(found, candidate, champion, number, directory),
         run=run.mlflow_run_id, registry_version=run.registry_version, actor=actor,
-        reason=f"approved by {actor}" if actor else "",
+        reason="; ".join(filter(None, (who, without_way_back(without)))),
+        approval=approved.signed if approved else "",
     )  # fmt: skip
     return found, make_change(config, found, change)
+
+
+def _unchanged(found: Production, candidate: Candidate, version: int, state: str) -> Promotion:
+    """Return the outcome of another run's candidate whose bytes production has: nothing is changed, but it is asked."""
+    live_dir = versions(found.model_dir)[version]
+    same = f"candidate {candidate.version} has the bytes of version {version}, which {state}"
+    problem = found.verify(Change("publish", version, live_dir.name, candidate.digest))
+    if problem:
+        reason = f"{same}, but production does not serve it as it was judged: {problem}; nothing was changed"
+        return Promotion(PromotionState.NOT_SERVED, None, reason)
+    return Promotion(PromotionState.UNCHANGED, live_dir, f"{same}; nothing was changed")
+
+
+def _equal_canary(found: Production, labels: Mapping[str, int], candidate: Candidate, run: TrackedRun) -> int | None:
+    """Return the version of the canary if it has a candidate's bytes and came from another run, else None."""
+    version, live = labels.get(CANARY), versions(found.model_dir)
+    if version is None or version not in live or not holds(live[version], candidate.digest):
+        return None
+    return None if run.mlflow_run_id == served_run(read(found.model_dir), version) else version
 
 
 def _not_in_experiment(found: Production, version: int) -> None:
@@ -255,21 +324,9 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
     """
 
     def back(found: Production) -> Promotion:
-        champion = champion_version(found.model_dir, found.layout)  # not its files, which may be damaged
-        if champion is None:
-            raise StoreError(f"a rollback needs a live version, but '{found.model_dir}' has none; promote one first")
-        target = rollback_target(found.model_dir, champion) if to is None else to
-        if target == champion:
-            raise StoreError(f"--to must be another version, because version {champion} of '{config.name}' is live")
-        digest, source = bytes_of(found.model_dir, target, config.candidates_dir if found.layout == "latest" else None)
-        reason = f"rollback from version {champion} to the bytes of version {target}"
-        change = Change(
-            "publish", target, str(target), digest, str(source.resolve()), previous=champion,
-            previous_digest=served_digest(read(found.model_dir), champion), rolls_back=champion,
-            actor=actor or process_user(), reason=reason,
-        )  # fmt: skip
+        change = going_back(found, config.candidates_dir, to, actor)
+        _check_proof(found, change.version, Path(change.source), change.digest)
         if found.layout == "labels":
-            change = replace(change, operation="label", label=STABLE, directory=source.name)
             promotion = make_change(config, found, change)
             _warn_of_experiment(found)
             return promotion
@@ -278,6 +335,35 @@ def go_back(config: Config, to: int | None, actor: str) -> Promotion:
         return make_change(config, found, replace(change, version=number, directory=directory))
 
     return in_turn(config, back)
+
+
+def without_way_back(why: str) -> str:
+    """Return the words about a promotion without a proven way back, for journal, history and outbox, or nothing."""
+    return f"without a proven way back: {one_line(redact(why), MOST_WHY)}" if why else ""
+
+
+def damage_of(config: Config, found: Production, stable: int | None) -> str:
+    """Return why a rollback could not put back the version that is stable now, as its files show, or an empty string.
+
+    No server is asked: the version that takes its place was judged beside it, or beside the stable one of that time.
+    """
+    way = served_version(found.model_dir, config.candidates_dir, stable)[0] if stable is not None else None
+    if way is None or not way.problem:
+        return ""
+    return f"version {stable}, which a rollback would return to, cannot be served: {way.problem}"
+
+
+def _check_proof(found: Production, version: int, directory: Path, digest: str) -> None:
+    """Refuse bytes without the proof that `promote.require_proof` demands.
+
+    Raises:
+        ProofMismatch: they do not verify.
+    """
+    if problem := found.unproven(directory, digest):
+        raise ProofMismatch(
+            f"version {version} must have a proof (promote.require_proof), but {problem}; choose another version, or "
+            "add --set promote.require_proof=false if you accept these bytes without one"
+        )
 
 
 def inform(config: Config) -> None:
@@ -295,20 +381,12 @@ def move_label(config: Config, actor: str) -> Promotion:
     watched.wait()
 
     def move(found: Production) -> tuple[Production, Promotion]:
-        if found.layout != "labels":
-            raise StoreError(f"--to stable moves a label, but promote.layout of '{config.name}' is {found.layout}")
-        labels = labels_of(found.model_dir)
-        version, stable = labels.get(CANARY), labels.get(STABLE)
-        if version is None or version == stable:
-            beside = f" besides version {stable}, which is stable" if stable else ""
-            raise StoreError(f"--to stable makes the canary stable, but '{config.name}' has no canary{beside}")
-        digest, source = bytes_of(found.model_dir, version)
-        change = Change(
-            "label", version, source.name, digest, previous=stable,
-            previous_digest=served_digest(read(found.model_dir), stable) if stable else "", label=STABLE,
-            actor=actor or process_user(),
-        )  # fmt: skip
-        return found, make_change(config, found, change)
+        change = making_stable(found, actor)
+        _check_proof(found, change.version, found.model_dir / change.directory, change.digest)
+        damage = damage_of(config, found, change.previous)
+        if damage and not config.promote.allow_no_way_back:
+            return found, Promotion(PromotionState.REFUSED, None, f"{damage}; {REMEDY}")
+        return found, make_change(config, found, replace(change, reason=without_way_back(damage)))
 
     found, promotion = in_turn(config, move)
     return _told(found, with_metrics(config, watched, promotion))
@@ -356,7 +434,7 @@ def make_change(config: Config, found: Production, change: Change) -> Promotion:
     keep = 0 if result.unwritten else config.promote.keep
     try:
         in_use = digests_in_use(config) if keep else ()
-        for path in prune(found.model_dir, config.candidates_dir, found.layout, keep, in_use):
+        for path in prune(found.model_dir, config.candidates_dir, found.layout, keep, in_use, found.signer):
             log.info("removed %s (promote.keep: %d)", path, config.promote.keep)
         if not result.unwritten:
             found.show()

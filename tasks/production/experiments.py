@@ -12,9 +12,10 @@ from configs.schema import Config
 from tasks.datasets.feature_record import changed_meanings, read_schema
 from tasks.experiment.routing import LABELS
 from tasks.gates.contract import breaking_changes
+from tasks.gates.way_back import REMEDY
 from tasks.objects.store import refresh
 from tasks.outcomes import Promotion, PromotionState
-from tasks.production.changes import in_turn, make_change
+from tasks.production.changes import damage_of, in_turn, make_change, without_way_back
 from tasks.records import Arm, Change
 from tasks.store.champion import champion_version
 from tasks.store.experiment import Experiment, eligible, moved, running
@@ -180,11 +181,15 @@ def choose(config: Config, label: str, actor: str) -> Promotion:
             raise ConfigError(f"--to must be a label that still names its version, but {words}; use --stop")
         digest = eligible(model_dir, arm.version, option=f"--to {label}")
         stable = champion_version(model_dir, found.layout)
+        damage = damage_of(config, found, stable)
+        if damage and not config.promote.allow_no_way_back:
+            return Promotion(PromotionState.REFUSED, None, f"{damage}; {REMEDY}")
+        reason = f"{label} is the winner of the experiment {known.name}"
         change = Change(
             "label", arm.version, versions(model_dir)[arm.version].name, digest,
             previous=stable, previous_digest=served_digest(read(model_dir), stable) if stable else "", label=STABLE,
-            actor=actor or process_user(), reason=f"{label} is the winner of the experiment {known.name}",
-            experiment=known.name, arms=known.arms,
+            actor=actor or process_user(), experiment=known.name, arms=known.arms,
+            reason="; ".join(filter(None, (reason, without_way_back(damage)))),
         )  # fmt: skip
         promotion = make_change(config, found, change)
         if promotion.state is PromotionState.ROLLED_BACK:

@@ -14,7 +14,7 @@ from tasks.production.live_check import Endpoint, is_there
 from tasks.program import command_here, short_path
 from tasks.records import ServerFacts
 from tasks.serving.client import Access
-from tasks.serving.pinned import ONE_TRY  # else a broken version delays every other one for five minutes
+from tasks.serving.pinned import ONE_TRY, WATCHES_LABELS  # else a broken version delays all others for five minutes
 from tasks.store.layout import check_writable
 from tasks.store.serving_config import MODELS_CONFIG, ensure_config
 
@@ -55,12 +55,9 @@ def production_flags(config: Config, model_dir: str = "") -> str:
     """
     urls = [urlsplit(address) for address in config.promote.live_addresses]
     port = next((url.port for url in urls if url.scheme == "http" and url.port), 8501)
-    if config.promote.layout == "labels":  # the last flag is for restarts, at which no version is loaded yet
+    if config.promote.layout == "labels":
         path = shlex.quote(str(_served_root(config) / MODELS_CONFIG))
-        return (
-            f"--rest_api_port={port} {ONE_TRY} --model_config_file={path} --model_config_file_poll_wait_seconds=1 "
-            "--allow_version_labels_for_unavailable_models=true"
-        )
+        return f"--rest_api_port={port} {ONE_TRY} --model_config_file={path} {' '.join(WATCHES_LABELS)}"
     path = model_dir or shlex.quote(str(_served_root(config) / config.name))
     return f"--rest_api_port={port} {ONE_TRY} --model_name={config.name} --model_base_path={path}"
 

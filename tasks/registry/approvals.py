@@ -9,9 +9,9 @@ from typing import Any
 from configs.schema import Config
 from tasks.outcomes import PromotionState
 from tasks.registry.changes import all_versions
-from tasks.registry.connection import check_tracking, connect, tracking_errors
+from tasks.registry.connection import check_tracking, connect, tracking_errors, write
 from tasks.registry.pages import update_pages
-from tasks.report.standing import APPROVED, BY, PENDING, REJECTED, REVIEW, REVIEWER, TIME, WAITING, now
+from tasks.report.standing import APPROVAL, APPROVED, BY, PENDING, REJECTED, REVIEW, REVIEWER, TIME, WAITING, now
 
 UNDECIDED = ("", PENDING)
 ONCE_MORE = (*WAITING, "rolled back")  # by name only: an old tag must not bring it back again and again
@@ -25,6 +25,7 @@ class Reviewed:
         registry_version: MLflow's number. candidate_version: the candidate's number.
         digest: of the bytes that were validated, as tagged then. review: `pending`, `approved`, `rejected`, or empty.
         by: who decided, where that is known. mlflow_run_id: MLflow's run. promotion: what has become of it until now.
+        approval: the signed approval, or empty.
     """
 
     registry_version: int
@@ -34,6 +35,7 @@ class Reviewed:
     by: str
     mlflow_run_id: str
     promotion: str
+    approval: str = ""
 
     @property
     def waits(self) -> bool:
@@ -72,17 +74,27 @@ def _reviewed(version: Any) -> Reviewed:
         tags.get(REVIEWER, ""),
         str(version.run_id),
         tags.get("promotion", ""),
+        tags.get(APPROVAL, ""),
     )
 
 
-def set_review(config: Config, reviewed: Reviewed, review: str, by: str) -> None:
+def set_review(config: Config, reviewed: Reviewed, review: str, by: str, approval: str = "") -> None:
     """Write what a reviewer decided at a terminal on MLflow's page.
+
+    Args:
+        approval: the signed approval. It is written before the decision, of which others are told at once; without one,
+            an earlier approval is removed.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
     client = connect(config)
     with tracking_errors(config.tracking.uri):
+        number = str(reviewed.registry_version)
+        if approval:  # as it is: an envelope holds no secret, and hiding a part of it would break its signature
+            write(client.set_model_version_tag, config.name, number, APPROVAL, approval)
+        elif reviewed.approval:
+            client.delete_model_version_tag(config.name, number, APPROVAL)
         tags = {"promotion": PromotionState.AWAITING_REVIEW.value, REVIEWER: by, REVIEW: review, TIME: now()}
         update_pages(client, config.tracking.pages, config.name, reviewed.registry_version, tags)
 

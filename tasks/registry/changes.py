@@ -7,12 +7,30 @@ from typing import Any
 
 from configs.schema import Config
 from tasks.outcomes import Promotion, PromotionState
+from tasks.proof.directory import kept_statement
+from tasks.proof.keys import key_id
+from tasks.proof.signing import approvers_of
 from tasks.records import Arm, Change, TrackedRun
 from tasks.registry.connection import check_tracking, connect, tracking_errors, write
 from tasks.registry.pages import update_pages
-from tasks.report.standing import BY, EXPERIMENT, METRICS, PENDING, REVIEW, TIME, WAITING, now
+from tasks.report.standing import (
+    APPROVERS,
+    BY,
+    CHANGED,
+    EXPERIMENT,
+    HEAD,
+    METRICS,
+    PENDING,
+    PROOF,
+    PROOF_OF,
+    REVIEW,
+    TIME,
+    WAITING,
+    now,
+)
 
 CHAMPION, CANARY = "champion", "canary"
+STATEMENT_DIGEST = "proof_statement"
 
 
 def record_change(config: Config, change: Change, *, overtaken: bool = False) -> None:
@@ -63,6 +81,7 @@ def record_outcome(config: Config, run: TrackedRun, promotion: Promotion) -> Non
         if promotion.state in WAITING:
             known = client.get_model_version(run.registry_name, str(run.registry_version)).tags
             tags[REVIEW] = known.get(REVIEW) or PENDING
+            tags[APPROVERS] = ", ".join(key_id(public)[:8] for public in approvers_of(config))
         update_pages(client, config.tracking.pages, run.registry_name, run.registry_version, tags)
 
 
@@ -78,10 +97,15 @@ def all_versions(client: Any, name: str) -> list[Any]:
 
 
 def version_of(client: Any, name: str, digest: str) -> int:
-    """Return MLflow's newest number of the version that holds these bytes, or 0."""
+    """Return MLflow's number of the version that holds these bytes, or 0.
+
+    Several runs can have made the same bytes: then it is the newest one that served, or the newest one if none did.
+    """
     if not digest:
         return 0
-    return max((int(v.version) for v in all_versions(client, name) if v.tags.get("digest") == digest), default=0)
+    found = [v for v in all_versions(client, name) if v.tags.get("digest") == digest]
+    newest = max(found, key=lambda v: (v.tags.get("promotion") in CHANGED, int(v.version)), default=None)
+    return int(newest.version) if newest is not None else 0
 
 
 def _tell(client: Any, config: Config, version: int, change: Change, state: PromotionState) -> None:
@@ -89,11 +113,22 @@ def _tell(client: Any, config: Config, version: int, change: Change, state: Prom
     if version:
         tags = {
             "promotion": state.value, "serving_version": str(change.version), "reason": change.reason,
-            TIME: change.time or now(), BY: change.actor, METRICS: change.metrics,
+            TIME: change.time or now(), BY: change.actor, METRICS: change.metrics, HEAD: change.head,
+            **_proof(config, change, state),
         }  # fmt: skip
         update_pages(client, config.tracking.pages, config.name, version, tags)
     elif change.run:
         client.set_tag(change.run, "promotion", state.value)
+
+
+def _proof(config: Config, change: Change, state: PromotionState) -> dict[str, str]:
+    """Return the tags that say which statement is kept about a version that a change made live, and where it is."""
+    if state is PromotionState.ROLLED_BACK:  # the change may be about other bytes; a withdrawn directory has moved
+        return {PROOF_OF: ""} if change.operation == "withdraw" else {}
+    kept = kept_statement(config.live_dir, change.digest)
+    if kept is None:
+        return {}
+    return {PROOF: str(kept), STATEMENT_DIGEST: kept.statement, PROOF_OF: str(config.live_dir / change.directory)}
 
 
 def _tell_arm(client: Any, config: Config, change: Change, arm: Arm) -> None:

@@ -21,12 +21,14 @@ from tasks.registry.connection import connect, experiment_id, tracking_errors, w
 from tasks.registry.names import tracked_name
 from tasks.registry.packaging import build_package
 from tasks.registry.pages import REPORT, run_url, write_description
+from tasks.registry.recipes import write_recipe
 from tasks.report.artifacts import describe_version, library_versions, sample, write_files
 from tasks.report.data import data_document
 from tasks.report.differences import differences_table
 from tasks.report.page import render_page
 from tasks.report.sections import Table
-from tasks.report.standing import ARGUMENTS, TIME, block, now, standing_of, why_a_person
+from tasks.report.standing import ARGUMENTS, CHANGE, TIME, WAY_BACK, block, now, standing_of, why_a_person
+from tasks.report.tables import clip
 from tasks.savedmodel.resumed import resumed_words
 
 MARK_S = 5.0  # for the mark of a run that was broken off
@@ -56,6 +58,7 @@ def log_rehearsal(
             _log_dataset(client, mlflow_run_id, splits)
             with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
                 write_files(Path(scratch), config, trained, report)
+                write_recipe(Path(scratch), splits, trained, report.candidate)
                 build_package(report.candidate, Path(scratch) / "model")
                 facts = {"git commit": tags.get("git_commit", ""), "MLflow run": mlflow_run_id, **library_versions()}
                 decision = block(standing_of(candidate.name, tags, 0), "")
@@ -115,9 +118,11 @@ def _tags(config: Config, arguments: str, report: ValidationReport) -> dict[str,
         "training": resumed_words(report.candidate.version_dir),
         "failed_gates": ", ".join(gate.name for gate in report.failed),
         "needs_person": why_a_person(config, report),
+        WAY_BACK: clip(report.way_back.summary, 600) if report.way_back else "",
         ARGUMENTS: arguments,
         TIME: now(),
     }
+    tags[CHANGE] = next((gate.summary for gate in report.gates if gate.name == "change"), "")
     quality = next((gate.evidence for gate in report.gates if gate.name == "quality"), {})
     tags |= {name: str(quality.get(name, "")) for name in ("task", "scores")}
     if report.served is not None:

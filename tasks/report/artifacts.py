@@ -16,7 +16,7 @@ from tasks.program import command_name
 from tasks.records import TrainedModel, ValidationReport
 from tasks.report.document import report_document
 from tasks.report.pictures import draw_pictures
-from tasks.report.tables import gate_table_markdown
+from tasks.report.tables import beside, gate_table_markdown
 
 
 def write_files(directory: Path, config: Config, trained: TrainedModel, report: ValidationReport) -> None:
@@ -26,7 +26,7 @@ def write_files(directory: Path, config: Config, trained: TrainedModel, report: 
     if report.served is not None:
         log = report.served.server.log.read_text(encoding="utf-8", errors="surrogateescape")
         (directory / "server.log").write_text(redact(log), encoding="utf-8", errors="surrogateescape")
-    for gate in report.refusals:
+    for gate in (gate for gate in report.gates if gate.evidence.get("log")):
         (directory / f"{gate.name}.log").write_text(redact(gate.evidence["log"]), encoding="utf-8")
     draw_pictures(config, trained, report, directory)
 
@@ -48,10 +48,9 @@ def sample(config: Config, report: ValidationReport) -> dict[str, list[Any]]:
 def describe_version(arguments: str, report: ValidationReport) -> str:
     """Return the part of a version's page in MLflow that never changes, as markdown: how to try it, and the gates."""
     candidate = report.candidate
-    beside = f"compared with version {report.champion.version}" if report.champion else "no other version was live"
     lines = [
         gate_table_markdown(report),
-        f"Digest `{candidate.digest[:12]}`, {beside}. To try it, run "
+        f"Digest `{candidate.digest[:12]}`, {beside(report)}. To try it, run "
         f"`{command_name('flows.try_out')} {arguments} --version {candidate.version}`.",
     ]
     text = redact("\n".join(lines))

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from configs.schema import Config
 from tasks.records import Splits, TrainedModel, ValidationReport
 from tasks.report.data import data_lines, splits_table
-from tasks.report.pictures import answer_pictures, latency_pictures, training_pictures
+from tasks.report.pictures import answer_pictures, change_pictures, latency_pictures, training_pictures
 from tasks.report.sections import (
     Table,
     config_yaml,
@@ -20,11 +20,12 @@ from tasks.report.sections import (
     log_tail,
     probes_table,
     provenance_lines,
+    replay_tables,
     server_lines,
     slices_table,
     worst_table,
 )
-from tasks.report.tables import clip, file_size, gate_rows, signature_difference
+from tasks.report.tables import beside, clip, file_size, gate_rows, signature_difference
 
 
 def render_page(  # noqa: PLR0913, PLR0917  (everything that a page is made of)
@@ -57,6 +58,7 @@ def render_page(  # noqa: PLR0913, PLR0917  (everything that a page is made of)
         with_champion=report.champion is not None or any(gate.champion for gate in report.gates),
         training=list(training_pictures(trained)),
         answers=list(answer_pictures(config, report)),
+        change=list(change_pictures(report)),
         latency=list(latency_pictures(report)),
         latency_table=latency_table(served.latency) if served and served.latency else None,
         splits=splits_table(splits),
@@ -64,6 +66,7 @@ def render_page(  # noqa: PLR0913, PLR0917  (everything that a page is made of)
         slices=slices_table(report),
         worst=worst_table(report),
         probes=probes_table(report),
+        replay=replay_tables(report),
         signature=_signature_table(report),
         server=server_lines(served) if served else {},
         log=_server_log(report),
@@ -102,7 +105,7 @@ def _held_against(report: ValidationReport) -> str:
         server = report.served.server
         by = server.image or (f"the server at {server.url}" if server.url else "the embedded server")
         parts.append(f"{report.served.rows:,} test rows served by {by}")
-    parts.append(f"compared with version {report.champion.version}" if report.champion else "no other version was live")
+    parts.append(beside(report))
     return " · ".join(clip(part, 200) for part in parts)
 
 

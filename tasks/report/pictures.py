@@ -48,6 +48,9 @@ def draw_pictures(config: Config, trained: TrainedModel, report: ValidationRepor
     )
     if report.served.latency is not None:
         plots.draw_latency(load_arrays(report.served.latency.samples), directory / "latency.png")
+    change = report.served.change
+    if change is not None and change.requests is not None:
+        plots.draw_change(change, load_arrays(change.requests), directory / "change.png")
     judged = judged_answers(config, report)
     if judged and judged.scored.reading.task == "regression":
         plots.draw_residuals(judged.scored.target, judged.scored.served, directory / "residuals.png")
@@ -99,6 +102,18 @@ def latency_pictures(report: ValidationReport) -> Iterator[Picture]:
         parts = [f"{number(float(np.percentile(times, 95)), 'ms')} for the {name}" for name, times in samples.items()]
         sentence = f"95 of 100 requests were answered within {' and '.join(parts)}."
         yield _picture("latency", "Requests answered within a time", sentence, plots.latency_figure(samples))
+
+
+def change_pictures(report: ValidationReport) -> Iterator[Picture]:
+    """Yield the latency of the requests while the candidate replaced the champion and was taken back."""
+    change = report.served.change if report.served else None
+    requests = load_arrays(change.requests) if change and change.requests else {}
+    if change is not None and len(requests.get("due_s", ())):
+        gate = next((gate for gate in report.gates if gate.name == "change"), None)
+        sentence = f"{gate.summary[:1].upper()}{gate.summary[1:]}." if gate else "Latency during the change."
+        yield _picture(
+            "change", "The change, rehearsed", clip(sentence, 400), plots.change_figure(change, requests), True
+        )
 
 
 def _classification(judged: Judged) -> Iterator[Picture]:

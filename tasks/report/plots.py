@@ -17,7 +17,7 @@ from tasks.report.tables import clip
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tasks.records import Leaderboard
+    from tasks.records import Leaderboard, ServedChange
 
 MOST_POINTS = 5000  # more dots than this show nothing more
 MOST_PANELS = 8  # of one file
@@ -41,6 +41,11 @@ def draw_latency(samples: Mapping[str, Array], path: Path) -> bool:
     The return value of this and the following functions says whether there was something to draw.
     """
     return _save(latency_figure(samples) if any(len(times) for times in samples.values()) else None, path)
+
+
+def draw_change(change: ServedChange, requests: Mapping[str, Array], path: Path) -> bool:
+    """Draw the latency of each request over time, with the change and the rollback marked."""
+    return _save(change_figure(change, requests) if len(requests.get("due_s", ())) else None, path)
 
 
 def draw_confusion(scored: Scored, path: Path) -> bool:
@@ -140,6 +145,38 @@ def latency_figure(samples: Mapping[str, Array]) -> Figure:
     axes.set(xlabel="milliseconds", ylabel="requests answered, %", ylim=(0, 101), yticks=(0, 25, 50, 75, 95))
     axes.axhline(95, color=INK, alpha=0.5, linestyle=":", linewidth=1)
     _quiet(axes, legend=True, loc="lower right")
+    return figure
+
+
+@styled()
+def change_figure(change: ServedChange, requests: Mapping[str, Array]) -> Figure:
+    """Return the latency of each request over the time at which it was to be sent, with the change and the rollback."""
+    figure, (axes,) = panels(1, 8.4, 2.9)
+    due, latency = requests["due_s"], (requests["done_s"] - requests["due_s"]) * 1e3
+    by_new = np.where(requests["named"] > 0, requests["named"] == change.new, requests["like_new"])
+    answered = requests["status"] == 200
+    for name, which, colour in (
+        ("champion", answered & ~by_new, CHAMPION),
+        ("candidate", answered & by_new, CANDIDATE),
+        ("no answer", ~answered, INK),
+    ):
+        step = -(-int(which.sum()) // MOST_POINTS) or 1
+        if which.any():
+            axes.plot(
+                due[which][::step], latency[which][::step], "o", color=colour, label=name, markersize=3,
+                markeredgewidth=0, alpha=0.7, rasterized=True,
+            )  # fmt: skip
+    marks = {"rename": change.changed_s, "label": change.labelled_s, "rollback": change.rolled_back_s}
+    for name, when in marks.items():
+        if when is not None:
+            axes.axvline(when, color=INK, alpha=0.5, linestyle=":", linewidth=1)
+            axes.annotate(
+                name, (when, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points"
+            )
+    if len(latency) and latency.max() > 20 * np.median(latency) > 0:
+        axes.set_yscale("log")
+    axes.set(xlabel="seconds since the clients began", ylabel="milliseconds to the answer")
+    _quiet(axes, legend=True, loc="upper left")
     return figure
 
 

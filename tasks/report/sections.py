@@ -21,6 +21,7 @@ from tasks.savedmodel.resumed import resumed_words
 
 LOG_LINES = 40
 MOST_ROWS = 100  # of one table
+MOST_REPLAYED = 20  # inputs of recorded requests
 MOST_INPUTS = 16  # values of a row that are shown
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")  # a terminal's colours, and what no page shows
 
@@ -118,6 +119,77 @@ def probes_table(report: ValidationReport) -> Table | None:
     ]
     head = ["request", "verdict", "should get", "status", "finite", "answer begins with"]
     return _table("Malformed and extreme requests", head, rows, len(probes), (3,))
+
+
+def replay_tables(report: ValidationReport) -> list[Table]:
+    """Return what became of recorded requests: decisions by slice, flipped rows, refusals, and the inputs."""
+    tables = (_replayed_slices(report), _flipped(report), _refusals(report), _replayed_inputs(report))
+    return [table for table in tables if table is not None]
+
+
+def _replayed_slices(report: ValidationReport) -> Table | None:
+    slices = sorted(evidence_list(report, "replay", "slices"), key=lambda item: (item.get("passed"), -item["share"]))
+    rows = [
+        [
+            _text(item.get("slice")),
+            "pass" if item.get("passed") else "FAIL",
+            _figure(item.get("rows")),
+            _figure(item.get("flipped")),
+            *(_share(item.get(key)) for key in ("share", "low", "high", "elsewhere")),
+        ]
+        for item in slices[:MOST_ROWS]
+    ]
+    head = ["slice", "verdict", "rows", "other decisions", "share", "at least", "at most", "in the other rows"]
+    return _table("Decisions that differ from the champion's", head, rows, len(slices), range(2, len(head)))
+
+
+def _flipped(report: ValidationReport) -> Table | None:
+    flipped = evidence_list(report, "replay", "flipped")
+    rows = [
+        [
+            _figure(item.get("request")),
+            _figure(item.get("row")),
+            _inputs(_mapping(item, "candidate")),
+            _inputs(_mapping(item, "champion")),
+            _inputs(_mapping(item, "inputs")),
+        ]
+        for item in flipped[:MOST_ROWS]
+    ]
+    head = ["request", "row", "candidate", "champion", "inputs"]
+    return _table("Recorded rows with another decision", head, rows, len(flipped), (1,))
+
+
+def _refusals(report: ValidationReport) -> Table | None:
+    refusals = evidence_list(report, "replay", "refusals")
+    rows = [
+        [_figure(item.get("request")), _text(item.get("refused by")), _text(item.get("words"))] for item in refusals
+    ]
+    return _table("Recorded requests that were refused", ["request", "refused by", "reason"], rows, len(rows), ())
+
+
+def _replayed_inputs(report: ValidationReport) -> Table | None:
+    inputs = sorted(evidence_list(report, "replay", "inputs"), key=lambda item: (not item.get("outside"), -item["psi"]))
+    rows = []
+    for item in inputs[:MOST_REPLAYED]:
+        named = [
+            f"{_figure(one.get('value'))} (request {_figure(one.get('request'))}, row {_figure(one.get('row'))})"
+            for one in item.get("named", ())
+        ]
+        rows.append(
+            [
+                _text(item.get("name")),
+                *(_figure(round(item.get(key, 0.0), 4)) for key in ("psi", "noise")),
+                _text(item.get("span")),
+                _figure(item.get("outside")),
+                clip("; ".join(named), 400),
+            ]
+        )
+    head = ["input", "stability index", "by chance at most", "training rows", "values outside", "the first ones"]
+    return _table("Inputs of the recorded requests", head, rows, len(inputs), (1, 2, 4))
+
+
+def _share(value: object) -> str:
+    return f"{100 * value:.3g} %" if isinstance(value, float) else _text(value)
 
 
 def latency_table(latency: ServedLatency) -> Table | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,14 +22,22 @@ PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 WAITING = (PromotionState.AWAITING_REVIEW, PromotionState.NOT_PROMOTED)  # it passed every gate, and a person may decide
 UNNAMED = "a reviewer in MLflow"
 TIME, BY, METRICS = "promotion_time", "promotion_by", "production_metrics"
-EXPERIMENT = "experiment"
+EXPERIMENT, WAY_BACK, CHANGE = "experiment", "way_back", "rehearsed_change"
+APPROVAL = "approval"  # the signed approval itself
+APPROVERS = "approvers"  # the reviewers' keys, one of which must have signed an approval
+HEAD = "history_head"  # the digest of the history's last line, with which a cut end shows
+PROOF, PROOF_OF = "proof", "proof_directory"  # what is kept of the statement, and the directory that it is about
 CHANGED = (PromotionState.PROMOTED, PromotionState.CANARY, PromotionState.ROLLED_BACK)
 ARGUMENTS = "arguments"
+DECIDES = "every gate passed, and a person decides: "
 
 MOST_FIRST = 3000  # characters; MLflow has room for 5000 in all, and long commands give way first
 RULE = "\n\n---\n\n"  # ends what is written anew; what follows it stays as it was logged
 _ASKS = ("- approve it: ", "A person decides: ", "**")  # lines of pages that were written before there was a rule
 BEGIN, END = "<!-- what has become of it -->", "<!-- as it was judged -->"
+
+
+NO_PROOF = "none; a statement is written when a version goes live"
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,9 @@ class Standing:
         by: who decided, or empty.
         metrics: what production's metrics say about its last change of production, or empty.
         experiment: what it is, or was last, in an experiment on real users, or empty.
+        change: what the rehearsal of the change from the champion has shown, or empty.
+        way_back: whether a rollback from it was proven when it was judged, or empty.
+        proof: which statement about its promotion is kept, and who signed it. verify: the command that checks it.
         steps: what a reader can do; text in backticks is to be typed. commands: for a terminal, each with its purpose.
     """
 
@@ -50,6 +62,10 @@ class Standing:
     commands: tuple[str, ...] = ()
     metrics: str = ""
     experiment: str = ""
+    change: str = ""
+    way_back: str = ""
+    proof: str = NO_PROOF
+    verify: str = ""
 
 
 def now() -> str:
@@ -71,7 +87,18 @@ def numbered(name: str, tags: Mapping[str, str], registry_version: int) -> str:
 def standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:
     """Return what the tags of a version say of it."""
     found = _standing_of(name, tags, registry_version)
-    found = replace(found, experiment=clip(tags.get(EXPERIMENT, ""), 300))
+    proof, directory = clip(tags.get(PROOF, ""), 200), tags.get(PROOF_OF, "")
+    found = replace(
+        found,
+        experiment=clip(tags.get(EXPERIMENT, ""), 300),
+        change=clip(tags.get(CHANGE, ""), 400),
+        way_back=clip(tags.get(WAY_BACK, ""), 300),
+        proof=proof or NO_PROOF,
+    )
+    if proof and directory and "`" not in directory and directory.isprintable():
+        key = " --key PUBLIC_KEY" if "unsigned" not in proof else " --allow-unsigned"
+        command = f"{command_name('flows.verify')} --dir {shlex.quote(directory)}{key}"
+        found = replace(found, verify=command)
     if tags.get("promotion") not in CHANGED:
         return found
     return replace(found, metrics=_whole_parts(tags.get(METRICS, ""), 900))
@@ -97,6 +124,11 @@ def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> S
         back = _command(tags, "flows.rollback", "", "Go back to the version before, while this one serves")
         by = clip(tags.get(BY, ""), 80) or "the gates"
         return Standing(f"{sentence}.", reason, by, commands=back if there_is_another else ())
+    if state == PromotionState.UNCHANGED:
+        return Standing(f"{who} has the bytes that were live already{on}.", reason)
+    if state == PromotionState.NOT_SERVED:
+        sentence = f"{who} has the bytes that were live already{on}, but production does not serve them."
+        return Standing(sentence, reason, commands=_command(tags, "flows.doctor", "", "Look at production"))
     if state == PromotionState.REJECTED and decision == REJECTED:
         return Standing(f"{who} was rejected by {reviewer}{on}.", "", reviewer)
     if state == PromotionState.REJECTED and tags.get("validation_status") == "passed":
@@ -104,10 +136,11 @@ def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> S
     if state == PromotionState.REFUSED:
         return Standing(f"{who} was approved, but it was not promoted{on}.", reason, reviewer)
     if state == "judged again":
-        sentence = f"{who} was judged again{on}, because another version had gone live since it was judged."
+        why = "because what is live has changed since then, or an earlier release judged it"
+        sentence = f"{who} was judged again{on}, {why}."
         return Standing(sentence, reason, reviewer)
     if state == PromotionState.STALE:
-        return Standing(f"{who} is judged again, because another version went live while it was judged.", reason)
+        return Standing(f"{who} is judged again, because what is live changed while it was judged.", reason)
     if state == PromotionState.ROLLED_BACK:
         again = _decision(tags, "Try it once more")
         return Standing(f"{who} was rolled back{on}.", reason, clip(tags.get(BY, ""), 80), commands=again)
@@ -117,7 +150,12 @@ def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> S
 
 
 def why_a_person(config: Config, report: ValidationReport) -> str:
-    """Return why a person must decide about a candidate that passed, or an empty string."""
+    """Return why a person must decide about a candidate that passed, or an empty string.
+
+    Nobody decides about the bytes that are live: an approval would change nothing.
+    """
+    if report.champion is not None and report.champion.digest == report.candidate.digest:
+        return ""
     if not report.passed or report.needs_person:
         return report.needs_person if report.passed else ""
     if not config.needs_person(has_champion=report.champion is not None):
@@ -145,25 +183,36 @@ def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
         by = clip(tags.get(REVIEWER, ""), 80) or UNNAMED
         sentence = f"{who} was {decision} by {by}, but the decision has not been carried out yet."
         return Standing(sentence, reason, by, (effect,), at_once)
-    steps = (
+    steps: tuple[str, ...] = (
         "Read the report and the gates.",
         f"On this version's page in MLflow, click the pencil of the tag `{REVIEW}` and replace `{PENDING}` by "
         f"`{APPROVED}` to put the version into production, or by `{REJECTED}` to close it; then save.",
         f"Below the tags, add the tag `{REVIEWER}` with your name as its value, so that the history says who decided.",
         effect,
     )
+    if signers := clip(tags.get(APPROVERS, ""), 300):
+        steps = (
+            steps[0],
+            f"Approve it at a terminal with your private key, by the command below: a tag alone approves nothing here. "
+            f"The keys that count are {signers}.",
+            f"Reject it there, or by the tag `{REVIEW}` with the value `{REJECTED}`, which needs no key.",
+            effect,
+        )
     not_asked_for = tags.get("promotion") == PromotionState.NOT_PROMOTED
     asked = "was not promoted: you can decide" if not_asked_for else "waits for your decision"
     needed = clip(tags.get("needs_person", ""), 600)
-    why = reason if not_asked_for else needed or reason
+    said = reason.removeprefix(DECIDES)  # it may say more than the tag, which was set before the outcome
+    why = reason if not_asked_for else said if said != reason else needed or reason
     return Standing(
         f"{who} passed every gate and {asked}.", why, steps=steps, commands=(*at_once, *_decision(tags, "Decide here"))
     )
 
 
 def _decision(tags: Mapping[str, str], purpose: str) -> tuple[str, ...]:
-    options = f" --version {tags.get('candidate', '')} --approve --by NAME"
-    return _command(tags, "flows.promote", options, f"{purpose} (--approve or --reject)")
+    key = " --key KEY" if tags.get(APPROVERS) else ""
+    options = f" --version {tags.get('candidate', '')} --approve --by NAME{key}"
+    instead = "or --reject without --key" if key else "or --reject"
+    return _command(tags, "flows.promote", options, f"{purpose} (--approve {instead})")
 
 
 def _command(tags: Mapping[str, str], module: str, options: str, purpose: str) -> tuple[str, ...]:
@@ -185,9 +234,12 @@ def _readable(time: str) -> str:
 def first_lines(standing: Standing, report_address: str) -> str:
     """Return the first part of a page in MLflow, as markdown, up to the rule that ends it."""
     lines = [f"**{_plain(standing.sentence)}**"]
-    details = [("Reason", standing.why), ("Decided by", standing.by)]
+    details = [("Reason", standing.why), ("Decided by", standing.by), ("Change, rehearsed", standing.change)]
+    details += [("Way back", standing.way_back)]
     details += [("Experiment", standing.experiment), ("Production's metrics", standing.metrics)]
     lines.append(" \N{MIDDLE DOT} ".join(f"{name}: {_plain(text)}" for name, text in details if text))
+    check = f"; check it with `{standing.verify}`" if standing.verify else ""
+    lines.append(f"Proof: {_plain(standing.proof)}{check}")
     lines.append(f"[Open the report]({report_address})" if report_address else "")
     lines.append("\n".join(f"{number}. {step}" for number, step in enumerate(standing.steps, 1)))
     commands = "\n".join(f"- {command}" for command in standing.commands)
@@ -214,8 +266,11 @@ def block(standing: Standing, page: str) -> Markup:
     Args:
         page: address of the version's page in MLflow, or empty.
     """
-    details = [("reason", standing.why), ("decided by", standing.by)]
+    details = [("reason", standing.why), ("decided by", standing.by), ("change, rehearsed", standing.change)]
+    details += [("way back", standing.way_back)]
     details += [("experiment", standing.experiment), ("production's metrics", standing.metrics)]
+    check = f"; check it with {standing.verify}" if standing.verify else ""
+    details += [("proof", f"{standing.proof}{check}")]
     lines = Markup("").join(
         Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, redact(text)) for name, text in details if text
     )

@@ -58,6 +58,23 @@ MEANINGS = {
     "p95_ratio": "p95 beside the champion's",
     "cases": "requests that were sent",
     "failed": "requests that were not answered as they should be",
+    "wrong": "answers that are not the validated ones of either version",
+    "stale": "answers of a version that had been replaced before",
+    "p99_before_ms": "99% of the requests took no longer, before the change",
+    "p99_change_ms": "the same during the change",
+    "p99_rollback_ms": "the same during the rollback",
+    "p99_ratio": "the larger of these two beside the one before",
+    "change_s": "from the rename, or the move of the label, to the first answer of the candidate",
+    "rollback_s": "from the rollback to the first answer of the champion",
+    "peak_mb": "most memory of the server, with both versions loaded for a moment",
+    "capacity_per_s": "highest rate of independent requests that keeps the bound of p99",
+    "refused": "recorded requests that only the candidate refused",
+    "refused_by_both": "recorded requests that both versions refused",
+    "skipped": "recorded requests that could not be sent",
+    "flips": "share of recorded rows whose decision differs from the champion's",
+    "flips_worst_slice": "the largest such share in one slice",
+    "not_finite": "rows that only the candidate answered with NaN or infinity",
+    "psi": "largest population stability index of an input",
 }
 """What the figures with a fixed name are."""
 
@@ -158,6 +175,14 @@ def signature_difference(candidate: Signature, champion: Signature | None) -> li
 
 def _tensor(spec: TensorSpec) -> str:
     return str(spec).removeprefix(f"{spec.name}: ")
+
+
+def beside(report: ValidationReport) -> str:
+    """Return which version the candidate was compared with, in a few words."""
+    if report.champion is None:
+        return "no other version was live"
+    compared = report.compared_with is not None
+    return f"{'compared' if compared else 'not compared'} with version {report.champion.version}"
 
 
 def number(value: float, unit: str = "") -> str:

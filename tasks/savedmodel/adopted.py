@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from tasks.datasets.strings import as_bytes
 from tasks.datasets.user_code import translated
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits
+from tasks.replay.draw import check_requests
 from tasks.savedmodel.exporter import EXAMPLE_ROWS, Exported, read_back, request_arrays, serving_function
 from tasks.savedmodel.in_process import save_reference
 from tasks.savedmodel.manifest import write_manifest
@@ -28,6 +30,8 @@ from tasks.savedmodel.safety import MB
 from tasks.savedmodel.signature import read_signature
 from tasks.savedmodel.transport import check_transport
 from tasks.savedmodel.warmup import WARMUP, write_warmup
+
+log = logging.getLogger(__name__)
 
 
 def adopt_savedmodel(config: Config, splits: Splits, directory: Path, evidence: Path, signature_name: str) -> Exported:
@@ -47,12 +51,15 @@ def adopt_savedmodel(config: Config, splits: Splits, directory: Path, evidence: 
     """
     signature = read_signature(directory, signature_name, config.gates.safety.max_graph_mb * MB)
     check_transport(signature, config, given=True)
+    check_requests(config, signature)
     requests = requests_of(config, signature, load_rows(splits.test).features)
     save_arrays(evidence / "requests.npz", requests, mapped=splits.streamed)
     body = predict_body({name: rows[:EXAMPLE_ROWS] for name, rows in requests.items()}, signature.name)
     (evidence / "example.json").write_bytes(body)
     save_arrays(evidence / "reference.npz", {})
     if not (directory / WARMUP).exists():
+        if config.export.warmup_from == "requests":
+            log.info("the warm-up is of test rows, because a given model is not called with recorded requests")
         write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     if splits.trained_on:
         save_record(config, splits, partial(requests_of, config, signature), directory, evidence)

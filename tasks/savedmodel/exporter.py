@@ -24,6 +24,7 @@ from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.in_process import answer, save_reference
 from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.outputs import check_cast_names, served_specs
+from tasks.savedmodel.reproducible import count_anew, settle_fingerprint, used_variables
 from tasks.savedmodel.resumed import write_resumed
 from tasks.savedmodel.structure import (
     check_free_batch,
@@ -35,7 +36,7 @@ from tasks.savedmodel.structure import (
     served_outputs,
 )
 from tasks.savedmodel.transport import check_cast, check_transport
-from tasks.savedmodel.warmup import write_warmup
+from tasks.savedmodel.warmup import write_drawn, write_warmup
 
 EXAMPLE_ROWS = 2
 CONFIGURATIONS = r"(?m)^config=\{.*\}\.?$| using config=\{.*\}|Full object config: \{.*\}"
@@ -64,6 +65,7 @@ def export_savedmodel(
         ExportError: Keras cannot export the model.
         SignatureMismatch: names in the configuration do not fit the model, or the transport cannot carry its dtypes.
     """
+    count_anew()
     model = read_back(trained.keras_file, given=bool(trained.source))
     serve, signature = serving_function(model, config)
     requests = request_arrays(model, load_rows(splits.test).features, signature, config.export)
@@ -76,7 +78,10 @@ def export_savedmodel(
     outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
     write_resumed(directory, trained.resumed)
-    write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
+    if config.export.warmup_from == "requests":
+        write_drawn(directory, config, signature, serve)
+    else:
+        write_warmup(directory, config.name, signature, requests, config.export.warmup_rows)
     if splits.trained_on:  # they may be unknown for a model that was trained elsewhere
         as_requests = partial(request_arrays, model, signature=signature, export=config.export)
         save_record(config, splits, as_requests, directory, evidence)
@@ -214,10 +219,19 @@ def write_savedmodel(model: Any, serve: Any, signature: Signature, directory: Pa
     Raises:
         ExportError: the graph needs objects outside of the model, such as a table in a Lambda, or the disk is full.
     """
-    import keras
+    import tensorflow as tf
 
     with translated("Keras must be able to export the model as a SavedModel", ExportError):
-        archive = keras.export.ExportArchive()
-        archive.track(model)
-        archive.add_endpoint(signature.name, serve)
-        archive.write_out(str(directory), verbose=False)
+        root = tf.Module()
+        root.all_variables = used_variables(serve.get_concrete_function())
+        root.resources = [found for found in tf.train.TrackableView(model).descendants() if _is_resource(found)]
+        setattr(root, signature.name, serve)
+        tf.saved_model.save(root, str(directory), signatures={signature.name: serve})
+        settle_fingerprint(directory)
+
+
+def _is_resource(trackable: Any) -> bool:
+    """Return whether an object of a model is a lookup table or another resource of TensorFlow."""
+    import tensorflow as tf
+
+    return isinstance(trackable, tf.saved_model.experimental.TrackableResource)

@@ -16,9 +16,11 @@ from tasks.datasets.rows import load_rows
 from tasks.datasets.user_code import translated
 from tasks.errors import ExportError
 from tasks.records import Splits
+from tasks.replay.draw import check_requests
+from tasks.replay.files import LOOKED_AT
 from tasks.savedmodel.exporter import read_back, request_arrays, serving_function, write_savedmodel
 from tasks.savedmodel.in_process import answer
-from tasks.savedmodel.warmup import write_warmup
+from tasks.savedmodel.warmup import write_drawn, write_warmup
 
 log = logging.getLogger(__name__)
 TRIED = (3, 1)  # rows of the trial batches
@@ -61,8 +63,12 @@ def try_export(model: Any, config: Config, splits: Splits, directory: Path) -> N
         golden = config.gates.golden.file if "golden" in config.gates.judging else None
         if golden is not None:
             read_golden(golden, signature)
+        check_requests(config, signature)
         write_savedmodel(copy, serve, signature, version_dir)
-        write_warmup(version_dir, config.name, signature, requests, config.export.warmup_rows)
+        if config.export.warmup_from == "requests":
+            write_drawn(version_dir, config, signature, serve, LOOKED_AT)
+        else:
+            write_warmup(version_dir, config.name, signature, requests, config.export.warmup_rows)
     log.info("the untrained model can be exported (checked in %.1f s)", time.monotonic() - begun)
 
 

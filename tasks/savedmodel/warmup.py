@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from configs.schema import Config
 from tasks.datasets.fitting import fit_to_inputs
-from tasks.datasets.strings import Array, as_bytes, bytes_array, text_array
-from tasks.datasets.user_code import translated
+from tasks.datasets.strings import Array, as_bytes
+from tasks.datasets.user_code import FOREIGN, describe, translated
 from tasks.errors import DataError, ExportError
 from tasks.model_server.status import StatusError
 from tasks.model_server.tensor_protos import from_proto
@@ -17,7 +20,10 @@ from tasks.model_server.tensors import Tensor
 from tasks.model_server.tf_protos import message_module
 from tasks.model_server.tf_records import records
 from tasks.records import Signature
+from tasks.replay.bodies import array_of, message_of
+from tasks.replay.draw import drawn
 
+log = logging.getLogger(__name__)
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
@@ -51,7 +57,46 @@ def write_warmup(
                 request.model_spec.signature_name = signature.name
                 for name, array in feeds.items():
                     request.inputs[name].CopyFrom(tf.make_tensor_proto(as_bytes(array[:n_rows])))
-                writer.write(record.SerializeToString())
+                writer.write(record.SerializeToString(deterministic=True))
+
+
+def write_drawn(
+    version_dir: Path, config: Config, signature: Signature, serve: Callable[[dict[str, Any]], Any], most: int = 0
+) -> None:
+    """Write recorded requests that are drawn from `gates.replay.file`, one record for each.
+
+    A server does not load a model that refuses one of them, so the model is called with each, and those that it refuses
+    are left out. The same file and seed give the same bytes.
+
+    Args:
+        serve: the function that is exported; it takes a tensor for each input.
+        most: how many requests of the file are looked at; 0 means all.
+
+    Raises:
+        DataError: the file cannot be read, or no drawn request fits the inputs. ExportError: the model refuses all.
+    """
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    assert config.gates.replay.file is not None
+    found = drawn(config.gates.replay.file, signature, config, most)
+    target, written, why = version_dir / WARMUP, 0, ""
+    with translated("warm-up requests must be written", ExportError):
+        target.parent.mkdir(exist_ok=True)
+        with tf.io.TFRecordWriter(str(target)) as writer:
+            for rows in found:
+                try:
+                    serve({spec.name: tf.constant(as_bytes(rows[spec.name]), spec.dtype) for spec in signature.inputs})
+                except FOREIGN as exc:  # TensorFlow raises many classes for a request
+                    why = describe(exc)
+                    continue
+                record = prediction_log_pb2.PredictionLog()
+                record.predict_log.request.CopyFrom(message_of(rows, signature, config.name))
+                writer.write(record.SerializeToString(deterministic=True))
+                written += 1
+    if not written:
+        raise ExportError(f"the model must accept recorded requests to be warmed up with, but it refused all: {why}")
+    log.info("%d recorded requests are the warm-up, of %d that were drawn", written, len(found))
 
 
 def read_example(version_dir: Path, signature: Signature) -> dict[str, Array] | None:
@@ -76,19 +121,10 @@ def read_example(version_dir: Path, signature: Signature) -> dict[str, Array] | 
 
 
 def _first_row(inputs: Mapping[str, Tensor], signature: Signature) -> dict[str, Array] | None:
-    row = {name: _array(tensor)[:1] for name, tensor in inputs.items() if tensor.shape}
+    row = {name: array_of(tensor)[:1] for name, tensor in inputs.items() if tensor.shape}
     if set(row) != {spec.name for spec in signature.inputs} or not all(map(_can_be_sent, row.values())):
         return None
     return fit_to_inputs(row, signature.inputs)
-
-
-def _array(tensor: Tensor) -> Array:
-    if not isinstance(tensor.values, list):
-        return tensor.values.reshape(tensor.shape)
-    try:
-        return text_array((item.decode() for item in tensor.values), tensor.shape)
-    except UnicodeDecodeError:
-        return bytes_array(tensor.values, tensor.shape)
 
 
 def _can_be_sent(array: Array) -> bool:

@@ -90,6 +90,10 @@ class AttachedServer:
         """Return 0: the memory is not known."""
         return 0.0
 
+    def limited_mb(self) -> float:
+        """Return 0: the memory is not known."""
+        return 0.0
+
     def explain_exit(self) -> ServingError:
         """Return the error of a server that has stopped answering, for whatever reason."""
         return ServingError(

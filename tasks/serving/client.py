@@ -212,7 +212,7 @@ class RestClient:
         url = f"{self._model_url}/{_place(version)}:predict"
 
         def ask(block: Mapping[str, Array]) -> dict[str, Array]:
-            return _read(self._send("POST", url, predict_body(block, signature_name)), outputs)
+            return read_answer(self._send("POST", url, predict_body(block, signature_name)), outputs)
 
         return in_order(ask, blocks)
 
@@ -299,12 +299,16 @@ def _parse(body: bytes) -> Any:
         raise ServingError(f"the server must answer in JSON, got {body[:200]!r}") from exc
 
 
-def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Read a columnar answer: a single output is the value itself, several outputs are a mapping by name."""
+def read_answer(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Read a columnar answer: a single output is the value itself, several outputs are a mapping by name.
+
+    Raises:
+        ServingError: it is not an answer with these outputs.
+    """
     try:
         found = _parse(body)["outputs"]
         named = found if len(outputs) > 1 else {outputs[0].name: found}
-        arrays = {spec.name: _array(named[spec.name], spec) for spec in outputs}
+        arrays = {spec.name: array_of_json(named[spec.name], spec) for spec in outputs}
     except (KeyError, TypeError, ValueError) as exc:
         names = ", ".join(spec.name for spec in outputs)
         raise ServingError(f"an answer must contain the outputs {names}, got {body[:200]!r}") from exc
@@ -313,7 +317,7 @@ def _read(body: bytes, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
     return arrays
 
 
-def _array(value: Any, spec: TensorSpec) -> Array:
+def array_of_json(value: Any, spec: TensorSpec) -> Array:
     """Return nested lists as an array; the later axes of an empty one, which JSON omits, are as in the signature."""
     array = string_array(_unwrapped(value)) if spec.dtype == "string" else np.asarray(value, spec.dtype)
     if array.size or spec.shape is None:

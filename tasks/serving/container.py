@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -119,6 +119,26 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
         ServingUnavailable: there is no engine or image, or the engine failed.
         ServingError: the engine refused the settings of the configuration.
     """
+    pins = [f"--model_config_file={MODELS_DIR}/{PINS}"] if len(version_dirs) > 1 else []
+    content = partial(_version_archives, model_name, version_dirs)
+    with run_container_with(serving, model_name, [*AT_ONCE, *serving.args, *pins], content, run_id=run_id) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_container_with(
+    serving: Serving,
+    model_name: str,
+    flags: Sequence[str],
+    content: Callable[[], Iterable[bytes | Iterator[bytes]]],
+    *,
+    run_id: str,
+) -> Iterator[ContainerServer]:
+    """Run `serving.image` with flags that say what it serves, as `run_container` does.
+
+    Args:
+        content: the tar archives that are copied to `MODELS_DIR` before the start.
+    """
     with engine() as client:
         with engine_errors("list the containers of earlier runs"):
             remove_orphans(client, time.time())
@@ -129,11 +149,10 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
         try:
             with engine_errors("start the server"):
                 network = own_network(client)
-                pins = [f"--model_config_file={MODELS_DIR}/{PINS}"] if len(version_dirs) > 1 else []
                 container = _to_its_end(
                     client.containers.create,
                     str(image.id),
-                    [*AT_ONCE, *serving.args, *pins],
+                    list(flags),
                     name=name,
                     labels=owner_labels(run_id, time.time()),
                     environment={"MODEL_NAME": model_name},
@@ -142,7 +161,8 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
                     **hardening(serving),
                     **publishing(network),
                 )
-                _bring_in(container, model_name, version_dirs)
+                for archive in content():
+                    container.put_archive(MODELS_DIR, archive)
                 for place, file in serving.files.items():
                     container.put_archive(str(PurePosixPath(place).parent), _as_archive(place, file))
                 container.start()
@@ -153,14 +173,13 @@ def run_container(serving: Serving, model_name: str, *version_dirs: Path, run_id
             _to_its_end(_remove, client, name, server)
 
 
-def _bring_in(container: Container, model_name: str, version_dirs: Sequence[Path]) -> None:
-    """Copy version directories into a container, with a configuration that pins them if there are several."""
+def _version_archives(model_name: str, version_dirs: Sequence[Path]) -> Iterator[bytes | Iterator[bytes]]:
+    """Yield an archive of each version directory, and of a configuration that pins them if there are several."""
     for version_dir in version_dirs:
-        container.put_archive(MODELS_DIR, tar_stream(version_dir, model_name))
+        yield tar_stream(version_dir, model_name)
     if len(version_dirs) > 1:
         numbers = [int(version_dir.name) for version_dir in version_dirs]
-        pins = pinned_config(model_name, f"{MODELS_DIR}/{model_name}", numbers)
-        container.put_archive(MODELS_DIR, tar_file(PINS, pins.encode()))
+        yield tar_file(PINS, pinned_config(model_name, f"{MODELS_DIR}/{model_name}", numbers).encode())
 
 
 def _directories(serving: Serving) -> list[str]:
@@ -377,6 +396,32 @@ class ContainerServer:
         cached = memory.get("stats") or {}
         files = cached.get("total_inactive_file", cached.get("inactive_file", 0))  # cgroups v1, v2
         return max(0.0, float(memory.get("usage", 0) - files) / 1e6)
+
+    def limited_mb(self) -> float:
+        """Return the memory that counts against its limit, in MB; 0 if the engine does not report it."""
+        return self.memory_mb()
+
+    def put(self, archive: bytes | Iterator[bytes]) -> None:
+        """Copy a tar archive to `MODELS_DIR`, while the server runs."""
+        with engine_errors("copy files to the server"):
+            self._container.put_archive(MODELS_DIR, archive)
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename a file or directory below `MODELS_DIR` in one step, as the owner of the volume.
+
+        Raises:
+            ServingError: the image has no mv, or it failed.
+        """
+        command = ["mv", "-fT", f"{MODELS_DIR}/{source}", f"{MODELS_DIR}/{target}"]
+        with engine_errors("rename a directory in the server's container"):
+            found = self._client.api.exec_create(self._container.id, command, user="0:0")["Id"]
+            words: bytes = self._client.api.exec_start(found)
+            code = self._client.api.exec_inspect(found)["ExitCode"]
+        if code:
+            raise ServingError(
+                f"the image {self.image} must have mv, with which the change of a version is rehearsed, got "
+                f"{' '.join(words.decode(errors='replace').split())}; leave `change` out of gates.use"
+            )
 
     def remember(self) -> None:
         """Save the last state and the log for the time after the removal."""

@@ -14,7 +14,7 @@ import re
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -68,6 +68,11 @@ class EmbeddedServer:
         """Return the resident memory, in MB; 0 if the process has ended."""
         return self._pages()[0] * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    def limited_mb(self) -> float:
+        """Return the memory that counts against its limit, in MB: the private part; 0 if the process has ended."""
+        resident, files = self._pages()
+        return (resident - files) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
     def _pages(self) -> tuple[int, int]:
         """Return the number of resident pages, and how many of them are file pages; 0 if the process has ended."""
         with contextlib.suppress(OSError, ValueError):
@@ -116,8 +121,16 @@ def run_embedded(model_name: str, *version_dirs: Path, memory_mb: int) -> Iterat
             (base / version_dir.name).symlink_to(version_dir.absolute())
         config = base / PINS
         config.write_text(pinned_config(model_name, str(base), [int(path.name) for path in version_dirs]))
+        flags = (f"--model_config_file={config}", *AT_ONCE)
+        yield stack.enter_context(run_embedded_with(model_name, flags, memory_mb=memory_mb))
+
+
+@contextlib.contextmanager
+def run_embedded_with(model_name: str, flags: Sequence[str], *, memory_mb: int) -> Iterator[EmbeddedServer]:
+    """Run the embedded server with flags that say what it serves, as `run_embedded` does."""
+    with contextlib.ExitStack() as stack:
         output = stack.enter_context(tempfile.TemporaryFile())
-        process = _start(config, output, stack)
+        process = _start(flags, output, stack)
         server, stop = EmbeddedServer(process, output, model_name), threading.Event()
         holder = threading.Thread(target=server.hold_memory, args=(memory_mb, stop), daemon=True)
         holder.start()
@@ -126,12 +139,11 @@ def run_embedded(model_name: str, *version_dirs: Path, memory_mb: int) -> Iterat
         yield server
 
 
-def _start(config: Path, output: IO[bytes], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+def _start(flags: Sequence[str], output: IO[bytes], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
     """Start the child; `stack` stops it."""
     lifeline_read, lifeline_write = os.pipe()
     stack.callback(os.close, lifeline_write)
-    flags = ("--port=0", "--rest_api_port=0", f"--model_config_file={config}", *AT_ONCE)
-    command = own_process("tasks.model_server", *flags)
+    command = own_process("tasks.model_server", "--port=0", "--rest_api_port=0", *flags)
     try:
         process = subprocess.Popen(
             command,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 
-from tasks.errors import ModelLoadError, PredictionError, ServerCrashed, ServingError
+from tasks.errors import MemoryExceeded, ModelLoadError, PredictionError, ServerCrashed, ServingError
 
 LOG_TAIL_LINES = 60
 CRASH_REMEDY = (
@@ -42,7 +42,13 @@ def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0)
         oom_limit_mb: the memory limit in MiB if the server was killed for exceeding it, else 0.
     """
     tail, words = "\n".join(log.splitlines()[-LOG_TAIL_LINES:]), server_words(log)
-    if limited := _limited(code, log, words, model_name, oom_limit_mb):
+    if oom_limit_mb:
+        return MemoryExceeded(
+            f"The server of {model_name!r} ran out of memory and was killed at its limit of {oom_limit_mb} MiB. "
+            "Raise serving.memory_mb.",
+            tail,
+        )
+    if limited := _limited(code, log, words, model_name):
         return ServingError(limited, tail)
     if code == 255 or _REFUSAL.search(log):
         return ModelLoadError(
@@ -65,13 +71,8 @@ def explain_exit(code: int, log: str, model_name: str, *, oom_limit_mb: int = 0)
     )
 
 
-def _limited(code: int, log: str, words: str, model_name: str, oom_limit_mb: int) -> str:
-    """Return which limit of the configuration or the machine ended a server, and what to do, or an empty string."""
-    if oom_limit_mb:
-        return (
-            f"The server of {model_name!r} ran out of memory and was killed at its limit of {oom_limit_mb} MiB. "
-            "Raise serving.memory_mb."
-        )
+def _limited(code: int, log: str, words: str, model_name: str) -> str:
+    """Return which other limit of the configuration or the machine ended a server, and what to do, or nothing."""
     if code == 132 or "exec format error" in log.lower():
         return (
             f"The image of the server does not run on this processor ({platform.machine()}, exit status {code}). "

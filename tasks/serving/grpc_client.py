@@ -24,7 +24,11 @@ from tasks.serving.streaming import in_order, with_progress
 from tasks.words import one_line
 
 # grpc's default refuses messages over 4 MiB; the server has a limit of its own
-UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+]
 
 
 class GrpcClient:
@@ -50,13 +54,12 @@ class GrpcClient:
         self._model_name, self._timeout_s, self._sleep = model_name, timeout_s, sleep
         access = access or Access()
         self._most_rows = access.most_rows
-        options = [*UNLIMITED, ("grpc.enable_http_proxy", 0)]
         if access.tls:
             files = (access.ca_file, access.key_file, access.cert_file)
             credentials = grpc.ssl_channel_credentials(*(file and file.read_bytes() for file in files))
-            self._channel = grpc.secure_channel(target, credentials, options=options)
+            self._channel = grpc.secure_channel(target, credentials, options=OPTIONS)
         else:
-            self._channel = grpc.insecure_channel(target, options=options)
+            self._channel = open_channel(target)
         self._metadata = [(name.lower(), value) for name, value in access.headers.items()]
         self._target = target
 
@@ -104,22 +107,27 @@ class GrpcClient:
         together: bool = False,
     ) -> dict[str, Array]:
         """Return the served answers to all rows, one array for each output, in the order of the rows."""
-        stub, messages = self._prediction_stub(), _api("predict_pb2")
+        stub = self._prediction_stub()
 
         def ask(block: Mapping[str, Array]) -> dict[str, Array]:
-            request = messages.PredictRequest()
-            _name(request.model_spec, self._model_name, version)
-            request.model_spec.signature_name = signature_name
-            for name, array in block.items():
-                _fill(request.inputs[name], array)
-            answer = self._call(stub.Predict, request)
-            missing = [spec.name for spec in outputs if spec.name not in answer.outputs]
-            if missing:
-                raise ServingError(f"an answer must contain the outputs {missing}, got {list(answer.outputs)}")
-            return {spec.name: _array(answer.outputs[spec.name], spec) for spec in outputs}
+            request = predict_request(self._model_name, version, block, signature_name)
+            return _read(self._call(stub.Predict, request), outputs)
 
         answers = in_order(ask, [inputs] if together else row_blocks(inputs, most=self._most_rows))
         return whole(with_progress(answers, len(next(iter(inputs.values())))), outputs)
+
+    def predict_request(self, version: int, recorded: Any, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
+        """Return the answer of a version to a recorded PredictRequest, which is not changed.
+
+        Raises:
+            PredictionError: the server refused the request. ServingUnavailable: it does not answer any more.
+        """
+        request = _api("predict_pb2").PredictRequest()
+        request.CopyFrom(recorded)
+        request.model_spec.ClearField("version_choice")
+        _name(request.model_spec, self._model_name, version)
+        wanted = [spec for spec in outputs if not recorded.output_filter or spec.name in recorded.output_filter]
+        return _read(self._call(self._prediction_stub().Predict, request), wanted)
 
     def _prediction_stub(self) -> Any:
         return _api("prediction_service_pb2_grpc").PredictionServiceStub(self._channel)
@@ -150,6 +158,39 @@ class GrpcClient:
         return PredictionError(f"gRPC at {self._target} must accept the request, got {code}: {words}{advice}")
 
 
+def predict_request(model_name: str, version: int | str | None, block: Mapping[str, Array], signature_name: str) -> Any:
+    """Return the PredictRequest of some rows; without a version, the server chooses the highest that it serves."""
+    request = _api("predict_pb2").PredictRequest()
+    _name(request.model_spec, model_name, version)
+    request.model_spec.signature_name = signature_name
+    for name, array in block.items():
+        _fill(request.inputs[name], array)
+    return request
+
+
+def read_answer(body: bytes, outputs: Sequence[TensorSpec]) -> tuple[int, dict[str, Array]]:
+    """Read a serialized PredictResponse: the version that it names, and one array for each output.
+
+    Raises:
+        ServingError: it does not have these outputs.
+    """
+    answer = _api("predict_pb2").PredictResponse.FromString(body)
+    return int(answer.model_spec.version.value), _read(answer, outputs)
+
+
+def open_channel(target: str) -> Any:
+    """Return a channel to a server without TLS."""
+    return grpc.insecure_channel(target, options=OPTIONS)
+
+
+def _read(answer: Any, outputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return the outputs of a PredictResponse."""
+    missing = [spec.name for spec in outputs if spec.name not in answer.outputs]
+    if missing:
+        raise ServingError(f"an answer must contain the outputs {missing}, got {list(answer.outputs)}")
+    return {spec.name: _array(answer.outputs[spec.name], spec) for spec in outputs}
+
+
 def _api(module: str) -> Any:
     return message_module(f"tensorflow_serving.apis.{module}")
 
@@ -158,12 +199,12 @@ def _types() -> Any:
     return message_module("tensorflow.core.framework.types_pb2")
 
 
-def _name(spec: Any, model: str, version: int | str) -> None:
+def _name(spec: Any, model: str, version: int | str | None) -> None:
     """Name a model and its version, by number or by label, in a ModelSpec."""
     spec.name = model
     if isinstance(version, int):
         spec.version.value = version
-    else:
+    elif version is not None:
         spec.version_label = version
 
 

@@ -86,6 +86,9 @@ class ThrowawayServer(Protocol):
     def memory_mb(self) -> float:
         """Return the memory that it uses now, in MB; 0 if that is unknown."""
 
+    def limited_mb(self) -> float:
+        """Return the memory that counts against serving.memory_mb, in MB; 0 if that is unknown."""
+
     def explain_exit(self) -> ServingError:
         """Return the error that says why the server ended, and what to do."""
 
@@ -166,9 +169,24 @@ def throwaway_server(  # noqa: PLR0913, PLR0917  what is served, where, and besi
         started = run_attached(serving.attached, model.name, *version_dirs, run_id=model.run_id)
     else:
         started = run_embedded(model.name, *version_dirs, memory_mb=serving.memory_mb)
+    with ready(started, serving, model, log_file, champion, beside) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def ready(  # noqa: PLR0913, PLR0917  as for `throwaway_server`
+    started: contextlib.AbstractContextManager[ThrowawayServer],
+    serving: Serving,
+    model: Served,
+    log_file: Path,
+    champion: Champion | None = None,
+    beside: Sequence[Served] = (),
+) -> Iterator[tuple[ThrowawayServer, RestClient]]:
+    """Run a server until the block ends; it is AVAILABLE when the block begins. Errors as of `throwaway_server`."""
+    n_versions = 1 + bool(champion) + len(beside)
     with started as server, contextlib.ExitStack() as stack:
         stack.callback(lambda: _keep_log(server, log_file))
-        which = f"'{model.name}' version {model.version}" if not beside else f"{len(version_dirs)} versions"
+        which = f"'{model.name}' version {model.version}" if not beside else f"{n_versions} versions"
         with waiting_for(f"the model server to load {which}"):
             client = wait_available(server, model, serving, champion, beside)
         stack.callback(client.close)

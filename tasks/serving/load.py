@@ -50,7 +50,7 @@ def time_requests(  # noqa: PLR0913, PLR0917  (address, versions, rows and count
     Raises:
         PredictionError: a request was refused. ServingUnavailable: the server stopped.
     """
-    bodies = [predict_body(block, signature_name) for block in _blocks(inputs, latency.rows)]
+    bodies = [predict_body(block, signature_name) for block in row_blocks(inputs, latency.rows)]
     paths = {name: f"/v1/models/{model_name}/versions/{version}:predict" for name, version in versions.items()}
     times: dict[str, list[float]] = {name: [] for name in versions}
     seconds = dict.fromkeys(versions, 0.0)
@@ -67,12 +67,16 @@ def time_requests(  # noqa: PLR0913, PLR0917  (address, versions, rows and count
     return {name: Timed(np.array(taken) * 1e3, len(taken) / seconds[name]) for name, taken in times.items()}
 
 
-def _blocks(inputs: Mapping[str, Array], rows: int) -> list[dict[str, Array]]:
+def row_blocks(inputs: Mapping[str, Array], rows: int) -> list[dict[str, Array]]:
     """Return up to `BODIES` requests of `rows` rows each, which repeat the rows if there are too few."""
-    n_rows = len(next(iter(inputs.values())))
-    count = min(BODIES, max(1, n_rows // rows))
-    picks = [np.arange(number * rows, (number + 1) * rows) % n_rows for number in range(count)]
+    picks = row_picks(len(next(iter(inputs.values()))), rows)
     return [{name: array[index] for name, array in inputs.items()} for index in picks]
+
+
+def row_picks(n_rows: int, rows: int) -> list[Array]:
+    """Return which rows up to `BODIES` requests of `rows` rows each have, int64 of shape (rows,)."""
+    count = min(BODIES, max(1, n_rows // rows))
+    return [np.arange(number * rows, (number + 1) * rows) % n_rows for number in range(count)]
 
 
 class _Callers:

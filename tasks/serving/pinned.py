@@ -11,6 +11,9 @@ PINS = "models.config"
 ONE_TRY = "--max_num_load_retries=0"
 AT_ONCE = (ONE_TRY, "--file_system_poll_wait_seconds=0")
 
+# Of a server that watches models.config; the second flag is for restarts, at which no version is loaded yet.
+WATCHES_LABELS = ("--model_config_file_poll_wait_seconds=1", "--allow_version_labels_for_unavailable_models=true")
+
 # A server accepts an empty list at its start and after any other list. A file of no bytes it cannot read.
 # Source: tensorflow_serving/model_servers/server_core.cc, ReloadConfig; tensorflow's posix_file_system.cc.
 NO_MODELS = "model_config_list {}\n"

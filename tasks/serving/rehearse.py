@@ -2,6 +2,8 @@
 
 phase A   the candidate alone, so that a model that cannot be served is not hidden by one that can
 phase B   candidate and champion in one server, each pinned: the same rows, and time measurements in turns
+way back  the version that a rollback would return to is asked what it was asked when it was judged: in phase B if it is
+          the champion; alone if it is another version, or if phase B failed, to find out which version is at fault
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from configs.sections.gates import Gates
 from configs.sections.serving import Serving
@@ -21,25 +23,43 @@ from tasks.datasets.feature_record import read_schema
 from tasks.datasets.golden import read_golden
 from tasks.datasets.readings import read_readings
 from tasks.datasets.rows import Array, load_arrays, save_arrays
-from tasks.errors import ModelLoadError, PredictionError, ServerCrashed, ServingError, ServingUnavailable
+from tasks.errors import (
+    DataError,
+    MemoryExceeded,
+    ModelLoadError,
+    PredictionError,
+    ServerCrashed,
+    ServingError,
+    ServingUnavailable,
+)
 from tasks.records import (
     Backend,
     Candidate,
     Champion,
     ServedAnswers,
     ServedChampion,
+    ServedChange,
     ServedLatency,
     ServerFacts,
     Signature,
+    WayBack,
 )
+from tasks.replay.tally import Tally
 from tasks.serving.batching import ask_concurrently
+from tasks.serving.capacity import measure_capacity
 from tasks.serving.client import Access, ModelClient, RestClient
 from tasks.serving.exits import CRASH_REMEDY, server_words
 from tasks.serving.launch import ThrowawayServer, throwaway_server
 from tasks.serving.load import time_requests
 from tasks.serving.probes import probe, up_to_the_end
+from tasks.serving.replay import ReplayBroken, Sender, after_crash, replay
+
+if TYPE_CHECKING:  # it imports grpc
+    from tasks.serving.grpc_client import GrpcClient
 
 T = TypeVar("T")
+OWN = (ModelLoadError, PredictionError, ServerCrashed)
+"""What a model does to its server. Any other end of a server, such as a kill, may have come from outside."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,8 @@ class Rehearsal:
     Attributes:
         directory: where the answers and the logs of the servers are written.
         champion: the version to compare with, or None.
+        way_back: the version that a rollback would return to, or None if it is not to be judged.
+        tally: makes the counters of recorded requests from the answers to the test rows; None without such requests.
     """
 
     serving: Serving
@@ -57,6 +79,8 @@ class Rehearsal:
     directory: Path
     gates: Gates = field(default_factory=Gates)
     champion: Champion | None = None
+    way_back: WayBack | None = None
+    tally: Callable[[ServedAnswers], Tally] | None = None
 
     def save(self, name: str, arrays: Mapping[str, Array]) -> Path:
         """Write answers to `<directory>/<name>.npz`."""
@@ -74,17 +98,80 @@ def rehearse(rehearsal: Rehearsal) -> ServedAnswers:
         DataError: the golden file cannot be used.
     """
     rows = load_arrays(rehearsal.candidate.requests)
-    alone = _phase_a(rehearsal, rows)
-    if rehearsal.champion is None:
-        return alone
+    served, way = replace(_phase_a(rehearsal, rows), way_back=rehearsal.way_back), rehearsal.way_back
+    if rehearsal.champion is not None:
+        try:
+            served = _phase_b(rehearsal, rehearsal.champion, rows, served)
+        except MemoryExceeded as exc:  # so it would be in production, where the change needs both at the same time
+            if "change" not in rehearsal.gates.judging:
+                raise
+            killed = ServedChange(rehearsal.champion.version, rehearsal.candidate.version, killed=killed_words(exc))
+            return replace(served, change=killed, way_back=None)  # which was not asked
+        except OWN as exc:  # the candidate was served alone, so the cause is not in it
+            return replace(served, way_back=_blamed(rehearsal, rehearsal.champion, exc))
+    if way is not None and way.version_dir is not None and not _is_way_back(way, rehearsal.champion):
+        served = replace(served, way_back=_alone(rehearsal, way))
+    return served
+
+
+def _is_way_back(way: WayBack | None, champion: Champion | None) -> bool:
+    return way is not None and champion is not None and way.version == champion.version
+
+
+def _blamed(rehearsal: Rehearsal, champion: Champion, error: ServingError) -> WayBack:
+    """Return that the way back is refused, if that version alone is refused as well.
+
+    Raises:
+        ServingError: it is not the way back, or nothing is wrong with it alone.
+    """
+    way = rehearsal.way_back
+    if way is not None and way.version_dir is not None and _is_way_back(way, champion):
+        found = _alone(rehearsal, way)
+        if found.refusal:
+            return found
+    raise ServingError(
+        f"'{rehearsal.candidate.name}' version {rehearsal.candidate.version} was served alone, but not in one "
+        f"server with version {champion.version}, which is live: {error}",
+        detail=error.detail,
+    ) from error
+
+
+def _alone(rehearsal: Rehearsal, way: WayBack) -> WayBack:
+    """Serve the way back alone; return its answers, or the words of the server that refused it."""
+    assert way.version_dir is not None
+    served_as = replace(rehearsal.candidate, version=int(way.version_dir.name), version_dir=way.version_dir)
+    log_file = rehearsal.directory / "server_way_back.log"
     try:
-        return _phase_b(rehearsal, rehearsal.champion, rows, alone)
-    except (ModelLoadError, PredictionError) as exc:  # the candidate was served alone, so the cause is not in it
-        raise ServingError(
-            f"'{rehearsal.candidate.name}' version {rehearsal.candidate.version} was served alone, but not in one "
-            f"server with version {rehearsal.champion.version}, which is live: {exc}",
-            detail=exc.detail,
-        ) from exc
+        with (
+            throwaway_server(rehearsal.backend, rehearsal.serving, served_as, log_file) as (server, rest),
+            open_clients(rehearsal.serving, server, rest) as (client, *_),
+        ):
+            return _repeated(rehearsal, way, client)
+    except OWN as exc:
+        return replace(way, refusal=refusal_words(exc), log=exc.detail)
+
+
+def refusal_words(error: ServingError) -> str:
+    """Return why a server refused a version that was in production, without the advice for a candidate."""
+    words = server_words(error.detail) if isinstance(error, ModelLoadError) else ""
+    return words or str(error)
+
+
+def _repeated(rehearsal: Rehearsal, way: WayBack, client: ModelClient) -> WayBack:
+    """Return the way back with its answers to the requests that it was judged on."""
+    recorded = way.recorded
+    if recorded is None or way.version_dir is None:
+        return way
+    beyond = recorded.signature.beyond_rest if rehearsal.serving.protocol == "rest" else ()
+    if beyond:
+        why = f"serving.protocol is rest, which cannot carry {', '.join(map(str, beyond))}"
+        return replace(way, recorded=None, unproven=why)
+    try:
+        rows = load_arrays(recorded.requests)
+    except DataError as exc:
+        return replace(way, recorded=None, unproven=str(exc))
+    number, outputs, name = int(way.version_dir.name), recorded.signature.outputs, recorded.signature.name
+    return replace(way, answers=rehearsal.save("way_back", client.predict(number, rows, outputs, name)))
 
 
 def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
@@ -105,8 +192,12 @@ def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
                 served = replace(served, batches=ask_concurrently(candidate, clients[0], rows, rehearsal.save))
         served, ended = _probed(rehearsal, server, rest, served, rows)
         if "latency" in rehearsal.gates.judging and not ended:
-            samples, rates = _time(rehearsal, server, {"candidate": candidate.version}, rows)
-            served = replace(served, latency=ServedLatency(samples, rates, memory_mb, cold_ms))
+            versions = {"candidate": candidate.version}
+            samples, rates = _time(rehearsal, server, versions, rows)
+            capacity = {} if rehearsal.champion else _capacity(rehearsal, server, versions, rows, rates)
+            served = replace(served, latency=ServedLatency(samples, rates, memory_mb, cold_ms, capacity))
+        if rehearsal.champion is None and not ended:
+            served = _replayed(rehearsal, server, served)
     return served
 
 
@@ -118,21 +209,67 @@ def _phase_b(
     with throwaway_server(rehearsal.backend, serving, candidate, log_file, champion) as (server, rest):
         with open_clients(serving, server, rest) as (first, *_):
             signature = _signature(first, champion.version, candidate.signature.name)
-            answers = None
+            answers, way = None, rehearsal.way_back
+            if way is not None and _is_way_back(way, champion):
+                way = _repeated(rehearsal, way, first)
             # A champion with other inputs cannot answer these rows; the contract gate reports the differences.
             # Neither can a champion whose dtypes the transport does not carry.
             asked = serving.protocol == "grpc" or not signature.beyond_rest
             if asked and _takes(signature, alone.signature, rows):
                 found = first.predict(champion.version, rows, signature.outputs, signature.name)
                 answers = rehearsal.save("champion", found)
-        latency = alone.latency
-        if latency is not None and answers is not None and not signature.beyond_rest:
-            versions = {"candidate": candidate.version, "champion": champion.version}
-            samples, rates = _time(rehearsal, server, versions, rows)
-            latency = replace(latency, samples=samples, requests_per_s=rates)
-    readings = read_readings(champion.version_dir)
-    beside = ServedChampion(signature, answers, readings, champion.seen, read_schema(champion.version_dir))
-    return replace(alone, champion=beside, latency=latency)
+        latency, versions = alone.latency, {"candidate": candidate.version}
+        if latency is not None:
+            if answers is not None and not signature.beyond_rest:
+                versions["champion"] = champion.version
+                samples, rates = _time(rehearsal, server, versions, rows)
+                latency = replace(latency, samples=samples, requests_per_s=rates)
+            capacity = _capacity(rehearsal, server, versions, rows, latency.requests_per_s)
+            latency = replace(latency, capacity=capacity)
+        readings = read_readings(champion.version_dir)
+        beside = ServedChampion(signature, answers, readings, champion.seen, read_schema(champion.version_dir))
+        return _replayed(rehearsal, server, replace(alone, champion=beside, latency=latency, way_back=way))
+
+
+def killed_words(error: MemoryExceeded) -> str:
+    """Return the words of the change gate about a server that was killed at its memory limit."""
+    words = str(error).split(". ")[0]
+    return f"{words[0].lower()}{words[1:]}. Make the model smaller, or raise serving.memory_mb if production has more"
+
+
+def _replayed(rehearsal: Rehearsal, server: ThrowawayServer, served: ServedAnswers) -> ServedAnswers:
+    """Return the answers with what became of recorded requests, if there are any."""
+    if rehearsal.tally is None:
+        return served
+    serving, versions = rehearsal.serving, [rehearsal.candidate.version]
+    if rehearsal.champion is not None:
+        versions.append(rehearsal.champion.version)
+    tally, timeout_s = rehearsal.tally(served), serving.request_timeout_s
+    try:
+        with _over_grpc(serving, server) as client:
+            return replace(served, replay=replay(tally, server, versions, timeout_s, client))
+    except ReplayBroken as broken:
+        if not isinstance(broken.ended, ServerCrashed):
+            raise
+        log_file = rehearsal.directory / "server_replay.log"
+        with (
+            throwaway_server(rehearsal.backend, serving, rehearsal.candidate, log_file) as (alone, _),
+            _over_grpc(serving, alone) as client,
+            contextlib.closing(Sender(alone, timeout_s, client)) as sender,
+        ):
+            return replace(served, replay=after_crash(tally, broken, alone, sender, versions[0]))
+
+
+@contextlib.contextmanager
+def _over_grpc(serving: Serving, server: ThrowawayServer) -> Iterator[GrpcClient | None]:
+    """Yield a client for recorded PredictRequests, or None if gRPC is off."""
+    if serving.protocol == "rest":
+        yield None
+        return
+    from tasks.serving.grpc_client import GrpcClient  # imports grpc
+
+    with contextlib.closing(GrpcClient(server.grpc_target, server.served_name, serving.request_timeout_s)) as client:
+        yield client
 
 
 def _ask(
@@ -248,6 +385,19 @@ def _time(
     )  # fmt: skip
     path = rehearsal.save("latency", {name: found.milliseconds for name, found in timed.items()})
     return path, {name: found.requests_per_s for name, found in timed.items()}
+
+
+def _capacity(
+    rehearsal: Rehearsal, server: ThrowawayServer, versions: Mapping[str, int], rows: Mapping[str, Array],
+    rates: Mapping[str, float],
+) -> dict[str, float]:  # fmt: skip
+    """Return the requests per second that each version sustains, or nothing if this is not to be measured."""
+    if not rehearsal.gates.capacity.measure:
+        return {}
+    return measure_capacity(
+        server.rest_url, server.served_name, versions, rows, rehearsal.candidate.signature.name, rehearsal.gates,
+        rehearsal.serving.request_timeout_s, rates,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

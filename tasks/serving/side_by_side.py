@@ -18,7 +18,6 @@ from tasks.errors import (
     AccessDenied,
     ModelLoadError,
     PredictionError,
-    ServerCrashed,
     ServingError,
     ServingUnavailable,
 )
@@ -26,11 +25,9 @@ from tasks.records import Backend, Candidate
 from tasks.serving.client import ModelClient
 from tasks.serving.exits import has_no_room
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import open_clients
+from tasks.serving.rehearse import OWN, open_clients
 
 log = logging.getLogger(__name__)
-OWN = (ModelLoadError, PredictionError, ServerCrashed)
-"""What a model does to its server. Any other end of a server, such as a kill, may have come from outside."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from configs.sections.promote import Layout
 from tasks.datasets.seen import RECORD
-from tasks.errors import StoreError
-from tasks.records import Champion
+from tasks.errors import ExportError, ManifestMismatch, StoreError
+from tasks.records import Champion, GraphFacts
 from tasks.savedmodel.manifest import hash_files
 from tasks.savedmodel.safety import read_graph
 from tasks.store.history import SERVED, read
@@ -31,11 +32,12 @@ def champion_version(model_dir: Path, layout: Layout) -> int | None:
 def find_champion(model_dir: Path, layout: Layout = "latest") -> Champion | None:
     """Return the live version, or None if there is none.
 
-    Its digest is computed from the files on the disk, regardless of its manifest.
+    Its digest is computed from the files on the disk, regardless of its manifest. A damaged version is a verdict of the
+    gate way_back and not an error: the digest is empty if a file cannot be read, and the graph is `unclear` if there is
+    no SavedModel.
 
     Raises:
         VersionExists: two directories have the same number. StoreError: the version is a file.
-        ManifestMismatch, ExportError: the version is not a valid SavedModel.
     """
     version = champion_version(model_dir, layout)
     if version is None:
@@ -43,16 +45,24 @@ def find_champion(model_dir: Path, layout: Layout = "latest") -> Champion | None
     version_dir = versions(model_dir)[version]
     if not version_dir.is_dir():
         raise StoreError(f"a version must be a directory, but '{version_dir}' is a file, and it is live; remove it")
-    seen = version_dir / RECORD
-    digest = hash_files(version_dir).digest
-    return Champion(version, version_dir, digest, read_graph(version_dir), seen if seen.is_file() else None)
+    seen, digest = version_dir / RECORD, ""
+    with contextlib.suppress(ManifestMismatch):
+        digest = hash_files(version_dir).digest
+    try:
+        graph = read_graph(version_dir)
+    except ExportError as exc:
+        graph = GraphFacts((), (), 0, 0, 0, 0, (str(exc),))
+    return Champion(version, version_dir, digest, graph, seen if seen.is_file() else None)
 
 
-def predecessor(model_dir: Path, champion: int | None) -> int | None:
+def predecessor(model_dir: Path, champion: int | None, digest: str = "") -> int | None:
     """Return the version that a rollback goes back to: the last champion before this one that was not rolled back.
 
     Versions with the same bytes as the champion are skipped, because going back to them would change nothing. So are
     canaries, which were never the champion.
+
+    Args:
+        champion: None stands for a candidate that is to be the next champion; `digest` is that of its bytes.
     """
     entries = read(model_dir)
     digests = {entry.version: entry.digest for entry in entries if entry.state in SERVED}
@@ -61,6 +71,6 @@ def predecessor(model_dir: Path, champion: int | None) -> int | None:
     served = [entry.version for entry in entries if entry.state == "live"]
     if champion in served:  # later versions were withdrawn, or have another label
         served = served[: len(served) - 1 - served[::-1].index(champion)]
-    own = digests.get(champion or -1)
+    own = digest or digests.get(champion or -1)
     good = [v for v in served if v != champion and v not in bad and digests[v] != own and digests[v] not in bad_digests]
     return good[-1] if good else None

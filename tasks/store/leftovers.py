@@ -31,7 +31,7 @@ from tasks.store.history import read
 from tasks.store.layout import remove_abandoned, version_number
 from tasks.store.lock import model_lock
 from tasks.store.publish import PRUNED, put_aside, remove
-from tasks.store.rehearsals import KEPT, rehearsal_file
+from tasks.store.rehearsals import KEPT, digest_of, number_of, record_of
 from tasks.store.repair import Finding
 from tasks.store.retention import prune_candidates
 from tasks.store.runs import (
@@ -140,7 +140,7 @@ def _unjudged(config: Config, runs: RunDirectories) -> list[Path]:
     return [
         path for number, digest, path in found
         if digest in exported and (number, digest) not in judged
-        and not rehearsal_file(config.candidates_dir, digest).exists()
+        and not record_of(config.candidates_dir, digest, number).exists()
     ]  # fmt: skip
 
 
@@ -154,18 +154,19 @@ def _needed_digests(config: Config, gone: Collection[Path]) -> set[str]:
     numbers = {number for number, _ in there}
     entries = read(config.live_dir)
     known = {entry.digest for entry in entries if entry.version in numbers}
-    judged = {record.stem for record in (config.candidates_dir / KEPT).glob("*.json")}
+    judged = {digest_of(record) for record in (config.candidates_dir / KEPT).glob("*.json")}
     unknown = judged - {entry.digest for entry in entries}
     return {*known, *unknown, *(declared_digest(path) for _, path in there)} - {""}
 
 
 def _of_ended_runs(config: Config, runs: RunDirectories, needed: set[str], only_look: bool) -> Iterator[Finding]:
-    named = _named(config.candidates_dir, needed)
+    named, of_twins = _named(config.candidates_dir, needed)
     elsewhere = not config.candidates_dir.is_dir()  # an export creates it
     for path, owner in runs.ended.items():
         if owner.digests and elsewhere:
             continue
-        if path.name not in named and not needed & {*owner.digests} and not runs.are_reading(path):
+        of_needed = path.name in named or (needed & {*owner.digests} and path.name not in of_twins)
+        if not of_needed and not runs.are_reading(path):
             what = "whose candidates are gone" if owner.digests else "that ended without a candidate"
             yield _removed(path, f"the directory of a run {what}", only_look)
 
@@ -179,7 +180,7 @@ def _of_earlier_releases(config: Config, runs: RunDirectories, needed: set[str],
     for path in runs.unowned:
         records = named_by[path.name]
         ours = all(record.parent == config.candidates_dir / KEPT for record in records)
-        if records and ours and not needed & {record.stem for record in records} and not runs.are_reading(path):
+        if records and ours and not needed & {digest_of(record) for record in records} and not runs.are_reading(path):
             yield _removed(path, "the directory of a run whose candidates are gone", only_look)
     unknown = [path for path in runs.unowned if not named_by[path.name] and _has_file(path)]
     if unknown:
@@ -241,10 +242,20 @@ def _removed(path: Path, what: str, only_look: bool) -> Finding:
     return Finding("removed", f"'{path}', {what}")
 
 
-def _named(candidates_dir: Path, digests: Collection[str]) -> set[str]:
-    """Return the run directories that the rehearsals of these digests name."""
-    records = (record for record in (candidates_dir / KEPT).glob("*.json") if record.stem in digests)
-    return {name for record in records for name in _run_names(record)}
+def _named(candidates_dir: Path, digests: Collection[str]) -> tuple[set[str], set[str]]:
+    """Return the run directories that the rehearsals of these digests name: those that are needed, and the others.
+
+    Of several candidates with one digest, those are needed that are still there, and the last one.
+    """
+    numbers = {number for number, _ in _numbered(candidates_dir)}
+    last, named, of_twins = set[str](), set[str](), set[str]()
+    for record in sorted((candidates_dir / KEPT).glob("*.json"), key=lambda path: number_of(path) or 0, reverse=True):
+        digest = digest_of(record)
+        if digest in digests:
+            is_needed = digest not in last or number_of(record) in {None, *numbers}
+            (named if is_needed else of_twins).update(_run_names(record))
+            last.add(digest)
+    return named, of_twins
 
 
 def _run_names(record: Path) -> set[str]:

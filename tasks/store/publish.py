@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from tasks.datasets.user_code import describe
 from tasks.errors import ManifestMismatch, StoreError, VersionExists
 from tasks.records import Change
 from tasks.savedmodel.files import fsync_path, link_tree, pass_groups_on, set_modes
-from tasks.savedmodel.manifest import verify_manifest
+from tasks.savedmodel.manifest import Manifest, verify_manifest
 from tasks.store.layout import STAGING, versions
 
 WITHDRAWN, PRUNED = ".withdrawn-", ".pruned-"
 
 
-def bring_in(model_dir: Path, change: Change, directory_mode: int = 0o755, file_mode: int = 0o644) -> Path:
+def bring_in(
+    model_dir: Path,
+    change: Change,
+    directory_mode: int = 0o755,
+    file_mode: int = 0o644,
+    prove: Callable[[Path, Manifest], None] = lambda _directory, _manifest: None,
+) -> Path:
     """Make `change.source` live as `<model_dir>/<change.directory>`: link, verify, rename, flush to the disk.
 
     If hard links are not possible, each file is copied and flushed before it is verified. The modes are set explicitly,
     because production runs as another user; a hard link shares them with the candidate. In a setgid directory, files
     get its group, whether they are linked or copied.
+
+    Args:
+        prove: writes the proof of the verified files in a directory, just before they go live.
 
     Raises:
         VersionExists: the number is live with other files. ManifestMismatch: the files are not those that were judged.
@@ -45,7 +55,7 @@ def bring_in(model_dir: Path, change: Change, directory_mode: int = 0o755, file_
         link_tree(Path(change.source), staging)
         pass_groups_on(staging)
         set_modes(staging, directory_mode, file_mode)
-        verify_manifest(staging, change.digest)
+        prove(staging, verify_manifest(staging, change.digest))
         staging.rename(target)
         fsync_path(model_dir)
     except OSError as exc:

@@ -1,9 +1,14 @@
-"""Stores the rehearsal of each judged candidate beside it, for approval, live verification and rollback."""
+"""Stores the rehearsal of each judged candidate beside it, for approval, live verification and rollback.
+
+Two candidates can have the same bytes, and each has a rehearsal of its own: `.rehearsals/DIGEST-N.json`. Earlier
+releases wrote `DIGEST.json`.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,31 +27,57 @@ KEPT = ".rehearsals"
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """What a candidate was made from, besides its rows.
+
+    Attributes:
+        configuration: without secrets. packages: `name==version` of everything that was installed, sorted.
+        git_commit: of the working directory, or empty.
+    """
+
+    configuration: Mapping[str, Any]
+    packages: tuple[str, ...]
+    git_commit: str
+
+
+@dataclass(frozen=True)
 class Rehearsed:
-    """One rehearsal, up to its run in MLflow."""
+    """One rehearsal, up to its run in MLflow; `provenance` is None if an earlier release stored it."""
 
     splits: Splits
     trained: TrainedModel
     report: ValidationReport
     run: TrackedRun
+    provenance: Provenance | None = None
 
 
 def save_rehearsal(candidates_dir: Path, rehearsed: Rehearsed) -> None:
-    """Store a rehearsal under its candidate's digest; a later rehearsal of the same files replaces it."""
-    path = rehearsal_file(candidates_dir, rehearsed.report.candidate.digest)
+    """Store a rehearsal under its candidate's digest and number; a later rehearsal of this candidate replaces it."""
+    candidate = rehearsed.report.candidate
+    path = rehearsal_file(candidates_dir, candidate.digest, candidate.version)
     make_directory(path.parent)
     plain = asdict(rehearsed)
     plain["report"]["gates"] = redacted(plain["report"]["gates"])  # they may quote the user's code
     write_atomically(path, json.dumps(plain, default=str))
 
 
-def recall(candidates_dir: Path, digest: str) -> Rehearsed | None:
-    """Return the last rehearsal of the files with this digest, or None; its paths are where `work_dir` is now.
+def recall(candidates_dir: Path, digest: str, version: int | None = None) -> Rehearsed | None:
+    """Return the rehearsal of a candidate with this digest, or None; its paths are where `work_dir` is now.
+
+    Args:
+        version: the candidate's number; None takes the highest one that has these files.
 
     Raises:
         StoreError: the stored rehearsal cannot be read.
     """
-    path = rehearsal_file(candidates_dir, digest)
+    path = next(iter(rehearsal_files(candidates_dir, digest)), None)
+    if version is not None:
+        path = record_of(candidates_dir, digest, version)
+    known = _read(path, candidates_dir) if path is not None else None
+    return known if known is None or version in (None, known.report.candidate.version) else None
+
+
+def _read(path: Path, candidates_dir: Path) -> Rehearsed | None:
     try:
         known = TypeAdapter(Rehearsed).validate_python(_named_as_now(json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
@@ -71,10 +102,10 @@ def _moved(value: Any, old: Path, new: Path) -> Any:
     return value
 
 
-def recall_or_warn(candidates_dir: Path, digest: str) -> Rehearsed | None:
-    """Return a stored rehearsal, or None if it is missing or damaged, so that a rollback remains possible."""
+def recall_or_warn(candidates_dir: Path, digest: str, version: int | None = None) -> Rehearsed | None:
+    """Return what `recall` does, or None if it is missing or damaged, so that a rollback remains possible."""
     try:
-        return recall(candidates_dir, digest)
+        return recall(candidates_dir, digest, version)
     except StoreError as exc:
         log.warning("%s", exc)
         return None
@@ -88,6 +119,29 @@ def _named_as_now(found: Any) -> Any:
     return found
 
 
-def rehearsal_file(candidates_dir: Path, digest: str) -> Path:
-    """Return the file of the rehearsal of the files with this digest; it may not exist."""
-    return candidates_dir / KEPT / f"{digest}.json"
+def rehearsal_file(candidates_dir: Path, digest: str, version: int) -> Path:
+    """Return where the rehearsal of a candidate is stored; it may not exist."""
+    return candidates_dir / KEPT / f"{digest}-{version}.json"
+
+
+def record_of(candidates_dir: Path, digest: str, version: int) -> Path:
+    """Return the file that has the rehearsal of a candidate, also if an earlier release wrote it; it may not exist."""
+    path, earlier = rehearsal_file(candidates_dir, digest, version), candidates_dir / KEPT / f"{digest}.json"
+    return earlier if earlier.exists() and not path.exists() else path
+
+
+def rehearsal_files(candidates_dir: Path, digest: str) -> list[Path]:
+    """Return the stored rehearsals of all candidates with this digest, the highest number first."""
+    found = [path for path in (candidates_dir / KEPT).glob("*.json") if digest_of(path) == digest]
+    return sorted(found, key=lambda path: number_of(path) or 0, reverse=True)
+
+
+def digest_of(record: Path) -> str:
+    """Return the digest that the name of a stored rehearsal begins with."""
+    return record.stem.partition("-")[0]
+
+
+def number_of(record: Path) -> int | None:
+    """Return the candidate's number in the name of a stored rehearsal; None in one of an earlier release."""
+    number = record.stem.partition("-")[2]
+    return int(number) if number.isdecimal() else None

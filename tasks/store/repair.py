@@ -9,11 +9,12 @@ from pathlib import Path
 
 from tasks.errors import ManifestMismatch, PipelineError, StoreError, TrackingError
 from tasks.program import command_name
+from tasks.proof.chain import HEAD, HISTORY, chain_problems
 from tasks.records import Change
 from tasks.savedmodel.files import narrow, set_modes
 from tasks.savedmodel.manifest import declared_digest, hash_files, verify_manifest
 from tasks.store.experiment import running, spoiled
-from tasks.store.history import read, served_digest, state_of
+from tasks.store.history import finish_last_line, read, served_digest, state_of
 from tasks.store.journal import commit, pending
 from tasks.store.layout import STAGING, remove_abandoned, version_number, versions
 from tasks.store.publish import PRUNED, WITHDRAWN, remove
@@ -50,7 +51,8 @@ def mend(production: Production, candidates_dir: Path, *, only_look: bool = Fals
     found: list[Finding] = []
     model_dir = production.model_dir
     for step in (
-        _leftovers(model_dir, candidates_dir, only_look),
+        _history(model_dir, only_look),
+        _leftovers(production, candidates_dir, only_look),
         _unreadable(model_dir, only_look),
         _open_change(production, only_look),
     ):
@@ -59,6 +61,12 @@ def mend(production: Production, candidates_dir: Path, *, only_look: bool = Fals
         except (PipelineError, OSError) as exc:
             found.append(Finding("reported", str(exc)))
     return found
+
+
+def _history(model_dir: Path, only_look: bool) -> Iterator[Finding]:
+    """Finish the last line of the history, which every later step reads."""
+    if what := finish_last_line(model_dir, only_look=only_look):
+        yield Finding("finished", what)
 
 
 def _unreadable(model_dir: Path, only_look: bool) -> Iterator[Finding]:
@@ -110,8 +118,9 @@ def catch_up(production: Production, *, only_look: bool = False) -> Iterator[Fin
         yield Finding("reported", f"{len(untold(production.model_dir))} changes could not be sent to MLflow yet: {exc}")
 
 
-def _leftovers(model_dir: Path, candidates_dir: Path, only_look: bool) -> Iterator[Finding]:
+def _leftovers(production: Production, candidates_dir: Path, only_look: bool) -> Iterator[Finding]:
     """Remove directories that were being written or removed; because the lock is held, no process is using them."""
+    model_dir = production.model_dir
     being_filled = [model_dir, model_dir / OUTBOX, model_dir / FORMER_OUTBOX]
     doomed = [path for directory in being_filled for path in directory.glob(f"{STAGING}*")]
     doomed += model_dir.glob(f"{PRUNED}*")
@@ -120,7 +129,7 @@ def _leftovers(model_dir: Path, candidates_dir: Path, only_look: bool) -> Iterat
         if not only_look:
             number = version_number(path.name.removeprefix(PRUNED).rpartition("-")[0])
             if number is not None and path.parent == model_dir:
-                note_pruned(model_dir, number, "a killed process was removing it")
+                note_pruned(model_dir, number, "a killed process was removing it", production.signer)
             remove(path)
     for path in [*sorted(doomed), *remove_abandoned(candidates_dir, only_look=only_look)]:
         yield Finding("removed", f"'{path}', which a killed process left behind")
@@ -176,6 +185,7 @@ def _reports(production: Production) -> Iterator[Finding]:
         yield Finding("reported", str(exc))
         return
     entries = read(model_dir)
+    yield from _chain(production)
     for version, path in live.items():
         if not path.is_dir():
             yield Finding("reported", f"'{path}' is a file, but a server regards it as a version; remove it")
@@ -194,6 +204,8 @@ def _reports(production: Production) -> Iterator[Finding]:
                 f"'{path}' was changed after its promotion: its digest is {found[:12]}, and was {promoted[:12]} when "
                 "it was promoted; roll back, or promote a new version",
             )
+        elif problem := production.unproven(path, found):
+            yield Finding("reported", f"version {version} has no proof (promote.require_proof): {problem}")
     last = next((entry.version for entry in reversed(entries) if entry.state == "live"), 0)
     if last and last not in live and state_of(entries, last) == "live":
         now = f"version {max(live)} serves" if live and production.layout == "latest" else "it does not serve"
@@ -207,6 +219,16 @@ def _reports(production: Production) -> Iterator[Finding]:
         for label, version in labels.items():
             if version not in live:
                 yield Finding("reported", f"the label '{label}' names version {version}, which is not in '{model_dir}'")
+
+
+def _chain(production: Production) -> Iterator[Finding]:
+    """Yield where the history is not as it was written; lines of a process without the key are not a fault."""
+    model_dir, signer = production.model_dir, production.signer
+    if not (model_dir / HISTORY).exists():
+        return
+    publics = signer.publics if signer is not None and (model_dir / HEAD).exists() else ()
+    for problem in chain_problems(model_dir, publics, model=model_dir.name, to_the_end=False):
+        yield Finding("reported", f"{problem}; restore the file from a copy, see docs/proof.md")
 
 
 def _experiment(production: Production) -> Iterator[Finding]:

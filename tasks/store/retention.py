@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs.sections.promote import Layout
+from tasks.proof.chain import Signer
+from tasks.proof.directory import PROOFS
 from tasks.savedmodel.manifest import declared_digest
 from tasks.store.champion import champion_version, predecessor
 from tasks.store.history import SERVED, Entry, append, read, served_digest, state_of
@@ -20,16 +22,20 @@ WAITING = ("awaiting review", "approved")
 UNDER_WAY, LONGEST_RUN = ("exported", "validated"), timedelta(days=1)
 
 
-def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_use: Collection[str] = ()) -> list[Path]:
+def prune(  # noqa: PLR0913, PLR0917
+    model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_use: Collection[str] = (),
+    signer: Signer | None = None,
+) -> list[Path]:  # fmt: skip
     """Remove all but the `keep` newest live versions and candidates, and return the removed paths.
 
     These are never removed: the champion, the version that a rollback goes back to, versions that have a label or are
-    listed for production, candidates that wait for a person or are still being judged, versions that this project did
-    not promote, and the last live version, because an empty base path would unload the model. The caller must hold the
-    lock.
+    listed for production, candidates that wait for a person or are still being judged, the last candidate with the
+    bytes of a needed version, versions that this project did not promote, and the last live version, because an empty
+    base path would unload the model. The caller must hold the lock.
 
     Args:
         in_use: digests of candidates that must stay because their runs may be going on.
+        signer: who signs the head of the history, or None.
     """
     if not keep:
         return []
@@ -38,14 +44,26 @@ def prune(model_dir: Path, candidates_dir: Path, layout: Layout, keep: int, in_u
     for version, version_dir in _old(model_dir, keep):
         if version not in needed and served_digest(entries, version) and len(versions(model_dir)) > 1:
             doomed = put_aside(version_dir)
-            note_pruned(model_dir, version, f"promote.keep is {keep}")  # else the doctor notes it
+            note_pruned(model_dir, version, f"promote.keep is {keep}", signer)  # else the doctor notes it
             remove(doomed)
             removed.append(version_dir)
     removed += prune_candidates(model_dir, candidates_dir, layout, keep, in_use)
     for withdrawn in sorted(model_dir.glob(f"{WITHDRAWN}*"), key=_withdrawn_number)[:-keep]:
         remove(withdrawn)
         removed.append(withdrawn)
-    return removed
+    return [*removed, *_prune_proofs(model_dir, candidates_dir)]
+
+
+def _prune_proofs(model_dir: Path, candidates_dir: Path) -> list[Path]:
+    """Remove the proofs of bytes that are gone: no version, withdrawn version or candidate has them any more."""
+    entries, live = read(model_dir), versions(model_dir)
+    there = [*live.values(), *model_dir.glob(f"{WITHDRAWN}*"), *versions(candidates_dir).values()]
+    kept = {*map(declared_digest, there), *(served_digest(entries, version) for version in live)}
+    proofs = sorted((model_dir / PROOFS).iterdir()) if (model_dir / PROOFS).is_dir() else []
+    old = [path for path in proofs if path.name not in kept]
+    for path in old:
+        remove(path)
+    return old
 
 
 def prune_candidates(
@@ -71,12 +89,15 @@ def old_candidates(
         own: the number of each, and the digests that the number had in the history; in ascending order.
     """
     entries, needed = read(model_dir), _needed(model_dir, layout)
-    kept = {*in_use, *(served_digest(entries, version) for version in needed)} - {""}
+    kept = {served_digest(entries, version) for version in needed} - {""}
     judged = [version for version, _ in own.values() if state_of(entries, version) != "exported"]
+    # Of candidates with the same bytes one is enough, or each night's run would add one.
+    last = {digest: version for version, known in own.values() if version in judged for digest in known}
     newest = judged[-keep] if keep and len(judged) >= keep else 0
     return [
         candidate for candidate, (version, known) in own.items()
-        if version < newest and version not in needed and not known & kept
+        if version < newest and version not in needed and not known & {*in_use}
+        and not any(last[digest] == version for digest in known & kept)
         and not any(_in_use(entries, version, digest) for digest in known)
     ]  # fmt: skip
 
@@ -98,11 +119,11 @@ def _needed(model_dir: Path, layout: Layout) -> set[int]:
     return {version for version in needed if version is not None}
 
 
-def note_pruned(model_dir: Path, version: int, reason: str) -> None:
+def note_pruned(model_dir: Path, version: int, reason: str, signer: Signer | None = None) -> None:
     """Add the removal to the history, unless it is there already."""
     entries = read(model_dir)
     if state_of(entries, version) != "pruned":
-        append(model_dir, version, "pruned", served_digest(entries, version), reason=reason)
+        append(model_dir, version, "pruned", served_digest(entries, version), signer, reason=reason)
 
 
 def _in_use(entries: list[Entry], version: int, digest: str) -> bool:

@@ -1,6 +1,6 @@
 """Changes of production: each change is either finished or removed.
 
-    publish     journal | stage, verify, rename, show | verify live | history, outbox | close, show | tell MLflow
+    publish     journal | stage, prove, rename, show  | verify live | history, outbox | close, show | tell MLflow
                                                             `-- not as validated: withdraw
     withdraw    journal | rename away, show                         | history, outbox | close, show | tell MLflow
     label       journal | list, show, verify live | move label, show | history, outbox | close, show | tell MLflow
@@ -29,14 +29,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from configs.sections.promote import Layout
 from tasks.errors import StoreError
+from tasks.proof.chain import Signer
 from tasks.records import Arm, Change
+from tasks.savedmodel.manifest import Manifest
 from tasks.store.champion import predecessor
 from tasks.store.experiment import forget, keep, running
-from tasks.store.history import NOTES, Entry, State, append, process_user, read, served_digest, state_of
+from tasks.store.history import NOTES, Entry, State, append, head_digest, process_user, read, served_digest, state_of
 from tasks.store.journal import JOURNAL, begin, commit, make_directory, read_change, write_atomically
 from tasks.store.layout import versions
 from tasks.store.lock import telling_lock
@@ -58,6 +61,9 @@ class Production:
         record: sends a change to the registry.
         directory_mode, file_mode: modes of published directories and files.
         show: makes what the directory says visible to servers that do not watch the directory itself.
+        signer: who signs the head of the history, or None.
+        prove: writes the proof of a change that publishes the files of a directory, before they go live.
+        unproven: returns why the files of a directory, which have a digest, lack the proof that they need, or nothing.
     """
 
     model_dir: Path
@@ -68,6 +74,9 @@ class Production:
     file_mode: int = 0o644
     verify_label: Callable[[Change], str] = lambda _change: ""
     show: Callable[[], None] = lambda: None
+    signer: Signer | None = None
+    prove: Callable[[Change, Path, Manifest], None] = lambda _change, _directory, _manifest: None
+    unproven: Callable[[Path, str], str] = lambda _directory, _digest: ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,8 @@ def carry_out(production: Production, change: Change) -> Result:
     begin(model_dir, change)
     if change.operation == "publish":
         try:
-            bring_in(model_dir, change, production.directory_mode, production.file_mode)
+            prove = partial(production.prove, change)
+            bring_in(model_dir, change, production.directory_mode, production.file_mode, prove)
         except BaseException:
             if was_there or change.version not in versions(model_dir):
                 commit(model_dir)  # nothing has changed, unless an interrupt came just after the rename
@@ -199,15 +209,15 @@ def _write_down(production: Production, change: Change) -> str:
     model_dir = production.model_dir
     try:
         for arm in change.arms:
-            _note_arm(model_dir, change, arm)
+            _note_arm(production, change, arm)
         if change.operation in ("experiment", "end"):
             _queue(model_dir, change)
             commit(model_dir)
             production.show()
             return ""
-        _note(model_dir, change, change.version, "live" if serves(change) else "canary")
+        _note(production, change, change.version, "live" if serves(change) else "canary")
         if change.previous is not None and change.previous != change.version and serves(change):
-            _note(model_dir, change, change.previous, "rolled back" if change.rolls_back else "superseded")
+            _note(production, change, change.previous, "rolled back" if change.rolls_back else "superseded")
         _queue(model_dir, change)
         commit(model_dir)
         production.show()
@@ -252,7 +262,7 @@ def _withdraw(production: Production, change: Change) -> Result:
     finally:
         take_away(model_dir, change.version)  # works on a full disk; the doctor recognises it by its name
     production.show()
-    _note(model_dir, change, change.version, "rolled back")
+    _note(production, change, change.version, "rolled back")
     _queue(model_dir, change)
     commit(model_dir)
     production.show()
@@ -281,24 +291,30 @@ def _label(model_dir: Path, change: Change) -> None:
     _list(model_dir, labels, change.previous)
 
 
-def _note(model_dir: Path, change: Change, version: int, state: State) -> None:
+def _note(production: Production, change: Change, version: int, state: State) -> None:
     """Add a line of history, unless it is there already."""
+    model_dir = production.model_dir
     entries = read(model_dir)
     if state_of(entries, version) == state:
         return
     digest = change.digest if version == change.version else served_digest(entries, version)
     append(
-        model_dir, version, state, digest, run=change.run, actor=change.actor or process_user(), reason=change.reason
-    )
+        model_dir, version, state, digest, production.signer,
+        run=change.run, actor=change.actor or process_user(), reason=change.reason,
+    )  # fmt: skip
 
 
-def _note_arm(model_dir: Path, change: Change, arm: Arm) -> None:
+def _note_arm(production: Production, change: Change, arm: Arm) -> None:
     """Add a line of history about a version of an experiment, unless it is there already."""
+    model_dir = production.model_dir
     state: State = "in experiment" if change.operation == "experiment" else "experiment ended"
     reason = f"experiment {change.experiment}: {arm}" + (f"; {change.reason}" if state == "experiment ended" else "")
     noted = [entry for entry in read(model_dir) if entry.version == arm.version and entry.state in NOTES][-1:]
     if [(entry.state, entry.reason) for entry in noted] != [(state, reason)]:
-        append(model_dir, arm.version, state, arm.digest, actor=change.actor or process_user(), reason=reason)
+        append(
+            model_dir, arm.version, state, arm.digest, production.signer,
+            actor=change.actor or process_user(), reason=reason,
+        )  # fmt: skip
 
 
 def _queue(model_dir: Path, change: Change) -> None:
@@ -311,7 +327,8 @@ def _queue(model_dir: Path, change: Change) -> None:
     waiting = untold(model_dir)
     if [*waiting.values()][-1:] != [change]:
         after = max((int(path.stem) + 1 for path in waiting), default=0)  # in order, even if the clock was set back
-        done = replace(change, time=datetime.now(UTC).isoformat(timespec="seconds"))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        done = replace(change, time=now, head=head_digest(model_dir))
         write_atomically(outbox / f"{max(time.time_ns(), after)}.json", json.dumps(asdict(done)))
 
 

@@ -37,6 +37,7 @@ from tasks.training.backup import backup_of
 from tasks.training.order import ShuffledRows, StreamedRows, read_ahead
 from tasks.training.preprocessing import DeclaredFeatures
 from tasks.training.readings import decide_readings
+from tasks.training.recipe import recipe_of
 from tasks.words import few
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def fit_model(config: Config, splits: Splits, keras_file: Path) -> TrainedModel:
     history = {name: [*start.history.get(name, ()), *found.get(name, ())] for name in {**start.history, **found}}
     best_epoch = stopper.best_epoch + 1 if config.training.patience else len(history["loss"])
     trained = _summary(model, history, best_epoch, keras_file)
-    return replace(trained, readings=readings, rounded=rounded, resumed=backup.state.resumed)
+    resumed, recipe = backup.state.resumed, recipe_of(config, model)
+    return replace(trained, readings=readings, rounded=rounded, resumed=resumed, recipe=recipe)
 
 
 def try_model(config: Config, splits: Splits, directory: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,25 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from configs.sections.gates import Gates
+from configs.loading import load_config
+from configs.sections.gates import Gates, Replay
 from configs.sections.serving import Serving
 from tasks.datasets.rows import Rows, load_arrays, save_arrays, save_rows
 from tasks.datasets.seen import RECORD, Record, write_record
 from tasks.errors import ModelLoadError, ServingError
 from tasks.gates.judge import judge
+from tasks.gates.replay import new_tally
+from tasks.production.rehearsed_change import rehearse_change
 from tasks.records import Backend, Candidate, Champion, Signature, TensorSpec
+from tasks.savedmodel.manifest import write_manifest
 from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearse import Rehearsal, rehearse
 from tasks.serving.side_by_side import Asked, ask_side_by_side
 from tasks.store.champion import find_champion
+from tasks.store.history import append
+from tasks.store.serving_config import write_config
+from tests.e2e.conftest import built_image
+from tests.in_production import new_shop
 
 TWOV = Path("tests/data/tfs_rest/models/twov")  # version N: x -> 0.5 x + N + 1
 BACKENDS = [pytest.param("embedded"), pytest.param("docker", marks=pytest.mark.docker)]
@@ -71,9 +80,16 @@ def champion(tmp_path: Path) -> Champion:
 def test_candidate_and_champion_answer_in_one_server(
     backend: Backend, candidate: Candidate, champion: Champion, tmp_path: Path
 ) -> None:
-    """Each answers as itself, both are timed, the server's memory is known, and every gate passes."""
-    served = rehearse(Rehearsal(Serving(), candidate, backend, tmp_path / "server1", GATES, champion))
-    verdicts = {gate.name: gate for gate in judge(GATES, candidate, served)}
+    """Each answers as itself and replays requests, both are timed, the memory is known, and the other gates pass."""
+    file = tmp_path / "requests.jsonl"
+    file.write_text('{"instances": [[1.0], [2.0]]}\n{"inputs": [[3.0]]}\n{"inputs": {"x": "text"}}\n')
+    gates = GATES.model_copy(update={"replay": Replay(file=file, tolerance=0.9)})
+    tally = partial(new_tally, gates, candidate, {})
+    served = rehearse(Rehearsal(Serving(), candidate, backend, tmp_path / "server1", gates, champion, tally))
+    verdicts = {gate.name: gate for gate in judge(gates, candidate, served)}
+    replayed = verdicts.pop("replay")  # each answer of version 3 lies 1 above that of version 2
+    assert not replayed.passed
+    assert (replayed.figures["flips"], replayed.figures["rows"], replayed.figures["refused_by_both"]) == (1, 3, 1)
     assert all(gate.passed for gate in verdicts.values()), [gate.summary for gate in verdicts.values()]
     assert verdicts.keys() == {"contract", "parity", "quality", "latency", "robustness"}
     assert verdicts["quality"].figures["rmse.gain"] == pytest.approx(1, abs=1e-5)
@@ -108,6 +124,37 @@ def test_a_live_version_that_does_not_load(
     assert type(caught.value) is ServingError  # a refusal would be a verdict on the candidate
     assert str(champion.version_dir) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("layout", ["latest", "labels"])
+def test_a_change_in_a_container(
+    test_image: str, candidate: Candidate, champion: Champion, tmp_path: Path, layout: str
+) -> None:
+    """In a container the candidate replaces the champion by a rename and is taken back, and no request fails."""
+    path = tmp_path / "cfg.yaml"
+    path.write_text(f"""
+name: twov
+gates: {{use: [change], change: {{seconds: 0.2, max_p99_ratio: 0}}}}
+promote: {{layout: {layout}, live_url: "http://127.0.0.1:1"}}
+""")
+    config = load_config(path, ["models_root=models", "work_dir=work"])
+    candidate = replace(candidate, digest=write_manifest(candidate.version_dir).digest)
+    champion = replace(champion, digest=write_manifest(champion.version_dir).digest)
+    append(config.live_dir, 2, "live", champion.digest)
+    if layout == "labels":
+        write_config(config.live_dir, [2], {"stable": 2})
+    backend = Backend("docker", test_image)
+    rehearsal = Rehearsal(Serving(), candidate, backend, tmp_path / "server1", config.gates, champion)
+    served = rehearse_change(config, rehearsal, rehearse(rehearsal))
+    (found,) = judge(config.gates, candidate, served)
+    assert found.passed, found.summary
+    assert "rollback" not in (found.note or "")
+    assert {"change_s", "rollback_s", "peak_mb"} <= found.figures.keys()
+    assert served.change is not None
+    assert served.change.requests is not None
+    named = set(load_arrays(served.change.requests)["named"].tolist())
+    assert named == ({0, 2, 3} if layout == "labels" else {0, 2, 3, 4})  # REST names no version
 
 
 def test_an_unsafe_graph_by_the_command_line(workspace: Any) -> None:
@@ -159,3 +206,41 @@ def test_variants_in_one_container(backend: Backend, candidate: Candidate, tmp_p
     x = np.arange(40)[:, None]
     for one in asked[:3]:
         np.testing.assert_allclose(load_arrays(one.answers)["output_0"], 0.5 * x + one.candidate.version + 1)
+
+
+RUNTIME = Path("tasks/model_server/tf_runtime.py")
+MOVED = (
+    "        return dict(zip(wanted or signature.fetches, values, strict=True))",
+    "        moved = [value._replace(values=value.values + value.values.dtype.type(1e-3)) for value in values]\n"
+    "        return dict(zip(wanted or signature.fetches, moved, strict=True))",
+)
+REFUSED = (
+    "        self.signature_defs: dict[str, Any] = dict(meta_graph.signature_def)",
+    "        raise invalid_argument(\"Op type not registered 'AddV2' in this binary\")",
+)
+
+
+@pytest.mark.docker
+def test_another_image_for_what_is_live(test_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An equal image may serve both versions; one that moves answers by 1e-3, and one that refuses models, may not.
+
+    `tests/integration/test_way_back.py` does so with the embedded and an attached server.
+    """
+    shop = new_shop(tmp_path)
+    shop.promote(2)
+    assert shop.live("--image", test_image) == 0
+    assert f"twov can be served by docker {test_image}: version 2 and version 1 passed" in capsys.readouterr().out
+    for (old, new), words in ((MOVED, "recorded: output 'output_0': 40 of 40 rows differ"), (REFUSED, "AddV2")):
+        source = RUNTIME.read_text()
+        assert old in source
+        files = {
+            "Dockerfile": f"FROM {test_image}\nCOPY {RUNTIME.name} /app/{RUNTIME}",
+            RUNTIME.name: source.replace(old, new),
+        }
+        with built_image(files) as image:
+            assert shop.live("--image", image) == 3
+        said = " ".join(capsys.readouterr().out.split())
+        sentence = said[said.index(f"twov must not be served by docker {image}") :]
+        for which in ("version 2, which is live", "version 1, which a rollback would return to"):
+            assert which in sentence
+        assert words in sentence

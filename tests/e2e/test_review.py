@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from flows import verify
+from tasks.proof import keys
+from tasks.proof.chain import line_digest, texts_of
+
 # MLflow warns while it is imported and used, about the next NumPy, protobuf or Python; it is not judged here.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -20,6 +24,11 @@ REVIEW = (*QUICK, "--set", "promote.mode=review")
 def tags_of(user: Any, number: int) -> dict[str, str]:
     """Return the tags of one of MLflow's versions."""
     return dict(user.registry()[1][number - 1].tags)
+
+
+def history_of(user: Any) -> bytes:
+    """Return the history as it lies on the disk."""
+    return bytes((user.models_root / "digits" / ".history.jsonl").read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +91,36 @@ def test_approved_on_a_page(user: Any, waiting: dict[int, int]) -> None:
 
 
 def test_approved_at_a_terminal(user: Any, waiting: dict[int, int]) -> None:
-    """--version N --approve --by NAME promotes that candidate alone, and MLflow and the history know who said so."""
-    done = user.run(*QUICK, "--version", "2", "--approve", "--by", "ann", flow="promote")
+    """Where a reviewer's key is listed, a tag leaves a candidate waiting; --approve --by NAME --key FILE promotes it.
+
+    MLflow, the history and the proof know who said so and with which key, and `verify` checks that signature.
+    """
+    public = keys.new(user.directory / "ann.pem")
+    signed = (*QUICK, "--set", f"promote.approvers=[{user.directory / 'ann.pem.pub'}]")
+    user.tag(waiting[2], review="approved", reviewed_by="mallory")
+    done = user.run(*signed, "--version", "2", flow="promote")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "digits promoted: candidate 2: version 2 is live, approved by ann" in done.stdout
+    assert "candidate 2 is not approved: it has a tag and no signature" in " ".join(done.stdout.split())
+    assert user.versions() == [1]
+    assert tags_of(user, waiting[2])["promotion"] == "awaiting review"
+    by = ("--version", "2", "--approve", "--by", "ann", "--key", "ann.pem")
+    assert user.run(*signed, *by, "--later", flow="promote").returncode == 0
+    assert user.versions() == [1]
+    done = user.run(*signed, flow="promote")
+    assert done.returncode == 0, done.stdout + done.stderr
+    how = f"approved by ann, signed with key {keys.key_id(public)[:8]}"
+    assert f"digits promoted: candidate 2: version 2 is live, {how}" in done.stdout
     assert user.versions() == [1, 2]
+    assert how in user.registry()[1][waiting[2] - 1].description
+    assert tags_of(user, waiting[2])["history_head"] in map(line_digest, texts_of(history_of(user)))
+    live, approver = str(user.models_root / "digits" / "2"), str(user.directory / "ann.pem.pub")
+    assert verify.main(["--dir", live, "--allow-unsigned", "--approver", approver]) == 0
+    public = keys.new(user.directory / "bob.pem")
+    assert verify.main(["--dir", live, "--allow-unsigned", "--approver", str(user.directory / "bob.pem.pub")]) == 3
     tags = tags_of(user, waiting[2])
     assert (tags["review"], tags["reviewed_by"], tags["promotion"]) == ("approved", "ann", "promoted")
     assert user.registry()[0]["champion"] == waiting[2]
-    assert '"actor": "ann"' in (user.models_root / "digits" / ".history.jsonl").read_text()
+    assert b'"actor":"ann"' in history_of(user)
 
 
 def test_another_champion_since(user: Any, waiting: dict[int, int]) -> None:
@@ -116,7 +146,7 @@ def test_rejected_is_the_last_word(user: Any, waiting: dict[int, int]) -> None:
     assert done.returncode == 3, done.stdout + done.stderr
     assert "digits rejected: candidate 4: rejected by carl" in done.stdout
     assert tags_of(user, waiting[4])["promotion_by"] == "carl"
-    assert '"actor": "carl"' in (user.models_root / "digits" / ".history.jsonl").read_text()
+    assert b'"actor":"carl"' in history_of(user)
     user.tag(waiting[4], review="approved")
     done = user.run(*QUICK, flow="promote")
     assert done.returncode == 3, done.stdout + done.stderr

@@ -11,7 +11,12 @@ import pytest
 
 from tasks.errors import DataError, PipelineError
 from tasks.outcomes import Outcome
+from tasks.proof.directory import SIGNATURE
+from tasks.proof.keys import key_id, public_path
+from tasks.store.history import append, read
+from tasks.store.proven import check_version
 from tasks.store.runs import owner_of
+from tests.proven import make_key, model_signing
 
 pytestmark = [
     # MLflow 3.17 warns with pandas 3 of its search for pictures in a table.
@@ -57,9 +62,13 @@ def rehearse(prefect_server: None, user: Path) -> Callable[..., Any]:
     return running
 
 
-def test_a_model_that_passes_is_promoted(rehearse: Callable[..., Any], user: Path) -> None:
-    """The final state is completed, named Promoted, and carries the outcome: metric of the renamed output included."""
-    state = rehearse("gates.metrics={rmse: {max: 1000}}")
+def test_a_model_that_passes_is_promoted(rehearse: Callable[..., Any], user: Path, tmp_path: Path) -> None:
+    """The final state is completed, named Promoted, and carries the outcome: metric of the renamed output included.
+
+    The version has a signed proof, which MLflow's page names.
+    """
+    key, public = make_key(tmp_path)
+    state = rehearse("gates.metrics={rmse: {max: 1000}}", f"promote.signing_key={key}")
     assert (state.type.name, state.name) == ("COMPLETED", "Promoted"), state.message
     outcome: Outcome = state.result()
     assert outcome.report.passed
@@ -68,6 +77,42 @@ def test_a_model_that_passes_is_promoted(rehearse: Callable[..., Any], user: Pat
     stages = ("prepare_data", "train_model", "export_model", "validate_serving", "log_run", "promote_model")
     assert set(outcome.seconds) >= set(stages)
     assert all(outcome.seconds[stage] > 0 for stage in stages)
+    proof = check_version(outcome.promotion.live_dir, [public])
+    others = model_signing(outcome.promotion.live_dir, proof.directory / SIGNATURE, public_path(key))
+    assert others.returncode == 0, others.stdout + others.stderr
+    assert {"answers.npz", "packages.txt", "rehearsal.json", "requests.npz"} == proof.statement.evidence.keys()
+    assert proof.statement.predicate["configuration"]["name"] == "pair"
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{user}/mlflow.db"
+    page = MlflowClient(uri, uri).get_model_version("pair", str(outcome.run.registry_version)).description
+    assert f"Proof: statement {proof.statement_digest[:12]}, signed by key {key_id(public)[:12]}; check it" in page
+
+
+def test_the_same_model_again_changes_nothing(rehearse: Callable[..., Any], user: Path) -> None:
+    """A second run that makes the live bytes is judged and logged, ends as Unchanged, and says so in MLflow."""
+    from mlflow import MlflowClient
+
+    from configs.loading import load_config
+
+    live = user / "models" / "pair"
+    if not live.exists():
+        assert rehearse().name == "Promoted"
+    before = [path.name for path in sorted(live.iterdir()) if path.name.isdecimal()]
+    state = rehearse("promote.mode=review")
+    assert (state.type.name, state.name) == ("COMPLETED", "Unchanged"), state.message
+    outcome: Outcome = state.result()
+    same = f"candidate {outcome.report.candidate.version} has the bytes of version {before[-1]}, which is live"
+    assert state.message == f"{same}; nothing was changed"
+    assert outcome.report.passed
+    assert outcome.promotion.live_dir == live / before[-1]
+    assert [path.name for path in sorted(live.iterdir()) if path.name.isdecimal()] == before
+    client = MlflowClient(*[load_config(user / "cfg.yaml").tracking.uri] * 2)
+    version = client.get_model_version("pair", str(outcome.run.registry_version))
+    assert version.tags["promotion"] == "unchanged"
+    assert "has the bytes that were live already" in version.description
+    assert version.tags["digest"] == client.get_model_version_by_alias("pair", "champion").tags["digest"]
+    assert client.get_model_version_by_alias("pair", "champion").version != version.version
 
 
 def test_a_model_that_fails_a_gate_is_rejected_not_crashed(rehearse: Callable[..., Any], user: Path) -> None:
@@ -79,6 +124,36 @@ def test_a_model_that_fails_a_gate_is_rejected_not_crashed(rehearse: Callable[..
     assert "at most 0" in state.message
     assert state.result().promotion.live_dir is None
     assert (sorted((user / "models" / "pair").iterdir()) if (user / "models").exists() else []) == live
+
+
+def test_a_champion_that_was_damaged(rehearse: Callable[..., Any], user: Path) -> None:
+    """An approval after the live bytes changed is judged again and rejected; if that is allowed, the history says so.
+
+    The first version has no way back, and the second one's is proven by the first one's recorded answers.
+    """
+    from flows.promote import promote
+
+    settings = ["name=back", "gates.metrics={rmse: {max: 1000, worse_by: .inf}}"]
+    first: Outcome = rehearse(*settings, "seed=1").result()
+    state = rehearse(*settings, "seed=2", "promote.mode=review")
+    assert state.name == "AwaitingReview", state.message
+    said = [outcome.report.way_back.summary for outcome in (first, state.result())]  # type: ignore[union-attr]
+    assert said[0] == "there is none, because no version is live"
+    assert said[1].startswith("version 1 can be returned to: all ")
+    weights = user / "models" / "back" / "1" / "variables" / "variables.data-00000-of-00001"
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1
+    weights.unlink()
+    weights.write_bytes(content)
+    state = promote(str(user / "cfg.yaml"), settings, 2, "approved", "ann", return_state=True)
+    assert (state.type.name, state.name) == ("COMPLETED", "Rejected"), state.message
+    assert "way_back: version 1, which a rollback would return to, cannot be served" in state.message
+    assert "changed: variables/variables.data-00000-of-00001" in state.message
+    assert "promote.allow_no_way_back" in state.message
+    allowed: Outcome = rehearse(*settings, "seed=3", "promote.allow_no_way_back=true").result()
+    assert allowed.promotion.live_dir == user / "models" / "back" / "3"
+    [entry] = [entry for entry in read(user / "models" / "back") if (entry.version, entry.state) == (3, "live")]
+    assert entry.reason.startswith("without a proven way back: version 1, which a rollback would return to, cannot be")
 
 
 @pytest.mark.long
@@ -104,7 +179,8 @@ def quality_of(state: Any) -> Any:
 
 def test_a_champion_that_has_seen_the_test_rows(rehearse: Callable[..., Any], user: Path) -> None:
     """Of a larger test split too few rows are new to the champion: without an absolute bound a person decides."""
-    assert rehearse().name == "Promoted"
+    if not (user / "models" / "pair").exists():
+        assert rehearse().name == "Promoted"
     larger = "data.test_fraction=0.4"  # the test rows of before, and as many that were trained on
     state = rehearse(larger)
     assert (state.type.name, state.name) == ("COMPLETED", "AwaitingReview"), state.message
@@ -120,7 +196,7 @@ def test_a_champion_that_has_seen_the_test_rows(rehearse: Callable[..., Any], us
 @pytest.mark.long
 def test_few_unseen_rows_by_other_bounds(rehearse: Callable[..., Any], user: Path) -> None:
     """An absolute bound judges alone, and a smaller gates.min_unseen_rows lets the few unseen rows be compared."""
-    assert rehearse().name in ("Promoted", "AwaitingReview")
+    assert rehearse().name in ("Promoted", "Unchanged", "AwaitingReview")
     larger = "data.test_fraction=0.4"
     bounded = rehearse(larger, "gates.metrics={rmse: {max: 1000}}", promote=False)
     assert bounded.name == "NotPromoted"
@@ -137,17 +213,18 @@ def test_a_champion_of_before(rehearse: Callable[..., Any], user: Path) -> None:
     from tasks.savedmodel.manifest import write_manifest
 
     state = rehearse()
-    assert state.name == "Promoted"
-    live, digest = state.result().promotion.live_dir, state.result().report.candidate.digest
+    assert state.name in ("Promoted", "Unchanged")
+    live, candidate = state.result().promotion.live_dir, state.result().report.candidate
     (live / RECORD).unlink()
     kept = user / ".rehearsal" / "candidates" / "pair" / ".rehearsals"
     of_before = kept / f"{write_manifest(live).digest}.json"
-    shutil.copy(kept / f"{digest}.json", of_before)  # what a run of before would have left
+    shutil.copy(kept / f"{candidate.digest}-{candidate.version}.json", of_before)  # as a run of before left it
+    append(live.parent, int(live.name), "live", of_before.stem)
     again = rehearse("gates.min_unseen_rows=2", promote=False)
     first, second = (run.result().report.candidate for run in (state, again))
     assert first.targets.samefile(second.targets)  # equal rows of two runs are stored once
     assert first.requests.samefile(second.requests)
-    assert owner_of(first.requests.parent).digests == (digest,)  # type: ignore[union-attr]
+    assert owner_of(first.requests.parent).digests == (candidate.digest,)  # type: ignore[union-attr]
     assert quality_of(again).figures["rows_seen"] == 0
     assert quality_of(again).champion
     assert again.result().report.new_rows == 0

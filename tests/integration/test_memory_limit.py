@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.sections.serving import Serving
-from tasks.errors import ServingError
+from tasks.errors import MemoryExceeded, ServingError
 from tasks.records import Backend, Candidate, Signature, TensorSpec
 from tasks.serving.launch import throwaway_server
 
@@ -49,7 +49,7 @@ def test_sixteen_gigabytes_are_out_of_memory(candidate: Candidate, tmp_path: Pat
         throwaway_server(EMBEDDED, limited, candidate, tmp_path / "log") as (_, client),
     ):
         client.predict(1, {"x": np.array([4000], np.float32)}, candidate.signature.outputs, "serving_default")
-    assert type(caught.value) is ServingError
+    assert type(caught.value) is MemoryExceeded
 
 
 def test_a_server_that_does_not_fit_is_out_of_memory(tmp_path: Path) -> None:

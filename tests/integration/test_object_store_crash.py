@@ -18,6 +18,7 @@ import pytest
 
 from tasks.objects.follow import Follower, Target
 from tasks.objects.upkeep import sweep
+from tasks.proof.chain import chain_problems
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.champion import champion_version
 from tasks.store.experiment import running
@@ -29,7 +30,7 @@ from tasks.store.transaction import CANARY
 from tests.integration.test_object_store import live_of, machine
 from tests.integration.test_store_crash import Driver, check_in_order
 from tests.s3_server import S3Server
-from tests.store_driver import Store, bucket_at
+from tests.store_driver import SIGNER, Store, bucket_at
 
 pytestmark = [
     pytest.mark.timeout(3600),
@@ -134,8 +135,8 @@ def test_a_killed_change(
         assert state_of(read(store.live), live.champion or 0) == "live"
         other.repair()
         assert live_of(address).says_the_same(live) or elsewhere
-        assert champion_version(other.live, other.layout) == live.champion
-        assert running(other.live) == live.experiment
+        assert (champion_version(other.live, layout), running(other.live)) == (live.champion, live.experiment)
+        assert chain_problems(other.live, SIGNER.publics) == []
         if "killed_before" not in answer:
             break
     assert points >= (20 if step == 1 else 1)
@@ -219,4 +220,5 @@ def test_two_machines_that_die_again_and_again(s3: S3Server, address: str, tmp_p
     assert [n for n in {entry.version for entry in entries} if state_of(entries, n) == "live"] == [live.champion]
     digests = {(entry.version, entry.digest) for entry in entries if entry.state == "live"}
     assert len(digests) == len({number for number, _ in digests})
+    assert [chain_problems(store.live, SIGNER.publics) for store in machines] == [[], []]
     check_store(machines[0], tmp_path / "served")

@@ -21,6 +21,9 @@ from tasks.datasets.strings import is_text
 from tasks.errors import ManifestMismatch, TrackingError
 from tasks.gates.judge import judge
 from tasks.outcomes import Promotion, PromotionState
+from tasks.proof.directory import STATEMENT, proof_dir
+from tasks.proof.envelope import canonical, sign
+from tasks.proof.statement import PAYLOAD_TYPE
 from tasks.records import Arm, Backend, Champion, Change, Signature, TensorSpec, TrackedRun, ValidationReport
 from tasks.registry.approvals import close, reviewed_versions, set_review
 from tasks.registry.champion_run import champions_facts, facts_of
@@ -28,10 +31,11 @@ from tasks.registry.changes import record_change, record_outcome
 from tasks.registry.commit import git_commit
 from tasks.registry.connection import check_tracking
 from tasks.registry.packaging import build_package, mlflow_signature
+from tasks.registry.recipes import fetch_files, fetch_recorded, recorded
 from tasks.registry.runs import log_rehearsal
 from tasks.report.artifacts import describe_version
 from tasks.review import decided_here, review
-from tasks.savedmodel.manifest import verify_manifest
+from tasks.savedmodel.manifest import hash_files, verify_manifest
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.rehearse import Rehearsal, rehearse
 
@@ -187,7 +191,16 @@ def test_artifacts(logged: Callable[[str], Logged]) -> None:
     """The run keeps configuration, report, server log, two pictures, a table of predictions and the model."""
     found = logged("digits")
     names = {item.path for item in found.client.list_artifacts(found.run.mlflow_run_id)}
-    expected = {"config.json", "report.json", "server.log", "curves.png", "parity.png", "predictions.json", "model"}
+    expected = {
+        "config.json",
+        "recipe.json",
+        "report.json",
+        "server.log",
+        "curves.png",
+        "parity.png",
+        "predictions.json",
+        "model",
+    }
     assert names >= expected
     assert json.loads(found.artifact("config.json").read_text())["name"] == "digits"
     report = json.loads(found.artifact("report.json").read_text())
@@ -198,6 +211,36 @@ def test_artifacts(logged: Callable[[str], Logged]) -> None:
         content = found.artifact(picture).read_bytes()
         assert content.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(content) > 5000
+
+
+def test_what_a_version_was_made_of(logged: Callable[[str], Logged], tmp_path: Path) -> None:
+    """By its digest MLflow gives back what a version was trained with, and files with exactly its bytes."""
+    found = logged("digits")
+    config, candidate = found.made.config.model_copy(update={"name": "digits"}), found.report.candidate
+    kept = fetch_recorded(config, candidate.digest, tmp_path / "recipe")
+    assert kept == recorded(found.made.splits, found.made.trained, candidate)
+    assert kept is not None
+    assert kept.recipe.config["training"]["epochs"] == 4
+    assert kept.recipe.packages["keras"]
+    assert "configs.digits" in kept.recipe.code
+    assert {path for path, _, _ in kept.files} >= {"saved_model.pb", "fingerprint.pb"}
+    files = fetch_files(config, candidate.digest, tmp_path / "files")
+    assert files is not None
+    assert hash_files(files).digest == candidate.digest
+    assert fetch_recorded(config, "0" * 64, tmp_path / "none") is None
+
+
+def test_the_served_version_of_a_digest(log_as: Callable[[str, int], Logged]) -> None:
+    """Of two versions with the same bytes, a rollback and the champion's alias name the one that served."""
+    served, again = log_as("digits", 4), log_as("digits", 5)
+    config = served.made.config
+    record_change(config, publish(served, registry_version=1))
+    record_outcome(config, again.run, Promotion(PromotionState.UNCHANGED, None, "it has the bytes of version 4"))
+    assert told(again).startswith("digits version 5 (registry version 2) has the bytes that were live already on ")
+    record_change(config, publish(served, version=7, previous=6, rolls_back=6))  # by the digest alone
+    assert told(served) == "digits version 7 (registry version 1) went live on 2026-11-26 02:13 UTC."
+    assert again.version.tags["promotion"] == "unchanged"
+    assert served.client.get_model_version_by_alias("digits", "champion").version == 1
 
 
 def test_table_of_predictions(logged: Callable[[str], Logged]) -> None:
@@ -250,10 +293,19 @@ def test_champion_only_after_promotion(logged: Callable[[str], Logged], tmp_path
     assert "champion" not in found.client.get_registered_model("penguins").aliases
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "rejected"
     digest = found.made.candidate.digest
+    keep_statement(found)
     record_change(found.made.config, Change("publish", 1, "1", digest, str(tmp_path), run=found.run.mlflow_run_id))
     champion = found.client.get_model_version_by_alias("penguins", "champion")
     assert int(champion.version) == found.run.registry_version
     assert found.version.tags["promotion"] == found.stored.data.tags["promotion"] == "promoted"
+    assert ", unsigned; check it with `" in found.version.description
+
+
+def keep_statement(found: Logged) -> None:
+    """Put an unsigned statement where a promotion writes it."""
+    proof = proof_dir(found.made.config.live_dir, found.made.candidate.digest)
+    proof.mkdir(parents=True)
+    (proof / STATEMENT).write_bytes(sign(canonical({}), PAYLOAD_TYPE, None))
 
 
 @pytest.fixture
@@ -299,6 +351,7 @@ def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[st
     one = log_as("digits", 4)
     config = one.made.config
     assert one.version.description.startswith("**digits version 4 (registry version 1) passed every gate on 2")
+    keep_statement(one)
     record_change(config, publish(one))
     assert told(one) == "digits version 4 (registry version 1) went live on 2026-11-26 02:13 UTC."
 
@@ -329,7 +382,8 @@ def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[st
     assert told(one) == "digits version 6 (registry version 1) went live on 2026-11-26 02:13 UTC."
     assert told(two) == "digits version 5 (registry version 2) was rolled back on 2026-11-26 02:13 UTC."
     assert "Decided by: carl" in two.version.description
-    assert "production_metrics" not in two.version.tags  # they were those of its promotion
+    # the metrics were those of its promotion, and the statement is about the bytes of the other version
+    assert not {"production_metrics", "proof"} & two.version.tags.keys()
 
     three = log_as("one_number", 7)
     change = dataclasses.replace(publish(three, reason="it answers NaN"), operation="withdraw", previous=6)

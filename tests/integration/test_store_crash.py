@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tasks.proof.chain import chain_problems
 from tasks.savedmodel.manifest import hash_files
 from tasks.store.champion import champion_version
 from tasks.store.experiment import running
@@ -30,7 +31,7 @@ from tasks.store.publish import PRUNED
 from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions
 from tasks.store.transaction import CANARY, STABLE, untold
 from tests.integration.model_server.conftest import RunningServer, ServerStarter
-from tests.store_driver import Store
+from tests.store_driver import SIGNER, Store
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -171,6 +172,7 @@ def seen(store: Store) -> dict[int, str]:
 def check_in_order(store: Store) -> None:
     """Nothing is under way, left behind, lost or doubled, and directory, history, labels and registry agree."""
     assert pending(store.live) is None
+    assert chain_problems(store.live, SIGNER.publics) == []
     assert untold(store.live) == {}
     left = [p for top in (store.live, store.candidates) for p in top.rglob("*") if p.name.startswith((STAGING, PRUNED))]
     assert [path for path in left if path.name != f"{STAGING}highest"] == []  # which the next number replaces

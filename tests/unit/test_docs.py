@@ -22,6 +22,7 @@ from configs.sections.gates import GATES, METRICS, Bound
 from docs.generate import BEGIN, END, escaped, page
 from tasks import errors
 from tasks.program import SCRIPT, SUBCOMMANDS
+from tasks.proof.keys import new as new_key
 from tests.certificates import certificate
 from tests.examples import PARSERS, flow_of, names_in, options_of, problem, problem_of_mention
 from tests.markdown import Block, Page, commands, slug
@@ -165,6 +166,8 @@ def test_yaml_examples(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "batching.txt").write_text("max_batch_size { value: 32 }")
     authority = certificate(tmp_path, "ca")
     certificate(tmp_path, "client", authority)
+    for name in ("signer", "ann", "bob"):
+        new_key(tmp_path / f"{name}.pem")
     for name in re.findall(r"\$\{(\w+)\}", block.text):
         monkeypatch.setenv(name, f"the value of {name}")
     (tmp_path / "cfg.yaml").write_text(block.text if "name" in found else f"name: example\n{block.text}")

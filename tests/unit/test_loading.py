@@ -273,3 +273,11 @@ def test_a_configuration_that_is_given_in_python(tmp_path: Path, monkeypatch: py
     with pytest.raises(ConfigError, match="golden"):
         file_and_config(needs)
     assert kept.exists()
+
+
+def test_a_file_of_recorded_requests_need_not_exist(tmp_path: Path) -> None:
+    """It is relative to the configuration, and only a run looks for it: a rollback must not need yesterday's log."""
+    file = load_config(write(tmp_path), ["gates.replay.file=old.jsonl"]).gates.replay.file
+    assert file == tmp_path.resolve() / "old.jsonl"
+    with pytest.raises(ConfigError, match="must be a path without '~'"):
+        load_config(write(tmp_path), ["gates.replay.file=~/old.jsonl"])

@@ -11,11 +11,13 @@ TABLE = {
     "canary": (0, "green", "Canary"),
     "awaiting review": (0, "yellow", "AwaitingReview"),
     "not promoted": (0, "", "NotPromoted"),
+    "unchanged": (0, "green", "Unchanged"),
     "rejected": (3, "red", "Rejected"),
     "refused": (3, "red", "Refused"),
     "in experiment": (0, "green", "InExperiment"),
     "experiment ended": (0, "", "ExperimentEnded"),
     "rolled back": (1, "red", "RolledBack"),
+    "not served": (1, "red", "NotServed"),
     "stale": (1, "red", "Stale"),
 }
 

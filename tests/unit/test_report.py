@@ -17,6 +17,7 @@ from configs.schema import Config
 from configs.sections.gates import Gates
 from tasks.datasets.rows import Rows, save_arrays, save_rows
 from tasks.gates.reading import undeclared
+from tasks.gates.replay import judge_replay
 from tasks.gates.scores import Scored
 from tasks.records import (
     Candidate,
@@ -25,9 +26,12 @@ from tasks.records import (
     GraphFacts,
     Probe,
     Reading,
+    ReplayedInput,
+    ReplayedSlice,
     ServedAnswers,
     ServedChampion,
     ServedLatency,
+    ServedReplay,
     ServerFacts,
     Signature,
     Splits,
@@ -701,3 +705,20 @@ def test_all_pictures_of_a_rehearsal(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         draw_pictures(config(), TRAINED, make(tmp_path / folder), tmp_path / folder)
         assert {path.stem for path in (tmp_path / folder).glob("*.png")} == names
+
+
+def test_recorded_requests_are_on_the_page(tmp_path: Path) -> None:
+    """The page lists flipped rows with both answers, slices, refusals, and values outside of the training rows."""
+    flipped = {"request": 17, "row": 3, "slices": ["city=Oslo"], "candidate": {"y": [0.9]}, "champion": {"y": [0.1]},
+               "inputs": {"city": "Oslo", "age": 41.5}}  # fmt: skip
+    moved = ReplayedInput("age", 900, 0.31, 0.04, "0 to 99", 1, ({"request": 8, "row": 0, "value": 120.0},))
+    whole, oslo = (ReplayedSlice(title, n, n, 40, (40, 40, n)) for title, n in (("", 900), ("city=Oslo", 300)))
+    found = ServedReplay(
+        "r.jsonl", "gRPC", 900, 900, {}, 1, 0, 0, 0, 0, {"y": "another side of 0.5"}, (whole, oslo), (flipped,),
+        ({"request": 5, "refused by": "candidate", "words": "400: too <old>"},), (moved,), "the training rows",
+    )  # fmt: skip
+    target, served = digits()
+    text = page(build(tmp_path, {"digit": target}, {"digit": served}, [judge_replay(Gates(), found)]))
+    for words in ("city=Oslo", "13.3 %", "y: 0.9", "y: 0.1", "city: Oslo; age: 41.5", "400: too &lt;old&gt;", "0.31",
+                  "120 (request 8, row 0)"):  # fmt: skip
+        assert words in text

@@ -203,7 +203,7 @@ def test_each_reference_is_enough(store: Store, lost: str) -> None:
     """A rehearsal that cannot be read, a digest that could not be noted, or a damaged manifest removes nothing."""
     run_dir = ended(store.run("validated"))
     if lost == "rehearsal":
-        rehearsal_file(store.candidates, store.digest(1)).write_bytes(b"\xff{")
+        rehearsal_file(store.candidates, store.digest(1), 1).write_bytes(b"\xff{")
     elif lost == "note":
         change(run_dir, digests=[])
     else:
@@ -225,7 +225,8 @@ def test_a_candidate_that_was_never_judged_goes(store: Store) -> None:
     """The candidate of an ended run goes with its directory; one that was judged, or may be judged, stays."""
     killed, living, judged = store.run(), store.run(), store.run("rejected")
     noted_only = store.run("validated")
-    rehearsal_file(store.candidates, store.digest(4)).unlink()  # killed before it was stored: impossible, but harmless
+    # killed before it was stored: impossible, but harmless
+    rehearsal_file(store.candidates, store.digest(4), 4).unlink()
     for run_dir in (killed, judged, noted_only):
         ended(run_dir)
     assert removed(store) == ["candidates/m/1", f"runs/{Path(killed).name}"]
@@ -311,8 +312,8 @@ def test_a_candidate_that_was_moved_elsewhere(store: Store, tmp_path: Path) -> N
 def test_a_rehearsal_that_was_stored_before_the_kill(store: Store) -> None:
     """A candidate whose run was killed between its rehearsal and its line in the history was judged."""
     ended(store.run())
-    rehearsal_file(store.candidates, store.digest(1)).parent.mkdir()
-    rehearsal_file(store.candidates, store.digest(1)).write_text("{}")
+    rehearsal_file(store.candidates, store.digest(1), 1).parent.mkdir()
+    rehearsal_file(store.candidates, store.digest(1), 1).write_text("{}")
     assert removed(store) == []
 
 
@@ -332,12 +333,12 @@ def test_directories_of_earlier_releases(store: Store, tmp_path: Path) -> None:
     again = pruned.with_name(f"{pruned.name}-again-20260101T000000")
     again.mkdir()
     (again / "requests.npz").touch()
-    pruned_record = rehearsal_file(store.candidates, store.digest(2))
+    pruned_record = rehearsal_file(store.candidates, store.digest(2), 2)
     pruned_record.write_text(json.dumps({"splits": str(pruned), "requests": str(again)}))
     unknown, others = of_before(store.run()), of_before(at(tmp_path, "other").run("validated"))
     for version in (2, 3):
         shutil.rmtree(store.candidates / str(version))
-    theirs = rehearsal_file(tmp_path / "work" / "candidates" / "other", "0" * 64)
+    theirs = rehearsal_file(tmp_path / "work" / "candidates" / "other", "0" * 64, 1)
     theirs.write_text(json.dumps({"requests": f"/where/it/was/runs/{shared.name}/requests.npz"}))
     [finding] = [finding for finding in find_leftovers(store.config, only_look=True) if finding.done == "reported"]
     assert str(unknown) in finding.text

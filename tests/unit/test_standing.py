@@ -61,6 +61,15 @@ TIME = {"promotion_time": "2026-11-26T02:13:45+00:00"}
             "digits version 3 (registry version 7) was rejected by the quality gate.",
         ),
         (
+            {**PASSED, **TIME, "promotion": "unchanged", "reason": "nothing was changed"},
+            "digits version 3 (registry version 7) has the bytes that were live already on 2026-11-26 02:13 UTC.",
+        ),
+        (
+            {**PASSED, "promotion": "not served"},
+            "digits version 3 (registry version 7) has the bytes that were live already, but production does not serve "
+            "them.",
+        ),
+        (
             {**PASSED, "promotion": "refused", "review": "approved"},
             "digits version 3 (registry version 7) was approved, but it was not promoted.",
         ),
@@ -82,6 +91,27 @@ def test_productions_metrics_are_said_of_what_changed_it() -> None:
     assert len(standing_of("digits", {**tags, "production_metrics": "x" * 4000}, 7).metrics) == 900
     many = {**tags, "production_metrics": "; ".join(["http://a: 1,208 requests"] * 99)}
     assert set(standing_of("digits", many, 7).metrics.split("; ")) == {"http://a: 1,208 requests", "…"}
+
+
+def test_the_proof_is_one_line_with_its_command() -> None:
+    """Page and report name the statement, who signed it, and the command that checks it; without one, they say so."""
+    assert "Proof: none; a statement is written when a version goes live" in first_lines(
+        standing_of("m", PASSED, 7), ""
+    )
+    tags = {
+        **PASSED,
+        "promotion": "promoted",
+        "proof": "statement 0123, signed by key 4567",
+        "proof_directory": "/a b/7",
+    }
+    went_live = standing_of("digits", tags, 7)
+    line = "Proof: statement 0123, signed by key 4567; check it with `"
+    page = first_lines(went_live, "")
+    assert line in page
+    assert page.partition(line)[2].partition("`")[0].endswith("verify --dir '/a b/7' --key PUBLIC_KEY")
+    assert "<dt>proof</dt><dd>statement 0123, signed by key 4567; check it with " in block(went_live, "")
+    unsigned = standing_of("digits", {**tags, "proof": "statement 0123, unsigned"}, 7)
+    assert unsigned.verify.endswith("--allow-unsigned")
 
 
 def test_a_reviewer_is_told_what_to_do_in_the_browser() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -94,12 +95,11 @@ def test_candidates_that_wait_stay(store: Store) -> None:
         append(store.live, version, state, store.digest(version))
     abandoned = store.export()
     history = store.live / HISTORY
-    lines = history.read_text().splitlines(keepends=True)
     long_ago = (datetime.now(UTC) - timedelta(days=2)).isoformat()
-    today = read(store.live)[-1].time[:10]
-    old = [line.replace(line.split('"')[3], long_ago) if f'"version": {abandoned},' in line else line for line in lines]
-    assert today in lines[-1]
-    history.write_text("".join(old))
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    old = [{**line, "time": long_ago} if line["version"] == abandoned else line for line in lines]
+    assert old != lines
+    history.write_text("".join(f"{json.dumps(line)}\n" for line in old))
     store.promote(store.export())
     assert pruned(store, 1) == ["candidates/3", f"candidates/{abandoned}"]
 

@@ -127,7 +127,7 @@ def test_the_same_bytes_under_another_number(config: Config, store: Store) -> No
 def test_what_was_kept_of_a_rehearsal_is_damaged(config: Config, store: Store) -> None:
     """A rehearsal that cannot be read does not close the way back."""
     (store.candidates / KEPT).mkdir()
-    (store.candidates / KEPT / f"{store.digest(1)}.json").write_text("{")
+    (store.candidates / KEPT / f"{store.digest(1)}-1.json").write_text("{")
     assert go_back(config, None, "").state == "promoted"
 
 
@@ -199,7 +199,7 @@ def test_what_is_kept_of_an_output(store: Store, pad: int | float | str | bool |
     save_rehearsal(store.candidates, dataclasses.replace(kept, report=report))
     found = outputs_of(store)[0]
     assert (found.computed, found.pad, type(found.pad)) == ("float16", pad, type(pad))
-    file = store.candidates / KEPT / f"{store.digest(1)}.json"
+    file = store.candidates / KEPT / f"{store.digest(1)}-1.json"
     content = json.loads(file.read_text())
     for old in content["report"]["candidate"]["signature"]["outputs"]:
         del old["computed"], old["pad"]
@@ -213,7 +213,7 @@ def test_what_an_earlier_release_called_run_id(store: Store) -> None:
     run = TrackedRun("0a1b", "0", "m", 3, "")
     kept = dataclasses.replace(rehearsal(store, 1), run=run)
     save_rehearsal(store.candidates, kept)
-    file = store.candidates / KEPT / f"{store.digest(1)}.json"
+    file = store.candidates / KEPT / f"{store.digest(1)}-1.json"
     content = json.loads(file.read_text())
     content["run"]["run_id"] = content["run"].pop("mlflow_run_id")
     file.write_text(json.dumps(content))
@@ -245,7 +245,7 @@ def test_a_work_dir_that_was_moved(config: Config, store: Store, tmp_path: Path)
 def test_what_is_no_rehearsal(store: Store, text: str) -> None:
     """A file that holds something else is one line that names it, whatever it holds."""
     save_rehearsal(store.candidates, rehearsal(store, 1))
-    (store.candidates / KEPT / f"{store.digest(1)}.json").write_text(text)
+    (store.candidates / KEPT / f"{store.digest(1)}-1.json").write_text(text)
     with pytest.raises(StoreError, match=r"must contain a rehearsal, got .*run the rehearsal again"):
         recall(store.candidates, store.digest(1))
 

@@ -12,7 +12,7 @@ import pytest
 
 from flows import try_out
 from tasks.model_server.tf_protos import message_module
-from tasks.model_server.tf_records import _masked_crc
+from tasks.model_server.tf_records import masked_crc
 from tasks.records import Signature, TensorSpec
 from tasks.savedmodel.warmup import WARMUP, read_example
 from tasks.serving.example import LONGEST, request_lines, row_of_zeros
@@ -130,7 +130,7 @@ def warmup(directory: Path, signature_name: str = "", **inputs: object) -> Path:
     record = log.SerializeToString()
     length = struct.pack("<Q", len(record))
     (directory / WARMUP).parent.mkdir(parents=True)
-    (directory / WARMUP).write_bytes(length + _masked_crc(length) + record + _masked_crc(record))
+    (directory / WARMUP).write_bytes(length + masked_crc(length) + record + masked_crc(record))
     return directory
 
 

@@ -6,19 +6,19 @@ import struct
 import pytest
 
 from tasks.model_server.status import Code, StatusError
-from tasks.model_server.tf_records import _masked_crc, records
+from tasks.model_server.tf_records import masked_crc, records
 
 
 def _record(data: bytes) -> bytes:
     length = struct.pack("<Q", len(data))
-    return length + _masked_crc(length) + data + _masked_crc(data)
+    return length + masked_crc(length) + data + masked_crc(data)
 
 
 def test_checksum() -> None:
     """The checksum is CRC-32C of the published test vector, masked as record files mask it."""
     crc = 0xE3069283  # CRC-32C of the customary check string
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    assert _masked_crc(b"123456789") == struct.pack("<I", masked)
+    assert masked_crc(b"123456789") == struct.pack("<I", masked)
 
 
 def test_records_are_read_in_order() -> None:
@@ -37,7 +37,7 @@ def test_absurd_length() -> None:
     """A length beyond the file's end is an error, not an attempt to read as much."""
     length = struct.pack("<Q", 2**62)
     with pytest.raises(StatusError, match="corrupted record at 0"):
-        list(records(io.BytesIO(length + _masked_crc(length) + b"x")))
+        list(records(io.BytesIO(length + masked_crc(length) + b"x")))
 
 
 @pytest.mark.parametrize("cut", [1, 4, 5])

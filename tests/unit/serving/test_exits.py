@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.errors import ModelLoadError, PredictionError, ServerCrashed, ServingError
+from tasks.errors import MemoryExceeded, ModelLoadError, PredictionError, ServerCrashed, ServingError
 from tasks.serving.exits import LOG_TAIL_LINES, MAX_WORDS, ended_by_requests, explain_exit, remedy, server_words
 
 REFUSED = (
@@ -32,7 +32,7 @@ def test_status_255_alone_is_a_load_error() -> None:
 def test_the_memory_limit_is_named_with_its_remedy() -> None:
     """A server that the kernel killed at its limit points to the field to raise, and is not tried again."""
     error = explain_exit(137, "some log", "half", oom_limit_mb=64)
-    assert type(error) is ServingError
+    assert type(error) is MemoryExceeded
     assert "64 MiB. Raise serving.memory_mb." in str(error)
 
 
