@@ -99,6 +99,7 @@ def _tell(proof: Proof, args: argparse.Namespace) -> None:
     approved = said.predicate.get("approval") or said.predicate.get("approvedBy") or "the gates alone"
     beside = "the history beside it is a chain" + (", and its head is signed" if proof.key_id else "")
     say(f"{args.dir}: {len(said.files)} files are as they were promoted", colour=GREEN)
+    say(str(said.predicate.get("model", "")), "  model      ")
     say(said.digest, "  digest     ")
     say(f"{proof.directory} (SHA-256 {proof.statement_digest})", "  statement  ")
     say(signer, "  signed by  ")

@@ -89,7 +89,7 @@ def unproven(config: Config, directory: Path, digest: str) -> str:
         return ""
     place = proof_dir(config.live_dir, digest) / STATEMENT
     try:
-        check_version(directory, trusted_keys(config.promote), statement=place)
+        check_version(directory, trusted_keys(config.promote), statement=place, model=config.name)
     except StoreError as exc:
         return str(exc)
     return ""

@@ -12,7 +12,7 @@ from tasks.proof.chain import HEAD, HISTORY, chain_problems
 from tasks.proof.directory import STATEMENT, evidence_file
 from tasks.proof.keys import PublicKey
 from tasks.proof.verify import Proof, verify
-from tasks.store.history import read, served_digest
+from tasks.store.history import SERVED, Entry, read, served_digest
 from tasks.store.layout import version_number
 
 DIGEST = re.compile("[0-9a-f]{64}")
@@ -27,15 +27,18 @@ def check_version(  # noqa: PLR0913
     bytes_only: bool = False,
     approvers: Sequence[PublicKey] = (),
     head: str = "",
+    model: str = "",
 ) -> Proof:
     """Check all that is kept about a version; the other arguments and errors are those of `tasks.proof.verify.verify`.
 
     The version must have the digest that the history names, so that no version can take the place of another one. The
-    history beside it must be the chain that was signed; a copy, whose statement is named, needs none.
+    history beside it must be the chain that was signed, and say that the version went live with these bytes; a copy,
+    whose statement is named, needs none.
 
     Args:
         approvers: public keys of reviewers, one of whom must have signed an approval; none accepts any approval.
         head: a digest that was noted elsewhere, which a line of the history must have.
+        model: the model's name, which the statement must have; empty takes any.
     """
     place = version_dir.resolve()
     with_history = bool(head) or (statement is None and not bytes_only)
@@ -57,13 +60,29 @@ def check_version(  # noqa: PLR0913
             _check_history(place.parent, publics, head, allow_unsigned=allow_unsigned)
         raise
     said = proof.statement
+    if model not in ("", said.predicate.get("model")):
+        raise ProofMismatch(
+            f"'{version_dir}' must be a version of '{model}', got one of '{said.predicate.get('model')}'"
+        )
     if with_history:
         signed = said.digest if proof.key_id and not allow_unsigned else ""
-        model = str(said.predicate.get("model", ""))
-        _check_history(place.parent, publics, head, model, signed, allow_unsigned=allow_unsigned)
+        its_model = str(said.predicate.get("model", ""))
+        _check_history(place.parent, publics, head, its_model, signed, allow_unsigned=allow_unsigned)
+        # After the chain, so that an edited line is named first.
+        if not any(_went_live(entry, said.digest, number) for entry in read(place.parent)):
+            what = f"version {number}" if number is not None else f"'{place.name}'"
+            raise ProofMismatch(
+                f"'{place.parent / HISTORY}' does not say that {what} went live with the bytes {said.digest[:12]}; "
+                "either its promotion is not complete, or it is a copy; name the statement of a copy with --statement"
+            )
     if not bytes_only:
         _check_approval(proof, approvers)
     return proof
+
+
+def _went_live(entry: Entry, digest: str, number: int | None) -> bool:
+    """Return whether a line says that some bytes were served, as a version with this number if it has one."""
+    return entry.state in SERVED and entry.digest == digest and number in (None, entry.version)
 
 
 def _check_history(  # noqa: PLR0913

@@ -22,12 +22,14 @@ from flows import keys as keys_command
 from flows import verify as verify_command
 from tasks.errors import ProofMismatch, StoreError
 from tasks.production.changes import examine, go_back
+from tasks.production.proofs import prove, unproven
 from tasks.proof import keys
 from tasks.proof.directory import PARTIAL, PROOFS, SIGNATURE, STATEMENT, kept_statement, proof_dir
 from tasks.proof.envelope import canonical, open_envelope, read_envelope
 from tasks.proof.signing import signer_of
 from tasks.proof.statement import PAYLOAD_TYPE, read_statement
 from tasks.proof.verify import Proof
+from tasks.records import Change
 from tasks.savedmodel.manifest import hash_files
 from tasks.store.layout import versions
 from tasks.store.proven import check_version
@@ -261,6 +263,39 @@ def test_a_version_in_the_place_of_another_one_is_refused(own: Signed) -> None:
     for version in (own.version, own.other):
         with pytest.raises(ProofMismatch, match=f"'{version}.*' was changed"):
             own.check(version)
+
+
+@pytest.mark.parametrize("name", ["9", "00009", "latest"])
+def test_a_copy_beside_the_versions_is_not_a_version(own: Signed, name: str) -> None:
+    """A server would serve a copy with a higher number, although its bytes never went live as this version."""
+    copy = shutil.copytree(own.other, own.version.with_name(name))
+    if name == "latest":  # a name that is no number needs only bytes that went live
+        assert own.check(copy).statement.digest == hash_files(own.other).digest
+        return
+    with pytest.raises(ProofMismatch, match=r"history.jsonl' does not say that version 9 went live"):
+        own.check(copy)
+    statement = statement_of(own.other)
+    assert check_version(copy, [own.public], statement=statement).statement.predicate["version"] == 1
+
+
+def test_a_proof_of_bytes_that_never_went_live_is_refused(own: Signed) -> None:
+    """A promotion that fails in production leaves a statement, and the history has no line that they are live."""
+    candidate = own.config.candidates_dir / str(judged(own.config))
+    found = hash_files(candidate)
+    prove(own.config, Change("publish", 3, "3", found.digest, str(candidate)), candidate, found)
+    shutil.copytree(candidate, own.version.with_name("3"))
+    with pytest.raises(ProofMismatch, match="does not say that version 3 went live"):
+        own.check(own.version.with_name("3"))
+
+
+def test_another_model_with_a_proof_of_its_own_is_no_version(own: Signed) -> None:
+    """One key may sign several models: bytes of another one are neither accepted by the doctor nor by a rollback."""
+    assert not unproven(required(own), own.version, own.check().statement.digest)
+    root = own.config.models_root / "n"
+    shutil.copytree(own.version.parent, root)
+    other = required(own).model_copy(update={"name": "n"})
+    said = unproven(other, root / own.version.name, own.check().statement.digest)
+    assert "must be a version of 'n', got one of 'm'" in said
 
 
 def test_another_key_is_refused(signed: Signed, tmp_path: Path) -> None:
