@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +89,8 @@ def load_private(path: Path | None = None, field: str = FIELD) -> PrivateKey | N
     if "-----BEGIN" in value:
         return _private(value.encode(), f"the environment variable {VARIABLE}")
     rule = f"the environment variable {VARIABLE} must be a private key in PEM, or the path of a readable file with one"
-    return _private(_read(Path(value), rule, shown=False), f"the file that the environment variable {VARIABLE} names")
+    path = Path(value.strip())  # secrets often end in a line break
+    return _private(_read(path, rule, shown=False), f"the file that the environment variable {VARIABLE} names")
 
 
 def load_public(source: Path | str) -> PublicKey:
@@ -104,6 +106,7 @@ def load_public(source: Path | str) -> PublicKey:
     if PRIVATE.encode() in data:
         remember(data.decode("utf-8", "replace"))
         raise ConfigError(f"{where} must hold a public key, got a private one; name the file that ends in .pub instead")
+    _check_one(data, PUBLIC, where)
     try:
         found = serialization.load_pem_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
@@ -178,11 +181,23 @@ def _read(path: Path, rule: str, *, shown: bool = True) -> bytes:
         raise ConfigError(f"{rule}, got a name that no file can have; {HOW_TO_MAKE}") from None
 
 
+def _check_one(data: bytes, label: str, where: str) -> None:
+    """Refuse a file of several keys, of which only the first one would be read.
+
+    Raises:
+        ConfigError: there is more than one.
+    """
+    count = len(re.findall(f"-----BEGIN [A-Z ]*{label}-----".encode(), data))
+    if count > 1:
+        raise ConfigError(f"{where} must hold one key, got {count}; put each key into a file of its own")
+
+
 def _private(data: bytes, where: str) -> PrivateKey:
     if PRIVATE.encode() in data:
         remember(data.decode("utf-8", "replace"))
     elif PUBLIC.encode() in data:
         raise ConfigError(f"{where} must hold a private key, got a public one; name the file without .pub instead")
+    _check_one(data, PRIVATE, where)
     try:
         found = serialization.load_pem_private_key(data, password=None)
     except TypeError as exc:

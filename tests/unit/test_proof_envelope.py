@@ -76,12 +76,12 @@ def test_the_id_of_a_key_is_what_openssl_computes(tmp_path: Path) -> None:
     assert keys.key_id(keys.load_public(tmp_path / "ann.pem.pub")) == digest.decode().split()[0]
 
 
-@pytest.mark.parametrize("how", ["text", "path"])
+@pytest.mark.parametrize("how", ["text", "path", "path and line break"])
 def test_the_environment_variable_holds_the_key_or_its_path(
     key: keys.PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     text = (tmp_path / "signer.pem").read_text()
-    monkeypatch.setenv(keys.VARIABLE, text if how == "text" else str(tmp_path / "signer.pem"))
+    monkeypatch.setenv(keys.VARIABLE, text if how == "text" else f"{tmp_path / 'signer.pem'}{how[4:] and chr(10)}")
     found = keys.load_private()
     assert found is not None and found.private_numbers() == key.private_numbers()
     assert text.splitlines()[1] not in redact(f"a log that repeats {text}")
@@ -104,6 +104,7 @@ P256, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(e
         (keys.pem(P256.public_key()).decode(), "must hold a private key, got a public one"),
         ("name: digits\n", "must be a private key in PEM, got something else"),
         ("", "must be a private key in PEM, got something else"),
+        (private_pem(P256, "") + private_pem(OTHER, ""), "must hold one key, got 2"),
     ],
 )
 def test_an_unusable_private_key_is_a_configuration_error_in_one_line(tmp_path: Path, content: str, words: str) -> None:
@@ -144,6 +145,7 @@ def test_a_link_leads_to_a_key_and_a_pipe_is_not_waited_for(key: keys.PrivateKey
         (private_pem(P256, ""), "must hold a public key, got a private one"),
         (keys.pem(OTHER.public_key()).decode(), "curve P-256, got one on the curve secp384r1"),
         ("ssh-ed25519 AAAA", "must be a public key in PEM"),
+        (keys.pem(P256.public_key()).decode() + keys.pem(OTHER.public_key()).decode(), "must hold one key, got 2"),
     ],
 )
 def test_an_unusable_public_key_is_a_configuration_error(tmp_path: Path, content: str, words: str) -> None:
