@@ -138,12 +138,12 @@ def _of_config(config: Config) -> Path:
 def _chain(model_dir: Path, config: Config | None) -> int:
     """Say what is wrong with the chain, and return the exit code."""
     from tasks.proof.chain import HISTORY, chain_problems
-    from tasks.proof.signing import signer_of
+    from tasks.proof.signing import head_keys
 
     if not (model_dir / HISTORY).exists():
         return DONE
-    signer = signer_of(config) if config is not None else None
-    problems = chain_problems(model_dir, signer.publics if signer is not None else (), model=model_dir.name)
+    publics = head_keys(config) if config is not None else ()
+    problems = chain_problems(model_dir, publics, model=model_dir.name)
     for problem in problems:
         error(problem)
     return FAILED if problems else DONE

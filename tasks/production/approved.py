@@ -11,7 +11,7 @@ from tasks.proof.approval import approval_digest, read_approval
 from tasks.proof.signing import approvers_of
 from tasks.registry.approvals import Reviewed
 from tasks.report.standing import UNNAMED
-from tasks.store.history import Entry
+from tasks.store.history import SERVED, Entry
 
 TAG = "by a tag in MLflow"
 
@@ -37,8 +37,8 @@ class Approved:
 def approval_of(config: Config, reviewed: Reviewed, entries: Sequence[Entry]) -> Approved:
     """Return the approval of a candidate, as far as signatures are concerned.
 
-    It does not count for other bytes, another model, candidate or run. It counts once: after the bytes were rejected
-    or rolled back, another one is needed.
+    It does not count for other bytes, another model, candidate or run. It counts once: after the bytes were
+    rejected, rolled back or replaced, another one is needed.
 
     Args:
         entries: the history.
@@ -70,8 +70,16 @@ def noted(approved: Approved) -> str:
 
 
 def _ended_by(entries: Sequence[Entry], digest: str, sha: str) -> Entry | None:
-    """Return the line after the use of an approval that ended it, or None."""
+    """Return the line after the use of an approval that ended it, or None.
+
+    Bytes that went live by it and were replaced since then have had what was approved. Else the old approval, which
+    stays readable beside the version, could bring them back by a tag alone.
+    """
     its = [entry for entry in entries if entry.digest == digest]
     uses = [place for place, e in enumerate(its) if e.state == "approved" and e.reason.endswith(f"approval {sha}")]
-    later = its[uses[0] + 1 :] if uses else []
-    return next((entry for entry in later if entry.state in ("rejected", "rolled back")), None)
+    went_live = False
+    for entry in its[uses[0] + 1 :] if uses else []:
+        if entry.state in ("rejected", "rolled back") or (went_live and entry.state == "superseded"):
+            return entry
+        went_live = went_live or entry.state in SERVED
+    return None

@@ -23,6 +23,16 @@ def signer_of(config: Config) -> Signer | None:
     return None if key is None else Signer(key, tuple(trusted_keys(promote)))
 
 
+def head_keys(config: Config) -> tuple[PublicKey, ...]:
+    """Return the keys that may have signed the head of the history; a machine that only looks has public keys alone.
+
+    Raises:
+        ConfigError: a key cannot be used.
+    """
+    signer = signer_of(config)
+    return signer.publics if signer is not None else tuple(trusted_keys(config.promote))
+
+
 def reviewer_key(config: Config, verdict: str, file: str) -> PrivateKey | None:
     """Return the key with which a reviewer signs a verdict, or None if it needs no signature.
 

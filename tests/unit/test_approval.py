@@ -86,14 +86,15 @@ def line(state: str, digest: str = DIGEST, reason: str = "") -> Entry:
 
 
 def test_an_approval_counts_once() -> None:
-    """It may be carried out again after a failure, but not after its bytes were rejected or rolled back."""
+    """It may be carried out again after a failure, but not after its bytes were rejected, rolled back or replaced."""
     signed = sign_approval(APPROVAL, ANN)
     use = line("approved", reason=noted(approval_of(CONFIG, reviewed(signed), [])))
     assert use.reason.endswith(f"approval {approval_digest(signed)}")
-    for since in ([], [line("live")], [line("rolled back", OTHER)]):
+    before_it_went_live = [line("superseded"), line("live")]  # another version with the same bytes was replaced
+    for since in ([], [line("live")], [line("rolled back", OTHER)], before_it_went_live, [line("superseded", OTHER)]):
         assert approval_of(CONFIG, reviewed(signed), [use, *since]).by == "ann"
     assert approval_of(CONFIG, reviewed(signed), [line("rolled back"), use]).by == "ann"
-    for state in ("rejected", "rolled back"):
+    for state in ("rejected", "rolled back", "superseded"):
         with pytest.raises(ProofMismatch, match=f"used before, and the version was {state} since"):
             approval_of(CONFIG, reviewed(signed), [use, line("live"), line(state), use])
     later = sign_approval(dataclasses.replace(APPROVAL, time="2026-11-27T02:00:00+00:00"), ANN)
