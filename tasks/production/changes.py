@@ -26,7 +26,7 @@ from tasks.production.proofs import prove, unproven
 from tasks.production.server import endpoints
 from tasks.production.steps import going_back, making_stable, publishing
 from tasks.program import command_name
-from tasks.proof.signing import signer_of
+from tasks.proof.signing import head_keys, signer_of
 from tasks.records import Candidate, Champion, Change, TrackedRun
 from tasks.registry.approvals import Reviewed
 from tasks.registry.changes import record_change
@@ -66,7 +66,7 @@ def production(config: Config) -> Production:
     show = mirror.show if mirror is not None else _nothing
     return Production(
         config.live_dir, promote.layout, verify, record, *modes, verify_label=as_label, show=show,
-        signer=signer_of(config),
+        signer=signer_of(config), publics=head_keys(config),
         prove=partial(prove, config), unproven=partial(unproven, config),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tasks.errors import ManifestMismatch, PipelineError, StoreError, TrackingError
 from tasks.program import command_name
 from tasks.proof.chain import HEAD, HISTORY, chain_problems
+from tasks.proof.directory import kept_statement
 from tasks.records import Change
 from tasks.savedmodel.files import narrow, set_modes
 from tasks.savedmodel.manifest import declared_digest, hash_files, verify_manifest
@@ -223,10 +224,14 @@ def _reports(production: Production) -> Iterator[Finding]:
 
 def _chain(production: Production) -> Iterator[Finding]:
     """Yield where the history is not as it was written; lines of a process without the key are not a fault."""
-    model_dir, signer = production.model_dir, production.signer
+    model_dir = production.model_dir
     if not (model_dir / HISTORY).exists():
         return
-    publics = signer.publics if signer is not None and (model_dir / HEAD).exists() else ()
+    live = {entry.digest for entry in read(model_dir) if entry.state == "live" and entry.digest.isalnum()}
+    kept = (kept_statement(model_dir, digest) for digest in live)
+    # Who signed a statement signed the head as well; without one, the key may be new.
+    signed = (model_dir / HEAD).exists() or any(statement.key_id for statement in kept if statement is not None)
+    publics = production.publics if signed else ()
     for problem in chain_problems(model_dir, publics, model=model_dir.name, to_the_end=False):
         yield Finding("reported", f"{problem}; restore the file from a copy, see docs/proof.md")
 

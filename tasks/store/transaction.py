@@ -35,6 +35,7 @@ from pathlib import Path
 from configs.sections.promote import Layout
 from tasks.errors import StoreError
 from tasks.proof.chain import Signer
+from tasks.proof.keys import PublicKey
 from tasks.records import Arm, Change
 from tasks.savedmodel.manifest import Manifest
 from tasks.store.champion import predecessor
@@ -61,7 +62,7 @@ class Production:
         record: sends a change to the registry.
         directory_mode, file_mode: modes of published directories and files.
         show: makes what the directory says visible to servers that do not watch the directory itself.
-        signer: who signs the head of the history, or None.
+        signer: who signs the head of the history, or None. publics: the keys that may have signed it.
         prove: writes the proof of a change that publishes the files of a directory, before they go live.
         unproven: returns why the files of a directory, which have a digest, lack the proof that they need, or nothing.
     """
@@ -75,6 +76,7 @@ class Production:
     verify_label: Callable[[Change], str] = lambda _change: ""
     show: Callable[[], None] = lambda: None
     signer: Signer | None = None
+    publics: tuple[PublicKey, ...] = ()
     prove: Callable[[Change, Path, Manifest], None] = lambda _change, _directory, _manifest: None
     unproven: Callable[[Path, str], str] = lambda _directory, _digest: ""
 

@@ -18,6 +18,7 @@ from configs.errors import ConfigError
 from configs.loading import load_config
 from configs.schema import Config
 from flows import cli, promote_cli, rehearse_cli, sweep_cli
+from flows import history as history_command
 from flows import keys as keys_command
 from flows import verify as verify_command
 from tasks.errors import ProofMismatch, StoreError
@@ -31,6 +32,7 @@ from tasks.proof.statement import PAYLOAD_TYPE, read_statement
 from tasks.proof.verify import Proof
 from tasks.records import Change
 from tasks.savedmodel.manifest import hash_files
+from tasks.store.history import HEAD, HISTORY, append
 from tasks.store.layout import versions
 from tasks.store.proven import check_version
 from tasks.store.rehearsals import rehearsal_file
@@ -438,6 +440,38 @@ def test_doctor_and_rollback_refuse_versions_without_a_proof(own: Signed) -> Non
         go_back(config, None, "ann")
     assert [*versions(own.version.parent)] == [1, 2]
     assert go_back(own.config, None, "ann").live_dir == own.version.with_name("3")  # where no proof is required
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+def test_who_has_only_the_public_key_sees_a_forged_history(
+    own: Signed, capsys: pytest.CaptureFixture[str], has_key: bool
+) -> None:
+    """Trusted keys are enough for the doctor and the table: for a last line that was replaced, and a removed head."""
+    promote = required(own).promote.model_copy(update={} if has_key else {"signing_key": None})
+    config = own.config.model_copy(update={"promote": promote})
+    model_dir = own.version.parent
+    path, head = model_dir / HISTORY, model_dir / HEAD
+    kept = path.read_bytes(), head.read_bytes()
+
+    def problems() -> list[str]:
+        assert history_command._chain(model_dir, config) == 1
+        told = [
+            one.text for one in examine(config, only_look=True) if one.text.startswith(f"'{model_dir / '.history'}")
+        ]
+        return [*told, capsys.readouterr().err]
+
+    *first, last = kept[0].splitlines(keepends=True)
+    path.write_bytes(b"".join(first) + last.replace(b'"actor":"ann"', b'"actor":"bob"'))
+    doctor, table = problems()
+    assert "it is not the line that the signed head has" in doctor
+    assert "it is not the line that the signed head has" in table
+    path.write_bytes(kept[0])
+    head.unlink()
+    doctor, table = problems()
+    assert "must be the signed head of the history, but it is gone" in doctor
+    assert "must be the signed head of the history, but it is gone" in table
+    append(model_dir, 3, "exported", "e" * 64)  # without a key, it does not return
+    assert "it is gone" in problems()[0]
 
 
 def test_a_signature_of_another_key_is_no_proof_for_the_doctor(own: Signed) -> None:
