@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from tasks.datasets.rows import Array
 from tasks.serving.load import row_blocks
 from tasks.serving.open_loop import Connection, OpenLoop, RestConnection
 
+log = logging.getLogger(__name__)
 CLOSE = 1.04  # the tries end when the lowest rate that is too high is at most so many times the highest that is not
 FEWER = 8  # how many times fewer requests the first tries have
 STEP = 1.25
@@ -35,8 +37,10 @@ def highest_rate(
         goes_on: whether there is time for another try.
     """
     low, high = _bracket(lambda rate: sustains(rate, requests // FEWER), start, 2, goes_on)
-    if low:
+    if low and goes_on():
+        best = low  # of the short tries, in case that the time ends before a long one is sustained
         low, high = _bracket(lambda rate: sustains(rate, requests), math.sqrt(low * high), STEP, goes_on)
+        low = low if low or goes_on() else best
     while low and high / low > CLOSE and goes_on():
         middle = math.sqrt(low * high)
         low, high = (middle, high) if sustains(middle, requests) else (low, middle)
@@ -59,23 +63,31 @@ def _bracket(
     return 0.0, 0.0
 
 
-def keeps_bound(
-    connect: Callable[[], Connection], n_different: int, rate: float, requests: int, most_ms: float
+def keeps_bound(  # noqa: PLR0913, PLR0917  what is sent, how fast, and what must hold
+    connect: Callable[[], Connection],
+    n_different: int,
+    rate: float,
+    requests: int,
+    most_ms: float,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> bool:
     """Return whether at most 1 % of the requests take longer than `most_ms`; a try that has failed ends early.
+
+    A try that the time ends has not shown that the bound holds.
 
     Args:
         connect: opens a connection. n_different: numbers below it are sent, in turn.
         rate: requests per second on average. requests: how many are sent, on average.
+        goes_on: whether there is time to go on.
     """
     loop = OpenLoop([connect], n_different, rate, connections=CONNECTIONS, most_ms=most_ms)
     allowed = MAY_EXCEED * requests
     with loop.running():
-        while loop.now() < requests / rate and loop.exceeding <= allowed:
+        while (early := loop.now() < requests / rate) and loop.exceeding <= allowed and goes_on():
             time.sleep(LOOK_S)
-        if loop.exceeding > allowed:
+        if early:
             loop.drop()
-    return loop.exceeding <= allowed
+    return not early and loop.exceeding <= allowed
 
 
 def measure_capacity(  # noqa: PLR0913, PLR0917  as of `time_requests`
@@ -103,9 +115,17 @@ def measure_capacity(  # noqa: PLR0913, PLR0917  as of `time_requests`
         def connect() -> Connection:
             return RestConnection(base_url, path, bodies, timeout_s)
 
-        return highest_rate(
-            lambda rate, requests: keeps_bound(connect, len(bodies), rate, requests, most_ms),
-            start, settings.requests, lambda: time.monotonic() < deadline,
+        def goes_on() -> bool:
+            return time.monotonic() < deadline
+
+        found = highest_rate(
+            lambda rate, requests: keeps_bound(connect, len(bodies), rate, requests, most_ms, goes_on),
+            start, settings.requests, goes_on,
         )  # fmt: skip
+        if not found and not goes_on():
+            log.warning(
+                "no capacity was found within %g s (gates.capacity.max_seconds); allow more", settings.max_seconds
+            )
+        return found
 
     return {name: capacity(version, starts[name] / 2) for name, version in versions.items()}

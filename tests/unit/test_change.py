@@ -18,8 +18,8 @@ from tasks.records import ServedChange, TensorSpec
 from tasks.report.plots import change_figure, draw_change
 from tasks.report.standing import CHANGE as CHANGED
 from tasks.report.standing import block, first_lines, standing_of
-from tasks.serving.capacity import CLOSE, highest_rate
-from tasks.serving.open_loop import SEED
+from tasks.serving.capacity import CLOSE, highest_rate, keeps_bound
+from tasks.serving.open_loop import OK, SEED, Reply
 from tests.queueing import arrivals, queueing_p99
 
 CHANGE = ServedChange(1, 2, back=3, changed_s=1.0, rolled_back_s=2.0, peak_mb=300, limit_mb=500)
@@ -255,9 +255,37 @@ def test_no_rate_is_sustained() -> None:
 def test_the_time_is_bounded() -> None:
     """When the time is over, the best rate so far is returned."""
     left = iter([True, True, False])
-    assert highest_rate(lambda rate, _: rate < 1000, 50.0, 8000, lambda: next(left, False)) == pytest.approx(
-        200 * 2**0.5
-    )
+    assert highest_rate(lambda rate, _: rate < 1000, 50.0, 8000, lambda: next(left, False)) == 200
+
+
+def test_a_long_try_that_the_time_ends_takes_nothing_back() -> None:
+    """If the time ends in the first long try, the best rate of the short ones is the capacity, and it is not 0."""
+    over: list[int] = []
+
+    def sustains(rate: float, requests: int) -> bool:
+        if requests == 8000:
+            over.append(requests)
+            return False
+        return rate <= 100
+
+    assert highest_rate(sustains, 50.0, 8000, lambda: not over) == 100
+    assert len(over) == 1
+
+
+def test_the_time_ends_a_try() -> None:
+    """A try of 8,000 requests at one request a second ends with the time, and has not shown that the bound holds."""
+    looks = iter([True, False])
+    assert not keeps_bound(_Immediate, 1, 1, 8000, 1000, lambda: next(looks, False))
+
+
+class _Immediate:
+    """A connection to nothing, which answers at once."""
+
+    def ask(self, number: int) -> Reply:
+        return Reply(OK, b"")
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 def test_the_capacity_of_a_queue_is_within_ten_percent() -> None:
