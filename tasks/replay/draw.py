@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from configs.schema import Config
@@ -10,7 +11,7 @@ from tasks.datasets.strings import Array
 from tasks.errors import DataError, WrongFile
 from tasks.records import Signature
 from tasks.replay.bodies import arrays_of
-from tasks.replay.files import FIELD, LOOKED_AT, Request, requests_in
+from tasks.replay.files import FIELD, LOOKED_AT, requests_in
 from tasks.replay.slices import check_slices
 
 
@@ -23,28 +24,39 @@ def drawn(file: Path, signature: Signature, config: Config, most: int = 0) -> li
         most: how many of the file are looked at; 0 means all.
 
     Raises:
-        DataError: the file cannot be read, or, as `WrongFile`, none of the drawn requests fits.
+        DataError: the file cannot be read, or, as `WrongFile`, no request fits.
     """
     count = config.export.warmup_requests
-    kept: list[Request] = []
-    seen, rng = 0, random.Random(config.seed)  # noqa: S311  nothing secret
-    for request in requests_in(file, config.name, most):
+    kept: list[tuple[int, dict[str, Array]]] = []
+    rng = random.Random(config.seed)  # noqa: S311  nothing secret
+    for seen, (number, rows) in enumerate(_fitting(file, signature, config.name, most), start=1):
+        if len(kept) < count:
+            kept.append((number, rows))
+        elif (place := rng.randrange(seen)) < count:
+            kept[place] = number, rows
+    return [rows for _, rows in sorted(kept, key=lambda one: one[0])]
+
+
+def _fitting(file: Path, signature: Signature, model: str, most: int) -> Iterator[tuple[int, dict[str, Array]]]:
+    """Yield number and rows of the requests that fit the inputs, of which there is one at least.
+
+    Raises:
+        DataError, WrongFile: as `drawn`.
+    """
+    found, why = False, ""
+    for request in requests_in(file, model, most):
         if request.skipped:
             continue
-        seen += 1
-        if len(kept) < count:
-            kept.append(request)
-        elif (place := rng.randrange(seen)) < count:
-            kept[place] = request
-    fitting, why = [], "there are none"
-    for request in sorted(kept, key=lambda one: one.number):
         try:
-            fitting.append(arrays_of(request, signature))
+            rows = arrays_of(request, signature)
         except DataError as exc:
-            why = f"request {request.number:,}: {exc}"
-    if not fitting:
+            why = why or f"request {request.number:,}: {exc}"
+            continue
+        found = True
+        yield request.number, rows
+    if not found:
+        why = why or "there are none"
         raise WrongFile(f"{FIELD} '{file}' must have requests that fit the inputs of the model, got none ({why})")
-    return fitting
 
 
 def check_requests(config: Config, signature: Signature) -> None:
@@ -56,4 +68,4 @@ def check_requests(config: Config, signature: Signature) -> None:
     file = config.gates.replay.file
     if file is not None and "replay" in config.gates.judging:
         check_slices(config.gates.replay.slices, signature)
-        drawn(file, signature, config, LOOKED_AT)
+        next(_fitting(file, signature, config.name, LOOKED_AT))

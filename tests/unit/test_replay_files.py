@@ -204,6 +204,13 @@ def test_requests_are_drawn_with_the_same_probability(tmp_path: Path) -> None:
     assert numbers(file, 1000, 0) == list(range(20))
 
 
+def test_only_what_fits_is_drawn(tmp_path: Path) -> None:
+    """Many requests that do not fit keep no seed from finding the only one that does, however few are drawn."""
+    others = [b'{"inputs": {"y": [%d]}}' % number for number in range(50)]
+    file = written(tmp_path, b"\n".join([*others, b'{"inputs": {"x": [7]}}', *others]))
+    assert all(numbers(file, 1, seed) == [7] for seed in range(10))
+
+
 def test_nothing_to_draw(tmp_path: Path) -> None:
     """A file of which nothing fits is refused with the reason."""
     file = written(tmp_path, b'{"inputs": {"y": [1]}}')
