@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
@@ -26,6 +26,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(build_parser(), argv, _rehearse)
 
 
+class _Filled(argparse.Action):
+    """Stores a text that is not empty: an unset variable of a shell must not stand for the option's default."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Store the text, or end with exit code 2."""
+        if not str(values).strip():
+            parser.error(f"{option} must have a value, got '{values}'; give one, or leave {option} out")
+        setattr(namespace, self.dest, values)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
     parser = config_parser(
@@ -37,15 +49,15 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit codes: 0 promoted, awaiting review, or judged with --no-promote, and with --live: it can be served; 3 "
         "rejected by a gate; 2 usage or configuration error, or a file that cannot be used; 1 any other error.",
     )
-    parser.add_argument(
-        "--model", metavar="MODEL", default="", help="a SavedModel directory, a .keras file, or MLflow's model URI"
-    )
-    parser.add_argument("--rows", metavar="FILE", default="", help="file of rows: .csv, .parquet, .json or .npz")
-    parser.add_argument("--target", metavar="COLUMN", default="", help="the column of --rows that the model predicts")
-    parser.add_argument(
-        "--trained-on", metavar="FILE", default="", help="file of the training rows, which are not judged"
-    )
-    parser.add_argument("--signature", metavar="NAME", default="", help="which of several signatures to serve")
+
+    def text(option: str, metavar: str, help_text: str) -> None:
+        parser.add_argument(option, metavar=metavar, default="", action=_Filled, help=help_text)
+
+    text("--model", "MODEL", "a SavedModel directory, a .keras file, or MLflow's model URI")
+    text("--rows", "FILE", "file of rows: .csv, .parquet, .json or .npz")
+    text("--target", "COLUMN", "the column of --rows that the model predicts")
+    text("--trained-on", "FILE", "file of the training rows, which are not judged")
+    text("--signature", "NAME", "which of several signatures to serve")
     parser.add_argument(
         "--write-contract",
         type=Path,
@@ -54,9 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         "gates.contract.file",
     )
     parser.add_argument("--live", action="store_true", help="judge what is live, in place of a model from elsewhere")
-    parser.add_argument(
-        "--image", metavar="IMAGE", default="", help="with --live: the container image that is to serve next"
-    )
+    text("--image", "IMAGE", "with --live: the container image that is to serve next")
     parser.add_argument("--no-promote", action="store_true", help="judge and log only; what is live does not change")
     return parser
 

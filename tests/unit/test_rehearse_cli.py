@@ -54,6 +54,14 @@ def test_a_mistake_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]
     assert not (project / ".rehearsal").exists()
 
 
+@pytest.mark.parametrize("option", ["--model", "--rows", "--target", "--trained-on", "--signature", "--image"])
+def test_an_empty_value_is_no_default(project: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """An option whose variable of the shell is not set ends the command, which would judge something else."""
+    with pytest.raises(SystemExit, match="2"):
+        rehearse_cli.main(["--config", str(project / "cfg.yaml"), "--live", option, ""])
+    assert f"{option} must have a value, got ''" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("uri", ["models:/m/3", "models:/m@best", "models:/m-0123", "runs:/0123/model", "runs:/1/a/b"])
 def test_models_in_mlflow(uri: str) -> None:
     """Every form of MLflow's model URIs is one; a path is none."""
