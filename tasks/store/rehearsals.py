@@ -65,16 +65,22 @@ def recall(candidates_dir: Path, digest: str, version: int | None = None) -> Reh
     """Return the rehearsal of a candidate with this digest, or None; its paths are where `work_dir` is now.
 
     Args:
-        version: the candidate's number; None takes the highest one that has these files.
+        version: the candidate's number; None takes the highest one that has these files and passed. Only if none passed
+            is it the highest one: a rejected twin may have been judged by a server whose answers had moved.
 
     Raises:
         StoreError: the stored rehearsal cannot be read.
     """
-    path = next(iter(rehearsal_files(candidates_dir, digest)), None)
-    if version is not None:
-        path = record_of(candidates_dir, digest, version)
-    known = _read(path, candidates_dir) if path is not None else None
-    return known if known is None or version in (None, known.report.candidate.version) else None
+    if version is None:
+        highest = None
+        for path in rehearsal_files(candidates_dir, digest):
+            known = _read(path, candidates_dir)
+            if known is not None and known.report.passed:
+                return known
+            highest = highest or known
+        return highest
+    known = _read(record_of(candidates_dir, digest, version), candidates_dir)
+    return known if known is None or known.report.candidate.version == version else None
 
 
 def _read(path: Path, candidates_dir: Path) -> Rehearsed | None:

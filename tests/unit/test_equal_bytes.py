@@ -165,6 +165,18 @@ def test_each_of_two_equal_candidates_keeps_its_own_rehearsal(store: Store) -> N
     assert record_of(store.candidates, digest, 1).name == f"{digest}.json"
 
 
+def test_a_rejected_twin_is_not_what_is_known_of_the_bytes(store: Store) -> None:
+    """What a rollback must repeat are answers that passed, and not those of a later run, whose server moved them."""
+    digest = store.digest(store.export())
+    passed, rejected = (rehearsal(store, number) for number in (1, twin(store, 1)))
+    report = dataclasses.replace(rejected.report, gates=(GateResult("parity", passed=False, summary=""),))
+    save_rehearsal(store.candidates, dataclasses.replace(rejected, report=report))
+    assert recall(store.candidates, digest) == dataclasses.replace(rejected, report=report)  # nothing else is known
+    save_rehearsal(store.candidates, passed)
+    assert recall(store.candidates, digest) == passed
+    assert recall(store.candidates, digest, 2) == dataclasses.replace(rejected, report=report)
+
+
 def judged(store: Store, version: int) -> Rehearsed:
     """Store the rehearsal of a candidate with a run directory that it names; the run has ended."""
     run_dir = create_run_dir(store.config, digests=(store.digest(version),))
