@@ -31,7 +31,7 @@ from tasks.store.history import read
 from tasks.store.layout import remove_abandoned, version_number
 from tasks.store.lock import model_lock
 from tasks.store.publish import PRUNED, put_aside, remove
-from tasks.store.rehearsals import KEPT, digest_of, number_of, record_of
+from tasks.store.rehearsals import KEPT, digest_of, number_of, record_of, usefulness
 from tasks.store.repair import Finding
 from tasks.store.retention import prune_candidates
 from tasks.store.runs import (
@@ -245,16 +245,15 @@ def _removed(path: Path, what: str, only_look: bool) -> Finding:
 def _named(candidates_dir: Path, digests: Collection[str]) -> tuple[set[str], set[str]]:
     """Return the run directories that the rehearsals of these digests name: those that are needed, and the others.
 
-    Of several candidates with one digest, those are needed that are still there, and the last one.
+    Of several candidates with one digest, those are needed that are still there, and the one that `recall` takes.
     """
     numbers = {number for number, _ in _numbered(candidates_dir)}
-    last, named, of_twins = set[str](), set[str](), set[str]()
-    for record in sorted((candidates_dir / KEPT).glob("*.json"), key=lambda path: number_of(path) or 0, reverse=True):
-        digest = digest_of(record)
-        if digest in digests:
-            is_needed = digest not in last or number_of(record) in {None, *numbers}
-            (named if is_needed else of_twins).update(_run_names(record))
-            last.add(digest)
+    taken, named, of_twins = set[str](), set[str](), set[str]()
+    records = [path for path in (candidates_dir / KEPT).glob("*.json") if digest_of(path) in digests]
+    for record in sorted(records, key=usefulness, reverse=True):
+        is_needed = digest_of(record) not in taken or number_of(record) in {None, *numbers}
+        (named if is_needed else of_twins).update(_run_names(record))
+        taken.add(digest_of(record))
     return named, of_twins
 
 

@@ -1,7 +1,8 @@
 """Stores the rehearsal of each judged candidate beside it, for approval, live verification and rollback.
 
 Two candidates can have the same bytes, and each has a rehearsal of its own: `.rehearsals/DIGEST-N.json`. Earlier
-releases wrote `DIGEST.json`.
+releases wrote `DIGEST.json`. The answers of a candidate that a gate rejected may be those of a server that cannot serve
+these bytes; production is therefore compared with one that passed.
 """
 
 from __future__ import annotations
@@ -65,22 +66,16 @@ def recall(candidates_dir: Path, digest: str, version: int | None = None) -> Reh
     """Return the rehearsal of a candidate with this digest, or None; its paths are where `work_dir` is now.
 
     Args:
-        version: the candidate's number; None takes the highest one that has these files and passed. Only if none passed
-            is it the highest one: a rejected twin may have been judged by a server whose answers had moved.
+        version: the candidate's number; None takes the last one that passed, or else the last one.
 
     Raises:
         StoreError: the stored rehearsal cannot be read.
     """
-    if version is None:
-        highest = None
-        for path in rehearsal_files(candidates_dir, digest):
-            known = _read(path, candidates_dir)
-            if known is not None and known.report.passed:
-                return known
-            highest = highest or known
-        return highest
-    known = _read(record_of(candidates_dir, digest, version), candidates_dir)
-    return known if known is None or known.report.candidate.version == version else None
+    path = next(iter(rehearsal_files(candidates_dir, digest)), None)
+    if version is not None:
+        path = record_of(candidates_dir, digest, version)
+    known = _read(path, candidates_dir) if path is not None else None
+    return known if known is None or version in (None, known.report.candidate.version) else None
 
 
 def _read(path: Path, candidates_dir: Path) -> Rehearsed | None:
@@ -137,9 +132,19 @@ def record_of(candidates_dir: Path, digest: str, version: int) -> Path:
 
 
 def rehearsal_files(candidates_dir: Path, digest: str) -> list[Path]:
-    """Return the stored rehearsals of all candidates with this digest, the highest number first."""
+    """Return the stored rehearsals of all candidates with this digest, the most useful one first."""
     found = [path for path in (candidates_dir / KEPT).glob("*.json") if digest_of(path) == digest]
-    return sorted(found, key=lambda path: number_of(path) or 0, reverse=True)
+    return sorted(found, key=usefulness, reverse=True)
+
+
+def usefulness(record: Path) -> tuple[bool, int]:
+    """Return by what the best of several rehearsals of the same bytes is chosen: whether it passed, and its number."""
+    try:
+        gates = json.loads(record.read_bytes())["report"]["gates"]
+        passed = bool(gates) and all(gate["passed"] for gate in gates)
+    except (OSError, ValueError, KeyError, TypeError):  # `recall` says what is wrong with it
+        passed = False
+    return passed, number_of(record) or 0
 
 
 def digest_of(record: Path) -> str:

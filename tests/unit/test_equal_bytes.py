@@ -177,16 +177,32 @@ def test_a_rejected_twin_is_not_what_is_known_of_the_bytes(store: Store) -> None
     assert recall(store.candidates, digest, 2) == dataclasses.replace(rejected, report=report)
 
 
-def judged(store: Store, version: int) -> Rehearsed:
+def judged(store: Store, version: int, *, passed: bool = True) -> Rehearsed:
     """Store the rehearsal of a candidate with a run directory that it names; the run has ended."""
     run_dir = create_run_dir(store.config, digests=(store.digest(version),))
     (run_dir / "requests.npz").touch()
     found = rehearsal(store, version)
     candidate = dataclasses.replace(found.report.candidate, requests=run_dir / "requests.npz")
-    found = dataclasses.replace(found, report=dataclasses.replace(found.report, candidate=candidate))
+    gates = (GateResult("parity", passed, ""),)
+    found = dataclasses.replace(found, report=dataclasses.replace(found.report, candidate=candidate, gates=gates))
     save_rehearsal(store.candidates, found)
     ended(run_dir)
     return found
+
+
+def test_answers_of_a_rejected_twin_are_not_compared_with_production(store: Store) -> None:
+    """A later candidate that a gate rejected, as on a server that answers wrongly, leaves the answers that passed."""
+    good = judged(store, store.export())
+    store.promote(1)
+    judged(store, twin(store, 1), passed=False)
+    assert recall(store.candidates, store.digest(1)) == good
+    shutil.rmtree(store.candidates / "1")  # as promote.keep does: the live version and candidate 2 have these bytes
+    clear(store.config)
+    assert good.report.candidate.requests.is_file()
+    last = judged(store, twin(store, 2))
+    assert recall(store.candidates, store.digest(2)) == last
+    rehearsal_file(store.candidates, store.digest(2), 3).write_text('{"report":')
+    assert recall(store.candidates, store.digest(2)) == good
 
 
 def test_nightly_runs_with_the_same_bytes_do_not_fill_the_disk(config: Config, store: Store) -> None:
