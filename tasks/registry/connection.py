@@ -123,10 +123,15 @@ def write(call: Callable[..., Any], *arguments: Any) -> None:
     call(*arguments)
 
 
+def is_empty(uri: str) -> bool:
+    """Return whether MLflow's database is not there yet; connecting to it would make it."""
+    return uri.startswith(SQLITE) and not _file(uri).exists()
+
+
 def check_experiment(config: Config) -> None:
     """Raise `TrackingRefused` if the experiment was deleted; a database that is not there yet is not made for it."""
     uri = config.tracking.uri
-    if uri.startswith(SQLITE) and not _file(uri).exists():
+    if is_empty(uri):
         return
     client = connect(config)
     with tracking_errors(uri):

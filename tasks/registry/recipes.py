@@ -14,7 +14,7 @@ from configs.schema import Config
 from tasks.errors import ManifestMismatch, TrackingRefused
 from tasks.records import Candidate, Recipe, Splits, TrainedModel
 from tasks.registry.changes import version_of
-from tasks.registry.connection import check_tracking, connect, tracking_errors
+from tasks.registry.connection import check_tracking, connect, is_empty, tracking_errors
 from tasks.registry.packaging import SAVED_MODEL
 from tasks.savedmodel.manifest import MANIFEST, Manifest, read_manifest
 
@@ -83,6 +83,8 @@ def fetch_files(config: Config, digest: str, directory: Path) -> Path | None:
 def _fetch(config: Config, digest: str, artifact: str, directory: Path) -> Path | None:
     from mlflow.exceptions import MlflowException
 
+    if is_empty(config.tracking.uri):
+        return None
     check_tracking(config.tracking.uri)
     client = connect(config)
     directory.mkdir(parents=True, exist_ok=True)

@@ -197,6 +197,15 @@ def test_a_version_that_does_not_exist(copy: Path, capfd: pytest.CaptureFixture[
     assert "--version must be a version of 'parcel', got 7; there are 1" in capfd.readouterr().err
 
 
+def test_no_database_is_made(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where neither a record nor MLflow's database is there, code 1 says so, and no database is made to look into."""
+    shutil.rmtree(copy / ".rehearsal")
+    words = ["--config", str(copy / "cfg.yaml"), "--set", "tracking.uri=sqlite:///new.db", "--version", "1"]
+    assert rebuild.main(words) == 1
+    assert "what version 1 was trained with must be recorded, but neither" in capfd.readouterr().err
+    assert not (copy / "new.db").exists()
+
+
 def test_where_nothing_is_recorded(copy: Path, tmp_path: Path) -> None:
     """Without a record of the training, such as of an earlier release, one line says so and what to do."""
     config = load_config(copy / "cfg.yaml")
