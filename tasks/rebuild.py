@@ -26,6 +26,7 @@ from tasks.registry.recipes import Recorded, fetch_files, fetch_recorded, record
 from tasks.savedmodel.compared import changed_parts
 from tasks.savedmodel.exporter import export_savedmodel
 from tasks.savedmodel.manifest import Manifest, declared_digest, hash_files, holds
+from tasks.savedmodel.warmup import WARMUP
 from tasks.store.history import read, served_digest
 from tasks.store.layout import versions
 from tasks.store.rehearsals import Rehearsed, recall
@@ -185,7 +186,7 @@ def rebuild(config: Config, made: Made, scratch: Path) -> Rebuilt:
         *_settings(made.recorded.recipe, trained.recipe, config),
         *_rows(made, splits, version_dir),
         *([] if same else _weights(made, trained.recipe)),
-        *([] if same else _changed_files(made.recorded.files, hash_files(version_dir))),
+        *([] if same else changed_files(made.recorded.files, hash_files(version_dir), config)),
         *(Difference(kind, text) for kind, text in parts),
     ]
     return Rebuilt(digest, same, tuple(found))
@@ -265,9 +266,15 @@ def _weights(made: Made, now: Recipe) -> list[Difference]:
     return found
 
 
-def _changed_files(then: tuple[tuple[str, int, str], ...], now: Manifest) -> list[Difference]:
+def changed_files(then: tuple[tuple[str, int, str], ...], now: Manifest, config: Config) -> list[Difference]:
+    """Return the files that differ; of recorded requests, which are no rows, also where they are drawn from.
+
+    Args:
+        then: path, size in bytes and SHA-256 of each file; empty if they are not known. config: of the rebuild.
+    """
     if not then:
         return []
+    drawn = config.export.warmup_from == "requests"
     before, after = ({path: (size, sha) for path, size, sha in files} for files in (then, now.files))
     lines = []
     for path in sorted({*before, *after}):
@@ -275,5 +282,6 @@ def _changed_files(then: tuple[tuple[str, int, str], ...], now: Manifest) -> lis
             lines.append(f"{path} is {'gone' if path in before else 'new'}")
         elif before[path] != after[path]:
             sizes = f"{before[path][0]:,} bytes then, {after[path][0]:,} now"
-            lines.append(f"{path} has other bytes ({sizes})")
+            source = f"; it is drawn from gates.replay.file, which is '{config.gates.replay.file}' now"
+            lines.append(f"{path} has other bytes ({sizes}){source if drawn and path == str(WARMUP) else ''}")
     return [Difference("file", line) for line in lines]
