@@ -85,7 +85,7 @@ def test_candidate_and_champion_answer_in_one_server(
     file.write_text('{"instances": [[1.0], [2.0]]}\n{"inputs": [[3.0]]}\n{"inputs": {"x": "text"}}\n')
     gates = GATES.model_copy(update={"replay": Replay(file=file, tolerance=0.9)})
     tally = partial(new_tally, gates, candidate, {})
-    served = rehearse(Rehearsal(Serving(), candidate, backend, tmp_path / "server1", gates, champion, tally))
+    served = rehearse(Rehearsal(Serving(), candidate, backend, tmp_path / "server1", gates, champion, tally=tally))
     verdicts = {gate.name: gate for gate in judge(gates, candidate, served)}
     replayed = verdicts.pop("replay")  # each answer of version 3 lies 1 above that of version 2
     assert not replayed.passed
