@@ -96,7 +96,7 @@ def replayed(
     tally = partial(new_tally, gates, candidate, {})
     serving = Serving.model_validate({"protocol": protocol})
     directory = file.parent / "server"
-    served = rehearse(Rehearsal(serving, candidate, Backend("embedded"), directory, gates, champion, tally))
+    served = rehearse(Rehearsal(serving, candidate, Backend("embedded"), directory, gates, champion, tally=tally))
     (verdict,) = (gate for gate in judge(gates, candidate, served) if gate.name == "replay")
     assert served.replay is not None
     return verdict, served.replay
@@ -252,7 +252,7 @@ def test_a_champion_that_takes_other_inputs(
     file = recorded(tmp_path, bodies(5))
     gates = Gates.model_validate({"use": ["replay"], "replay": {"file": file}, "allow_breaking": allowed})
     tally = partial(new_tally, gates, candidate, RENAMED)
-    served = rehearse(Rehearsal(Serving(), candidate, Backend("embedded"), tmp_path / "s", gates, champion, tally))
+    served = rehearse(Rehearsal(Serving(), candidate, Backend("embedded"), tmp_path / "s", gates, champion, tally=tally))
     (verdict,) = judge(gates, candidate, served)
     assert served.replay is not None
     assert (served.replay.refused, served.replay.unread) == (5, 5)
