@@ -28,6 +28,7 @@ FORMS = 'JSON lines of predict bodies, such as {"instances": [...]}, or TFRecord
 GZIP = b"\x1f\x8b"
 HEADER = 12  # bytes of a record's length and of its checksum
 LONGEST = 2**28  # bytes of one request that is held
+TOO_LONG = f"it is longer than {LONGEST:,} bytes"
 PIECE = 2**20
 LOOKED_AT = 1000  # lines whose form is checked before a training
 
@@ -118,7 +119,7 @@ def requests_in(path: Path, model: str, most: int = 0) -> Iterator[Request]:
         DataError: the file cannot be read, or not any further.
     """
     with _opened(path) as (file, start):
-        found = _of_records(file, path, model) if _kind(start) == "TFRecords" else _of_lines(file)
+        found = _of_records(file, model) if _kind(start) == "TFRecords" else _of_lines(file)
         for number, request in enumerate(found, start=1):
             yield request
             if number == most:
@@ -178,14 +179,18 @@ def _whole_records(file: IO[bytes]) -> int:
     """Return how many records there are; the checksums of their bytes are compared when they are sent."""
     count = 0
     while header := file.read(HEADER):
-        left = _length(header, count + 1) + 4
-        while left:
-            piece = file.read(min(left, PIECE))
-            if not piece:
-                raise DataError(_cut(count + 1))
-            left -= len(piece)
         count += 1
+        _pass_over(file, _length(header, count) + 4, count)
     return count
+
+
+def _pass_over(file: IO[bytes], left: int, number: int) -> None:
+    """Read the next bytes, which are of a record, in pieces."""
+    while left:
+        piece = file.read(min(left, PIECE))
+        if not piece:
+            raise DataError(_cut(number))
+        left -= len(piece)
 
 
 def _length(header: bytes, number: int) -> int:
@@ -211,7 +216,7 @@ def _of_lines(file: IO[bytes]) -> Iterator[Request]:
         if len(line) == LONGEST and not line.endswith(b"\n"):
             while (rest := file.readline(PIECE)) and not rest.endswith(b"\n"):
                 pass
-            yield Request(number, skipped=f"it is longer than {LONGEST:,} bytes")
+            yield Request(number, skipped=TOO_LONG)
             continue
         body = line.removeprefix(b"\xef\xbb\xbf").strip()
         if body:
@@ -231,13 +236,15 @@ def _of_line(number: int, body: bytes) -> Request:
     return Request(number, body, signature_name=name if isinstance(name, str) else "")
 
 
-def _of_records(file: IO[bytes], path: Path, model: str) -> Iterator[Request]:
+def _of_records(file: IO[bytes], model: str) -> Iterator[Request]:
     number = 0
     while header := file.read(HEADER):
         number += 1
         length = _length(header, number)
         if length > LONGEST:
-            raise DataError(f"record {number:,} of '{path}' must have at most {LONGEST:,} bytes, got {length:,}")
+            _pass_over(file, length + 4, number)
+            yield Request(number, skipped=TOO_LONG)
+            continue
         data, checksum = file.read(length), file.read(4)
         if len(checksum) < 4:
             raise DataError(_cut(number))

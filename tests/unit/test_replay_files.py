@@ -17,6 +17,7 @@ from tasks.errors import DataError
 from tasks.model_server.tf_protos import message_module
 from tasks.model_server.tf_records import masked_crc
 from tasks.records import Signature, TensorSpec
+from tasks.replay import files
 from tasks.replay.bodies import arrays_of, body_of, message_of, shown
 from tasks.replay.draw import drawn
 from tasks.replay.files import Request, check_file, look_at, requests_in
@@ -182,6 +183,19 @@ def test_a_request_that_does_not_fit_the_inputs(body: bytes, words: str) -> None
     with pytest.raises(DataError) as caught:
         arrays_of(Request(1, body), SIGNATURE)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("record", [False, True], ids=["line", "record"])
+def test_a_request_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: bool) -> None:
+    """A request that cannot be held is left out with the reason, in both forms, and the others are read."""
+    monkeypatch.setattr(files, "LONGEST", 200)
+    long = {"name": np.array(["x" * 300])}
+    content = framed(logged(), logged(**long), logged()) if record else b"\n".join([ROW, ROW + b" " * 300, ROW])
+    file = written(tmp_path, content)
+    found = list(requests_in(file, "m"))
+    assert [one.number for one in found] == [1, 2, 3]
+    assert [one.skipped for one in found] == ["", files.TOO_LONG, ""]
+    assert look_at(file, "m").requests == 3
 
 
 def numbers(file: Path, count: int, seed: int) -> list[float]:
