@@ -13,6 +13,7 @@ from tasks.gates.parity import Tolerance, comparable, excess
 from tasks.records import GateResult, ServedChange, TensorSpec
 
 WARM_UP = 20  # first requests, which open connections; their latencies are not judged
+MAY_WAIT = 0.1  # of the requests that are due before the change; if more are not sent then, the rate is too high
 OLD, NEW, UNKNOWN = 1, 2, 0
 
 
@@ -43,6 +44,7 @@ class _Seen(NamedTuple):
         p99_ms: by `before`, `change` and `rollback`; one without requests is missing.
         seconds: likewise from the change and from the rollback to the first answer of the other version.
         told_apart: whether an answer showed which version gave it.
+        due_before, waiting: numbers of requests that were due before the change, and of these not sent before it.
     """
 
     failed: Array
@@ -51,6 +53,8 @@ class _Seen(NamedTuple):
     p99_ms: Mapping[str, float]
     seconds: Mapping[str, float]
     told_apart: bool
+    due_before: int
+    waiting: int
 
 
 def judge_change(change: ServedChange, requests: Mapping[str, Array], settings: Change) -> GateResult:
@@ -121,7 +125,9 @@ def _seen(change: ServedChange, requests: Mapping[str, Array]) -> _Seen:
     seconds = {"change": first_new - switched} if np.isfinite(first_new) else {}
     renamed_back = back if change.renamed_back_s is None else change.renamed_back_s
     seconds |= {"rollback": first_back - renamed_back} if np.isfinite(first_back) else {}
-    return _Seen(~answered, answered & wrong, answered & stale, p99, seconds, bool((speaker != UNKNOWN).any()))
+    due_before, waiting = (int(((due < changed) & late).sum()) for late in (True, sent >= changed))
+    told_apart = bool((speaker != UNKNOWN).any())
+    return _Seen(~answered, answered & wrong, answered & stale, p99, seconds, told_apart, due_before, waiting)
 
 
 def _speakers(change: ServedChange, requests: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -176,7 +182,7 @@ def _problems(change: ServedChange, seen: _Seen, settings: Change) -> list[tuple
         problems.append(("served", change.problem))
     if failed := int(seen.failed.sum()):
         words = f" ({change.refusals[0]})" if change.refusals else ""
-        problems.append(("failed", f"{failed} of {n} requests failed or were refused{words}"))
+        problems.append(("failed", f"{failed} of {n} requests failed or were refused{words}{_too_many(seen)}"))
     if wrong := int(seen.wrong.sum()):
         problems.append(("wrong", f"{wrong} of {n} answers are not the validated ones of either version"))
     if stale := int(seen.stale.sum()):
@@ -189,8 +195,19 @@ def _problems(change: ServedChange, seen: _Seen, settings: Change) -> list[tuple
     if settings.max_p99_ratio and ratio > settings.max_p99_ratio and during > settings.floor_ms:
         rounds = f" in the quietest of {change.rounds} rehearsals" if change.rounds > 1 else ""
         words = f"p99 rose from {_ms(_usual(change, seen))} to {_ms(during)} ms{rounds}, {_ms(ratio)} times"
-        problems.append(("p99_ratio", f"{words} (at most {settings.max_p99_ratio:g}, or {settings.floor_ms:g} ms)"))
+        words += f" (at most {settings.max_p99_ratio:g}, or {settings.floor_ms:g} ms)"
+        problems.append(("p99_ratio", words + _too_many(seen)))
     return problems
+
+
+def _too_many(seen: _Seen) -> str:
+    """Return that the rate itself is the reason, if requests were not sent in time before anything was changed."""
+    if seen.waiting <= MAY_WAIT * seen.due_before:
+        return ""
+    return (
+        f". Before the change already, {seen.waiting} of {seen.due_before} requests waited to be sent, so that the "
+        "rate is too high for this server on this machine; lower gates.change.rate"
+    )
 
 
 def _summary(change: ServedChange, seen: _Seen) -> str:

@@ -93,6 +93,18 @@ def test_an_answer_of_the_replaced_version_fails(named: bool, place: int, old: b
     assert "1 of 300 answers are of a version that had been replaced before" in found.summary
 
 
+def test_a_rate_that_is_too_high_is_said() -> None:
+    """If requests waited to be sent before the change already, the verdict blames the rate; otherwise it does not."""
+    seen = stalled(1.45)
+    assert "lower gates.change.rate" not in judge_change(CHANGE, seen, SETTINGS).summary
+    seen["sent_s"] = np.where(seen["due_s"] > 0.5, seen["sent_s"] + 2, seen["sent_s"])
+    seen["done_s"] = np.maximum(seen["done_s"], seen["sent_s"] + 0.002)
+    found = judge_change(CHANGE, seen, SETTINGS)
+    assert not found.passed
+    assert "Before the change already, 49 of 100 requests waited to be sent" in found.summary
+    assert "lower gates.change.rate" in found.summary
+
+
 def test_answers_that_overlap_are_no_fault() -> None:
     """The old version may still answer a request that was sent before the new one answered another."""
     seen = requests()
