@@ -44,7 +44,7 @@ def with_image(args: argparse.Namespace, config: Config) -> Config:
 
 
 def rehearse_live(args: argparse.Namespace, config: Config) -> int:
-    """Judge the live version and its way back on the configured servers, print the verdicts, return the exit code."""
+    """Judge what is live and its way back on the configured servers, print the verdicts, return the exit code."""
     config = with_image(args, config)
     with session(), tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
         from tasks.serving.launch import check_engine, choose_backends

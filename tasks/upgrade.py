@@ -24,6 +24,7 @@ from tasks.serving.rehearse import OWN, Rehearsal, refusal_words, rehearse
 from tasks.store.champion import champion_version
 from tasks.store.rehearsals import Rehearsed
 from tasks.store.rollback_target import rollback_target
+from tasks.store.serving_config import labels_of
 from tasks.store.way_back import served_version
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Verdict:
 
 
 def in_production(config: Config) -> tuple[InProduction, ...]:
-    """Return the live version, and the version that `rollback` would return to now if there is one.
+    """Return the live version, the one that `rollback` would return to now if there is one, and others with a label.
 
     Raises:
         ConfigError: no version is live. StoreError: the store cannot be read.
@@ -89,7 +90,11 @@ def in_production(config: Config) -> tuple[InProduction, ...]:
     try:
         found.append((rollback_target(config.live_dir, champion), WAY_BACK))
     except StoreError as exc:
-        log.warning("only version %d is judged, because there is no way back: %s", champion, exc)
+        log.warning("no way back of version %d is judged, because there is none: %s", champion, exc)
+    others = labels_of(config.live_dir) if config.promote.layout == "labels" else {}
+    for label, version in sorted(others.items()):  # the server would have to serve them to users as well
+        if version not in dict(found):
+            found.append((version, f"which has the label {label}"))
     return tuple(
         InProduction(version, role, *served_version(config.live_dir, config.candidates_dir, version))
         for version, role in found

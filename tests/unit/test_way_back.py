@@ -22,6 +22,7 @@ from tasks.savedmodel.safety import read_graph
 from tasks.store.champion import find_champion
 from tasks.store.history import read
 from tasks.store.way_back import way_back_of
+from tasks.upgrade import in_production
 from tests.store_driver import Store
 
 Y = TensorSpec("y", "float32", (None, 1))
@@ -310,3 +311,20 @@ def test_a_champion_that_is_no_model_is_found(config: Config, store: Store) -> N
     linked = find_champion(store.live)
     assert linked is not None
     assert linked.digest == ""
+
+
+def test_what_the_next_server_must_serve(config: Config) -> None:
+    """A canary serves users as well, so `rehearse --live` judges it beside the stable version and the way back."""
+    promote = config.promote.model_copy(update={"layout": "labels"})
+    config = config.model_copy(update={"promote": promote})
+    store = Store(config.live_dir, config.candidates_dir, config.work_dir / "aliases.json", layout="labels")
+    store.promote(store.export())
+    assert [(one.version, one.role) for one in in_production(config)] == [(1, "which is live")]
+    store.promote(store.export())
+    store.make_stable()
+    store.promote(store.export())
+    assert [(one.version, one.role) for one in in_production(config)] == [
+        (2, "which is live"),
+        (1, "which a rollback would return to"),
+        (3, "which has the label canary"),
+    ]
