@@ -75,6 +75,12 @@ def check_file(config: Config) -> str:
         return ""
     with waiting_for(f"'{file}' to be read"):
         found = look_at(file, config.name)
+    every = config.gates.replay.every
+    if every > found.requests and "replay" in config.gates.judging:
+        raise ConfigError(
+            f"gates.replay.every must be at most the number of requests, got {every:,}, but '{file}' has "
+            f"{counted(found.requests, 'request')}, so that none would be sent"
+        )
     return f"{counted(found.requests, 'request')} as {found.kind}"
 
 

@@ -167,6 +167,15 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     )
 
 
+def test_more_are_passed_over_than_there_are(tmp_path: Path) -> None:
+    """If `every` is larger than the number of requests, none would be sent: that is said before the training."""
+    replay = {"file": written(tmp_path, b"\n".join([ROW] * 9)), "every": 10}
+    with pytest.raises(ConfigError, match=r"gates\.replay\.every must be at most .* got 10, but .* has 9 requests"):
+        check_file(Config.model_validate({"name": "m", "gates": {"replay": replay}}))
+    found = check_file(Config.model_validate({"name": "m", "gates": {"replay": {**replay, "every": 9}}}))
+    assert found == "9 requests as JSON lines"
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
