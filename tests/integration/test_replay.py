@@ -252,7 +252,9 @@ def test_a_champion_that_takes_other_inputs(
     file = recorded(tmp_path, bodies(5))
     gates = Gates.model_validate({"use": ["replay"], "replay": {"file": file}, "allow_breaking": allowed})
     tally = partial(new_tally, gates, candidate, RENAMED)
-    served = rehearse(Rehearsal(Serving(), candidate, Backend("embedded"), tmp_path / "s", gates, champion, tally=tally))
+    served = rehearse(
+        Rehearsal(Serving(), candidate, Backend("embedded"), tmp_path / "s", gates, champion, tally=tally)
+    )
     (verdict,) = judge(gates, candidate, served)
     assert served.replay is not None
     assert (served.replay.refused, served.replay.unread) == (5, 5)
