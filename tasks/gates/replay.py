@@ -219,7 +219,7 @@ def judge_replay(gates: Gates, found: ServedReplay, *, breaking: bool = False) -
             "rules": dict(found.rules),
             "file": found.file,
         },
-        needs_person=_needs_person(found, compared=compared, breaking=breaking),
+        needs_person="" if failed else _needs_person(found, compared=compared, breaking=breaking),
         note="; ".join([*failed, *notes]),
     )
 
