@@ -11,6 +11,7 @@ Source: in-toto's attestation framework, spec/v1/statement.md and spec/v1/envelo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,12 +67,18 @@ def read_statement(payload: bytes) -> Statement:
         predicate = dict(found["predicate"])
         evidence = {one["name"]: one["digest"]["sha256"] for one in predicate.pop("evidence")}
         statement = Statement(subjects.pop(WHOLE), subjects, evidence, predicate)
-        good = statement.payload() == payload and all(map(_is_name, evidence))
+        sums = [statement.digest, *subjects.values(), *evidence.values()]
+        good = statement.payload() == payload and all(map(_is_name, evidence)) and all(map(_is_sha256, sums))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         good = False
     if not good:
         raise ProofMismatch(f"it is not an in-toto statement of the type {PREDICATE_TYPE}")
     return statement
+
+
+def _is_sha256(text: object) -> bool:
+    """Return whether it is a SHA-256 in hexadecimal, which may also be a part of a file's name."""
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
 
 
 def _is_name(name: object) -> bool:

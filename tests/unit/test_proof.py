@@ -324,6 +324,10 @@ def test_evidence_cannot_be_outside_of_the_proof(tmp_path: Path) -> None:
         evidence = [{"digest": {"sha256": "0" * 64}, "name": name}]
         with pytest.raises(ProofMismatch, match="not an in-toto statement"):
             read_statement(canonical({**payload, "predicate": {"evidence": evidence}}))
+    for sha in ("../../../../", 7, None, "A" * 64, "0" * 63, ""):  # its first digits begin the name of the file
+        evidence = [{"digest": {"sha256": sha}, "name": "x"}]
+        with pytest.raises(ProofMismatch, match="not an in-toto statement"):
+            read_statement(canonical({**payload, "predicate": {"evidence": evidence}}))
     assert read_statement(canonical({**payload, "predicate": {"evidence": []}})).digest == "0" * 64
 
 
