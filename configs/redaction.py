@@ -38,6 +38,9 @@ QUOTED = re.compile(  # in JSON, or in the repr of a dict
     r"(?P<quote>['\"])(?P<value>(?:(?!(?P=quote))[^\\]|\\.){1,9999})(?P=quote)"
 )
 HEADER = re.compile(r"(?:Basic|Bearer|Token|ApiKey|Negotiate) +(\S+)", re.IGNORECASE)  # of Authorization
+PRIVATE_KEY = re.compile(  # in PEM, which may have been cut
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
+)
 REFERENCES = re.compile(r"(\$\{\w+\}|\*\*\*|:)+")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 KEYS = (
@@ -57,7 +60,9 @@ _make_record: Callable[..., logging.LogRecord] = logging.LogRecord
 
 
 def redact(text: str) -> str:
-    """Return a text without known secrets, without credentials in addresses, and without `password=...`."""
+    """Return a text without known secrets, private keys, credentials in addresses, and `password=...`."""
+    if "PRIVATE KEY-----" in text:
+        text = PRIVATE_KEY.sub(MASK, text)
     if _pattern is not None:
         text = _pattern.sub(lambda found: _known[found.group()], text)
     if "://" in text:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from configs.addresses import (
     check_different,
@@ -121,6 +121,16 @@ class Promote(Section):
     require_proof: bool = Field(
         False, description="whether doctor and rollback refuse versions without a proof by one of trusted_keys"
     )
+
+    @field_validator("signing_key", "trusted_keys", mode="before")
+    @classmethod
+    def _is_no_text_of_a_key(cls, value: object) -> object:
+        if "-----BEGIN" in str(value):
+            raise ValueError(
+                "must be the path of a file, not the text of a key; the environment variable REHEARSAL_SIGNING_KEY "
+                "may hold the text of the private key"
+            )
+        return value
 
     @model_validator(mode="after")
     def _proofs_can_be_checked(self) -> Promote:

@@ -169,6 +169,8 @@ def key_id(public: PublicKey) -> str:
 def _read(path: Path, rule: str, *, shown: bool = True) -> bytes:
     """Return the start of a file, which may be a link, as in the mounted secrets of Kubernetes."""
     got = f"'{path}'" if shown else "the name of a file"
+    if "-----BEGIN" in str(path):
+        raise ConfigError(f"{rule}, got the text of a key; write it into a file, and name that")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not be waited for
         with os.fdopen(descriptor, "rb") as stream:

@@ -15,9 +15,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from pydantic import ValidationError
 
 from configs.errors import ConfigError
 from configs.redaction import redact
+from configs.sections.promote import Promote
 from tasks.errors import ProofMismatch
 from tasks.proof import keys
 from tasks.proof.envelope import ORDER, canonical, open_envelope, pae, read_envelope, sign
@@ -126,6 +128,21 @@ def test_a_missing_file_is_named_but_a_value_of_the_variable_is_not(
         keys.load_private()
     assert body not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("cut", [None, 120])
+def test_the_text_of_a_key_in_the_place_of_a_path_is_not_repeated(cut: int | None) -> None:
+    """`--key "$(cat ann.pem)"` is a usage error, and no log or message may show the key, even if it was cut short."""
+    text = private_pem(P256, "")
+    body = text.splitlines()[1][:40]
+    for load in (keys.load_private, keys.load_public):
+        with pytest.raises(ConfigError, match="got the text of a key") as caught:
+            load(Path(text))
+        assert body not in str(caught.value)
+    for field in ("signing_key", "trusted_keys"):
+        with pytest.raises(ValidationError, match="must be the path of a file, not the text of a key"):
+            Promote(**{field: text})
+    assert redact(f"before '{text[:cut]}") == ("before '***" if cut else "before '***\n")
 
 
 def test_a_link_leads_to_a_key_and_a_pipe_is_not_waited_for(key: keys.PrivateKey, tmp_path: Path) -> None:
