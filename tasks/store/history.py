@@ -284,10 +284,11 @@ def _entries(lines: list[bytes]) -> Iterator[Entry]:
             fields = json.loads(line)
             fields.pop("before", None)
             entry = Entry(**fields)
-            datetime.fromisoformat(entry.time)
+            good = datetime.fromisoformat(entry.time).tzinfo is not None and isinstance(entry.version, int)
         except (ValueError, TypeError, AttributeError):  # cut short by a crash
             continue
-        if isinstance(entry.version, int) and all(isinstance(text, str) for text in (entry.state, entry.digest)):
+        texts = (entry.state, entry.digest, entry.run, entry.actor, entry.reason)
+        if good and all(isinstance(text, str) for text in texts):
             yield entry  # else somebody edited it
 
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from tasks.store.history import Entry
 
 STABLE, CANARY = "stable", "canary"
-BEFORE = ("exported", "validated", "awaiting review", "approved", "rejected")
+BEFORE = ("exported", "validated", "awaiting review", "approved", "rejected", "unchanged")
 """States of candidates; another work_dir may give the number of a live version to a candidate of its own."""
 _LABEL = re.compile(r"experiment (?P<name>.*?): (?P<arm>.*)", re.DOTALL)
 

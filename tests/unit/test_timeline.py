@@ -37,6 +37,7 @@ LATEST = [
     line(3, 2, "rolled back"),
     line(3.5, 1, "pruned"),
     line(3.6, 4, "rejected", "of another work_dir"),
+    line(3.7, 4, "unchanged", "of another work_dir, with the bytes that are live"),
 ]
 
 
