@@ -17,10 +17,12 @@ a line that only the head has, because a crash came in between, is added by the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import getpass
 import json
 import os
+import stat
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -271,11 +273,16 @@ def read(model_dir: Path) -> list[Entry]:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not be waited for
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        with os.fdopen(descriptor, "rb") as stream:
+            return stream.read()
     except FileNotFoundError:
         return b""
     except OSError as exc:
-        raise StoreError(f"the history must be readable, got '{exc.filename}': {exc.strerror}") from exc
+        raise StoreError(f"the history must be readable, got '{exc.filename or path}': {exc.strerror}") from exc
 
 
 def _entries(lines: list[bytes]) -> Iterator[Entry]:

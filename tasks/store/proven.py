@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.errors import ProofMismatch
+from tasks.errors import ProofMismatch, StoreError
 from tasks.proof.approval import APPROVAL_FILE, read_approval, unchecked_approval
 from tasks.proof.chain import HEAD, HISTORY, chain_problems
 from tasks.proof.directory import STATEMENT, evidence_file
@@ -43,7 +43,7 @@ def check_version(  # noqa: PLR0913
     place = version_dir.resolve()
     with_history = bool(head) or (statement is None and not bytes_only)
     number = version_number(place.name)
-    digest = served_digest(read(place.parent), number) if number is not None and statement is None else ""
+    digest = served_digest(_history(place.parent), number) if number is not None and statement is None else ""
     if digest and not DIGEST.fullmatch(digest):
         raise ProofMismatch(f"'{place.parent / HISTORY}' names no digest for version {number}, but '{digest[:80]}'")
     try:
@@ -69,7 +69,7 @@ def check_version(  # noqa: PLR0913
         its_model = str(said.predicate.get("model", ""))
         _check_history(place.parent, publics, head, its_model, signed, allow_unsigned=allow_unsigned)
         # After the chain, so that an edited line is named first.
-        if not any(_went_live(entry, said.digest, number) for entry in read(place.parent)):
+        if not any(_went_live(entry, said.digest, number) for entry in _history(place.parent)):
             what = f"version {number}" if number is not None else f"'{place.name}'"
             raise ProofMismatch(
                 f"'{place.parent / HISTORY}' does not say that {what} went live with the bytes {said.digest[:12]}; "
@@ -78,6 +78,18 @@ def check_version(  # noqa: PLR0913
     if not bytes_only:
         _check_approval(proof, approvers)
     return proof
+
+
+def _history(model_dir: Path) -> list[Entry]:
+    """Return the lines of a history.
+
+    Raises:
+        ProofMismatch: it cannot be read.
+    """
+    try:
+        return read(model_dir)
+    except StoreError as exc:
+        raise ProofMismatch(str(exc)) from exc
 
 
 def _went_live(entry: Entry, digest: str, number: int | None) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +300,16 @@ def test_another_model_with_a_proof_of_its_own_is_no_version(own: Signed) -> Non
     other = required(own).model_copy(update={"name": "n"})
     said = unproven(other, root / own.version.name, own.check().statement.digest)
     assert "must be a version of 'n', got one of 'm'" in said
+
+
+@pytest.mark.parametrize("odd", [os.mkfifo, os.mkdir])
+def test_a_history_that_is_no_file_is_refused_at_once(own: Signed, odd: Callable[[Path], None]) -> None:
+    """Who may write there can put a pipe in its place, which must not be waited for."""
+    path = own.version.parent / HISTORY
+    path.unlink()
+    odd(path)
+    with pytest.raises(ProofMismatch, match=f"'{path}': it is not a regular file"):
+        own.check()
 
 
 def test_another_key_is_refused(signed: Signed, tmp_path: Path) -> None:
