@@ -255,12 +255,11 @@ def test_settings_of_another_version_say_nothing_of_a_server(shop: Shop, capsys:
         (["--no-promote"], "got --no-promote as well"),
         (["--set", "name=other"], "--live judges the live version, but there is none in"),
         (["--set", "serving.args=[--enable_batching]"], "args needs backend: docker or auto"),
-        (["--image", ""], ""),
     ],
 )
 def test_usage(shop: Shop, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
-    """What cannot be judged is one line and exit code 2; an empty image is none."""
-    assert shop.live(*words) == (2 if message else 0)
+    """What cannot be judged is one line and exit code 2."""
+    assert shop.live(*words) == 2
     assert message in capsys.readouterr().err
 
 
