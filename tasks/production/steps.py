@@ -6,8 +6,10 @@ from pathlib import Path
 
 from tasks.errors import StoreError
 from tasks.records import Candidate, Champion, Change
+from tasks.savedmodel.manifest import holds
 from tasks.store.champion import champion_version
 from tasks.store.history import process_user, read, served_digest
+from tasks.store.layout import versions
 from tasks.store.rollback_target import bytes_of, rollback_target
 from tasks.store.serving_config import labels_of
 from tasks.store.transaction import CANARY, STABLE, Production
@@ -68,6 +70,12 @@ def going_back(found: Production, candidates_dir: Path, to: int | None, actor: s
     if target == champion:
         raise StoreError(f"--to must be another version, because version {champion} of '{name}' is live")
     digest, source = bytes_of(found.model_dir, target, None if labelled else candidates_dir)
+    live = versions(found.model_dir).get(champion)
+    if live is not None and holds(live, digest):  # else damaged files are replaced
+        raise StoreError(
+            f"--to must be a version with other bytes, because version {champion} of '{name}', which is live, has "
+            f"those of version {target}"
+        )
     return Change(
         "label" if labelled else "publish", target, source.name if labelled else str(target), digest,
         str(source.resolve()), previous=champion, previous_digest=served_digest(read(found.model_dir), champion),

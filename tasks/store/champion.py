@@ -58,19 +58,21 @@ def find_champion(model_dir: Path, layout: Layout = "latest") -> Champion | None
 def predecessor(model_dir: Path, champion: int | None, digest: str = "") -> int | None:
     """Return the version that a rollback goes back to: the last champion before this one that was not rolled back.
 
-    Versions with the same bytes as the champion are skipped, because going back to them would change nothing. So are
-    canaries, which were never the champion.
+    What was rolled back counts again once its bytes were made live again, as by a person who approved them. Versions
+    with the same bytes as the champion are skipped, because going back to them would change nothing. So are canaries,
+    which were never the champion.
 
     Args:
         champion: None stands for a candidate that is to be the next champion; `digest` is that of its bytes.
     """
     entries = read(model_dir)
     digests = {entry.version: entry.digest for entry in entries if entry.state in SERVED}
-    bad = {entry.version for entry in entries if entry.state == "rolled back"}
-    bad_digests = {digests[version] for version in bad if version in digests}
+    decisive = [e for e in entries if e.state == "live" or (e.state == "rolled back" and e.version in digests)]
+    last = {entry.digest: entry.state for entry in decisive}
+    bad = {digest for digest, state in last.items() if state == "rolled back"}
     served = [entry.version for entry in entries if entry.state == "live"]
     if champion in served:  # later versions were withdrawn, or have another label
         served = served[: len(served) - 1 - served[::-1].index(champion)]
     own = digest or digests.get(champion or -1)
-    good = [v for v in served if v != champion and v not in bad and digests[v] != own and digests[v] not in bad_digests]
+    good = [v for v in served if v != champion and digests[v] != own and digests[v] not in bad]
     return good[-1] if good else None

@@ -10,6 +10,7 @@ import pytest
 
 from configs.loading import load_config
 from configs.schema import Config
+from tasks.errors import StoreError
 from tasks.outcomes import PromotionState
 from tasks.production.changes import go_back, put_live
 from tasks.records import Champion, GateResult, GraphFacts, TrackedRun, ValidationReport
@@ -141,6 +142,33 @@ def test_bytes_that_a_person_took_back_are_known(config: Config, store: Store) -
     candidate = rehearsal(store, again).report.candidate
     assert put_live(config, candidate, by_run("r"), champion_of(store), "bob").state is PromotionState.PROMOTED
     assert taken_back(read(store.live), bad) is None
+
+
+def test_a_rollback_to_the_bytes_that_are_live_is_refused(config: Config, store: Store) -> None:
+    """It would note that the live bytes were taken back; where the live files are damaged it puts them in order."""
+    for _ in range(2):
+        store.promote(store.export())
+    assert go_back(config, None, "ann").state is PromotionState.PROMOTED
+    before = read(store.live)
+    with pytest.raises(StoreError, match="because version 3 of 'm', which is live, has those of version 1"):
+        go_back(config, 1, "ann")
+    assert read(store.live) == before
+    file = store.live / "3" / "saved_model.pb"
+    file.unlink()
+    file.write_bytes(b"damaged")
+    assert go_back(config, 1, "ann").reason.startswith("version 4 is live")
+
+
+def test_bytes_that_a_person_made_live_again_are_a_way_back(config: Config, store: Store) -> None:
+    """A rollback returns to the champion of before, although its bytes had been taken back before their approval."""
+    for _ in range(2):
+        store.promote(store.export())
+    go_back(config, None, "ann")
+    bad = store.digest(2)
+    approved = rehearsal(store, twin(store, 2)).report.candidate
+    put_live(config, approved, by_run("again"), champion_of(store), "bob")
+    store.promote(store.export())
+    assert go_back(config, None, "ann").change.digest == bad  # type: ignore[union-attr]
 
 
 def test_what_production_refused_may_be_tried_again(store: Store) -> None:
