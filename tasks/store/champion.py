@@ -11,7 +11,7 @@ from tasks.errors import ExportError, ManifestMismatch, StoreError
 from tasks.records import Champion, GraphFacts
 from tasks.savedmodel.manifest import hash_files
 from tasks.savedmodel.safety import read_graph
-from tasks.store.history import SERVED, read
+from tasks.store.history import SERVED, live_digest, read
 from tasks.store.layout import versions
 from tasks.store.serving_config import labels_of
 
@@ -67,9 +67,9 @@ def predecessor(model_dir: Path, champion: int | None, digest: str = "") -> int 
     """
     entries = read(model_dir)
     digests = {entry.version: entry.digest for entry in entries if entry.state in SERVED}
-    decisive = [e for e in entries if e.state == "live" or (e.state == "rolled back" and e.version in digests)]
+    decisive = [e for e in entries if e.version in digests and e.state in ("live", "superseded", "rolled back")]
     last = {entry.digest: entry.state for entry in decisive}
-    bad = {digest for digest, state in last.items() if state == "rolled back"}
+    bad = {digest for digest, state in last.items() if state == "rolled back"} - {live_digest(entries)}
     served = [entry.version for entry in entries if entry.state == "live"]
     if champion in served:  # later versions were withdrawn, or have another label
         served = served[: len(served) - 1 - served[::-1].index(champion)]

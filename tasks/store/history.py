@@ -331,11 +331,19 @@ def same_bytes(entries: list[Entry], version: int, digest: str) -> str:
     return f"version {twin.version}, which {_SAID[twin.state]}{details}, has the same bytes"
 
 
+def live_digest(entries: list[Entry]) -> str:
+    """Return the digest of the files that were made live last, or an empty string."""
+    return next((entry.digest for entry in reversed(entries) if entry.state == "live"), "")
+
+
 def taken_back(entries: list[Entry], digest: str) -> Entry | None:
     """Return the line that took bytes back which had served, unless they were made live again since; or None.
 
-    What production did not serve as it was judged was withdrawn before it counted as live, and is not meant.
+    What production did not serve as it was judged was withdrawn before it counted as live, and is not meant. Neither
+    are bytes that are live: a rollback replaced damaged files by the same ones.
     """
+    if live_digest(entries) == digest:
+        return None
     decisive = [e for e in entries if e.digest == digest and e.state in (*SERVED, "superseded", "rolled back")]
     served = {e.version for e in decisive if e.state == "live"}
     last = decisive[-1] if decisive else None
