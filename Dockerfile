@@ -66,7 +66,7 @@ ARG LOCK=requirements.lock
 COPY ${LOCK} deploy/sbom.py /tmp/
 # Which packages are in the image is written into it, as /opt/flows/sbom.cdx.json.
 RUN python3 -m venv /opt/flows \
-    && /opt/flows/bin/pip install --no-cache-dir --require-hashes -r /tmp/${LOCK} \
+    && /opt/flows/bin/pip install --no-cache-dir --no-deps --require-hashes -r /tmp/${LOCK} \
     && /opt/flows/bin/python /tmp/sbom.py /tmp/${LOCK} >/opt/flows/sbom.cdx.json \
     && printf '#!/opt/flows/bin/python -P\nfrom flows.main import main\n\nraise SystemExit(main())\n' \
         >/opt/flows/bin/keras-rehearsal \
