@@ -137,7 +137,7 @@ def _of_config(config: Config) -> Path:
 
 def _chain(model_dir: Path, config: Config | None) -> int:
     """Say what is wrong with the chain, and return the exit code."""
-    from tasks.proof.chain import HISTORY, chain_problems
+    from tasks.proof.chain import HEAD, HISTORY, chain_problems
     from tasks.proof.signing import head_keys
 
     if not (model_dir / HISTORY).exists():
@@ -146,6 +146,9 @@ def _chain(model_dir: Path, config: Config | None) -> int:
     problems = chain_problems(model_dir, publics, model=model_dir.name)
     for problem in problems:
         error(problem)
+    if not publics and (model_dir / HEAD).exists():
+        why = "promote.trusted_keys names no key" if config is not None else "--dir has no key"
+        say(f"the signature of the history is not checked, because {why}; {command_name('flows.verify')} --key does so")
     return FAILED if problems else DONE
 
 

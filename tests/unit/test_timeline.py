@@ -12,6 +12,7 @@ import pytest
 from flows import history
 from tasks.store.history import HISTORY, Entry, append
 from tasks.store.timeline import served_at
+from tests.store_driver import SIGNER
 
 BEGIN = datetime(2026, 11, 25, tzinfo=UTC)
 
@@ -116,6 +117,15 @@ def test_the_table_of_changes(model_dir: Path, capsys: pytest.CaptureFixture[str
     assert rows[1].endswith("approved by ann, 2")
     assert last.startswith("head ")
     assert len(last) == 69
+
+
+def test_a_signature_that_is_not_checked_is_said(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory has no key: where a head is signed, the table says that only the chain was checked."""
+    assert history.main(["--dir", str(model_dir)]) == 0
+    assert "signature" not in capsys.readouterr().out
+    append(model_dir, 2, "superseded", "2" * 64, SIGNER)
+    assert history.main(["--dir", str(model_dir)]) == 0
+    assert "the signature of the history is not checked, because --dir has no key;" in capsys.readouterr().out
 
 
 def test_what_served_at_a_time(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
