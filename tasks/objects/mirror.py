@@ -46,7 +46,7 @@ from tasks.waiting import waiting_for
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-BEFORE_PRODUCTION = ("exported", "validated", "awaiting review", "approved", "rejected")
+BEFORE_PRODUCTION = ("exported", "validated", "awaiting review", "approved", "unchanged", "rejected")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -24,8 +24,10 @@ from tasks.errors import ManifestMismatch, StoreError
 from tasks.objects.follow import Followed
 from tasks.objects.health import Health, answering
 from tasks.objects.live import Kept, Live, Stored, read_live
+from tasks.objects.mirror import BEFORE_PRODUCTION
 from tasks.records import Change
 from tasks.savedmodel.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from tasks.store.history import NOTES, State
 
 DIGEST, UPLOAD = "a" * 64, "b" * 32
 STORED = Stored("00007", DIGEST, f"versions/sha256-{DIGEST}/{UPLOAD}")
@@ -33,6 +35,13 @@ LIVE = Live(
     "m", 3, "w", "labels", {7: STORED}, Kept(f"history/{UPLOAD}.jsonl", 1, "c" * 64), (7,), {"stable": 7},
     Change("publish", 7, "00007", DIGEST, "/x"), "ann",
 )  # fmt: skip
+
+
+def test_each_state_is_production_s_or_a_candidate_s() -> None:
+    """Lines about production come from the store; those about the candidates of a machine stay when it is refreshed."""
+    of_production = {"canary", "live", "superseded", "rolled back", "pruned", *NOTES}
+    assert of_production | set(BEFORE_PRODUCTION) == set(get_args(State))
+    assert not of_production & set(BEFORE_PRODUCTION)
 
 
 @pytest.mark.parametrize(
