@@ -36,7 +36,8 @@ from tasks.production.rehearsed_change import rehearse_change
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers
 from tasks.serving.capacity import highest_rate, keeps_bound
 from tasks.serving.open_loop import RestConnection
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.store.champion import find_champion
 from tasks.store.history import append
 from tests.conftest import children

@@ -25,7 +25,8 @@ from tasks.datasets.rows import load_arrays
 from tasks.gates.judge import judge, judge_files
 from tasks.records import Backend, Candidate, ServedAnswers
 from tasks.savedmodel.safety import read_graph
-from tasks.serving.rehearse import Rehearsal, _phase_a, _phase_b
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import _phase_a, _phase_b
 from tasks.store.champion import find_champion
 
 T = TypeVar("T")

@@ -20,7 +20,8 @@ from configs.schema import Config
 from tasks.gates.judge import judge
 from tasks.records import Backend, Candidate, Recorded, Splits, TrackedRun, TrainedModel, ValidationReport, WayBack
 from tasks.savedmodel.safety import read_graph
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.store.champion import find_champion
 from tasks.store.rehearsals import Rehearsed
 from tasks.upgrade import LIVE, WAY_BACK, InProduction, judge_on

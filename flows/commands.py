@@ -255,7 +255,7 @@ def tell_others(config: Config, promotion: Promotion, title: str, watched: Watch
     Args:
         title: of Prefect's flow run. watched: production's metrics since before the change, or None.
     """
-    from tasks.production.changes import inform, with_metrics
+    from tasks.production.turn import inform, with_metrics
 
     if watched is not None:
         with _as_warning("Production's metrics are not read"):

@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         with importing("prefect"):
             from flows.promote import promote, to_stable
             from flows.temporary_server import prefect_server
-            from tasks.production.changes import settled
+            from tasks.production.turn import settled
 
         overrides = without_secrets(args.set)
         settled.clear()  # outcomes of an earlier call in this process

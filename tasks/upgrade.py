@@ -20,7 +20,9 @@ from tasks.objects.store import refresh
 from tasks.records import Backend, Candidate, GateResult, Recorded, ServedAnswers, WayBack
 from tasks.savedmodel.safety import MB, read_graph
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import OWN, Rehearsal, refusal_words, rehearse
+from tasks.serving.rehearsal import OWN, Rehearsal
+from tasks.serving.rehearse import rehearse
+from tasks.serving.way_back import refusal_words
 from tasks.store.champion import champion_version
 from tasks.store.rehearsals import Rehearsed
 from tasks.store.rollback_target import rollback_target

@@ -29,7 +29,8 @@ from tasks.replay.tally import Tally
 from tasks.savedmodel.operations import misspelt
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import check_engine, choose_backends
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.stage import artifact_key, progress_shown, stage
 from tasks.store.champion import find_champion
 from tasks.store.seen import with_record

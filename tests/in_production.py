@@ -28,7 +28,8 @@ from tasks.records import (
     ValidationReport,
 )
 from tasks.savedmodel.manifest import write_manifest
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.store.champion import find_champion
 from tasks.store.rehearsals import Rehearsed, save_rehearsal
 from tasks.store.way_back import way_back_of

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from configs.schema import Config
-from tasks.production.changes import changing, examine
+from tasks.production.changes import examine
+from tasks.production.turn import changing
 from tasks.proof import keys
 from tasks.proof.approval import APPROVAL_FILE, Approval, sign_approval
 from tasks.proof.chain import Signer

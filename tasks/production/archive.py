@@ -10,7 +10,7 @@ from tasks.objects.archive import fetch_candidate, forget_old, is_here, send_can
 from tasks.objects.mirror import Mirror
 from tasks.objects.store import mirror_of, refresh
 from tasks.objects.transfer import is_listed
-from tasks.production.changes import in_turn
+from tasks.production.turn import in_turn
 from tasks.store.leftovers import digests_in_use
 from tasks.store.rehearsals import record_of
 from tasks.store.transaction import Production

@@ -15,7 +15,8 @@ from tasks.gates.contract import breaking_changes
 from tasks.gates.way_back import REMEDY
 from tasks.objects.store import refresh
 from tasks.outcomes import Promotion, PromotionState
-from tasks.production.changes import damage_of, in_turn, make_change, without_way_back
+from tasks.production.changes import damage_of, without_way_back
+from tasks.production.turn import in_turn, make_change
 from tasks.records import Arm, Change
 from tasks.store.champion import champion_version
 from tasks.store.experiment import Experiment, eligible, moved, running

@@ -39,7 +39,8 @@ from tasks.serving.client import RestClient, read_answer
 from tasks.serving.launch import ThrowawayServer
 from tasks.serving.load import row_picks
 from tasks.serving.open_loop import OK, Connection, GrpcConnection, Load, OpenLoop, RestConnection
-from tasks.serving.rehearse import Rehearsal, killed_words
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import killed_words
 from tasks.store.champion import predecessor
 from tasks.store.history import HISTORY, read, served_digest
 from tasks.store.layout import versions

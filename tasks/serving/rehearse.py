@@ -11,29 +11,24 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from configs.sections.gates import Gates
 from configs.sections.serving import Serving
 from configs.serving_flags import batches
 from tasks.datasets.blocks import small_batches
 from tasks.datasets.feature_record import read_schema
 from tasks.datasets.golden import read_golden
 from tasks.datasets.readings import read_readings
-from tasks.datasets.rows import Array, load_arrays, save_arrays
+from tasks.datasets.rows import Array, load_arrays
 from tasks.errors import (
-    DataError,
     MemoryExceeded,
-    ModelLoadError,
-    PredictionError,
     ServerCrashed,
     ServingError,
     ServingUnavailable,
 )
 from tasks.records import (
-    Backend,
     Candidate,
     Champion,
     ServedAnswers,
@@ -42,51 +37,22 @@ from tasks.records import (
     ServedLatency,
     ServerFacts,
     Signature,
-    WayBack,
 )
-from tasks.replay.tally import Tally
 from tasks.serving.batching import ask_concurrently
 from tasks.serving.capacity import measure_capacity
-from tasks.serving.client import Access, ModelClient, RestClient
+from tasks.serving.client import ModelClient, RestClient
 from tasks.serving.exits import CRASH_REMEDY, server_words
 from tasks.serving.launch import ThrowawayServer, throwaway_server
 from tasks.serving.load import time_requests
 from tasks.serving.probes import probe, up_to_the_end
+from tasks.serving.rehearsal import OWN, Rehearsal, open_clients
 from tasks.serving.replay import ReplayBroken, Sender, after_crash, replay
+from tasks.serving.way_back import alone, blamed, is_way_back, repeated
 
 if TYPE_CHECKING:  # it imports grpc
     from tasks.serving.grpc_client import GrpcClient
 
 T = TypeVar("T")
-OWN = (ModelLoadError, PredictionError, ServerCrashed)
-"""What a model does to its server. Any other end of a server, such as a kill, may have come from outside."""
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """The settings of a rehearsal.
-
-    Attributes:
-        directory: where the answers and the logs of the servers are written.
-        champion: the version to compare with, or None.
-        way_back: the version that a rollback would return to, or None if it is not to be judged.
-        tally: makes the counters of recorded requests from the answers to the test rows; None without such requests.
-    """
-
-    serving: Serving
-    candidate: Candidate
-    backend: Backend
-    directory: Path
-    gates: Gates = field(default_factory=Gates)
-    champion: Champion | None = None
-    way_back: WayBack | None = None
-    tally: Callable[[ServedAnswers], Tally] | None = None
-
-    def save(self, name: str, arrays: Mapping[str, Array]) -> Path:
-        """Write answers to `<directory>/<name>.npz`."""
-        path = self.directory / f"{name}.npz"
-        save_arrays(path, arrays)
-        return path
 
 
 def rehearse(rehearsal: Rehearsal) -> ServedAnswers:
@@ -108,70 +74,10 @@ def rehearse(rehearsal: Rehearsal) -> ServedAnswers:
             killed = ServedChange(rehearsal.champion.version, rehearsal.candidate.version, killed=killed_words(exc))
             return replace(served, change=killed, way_back=None)  # which was not asked
         except OWN as exc:  # the candidate was served alone, so the cause is not in it
-            return replace(served, way_back=_blamed(rehearsal, rehearsal.champion, exc))
-    if way is not None and way.version_dir is not None and not _is_way_back(way, rehearsal.champion):
-        served = replace(served, way_back=_alone(rehearsal, way))
+            return replace(served, way_back=blamed(rehearsal, rehearsal.champion, exc))
+    if way is not None and way.version_dir is not None and not is_way_back(way, rehearsal.champion):
+        served = replace(served, way_back=alone(rehearsal, way))
     return served
-
-
-def _is_way_back(way: WayBack | None, champion: Champion | None) -> bool:
-    return way is not None and champion is not None and way.version == champion.version
-
-
-def _blamed(rehearsal: Rehearsal, champion: Champion, error: ServingError) -> WayBack:
-    """Return that the way back is refused, if that version alone is refused as well.
-
-    Raises:
-        ServingError: it is not the way back, or nothing is wrong with it alone.
-    """
-    way = rehearsal.way_back
-    if way is not None and way.version_dir is not None and _is_way_back(way, champion):
-        found = _alone(rehearsal, way)
-        if found.refusal:
-            return found
-    raise ServingError(
-        f"'{rehearsal.candidate.name}' version {rehearsal.candidate.version} was served alone, but not in one "
-        f"server with version {champion.version}, which is live: {error}",
-        detail=error.detail,
-    ) from error
-
-
-def _alone(rehearsal: Rehearsal, way: WayBack) -> WayBack:
-    """Serve the way back alone; return its answers, or the words of the server that refused it."""
-    assert way.version_dir is not None
-    served_as = replace(rehearsal.candidate, version=int(way.version_dir.name), version_dir=way.version_dir)
-    log_file = rehearsal.directory / "server_way_back.log"
-    try:
-        with (
-            throwaway_server(rehearsal.backend, rehearsal.serving, served_as, log_file) as (server, rest),
-            open_clients(rehearsal.serving, server, rest) as (client, *_),
-        ):
-            return _repeated(rehearsal, way, client)
-    except OWN as exc:
-        return replace(way, refusal=refusal_words(exc), log=exc.detail)
-
-
-def refusal_words(error: ServingError) -> str:
-    """Return why a server refused a version that was in production, without the advice for a candidate."""
-    words = server_words(error.detail) if isinstance(error, ModelLoadError) else ""
-    return words or str(error)
-
-
-def _repeated(rehearsal: Rehearsal, way: WayBack, client: ModelClient) -> WayBack:
-    """Return the way back with its answers to the requests that it was judged on."""
-    recorded = way.recorded
-    if recorded is None or way.version_dir is None:
-        return way
-    beyond = recorded.signature.beyond_rest if rehearsal.serving.protocol == "rest" else ()
-    if beyond:
-        why = f"serving.protocol is rest, which cannot carry {', '.join(map(str, beyond))}"
-        return replace(way, recorded=None, unproven=why)
-    try:
-        rows = load_arrays(recorded.requests)
-    except DataError as exc:
-        return replace(way, recorded=None, unproven=str(exc))
-    number, outputs, name = int(way.version_dir.name), recorded.signature.outputs, recorded.signature.name
-    return replace(way, answers=rehearsal.save("way_back", client.predict(number, rows, outputs, name)))
 
 
 def _phase_a(rehearsal: Rehearsal, rows: Mapping[str, Array]) -> ServedAnswers:
@@ -210,8 +116,8 @@ def _phase_b(
         with open_clients(serving, server, rest) as (first, *_):
             signature = _signature(first, champion.version, candidate.signature.name)
             answers, way = None, rehearsal.way_back
-            if way is not None and _is_way_back(way, champion):
-                way = _repeated(rehearsal, way, first)
+            if way is not None and is_way_back(way, champion):
+                way = repeated(rehearsal, way, first)
             # A champion with other inputs cannot answer these rows; the contract gate reports the differences.
             # Neither can a champion whose dtypes the transport does not carry.
             asked = serving.protocol == "grpc" or not signature.beyond_rest
@@ -398,18 +304,3 @@ def _capacity(
         server.rest_url, server.served_name, versions, rows, rehearsal.candidate.signature.name, rehearsal.gates,
         rehearsal.serving.request_timeout_s, rates,
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def open_clients(serving: Serving, server: ThrowawayServer, rest: ModelClient) -> Iterator[list[ModelClient]]:
-    """Yield clients for the configured transports; the answers of the first are judged."""
-    if serving.protocol == "rest":
-        yield [rest]
-        return
-    from tasks.serving.grpc_client import GrpcClient  # imports grpc
-
-    client = GrpcClient(
-        server.grpc_target, server.served_name, serving.request_timeout_s, access=Access(most_rows=serving.most_rows)
-    )
-    with contextlib.closing(client) as over_grpc:
-        yield [over_grpc] if serving.protocol == "grpc" else [rest, over_grpc]

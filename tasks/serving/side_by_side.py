@@ -25,7 +25,7 @@ from tasks.records import Backend, Candidate
 from tasks.serving.client import ModelClient
 from tasks.serving.exits import has_no_room
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import OWN, open_clients
+from tasks.serving.rehearsal import OWN, open_clients
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from tasks.gates.judge import judge
 from tasks.records import Backend, Candidate, GateResult, ServedAnswers, Signature, TensorSpec
 from tasks.report.sections import server_lines
 from tasks.serving.launch import choose_backends
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tests.e2e.conftest import built_image
 
 pytestmark = pytest.mark.docker

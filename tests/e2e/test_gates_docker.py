@@ -24,7 +24,8 @@ from tasks.production.rehearsed_change import rehearse_change
 from tasks.records import Backend, Candidate, Champion, Signature, TensorSpec
 from tasks.savedmodel.manifest import write_manifest
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.serving.side_by_side import Asked, ask_side_by_side
 from tasks.store.champion import find_champion
 from tasks.store.history import append

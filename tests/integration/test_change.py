@@ -25,7 +25,8 @@ from tasks.production.rehearsed_change import rehearse_change
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, Signature, TensorSpec
 from tasks.savedmodel.manifest import hash_files, write_manifest
 from tasks.savedmodel.warmup import write_warmup
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.store.champion import find_champion
 from tasks.store.history import append
 from tasks.store.serving_config import write_config

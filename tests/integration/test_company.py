@@ -19,7 +19,8 @@ from tasks.production.live_check import Endpoint, Expected, live_problem
 from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
 pytestmark = [

@@ -21,7 +21,8 @@ from tasks.savedmodel.exporter import serving_function, write_savedmodel
 from tasks.serving.client import RestClient
 from tasks.serving.grpc_client import GrpcClient
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tests.attached_server import SharedServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -33,7 +33,8 @@ from tasks.gates.judge import judge, judge_files
 from tasks.records import Backend, Candidate, TrainedModel
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.store.champion import find_champion
 from tests.markdown import Page
 

@@ -24,7 +24,8 @@ from tasks.records import BATCHES, Backend, Candidate, Champion, GateResult, Ser
 from tasks.savedmodel.manifest import hash_files
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.store.champion import find_champion
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.

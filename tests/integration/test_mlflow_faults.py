@@ -22,14 +22,16 @@ from flows.commands import ENVIRONMENT, session
 from tasks import waiting
 from tasks.errors import PipelineError, TrackingError, TrackingRefused
 from tasks.gates.judge import judge
-from tasks.production.changes import examine, go_back, inform, put_live
+from tasks.production.changes import examine, go_back, put_live
+from tasks.production.turn import inform
 from tasks.records import Backend, Candidate, Signature, TrackedRun, ValidationReport
 from tasks.registry import connection
 from tasks.registry.approvals import reviewed_versions
 from tasks.registry.connection import check_experiment, check_tracking
 from tasks.registry.runs import log_rehearsal
 from tasks.savedmodel.safety import read_graph
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.store.lock import LOCK
 from tasks.store.transaction import untold
 from tests.e2e.conftest import running_mlflow

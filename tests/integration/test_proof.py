@@ -10,7 +10,8 @@ from tasks.objects.bucket import Bucket
 from tasks.objects.live import LIVE, Live, read_live
 from tasks.objects.store import mirror_of
 from tasks.objects.upkeep import damaged, sweep
-from tasks.production.changes import changing, go_back
+from tasks.production.changes import go_back
+from tasks.production.turn import changing
 from tasks.proof.directory import PROOFS, SIGNATURE, STATEMENT, proof_dir
 from tasks.proof.keys import load_private, public_path
 from tasks.proof.model_signing import signature_file

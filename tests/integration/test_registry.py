@@ -37,7 +37,8 @@ from tasks.report.artifacts import describe_version
 from tasks.review import decided_here, review
 from tasks.savedmodel.manifest import hash_files, verify_manifest
 from tasks.savedmodel.safety import read_graph
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 
 pytestmark = [
     # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.

@@ -22,7 +22,8 @@ from tasks.gates.judge import judge as judged
 from tasks.records import Backend, Champion, GateResult
 from tasks.savedmodel.safety import read_graph
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tests.attached_server import SharedServer
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.

@@ -25,7 +25,8 @@ from tasks.replay.bodies import arrays_of, message_of
 from tasks.replay.files import Request, requests_in
 from tasks.savedmodel.warmup import WARMUP
 from tasks.serving.launch import throwaway_server
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.store.champion import find_champion
 from tests.data.replayed_models import bodies
 

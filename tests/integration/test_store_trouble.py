@@ -22,7 +22,8 @@ from flows.commands import ENVIRONMENT
 from flows.rollback import main as rollback
 from tasks.datasets.rows import load_arrays, save_arrays
 from tasks.errors import DataError, ManifestMismatch, StoreError, TrackingError
-from tasks.production.changes import examine, go_back, inform, put_live
+from tasks.production.changes import examine, go_back, put_live
+from tasks.production.turn import inform
 from tasks.records import Candidate, Change, Signature, TrackedRun
 from tasks.savedmodel.manifest import hash_files
 from tasks.store import runs

@@ -25,7 +25,8 @@ from tasks.records import Backend, Candidate, GateResult, Splits, TrainedModel, 
 from tasks.report.pictures import draw_pictures
 from tasks.report.sections import provenance_lines
 from tasks.savedmodel.safety import read_graph
-from tasks.serving.rehearse import Rehearsal, rehearse
+from tasks.serving.rehearsal import Rehearsal
+from tasks.serving.rehearse import rehearse
 from tasks.store.champion import find_champion
 
 # TensorFlow's variables do not know NumPy 2's `copy`; Keras reads every weight through them.
