@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from configs.sections.serving import Serving
-from tasks.errors import ModelLoadError, ServingError, ServingUnavailable, StoreError
+from tasks.errors import MemoryExceeded, ModelLoadError, ServingError, ServingUnavailable, StoreError
 from tasks.records import Candidate, Signature
 from tasks.serving.container import ContainerServer, ensure_image, run_container
 from tasks.serving.engine import engine
@@ -153,7 +153,7 @@ def test_too_little_memory_is_named(serving: Serving, tmp_path: Path, run_id: st
         while server.exit_code() is None:
             time.sleep(0.05)
         error = server.explain_exit()
-    assert type(error) is ServingError
+    assert type(error) is MemoryExceeded
     assert "limit of 1024 MiB. Raise serving.memory_mb" in str(error)
 
 

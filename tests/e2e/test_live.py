@@ -151,7 +151,7 @@ def test_mlflow_down_when_production_is_changed(
     late.watch(user.models_root / "digits")
     out, err = run.communicate(timeout=600)
     assert run.returncode == 0, out + err
-    assert f"version {version} is live, approved by ann, but MLflow could not be updated; " in out
+    assert f"version {version} is live, approved by ann, by a tag in MLflow, but MLflow could not be updated; " in out
     assert production.comes_to_serve(version)
     down = user.run(*at(late.url), flow="doctor")
     assert (down.returncode, "could not be sent to MLflow" in down.stdout) == (1, True), down.stdout

@@ -455,7 +455,7 @@ def test_two_runs_compare_by_the_same_names(runs: dict[str, Run], visit: Callabl
     words = {"runs": json.dumps([run.run_id for run in pair]), "experiments": json.dumps([pair[0].experiment])}
     page = visit(f"{pair[0].mlflow}/#/compare-runs?{urllib.parse.urlencode(words)}").page
     expect(page.get_by_role("heading", name="Comparing 2 Runs")).to_be_visible()
-    expect(page.get_by_text(min(pair[0].metrics), exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name=min(pair[0].metrics), exact=True)).to_be_visible()
     shown: dict[str, list[str]] = {}
     top, end = 0, False
     while not end:
