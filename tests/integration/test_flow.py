@@ -45,7 +45,7 @@ data: {{load: "{USER}:pairs"}}
 model: {{build: "{USER}:two_by_two"}}
 training: {{epochs: 1}}
 export: {{outputs: {{sum: total, odd: odd}}}}
-gates: {{metric_output: sum}}
+gates: {{metric_output: sum, change: {{seconds: 0.2, max_p99_ratio: 0}}}}
 serving: {{backend: embedded}}
 """)
     return directory
