@@ -94,7 +94,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _tell(proof: Proof, args: argparse.Namespace) -> None:
     said = proof.statement
-    evidence = "not checked (--bytes-only)" if args.bytes_only else f"{len(said.evidence)} files, as they were signed"
+    evidence = (
+        "not checked (--bytes-only)" if args.bytes_only else f"{len(said.evidence)} files, as the statement names them"
+    )
     signer = f"key {proof.key_id}" if proof.key_id else "unsigned: anyone may have written the statement"
     approved = said.predicate.get("approval") or said.predicate.get("approvedBy") or "the gates alone"
     beside = "the history beside it is a chain" + (", and its head is signed" if proof.key_id else "")
