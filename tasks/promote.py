@@ -14,7 +14,7 @@ from tasks.errors import StoreError
 from tasks.outcomes import ALREADY_LIVE, Outcome, Promotion, PromotionState
 from tasks.production.archive import archive
 from tasks.production.changes import move_label, put_live
-from tasks.proof.packages import installed_packages
+from tasks.proof.packages import installed_packages, locked
 from tasks.proof.signing import signer_of
 from tasks.records import Splits, TrackedRun, TrainedModel, ValidationReport
 from tasks.registry.changes import record_outcome
@@ -51,7 +51,8 @@ def keep_rehearsal(
     config: Config, splits: Splits, trained: TrainedModel, report: ValidationReport, run: TrackedRun
 ) -> None:
     """Store what an approval, the live verification and a rollback need."""
-    provenance = Provenance(shown(config), installed_packages(), git_commit())
+    packages = trained.recipe.packages if trained.recipe is not None else installed_packages()
+    provenance = Provenance(shown(config), locked(packages), git_commit())
     save_rehearsal(config.candidates_dir, Rehearsed(splits, trained, report, run, provenance))
     _note(config, report, run, "validated" if report.passed else "rejected", report.why_rejected)
 

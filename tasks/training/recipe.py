@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import platform
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ from configs.loading import shown
 from configs.redaction import redact
 from configs.schema import Config
 from tasks.datasets.user_code import users_files
+from tasks.proof.packages import installed_packages
 from tasks.records import Recipe
 
-log = logging.getLogger(__name__)
 READ_BY_LIBRARIES = ("TF_", "XLA_", "KERAS_", "OMP_", "CUDA_", "NVIDIA_")
 DECIDES_NOTHING = {"TF_CPP_MIN_LOG_LEVEL", "KERAS_HOME"}
 
@@ -33,24 +31,6 @@ def recipe_of(config: Config, model: Any) -> Recipe:
         if name.startswith(READ_BY_LIBRARIES) and name not in DECIDES_NOTHING
     }
     return Recipe(shown(config), installed_packages(), users_files(), this_machine(), settings, weights_digest(model))
-
-
-def installed_packages() -> dict[str, str]:
-    """Return the version of each installed package, by its lower-case name.
-
-    Of two with one name, the first one that is found is imported. One whose metadata cannot be read, as after an
-    installation that was broken off, is left out: it must not end a training.
-    """
-    found: dict[str, str] = {}
-    for package in distributions():
-        try:
-            name, number = (str(package.metadata[key] or "") for key in ("Name", "Version"))
-        except Exception as exc:  # noqa: BLE001  the finders of other packages may raise anything
-            log.debug("an installed package is not recorded: %s", exc)
-            continue
-        if name and number:
-            found.setdefault(name.lower(), number)
-    return dict(sorted(found.items()))
 
 
 def this_machine() -> dict[str, str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.training.recipe import installed_packages, this_machine
+from tasks.proof.packages import installed_packages
+from tasks.training.recipe import this_machine
 
 
 def install(directory: Path, name: str, text: str | None) -> None:
