@@ -1,13 +1,11 @@
 # shellcheck shell=bash
-# The unit and integration tests on Debian 13, whose Python is 3.13, beside the main suite, in the image `flows` on that
+# The unit tests, and some integration tests, on Debian 13, whose Python is 3.13, beside the main suite, in the image `flows` on that
 # base. Tests of containers are left out by their mark; any other test that would be skipped there is a failure.
 NEWER_NAME=rehearsal-newer-python
-# Most of the time of these tests is spent on modules that prove one fact on many cases, crash points, faults or seeds.
-# The code below them runs on Python 3.13 by other modules; these run in the main suite alone.
-MANY_CASES="attached before_training clients company crashes gates_served mlflow_faults
-    model_server/test_config_file model_server/test_large_bodies model_server/test_lifecycle
-    model_server/test_robustness object_store_archive object_store_crash ordinary_exports probes rehearsal resume
-    side_by_side store_crash store_rivals sync_command task"
+# The integration tests that also run there: those that train, export, serve, log and keep something by each library.
+# The others prove the same code on more cases, crash points and faults, in the main suite.
+INTEGRATION="check experiments export fit flow model_server/test_framing model_server/test_transcripts object_store
+    registry stream training_process"
 
 # start_newer_python DIR INDEX IMAGE: build the image `flows` and start them, in the background, in a container of the
 # engine that runs; the log is below DIR.
@@ -20,12 +18,12 @@ start_newer_python() {
 }
 
 test_newer_python() {
-    local dir=$1 index=$2 image=$3 left_out=() name
+    local dir=$1 index=$2 image=$3 chosen=() name
     set -e
-    for name in $MANY_CASES; do
+    for name in $INTEGRATION; do
         case $name in */*) ;; *) name=test_$name ;; esac
-        left_out+=("--ignore=tests/integration/$name.py")
-        [ -e "tests/integration/$name.py" ] || { echo "no module $name.py to leave out"; return 1; }
+        chosen+=("tests/integration/$name.py")
+        [ -e "tests/integration/$name.py" ] || { echo "no module $name.py"; return 1; }
     done
     make_base_image "$dir" trixie rehearsal-base-13
     build_flows_image "$index" "$image"
@@ -38,8 +36,8 @@ test_newer_python() {
             python --version
             tar --directory /original --create --exclude ./.venv --exclude __pycache__ . | tar --extract
             pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --require-hashes -r requirements-dev.lock
-            python -m pytest -q -p no:cacheprovider -m "not docker and not long" tests/unit tests/integration "$@"' \
-        pytest "${left_out[@]}"
+            python -m pytest -q -p no:cacheprovider -m "not docker and not long" tests/unit "$@"' \
+        pytest "${chosen[@]}"
     if summary_of "$NEWER_LOG" | grep skipped; then
         echo "No test may be skipped here; the reasons stand above."
         return 1
@@ -65,7 +63,7 @@ finish_newer_python() {
     local status=0
     wait "$NEWER_PID" || status=$?
     NEWER_PID=
-    echo "Unit and integration tests on $(grep -m 1 '^Python' "$NEWER_LOG" || echo "Debian 13"):"
+    echo "Unit tests and chosen integration tests on $(grep -m 1 '^Python' "$NEWER_LOG" || echo "Debian 13"):"
     if [ "$status" = 0 ]; then summary_of "$NEWER_LOG"; else cat "$NEWER_LOG"; fi
     return "$status"
 }

@@ -27,6 +27,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
     server.kill()
 
 
+@pytest.mark.long
 def test_the_main_job(workspace: Any, shared: SharedServer) -> None:
     """A candidate that passes goes live; the screen, the report and MLflow say which server judged it."""
     done = workspace.run(*shared.overrides, "--set", "training.epochs=2", "--set", "gates.metrics.accuracy=0.1")

@@ -135,6 +135,7 @@ def test_an_output_directory_that_cannot_be(user: Any, section: str) -> None:
     assert target.read_bytes() == before
 
 
+@pytest.mark.long
 def test_names_that_mlflow_does_not_take(user: Any) -> None:
     """Metrics, parameters and outputs may be called as people like: MLflow gets them in a form that reads back."""
     from mlflow import MlflowClient

@@ -32,6 +32,7 @@ def parcels(tmp_path_factory: pytest.TempPathFactory, open_workspace: Callable[[
     return workspace
 
 
+@pytest.mark.long
 def test_the_example_is_served(parcels: Any, open_server: Callable[[], Any]) -> None:
     """Without any code, production answers rows of JSON: stand-ins for missing values, dates as days since 1970."""
     server = open_server()

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from tests.e2e.conftest import ROOT
 from tests.markdown import Page
 
 
+@pytest.mark.long
 def test_the_flow_of_single_stages(workspace: Any) -> None:
     """The documented flow, which calls the stages one by one, promotes the project that `init` writes."""
     subprocess.run(

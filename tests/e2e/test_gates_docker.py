@@ -221,6 +221,7 @@ REFUSED = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.docker
 def test_another_image_for_what_is_live(test_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An equal image may serve both versions; one that moves answers by 1e-3, and one that refuses models, may not.

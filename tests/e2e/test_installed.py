@@ -107,6 +107,7 @@ def test_a_project_from_nothing(
         assert len(json.loads(answer.read())["predictions"][0]) == 2
 
 
+@pytest.mark.long
 def test_a_table_of_ones_own(script: Path, project: Path, outside: dict[str, str]) -> None:
     """`init --csv` writes what runs for odd names and an id; a function is found by the name of its file."""
     table = ["id,sepal length (cm),lambda,größe,kind"]

@@ -81,6 +81,7 @@ def start_until_container(workspace: Any, client: docker.DockerClient, image: st
     return run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 @pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_an_ended_run_leaves_no_container(

@@ -100,6 +100,7 @@ class Pod:
             volume.remove(force=True)
 
 
+@pytest.mark.long
 def test_a_run_in_its_pod(
     pod: Pod, flows_image: str, test_image: str, wait_for: Callable[[Callable[[], bool], float], bool]
 ) -> None:

@@ -137,6 +137,7 @@ def test_an_api_that_hangs_after_the_rename(workspace: Any, hanging: FaultProxy)
     assert f"Prefect's API at {workspace.env['PREFECT_API_URL']} must answer, got ReadTimeout" in line
 
 
+@pytest.mark.long
 def test_an_api_that_hangs_from_the_start(workspace: Any, hanging: FaultProxy) -> None:
     """Nothing is trained: exit 1 with one line that names the address and the way out."""
     hanging.rule = from_then_on(lambda: True)

@@ -221,6 +221,7 @@ def test_a_declared_contract(project: Any, models: Path) -> None:
     assert "gates.contract.file must be a contract" in damaged.stderr
 
 
+@pytest.mark.long
 def test_the_flow_in_the_documentation(workspace: Any) -> None:
     """The documented flow, which trains by its own loop, gets a verdict on its model and promotes it.
 

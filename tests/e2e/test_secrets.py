@@ -146,11 +146,12 @@ def outcomes(user: Any, production: Any) -> dict[str, subprocess.CompletedProces
     return {
         "promoted": run(user),
         "dry run": run(user, "--dry-run"),
-        "rejected": run(user, "--set", "gates.metrics={accuracy: 2}", "--set", f"tracking.uri={by_name}"),
         "loader fails": run(user, "--debug", LOADER_FAILS="1"),
         "builder fails": run(user, "--debug", BUILDER_FAILS="1"),
-        "waits": run(user, "--set", "promote.mode=review", "--set", "model.params.units=8"),
-        "approved": run(user, "--version", "3", "--approve", "--by", "ann", flow="promote"),
+        "waits": run(
+            user, "--set", "promote.mode=review", "--set", "model.params.units=8", "--set", f"tracking.uri={by_name}"
+        ),
+        "approved": run(user, "--version", "2", "--approve", "--by", "ann", flow="promote"),
         "back": run(user, "--by", "ann", flow="rollback"),
         "not taken": run(user, "--set", "promote.live_url=" + nobody, "--set", "promote.live_timeout_s=1"),
         "doctor": run(user, "--debug", flow="doctor"),
@@ -161,7 +162,7 @@ def outcomes(user: Any, production: Any) -> dict[str, subprocess.CompletedProces
 
 
 CODES = {
-    "promoted": 0, "dry run": 0, "rejected": 3, "loader fails": 1, "builder fails": 1, "waits": 0, "approved": 0,
+    "promoted": 0, "dry run": 0, "loader fails": 1, "builder fails": 1, "waits": 0, "approved": 0,
     "back": 0, "not taken": 1, "database": 1, "nobody": 1, "refused": 2,
 }  # fmt: skip
 

@@ -80,6 +80,7 @@ def left_over(session: int) -> str:
     return "\n".join(line for line in found.splitlines() if not line.startswith("Z"))
 
 
+@pytest.mark.long
 def test_a_dask_cluster_of_two_processes(workspace: Workspace, config: Callable[..., Path]) -> None:
     """A killed worker loses only its variant, which is tried again by another, and the best one goes live.
 

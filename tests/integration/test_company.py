@@ -62,6 +62,7 @@ def judged(config: Config, candidate: Candidate, directory: Path) -> tuple[Serve
 QUICK = {"gates.metric_output": "label", "gates.use": ["contract", "parity", "quality"], "training.epochs": 2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "settings"),
     [
@@ -137,6 +138,7 @@ def test_production_answers_in_other_company(
             assert "differently than validated" in found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "protocol"),
     [
@@ -231,6 +233,7 @@ def test_a_champion_beyond_rest(exported: Export, tmp_path: Path) -> None:
     assert "output changed from extra: float16 (?, 1) to extra: float32 (?, 1)" in gates["contract"].summary
 
 
+@pytest.mark.long
 def test_more_rows_than_are_answered_at_once(exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of different lengths are put together in process as they are served."""
     monkeypatch.setattr("tasks.datasets.blocks.MAX_ROWS", 3)

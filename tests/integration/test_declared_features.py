@@ -283,6 +283,7 @@ def test_numbers_of_every_size_are_scaled(tmp_path: Path, mean: float, deviation
         np.testing.assert_allclose(found, [*([0, value] for value in expected), [1, 0]], atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unit", [1e-9, 1e9])
 def test_a_target_is_learned_in_every_unit(tmp_path: Path, unit: float) -> None:
     """The unit of the target does not change what is learned, because the loss is relative to its deviation."""
@@ -308,6 +309,7 @@ def test_the_same_seed_gives_the_same_model(classes: Candidate, tmp_path: Path) 
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("target", "output", "task"), [("price", "prediction", "regression"), ("late", "probability", "binary")]
 )
@@ -360,6 +362,7 @@ def test_parameters_of_the_default_model(tmp_path: Path, params: str, words: str
         trained(configured(tmp_path, {"street": "category"}, "risk", f"model.params={params}"), tmp_path / "run")
 
 
+@pytest.mark.long
 def test_another_unit_breaks_the_champions_clients(classes: Candidate, tmp_path: Path) -> None:
     """Days in place of seconds have the same dtype; the contract gate refuses them, and the report names the drift."""
     changed = {**FEATURES, "account": {"kind": "number", "dtype": "int64"}, "born": {"kind": "date", "unit": "seconds"}}

@@ -126,6 +126,7 @@ def test_a_model_that_fails_a_gate_is_rejected_not_crashed(rehearse: Callable[..
     assert (sorted((user / "models" / "pair").iterdir()) if (user / "models").exists() else []) == live
 
 
+@pytest.mark.long
 def test_a_champion_that_was_damaged(rehearse: Callable[..., Any], user: Path) -> None:
     """An approval after the live bytes changed is judged again and rejected; if that is allowed, the history says so.
 
@@ -177,6 +178,7 @@ def quality_of(state: Any) -> Any:
     return {gate.name: gate for gate in state.result().report.gates}["quality"]
 
 
+@pytest.mark.long
 def test_a_champion_that_has_seen_the_test_rows(rehearse: Callable[..., Any], user: Path) -> None:
     """Of a larger test split too few rows are new to the champion: without an absolute bound a person decides."""
     if not (user / "models" / "pair").exists():

@@ -125,6 +125,7 @@ def test_an_unsafe_graph_is_never_loaded(exported: Export, user_config: Callable
 # size -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_model_that_outgrew_its_champion(exported: Export, tmp_path: Path) -> None:
     """Size refuses a wide model by bytes, weights and the ratio to the champion; one as small as it passes."""
     champion = make_live(exported("ruled"), tmp_path)
@@ -281,6 +282,7 @@ def test_nan_on_both_sides_is_no_agreement(exported: Export, tmp_path: Path) -> 
     assert "served nan, in process nan" in found["parity"].summary
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("batch", "name"), [(1, "1"), (2, "2"), (7, "7"), (0, "")])
 def test_a_difference_in_one_batch_size(exported: Export, tmp_path: Path, batch: int, name: str) -> None:
     """A graph that is 1e-3 off in one batch size alone, or where all rows are sent, fails parity, which names it."""

@@ -71,16 +71,16 @@ def check_experiment(store: Store) -> None:
     ("layout", "operation", "refuses"),
     [
         ("latest", "promote", False),
-        ("latest", "promote", True),
+        pytest.param("latest", "promote", True, marks=pytest.mark.long),
         ("latest", "rollback", False),
-        ("latest", "prune", False),
+        pytest.param("latest", "prune", False, marks=pytest.mark.long),
         ("labels", "promote", False),
-        ("labels", "make_stable", False),
-        ("labels", "rollback", False),
+        pytest.param("labels", "make_stable", False, marks=pytest.mark.long),
+        pytest.param("labels", "rollback", False, marks=pytest.mark.long),
         ("labels", "experiment", False),
-        ("labels", "experiment", True),
-        ("labels", "end", False),
-        ("labels", "choose", False),
+        pytest.param("labels", "experiment", True, marks=pytest.mark.long),
+        pytest.param("labels", "end", False, marks=pytest.mark.long),
+        pytest.param("labels", "choose", False, marks=pytest.mark.long),
     ],
 )
 def test_a_killed_change(

@@ -347,6 +347,7 @@ def publish(found: Logged, **details: Any) -> Change:
     return Change("publish", directory="", digest=candidate.digest, source="", **what)
 
 
+@pytest.mark.long
 def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[str, int], Logged]) -> None:
     """Each page begins with both numbers and what became of the version; a decision is asked for until it is made."""
     one = log_as("digits", 4)

@@ -59,10 +59,12 @@ def judge(request: pytest.FixtureRequest, shared: SharedServer) -> Judge:
     return Judge(Backend("attached", url=shared.url), shared.settings)
 
 
-def on_each(*names: str) -> Any:
-    """Parametrize a test by model and server."""
-    pairs = [(name, "embedded") for name in names] + [(name, "attached") for name in names if name in ATTACHED]
-    return pytest.mark.parametrize(("name", "judge"), pairs, indirect=["judge"])
+def on_each(*names: str, long: tuple[str, ...] = ()) -> Any:
+    """Parametrize a test by model and server; models in `long` are slower proofs."""
+    every = (*names, *long)
+    pairs = [(name, "embedded") for name in every] + [(name, "attached") for name in every if name in ATTACHED]
+    cases = [pytest.param(*pair, marks=pytest.mark.long if pair[0] in long else ()) for pair in pairs]
+    return pytest.mark.parametrize(("name", "judge"), cases, indirect=["judge"])
 
 
 EMBEDDED_ALONE = pytest.mark.parametrize("judge", ["embedded"], indirect=True)  # the server cannot matter
@@ -85,7 +87,7 @@ def served(judge: Judge, made: Any, log: Path) -> Iterator[Callable[[Any], Any]]
         yield asking
 
 
-@on_each("digits", "penguins", "one_number", "table", "of_bytes", "noisy", "naming", "renamed", "padded")
+@on_each("digits", "table", "of_bytes", "noisy", "padded", long=("penguins", "one_number", "naming", "renamed"))
 def test_what_is_served_is_what_keras_answers(
     rehearsed: Callable[[str], Any], judge: Judge, tmp_path: Path, name: str
 ) -> None:
@@ -100,7 +102,7 @@ def test_what_is_served_is_what_keras_answers(
     assert answered.server.log.read_text().strip()
 
 
-@on_each("digits", "table", "of_bytes", "two_by_two", "naming")
+@on_each("table", "naming", long=("digits", "of_bytes", "two_by_two"))
 def test_both_transports_give_the_same(
     rehearsed: Callable[[str], Any], judge: Judge, tmp_path: Path, name: str
 ) -> None:

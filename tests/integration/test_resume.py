@@ -103,6 +103,7 @@ def config(user_config: Callable[..., Config]) -> Config:
     return user_config("line", "one_number", **{"training.epochs": 5, "training.patience": 3})
 
 
+@pytest.mark.long
 def test_a_training_that_had_ended_early_is_not_trained_on(
     user_config: Callable[..., Config], interrupt: Callable[[int, BaseException], None]
 ) -> None:
@@ -181,6 +182,7 @@ def test_a_damaged_backup_is_not_used(
     assert "is damaged and not used" in caplog.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("section", "changes"),
     [
@@ -203,6 +205,7 @@ def test_another_configuration_begins_anew(
     assert resumes(config, interrupt) == (2,)  # whose backup the other one has left alone
 
 
+@pytest.mark.long
 def test_other_code_begins_anew(
     make_config: Callable[..., Config], interrupt: Callable[[int, BaseException], None], tmp_path: Path
 ) -> None:

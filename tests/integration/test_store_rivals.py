@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from configs.loading import load_config
 from tasks.savedmodel.manifest import verify_manifest
 from tasks.store.history import read, served_digest
@@ -59,6 +61,7 @@ print(promotion.live_dir.name)
 """
 
 
+@pytest.mark.long
 def test_eight_promote_at_once(tmp_path: Path, mlflow_database: Path) -> None:
     """Eight distinct numbers rise in the order in which they went live, each complete; the alias is the last one's."""
     from mlflow import MlflowClient

@@ -198,6 +198,7 @@ def test_before_anything_is_live(address: str, tmp_path: Path, start: Callable[.
     assert (code, printed.count("nothing is live below")) == (0, 1)
 
 
+@pytest.mark.long
 def test_a_rollback_is_interrupted(address: str, tmp_path: Path, s3: S3Server) -> None:
     """A rollback that waits for the store ends at Ctrl-C, says what is open, and the doctor ends it."""
     file = tmp_path / "cfg.yaml"

@@ -173,6 +173,7 @@ def test_short_floats_over_grpc(exported: Callable[..., Trained], tmp_path: Path
     np.testing.assert_array_equal(served.astype(np.float64), own.astype(np.float64))
 
 
+@pytest.mark.long
 def test_each_is_read_by_its_own_record(exported: Callable[..., Trained], tmp_path: Path) -> None:
     """A champion of logits beside probabilities, and the other way round, is measured as it is alone."""
     logits = exported("numbers", p_logits=True)

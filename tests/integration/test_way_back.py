@@ -135,6 +135,7 @@ def test_damaged_bytes_are_never_loaded(shop: Shop) -> None:
     assert not list(candidate.requests.parent.rglob("server_both.log"))
 
 
+@pytest.mark.long
 def test_the_files_of_its_run_are_gone(shop: Shop) -> None:
     """A champion whose recorded answers are gone is served, and a person decides."""
     candidate, run_dir = shop.candidate(2), next(shop.config().work_dir.glob("runs/20261121*"))

@@ -64,7 +64,12 @@ SLOW = {
 """Bodies that take the exact reader a second or so, and a part of the error: nothing is run."""
 
 
-@pytest.mark.parametrize("kind", SLOW)
+SUITE = ("short numbers", "escapes")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in SUITE else pytest.param(kind, marks=pytest.mark.long) for kind in SLOW]
+)
 def test_others_are_answered_meanwhile(zoo_server: Any, kind: str) -> None:
     """While a large body is read, the status of a model is told to another client."""
     body, error = SLOW[kind]
