@@ -233,7 +233,7 @@ def _chain(production: Production) -> Iterator[Finding]:
     signed = (model_dir / HEAD).exists() or any(statement.key_id for statement in kept if statement is not None)
     publics = production.publics if signed else ()
     for problem in chain_problems(model_dir, publics, model=model_dir.name, to_the_end=False):
-        yield Finding("reported", f"{problem}; restore the file from a copy, see docs/proof.md")
+        yield Finding("reported", f"{problem}; restore the file from a copy, see docs/signing.md")
 
 
 def _experiment(production: Production) -> Iterator[Finding]:
