@@ -579,8 +579,8 @@ class ServedChange:
         no_way_back: why there was no rollback to rehearse, or empty.
         not_rehearsed: why nothing was rehearsed, or empty.
         refusals: the words of the first requests that were refused.
-        rounds: how often it was rehearsed, because the p99 exceeded its bound before; this is the quietest of them.
-        noise_ms: the largest p99 before the change, of all rehearsals.
+        rounds: how often it was rehearsed, because the p99 may have risen by noise; this is the quietest of them.
+        usual_ms: the smallest p99 before the change, of several rehearsals; 0 if there was one.
     """
 
     old: int
@@ -599,7 +599,7 @@ class ServedChange:
     not_rehearsed: str = ""
     refusals: tuple[str, ...] = ()
     rounds: int = 1
-    noise_ms: float = 0
+    usual_ms: float = 0
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Change(Section):
         4,
         ge=0,
         description="maximum ratio of the 99th percentile during the change, or the rollback, to that before it; a "
-        "candidate fails if the quietest of three rehearsals exceeds it. 0 means no bound",
+        "candidate fails if the quietest of five rehearsals exceeds it. 0 means no bound",
     )
     floor_ms: float = Field(
         50, ge=0, description="a 99th percentile of at most so many milliseconds is never too slow, whatever its ratio"

@@ -14,6 +14,7 @@ from tasks.records import GateResult, ServedChange, TensorSpec
 
 WARM_UP = 20  # first requests, which open connections; their latencies are not judged
 MAY_WAIT = 0.1  # of the requests that are due before the change; if more are not sent then, the rate is too high
+CLEAR = 2  # a p99 during the change of at most so many times that before needs no second look
 OLD, NEW, UNKNOWN = 1, 2, 0
 
 
@@ -99,11 +100,17 @@ def p99_ms(change: ServedChange, requests: Mapping[str, Array]) -> tuple[float, 
     return seen.p99_ms.get("before", 0), _during(seen)
 
 
-def is_slow(change: ServedChange, requests: Mapping[str, Array], settings: Change) -> bool:
-    """Return whether the p99 alone is beyond its bound, so that another rehearsal must rule out noise."""
-    if not requests or change.changed_s is None or change.killed:
+def is_doubtful(change: ServedChange, requests: Mapping[str, Array], settings: Change) -> bool:
+    """Return whether another rehearsal must tell a slow change from noise, during the change or before it.
+
+    The p99 rose so far that it may refuse the candidate, or would without noise before; nothing else refuses it.
+    """
+    if not requests or change.changed_s is None or change.killed or not settings.max_p99_ratio:
         return False
-    return {name for name, _ in _problems(change, _seen(change, requests), settings)} == {"p99_ratio"}
+    seen = _seen(change, requests)
+    if {name for name, _ in _problems(change, seen, settings)} - {"p99_ratio"} or not _usual(change, seen):
+        return False
+    return _during(seen) > max(settings.floor_ms, min(CLEAR, settings.max_p99_ratio) * _usual(change, seen))
 
 
 def _seen(change: ServedChange, requests: Mapping[str, Array]) -> _Seen:
@@ -165,8 +172,8 @@ def _during(seen: _Seen) -> float:
 
 
 def _usual(change: ServedChange, seen: _Seen) -> float:
-    """Return the p99 before the change, that of the noisiest rehearsal."""
-    return max(change.noise_ms, seen.p99_ms.get("before", 0))
+    """Return the p99 before the change, that of the quietest rehearsal, or 0 if it is unknown."""
+    return change.usual_ms or seen.p99_ms.get("before", 0)
 
 
 def _ratio(change: ServedChange, seen: _Seen) -> float:
