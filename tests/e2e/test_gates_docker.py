@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from configs.loading import load_config
+from configs.schema import Config
 from configs.sections.gates import Gates, Replay
 from configs.sections.serving import Serving
 from tasks.datasets.rows import Rows, load_arrays, save_arrays, save_rows
@@ -32,6 +33,7 @@ from tasks.store.history import append
 from tasks.store.serving_config import write_config
 from tests.e2e.conftest import built_image
 from tests.in_production import new_shop
+from tests.integration.test_change import make_model
 
 TWOV = Path("tests/data/tfs_rest/models/twov")  # version N: x -> 0.5 x + N + 1
 BACKENDS = [pytest.param("embedded"), pytest.param("docker", marks=pytest.mark.docker)]
@@ -127,13 +129,11 @@ def test_a_live_version_that_does_not_load(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.docker
-@pytest.mark.parametrize("layout", ["latest", "labels"])
-def test_a_change_in_a_container(
-    test_image: str, candidate: Candidate, champion: Champion, tmp_path: Path, layout: str
-) -> None:
-    """In a container the candidate replaces the champion by a rename and is taken back, and no request fails."""
-    path = tmp_path / "cfg.yaml"
+def live_in_a_container(
+    image: str, candidate: Candidate, champion: Champion, directory: Path, layout: str = "latest"
+) -> tuple[Config, Rehearsal]:
+    """Make the champion live, and return the configuration and a rehearsal of the candidate in a container."""
+    path = directory / "cfg.yaml"
     path.write_text(f"""
 name: twov
 gates: {{use: [change], change: {{seconds: 0.2, max_p99_ratio: 0}}}}
@@ -145,10 +145,19 @@ promote: {{layout: {layout}, live_url: "http://127.0.0.1:1"}}
     append(config.live_dir, 2, "live", champion.digest)
     if layout == "labels":
         write_config(config.live_dir, [2], {"stable": 2})
-    backend = Backend("docker", test_image)
-    rehearsal = Rehearsal(Serving(), candidate, backend, tmp_path / "server1", config.gates, champion)
+    backend = Backend("docker", image)
+    return config, Rehearsal(Serving(), candidate, backend, directory / "server1", config.gates, champion)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("layout", ["latest", "labels"])
+def test_a_change_in_a_container(
+    test_image: str, candidate: Candidate, champion: Champion, tmp_path: Path, layout: str
+) -> None:
+    """In a container the candidate replaces the champion by a rename and is taken back, and no request fails."""
+    config, rehearsal = live_in_a_container(test_image, candidate, champion, tmp_path, layout)
     served = rehearse_change(config, rehearsal, rehearse(rehearsal))
-    (found,) = judge(config.gates, candidate, served)
+    (found,) = judge(config.gates, rehearsal.candidate, served)
     assert found.passed, found.summary
     assert "rollback" not in (found.note or "")
     assert {"change_s", "rollback_s", "peak_mb"} <= found.figures.keys()
@@ -156,6 +165,25 @@ promote: {{layout: {layout}, live_url: "http://127.0.0.1:1"}}
     assert served.change.requests is not None
     named = set(load_arrays(served.change.requests)["named"].tolist())
     assert named == ({0, 2, 3} if layout == "labels" else {0, 2, 3, 4})  # REST names no version
+
+
+@pytest.mark.docker
+def test_more_memory_than_the_limit_in_a_container(
+    test_image: str, candidate: Candidate, champion: Champion, tmp_path: Path
+) -> None:
+    """A container in which only one of two versions fits is killed by the kernel, which the gate says of both."""
+    for version_dir in (candidate.version_dir, champion.version_dir):
+        shutil.rmtree(version_dir)
+        make_model(version_dir, weights_mb=600)
+    (candidate.version_dir / "assets" / "number.txt").write_text("3")  # no two versions have the same digest
+    config, rehearsal = live_in_a_container(test_image, candidate, champion, tmp_path)
+    served = rehearse(replace(rehearsal, serving=Serving(memory_mb=8192)))
+    limited = replace(rehearsal, serving=Serving(memory_mb=1000))
+    (found,) = judge(config.gates, rehearsal.candidate, rehearse_change(config, limited, served))
+    assert not found.passed
+    assert found.evidence["missed"] == ["peak_mb"], found.summary
+    assert "version 2 and version 3 loaded at the same time" in found.summary
+    assert "limit of 1000 MiB" in found.summary
 
 
 def test_an_unsafe_graph_by_the_command_line(workspace: Any) -> None:
