@@ -19,6 +19,8 @@ import pytest
 import yaml
 from kubernetes_validate import validate
 
+from flows import verify
+from tasks.proof import keys
 from tests.e2e.conftest import ROOT
 from tests.kubernetes import VERSIONS, job
 from tests.markdown import Page, commands
@@ -206,19 +208,39 @@ def test_a_worker_rejects(
 
 
 @pytest.mark.long
-def test_a_worker_acts_on_an_approval(run_deployment: Callable[..., Any], tmp_path: Path) -> None:
-    """What waits after a run by a worker is promoted by the scheduled deployment once its page says approved."""
+def test_a_worker_acts_on_an_approval(
+    run_deployment: Callable[..., Any], prefect_env: dict[str, str], tmp_path: Path
+) -> None:
+    """What waits after a run by a worker is promoted by the scheduled deployment once a reviewer has signed.
+
+    A tag is not enough where a reviewer's key is listed. The worker signs the statement, which anyone can verify.
+    """
     from mlflow import MlflowClient
 
-    quick = ("training.epochs=3", "gates.metrics.accuracy=0.3")
+    ann, signer = (tmp_path / name for name in ("ann.pem", "signer.pem"))
+    for path in (ann, signer):
+        keys.new(path)
+    # Prefect's command prints parameters as Rich's markup, which reads a slash after a bracket as a closing tag.
+    quick = ("training.epochs=3", "gates.metrics.accuracy=0.3", f"promote.approvers=['{ann}.pub']")
+    quick += (f"promote.signing_key={signer}", f"promote.trusted_keys=['{signer}.pub']", "promote.require_proof=true")
     run = run_deployment("train-and-serve/nightly", *quick, "promote.mode=review")
     assert run["state"]["name"] == "AwaitingReview"
     assert run_deployment("promote/approvals", *quick)["state"]["name"] == "NothingToDo"
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     MlflowClient(uri, uri).set_model_version_tag("digits", "1", "review", "approved")
     run = run_deployment("promote/approvals", *quick)
+    assert run["state"]["name"] == "NothingToDo"
+    assert not (tmp_path / "models" / "digits" / "1").exists()
+    places = (f"work_dir={tmp_path / 'work'}", f"models_root={tmp_path / 'models'}", f"tracking.uri={uri}")
+    words = ["--version", "1", "--approve", "--by", "ann", "--key", str(ann), "--later"]
+    words += [word for setting in (*places, *quick) for word in ("--set", setting)]
+    command = [sys.executable, "-m", "flows.promote", "--config", str(ROOT / "configs" / "digits.yaml"), *words]
+    done = subprocess.run(command, cwd=tmp_path, env=prefect_env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = run_deployment("promote/approvals", *quick)
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Promoted")
-    assert (tmp_path / "models" / "digits" / "1" / "saved_model.pb").is_file()
+    live = str(tmp_path / "models" / "digits" / "1")
+    assert verify.main(["--dir", live, "--key", f"{signer}.pub", "--approver", f"{ann}.pub"]) == 0
 
 
 @pytest.mark.long
