@@ -14,7 +14,7 @@ from tasks.datasets.prepare import prepare_splits
 from tasks.datasets.rows import load_rows
 from tasks.savedmodel.exporter import export_here, read_back
 from tasks.savedmodel.manifest import write_manifest
-from tasks.savedmodel.reproducible import count_anew
+from tasks.savedmodel.reproducible import settle, start_anew, used_variables
 from tasks.training.fit import build_model
 
 
@@ -44,6 +44,52 @@ def tables() -> Any:
     return keras.Model([word, x, number], outputs, name="tables")
 
 
+def unnamed() -> Any:
+    """Return a model whose layers make layers without a name and generators of random numbers, which are used."""
+    import keras
+
+    @keras.saving.register_keras_serializable("tests")
+    class Gate(keras.layers.Layer):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.parts = [keras.layers.Dense(4) for _ in range(9)]
+
+        def build(self, shape: Any) -> None:
+            for part in self.parts:
+                part.build(shape)
+            self.built = True
+
+        def call(self, x: Any) -> Any:
+            return sum(part(x) for part in self.parts)
+
+    x = keras.Input((6, 4), name="x")
+    recurrent = keras.layers.Bidirectional(keras.layers.GRU(4, dropout=0.1, recurrent_dropout=0.1))(Gate()(x))
+    return keras.Model(x, keras.layers.Dense(1, name="y")(recurrent), name="unnamed")
+
+
+def write_endpoints(directory: Path) -> Path:
+    """Export a model with two lookup tables and two endpoints, of which one is a part of the other."""
+    import tensorflow as tf
+
+    model = tables()
+    described = [tf.TensorSpec((None, *x.shape[1:]), x.dtype, name=x.name) for x in model.inputs]
+
+    @tf.function(input_signature=described)
+    def both(word: Any, x: Any, number: Any) -> dict[str, Any]:
+        return dict(zip("pq", model([word, x, number]), strict=True))
+
+    @tf.function(input_signature=described)
+    def one(word: Any, x: Any, number: Any) -> dict[str, Any]:
+        return {"q": model([word, x, number])[1]}
+
+    root = tf.Module()
+    root.all_variables = used_variables(one.get_concrete_function(), both.get_concrete_function())
+    root.model = model
+    tf.saved_model.save(root, str(directory), signatures={"serving_default": both, "one": one})
+    settle(directory)
+    return directory
+
+
 def parcels(directory: Path) -> Any:
     """Return the default model of the declared features of an example: categories, ids, dates, booleans, text."""
     config = load_config(Path("configs/parcels.yaml"))
@@ -71,19 +117,25 @@ def main(what: str, directory: Path) -> None:
 
     if what == "write":
         keras.utils.set_random_seed(1)
-        for model in (deep(), tables(), parcels(directory)):
+        for model in (deep(), tables(), parcels(directory), unnamed()):
             model.save(directory / f"{model.name}.keras")
         return
-    if what == "export-later":
-        train_something()
     (directory / "cfg.yaml").write_text(
         "name: m\ndata: {load: 'configs.digits:load'}\nmodel: {build: 'configs.digits:build'}\n"
     )
     config = load_config(directory / "cfg.yaml")
-    for file in sorted(directory.glob("*.keras")):
-        count_anew()
+    unnamed()  # registers its class
+    files = sorted(directory.glob("*.keras"))
+    if what == "export-later":
+        train_something()
+        files.reverse()
+    for file in files:
+        start_anew(config.seed)
         exported = export_here(config, read_back(file), directory / what / file.stem)
         sys.stdout.write(f"{file.stem} {write_manifest(exported).digest}\n")
+    start_anew(config.seed)
+    endpoints = write_endpoints(directory / what / "endpoints")
+    sys.stdout.write(f"endpoints {write_manifest(endpoints).digest}\n")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.in_process import answer, save_reference
 from tasks.savedmodel.manifest import write_manifest
 from tasks.savedmodel.outputs import check_cast_names, served_specs
-from tasks.savedmodel.reproducible import count_anew, settle_fingerprint, used_variables
+from tasks.savedmodel.reproducible import settle, start_anew, used_variables
 from tasks.savedmodel.resumed import write_resumed
 from tasks.savedmodel.structure import (
     check_free_batch,
@@ -65,16 +65,16 @@ def export_savedmodel(
         ExportError: Keras cannot export the model.
         SignatureMismatch: names in the configuration do not fit the model, or the transport cannot carry its dtypes.
     """
-    count_anew()
+    start_anew(config.seed)
     model = read_back(trained.keras_file, given=bool(trained.source))
     serve, signature = serving_function(model, config)
     requests = request_arrays(model, load_rows(splits.test).features, signature, config.export)
     save_arrays(evidence / "requests.npz", requests, mapped=splits.streamed)
     with translated("an example of a request must be written", ExportError):
         (evidence / "example.json").write_bytes(predict_body({k: v[:EXAMPLE_ROWS] for k, v in requests.items()}))
+    write_savedmodel(model, serve, signature, directory)  # first, because a call can change a model, such as a counter
     answers_to = partial(answer, model, signature=signature, export=config.export)
     save_reference(evidence, answers_to, requests, signature, config.serving.most_rows)
-    write_savedmodel(model, serve, signature, directory)
     outputs = served_outputs(model, config.export)
     write_readings(directory, {out: trained.readings[own] for out, own in outputs.items() if own in trained.readings})
     write_resumed(directory, trained.resumed)
@@ -227,7 +227,7 @@ def write_savedmodel(model: Any, serve: Any, signature: Signature, directory: Pa
         root.resources = [found for found in tf.train.TrackableView(model).descendants() if _is_resource(found)]
         setattr(root, signature.name, serve)
         tf.saved_model.save(root, str(directory), signatures={signature.name: serve})
-        settle_fingerprint(directory)
+        settle(directory)
 
 
 def _is_resource(trackable: Any) -> bool:
