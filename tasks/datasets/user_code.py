@@ -11,7 +11,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +67,19 @@ def resolve(reference: str, field: str, error: type[PipelineError]) -> Callable[
             f"{field} '{reference}' must name a function, but '{module_name}' has no function '{function_name}'"
         )
     return _returning(function)
+
+
+def import_again(reference: str, modules: Iterable[str], field: str, error: type[PipelineError]) -> None:
+    """Import what a training has imported, so that the user's classes are known in a process that did not train.
+
+    Args:
+        reference: as in `resolve`. modules: names of the user's modules, also of those that a function has imported;
+            one that this process cannot import is left out, because the model may not need it.
+    """
+    resolve(reference, field, error)
+    for name in modules:
+        with contextlib.suppress(*FOREIGN):
+            import_module(name)
 
 
 def import_file(file: Path) -> ModuleType:

@@ -18,7 +18,7 @@ from tasks.datasets.predict_body import predict_body
 from tasks.datasets.readings import write_readings
 from tasks.datasets.rows import Array, load_rows, save_arrays
 from tasks.datasets.seen import save_record
-from tasks.datasets.user_code import FOREIGN, describe, translated
+from tasks.datasets.user_code import FOREIGN, describe, import_again, translated
 from tasks.errors import ExportError
 from tasks.records import Signature, Splits, TensorSpec, TrainedModel
 from tasks.savedmodel.in_process import answer, save_reference
@@ -65,6 +65,9 @@ def export_savedmodel(
         ExportError: Keras cannot export the model.
         SignatureMismatch: names in the configuration do not fit the model, or the transport cannot carry its dtypes.
     """
+    if config.model.build and not trained.source:  # another process may have trained it
+        code = trained.recipe.code if trained.recipe is not None else ()
+        import_again(config.model.build, code, "model.build", ExportError)
     start_anew(config.seed)
     model = read_back(trained.keras_file, given=bool(trained.source))
     serve, signature = serving_function(model, config)

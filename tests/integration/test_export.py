@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,56 @@ def export(user_config: Callable[..., Config], tmp_path: Path) -> Callable[..., 
         return export_savedmodel(config, splits, trained, tmp_path / "version", tmp_path).signature
 
     return exporting
+
+
+OWN_LAYER = """
+import keras
+
+
+@keras.saving.register_keras_serializable("own")
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+"""
+OWN_BUILD = """
+def build(features):
+    import keras
+    from own_layer import Twice
+
+    model = keras.Sequential([keras.Input((1,), name="x"), keras.layers.Dense(1), Twice(name="y")])
+    model.compile("sgd", "mse")
+    return model
+"""
+
+
+def test_the_users_classes_are_known_in_a_process_that_did_not_train(
+    make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registered layer of a module that `build` imports is found by the export, as after a sweep's training."""
+    import keras
+
+    from tasks.records import TrainedModel
+    from tasks.savedmodel.exporter import export_savedmodel
+    from tasks.training.fit import build_model
+    from tasks.training.recipe import recipe_of
+
+    (tmp_path / "own_layer.py").write_text(OWN_LAYER)
+    (tmp_path / "own_build.py").write_text(OWN_BUILD)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    config = make_config("tests.data.user_models:line", f"{tmp_path / 'own_build.py'}:build")
+    splits = prepare_splits(config.data, tmp_path / "data")
+    built = build_model(config, load_rows(splits.train))
+    built.save(tmp_path / "model.keras")
+    trained = TrainedModel(tmp_path / "model.keras", {}, 0, 1, recipe=recipe_of(config, built))
+    (tmp_path / "version").mkdir()
+    for name in ("own_layer", "own_build"):
+        del sys.modules[name]
+    del keras.saving.get_custom_objects()["own>Twice"]
+    try:
+        assert export_savedmodel(config, splits, trained, tmp_path / "version", tmp_path).digest
+    finally:
+        for name in ("own_layer", "own_build"):
+            sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
