@@ -102,8 +102,8 @@ def find_made(config: Config, version: int, scratch: Path) -> Made:
         why = f" ({one_line(problems[0], 300)})" if problems else ""
         raise StoreError(
             f"what version {version} was trained with must be recorded, but neither '{config.candidates_dir}' nor "
-            f"MLflow has it{why}; it was exported by an earlier release, or the record was removed. Run again to make "
-            "a version that can be rebuilt"
+            f"MLflow has it{why}; an earlier release exported it, it is a variant that did not win its sweep, or the "
+            "record was removed. Run again to make a version that can be rebuilt"
         )
     directory = _files(config, version, digest, known, scratch)
     splits = known.splits if known is not None and known.splits.train.is_file() else None

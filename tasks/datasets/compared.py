@@ -13,7 +13,7 @@ from tasks.datasets.fingerprints import fingerprints
 from tasks.datasets.rows import Array, Rows, load_rows
 from tasks.datasets.seen import Record, read_record
 from tasks.datasets.splitting import SPLITS
-from tasks.datasets.strings import is_string
+from tasks.datasets.strings import dtype_words, is_string
 from tasks.words import counted
 
 LONGEST = 60  # characters of a value
@@ -49,7 +49,8 @@ def changed_rows(then: Mapping[str, Path], now: Mapping[str, Path]) -> list[str]
     gone, new = _surplus(before.prints, after.prints), _surplus(after.prints, before.prints)
     if not len(gone) and not len(new):
         same = all(np.array_equal(_prints(ours[name]), _prints(theirs[name])) for name in ours)
-        return [] if same else ["the rows are the same, in another order or in other splits"]
+        moved = "the rows are the same, in another order or in other splits"
+        return _stored_otherwise(ours, theirs) if same else [moved]
     counts = f"{counted(len(gone), 'row')} {_is(len(gone))} gone, and {counted(len(new), 'row')} {_is(len(new))} new"
     return [counts, *_example(before, after, gone, new)]
 
@@ -87,11 +88,20 @@ def _changed_columns(then: Rows, now: Rows) -> list[str]:
     lines = [f"the column '{name}' is gone" for name in gone] + [f"the column '{name}' is new" for name in new]
     for name in sorted(before.keys() & after.keys()):
         old, found = before[name], after[name]
-        if old.dtype != found.dtype and not (is_string(old) and is_string(found)):
-            lines.append(f"the column '{name}' has the dtype {found.dtype}, and had {old.dtype}")
+        if dtype_words(old) != dtype_words(found):
+            lines.append(f"the column '{name}' has the dtype {dtype_words(found)}, and had {dtype_words(old)}")
         elif old.shape[1:] != found.shape[1:]:
             lines.append(f"a row of the column '{name}' has the shape {found.shape[1:]}, and had {old.shape[1:]}")
     return lines
+
+
+def _stored_otherwise(ours: Mapping[str, Rows], theirs: Mapping[str, Rows]) -> list[str]:
+    """Return the columns of equal rows whose numbers have other bytes, which the digest of the rows covers."""
+    found = {
+        name for split in ours for name, array in _columns(ours[split]).items()
+        if not is_string(array) and array.tobytes() != _columns(theirs[split])[name].tobytes()
+    }  # fmt: skip
+    return [f"the column '{name}' has equal numbers with other bytes, as -0.0 and 0.0 are" for name in sorted(found)]
 
 
 def _pool(splits: Mapping[str, Rows]) -> _Pool:
@@ -123,8 +133,7 @@ def _example(before: _Pool, after: _Pool, gone: Array, new: Array) -> list[str]:
     if len(gone) == len(new) == 1:
         split, place, old = before.row(int(gone[0]))
         now_split, _, found = after.row(int(new[0]))
-        changes = [f"{name} was {_value(old[name])} and is {_value(found[name])}"
-                   for name in old if not np.array_equal(old[name], found[name])]  # fmt: skip
+        changes = [_change(name, old[name], found[name]) for name in old if np.any(old[name] != found[name])]
         moved = "" if split == now_split else f", which is a {now_split} row now,"
         return [f"{split} row {place + 1}{moved} has other values: {'; '.join(changes[:5])}"]
     lines = []
@@ -136,6 +145,28 @@ def _example(before: _Pool, after: _Pool, gone: Array, new: Array) -> list[str]:
     return lines
 
 
+def _change(name: str, old: Any, new: Any) -> str:
+    """Return both values, or of arrays and long texts both values at the first place where they differ."""
+    if np.ndim(old):
+        differ = np.argwhere(np.asarray(old != new))
+        first = tuple(differ[0].tolist())
+        more = f" (and {len(differ) - 1:,} more of its {old.size:,} values)" if len(differ) > 1 else ""
+        place = f"{name}[{', '.join(map(str, first))}]"
+        return f"{_change(place, old[first], new[first])}{more}"
+    was, is_now = _value(old), _value(new)
+    if was == is_now and isinstance(old, str | bytes):
+        pairs = enumerate(zip(old, new, strict=False))
+        equal = next((number for number, (a, b) in pairs if a != b), min(len(old), len(new)))
+        return f"{name} was {_cut(ascii(old[equal:]))} and is {_cut(ascii(new[equal:]))} from position {equal + 1} on"
+    return f"{name} was {was} and is {is_now}"
+
+
 def _value(value: Any) -> str:
-    text = " ".join(str(value).split())
+    """Return a value for people; a text with quotes, because only its spaces may have changed."""
+    if isinstance(value, str | bytes):
+        return _cut(repr(value if isinstance(value, bytes) else str(value)))
+    return _cut(" ".join(str(value).split()))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
