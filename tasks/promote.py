@@ -64,7 +64,8 @@ def promote_model(config: Config, report: ValidationReport, run: TrackedRun, wan
     The outcome is also in `settled`, in case Prefect reports another state of this stage.
     """
     entries, candidate = read(config.live_dir), report.candidate
-    twin = same_bytes(entries, candidate.version, candidate.digest)
+    live_now = report.champion.digest if report.champion is not None else None
+    twin = same_bytes(entries, candidate.version, candidate.digest, live_now)
     also = f"; {twin}" if twin else ""
     if not report.passed:
         promotion = Promotion(PromotionState.REJECTED, None, f"{report.why_rejected}{also}")

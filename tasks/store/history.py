@@ -320,15 +320,21 @@ def served_run(entries: list[Entry], version: int) -> str:
     return next((e.run for e in reversed(entries) if e.version == version and e.state in SERVED), "")
 
 
-def same_bytes(entries: list[Entry], version: int, digest: str) -> str:
-    """Return in words what became of the last other version or candidate with the same bytes, or an empty string."""
+def same_bytes(entries: list[Entry], version: int, digest: str, live_now: str | None = None) -> str:
+    """Return in words what became of the last other version or candidate with the same bytes, or an empty string.
+
+    Args:
+        live_now: the digest of the files that are live now, which may be damaged; None if it is not known.
+    """
     others = (e for e in reversed(entries) if e.digest == digest and e.version != version)
     twin = next((e for e in others if e.state in _SAID), None)
     if twin is None:
         return ""
     undone = twin.state in ("rejected", "rolled back")
     details = "".join((f" by {twin.actor}", f" ({twin.reason})" if twin.reason else "")) if undone else ""
-    return f"version {twin.version}, which {_SAID[twin.state]}{details}, has the same bytes"
+    changed = twin.state == "live" and live_now not in (None, digest)
+    has = "had the same bytes until its files were changed" if changed else "has the same bytes"
+    return f"version {twin.version}, which {_SAID[twin.state]}{details}, {has}"
 
 
 def live_digest(entries: list[Entry]) -> str:

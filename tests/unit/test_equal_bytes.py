@@ -144,6 +144,21 @@ def test_bytes_that_a_person_took_back_are_known(config: Config, store: Store) -
     assert taken_back(read(store.live), bad) is None
 
 
+def test_damaged_live_files_are_not_said_to_have_the_same_bytes(store: Store) -> None:
+    """What the history says of the live version is no statement about files that were changed since then."""
+    store.promote(store.export())
+    again = twin(store, 1)
+    for file in ("saved_model.pb", ""):
+        champion = champion_of(store)
+        assert champion is not None
+        words = same_bytes(read(store.live), again, store.digest(1), champion.digest)
+        has = "has the same bytes" if file else "had the same bytes until its files were changed"
+        assert words == f"version 1, which is live, {has}"
+        if file:
+            (store.live / "1" / file).unlink()
+            (store.live / "1" / file).write_bytes(b"damaged")
+
+
 def test_a_rollback_to_the_bytes_that_are_live_is_refused(config: Config, store: Store) -> None:
     """It would change nothing; where the live files are damaged it replaces them, and the bytes count as good."""
     for _ in range(2):
