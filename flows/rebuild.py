@@ -48,11 +48,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _rebuild(args: argparse.Namespace, config: Config) -> int:
-    from tasks.rebuild import changed_settings, find_made, rebuild
+    from tasks.rebuild import changed_settings, check_functions, find_made, rebuild
 
     with session(), tempfile.TemporaryDirectory(prefix="rehearsal-") as directory:
         made = find_made(config, args.version, Path(directory) / "found")
         recipe = made.recorded.recipe
+        if not args.as_configured:
+            check_functions(config, made)
         used = config if args.as_configured else load_recorded(args.config, args.set, recipe.config)
         require(used, "data.load", "model.build")
         check_rows_of(used)

@@ -32,6 +32,7 @@ from tasks.store.layout import versions
 from tasks.store.rehearsals import Rehearsed, recall
 from tasks.training.fit import fit_model
 from tasks.training.process import TensorFlowProcess
+from tasks.training.recipe import settings_of
 from tasks.words import one_line
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class Made:
     Attributes:
         version: its number. recorded: digest, recipe, data. resumed: after how many epochs its training was resumed.
         splits: its rows, if they are still there. directory: its files, unchanged, if they are still there.
-        missing: what cannot be compared, one sentence each.
+        missing: what cannot be compared, one sentence each. edited: whether others may have edited the record, as
+            everyone who can write to MLflow may.
     """
 
     version: int
@@ -54,6 +56,7 @@ class Made:
     splits: Splits | None
     directory: Path | None
     missing: tuple[str, ...]
+    edited: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def find_made(config: Config, version: int, scratch: Path) -> Made:
             f"('{known.trained.source}'); choose another version"
         )
     found = recorded(known.splits, known.trained, known.report.candidate) if known is not None else None
-    if found is None:
+    edited = found is None
+    if edited:
         try:
             found = fetch_recorded(config, digest, scratch / "recipe")
         except TrackingError as exc:
@@ -109,8 +113,24 @@ def find_made(config: Config, version: int, scratch: Path) -> Made:
     splits = known.splits if known is not None and known.splits.train.is_file() else None
     return Made(
         version, found, known.trained.resumed if known is not None else (), splits, directory,
-        tuple(_missing(found, splits, directory)),
+        tuple(_missing(found, splits, directory)), edited,
     )  # fmt: skip
+
+
+def check_functions(config: Config, made: Made) -> None:
+    """Refuse a record from MLflow that names other functions than the configuration, because they would be called.
+
+    Raises:
+        ConfigError: it does.
+    """
+    then, now = deciding(made.recorded.recipe.config), deciding(shown(config))
+    for field in ("data.load", "model.build"):
+        if made.edited and then.get(field) != now[field]:
+            raise ConfigError(
+                f"{field} must be {json.dumps(then.get(field))}, as MLflow's record of version {made.version} says, "
+                f"but it is {json.dumps(now[field])}; anyone who can write to MLflow may have edited that record. Set "
+                "the field if you trust the function, or use today's configuration with --as-configured"
+            )
 
 
 def _digest(config: Config, version: int) -> str:
@@ -195,7 +215,7 @@ def rebuild(config: Config, made: Made, scratch: Path) -> Rebuilt:
 @contextlib.contextmanager
 def _tensorflow(settings: Mapping[str, str]) -> Iterator[Callable[..., Any]]:
     """Provide a function that calls others in a TensorFlow process with the recorded settings."""
-    with contextlib.closing(TensorFlowProcess(environment=settings)) as process:
+    with contextlib.closing(TensorFlowProcess(environment=settings_of(settings))) as process:
         yield lambda function, *arguments: process.result(process.submit(function, *arguments))
 
 

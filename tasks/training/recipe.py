@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,20 @@ def recipe_of(config: Config, model: Any) -> Recipe:
     Args:
         model: a keras.Model with its final weights.
     """
-    settings = {
+    settings = settings_of(os.environ)
+    return Recipe(shown(config), installed_packages(), users_files(), this_machine(), settings, weights_digest(model))
+
+
+def settings_of(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables that may decide the bytes of a model, without secrets, sorted by name.
+
+    No other one is recorded, or set for a rebuild, whose record may be MLflow's.
+    """
+    return {
         name: redact(value)
-        for name, value in sorted(os.environ.items())
+        for name, value in sorted(variables.items())
         if name.startswith(READ_BY_LIBRARIES) and name not in DECIDES_NOTHING
     }
-    return Recipe(shown(config), installed_packages(), users_files(), this_machine(), settings, weights_digest(model))
 
 
 def this_machine() -> dict[str, str]:
