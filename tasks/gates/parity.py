@@ -128,6 +128,17 @@ def comparable(
     return np.where(_within(in_company.shape, extents), alone, in_company), in_company
 
 
+def repeated(now: Array, then: Array) -> tuple[Array, Array]:
+    """Return two servers' answers to the same rows, with 0 where both are the same NaN or infinity.
+
+    Parity refuses such a number. A version that was judged before only has to repeat it.
+    """
+    if now.dtype.kind != "f" or now.shape != then.shape:
+        return now, then
+    same = (np.isnan(now) & np.isnan(then)) | (np.isinf(now) & (now == then))
+    return np.where(same, 0, now), np.where(same, 0, then)
+
+
 def _within(shape: tuple[int, ...], extents: Array) -> Array:
     """Return where an element of a row lies within the row's own extents, bool of that shape."""
     inside = np.ones(shape, bool)

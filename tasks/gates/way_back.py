@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tasks.datasets.rows import Array, load_arrays
 from tasks.errors import DataError
-from tasks.gates.parity import Tolerance, comparable, judge_parity
+from tasks.gates.parity import Tolerance, comparable, judge_parity, repeated
 from tasks.records import GateResult, Recorded, Signature, WayBack
 
 ALLOWED = "promote.allow_no_way_back permits a promotion nevertheless"
@@ -38,7 +38,7 @@ def judge_recorded(
         now, then: one array for each output, with the same rows in the same order.
         tolerance: by output.
     """
-    pairs = {spec.name: comparable(now[spec.name], then[spec.name], spec) for spec in signature.outputs}
+    pairs = {s.name: repeated(*comparable(now[s.name], then[s.name], s)) for s in signature.outputs}
     mine, recorded = ({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))
     found = judge_parity(mine, recorded, tolerance, sides=SIDES)
     figures = {name: found.figures[name] for name in ("max_abs_difference", "rows", "rows_differing")}

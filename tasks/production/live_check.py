@@ -15,7 +15,7 @@ from pathlib import Path
 from tasks.datasets.blocks import rows_per_request
 from tasks.datasets.rows import load_arrays
 from tasks.errors import AccessDenied, PredictionError, ServingError, ServingTimeout, ServingUnavailable
-from tasks.gates.parity import comparable, judge_parity, tolerances
+from tasks.gates.parity import comparable, judge_parity, repeated, tolerances
 from tasks.records import Signature
 from tasks.serving.client import Access, ModelClient, RestClient
 
@@ -186,7 +186,7 @@ def _difference(client: ModelClient, endpoint: Endpoint, version: int, expected:
     except (PredictionError, ServingError) as exc:
         return f"it does not answer {what}: {exc}"
     # the validated answers may come from batches with other rows
-    pairs = {spec.name: comparable(served[spec.name], validated[spec.name], spec) for spec in signature.outputs}
+    pairs = {s.name: repeated(*comparable(served[s.name], validated[s.name], s)) for s in signature.outputs}
     now, then = ({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))
     gate = judge_parity(now, then, tolerances(signature, expected.atol, expected.rtol))
     return "" if gate.passed else f"it answers {what} differently than validated: {gate.summary}"

@@ -245,6 +245,21 @@ def test_alike(answer: list[list[float]], expected: bool) -> None:
     assert alike({"y": np.array(answer, np.float32)}, validated, {"y": Tolerance(1e-5, 1e-5)}, [Y]) is expected
 
 
+def test_alike_where_the_validated_answer_is_no_number() -> None:
+    """A champion that answers a row with NaN or an infinity may do so during the change as well, and nothing else."""
+    validated = {"y": np.array([[np.nan, np.inf, 3]], np.float32)}
+    tolerance = {"y": Tolerance(1e-5, 1e-5)}
+    assert alike(validated, validated, tolerance, [Y])
+    for other in ([[np.inf, np.inf, 3]], [[np.nan, -np.inf, 3]], [[np.nan, np.inf, 4]], [[0, np.inf, 3]]):
+        assert not alike({"y": np.array(other, np.float32)}, validated, tolerance, [Y])
+
+
+def test_a_rate_that_would_wait_for_hours_is_a_wrong_configuration() -> None:
+    """A change waits for 20 requests after each step, so that a rate of one in an hour is refused."""
+    with pytest.raises(ValidationError, match=r"greater than or equal to 0.1"):
+        Change(rate=0.001, max_p99_ratio=0)
+
+
 def test_a_percentile_of_few_requests_is_a_wrong_configuration() -> None:
     """A rate and a time with fewer than 100 requests are refused, unless the p99 has no bound."""
     with pytest.raises(ValidationError, match=r"at least 100 requests.*got 10 x 2; raise seconds, or set max_p99"):

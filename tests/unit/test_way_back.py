@@ -93,6 +93,14 @@ def test_moved_answers_are_no_way_back(by: float) -> None:
     assert "promote.allow_no_way_back" in found.summary
 
 
+def test_an_answer_that_was_no_number_is_repeated() -> None:
+    """A version that was promoted without parity may have answered NaN, which is then what it must repeat."""
+    then = answers(1, np.nan, -np.inf)
+    assert judge_recorded(then, then, SIGNATURE, USUAL).passed
+    assert not judge_recorded(answers(1, 0, -np.inf), then, SIGNATURE, USUAL).passed
+    assert not judge_recorded(answers(1, np.nan, np.inf), then, SIGNATURE, USUAL).passed
+
+
 def test_other_shapes_are_no_repetition() -> None:
     """An output of another shape is said with both shapes."""
     wide = {"y": np.zeros((2, 3), np.float32)}
