@@ -98,7 +98,7 @@ class Change(Section):
     """The change gate: the champion is replaced by the candidate, and put back, under load in a throwaway server."""
 
     rate: float = Field(
-        100, gt=0, le=10_000, description="requests per second on average; they arrive independently (Poisson)"
+        100, ge=0.1, le=10_000, description="requests per second on average; they arrive independently (Poisson)"
     )
     seconds: float = Field(
         1, gt=0, description="seconds of load before the change; after it and after the rollback, half as many"
