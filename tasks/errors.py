@@ -162,6 +162,12 @@ class StoreConflict(StoreError):
     """Another process has changed what is live in the object store since it was read."""
 
 
+class LiveChanged(StoreError):
+    """Another process has changed what is live while a candidate was judged beside it; a retry judges it again."""
+
+    retryable = True
+
+
 class LockTimeout(StoreError):
     """Another process holds the lock of the same model."""
 

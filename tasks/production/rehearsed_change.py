@@ -21,6 +21,7 @@ from configs.schema import Config
 from tasks.datasets.predict_body import predict_body
 from tasks.datasets.rows import Array, load_arrays
 from tasks.errors import (
+    LiveChanged,
     MemoryExceeded,
     ModelLoadError,
     PredictionError,
@@ -41,7 +42,7 @@ from tasks.serving.load import row_picks
 from tasks.serving.open_loop import OK, Connection, GrpcConnection, Load, OpenLoop, RestConnection
 from tasks.serving.rehearsal import Rehearsal
 from tasks.serving.rehearse import killed_words
-from tasks.store.champion import predecessor
+from tasks.store.champion import champion_version, predecessor
 from tasks.store.history import HISTORY, read, served_digest
 from tasks.store.layout import versions
 from tasks.store.serving_config import MODELS_CONFIG, labels_of, listed_versions, write_config
@@ -55,6 +56,7 @@ POLL_S = 0.02
 FEWEST_AFTER = 20  # requests that are due after each change, however slow their rate is
 ATTACHED = "an attached server has the flags and the directory of its owner; use backend docker or embedded"
 LIVE_ALREADY = "these files are live already, so that nothing changes"
+NOT_SERVED = "the live version cannot be served, as the gate way_back says"
 OTHER_ROWS = "the champion does not accept these rows, so that its clients change with it"
 
 
@@ -70,13 +72,14 @@ def rehearse_change(config: Config, rehearsal: Rehearsal, served: ServedAnswers)
     """
     champion = rehearsal.champion
     beside, attached = served.champion, rehearsal.backend.kind == "attached"
-    if champion is None or beside is None or served.change is not None or "change" not in rehearsal.gates.judging:
-        return served  # a champion that no server loads is a verdict of the gate `way_back`
+    if served.change is not None or "change" not in rehearsal.gates.judging:
+        return served
+    if champion is None or beside is None:
+        damaged = champion is None and served.way_back is not None and served.way_back.problem
+        return _not_rehearsed(served, rehearsal, NOT_SERVED) if champion or damaged else served
     live_already = champion.digest == rehearsal.candidate.digest
     if beside.answers is None or attached or live_already:
-        why = ATTACHED if attached else LIVE_ALREADY if live_already else OTHER_ROWS
-        change = ServedChange(champion.version, rehearsal.candidate.version, not_rehearsed=why)
-        return replace(served, change=change)
+        return _not_rehearsed(served, rehearsal, ATTACHED if attached else LIVE_ALREADY if live_already else OTHER_ROWS)
     asked = _asked(config, rehearsal, served, beside.signature, beside.answers)
     settings = rehearsal.gates.change
     doubtful: list[tuple[float, float, ServedChange]] = []
@@ -91,6 +94,11 @@ def rehearse_change(config: Config, rehearsal: Rehearsal, served: ServedAnswers)
         _, _, quietest = min(doubtful, key=lambda found: found[1])
         change = replace(quietest, rounds=ROUNDS, usual_ms=min(before for before, _, _ in doubtful))
     return replace(served, change=change)
+
+
+def _not_rehearsed(served: ServedAnswers, rehearsal: Rehearsal, why: str) -> ServedAnswers:
+    old = rehearsal.champion.version if rehearsal.champion is not None else 0
+    return replace(served, change=ServedChange(old, rehearsal.candidate.version, not_rehearsed=why))
 
 
 @dataclass(frozen=True)
@@ -146,32 +154,54 @@ def _copied(config: Config, rehearsal: Rehearsal, champion: Champion) -> Iterato
     """Yield a copy of the live directory that production would load, which is removed at the end.
 
     Raises:
-        StoreError: it cannot be written.
+        LiveChanged: another process has changed what is live. StoreError: the copy cannot be written.
     """
     root = rehearsal.directory / "change"
-    live, model_dir = config.live_dir, root / config.name
-    labelled = config.promote.layout == "labels"
+    try:
+        try:
+            shutil.rmtree(root, ignore_errors=True)  # of a run that was killed
+            _copy(config, rehearsal, champion, root / config.name)
+        except FileNotFoundError as exc:
+            raise _changed(champion) from exc
+        except OSError as exc:
+            raise StoreError(
+                f"the live version must be copied below work_dir, got '{exc.filename or root}': {exc.strerror or exc}"
+            ) from exc
+        _check_same(config, champion, root / config.name)
+        yield root / config.name
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _copy(config: Config, rehearsal: Rehearsal, champion: Champion, model_dir: Path) -> None:
+    """Link the versions that production would load, and copy its history and its labels."""
+    live, labelled = config.live_dir, config.promote.layout == "labels"
     wanted = {champion.version, predecessor(live, None)}
     if labelled:
         wanted |= {*listed_versions(live), *labels_of(live).values()}
-    try:
-        shutil.rmtree(root, ignore_errors=True)  # of a run that was killed
-        model_dir.mkdir(parents=True)
-        for number, path in versions(live).items():
-            if number in wanted:
-                link_tree(path, model_dir / path.name)
-        if (live / HISTORY).is_file():
-            shutil.copyfile(live / HISTORY, model_dir / HISTORY)
-        if labelled:
-            _begin_config(rehearsal, model_dir)
-            write_config(model_dir, sorted(versions(live).keys() & wanted), labels_of(live))
-        yield model_dir
-    except OSError as exc:
-        raise StoreError(
-            f"the live version must be copied below work_dir, got '{exc.filename or root}': {exc.strerror or exc}"
-        ) from exc
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    model_dir.mkdir(parents=True)
+    for number, path in versions(live).items():
+        if number in wanted:
+            link_tree(path, model_dir / path.name)
+    if (live / HISTORY).is_file():
+        shutil.copyfile(live / HISTORY, model_dir / HISTORY)
+    if labelled:
+        _begin_config(rehearsal, model_dir)
+        write_config(model_dir, sorted(versions(live).keys() & wanted), labels_of(live))
+
+
+def _check_same(config: Config, champion: Champion, model_dir: Path) -> None:
+    """Raise `LiveChanged` unless the version that was compared with is still live, and is in the copy."""
+    now = champion_version(config.live_dir, config.promote.layout)
+    if now != champion.version or champion.version not in versions(model_dir):
+        raise _changed(champion)
+
+
+def _changed(champion: Champion) -> LiveChanged:
+    return LiveChanged(
+        f"version {champion.version} must stay live while a candidate is compared with it, but another process has "
+        "changed what is live; run it again"
+    )
 
 
 def _begin_config(rehearsal: Rehearsal, model_dir: Path) -> None:
@@ -219,8 +249,12 @@ def _round(  # noqa: PLR0913, PLR0917  what is changed, where, and how it is ask
                 raise ended
             change = replace(change, peak_mb=peak())
     except (MemoryExceeded, ModelLoadError, PredictionError, ServerCrashed) as exc:
-        if loop is None:
-            raise  # the champion alone
+        if loop is None:  # without the candidate
+            raise ServingError(
+                f"what is live was not served for the rehearsal of the change, although version {champion.version} "
+                f"was served alone: {exc}. Repair it, or name the other gates in gates.use to go without a rehearsal",
+                exc.detail,
+            ) from exc
         killed = killed_words(exc) if isinstance(exc, MemoryExceeded) else ""
         return replace(change, peak_mb=peak(), killed=killed, problem=change.problem or one_line(str(exc)))
     found = loop.load()
@@ -341,7 +375,8 @@ class _Steps:
 
         return Production(
             self.model_dir, promote.layout, self._served, lambda _change: None, int(promote.directory_mode, 8),
-            int(promote.file_mode, 8), show=lambda: self.show(mark),
+            None,  # the files are hard links to those of production and of the candidate
+            show=lambda: self.show(mark),
         )  # fmt: skip
 
     def _served(self, change: Change) -> str:

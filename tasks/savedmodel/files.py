@@ -105,18 +105,25 @@ def make_directories(path: Path, mode: int = 0o755) -> None:
         _chmod(directory, mode)
 
 
-def narrow(tree: Path, directory_mode: int, file_mode: int) -> list[tuple[Path, int]]:
-    """Return the entries of a tree, including its root, that have the wrong mode, each with the right mode."""
+def narrow(tree: Path, directory_mode: int, file_mode: int | None) -> list[tuple[Path, int]]:
+    """Return the entries of a tree, including its root, that have the wrong mode, each with the right mode.
+
+    Args:
+        file_mode: None accepts files with any mode.
+    """
     wanted = [(tree, directory_mode)]
     for root, names, members in os.walk(tree, onerror=_raise):
         wanted += [(Path(root) / name, directory_mode) for name in names]
-        wanted += [(Path(root) / name, file_mode) for name in members]
+        wanted += [(Path(root) / name, file_mode) for name in members if file_mode is not None]
     own = [(path, mode) for path, mode in wanted if not path.is_symlink()]
     return [(path, mode) for path, mode in own if stat.S_IMODE(path.stat().st_mode) & ~stat.S_ISGID != mode]
 
 
-def set_modes(tree: Path, directory_mode: int, file_mode: int) -> None:
+def set_modes(tree: Path, directory_mode: int, file_mode: int | None) -> None:
     """Set the modes of the directories and files of a tree, where they differ.
+
+    Args:
+        file_mode: None leaves files as they are.
 
     Raises:
         OSError: a mode cannot be set, such as that of another user's file.

@@ -25,7 +25,7 @@ def bring_in(
     model_dir: Path,
     change: Change,
     directory_mode: int = 0o755,
-    file_mode: int = 0o644,
+    file_mode: int | None = 0o644,
     prove: Callable[[Path, Manifest], None] = lambda _directory, _manifest: None,
 ) -> Path:
     """Make `change.source` live as `<model_dir>/<change.directory>`: link, verify, rename, flush to the disk.
@@ -35,6 +35,7 @@ def bring_in(
     get its group, whether they are linked or copied.
 
     Args:
+        file_mode: None leaves modes and groups of files as they are, for a copy that only its owner uses.
         prove: writes the proof of the verified files in a directory, just before they go live.
 
     Raises:
@@ -53,7 +54,8 @@ def bring_in(
     staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
     try:
         link_tree(Path(change.source), staging)
-        pass_groups_on(staging)
+        if file_mode is not None:
+            pass_groups_on(staging)
         set_modes(staging, directory_mode, file_mode)
         prove(staging, verify_manifest(staging, change.digest))
         staging.rename(target)

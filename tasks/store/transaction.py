@@ -60,7 +60,7 @@ class Production:
         verify: checks a version in production, and returns an empty string or the reason why it failed.
         verify_label: likewise checks that the label of a change answers as its version does.
         record: sends a change to the registry.
-        directory_mode, file_mode: modes of published directories and files.
+        directory_mode, file_mode: modes of published directories and files; None leaves files as they are.
         show: makes what the directory says visible to servers that do not watch the directory itself.
         signer: who signs the head of the history, or None. publics: the keys that may have signed it.
         prove: writes the proof of a change that publishes the files of a directory, before they go live.
@@ -72,7 +72,7 @@ class Production:
     verify: Callable[[Change], str]
     record: Callable[[Change], None]
     directory_mode: int = 0o755
-    file_mode: int = 0o644
+    file_mode: int | None = 0o644
     verify_label: Callable[[Change], str] = lambda _change: ""
     show: Callable[[], None] = lambda: None
     signer: Signer | None = None

@@ -20,9 +20,20 @@ from configs.schema import Config
 from configs.sections.gates import Change
 from configs.sections.serving import Serving
 from tasks.datasets.rows import load_arrays, save_arrays
+from tasks.errors import LiveChanged
 from tasks.gates.judge import judge
 from tasks.production.rehearsed_change import rehearse_change
-from tasks.records import Backend, Candidate, Champion, GateResult, ServedAnswers, Signature, TensorSpec
+from tasks.records import (
+    Backend,
+    Candidate,
+    Champion,
+    GateResult,
+    ServedAnswers,
+    ServerFacts,
+    Signature,
+    TensorSpec,
+    WayBack,
+)
 from tasks.savedmodel.manifest import hash_files, write_manifest
 from tasks.savedmodel.warmup import write_warmup
 from tasks.serving.rehearsal import Rehearsal
@@ -95,14 +106,21 @@ def case(make_config: Callable[..., Config]) -> Callable[..., Case]:
     return making
 
 
-def tree(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+def tree(directory: Path) -> dict[str, tuple[bytes, int]]:
+    """Return the content and the mode of each file."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return {str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mode) for path in files}
 
 
 @pytest.mark.parametrize("layout", [{}, LABELS], ids=["latest", "labels"])
 def test_a_sound_change_passes(case: Callable[..., Case], layout: dict[str, str]) -> None:
-    """No request fails while the candidate replaces the champion and is taken back, and nothing real is changed."""
+    """No request fails while the candidate replaces the champion and is taken back, and nothing real is changed.
+
+    Not even the modes of files that the copy shares with production and with the candidate.
+    """
     made = case(**layout)
+    for version_dir in (made.champion.version_dir, made.candidate.version_dir):
+        (version_dir / "saved_model.pb").chmod(0o600)
     before = tree(made.config.live_dir.parent), tree(made.candidate.version_dir)
     found = made.verdict()
     assert found.passed, found.summary
@@ -189,6 +207,34 @@ def test_rows_that_the_champion_does_not_accept(case: Callable[..., Case]) -> No
     found = made.verdict(dataclasses.replace(served, champion=dataclasses.replace(served.champion, answers=None)))
     assert found.passed
     assert found.summary.startswith("not rehearsed: the champion does not accept these rows")
+
+
+def test_a_live_version_that_cannot_be_served(case: Callable[..., Case]) -> None:
+    """Where a promotion without a way back is permitted, the gate says that the change was not rehearsed."""
+    made = case()
+    facts = ServerFacts("embedded", "", "", "", "", 0, Path("log"))
+    served = ServedAnswers(facts, SIGNATURE, made.candidate.reference, 40, 1, way_back=WayBack(2, refusal="no"))
+    for beside, way in ((made.champion, WayBack(2, refusal="AddV9")), (None, WayBack(2, problem="bit rot"))):
+        rehearsal = dataclasses.replace(made.rehearsal(), champion=beside, way_back=way)
+        change = rehearse_change(made.config, rehearsal, dataclasses.replace(served, way_back=way)).change
+        assert change is not None
+        assert change.not_rehearsed == "the live version cannot be served, as the gate way_back says"
+    first = dataclasses.replace(made.rehearsal(), champion=None)
+    assert rehearse_change(made.config, first, dataclasses.replace(served, way_back=WayBack())).change is None
+
+
+def test_another_process_changes_what_is_live(case: Callable[..., Case]) -> None:
+    """If the champion is no longer live, the stage is tried again beside what is, and no server waits for the old."""
+    made = case()
+    served = rehearse(made.rehearsal())
+    newer = Path(shutil.copytree(made.champion.version_dir, made.config.live_dir / "4"))
+    with pytest.raises(LiveChanged, match="version 2 must stay live") as caught:
+        made.verdict(served)
+    assert caught.value.retryable
+    shutil.rmtree(newer)
+    shutil.rmtree(made.champion.version_dir)
+    with pytest.raises(LiveChanged):
+        made.verdict(served)
 
 
 # --- planted faults
