@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,13 +36,14 @@ from tasks.gates.parity import tolerances
 from tasks.production.steps import going_back, making_stable, publishing
 from tasks.records import Champion, Change, ServedAnswers, ServedChange, Signature
 from tasks.savedmodel.files import link_tree
-from tasks.serving.change import Show, memory_watched, watching_server
+from tasks.serving.change import Show, at_once, memory_watched, watching_server
 from tasks.serving.client import RestClient, read_answer
 from tasks.serving.launch import ThrowawayServer
 from tasks.serving.load import row_picks
 from tasks.serving.open_loop import OK, Connection, GrpcConnection, Load, OpenLoop, RestConnection
 from tasks.serving.rehearsal import Rehearsal
 from tasks.serving.rehearse import killed_words
+from tasks.serving.way_back import refusal_words
 from tasks.store.champion import champion_version, predecessor
 from tasks.store.history import HISTORY, read, served_digest
 from tasks.store.layout import versions
@@ -239,7 +241,8 @@ def _round(  # noqa: PLR0913, PLR0917  what is changed, where, and how it is ask
             after_the_server = stack.enter_context(contextlib.ExitStack())
             server, client, show = stack.enter_context(watching)
             peak = stack.enter_context(memory_watched(server))
-            kinds = stack.enter_context(_connections(server, asked, serving.request_timeout_s))
+            most = at_once(rehearsal.backend, serving.args)
+            kinds = stack.enter_context(_connections(server, asked, serving.request_timeout_s, most))
             loop = OpenLoop(kinds, len(asked.grpc), settings.rate, timeout_s=serving.request_timeout_s)
             after_the_server.callback(loop.join)
             with loop.running(), waiting_for("the rehearsal of the change"):
@@ -251,8 +254,9 @@ def _round(  # noqa: PLR0913, PLR0917  what is changed, where, and how it is ask
     except (MemoryExceeded, ModelLoadError, PredictionError, ServerCrashed) as exc:
         if loop is None:  # without the candidate
             raise ServingError(
-                f"what is live was not served for the rehearsal of the change, although version {champion.version} "
-                f"was served alone: {exc}. Repair it, or name the other gates in gates.use to go without a rehearsal",
+                f"the server of the rehearsed change must serve what is live, but did not, although it served version "
+                f"{champion.version} before: {refusal_words(exc)}. Repair or remove the version that is named, or "
+                "leave change out of gates.use",
                 exc.detail,
             ) from exc
         killed = killed_words(exc) if isinstance(exc, MemoryExceeded) else ""
@@ -268,13 +272,16 @@ def _nothing() -> float:
 
 
 @contextlib.contextmanager
-def _connections(server: ThrowawayServer, asked: _Asked, timeout_s: float) -> Iterator[list[Callable[[], Connection]]]:
-    """Yield what opens a connection of each transport."""
+def _connections(
+    server: ThrowawayServer, asked: _Asked, timeout_s: float, most: int
+) -> Iterator[list[Callable[[], Connection]]]:
+    """Yield what opens a connection of each transport; at most `most` requests over gRPC may be open."""
     from tasks.serving.grpc_client import open_channel  # imports grpc
 
     place = f"/v1/models/{asked.name}" + (f"/labels/{asked.label}" if asked.label else "")
     with contextlib.closing(open_channel(server.grpc_target)) as channel:
-        kinds: list[Callable[[], Connection]] = [lambda: GrpcConnection(channel, asked.grpc, timeout_s)]
+        turn = threading.Semaphore(most)
+        kinds: list[Callable[[], Connection]] = [lambda: GrpcConnection(channel, asked.grpc, timeout_s, turn)]
         if asked.rest:
             url = server.rest_url
             kinds.append(lambda: RestConnection(url, f"{place}:predict", asked.rest, timeout_s))

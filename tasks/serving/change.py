@@ -7,6 +7,7 @@ under a name that servers ignore, and then renamed in the container, so that its
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.sections.serving import Serving
+from configs.serving_flags import flag_value
 from tasks.errors import ServingError
 from tasks.records import Backend
 from tasks.serving.archive import tar_file, tar_stream
 from tasks.serving.client import RestClient
 from tasks.serving.embedded import run_embedded_with
 from tasks.serving.launch import Served, ThrowawayServer, ready
+from tasks.serving.open_loop import CONNECTIONS
 from tasks.serving.pinned import ONE_TRY, PINS, WATCHES_LABELS
 
 if TYPE_CHECKING:
@@ -105,6 +108,22 @@ def _show(server: ContainerServer, model_dir: Path, shown: _Shown, mark: Callabl
     for version in sorted(shown.versions - found.keys()):
         server.rename(f"{name}/{version}", f"{name}/.withdrawn-{version}-{uuid.uuid4().hex[:8]}")
     shown.versions = set(found)
+
+
+def at_once(backend: Backend, args: tuple[str, ...]) -> int:
+    """Return how many requests over gRPC may be open at the same time.
+
+    TensorFlow Serving has four threads for each processor, or --grpc_max_threads, and refuses a request for which none
+    is free, so that a short wait would count as a failure. Half as many are open, because a thread is busy for a moment
+    after its answer has been sent.
+
+    Sources: tensorflow_serving/model_servers/server.h; grpc, src/cpp/thread_manager/thread_manager.cc.
+    """
+    if backend.kind != "docker":
+        return CONNECTIONS
+    flag = flag_value(args, "grpc_max_threads") or ""
+    threads = int(flag) if flag.isdecimal() else 4 * len(os.sched_getaffinity(0))
+    return max(1, min(CONNECTIONS, threads // 2))
 
 
 def _versions(model_dir: Path) -> dict[str, Path]:

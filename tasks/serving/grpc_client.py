@@ -31,10 +31,14 @@ OPTIONS = [
 ]
 
 
+NO_THREAD = "Server Threadpool Exhausted"
+"""Source: grpc, src/cpp/server/server_cc.cc, ResourceExhaustedHandler; a server has --grpc_max_threads."""
+
+
 class GrpcClient:
     """Sends requests about one model of one server over gRPC (a `ModelClient`); every call has a deadline.
 
-    UNAVAILABLE is retried a few times, other errors never.
+    UNAVAILABLE and a server without a free thread are retried a few times, other errors never.
     """
 
     def __init__(
@@ -138,7 +142,7 @@ class GrpcClient:
             try:
                 return method(request, timeout=self._timeout_s, metadata=self._metadata)
             except grpc.RpcError as exc:
-                if exc.code() != grpc.StatusCode.UNAVAILABLE or wait_s is None:
+                if not _may_pass(exc) or wait_s is None:
                     raise self._translated(exc) from exc
                 self._sleep(wait_s)
         raise AssertionError  # the last try returned or raised
@@ -156,6 +160,13 @@ class GrpcClient:
             return AccessDenied(f"gRPC at {self._target} must accept this client, got {code}: {words}")
         advice = f". {remedy(words)}" if remedy(words) else ""
         return PredictionError(f"gRPC at {self._target} must accept the request, got {code}: {words}{advice}")
+
+
+def _may_pass(exc: Any) -> bool:
+    """Return whether an error is temporary: the server is not to be reached, or had no thread for the request."""
+    code = exc.code()
+    no_thread = code == grpc.StatusCode.RESOURCE_EXHAUSTED and str(exc.details()) == NO_THREAD
+    return no_thread or code == grpc.StatusCode.UNAVAILABLE
 
 
 def predict_request(model_name: str, version: int | str | None, block: Mapping[str, Array], signature_name: str) -> Any:

@@ -76,12 +76,25 @@ class RestConnection:
 class GrpcConnection:
     """A client of a gRPC channel, which several share; messages are sent and returned as bytes."""
 
-    def __init__(self, channel: Any, requests: Sequence[bytes], timeout_s: float) -> None:
+    def __init__(self, channel: Any, requests: Sequence[bytes], timeout_s: float, at_once: threading.Semaphore) -> None:
+        """Prepare a method of the channel.
+
+        Args:
+            at_once: limits the requests that all clients of the server have open; the others wait, which counts.
+        """
         self._predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-        self._requests, self._timeout_s = requests, timeout_s
+        self._requests, self._timeout_s, self._at_once = requests, timeout_s, at_once
 
     def ask(self, number: int) -> Reply:
         """Send one of the messages; an error has the status of no answer, or 400 if the server refused it."""
+        if not self._at_once.acquire(timeout=self._timeout_s):
+            return TOO_LATE
+        try:
+            return self._ask(number)
+        finally:
+            self._at_once.release()
+
+    def _ask(self, number: int) -> Reply:
         import grpc
 
         try:

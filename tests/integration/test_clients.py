@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent import futures
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -16,8 +20,9 @@ from tasks.datasets.rows import Array
 from tasks.errors import PredictionError, ServingUnavailable
 from tasks.records import Backend, Candidate, Signature, TensorSpec
 from tasks.serving.client import ModelClient
-from tasks.serving.grpc_client import GrpcClient
+from tasks.serving.grpc_client import NO_THREAD, GrpcClient, open_channel
 from tasks.serving.launch import throwaway_server
+from tasks.serving.open_loop import OK, GrpcConnection
 
 MODELS = Path("tests/data/tfs_rest/models")
 SERVERS = [pytest.param("embedded"), pytest.param("docker", marks=pytest.mark.docker)]
@@ -144,3 +149,52 @@ def test_nobody_listens_for_grpc() -> None:
         with closing(client), pytest.raises(ServingUnavailable, match="must be reachable"):
             client.states()
     assert len(pauses) == 3
+
+
+class Busy(grpc.GenericRpcHandler):
+    """Answers with an empty message; like TensorFlow Serving, it refuses a request for which it has no free thread."""
+
+    def __init__(self, threads: int) -> None:
+        self.free, self.refused = threading.Semaphore(threads), threading.Event()
+
+    def service(self, _details: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self.call)
+
+    def call(self, _request: bytes, context: Any) -> bytes:
+        if not self.free.acquire(blocking=False):
+            self.refused.set()
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, NO_THREAD)
+        self.refused.wait(0.02)  # so that others come meanwhile
+        self.free.release()
+        return b""
+
+
+@pytest.fixture
+def busy() -> Iterator[tuple[Busy, str]]:
+    """Return a server with two threads, and its address."""
+    handler = Busy(2)
+    server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[handler])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield handler, f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_clients_wait_for_a_free_thread_of_the_server(busy: tuple[Busy, str]) -> None:
+    """Eight clients of the load that may have two requests open are never refused by a server with two threads."""
+    handler, address = busy
+    with closing(open_channel(address)) as channel, futures.ThreadPoolExecutor(8) as pool:
+        turn = threading.Semaphore(2)
+        clients = [GrpcConnection(channel, [b""], 30, turn) for _ in range(8)]
+        assert {reply.status for reply in pool.map(lambda client: client.ask(0), clients * 5)} == {OK}
+    assert not handler.refused.is_set()
+
+
+def test_a_server_without_a_free_thread_is_asked_again(busy: tuple[Busy, str]) -> None:
+    """A refusal because no thread is free is temporary, and not a verdict on the request."""
+    handler, address = busy
+    for _ in range(2):
+        handler.free.acquire()
+    with closing(GrpcClient(address, "m", 30, sleep=lambda _: handler.free.release())) as client:
+        assert client.states() == {}
+    assert handler.refused.is_set()

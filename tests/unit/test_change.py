@@ -14,12 +14,13 @@ from configs.sections.gates import Change, Gates
 from tasks.gates.change import alike, is_doubtful, judge_change
 from tasks.gates.latency import judge_latency
 from tasks.gates.parity import Tolerance
-from tasks.records import ServedChange, TensorSpec
+from tasks.records import Backend, ServedChange, TensorSpec
 from tasks.report.plots import change_figure, draw_change
 from tasks.report.standing import CHANGE as CHANGED
 from tasks.report.standing import block, first_lines, standing_of
 from tasks.serving.capacity import CLOSE, highest_rate, keeps_bound
-from tasks.serving.open_loop import OK, SEED, Reply
+from tasks.serving.change import at_once
+from tasks.serving.open_loop import CONNECTIONS, OK, SEED, Reply
 from tests.queueing import arrivals, queueing_p99
 
 CHANGE = ServedChange(1, 2, back=3, changed_s=1.0, rolled_back_s=2.0, peak_mb=300, limit_mb=500)
@@ -265,6 +266,18 @@ def test_a_percentile_of_few_requests_is_a_wrong_configuration() -> None:
     with pytest.raises(ValidationError, match=r"at least 100 requests.*got 10 x 2; raise seconds, or set max_p99"):
         Change(rate=10, seconds=2)
     assert Change(rate=10, seconds=2, max_p99_ratio=0).rate == 10
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"), [((), 4), (("--grpc_max_threads=20",), 10), (("--grpc_max_threads=1",), 1)]
+)
+def test_requests_that_a_real_server_takes_at_once(
+    args: tuple[str, ...], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server on two processors has eight threads for gRPC, or as many as its flag says; half of them are used."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
+    assert at_once(Backend("docker", "image"), args) == expected
+    assert at_once(Backend("embedded"), args) == CONNECTIONS
 
 
 # --- capacity
