@@ -29,6 +29,7 @@ from tasks.review import decide, find_reviewed, promote_again_judged, rehearsal_
 from tasks.show import show_change
 from tasks.stage import again_run_dir
 from tasks.validate import fetch_servers
+from tasks.words import of_candidate
 
 Verdict = Literal["", "approved", "rejected"]
 
@@ -63,7 +64,7 @@ def promote(  # noqa: PLR0913, PLR0917  they are the parameters of the deploymen
             promotion = judge_again(cfg, arguments(config, overrides or ()), reviewed)
         title = f"{cfg.name} candidate {reviewed.candidate_version}"
         show_change(cfg.name, title, promotion)
-        outcomes.append(replace(promotion, reason=f"candidate {reviewed.candidate_version}: {promotion.reason}"))
+        outcomes.append(replace(promotion, reason=of_candidate(reviewed.candidate_version, promotion.reason)))
     reasons = redact("; ".join(promotion.reason for promotion in outcomes))
     return Completed(
         name=outcomes[-1].state.flow_state if outcomes else "NothingToDo",

@@ -15,7 +15,7 @@ from configs.schema import Config
 from flows.commands import session
 from flows.console import Line, say, write
 from tasks.datasets.declared import check_contract
-from tasks.errors import ServingError, ServingUnavailable
+from tasks.errors import UnknownFlag
 from tasks.outcomes import DONE, GREEN, RED, REJECTION
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ def rehearse_live(args: argparse.Namespace, config: Config) -> int:
         check_engine(config.serving)
         try:
             backends = choose_backends(config.serving)
-        except ServingUnavailable:
-            raise
-        except ServingError as exc:  # the server does not know a flag of production
+        except UnknownFlag as exc:  # production's flags would end the server
             say(f"{config.name} must not be served by this server: {exc}", colour=RED)
             return REJECTION
         verdicts = []

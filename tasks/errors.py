@@ -10,6 +10,7 @@
     |   |-- SignatureMismatch     declared and actual inputs or outputs differ
     |   `-- UnsafeModel           the graph contains operations that a server must not run
     |-- ServingError              the throwaway server gave no usable answers
+    |   |-- UnknownFlag           it does not know a flag of the configuration
     |   |-- ServingUnavailable *  it could not be started or reached
     |   |-- ServingTimeout *      it did not answer in time
     |   |-- AccessDenied          it lets this client do nothing: TLS, 401, 403
@@ -21,6 +22,7 @@
     |   |-- VersionExists         the version number is in use
     |   |-- ManifestMismatch      the files are not those that were judged
     |   |-- ProofMismatch         a signed file, or what it vouches for, is not as it was signed
+    |   |-- LiveChanged *         another process has changed what a candidate was compared with
     |   `-- LockTimeout *         another process is changing this model
     `-- TrackingError *           MLflow could not be reached
         `-- TrackingRefused       it refused a request
@@ -92,6 +94,10 @@ class UnsafeModel(ExportError):
 
 class ServingError(PipelineError):
     """The throwaway server gave no usable answers."""
+
+
+class UnknownFlag(ServingError):
+    """The server does not know a flag of `serving.args`."""
 
 
 class ServingUnavailable(ServingError):

@@ -11,7 +11,7 @@ from configs.schema import Config
 from configs.sections.gates import Gates
 from tasks.datasets.golden import read_golden
 from tasks.datasets.rows import load_arrays, load_rows
-from tasks.errors import DataError, StoreError
+from tasks.errors import DataError
 from tasks.gates.judge import judge, judge_files, own_rows
 from tasks.gates.parity import tolerances
 from tasks.gates.serving import judge_refusal
@@ -23,9 +23,8 @@ from tasks.serving.launch import throwaway_server
 from tasks.serving.rehearsal import OWN, Rehearsal
 from tasks.serving.rehearse import rehearse
 from tasks.serving.way_back import refusal_words
-from tasks.store.champion import champion_version
+from tasks.store.champion import champion_version, predecessor
 from tasks.store.rehearsals import Rehearsed
-from tasks.store.rollback_target import rollback_target
 from tasks.store.serving_config import labels_of
 from tasks.store.way_back import served_version
 
@@ -89,10 +88,13 @@ def in_production(config: Config) -> tuple[InProduction, ...]:
             f"--live judges the live version, but there is none in '{config.live_dir}'; promote one first"
         )
     found = [(champion, LIVE)]
-    try:
-        found.append((rollback_target(config.live_dir, champion), WAY_BACK))
-    except StoreError as exc:
-        log.warning("no way back of version %d is judged, because there is none: %s", champion, exc)
+    if (target := predecessor(config.live_dir, champion)) is not None:
+        found.append((target, WAY_BACK))
+    else:
+        log.warning(
+            "no way back of version %d is judged, because there is none: no version before it served other bytes and "
+            "was not rolled back", champion,
+        )  # fmt: skip
     others = labels_of(config.live_dir) if config.promote.layout == "labels" else {}
     for label, version in sorted(others.items()):  # the server would have to serve them to users as well
         if version not in dict(found):

@@ -54,3 +54,9 @@ def few(items: Sequence[object], between: str = ", ", most: int = 20) -> str:
 def size_words(size: int) -> str:
     """Return a number of bytes in MB or GB, powers of ten, as the tools for disks count."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def of_candidate(number: int, reason: str) -> str:
+    """Return a reason that says once which candidate it is about."""
+    which = f"candidate {number}"
+    return reason if reason.startswith(f"{which} ") else f"{which}: {reason}"

@@ -89,7 +89,7 @@ class Serving(Section):
     def _gives_flags_to_a_container(self) -> Serving:
         if self.for_containers and self.backend not in ("auto", "docker"):
             raise ValueError(
-                f"{self.for_containers} needs backend: docker or auto, because a {self.backend} server takes none"
+                f"{self.for_containers} needs backend: docker or auto, because the {self.backend} server takes none"
             )
         check_places(self.files)
         parameters = flag_value(self.args, PARAMETERS)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from configs.serving_flags import FLAG
-from tasks.errors import ServingError
+from tasks.errors import UnknownFlag
 
 # A line of `--help`: TensorFlow's `\t--port=8500   \tint32\t...`, or argparse's `  --port PORT`.
 _LINE = re.compile(r"(?m)^\s*--([a-z][a-z0-9_]*)(?:=[^\t\n]*\t(\w+)\t)?")
@@ -28,7 +28,7 @@ def check_flags(arguments: Sequence[str], image: str, known: Mapping[str, str]) 
             refused.
 
     Raises:
-        ServingError: a flag is unknown, or has no value.
+        UnknownFlag: a flag is unknown, or has no value.
     """
     for argument in arguments:
         found = FLAG.fullmatch(argument)
@@ -37,7 +37,7 @@ def check_flags(arguments: Sequence[str], image: str, known: Mapping[str, str]) 
         if found[1] not in known:
             near = difflib.get_close_matches(found[1], known, 1)
             advice = f"did you mean --{near[0]}?" if near else f"docker run --rm {image} --help lists its flags"
-            raise ServingError(f"serving.args: the server of the image {image} has no flag --{found[1]}; {advice}")
+            raise UnknownFlag(f"serving.args: the server of the image {image} has no flag --{found[1]}; {advice}")
         kind = known[found[1]]
         if found[2] is None and kind not in ("", "bool"):
-            raise ServingError(f"serving.args: --{found[1]} must have a value ({kind}), as --{found[1]}=VALUE")
+            raise UnknownFlag(f"serving.args: --{found[1]} must have a value ({kind}), as --{found[1]}=VALUE")

@@ -13,7 +13,7 @@ import pytest
 from configs.sections.gates import Gates
 from configs.sections.serving import Serving
 from tasks.datasets.rows import Rows, save_arrays, save_rows
-from tasks.errors import ServingError, ServingUnavailable
+from tasks.errors import ServingUnavailable, UnknownFlag
 from tasks.gates.judge import judge
 from tasks.records import Backend, Candidate, GateResult, ServedAnswers, Signature, TensorSpec
 from tasks.report.sections import server_lines
@@ -103,7 +103,7 @@ def test_a_flag_that_the_image_does_not_know(serving: Serving) -> None:
     """A misspelt flag is found before anything is served, with the nearest that there is; right ones are taken."""
     assert choose_backends(serving) == (Backend("docker", serving.image),)
     wrong = serving.model_copy(update={"args": ("--enable_batchin",)})
-    with pytest.raises(ServingError, match=r"has no flag --enable_batchin; did you mean --enable_batching\?"):
+    with pytest.raises(UnknownFlag, match=r"has no flag --enable_batchin; did you mean --enable_batching\?"):
         choose_backends(wrong)
 
 

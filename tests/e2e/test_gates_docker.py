@@ -258,6 +258,8 @@ def test_another_image_for_what_is_live(test_image: str, tmp_path: Path, capsys:
     """
     shop = new_shop(tmp_path)
     shop.promote(2)
+    assert shop.live("--image", "NO image") == 1  # what cannot be asked is no verdict on it
+    assert "invalid reference format" in capsys.readouterr().err
     assert shop.live("--image", test_image) == 0
     assert f"twov can be served by docker {test_image}: version 2 and version 1 passed" in capsys.readouterr().out
     for (old, new), words in ((MOVED, "recorded: output 'output_0': 40 of 40 rows differ"), (REFUSED, "AddV2")):

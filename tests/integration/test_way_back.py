@@ -214,7 +214,7 @@ def test_a_server_that_refuses_the_live_version(shop: Shop, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert "version 1, which is live: serving: " in out
     assert "AddV9" in out
-    assert "no way back of version 1 is judged, because there is none" in out
+    assert "no way back of version 1 is judged, because there is none: no version before it served other bytes" in out
 
 
 def test_damaged_bytes_and_answers_that_are_gone(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

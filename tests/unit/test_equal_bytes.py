@@ -23,6 +23,7 @@ from tasks.store.rehearsals import Rehearsed, recall, record_of, rehearsal_file,
 from tasks.store.retention import prune
 from tasks.store.runs import create_run_dir
 from tasks.store.serving_config import labels_of
+from tasks.words import of_candidate
 from tests.store_driver import Store
 from tests.unit.test_run_directories import ended
 from tests.unit.test_store_rollback_target import rehearsal
@@ -69,6 +70,8 @@ def test_another_run_with_the_live_bytes_changes_nothing(config: Config, store: 
     promotion = put_live(config, second, by_run("two"), champion_of(store), "")
     assert promotion.state is PromotionState.UNCHANGED
     assert promotion.reason == "candidate 2 has the bytes of version 1, which is live; nothing was changed"
+    assert of_candidate(2, promotion.reason) == promotion.reason
+    assert of_candidate(2, "version 2 is live") == "candidate 2: version 2 is live"
     assert (promotion.live_dir, promotion.change) == (store.live / "1", None)
     assert read(store.live) == before
     assert [*versions(store.live)] == [1]
