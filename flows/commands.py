@@ -22,7 +22,7 @@ from configs.redaction import redact
 from configs.schema import Config
 from flows.console import LineHandler, Parser, error, say, warning
 from flows.streams import our_streams
-from tasks.errors import PipelineError, WrongFile
+from tasks.errors import PipelineError, WrongFile, WrongTransport
 from tasks.outcomes import FAILED, INTERRUPTED, USAGE, Promotion
 from tasks.program import command_here, command_name
 from tasks.words import one_line
@@ -296,4 +296,4 @@ def _report(exc: Exception, debug: bool | None, line: str = "") -> int:
     detail = getattr(exc, "detail", "")
     if detail:
         say(detail.rstrip(), stream=sys.stderr)
-    return USAGE if isinstance(exc, ConfigError | WrongFile) else FAILED
+    return USAGE if isinstance(exc, ConfigError | WrongFile | WrongTransport) else FAILED

@@ -8,6 +8,7 @@
     |   `-- SweepStopped            a fault that is not that of the variant at which it was seen
     |-- ExportError               the export produced no candidate
     |   |-- SignatureMismatch     declared and actual inputs or outputs differ
+    |   |   `-- WrongTransport      serving.protocol or a gate cannot carry them: exit code 2
     |   `-- UnsafeModel           the graph contains operations that a server must not run
     |-- ServingError              the throwaway server gave no usable answers
     |   |-- UnknownFlag           it does not know a flag of the configuration
@@ -86,6 +87,10 @@ class ExportError(PipelineError):
 
 class SignatureMismatch(ExportError):
     """Declared and actual inputs or outputs differ."""
+
+
+class WrongTransport(SignatureMismatch):
+    """`serving.protocol`, or a gate that is to judge, cannot carry the dtypes of a signature."""
 
 
 class UnsafeModel(ExportError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from configs.schema import Config
-from tasks.errors import SignatureMismatch
+from tasks.errors import SignatureMismatch, WrongTransport
 from tasks.records import GRPC_DTYPES, Signature, TensorSpec
 
 CASTS = {"float16": "float32", "bfloat16": "float32", "uint16": "int32"}
@@ -20,14 +20,14 @@ def check_transport(signature: Signature, config: Config, *, given: bool = False
         given: the SavedModel is served unchanged, so that no cast can be added.
 
     Raises:
-        SignatureMismatch: a dtype cannot be carried; the message lists the remedies.
+        WrongTransport: a dtype cannot be carried; the message lists the remedies.
     """
     beyond = signature.beyond_rest
     gates = [gate for gate in OVER_REST if gate in config.gates.judging]
     over_grpc = all(_over_grpc(spec, signature) for spec in beyond)
     if not beyond or (config.serving.protocol == "grpc" and over_grpc and not gates):
         return
-    raise SignatureMismatch(
+    raise WrongTransport(
         f"the dtypes of inputs and outputs must be ones that TensorFlow Serving's REST interface can carry, got "
         f"{', '.join(map(str, beyond))}; {' or '.join(_ways_out(beyond, over_grpc, given))}"
     )
