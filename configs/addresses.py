@@ -12,6 +12,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from configs.redaction import MASK, hide
+
 TRACKING = (
     "http://HOST:PORT or https://HOST:PORT of an MLflow server, sqlite:///FILE, a database (postgresql://..., "
     "mysql://... or mssql://...), or databricks"
@@ -62,6 +64,7 @@ def host_and_port(address: str) -> str:
     if not address:
         return address
     rule = "must be HOST:PORT, such as 127.0.0.1:8500"
+    _hide_user(address)
     parts = _address(f"grpc://{address}", rule)
     if parts.netloc != address or parts.port is None or "@" in address:
         raise ValueError(rule)
@@ -130,6 +133,7 @@ def tracking_uri(uri: str) -> str:
     Source: `_register_tracking_stores` in mlflow/tracking/_tracking_service/utils.py (3.17), which has plugins as well.
     MLflow writes to directories only if MLFLOW_ALLOW_FILE_STORE is set.
     """
+    _hide_user(uri)
     if re.search(r"[\x00-\x1f\x7f]", uri):
         raise ValueError("must be a tracking URI without control characters")
     if uri.startswith(("http://", "https://")):
@@ -180,12 +184,20 @@ def check_tls(ca_file: Path | None, cert_file: Path | None, key_file: Path | Non
         ) from exc
 
 
+def _hide_user(text: str) -> None:
+    """Hide the user name and password of an address without a scheme, which is no address and is shown in an error."""
+    user, at, place = text.rpartition("@")
+    if at and "://" not in user:
+        hide({text: f"{MASK}@{place}"})
+
+
 def _address(text: str, rule: str) -> SplitResult:
     """Split an HTTP address.
 
     Raises:
         ValueError: the host is missing, the port is invalid, or a character is not allowed in an address.
     """
+    _hide_user(text)
     if not text.isprintable() or " " in text or "\\" in text:
         raise ValueError(f"{rule}, spaces and control characters")
     try:

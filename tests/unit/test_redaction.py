@@ -230,7 +230,9 @@ def test_a_hidden_secret_is_no_secret(path: Path, item: str) -> None:
 
 @pytest.mark.parametrize(
     "item", ["tracking.uri=http://ann:a-refused-one@h:99999", "model.params=[{password: a-refused-one}]",
-             "promote.live_url=http://ann:a-refused-one@h h", "data.params.password=[a-refused-one"],
+             "promote.live_url=http://ann:a-refused-one@h h", "data.params.password=[a-refused-one",
+             "promote.live_url=ann:a-refused-one@h:1", "tracking.uri=ann:a-refused-one@h:1",
+             "tracking.browser_url=ann:a-refused-one@h", "promote.live_urls=['ann:a-refused-one@h:1']"],
 )  # fmt: skip
 def test_an_error_of_the_configuration_shows_none(path: Path, item: str) -> None:
     """A refused value is shown without its secret, in the message and in what it came from."""

@@ -159,6 +159,15 @@ def test_a_time_that_is_not_clear(model_dir: Path, capsys: pytest.CaptureFixture
     assert said in capsys.readouterr().err
 
 
+def test_an_address_without_a_scheme_is_shown_without_its_password(
+    model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        history.main(["--dir", str(model_dir), "--served-by", "u:p4ss@h:1"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "got '***@h:1'" in said and "p4ss" not in said
+
+
 def test_a_time_in_the_future(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing has served in the future, and no log line may be read as if it had."""
     assert history.main(["--dir", str(model_dir), "--at", "2999-01-01T00:00+02:00"]) == 2
