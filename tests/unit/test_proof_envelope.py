@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from configs.errors import ConfigError
 from configs.redaction import redact
 from configs.sections.promote import Promote
+from flows import keys as keys_command
 from tasks.errors import ProofMismatch
 from tasks.proof import keys
 from tasks.proof.envelope import ORDER, canonical, open_envelope, pae, read_envelope, sign
@@ -63,6 +64,19 @@ def test_new_overwrites_no_file_and_leaves_no_half_of_a_pair(tmp_path: Path, tak
     with pytest.raises(ConfigError, match=f"never overwritten, but '.*{taken}' exists"):
         keys.new(tmp_path / "ann.pem")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {taken: "precious"}
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "KEY"])
+def test_new_needs_a_name_and_does_not_repeat_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A key without a slash, on one line, could become the name of a file."""
+    monkeypatch.chdir(tmp_path)
+    text = "-----BEGIN PRIVATE KEY-----MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg-----END PRIVATE KEY-----"
+    assert keys_command.main(["new", "--out", text if name == "KEY" else name]) == 2
+    said = capsys.readouterr().err
+    assert "must be given the name of a file" in said and "MIGH" not in said
+    assert not [*tmp_path.iterdir()]
 
 
 def test_new_says_that_a_directory_is_missing(tmp_path: Path) -> None:
