@@ -263,7 +263,7 @@ def _of_head(  # noqa: PLR0913, PLR0917
 ) -> Iterator[str]:  # fmt: skip
     """Yield what is wrong with the signed head."""
     path, history = model_dir / HEAD, model_dir / HISTORY
-    lines = lines_of(data)
+    texts = texts_of(data)
     if isinstance(content, FileNotFoundError):
         yield f"'{path}' must be the signed head of the history, but it is gone"
         return
@@ -283,15 +283,15 @@ def _of_head(  # noqa: PLR0913, PLR0917
             "it was removed; the next change or the doctor adds it again from the head"
         )
         return
-    if len(lines) < known.count:
-        yield f"'{history}' has {len(lines)} lines, but its signed head has {known.count}: its end was cut off"
+    if len(texts) < known.count:
+        yield f"'{history}' has {len(texts)} lines, but its signed head has {known.count}: its end was cut off"
         return
-    if not _covers(known, texts_of(data)):
+    if not _covers(known, texts):
         yield f"'{history}', line {known.count}: it is not the line that the signed head has"
         return
-    if len(lines) > known.count and to_the_end:
+    if len(texts) > known.count and to_the_end:
         yield f"'{history}', line {known.count + 1}: it and what follows were added without the key"
-    its = [line.number for line in lines if _is_about(texts_of(data)[line.number - 1], digest)] if digest else []
+    its = [number for number, text in enumerate(texts, 1) if _is_about(text, digest)] if digest else []
     if its and all(any(first <= number <= last for first, last in known.unsigned) for number in its):
         yield (
             f"'{history}' does not say with a signature that the bytes {digest[:12]} went live: line {its[-1]} was "
