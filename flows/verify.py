@@ -101,12 +101,12 @@ def _tell(proof: Proof, args: argparse.Namespace) -> None:
     approved = said.predicate.get("approval") or said.predicate.get("approvedBy") or "the gates alone"
     beside = "the history beside it is a chain" + (", and its head is signed" if proof.key_id else "")
     say(f"{args.dir}: {len(said.files)} files are as they were promoted", colour=GREEN)
-    say(str(said.predicate.get("model", "")), "  model      ")
+    say(one_line(str(said.predicate.get("model", "")), 300), "  model      ")
     say(said.digest, "  digest     ")
     say(f"{proof.directory} (SHA-256 {proof.statement_digest})", "  statement  ")
     say(signer, "  signed by  ")
     say(evidence, "  evidence   ")
-    say(str(approved), "  approved   ")
+    say(one_line(str(approved), 300), "  approved   ")
     if args.head or not (args.statement or args.bytes_only):
         say(beside, "  history    ")
 

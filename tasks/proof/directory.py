@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tasks.errors import ProofMismatch, StoreError
 from tasks.proof.envelope import read_envelope
-from tasks.proof.statement import PAYLOAD_TYPE
+from tasks.proof.statement import PAYLOAD_TYPE, read_statement
 from tasks.savedmodel.files import fsync_path, link_or_copy, make_directories, open_plain
 
 PROOFS = ".proofs"
@@ -55,6 +55,36 @@ def proof_dir(model_dir: Path, digest: str) -> Path:
 def evidence_file(name: str, sha256: str) -> str:
     """Return the name on the disk of a file of evidence."""
     return f"{sha256[:12]}-{name}"
+
+
+def unnamed(directory: Path, evidence: Mapping[str, str], *, signed: bool) -> list[Path]:
+    """Return what is in the directory of a proof and belongs to no proof, by name.
+
+    What a killed process was writing is none of it: nobody reads it, and the next change removes it.
+
+    Args:
+        evidence: the SHA-256 of each file that the statement names, by its name. signed: whether the statement is.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    known = {STATEMENT, *(evidence_file(name, sha) for name, sha in evidence.items())}
+    known |= {SIGNATURE} if signed else set()
+    return sorted(p for p in directory.iterdir() if p.name not in known and not p.name.startswith(PARTIAL))
+
+
+def left_behind(directory: Path) -> list[Path]:
+    """Return what a killed process left in the directory of a proof: partial files, and evidence that nobody names.
+
+    The signature of the statement is not checked; without a statement, the evidence may be that of the next one.
+    """
+    try:
+        with open_plain(directory / STATEMENT) as stream:
+            found = read_envelope(stream.read(), PAYLOAD_TYPE)
+        others = unnamed(directory, read_statement(found.payload).evidence, signed=bool(found.key_id))
+        return [*others, *sorted(directory.glob(f"{PARTIAL}*"))]
+    except (OSError, ProofMismatch):
+        return []
 
 
 def kept_statement(model_dir: Path, digest: str) -> Kept | None:

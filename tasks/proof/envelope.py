@@ -116,7 +116,7 @@ def read_envelope(data: bytes, payload_type: str) -> Envelope:
     if not good:
         raise ProofMismatch("it is not a canonical DSSE envelope with at most one signature")
     if kind != payload_type:
-        raise ProofMismatch(f"it must have the payload type {payload_type}, got {kind!r}")
+        raise ProofMismatch(f"it must have the payload type {payload_type}, got {kind[:80]!r}")
     return envelope
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import ManifestMismatch, ProofMismatch
-from tasks.proof.directory import SIGNATURE, STATEMENT, evidence_file, proof_dir
+from tasks.proof.directory import PROOFS, SIGNATURE, STATEMENT, evidence_file, proof_dir, unnamed
 from tasks.proof.envelope import open_envelope, read_envelope
 from tasks.proof.keys import PublicKey
 from tasks.proof.model_signing import check_signature_file
@@ -66,7 +66,8 @@ def verify(  # noqa: PLR0913  one for each option of the command
         ProofMismatch: something is not as it was signed; the message names the file.
     """
     if not version_dir.is_dir():
-        raise ProofMismatch(f"'{version_dir}' must be a version directory, but it does not exist")
+        got = "is none" if version_dir.exists() else "does not exist"
+        raise ProofMismatch(f"'{version_dir}' must be a version directory, but it {got}")
     try:
         found = hash_files(version_dir)
     except ManifestMismatch as exc:
@@ -92,6 +93,7 @@ def verify(  # noqa: PLR0913  one for each option of the command
                 raise ProofMismatch(f"'{file}' was changed: its SHA-256 is not the one in '{path}'")
         if signer:
             _check_signature(path, said, files, publics)
+        _refuse_others(path, said, signed=bool(signer))
     return Proof(path.parent, hashlib.sha256(data).hexdigest(), said, signer)
 
 
@@ -128,6 +130,18 @@ def _check_signature(path: Path, said: Statement, files: dict[str, str], publics
         raise ProofMismatch(f"'{path}' is refused: it does not name the model") from None
     except ProofMismatch as exc:
         raise ProofMismatch(str(exc) if str(file) in str(exc) else f"'{file}' is refused: {exc}") from exc
+
+
+def _refuse_others(path: Path, said: Statement, *, signed: bool) -> None:
+    """Refuse a file beside a statement that it does not name; a copy may lie among other files."""
+    if path.parent.parent.name != PROOFS:
+        return
+    try:
+        others = unnamed(path.parent, said.evidence, signed=signed)
+    except OSError as exc:
+        raise ProofMismatch(f"'{path.parent}' must be readable, got {exc.strerror}") from exc
+    if others:
+        raise ProofMismatch(f"{str(others[0])!r} was added; '{path}' does not name it")
 
 
 def _read(path: Path, what: str, remedy: str = "") -> bytes:

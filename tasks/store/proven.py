@@ -40,6 +40,10 @@ def check_version(  # noqa: PLR0913
         head: a digest that was noted elsewhere, which a line of the history must have.
         model: the model's name, which the statement must have; empty takes any.
     """
+    if statement is None and version_number(version_dir.name) is not None and version_dir.is_symlink():
+        raise ProofMismatch(  # else it would be checked as the version to which it leads
+            f"'{version_dir}' must be the directory of a version, got a link to '{version_dir.resolve()}'"
+        )
     place = version_dir.resolve()
     with_history = bool(head) or (statement is None and not bytes_only)
     number = version_number(place.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.errors import ManifestMismatch, PipelineError, StoreError, TrackingError
 from tasks.program import command_name
 from tasks.proof.chain import HEAD, HISTORY, chain_problems
-from tasks.proof.directory import kept_statement
+from tasks.proof.directory import PROOFS, kept_statement, left_behind
 from tasks.records import Change
 from tasks.savedmodel.files import narrow, set_modes
 from tasks.savedmodel.manifest import declared_digest, hash_files, verify_manifest
@@ -126,6 +126,7 @@ def _leftovers(production: Production, candidates_dir: Path, only_look: bool) ->
     doomed = [path for directory in being_filled for path in directory.glob(f"{STAGING}*")]
     doomed += model_dir.glob(f"{PRUNED}*")
     doomed += candidates_dir.glob(f"{PRUNED}*")
+    doomed += [path for directory in (model_dir / PROOFS).glob("*") for path in left_behind(directory)]
     for path in sorted(doomed):
         if not only_look:
             number = version_number(path.name.removeprefix(PRUNED).rpartition("-")[0])

@@ -252,6 +252,35 @@ def test_files_that_were_added_are_refused_and_named(own: Signed) -> None:
         added.unlink()
 
 
+@pytest.mark.parametrize("name", ["extra", "0123456789ab-answers.npz", "\x1b[32m"])
+def test_a_file_that_was_added_to_a_proof_is_refused_until_the_doctor_removes_it(own: Signed, name: str) -> None:
+    """The statement does not name it; what a killed process was writing is read by nobody, and raises no alarm."""
+    proof = statement_of(own.version).parent
+    (proof / f"{PARTIAL}0").write_text("a part")
+    assert own.check()
+    (proof / name).write_text("")
+    with pytest.raises(ProofMismatch) as caught:
+        own.check()
+    assert f"{str(proof / name)!r} was added" in str(caught.value)
+    removed = [finding.text for finding in examine(own.config, only_look=False) if finding.done == "removed"]
+    assert len(removed) == 2 and own.check().directory == proof
+    assert own.check(own.other)
+
+
+def test_a_link_in_the_place_of_a_version_is_refused(own: Signed) -> None:
+    """A server follows it and serves other bytes as this version; a name that is no number may be a link."""
+    own.version.rename(own.version.with_name("aside"))
+    own.version.symlink_to(own.other)
+    with pytest.raises(ProofMismatch, match=f"'{own.version}' must be the directory of a version, got a link"):
+        own.check()
+    own.version.unlink()
+    own.version.write_text("")
+    with pytest.raises(ProofMismatch, match="must be a version directory, but it is none"):
+        own.check()
+    own.version.with_name("latest").symlink_to(own.other)
+    assert own.check(own.version.with_name("latest")).statement.predicate["version"] == 1
+
+
 def test_a_link_in_the_place_of_a_file_is_refused(own: Signed) -> None:
     path = own.version / "saved_model.pb"
     path.rename(own.version.parent / "elsewhere")
