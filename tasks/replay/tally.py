@@ -125,9 +125,10 @@ class Tally:
         compared = [name for name in self.rules if name in ours.outputs and name in theirs.outputs]
         if not compared:
             return
-        lengths = {len(answer[name]) for answer in (ours.outputs, theirs.outputs) for name in compared}
-        if len(lengths) > 1:
-            self._refuse("candidate", request, f"it has {' and '.join(map(str, sorted(lengths)))} answers")
+        own, other = ([len(answer[name]) for name in compared] for answer in (ours.outputs, theirs.outputs))
+        if len({*own, *other}) > 1:
+            words = f"it has {' and '.join(map(str, sorted({*own, *other})))} answers"
+            self._refuse("both" if own == other else "candidate", request, words)
             return
         self._compare(request, rows, ours.outputs, theirs.outputs, compared)
 
