@@ -365,7 +365,8 @@ def _notes(
     if found.skipped:
         yield f"{counted(sum(found.skipped.values()), 'request')} not sent: {few(list(found.skipped), '; ', 3)}"
     if found.unread:
-        yield f"{counted(found.unread, 'request')} do not fit the candidate's inputs, so their values are unknown"
+        fits = f"{counted(found.unread, 'request')} {'does' if found.unread == 1 else 'do'} not fit"
+        yield f"{fits} the candidate's inputs, so that the values are unknown and in no slice"
     if outside := [one for one in found.inputs if one.outside]:
         most = max(outside, key=lambda one: one.outside)
         values = counted(most.outside, "value")

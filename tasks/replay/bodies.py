@@ -38,6 +38,8 @@ def is_for(request: Request, signature: Signature) -> bool:
 def arrays_of(request: Request, signature: Signature) -> dict[str, Array]:
     """Return the rows of a request, one array for each input.
 
+    A server takes `[[1], [2]]` for an input of shape (n,) as well, if the model does; the values are the same.
+
     Raises:
         DataError: the request does not fit the inputs.
     """
@@ -48,6 +50,9 @@ def arrays_of(request: Request, signature: Signature) -> dict[str, Array]:
     arrays = {name: array_of(tensor) for name, tensor in tensors.items()}
     for spec in signature.inputs:
         shape = arrays[spec.name].shape
+        if spec.shape is not None and len(spec.shape) == 1 and len(shape) == 2 and shape[1] == 1:
+            arrays[spec.name] = arrays[spec.name].reshape(shape[0])
+            shape = shape[:1]
         fits = spec.shape is None or (
             len(shape) == len(spec.shape)
             and all(want in (None, got) for want, got in zip(spec.shape, shape, strict=True))

@@ -157,7 +157,9 @@ def _kind(start: bytes) -> str:
     if len(start) >= HEADER and start[8:HEADER] == masked_crc(start[:8]):
         return "TFRecords"
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return "JSON lines" if text.startswith(b"{") else ""
+    # A log that was rotated or cut may begin within a line.
+    lines = [text] if text.startswith(b"[") else text.splitlines()
+    return "JSON lines" if any(line.lstrip().startswith(b"{") for line in lines) else ""
 
 
 def _what(start: bytes) -> str:

@@ -123,11 +123,11 @@ class Profile:
                     columns[0].add(flat.reshape(-1), np.repeat(places, flat.shape[1], axis=0))
 
     def found(self) -> tuple[ReplayedInput, ...]:
-        """Return the comparison of each input, the most different first."""
+        """Return the comparison of each input that the requests have values of, the most different first."""
         if self._waiting:
             self._count()
         every = [column.found() for columns in self.columns.values() for column in columns]
-        return tuple(sorted(every, key=lambda one: -one.psi))
+        return tuple(sorted((one for one in every if one.values), key=lambda one: -one.psi))
 
 
 def _joined(waiting: Sequence[tuple[int, Mapping[str, Array]]], name: str) -> Iterator[tuple[Array, Array]]:

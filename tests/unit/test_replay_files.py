@@ -194,6 +194,25 @@ def test_a_request_that_does_not_fit_the_inputs(body: bytes, words: str) -> None
     assert words in str(caught.value)
 
 
+def test_a_number_and_a_list_of_it_are_the_same_value() -> None:
+    """Clients of an input of shape (n,) may send `[[1], [2]]` as well, which a model may take."""
+    bodies = [
+        b'{"inputs": {"x": %s, "name": ["a", "b"], "v": [[1, 2], [3, 4]]}}' % x for x in (b"[1, 2]", b"[[1], [2]]")
+    ]
+    plain, listed = (arrays_of(Request(1, body), SIGNATURE)["x"].tolist() for body in bodies)
+    assert plain == listed == [1, 2]
+
+
+def test_a_first_line_that_was_cut_hides_no_other(tmp_path: Path) -> None:
+    """A log that was rotated begins within a line, which is left out as any other damaged line is."""
+    file = written(tmp_path, ROW[5:] + b"\n" + ROW + b"\n")
+    assert (
+        check_file(Config.model_validate({"name": "m", "gates": {"replay": {"file": file}}}))
+        == "2 requests as JSON lines"
+    )
+    assert [one.skipped for one in requests_in(file, "m")] == ["it is not JSON", ""]
+
+
 @pytest.mark.parametrize("record", [False, True], ids=["line", "record"])
 def test_a_request_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: bool) -> None:
     """A request that cannot be held is left out with the reason, in both forms, and the others are read."""
