@@ -29,6 +29,7 @@ GZIP = b"\x1f\x8b"
 HEADER = 12  # bytes of a record's length and of its checksum
 LONGEST = 2**28  # bytes of one request that is held
 TOO_LONG = f"it is longer than {LONGEST:,} bytes"
+UNFINISHED = "it is cut short"
 PIECE = 2**20
 LOOKED_AT = 1000  # lines whose form is checked before a training
 
@@ -245,9 +246,13 @@ def _of_line(number: int, body: bytes) -> Request:
 
 
 def _of_records(file: IO[bytes], model: str) -> Iterator[Request]:
+    """Yield what each record holds; one that is cut short at the end is being written, because the file was whole."""
     number = 0
     while header := file.read(HEADER):
         number += 1
+        if len(header) < HEADER:
+            yield Request(number, skipped=UNFINISHED)
+            return
         length = _length(header, number)
         if length > LONGEST:
             _pass_over(file, length + 4, number)
@@ -255,7 +260,8 @@ def _of_records(file: IO[bytes], model: str) -> Iterator[Request]:
             continue
         data, checksum = file.read(length), file.read(4)
         if len(checksum) < 4:
-            raise DataError(_cut(number))
+            yield Request(number, skipped=UNFINISHED)
+            return
         yield (
             _of_record(number, data, model)
             if checksum == masked_crc(data)

@@ -213,6 +213,13 @@ def test_a_first_line_that_was_cut_hides_no_other(tmp_path: Path) -> None:
     assert [one.skipped for one in requests_in(file, "m")] == ["it is not JSON", ""]
 
 
+@pytest.mark.parametrize("cut", [7, 60])
+def test_a_record_that_is_being_written_while_the_file_is_read(tmp_path: Path, cut: int) -> None:
+    """A file that was whole before the training may grow; the part of a record at its end is left out."""
+    file = written(tmp_path, framed(logged()) + framed(b"x" * 100)[:cut])
+    assert [one.skipped for one in requests_in(file, "m")] == ["", "it is cut short"]
+
+
 @pytest.mark.parametrize("record", [False, True], ids=["line", "record"])
 def test_a_request_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: bool) -> None:
     """A request that cannot be held is left out with the reason, in both forms, and the others are read."""
