@@ -66,9 +66,10 @@ class Column:
         """Count values, shape (n,); `places` are the request and the row in it of each, (n, 2)."""
         if self.kind == "number":
             numbers = values.astype(np.float64)
-            self.counted += _in_bins(numbers, self.edges)
+            self.counted += _in_bins(numbers, self.edges, self.low, self.high)
             with np.errstate(invalid="ignore"):
-                beyond = np.flatnonzero(~((numbers >= self.low) & (numbers <= self.high)))
+                known = (numbers >= self.low) & (numbers <= self.high)
+            beyond = np.flatnonzero(~(known | np.isnan(numbers) if self.expected[-1] else known))
         else:
             texts = listed(values)
             self.counted += _in_values(texts, self.values, self.known)
@@ -183,7 +184,8 @@ def _of_numbers(name: str, sample: Array, low: float, high: float) -> Column:
         edges = (different[1:] + different[:-1]) / 2
     else:
         edges = np.unique(np.quantile(finite, np.linspace(0, 1, BINS + 1)[1:-1]))
-    return Column(name, "number", _in_bins(numbers, edges), edges, low=float(low), high=float(high))
+    counted = _in_bins(numbers, edges, float(low), float(high))
+    return Column(name, "number", counted, edges, low=float(low), high=float(high))
 
 
 def _of_text(name: str, array: Array) -> Iterator[Column]:
@@ -203,11 +205,17 @@ def listed(values: Array) -> list[Any]:
     return [plain(value)[:LONGEST] for value in values.tolist()]
 
 
-def _in_bins(numbers: Array, edges: Array) -> Array:
-    """Return how many numbers lie in each bin; the last bin is of what is not a number."""
-    places = np.searchsorted(edges, numbers, side="right")
-    places = np.where(np.isnan(numbers), len(edges) + 1, places)
-    return np.bincount(places, minlength=len(edges) + 2).astype(np.int64)
+def _in_bins(numbers: Array, edges: Array, low: float, high: float) -> Array:
+    """Return how many numbers lie in each bin.
+
+    The first and the last but one are of what is below and above the training rows, so that a constant can move; the
+    last one is of what is not a number.
+    """
+    places = np.searchsorted(edges, numbers, side="right") + 1
+    with np.errstate(invalid="ignore"):
+        places = np.where(numbers < low, 0, np.where(numbers > high, len(edges) + 2, places))
+    places = np.where(np.isnan(numbers), len(edges) + 3, places)
+    return np.bincount(places, minlength=len(edges) + 4).astype(np.int64)
 
 
 def _in_values(texts: Sequence[Any], values: Sequence[Any], known: frozenset[Any]) -> Array:

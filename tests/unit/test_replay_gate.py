@@ -291,8 +291,24 @@ def test_few_different_numbers_have_a_bin_each() -> None:
     profile.add(1, {"code": np.full(100, 2)})
     (found,) = profile.found()
     assert found.psi > 2
-    assert len(profile.columns["code"][0].expected) == 4
+    assert profile.columns["code"][0].expected.tolist() == [0, 100, 100, 100, 0, 0]  # and below, above, not a number
     assert BINS == 10
+
+
+def test_a_constant_that_moved_and_not_a_number_that_was_known() -> None:
+    """Values beyond the training rows are a change, even of a constant; NaN is none where training rows have it."""
+    profile = Profile({"constant": np.full(300, 5.0), "gaps": np.where(np.arange(300) % 3, 1.0, np.nan)})
+    profile.add(1, {"constant": np.full(300, 7.0), "gaps": np.where(np.arange(300) % 3, 1.0, np.nan)})
+    constant, gaps = profile.found()
+    assert (constant.name, constant.outside, gaps.outside, gaps.psi) == ("constant", 300, 0, 0)
+    assert constant.psi > 2 > constant.noise
+    unmoved = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        other = Profile({"x": rng.normal(size=600)})
+        other.add(1, {"x": rng.normal(size=400)})
+        unmoved += [one.psi > one.noise for one in other.found()]
+    assert sum(unmoved) <= 20  # of 200, where chance alone explains 10
 
 
 def test_slices_of_requests() -> None:
