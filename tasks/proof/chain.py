@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ProofMismatch
-from tasks.proof.envelope import canonical, open_envelope, read_envelope, sign
+from tasks.proof.envelope import MOST, canonical, open_envelope, read_envelope, sign
 from tasks.proof.keys import PrivateKey, PublicKey
-from tasks.savedmodel.files import open_plain
+from tasks.savedmodel.files import read_plain
 
 HISTORY, HEAD = ".history.jsonl", ".history.head.dsse.json"
 HEAD_TYPE = "application/vnd.keras-rehearsal.history-head.v1+json"
 FIELDS = frozenset({"time", "version", "state", "digest", "run", "actor", "reason"})
+LONGEST = 2**30  # bytes of a history, which has about 300 in each line
 CHANGING_S = 2.0  # seconds that the line of a new head may take to appear
 SERVED = ("canary", "live")  # states of versions that were verified in production
 
@@ -226,8 +227,7 @@ def _settled(model_dir: Path) -> tuple[bytes, bytes | OSError]:
 
 
 def _content(path: Path) -> bytes:
-    with open_plain(path) as stream:
-        return stream.read()
+    return read_plain(path, LONGEST if path.name == HISTORY else MOST)
 
 
 def _broken(lines: Sequence[Line], data: bytes, to_the_end: bool) -> Iterator[str]:

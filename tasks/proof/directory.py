@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import ProofMismatch, StoreError
-from tasks.proof.envelope import read_envelope
+from tasks.proof.envelope import MOST, read_envelope
 from tasks.proof.statement import PAYLOAD_TYPE, read_statement
-from tasks.savedmodel.files import fsync_path, link_or_copy, make_directories, open_plain
+from tasks.savedmodel.files import fsync_path, link_or_copy, make_directories, read_plain
 
 PROOFS = ".proofs"
 STATEMENT = "statement.dsse.json"
@@ -79,8 +79,7 @@ def left_behind(directory: Path) -> list[Path]:
     The signature of the statement is not checked; without a statement, the evidence may be that of the next one.
     """
     try:
-        with open_plain(directory / STATEMENT) as stream:
-            found = read_envelope(stream.read(), PAYLOAD_TYPE)
+        found = read_envelope(read_plain(directory / STATEMENT, MOST), PAYLOAD_TYPE)
         others = unnamed(directory, read_statement(found.payload).evidence, signed=bool(found.key_id))
         return [*others, *sorted(directory.glob(f"{PARTIAL}*"))]
     except (OSError, ProofMismatch):
@@ -90,8 +89,7 @@ def left_behind(directory: Path) -> list[Path]:
 def kept_statement(model_dir: Path, digest: str) -> Kept | None:
     """Return which statement is kept about some bytes, without checking its signature; None if there is none."""
     try:
-        with open_plain(proof_dir(model_dir, digest) / STATEMENT) as stream:
-            data = stream.read()
+        data = read_plain(proof_dir(model_dir, digest) / STATEMENT, MOST)
         found = read_envelope(data, PAYLOAD_TYPE)
     except (OSError, ProofMismatch):
         return None

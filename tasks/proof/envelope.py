@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from tasks.errors import ProofMismatch
 from tasks.proof.keys import PrivateKey, PublicKey, key_id
 
+MOST = 2**26  # bytes of a signed file, which is read as a whole
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 """The order n of the group of P-256; with (r, s) also (r, n - s) verifies. Source: FIPS 186-4, D.1.2.3."""
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tasks.errors import ManifestMismatch, ProofMismatch
 from tasks.proof.directory import PROOFS, SIGNATURE, STATEMENT, evidence_file, proof_dir, unnamed
-from tasks.proof.envelope import open_envelope, read_envelope
+from tasks.proof.envelope import MOST, open_envelope, read_envelope
 from tasks.proof.keys import PublicKey
 from tasks.proof.model_signing import check_signature_file
 from tasks.proof.statement import PAYLOAD_TYPE, Statement, read_statement
-from tasks.savedmodel.files import open_plain
+from tasks.savedmodel.files import open_plain, read_plain
 from tasks.savedmodel.manifest import MANIFEST, Manifest, declared_digest, hash_files
 
 
@@ -146,8 +146,7 @@ def _refuse_others(path: Path, said: Statement, *, signed: bool) -> None:
 
 def _read(path: Path, what: str, remedy: str = "") -> bytes:
     try:
-        with open_plain(path) as stream:
-            return stream.read()
+        return read_plain(path, MOST)
     except OSError as exc:
         raise ProofMismatch(f"'{path}' must be {what}, but it cannot be read ({exc.strerror}){remedy}") from exc
 

@@ -84,6 +84,18 @@ def open_plain(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def read_plain(path: Path, most: int) -> bytes:
+    """Return what is in a regular file of at most so many bytes, so that none can fill the memory.
+
+    Raises:
+        OSError: as `open_plain`, or the file is larger.
+    """
+    with open_plain(path) as stream:
+        if os.fstat(stream.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+        return stream.read()
+
+
 def fsync_path(path: Path) -> None:
     """Flush a file, or the entries of a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -202,9 +202,9 @@ def _locked(model_dir: Path) -> Iterator[int]:
 
 def _mended(model_dir: Path, descriptor: int) -> bytes:
     """Return the locked history, whose last line was repaired if a crash cut it short."""
-    size = os.fstat(descriptor).st_size
+    size = _bounded(descriptor, model_dir / HISTORY)
     data = os.pread(descriptor, size, 0) if size else b""
-    while len(data) < size and (more := os.pread(descriptor, size - len(data), len(data))):  # above 2 GB
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), len(data))):  # a signal came in between
         data += more
     whole = _whole(data)
     if len(whole) < len(data):
@@ -278,11 +278,24 @@ def _content(path: Path) -> bytes:
             os.close(descriptor)
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         with os.fdopen(descriptor, "rb") as stream:
+            _bounded(descriptor, path)
             return stream.read()
     except FileNotFoundError:
         return b""
     except OSError as exc:
         raise StoreError(f"the history must be readable, got '{exc.filename or path}': {exc.strerror}") from exc
+
+
+def _bounded(descriptor: int, path: Path) -> int:
+    """Return the size of a file that is read as a whole.
+
+    Raises:
+        OSError: it is too large to be a history.
+    """
+    size = os.fstat(descriptor).st_size
+    if size > chain.LONGEST:
+        raise OSError(errno.EFBIG, f"it is larger than {chain.LONGEST:,} bytes", str(path))
+    return size
 
 
 def _entries(lines: list[bytes]) -> Iterator[Entry]:

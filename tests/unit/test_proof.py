@@ -267,6 +267,19 @@ def test_a_file_that_was_added_to_a_proof_is_refused_until_the_doctor_removes_it
     assert own.check(own.other)
 
 
+def test_a_file_that_would_fill_the_memory_is_refused_and_named(own: Signed) -> None:
+    """A hole takes no space on the disk, and all space of who reads it at once."""
+    proof, model_dir = statement_of(own.version).parent, own.version.parent
+    for path in (proof / STATEMENT, proof / SIGNATURE, model_dir / HEAD, model_dir / HISTORY):
+        content = path.read_bytes()
+        os.truncate(path, 2**31)
+        with pytest.raises(ProofMismatch) as caught:
+            own.check()
+        assert str(path) in str(caught.value) and "it is larger than" in str(caught.value)
+        path.write_bytes(content)
+    assert own.check()
+
+
 def test_a_link_in_the_place_of_a_version_is_refused(own: Signed) -> None:
     """A server follows it and serves other bytes as this version; a name that is no number may be a link."""
     own.version.rename(own.version.with_name("aside"))
