@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from configs.redaction import redact
 from flows.console import Parser, error, say
 from flows.streams import our_streams
 from tasks.errors import PipelineError, ProofMismatch
-from tasks.outcomes import DONE, FAILED, GREEN, REJECTION, USAGE
+from tasks.outcomes import DONE, FAILED, GREEN, INTERRUPTED, REJECTION, USAGE
 from tasks.program import command_name
 from tasks.words import one_line
 
@@ -85,6 +86,9 @@ def _verify(args: argparse.Namespace) -> int:
         return _ended(str(exc), USAGE)
     except ProofMismatch as exc:
         return _ended(str(exc), REJECTION)
+    except KeyboardInterrupt:
+        say("interrupted", stream=sys.stderr)
+        return INTERRUPTED
     except Exception as exc:  # noqa: BLE001  the program ends with one line, whatever the error is
         words = str(exc) if isinstance(exc, PipelineError) else f"{type(exc).__name__}: {exc}"
         return _ended(one_line(words, 500), FAILED)
