@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -450,6 +454,30 @@ def test_the_command_needs_no_server_library(signed: Signed) -> None:
     argv = [sys.executable, "-c", code, "--dir", str(signed.version), "--key", str(signed.public_file)]
     done = subprocess.run(argv, check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_an_interrupted_command_says_so_in_one_line(own: Signed, capsys: pytest.CaptureFixture[str]) -> None:
+    """The signal comes while a large file is hashed."""
+    path = own.version / "saved_model.pb"
+    os.truncate(path, 2**40)
+
+    def is_open() -> bool:
+        for link in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # it is closed by now
+                if link.readlink() == path:
+                    return True
+        return False
+
+    def interrupt() -> None:
+        while not is_open():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    waiting = threading.Thread(target=interrupt)
+    waiting.start()
+    assert verify_command.main(["--dir", str(own.version), "--key", str(own.public_file)]) == 130
+    waiting.join()
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_the_directory_of_all_versions_is_not_one(signed: Signed, capsys: pytest.CaptureFixture[str]) -> None:
