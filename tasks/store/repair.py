@@ -126,7 +126,6 @@ def _leftovers(production: Production, candidates_dir: Path, only_look: bool) ->
     doomed = [path for directory in being_filled for path in directory.glob(f"{STAGING}*")]
     doomed += model_dir.glob(f"{PRUNED}*")
     doomed += candidates_dir.glob(f"{PRUNED}*")
-    doomed += [path for directory in (model_dir / PROOFS).glob("*") for path in left_behind(directory)]
     for path in sorted(doomed):
         if not only_look:
             number = version_number(path.name.removeprefix(PRUNED).rpartition("-")[0])
@@ -135,6 +134,10 @@ def _leftovers(production: Production, candidates_dir: Path, only_look: bool) ->
             remove(path)
     for path in [*sorted(doomed), *remove_abandoned(candidates_dir, only_look=only_look)]:
         yield Finding("removed", f"'{path}', which a killed process left behind")
+    for path in [path for directory in sorted((model_dir / PROOFS).glob("*")) for path in left_behind(directory)]:
+        if not only_look:
+            remove(path)
+        yield Finding("removed", f"{str(path)!r}, which the statement beside it does not name")
 
 
 def _open_change(production: Production, only_look: bool) -> Iterator[Finding]:

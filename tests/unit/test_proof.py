@@ -267,7 +267,8 @@ def test_a_file_that_was_added_to_a_proof_is_refused_until_the_doctor_removes_it
         own.check()
     assert f"{str(proof / name)!r} was added" in str(caught.value)
     removed = [finding.text for finding in examine(own.config, only_look=False) if finding.done == "removed"]
-    assert len(removed) == 2 and own.check().directory == proof
+    assert len(removed) == 2 and all("which the statement beside it does not name" in text for text in removed)
+    assert own.check().directory == proof
     assert own.check(own.other)
 
 
