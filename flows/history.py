@@ -40,7 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Show every change of a model as a table, which bytes served at a time, who put them there and "
         "why, and whether a server reports what the history says. Nothing is changed.",
         epilog="Exit codes: 0 shown; 3 the server does not serve what the history says; 1 the history was changed "
-        "after it was written, or the server does not answer; 2 usage or configuration error.",
+        "after it was written, or the server does not answer or does not know the model; 2 usage or configuration "
+        "error.",
     )
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--config", type=Path, metavar="FILE", help="the YAML file of the rehearsal")
