@@ -185,7 +185,7 @@ def check_tls(ca_file: Path | None, cert_file: Path | None, key_file: Path | Non
 
 
 def _hide_user(text: str) -> None:
-    """Hide the user name and password of an address without a scheme, which is no address and is shown in an error."""
+    """Hide the user name and password of an address without a scheme, which is refused and shown in an error."""
     user, at, place = text.rpartition("@")
     if at and "://" not in user:
         hide({text: f"{MASK}@{place}"})

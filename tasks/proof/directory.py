@@ -60,7 +60,7 @@ def evidence_file(name: str, sha256: str) -> str:
 def unnamed(directory: Path, evidence: Mapping[str, str], *, signed: bool) -> list[Path]:
     """Return what is in the directory of a proof and belongs to no proof, by name.
 
-    What a killed process was writing is none of it: nobody reads it, and the next change removes it.
+    What a killed process was writing is left out: it is never read, and the next change removes it.
 
     Args:
         evidence: the SHA-256 of each file that the statement names, by its name. signed: whether the statement is.
@@ -74,9 +74,10 @@ def unnamed(directory: Path, evidence: Mapping[str, str], *, signed: bool) -> li
 
 
 def left_behind(directory: Path) -> list[Path]:
-    """Return what a killed process left in the directory of a proof: partial files, and evidence that nobody names.
+    """Return what does not belong in the directory of a proof: partial files, and what the statement does not name.
 
-    The signature of the statement is not checked; without a statement, the evidence may be that of the next one.
+    A killed process leaves both. The signature of the statement is not checked; without a statement, the evidence may
+    be that of the next one.
     """
     try:
         found = read_envelope(read_plain(directory / STATEMENT, MOST), PAYLOAD_TYPE)

@@ -120,7 +120,7 @@ def new(path: Path) -> PublicKey:
     """Write a new private key (PKCS #8, mode 0600) and, beside it with the suffix `.pub`, its public key.
 
     Raises:
-        ConfigError: the path is no name of a file, a file exists, which is never overwritten, or cannot be written.
+        ConfigError: the path does not name a file, a file exists, which is never overwritten, or cannot be written.
     """
     if "-----BEGIN" in str(path):
         raise ConfigError("the new key must be given the name of a file, got the text of a key; give a new name")
