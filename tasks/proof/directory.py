@@ -116,12 +116,13 @@ def write_proof(
         for name, content in evidence.items():
             if isinstance(content, bytes):
                 _replace(directory / name, content, mode)
-            elif not (directory / name).exists():
+            else:
                 partial = directory / f"{PARTIAL}{uuid.uuid4().hex}"
                 link_or_copy(content, partial)
                 with contextlib.suppress(PermissionError):  # another user's file stays as it is
                     partial.chmod(mode)  # a link shares it with the file of the run, as live versions do
-                partial.replace(directory / name)
+                partial.replace(directory / name)  # what is there may be damaged
+                partial.unlink(missing_ok=True)  # rename(2) leaves both names if they are links to one file
         if signature is not None:
             _replace(directory / SIGNATURE, signature, mode)
         fsync_path(directory)

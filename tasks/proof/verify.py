@@ -141,7 +141,10 @@ def _refuse_others(path: Path, said: Statement, *, signed: bool) -> None:
     except OSError as exc:
         raise ProofMismatch(f"'{path.parent}' must be readable, got {exc.strerror}") from exc
     if others:
-        raise ProofMismatch(f"{str(others[0])!r} was added; '{path}' does not name it")
+        raise ProofMismatch(
+            f"{str(others[0])!r} was added, or a killed process left it; '{path}' does not name it, and the doctor "
+            "removes it"
+        )
 
 
 def _read(path: Path, what: str, remedy: str = "") -> bytes:

@@ -150,6 +150,15 @@ def test_a_second_promotion_of_the_same_bytes_replaces_the_statement_and_its_evi
     assert own.check(own.other).statement_digest == said.statement_digest
 
 
+def test_a_new_proof_replaces_evidence_that_was_damaged(own: Signed) -> None:
+    """Evidence with the right name and other bytes would leave a live version whose proof does not verify."""
+    evidence = next(statement_of(own.other).parent.glob("*-answers.npz"))
+    replace(evidence, b"other answers")
+    again = publish(own.config, 1, version=3, directory="3").live_dir
+    assert again is not None and own.check(again).directory == evidence.parent
+    assert not [*evidence.parent.glob(f"{PARTIAL}*")]
+
+
 def test_a_secret_is_in_no_file_of_a_proof(tmp_path: Path) -> None:
     """The private key and the secrets of a configuration are not in what everybody may read."""
     path, _ = make_key(tmp_path)
