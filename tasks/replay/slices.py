@@ -12,7 +12,7 @@ from tasks.records import Signature
 from tasks.replay.profile import FEW, Column, listed
 from tasks.words import few
 
-OTHER, NEW = "(another value)", "(a value that no training row has)"
+OTHER, NEW, NOT_A_NUMBER = "(another value)", "(a value that no training row has)", "(not a number)"
 
 
 class Slicer:
@@ -28,7 +28,7 @@ class Slicer:
             training: the training rows as requests. columns: what is known of their values.
         """
         self._categories: dict[str, Column] = {}
-        self._edges: dict[str, tuple[Array, list[str]]] = {}
+        self._numbers: dict[str, _Numbers] = {}
         for name in names:
             array, of_input = training.get(name), columns.get(name, ())
             if array is None or not len(array) or array.size != len(array) or not of_input:
@@ -36,12 +36,12 @@ class Slicer:
             if is_string(array):
                 self._categories[name] = of_input[0]
             else:
-                self._edges[name] = _edges(name, np.asarray(array).reshape(-1))
+                self._numbers[name] = _Numbers(np.asarray(array).reshape(-1))
 
     @property
     def names(self) -> list[str]:
         """Return the inputs that have slices."""
-        return [*self._categories, *self._edges]
+        return [*self._categories, *self._numbers]
 
     def of(self, rows: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
         """Yield each slice of a request that has rows: its title, and which rows, bool of shape (n,)."""
@@ -50,24 +50,37 @@ class Slicer:
             labels = np.array([v if v in column.values else OTHER if v in column.known else NEW for v in texts], object)
             for label in dict.fromkeys(labels.tolist()):
                 yield f"{name}={label}", labels == label
-        for name, (edges, titles) in self._edges.items():
-            places = np.searchsorted(edges, rows[name].reshape(-1).astype(np.float64), side="right")
+        for name, numbers in self._numbers.items():
+            places = numbers.places(rows[name].reshape(-1).astype(np.float64))
             for place in np.unique(places).tolist():
-                yield titles[place], places == place
+                yield f"{name}={numbers.titles[place]}", places == place
 
 
-def _edges(name: str, array: Array) -> tuple[Array, list[str]]:
-    """Return the edges between the slices of a number, and the title of each."""
-    numbers = array.astype(np.float64)
-    numbers = numbers[np.isfinite(numbers)]
-    values = np.unique(numbers)
-    if len(values) <= FEW:
-        edges = (values[1:] + values[:-1]) / 2
-        titles = [f"{name}={value:g}" for value in values] or [name]
-        return edges, titles
-    edges = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75]))
-    texts = [f"{edge:.4g}" for edge in edges]
-    return edges, [f"{name}={low}..{high}" for low, high in zip(["", *texts], [*texts, ""], strict=True)]
+class _Numbers:
+    """The slices of a number: each value of the training rows if there are few, else their quarters."""
+
+    def __init__(self, array: Array) -> None:
+        numbers = array.astype(np.float64)
+        numbers = numbers[np.isfinite(numbers)]
+        values = np.unique(numbers)
+        self._values = values if len(values) <= FEW else None
+        if self._values is not None:
+            own = [f"{value:g}" for value in values]
+        else:
+            self._edges = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75]))
+            texts = [f"{edge:.4g}" for edge in self._edges]
+            own = [f"{low}..{high}" for low, high in zip(["", *texts], [*texts, ""], strict=True)]
+        self.titles = [*own, NEW, NOT_A_NUMBER]
+
+    def places(self, numbers: Array) -> Array:
+        """Return the slice of each number, as its place in the titles."""
+        if self._values is None:
+            found = np.searchsorted(self._edges, numbers, side="right")
+        else:
+            found = np.searchsorted(self._values, numbers)
+            known = np.isin(numbers, self._values)
+            found = np.where(known, found, len(self.titles) - 2)
+        return np.where(np.isnan(numbers), len(self.titles) - 1, found)
 
 
 def check_slices(names: Sequence[str], signature: Signature) -> None:

@@ -337,6 +337,11 @@ def test_slices_of_requests() -> None:
     assert found[f"city={NEW}"] == [False, False, True]
     assert found["code=2"] == [False, True, True]
     assert [title for title in found if title.startswith("age=")] == ["age=..191", "age=573.."]
+    odd = {"city": text_array(["c0"] * 3, (3,)), "code": np.array([1, 7, np.nan]), "age": np.array([0, np.nan, np.inf])}
+    found = {title: where.tolist() for title, where in slicer.of(odd)}
+    assert found[f"code={NEW}"] == [False, True, False]  # and not in the slice of the nearest value
+    assert found["code=(not a number)"] == [False, False, True]
+    assert found["age=(not a number)"] == [False, True, False] and found["age=573.."] == [False, False, True]
 
 
 # what is kept -----------------------------------------------------------------------------------------------------
