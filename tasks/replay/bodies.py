@@ -45,9 +45,11 @@ def arrays_of(request: Request, signature: Signature) -> dict[str, Array]:
     """
     try:
         tensors = (_of_body if request.message is None else _of_message)(request, signature)
+        arrays = {name: array_of(tensor) for name, tensor in tensors.items()}
     except StatusError as exc:
         raise DataError(one_line(exc.message, 300)) from exc
-    arrays = {name: array_of(tensor) for name, tensor in tensors.items()}
+    except ValueError as exc:  # more dimensions than NumPy has
+        raise DataError(one_line(str(exc), 300)) from exc
     for spec in signature.inputs:
         shape = arrays[spec.name].shape
         if spec.shape is not None and len(spec.shape) == 1 and len(shape) == 2 and shape[1] == 1:
@@ -107,7 +109,7 @@ def body_of(request: Request) -> bytes:
     """Return a request as a JSON body; NaN and infinity are written as TensorFlow Serving reads them.
 
     Raises:
-        DataError: a tensor of a PredictRequest is damaged.
+        DataError: a tensor of a PredictRequest is damaged, or has a dtype that JSON does not have.
     """
     if request.message is None:
         return request.body
@@ -115,6 +117,9 @@ def body_of(request: Request) -> bytes:
         arrays = {name: array_of(from_proto(name, sent)) for name, sent in request.message.inputs.items()}
     except StatusError as exc:
         raise DataError(exc.message) from exc
+    for name, array in arrays.items():
+        if array.dtype.kind == "c":
+            raise DataError(f"the input '{one_line(name, 60)}' has complex numbers, which JSON does not have")
     name = request.signature_name or DEFAULT
     if all(array.dtype.kind != "f" or np.isfinite(array).all() for array in arrays.values()):
         return predict_body(arrays, name)

@@ -185,6 +185,7 @@ def test_more_are_passed_over_than_there_are(tmp_path: Path) -> None:
         (b'{"inputs": {"x": [1, 2], "name": ["a"], "v": [[1, 2]]}}', "its inputs have 1 and 2 rows"),
         (b'{"inputs": {"x": ["a"], "name": ["a"], "v": [[1, 2]]}}', "is not of expected type: float"),
         (b'{"signature_name": "other", "inputs": {}}', "it asks for the signature 'other'"),
+        (b'{"inputs": {"x": %s1%s, "name": ["a"], "v": [[1, 2]]}}' % (b"[" * 100, b"]" * 100), "dimension"),
     ],
 )
 def test_a_request_that_does_not_fit_the_inputs(body: bytes, words: str) -> None:
@@ -192,6 +193,14 @@ def test_a_request_that_does_not_fit_the_inputs(body: bytes, words: str) -> None
     with pytest.raises(DataError) as caught:
         arrays_of(Request(1, body), SIGNATURE)
     assert words in str(caught.value)
+
+
+def test_complex_numbers_cannot_be_sent_as_json() -> None:
+    """A PredictRequest may hold what JSON cannot; such a record is refused, and ends no run."""
+    request = message_of({"x": np.ones(1, np.float32)}, Signature(SIGNATURE.inputs[:1], ()), "m")
+    request.inputs["x"].dtype, request.inputs["x"].tensor_content = 8, np.ones(1, np.complex64).tobytes()
+    with pytest.raises(DataError, match="'x' has complex numbers"):
+        body_of(Request(1, message=request))
 
 
 def test_a_number_and_a_list_of_it_are_the_same_value() -> None:
