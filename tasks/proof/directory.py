@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from tasks.savedmodel.files import fsync_path, link_or_copy, make_directories, r
 PROOFS = ".proofs"
 STATEMENT = "statement.dsse.json"
 SIGNATURE = "model.sig"
+EVIDENCE = re.compile("[0-9a-f]{12}-")
 PARTIAL = ".partial-"  # of files that are being written; a killed process leaves them to the next one
 
 
@@ -74,17 +76,20 @@ def unnamed(directory: Path, evidence: Mapping[str, str], *, signed: bool) -> li
 
 
 def left_behind(directory: Path) -> list[Path]:
-    """Return what does not belong in the directory of a proof: partial files, and what the statement does not name.
+    """Return what a killed process left in the directory of a proof: partial files, and evidence of another statement.
 
-    A killed process leaves both. The signature of the statement is not checked; without a statement, the evidence may
-    be that of the next one.
+    It is empty unless the statement and all of its evidence are there: else files may have been exchanged, and a person
+    needs what is there. A file with another name was not written here.
     """
     try:
         found = read_envelope(read_plain(directory / STATEMENT, MOST), PAYLOAD_TYPE)
-        others = unnamed(directory, read_statement(found.payload).evidence, signed=bool(found.key_id))
-        return [*others, *sorted(directory.glob(f"{PARTIAL}*"))]
+        evidence = read_statement(found.payload).evidence
+        others = unnamed(directory, evidence, signed=True)
+        is_whole = all((directory / evidence_file(name, sha)).is_file() for name, sha in evidence.items())
     except (OSError, ProofMismatch):
         return []
+    old = [path for path in others if EVIDENCE.match(path.name) and path.is_file()]
+    return [*old, *sorted(directory.glob(f"{PARTIAL}*"))] if is_whole else []
 
 
 def kept_statement(model_dir: Path, digest: str) -> Kept | None:

@@ -142,8 +142,8 @@ def _refuse_others(path: Path, said: Statement, *, signed: bool) -> None:
         raise ProofMismatch(f"'{path.parent}' must be readable, got {exc.strerror}") from exc
     if others:
         raise ProofMismatch(
-            f"{str(others[0])!r} was added, or a killed process left it; '{path}' does not name it, and the doctor "
-            "removes it"
+            f"{str(others[0])!r} was added; '{path}' does not name it. Remove it, or let the doctor remove what a "
+            "killed process left"
         )
 
 

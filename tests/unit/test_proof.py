@@ -266,8 +266,8 @@ def test_files_that_were_added_are_refused_and_named(own: Signed) -> None:
 
 
 @pytest.mark.parametrize("name", ["extra", "0123456789ab-answers.npz", "\x1b[32m"])
-def test_a_file_that_was_added_to_a_proof_is_refused_until_the_doctor_removes_it(own: Signed, name: str) -> None:
-    """The statement does not name it; what a killed process was writing is read by nobody, and raises no alarm."""
+def test_a_file_that_was_added_to_a_proof_is_refused(own: Signed, name: str) -> None:
+    """The statement does not name it; what a killed process was writing is never read, and raises no alarm."""
     proof = statement_of(own.version).parent
     (proof / f"{PARTIAL}0").write_text("a part")
     assert own.check()
@@ -275,10 +275,27 @@ def test_a_file_that_was_added_to_a_proof_is_refused_until_the_doctor_removes_it
     with pytest.raises(ProofMismatch) as caught:
         own.check()
     assert f"{str(proof / name)!r} was added" in str(caught.value)
-    removed = [finding.text for finding in examine(own.config, only_look=False) if finding.done == "removed"]
-    assert len(removed) == 2 and all("which the statement beside it does not name" in text for text in removed)
-    assert own.check().directory == proof
     assert own.check(own.other)
+
+
+def test_the_doctor_removes_what_a_killed_promotion_left_in_a_proof(own: Signed) -> None:
+    """Files with other names stay for a person, and so does everything while evidence is missing or exchanged."""
+    proof = statement_of(own.version).parent
+    left, strange = [proof / f"{PARTIAL}0", proof / "0123456789ab-answers.npz"], proof / "notes.txt"
+    for path in (*left, strange):
+        path.write_text("x")
+    evidence = next(proof.glob("*-requests.npz"))
+    evidence.rename(proof.parent / "aside")
+    before = sorted(proof.iterdir())
+    examine(own.config, only_look=False)
+    assert sorted(proof.iterdir()) == before
+    (proof.parent / "aside").rename(evidence)
+    removed = [finding.text for finding in examine(own.config, only_look=False) if finding.done == "removed"]
+    assert [text.partition(", which")[0] for text in removed] == [repr(str(path)) for path in reversed(left)]
+    with pytest.raises(ProofMismatch, match=f"'{strange}' was added"):
+        own.check()
+    strange.unlink()
+    assert own.check()
 
 
 def test_a_file_that_would_fill_the_memory_is_refused_and_named(own: Signed) -> None:
