@@ -120,12 +120,14 @@ def new(path: Path) -> PublicKey:
     """Write a new private key (PKCS #8, mode 0600) and, beside it with the suffix `.pub`, its public key.
 
     Raises:
-        ConfigError: the path does not name a file, a file exists, which is never overwritten, or cannot be written.
+        ConfigError: the path names no private key; a file exists, which is never overwritten, or cannot be written.
     """
     if "-----BEGIN" in str(path):
         raise ConfigError("the new key must be given the name of a file, got the text of a key; give a new name")
     if not path.name:
         raise ConfigError(f"the new key must be given the name of a file, got '{path}'; add one, such as signer.pem")
+    if path.suffix == ".pub":
+        raise ConfigError(f"the private key must not end in .pub, as public keys do, got '{path}'; leave .pub out")
     key = ec.generate_private_key(ec.SECP256R1())
     text = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -79,6 +79,14 @@ def test_new_needs_a_name_and_does_not_repeat_a_key(
     assert not [*tmp_path.iterdir()]
 
 
+def test_new_writes_no_private_key_into_what_people_take_for_a_public_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Messages and pages say that the file that ends in .pub is the one to give away."""
+    assert keys_command.main(["new", "--out", str(tmp_path / "signer.pem.pub")]) == 2
+    assert "must not end in .pub" in capsys.readouterr().err and not [*tmp_path.iterdir()]
+
+
 def test_new_says_that_a_directory_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the key must be writable, got .*: No such file"):
         keys.new(tmp_path / "none" / "ann.pem")
