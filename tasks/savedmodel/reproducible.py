@@ -22,6 +22,14 @@ from google.protobuf.message import Message
 FINGERPRINT = "fingerprint.pb"
 FIRST_COUNT = 1_000_000
 """More than any run makes before its export: a training of a hundred layers makes some ten thousand."""
+COUNT = re.compile(r"\d{7,}")
+COUNT_AT_THE_END = re.compile(r"\d{7,}$")
+COUNT_OF_AN_INITIALIZER = re.compile(r"(?<=^key_value_init)\d{7,}|(?<=^\^key_value_init)\d{7,}")  # ^: a control input
+COUNTED_ATTRIBUTES = {  # of nodes
+    "shared_name": COUNT_AT_THE_END,
+    "_gradient_op_type": COUNT_AT_THE_END,
+    "_user_specified_name": re.compile(r"^\d{7,}$"),
+}
 
 
 def start_anew(seed: int) -> None:
@@ -67,9 +75,9 @@ def settle(directory: Path) -> None:
 def _settle_names(directory: Path) -> None:
     """Number functions and tables as in the first export of a process, and sort the functions by their names.
 
-    A number is changed wherever a name has it, so that what refers to a name still does; contents of tensors, such as
-    a vocabulary, have no names and stay. TensorFlow writes functions in the order of hashes of their names. Its
-    fingerprint is taken again, of the new bytes.
+    Only names that TensorFlow has made are changed, wherever they stand, so that what refers to one still does: names
+    of functions, of tables and of their initializers. TensorFlow writes functions in the order of hashes of their
+    names. Its fingerprint is taken again, of the new bytes.
     """
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
     from tensorflow.python.framework import ops
@@ -78,59 +86,62 @@ def _settle_names(directory: Path) -> None:
     last = ops.uid()
     offset = last // FIRST_COUNT * FIRST_COUNT - FIRST_COUNT
 
-    def settled(name: str) -> str:
-        return re.sub(r"\d{7,}", lambda found: _less(found.group(), offset, last), name)
+    def first(found: re.Match[str]) -> str:
+        """Return a count of this export as that of a first one, and any other number as it is."""
+        count = int(found.group())
+        return str(count - offset) if offset + FIRST_COUNT <= count <= last else found.group()
 
     file = directory / "saved_model.pb"
     model = SavedModel.FromString(file.read_bytes())
     if offset > 0:
-        _rename(model, settled)
+        functions = [one.signature.name for graph in model.meta_graphs for one in graph.graph_def.library.function]
+        counted = sorted(filter(COUNT_AT_THE_END.search, functions), key=len, reverse=True)
+        names = re.compile("|".join(rf"{re.escape(name)}(?!\d)" for name in counted))
+
+        def renamed(text: str) -> str:
+            if not COUNT.search(text):
+                return text
+            found = names.sub(lambda name: COUNT_AT_THE_END.sub(first, name.group()), text) if counted else text
+            return COUNT_OF_AN_INITIALIZER.sub(first, found)
+
+        _rename(model, renamed, first)
     for graph in model.meta_graphs:
         graph.graph_def.library.function.sort(key=lambda function: function.signature.name)
     file.write_bytes(model.SerializeToString(deterministic=True))
     write_fingerprint(str(directory))
 
 
-def _less(number: str, offset: int, last: int) -> str:
-    """Return a count of this export as that of a first one, and any other number as it is."""
-    return str(int(number) - offset) if offset + FIRST_COUNT <= int(number) <= last else number
+def _rename(message: Any, renamed: Callable[[str], str], first: Callable[[re.Match[str]], str]) -> None:
+    """Change the names that TensorFlow has made in a protocol buffer message.
 
-
-def _rename(message: Any, settled: Callable[[str], str]) -> None:
-    """Change every text in a protocol buffer message, except for the contents of tensors."""
+    Args:
+        renamed: gives a text with the new names. first: gives the new count for a matched one.
+    """
     for field, value in message.ListFields():
-        inner = field.message_type
-        if inner is not None and inner.full_name == "tensorflow.TensorProto":
-            continue
         if isinstance(value, Mapping):
-            _rename_map(value, settled)
-        elif inner is not None:
+            _rename_map(value, renamed, first)
+        elif field.message_type is not None:
             for one in value if isinstance(value, Sequence) else (value,):
-                _rename(one, settled)
-        elif isinstance(value, str | bytes):
-            setattr(message, field.name, _renamed(value, settled))
-        elif field.cpp_type == field.CPPTYPE_STRING:
-            value[:] = [_renamed(text, settled) for text in value]
+                _rename(one, renamed, first)
+        elif isinstance(value, str):
+            setattr(message, field.name, renamed(value))
+        elif field.type == field.TYPE_STRING:
+            value[:] = [renamed(text) for text in value]
 
 
-def _rename_map(values: Any, settled: Callable[[str], str]) -> None:
-    for key in list(values):
-        name, value = _renamed(key, settled), values[key]
+def _rename_map(values: Any, renamed: Callable[[str], str], first: Callable[[re.Match[str]], str]) -> None:
+    for key, value in list(values.items()):
+        name = renamed(key) if isinstance(key, str) else key
         if not isinstance(value, Message):
             del values[key]
-            values[name] = _renamed(value, settled)
+            values[name] = renamed(value) if isinstance(value, str) else value
             continue
-        _rename(value, settled)
+        _rename(value, renamed, first)
+        if counted := COUNTED_ATTRIBUTES.get(key):
+            value.s = counted.sub(first, value.s.decode("latin-1")).encode("latin-1")
         if name != key:
             values[name].CopyFrom(value)
             del values[key]
-
-
-def _renamed(text: Any, settled: Callable[[str], str]) -> Any:
-    """Return a text, as str or UTF-8, with the names of a first export; other bytes and numbers stay."""
-    if isinstance(text, bytes):
-        return settled(text.decode("latin-1")).encode("latin-1")
-    return settled(text) if isinstance(text, str) else text
 
 
 def _settle_fingerprint(directory: Path) -> None:
