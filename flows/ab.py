@@ -16,6 +16,7 @@ from flows.commands import (
     can_be_written,
     config_parser,
     exit_code,
+    person,
     run_command,
     session,
     tell_others,
@@ -64,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--effect", type=_effect, metavar="DIFFERENCE", help="with --decide: the smallest difference that matters"
     )
     parser.add_argument("--less-is-better", action="store_true", help="with --decide: a smaller outcome is better")
-    parser.add_argument("--by", default="", metavar="NAME", help="your name, for the history")
+    parser.add_argument("--by", type=person, default="", metavar="NAME", help="your name, for the history")
     return parser
 
 

@@ -73,6 +73,17 @@ def version_number(text: str) -> int:
     return int(text)
 
 
+def person(text: str) -> str:
+    """Return the name that an option gives, which is printed, logged and signed as it is.
+
+    Raises:
+        argparse.ArgumentTypeError: it has control characters, or others that change how a line looks.
+    """
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError(f"a name must be printable text on one line, got {text!r}")
+    return text
+
+
 def can_be_written(file: Path) -> bool:
     """Return whether a regular file can be written there; writing to a pipe would wait for its reader."""
     is_other = file.exists() and not file.is_file()

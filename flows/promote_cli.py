@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from configs.loading import ConfigError, without_secrets
 from configs.schema import Config
-from flows.commands import config_parser, exit_code, run_command, session, version_number
+from flows.commands import config_parser, exit_code, person, run_command, session, version_number
 from flows.console import say, warning
 from tasks.datasets.user_code import describe
 from tasks.outcomes import DONE, FAILED, Promotion
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     verdict.add_argument("--approve", action="store_true", help="first approve candidate --version in the name of --by")
     verdict.add_argument("--reject", action="store_true", help="reject candidate --version in the name of --by")
     verdict.add_argument("--to", choices=["stable"], help="make the canary stable (promote.layout: labels)")
-    parser.add_argument("--by", default="", metavar="NAME", help="who approves or rejects")
+    parser.add_argument("--by", type=person, default="", metavar="NAME", help="who approves or rejects")
     parser.add_argument(
         "--key", default="", metavar="FILE",
         help="the reviewer's private key, which signs the approval (where promote.approvers lists public keys)",

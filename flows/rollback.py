@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from configs.schema import Config
-from flows.commands import config_parser, exit_code, run_command, session, tell_others, version_number
+from flows.commands import config_parser, exit_code, person, run_command, session, tell_others, version_number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--to", type=version_number, metavar="N", help="the version to go back to (default: the previous one)"
     )
-    parser.add_argument("--by", default="", metavar="NAME", help="your name, for the history")
+    parser.add_argument("--by", type=person, default="", metavar="NAME", help="your name, for the history")
     return parser
 
 

@@ -9,9 +9,10 @@ from configs.schema import Config
 from tasks.errors import ProofMismatch
 from tasks.proof.approval import approval_digest, read_approval
 from tasks.proof.signing import approvers_of
-from tasks.registry.approvals import Reviewed
+from tasks.registry.approvals import MOST_NAME, Reviewed
 from tasks.report.standing import UNNAMED
 from tasks.store.history import SERVED, Entry
+from tasks.words import one_line
 
 TAG = "by a tag in MLflow"
 
@@ -61,7 +62,7 @@ def approval_of(config: Config, reviewed: Reviewed, entries: Sequence[Entry]) ->
     sha = approval_digest(reviewed.approval)
     if used := _ended_by(entries, said.digest, sha):
         raise ProofMismatch(f"it was used before, and the version was {used.state} since then, at {used.time}")
-    return Approved(said.by, f"signed with key {signer[:8]}", reviewed.approval)
+    return Approved(one_line(said.by, MOST_NAME), f"signed with key {signer[:8]}", reviewed.approval)
 
 
 def noted(approved: Approved) -> str:

@@ -12,7 +12,9 @@ from tasks.registry.changes import all_versions
 from tasks.registry.connection import check_tracking, connect, tracking_errors, write
 from tasks.registry.pages import update_pages
 from tasks.report.standing import APPROVAL, APPROVED, BY, PENDING, REJECTED, REVIEW, REVIEWER, TIME, WAITING, now
+from tasks.words import one_line
 
+MOST_NAME = 200  # characters of a reviewer's name, which anyone may have written
 UNDECIDED = ("", PENDING)
 ONCE_MORE = (*WAITING, "rolled back")  # by name only: an old tag must not bring it back again and again
 
@@ -71,7 +73,7 @@ def _reviewed(version: Any) -> Reviewed:
         int(number) if number.isdigit() else 0,
         tags.get("digest", ""),
         tags.get(REVIEW, "").strip().lower(),
-        tags.get(REVIEWER, ""),
+        one_line(tags.get(REVIEWER, ""), MOST_NAME),
         str(version.run_id),
         tags.get("promotion", ""),
         tags.get(APPROVAL, ""),

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from configs.errors import ConfigError
 from configs.loading import load_config
 from configs.schema import Config
-from flows import promote_cli
+from flows import ab, promote_cli, rollback
 from tasks.errors import ProofMismatch
 from tasks.production.approved import Approved, approval_of, noted
 from tasks.proof import keys
@@ -52,6 +52,22 @@ def test_a_tag_is_enough_where_no_key_is_listed() -> None:
     found = approval_of(config_with(), reviewed("", by="ann"), [])
     assert found.words == "approved by ann, by a tag in MLflow"
     assert approval_of(config_with(), reviewed("", by=""), []).by == "a reviewer in MLflow"
+
+
+@pytest.mark.parametrize("command", [ab, promote_cli, rollback])
+def test_a_name_is_printable_text(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line break in a name could add a line to an outcome, and a terminal code could hide one."""
+    with pytest.raises(SystemExit) as ended:
+        command.build_parser().parse_args(["--config", "c.yaml", "--by", "ann\n\x1b[31mm promoted"])
+    assert ended.value.code == 2
+    assert r"a name must be printable text on one line, got 'ann\n\x1b[31mm promoted'" in capsys.readouterr().err
+    assert command.build_parser().parse_args(["--config", "c.yaml", "--by", "Žofia Ün"]).by == "Žofia Ün"
+
+
+def test_a_signed_name_is_shown_on_one_line() -> None:
+    """An approval may have been signed by another program, and the signature says nothing about line breaks."""
+    signed = sign_approval(dataclasses.replace(APPROVAL, by="ann\n\x1b[31mm promoted"), ANN)
+    assert approval_of(CONFIG, reviewed(signed), []).by == "ann m promoted"
 
 
 def test_the_reviewers_signature_is_needed_where_keys_are_listed() -> None:
