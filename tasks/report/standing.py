@@ -16,6 +16,7 @@ from tasks.outcomes import PromotionState
 from tasks.program import command_name
 from tasks.records import ValidationReport
 from tasks.report.tables import clip
+from tasks.words import one_line
 
 REVIEW, REVIEWER = "review", "reviewed_by"
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
@@ -114,7 +115,7 @@ def _whole_parts(text: str, most: int) -> str:
 def _standing_of(name: str, tags: Mapping[str, str], registry_version: int) -> Standing:
     who, state = numbered(name, tags, registry_version), tags.get("promotion", "")
     reason, when = clip(tags.get("reason", ""), 600), _readable(tags.get(TIME, ""))
-    decision, reviewer = tags.get(REVIEW, "").strip().lower(), clip(tags.get(REVIEWER, ""), 80) or UNNAMED
+    decision, reviewer = tags.get(REVIEW, "").strip().lower(), clip(one_line(tags.get(REVIEWER, "")), 80) or UNNAMED
     on = f" on {when}" if when else ""
     if state in WAITING or (not state and tags.get("needs_person")):
         return _waiting(who, tags, reason)
@@ -180,7 +181,7 @@ def _waiting(who: str, tags: Mapping[str, str], reason: str) -> Standing:
     )
     at_once = _command(tags, "flows.promote", "", "Act on all decisions now")
     if decision in (APPROVED, REJECTED):
-        by = clip(tags.get(REVIEWER, ""), 80) or UNNAMED
+        by = clip(one_line(tags.get(REVIEWER, "")), 80) or UNNAMED
         sentence = f"{who} was {decision} by {by}, but the decision has not been carried out yet."
         return Standing(sentence, reason, by, (effect,), at_once)
     steps: tuple[str, ...] = (

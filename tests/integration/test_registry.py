@@ -401,9 +401,9 @@ def test_pages_over_a_rollback_a_rejection_and_a_withdrawal(log_as: Callable[[st
     four = log_as("digits", 8)
     record_outcome(config, four.run, Promotion(PromotionState.AWAITING_REVIEW, None, "a person decides"))
     four.client.set_model_version_tag("digits", "4", "review", " Rejected ")
-    four.client.set_model_version_tag("digits", "4", "reviewed_by", "dora")
+    four.client.set_model_version_tag("digits", "4", "reviewed_by", "dora\n\x1b[1m")
     [decided] = [found for found in reviewed_versions(config) if found.is_decided]
-    close(config, decided, "rejected", "rejected by dora")
+    close(config, decided, "rejected", f"rejected by {decided.by}")
     assert told(four).startswith("digits version 8 (registry version 4) was rejected by dora on ")
     assert "--approve" not in four.version.description
 
