@@ -145,7 +145,7 @@ def _remedy(cause: str, given: bool) -> str:
     if re.search("Could not (locate|interpret)|Lambda", cause):
         return (
             "decorate your layers and functions with keras.saving.register_keras_serializable(), replace a lambda by "
-            "a named function, or call keras.config.enable_unsafe_deserialization() in model.build"
+            "a named function, or call keras.config.enable_unsafe_deserialization() at the top of model.build's file"
         )
     return "make sure that Keras can create your layers and models again from what their get_config() returns"
 
