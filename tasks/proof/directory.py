@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import uuid
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from pathlib import Path
 from tasks.errors import ProofMismatch, StoreError
 from tasks.proof.envelope import MOST, read_envelope
 from tasks.proof.statement import PAYLOAD_TYPE, read_statement
-from tasks.savedmodel.files import fsync_path, link_or_copy, make_directories, read_plain
+from tasks.savedmodel.files import fsync_path, link_or_copy, make_directories, read_plain, replace_file
 
 PROOFS = ".proofs"
 STATEMENT = "statement.dsse.json"
@@ -144,15 +143,4 @@ def write_proof(
 
 
 def _replace(path: Path, data: bytes, mode: int) -> None:
-    partial = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}")
-    try:
-        with partial.open("xb") as stream:
-            os.fchmod(stream.fileno(), mode)
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)  # on a full disk, the next try needs its space
-        raise
+    replace_file(path, data, path.with_name(f"{PARTIAL}{uuid.uuid4().hex}"), mode)

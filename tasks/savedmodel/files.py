@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -103,6 +104,31 @@ def fsync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes, partial: Path, mode: int | None = None) -> None:
+    """Replace a file as a whole and flush it to the disk: a reader sees the old or the new bytes, never a part.
+
+    Args:
+        partial: a name in the same directory, under which the bytes are written first.
+        mode: mode of the file; None uses the umask.
+
+    Raises:
+        OSError: the file cannot be written; the old one is there, and nothing of the new one.
+    """
+    try:
+        with partial.open("wb") as stream:
+            if mode is not None and stat.S_IMODE(os.fstat(stream.fileno()).st_mode) != mode:
+                os.fchmod(stream.fileno(), mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)  # on a full disk, the next try needs its space
+        raise
+    fsync_path(path.parent)
 
 
 def make_directories(path: Path, mode: int = 0o755) -> None:

@@ -42,7 +42,7 @@ from tasks.proof.chain import (
     texts_of,
     unsigned_lines,
 )
-from tasks.savedmodel.files import fsync_path, make_directories
+from tasks.savedmodel.files import fsync_path, make_directories, replace_file
 
 HISTORY, HEAD = chain.HISTORY, chain.HEAD
 SERVED = chain.SERVED  # states of versions that were verified in production
@@ -239,31 +239,15 @@ def _head(model_dir: Path) -> bytes:
 
 
 def _write_head(model_dir: Path, head: bytes) -> None:
-    _write_file(model_dir / HEAD, model_dir / NEW_HEAD, head)
+    replace_file(model_dir / HEAD, head, model_dir / NEW_HEAD, 0o644)
 
 
 def _replace(model_dir: Path, data: bytes, head: bytes) -> None:
-    _write_file(model_dir / HISTORY, model_dir / NEW_HISTORY, data)
+    replace_file(model_dir / HISTORY, data, model_dir / NEW_HISTORY, 0o644)
     if head:
         _write_head(model_dir, head)
     else:
         (model_dir / HEAD).unlink(missing_ok=True)
-
-
-def _write_file(path: Path, new: Path, data: bytes) -> None:
-    """Replace a file as a whole and flush it to the disk."""
-    try:
-        with new.open("wb") as stream:
-            os.fchmod(stream.fileno(), 0o644)
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        new.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)  # on a full disk, the next try needs its space
-        raise
-    fsync_path(path.parent)
 
 
 def read(model_dir: Path) -> list[Entry]:

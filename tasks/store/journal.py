@@ -6,10 +6,7 @@ finishes an open change or removes it (repair.py).
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import stat
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from typing import Any
 from tasks.errors import StoreError
 from tasks.program import command_name
 from tasks.records import Arm, Change
-from tasks.savedmodel.files import fsync_path
+from tasks.savedmodel.files import fsync_path, replace_file
 from tasks.store.layout import STAGING
 
 JOURNAL = ".journal.json"
@@ -85,7 +82,7 @@ def make_directory(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str, mode: int | None = None) -> None:
-    """Replace a file as a whole and flush it to the disk: a reader sees the old or the new text, never a part.
+    """Replace a text file, as `replace_file` does, under a name of this store until it is whole.
 
     Args:
         mode: mode of the file; None uses the umask.
@@ -95,15 +92,6 @@ def write_atomically(path: Path, text: str, mode: int | None = None) -> None:
     """
     temporary = path.with_name(f"{STAGING}{path.name.lstrip('.')}")
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            if mode is not None and stat.S_IMODE(os.fstat(stream.fileno()).st_mode) != mode:
-                os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        fsync_path(path.parent)
+        replace_file(path, text.encode(), temporary, mode)
     except OSError as exc:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)  # on a full disk, the next try needs its space
         raise StoreError(f"'{path}' must be writable, got '{exc.filename or temporary}': {exc.strerror}") from exc
