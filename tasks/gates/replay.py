@@ -182,7 +182,8 @@ def judge_replay(gates: Gates, found: ServedReplay, *, breaking: bool = False) -
     confidence = 1 - (1 - gates.confidence) / max(1, len(judged))
     whole = _interval(found.slices[0], gates.confidence) if compared else None
     slices = [_slice(gates, one, found.slices[0], confidence) for one in judged]
-    failed = list(_failures(gates, found, whole, slices, breaking=breaking))
+    failures = list(_failures(gates, found, whole, slices, breaking=breaking))
+    failed = [words for _, words in failures]
     figures = {
         "requests": float(found.requests),
         "rows": float(found.rows),
@@ -209,7 +210,7 @@ def judge_replay(gates: Gates, found: ServedReplay, *, breaking: bool = False) -
         figures,
         bounds=bounds,
         evidence={
-            "missed": _missed(gates, found, whole, slices, breaking=breaking),
+            "missed": list(dict.fromkeys(figure for figure, _ in failures if figure)),
             "slices": slices,
             "small_slices": len(found.slices) - 1 - len(judged) if compared else 0,
             "flipped": list(found.flipped),
@@ -276,63 +277,56 @@ def _failures(
     slices: Sequence[Mapping[str, Any]],
     *,
     breaking: bool,
-) -> Iterator[str]:
-    """Yield what speaks against the candidate."""
+) -> Iterator[tuple[str, str]]:
+    """Yield what speaks against the candidate: a figure that is beyond its bound, or an empty string, and words."""
     settings = gates.replay
     if found.crash:
-        yield f"{found.crash}; no further request was sent"
+        yield "", f"{found.crash}; no further request was sent"
     if whole is not None and found.refused and not breaking:
         first = next(one for one in found.refusals if one["refused by"] == "candidate")
         yield (
-            f"the candidate refused {counted(found.refused, 'request')} that the champion answered, first request "
-            f"{first['request']}: {first['words']}"
+            "refused",
+            (
+                f"the candidate refused {counted(found.refused, 'request')} that the champion answered, first request "
+                f"{first['request']}: {first['words']}"
+            ),
         )
     if found.not_finite:
         rows = counted(found.not_finite, "row")
-        yield f"the candidate answered {rows} with NaN or infinity, and the champion with numbers"
+        yield "not_finite", f"the candidate answered {rows} with NaN or infinity, and the champion with numbers"
     for one in slices:
         if not one["passed"]:
             interval = Interval(one["share"], one["low"], one["high"])
             beside = "" if one["elsewhere"] is None else f", elsewhere {_percent(one['elsewhere'])}"
             yield (
-                f"slice {one['slice']}: {_percent(one['share'])} of {one['rows']:,} rows have another decision than "
-                f"the champion's ({_limits(interval)}{beside}), {one['reason']}"
+                "flips_worst_slice",
+                (
+                    f"slice {one['slice']}: {_percent(one['share'])} of {one['rows']:,} rows have another decision than "
+                    f"the champion's ({_limits(interval)}{beside}), {one['reason']}"
+                ),
             )
     if whole is not None and whole.low > settings.max_flips:
         yield (
-            f"{_percent(whole.value)} of {found.rows:,} rows have another decision than the champion's "
-            f"({_limits(whole)}), at most {_percent(settings.max_flips)} are allowed (gates.replay.max_flips)"
+            "flips",
+            (
+                f"{_percent(whole.value)} of {found.rows:,} rows have another decision than the champion's "
+                f"({_limits(whole)}), at most {_percent(settings.max_flips)} are allowed (gates.replay.max_flips)"
+            ),
         )
     for moved in found.inputs:
         if _moved(gates, moved):
             yield (
-                f"the requests differ from {found.reference} in {moved.name}: its population stability index is "
-                f"{moved.psi:.3g}, at most {settings.max_psi:g} is allowed"
+                "psi",
+                (
+                    f"the requests differ from {found.reference} in {moved.name}: its population stability index is "
+                    f"{moved.psi:.3g}, at most {settings.max_psi:g} is allowed"
+                ),
             )
 
 
 def _moved(gates: Gates, one: ReplayedInput) -> bool:
     """Return whether an input has moved further than its bound and chance together."""
     return bool(gates.replay.max_psi) and one.psi > gates.replay.max_psi + one.noise
-
-
-def _missed(
-    gates: Gates,
-    found: ServedReplay,
-    whole: Interval | None,
-    slices: Sequence[Mapping[str, Any]],
-    *,
-    breaking: bool,
-) -> list[str]:
-    """Return the figures that are beyond their bounds."""
-    missed = {
-        "refused": whole is not None and bool(found.refused) and not breaking,
-        "not_finite": bool(found.not_finite),
-        "flips": whole is not None and whole.low > gates.replay.max_flips,
-        "flips_worst_slice": not all(one["passed"] for one in slices),
-        "psi": any(_moved(gates, one) for one in found.inputs),
-    }
-    return [name for name, is_missed in missed.items() if is_missed]
 
 
 def _notes(
