@@ -4,8 +4,7 @@
 NEWER_NAME=rehearsal-newer-python
 # The integration tests that also run there: those that train, export, serve, log and keep something by each library.
 # The others prove the same code on more cases, crash points and faults, in the main suite.
-INTEGRATION="check experiments export fit flow model_server/test_framing model_server/test_transcripts object_store
-    registry stream training_process"
+INTEGRATION="check experiments export flow model_server/test_transcripts object_store stream training_process"
 
 # start_newer_python DIR INDEX IMAGE: build the image `flows` and start them, in the background, in a container of the
 # engine that runs; the log is below DIR.

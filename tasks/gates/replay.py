@@ -301,8 +301,8 @@ def _failures(
             yield (
                 "flips_worst_slice",
                 (
-                    f"slice {one['slice']}: {_percent(one['share'])} of {one['rows']:,} rows have another decision than "
-                    f"the champion's ({_limits(interval)}{beside}), {one['reason']}"
+                    f"slice {one['slice']}: {_percent(one['share'])} of {one['rows']:,} rows have another decision "
+                    f"than the champion's ({_limits(interval)}{beside}), {one['reason']}"
                 ),
             )
     if whole is not None and whole.low > settings.max_flips:

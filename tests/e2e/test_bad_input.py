@@ -75,7 +75,7 @@ def fail(user: Any, code: int, words: list[str], *overrides: str) -> None:
     [
         ("data.load=project:broken", ["data.load 'project:broken'", "RuntimeError: the warehouse is closed"]),
         pytest.param("data.load=project:garbled", ["data.load 'project:garbled'"], marks=pytest.mark.long),
-        ("model.params={width: 3}", ["input", "(?, 3)", ", 2)"]),
+        pytest.param("model.params={width: 3}", ["input", "(?, 3)", ", 2)"], marks=pytest.mark.long),
         pytest.param("export.inputs={x: nothing}", ["export.inputs", "nothing"], marks=pytest.mark.long),
     ],
 )

@@ -178,6 +178,7 @@ def kill(server: object) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_the_servers_log_reaches_mlflow(workspace: Any) -> None:
     """A run whose server cannot judge is a failed MLflow run with the reason and the server's log; exit code 1."""
     run = workspace.run(

@@ -167,6 +167,7 @@ def test_a_change_in_a_container(
     assert named == ({0, 2, 3} if layout == "labels" else {0, 2, 3, 4})  # REST names no version
 
 
+@pytest.mark.long
 @pytest.mark.docker
 def test_more_memory_than_the_limit_in_a_container(
     test_image: str, candidate: Candidate, champion: Champion, tmp_path: Path
@@ -186,6 +187,7 @@ def test_more_memory_than_the_limit_in_a_container(
     assert "limit of 1000 MiB" in found.summary
 
 
+@pytest.mark.long
 def test_an_unsafe_graph_by_the_command_line(workspace: Any) -> None:
     """A graph that writes files is rejected with exit code 3 and logged, and no server has ever been started."""
     config = workspace.directory / "cfg.yaml"

@@ -77,6 +77,7 @@ def one(user: Any, production: Any, judged: Any) -> Any:
     return done
 
 
+@pytest.mark.long
 def test_an_approval_elsewhere_is_verified_behind_a_sync(user: Any, production: Any, judged: Any, one: Any) -> None:
     """What a lost machine judged goes live by another one's approval: the same bytes, with the validated answers."""
     assert "digits version 1 awaiting review" in judged.stdout

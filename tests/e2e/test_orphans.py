@@ -103,6 +103,7 @@ def test_an_ended_run_leaves_no_container(
     assert containers_of(engine, run.pid) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_a_killed_run_is_cleaned_up_after(
     attempt: int, workspace: Any, watched: FaultProxy, engine: docker.DockerClient, test_image: str, wait_for: Poll

@@ -154,6 +154,7 @@ def test_in_a_container(project: Any, models: Path, test_image: str) -> None:
     assert len(pd.read_csv(project.directory / "answers.csv")["served.score"]) == 120
 
 
+@pytest.mark.long
 def test_an_unsafe_one_is_never_loaded(project: Any, models: Path) -> None:
     """What would write a file is rejected by the safety gate, and nothing has run of it."""
     done = run(project, "--model", str(models / "writing"), "--rows", "rows.csv", "--target", "paid")

@@ -150,7 +150,7 @@ def test_rejected_is_the_last_word(user: Any, waiting: dict[int, int]) -> None:
     user.tag(waiting[4], review="approved")
     done = user.run(*QUICK, flow="promote")
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "digits refused: candidate 4: candidate 4 was rejected before (rejected by carl)" in done.stdout
+    assert "digits refused: candidate 4 was rejected before (rejected by carl)" in done.stdout
     version = user.registry()[1][waiting[4] - 1]
     assert "was approved, but it was not promoted on " in version.description.splitlines()[0]
     assert "candidate 4 was rejected before" in version.description
