@@ -114,7 +114,8 @@ def replace_file(path: Path, data: bytes, partial: Path, mode: int | None = None
         mode: mode of the file; None uses the umask.
 
     Raises:
-        OSError: the file cannot be written; the old one is there, and nothing of the new one.
+        OSError: the file cannot be written, and the old one is there; or the new one is there, and its directory cannot
+            be flushed.
     """
     try:
         with partial.open("wb") as stream:

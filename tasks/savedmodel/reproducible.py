@@ -95,14 +95,14 @@ def _settle_names(directory: Path) -> None:
     model = SavedModel.FromString(file.read_bytes())
     if offset > 0:
         functions = [one.signature.name for graph in model.meta_graphs for one in graph.graph_def.library.function]
-        counted = sorted(filter(COUNT_AT_THE_END.search, functions), key=len, reverse=True)
-        names = re.compile("|".join(rf"{re.escape(name)}(?!\d)" for name in counted))
+        by_count = {found.group(): name for name in functions if (found := COUNT_AT_THE_END.search(name))}
 
         def renamed(text: str) -> str:
-            if not COUNT.search(text):
-                return text
-            found = names.sub(lambda name: COUNT_AT_THE_END.sub(first, name.group()), text) if counted else text
-            return COUNT_OF_AN_INITIALIZER.sub(first, found)
+            def of_a_function(found: re.Match[str]) -> str:
+                name = by_count.get(found.group())
+                return first(found) if name is not None and text.endswith(name, 0, found.end()) else found.group()
+
+            return COUNT_OF_AN_INITIALIZER.sub(first, COUNT.sub(of_a_function, text))
 
         _rename(model, renamed, first)
     for graph in model.meta_graphs:
